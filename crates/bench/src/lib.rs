@@ -1,0 +1,1 @@
+//! Load generator, failover benchmark, plots and report.

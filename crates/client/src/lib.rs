@@ -1,0 +1,1 @@
+//! Talks to a cluster: finds the leader, retries safely, typed errors.

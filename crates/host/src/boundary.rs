@@ -1,0 +1,135 @@
+//! What goes into a host and what comes out of it: messages only, so that a node
+//! with threads and a simulation without any run the same host.
+
+use bytes::Bytes;
+use synod_paxos::{Load, NodeId, Position, Record, Slot, Time, Value};
+use synod_wire::PeerMessage;
+
+/// Names a client's request within this life of the node. Chosen by the caller,
+/// never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestId(pub u64);
+
+/// One thing that happened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A peer's message.
+    Received {
+        /// The sender, as its handshake proved it.
+        from: NodeId,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// The journal: everything up to here is durable.
+    Persisted(Position),
+    /// The journal: the values of a [`Load`].
+    Loaded {
+        /// The load.
+        load: Load,
+        /// Values of consecutive slots from `load.first` on.
+        values: Vec<Value>,
+    },
+    /// The state machine has applied.
+    Applied(Applied),
+    /// The transport has evidence that the peer's process is gone.
+    PeerDied(NodeId),
+    /// Time passed; due at the latest at [`crate::Host::deadline`].
+    Tick,
+    /// A client's write.
+    Write {
+        /// Its name.
+        request: RequestId,
+        /// The command, encoded without a server id.
+        command: Bytes,
+        /// Not sent by then, it is refused as not applied.
+        deadline: Time,
+    },
+    /// A client's linearizable read.
+    Read {
+        /// Its name.
+        request: RequestId,
+        /// Not confirmed by then, it is refused.
+        deadline: Time,
+    },
+    /// Another node shall lead: this one shuts down.
+    HandOver,
+}
+
+/// How far the state machine is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Every slot up to here is applied.
+    pub upto: Slot,
+    /// Up to here the state survives a crash without the journal.
+    pub durable: Slot,
+    /// Cluster time of the last applied value, in milliseconds.
+    pub cluster_time_ms: u64,
+    /// The highest sequence of this node's present incarnation that was taken.
+    pub own_sequence: u64,
+    /// A command of this node's present incarnation met a gap: send again.
+    pub own_gap: bool,
+}
+
+/// One thing to do. The caller carries out the actions of a step in their order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Append to the journal, then report [`Event::Persisted`] with `upto`.
+    Persist {
+        /// The position of the last of the records.
+        upto: Position,
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Hand to the transport, which may lose it.
+    Send {
+        /// The addressee, never this node.
+        to: NodeId,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// Apply to the state machine, wake the waiters as their commands are taken,
+    /// then report [`Event::Applied`].
+    Apply {
+        /// The slot of the first value.
+        first: Slot,
+        /// Values of consecutive slots.
+        values: Vec<Value>,
+        /// Requests whose commands got a sequence since the last Apply.
+        waiters: Vec<Waiter>,
+    },
+    /// Read chosen values back from the journal, then report [`Event::Loaded`].
+    Load(Load),
+    /// The journal may drop everything up to here.
+    Truncate(Slot),
+    /// A read is safe: the state machine has applied what it must see.
+    ReadReady {
+        /// The read.
+        request: RequestId,
+    },
+    /// The request ends without an answer of the state machine.
+    Refuse {
+        /// The request.
+        request: RequestId,
+        /// Why, and what that says about its effect.
+        refusal: Refusal,
+    },
+}
+
+/// Who waits for which of this node's commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Waiter {
+    /// The sequence of the command in this node's present incarnation.
+    pub sequence: u64,
+    /// Who waits.
+    pub request: RequestId,
+}
+
+/// Why a request was refused by the host. In each case it was never sent, so it
+/// has had no effect and will have none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Too many requests wait already.
+    Overloaded,
+    /// No leader was found before the deadline.
+    NoLeader,
+}

@@ -1,0 +1,1 @@
+//! One running replica: threads, ticks, shutdown, metrics, settings.

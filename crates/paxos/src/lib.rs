@@ -1,0 +1,37 @@
+//! Multi-Paxos.
+//!
+//! This crate decides one value per slot, and who may propose. It is written to
+//! be read beside the papers: "The Part-Time Parliament" (Lamport 1998), "Paxos
+//! Made Simple" (Lamport 2001) and "Paxos Made Moderately Complex" (van Renesse
+//!
+//! This crate never reads a clock, touches a file or a socket, starts a thread,
+//! draws from the system's randomness or iterates over a map of random order.
+
+#![no_std]
+extern crate alloc;
+
+mod ballot;
+mod boundary;
+mod configuration;
+mod message;
+mod options;
+mod replica;
+mod slot;
+mod time;
+mod value;
+
+pub use ballot::{Ballot, NodeId};
+pub use boundary::{
+    Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record, RecordBody,
+    Recovered, Role, Status,
+};
+pub use configuration::{Configuration, ConfigurationError};
+pub use message::{
+    Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
+    ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Standing, Watermark,
+};
+pub use options::Options;
+pub use replica::{Replica, Route};
+pub use slot::{Position, Slot};
+pub use time::Time;
+pub use value::Value;

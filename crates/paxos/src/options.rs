@@ -1,0 +1,53 @@
+//! Local limits and times of one replica. None of them matters for safety.
+
+/// How one replica paces itself. Times in microseconds, sizes in bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// A leader that is silent for this long is no longer held for live.
+    pub election_timeout_us: u64,
+    /// Time between heartbeats.
+    pub heartbeat_us: u64,
+    /// A disk that has not synced for this long keeps its node from standing, and
+    /// makes a leader hand over.
+    pub disk_stall_us: u64,
+    /// Slots that a leader keeps open at once; never more than alpha.
+    pub window_slots_max: u64,
+    /// Bytes of values that a leader keeps open at once.
+    pub window_bytes_max: usize,
+    /// A value is cut at the latest this long after the last one, if a command waits.
+    pub value_pace_us: u64,
+    /// A value is cut as soon as this many bytes of commands wait.
+    pub value_bytes_max: usize,
+    /// An unanswered Accept is never sent again sooner than this.
+    pub retransmit_min_us: u64,
+    /// Values in one page of a promise, or one chunk of catch-up.
+    pub page_bytes_max: usize,
+    /// Chosen values kept in memory for peers that lag a little.
+    pub cache_bytes_max: usize,
+    /// Journal bytes handed out and not yet durable, at which a leader hands over.
+    pub unsynced_bytes_max: usize,
+    /// Reads that may wait at once.
+    pub reads_waiting_max: usize,
+    /// Seed of the jitter; differs between nodes.
+    pub seed: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            election_timeout_us: 300_000,
+            heartbeat_us: 50_000,
+            disk_stall_us: 300_000,
+            window_slots_max: 256,
+            window_bytes_max: 32 << 20,
+            value_pace_us: 1_000,
+            value_bytes_max: 512 << 10,
+            retransmit_min_us: 20_000,
+            page_bytes_max: 1 << 20,
+            cache_bytes_max: 16 << 20,
+            unsynced_bytes_max: 64 << 20,
+            reads_waiting_max: 65_536,
+            seed: 0,
+        }
+    }
+}

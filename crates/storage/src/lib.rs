@@ -1,0 +1,1 @@
+//! The ordered byte map of the state machine, on RocksDB.

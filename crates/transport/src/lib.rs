@@ -1,0 +1,1 @@
+//! Envelopes between peers over TCP.
