@@ -1,1 +1,38 @@
-//! HTTP in and out.
+//! The store over HTTP/1.1: what clients send is checked here, bounded here, and
+//! answered here, with errors that a person can act on.
+//!
+//! This crate never knows how a write is agreed on, never touches the storage
+//! engine, and never takes a byte from a client that no limit covers. What it needs
+//! from the replica is the trait [`Replica`].
+//!
+//! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
+//! handler, and there is a file for each kind of call: `key`, `listing`,
+//! `range_delete`, `node`.
+
+mod activity;
+mod admission;
+mod call;
+mod connection;
+mod context;
+mod counters;
+mod key;
+mod limits;
+mod listing;
+mod node;
+mod precondition;
+mod problem;
+mod range_delete;
+mod replica;
+mod request_body;
+mod response;
+mod router;
+mod server;
+mod target;
+
+pub use limits::Limits;
+pub use replica::{Leader, Refused, Replica};
+#[doc(hidden)]
+pub use router::Route;
+pub use server::serve;
+#[doc(hidden)]
+pub use server::serve_by;

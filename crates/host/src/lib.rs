@@ -1,5 +1,24 @@
 //! The order of one replica: step, persist, send, apply, reply.
+//!
+//! A [`Host`] owns the consensus core and speaks in messages only: [`Event`]s go
+//! in, [`Action`]s come out. It keeps a message that asserts something durable
+//! back until the journal has it, numbers the commands of this node's clients and
+//! sends them again until they are taken, cuts the leader's values, and holds
+//! reads until the state machine has applied what they must see. A node with
+//! threads and a simulation without any run the same host.
+//!
+//! This crate never touches a socket or a file, never starts a thread, never
+//! reads a clock and never knows which thread carries out its actions.
 
+mod batcher;
 mod boundary;
+mod cluster_clock;
+mod commands;
+mod host;
+mod limits;
+mod outbox;
+mod reads;
 
 pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};
+pub use host::{Host, HostSettings, Queues};
+pub use limits::Limits;

@@ -1,16 +1,41 @@
 //! What a chosen command does to the data: revisions, preconditions and
 //! exactly-once, as a pure function of the state and the command. Also every
-//! encoding of keys and records over an ordered byte map.
+//! encoding of keys and records over an ordered byte map, and the bodies of the
+//! HTTP interface as types.
 //!
 //! This crate never knows how a command was chosen, never does IO and never
-//! reads a clock: the same commands in the same order give the same bytes.
+//! reads a clock: the same commands in the same order give the same answers and
+//! the same state, whenever they are committed and whatever the caches hold.
+//!
+//! [`StateMachine`] writes, [`read`] reads what was committed, [`layout`] says
+//! where a record lies.
 
+mod codec;
 mod command;
+mod hash;
+pub mod http;
+mod idempotency;
 mod identity;
+pub mod layout;
+mod machine;
 mod map;
+mod memory;
+mod metadata;
+mod options;
 mod outcome;
+pub mod read;
+mod record;
+mod state;
+mod write_set;
 
 pub use command::{Command, Condition, IdempotencyKey, Operation};
 pub use identity::{Revision, ServerId};
-pub use map::{MapError, OrderedMap, Write};
+pub use layout::APPLIED_KEY;
+pub use machine::StateMachine;
+pub use map::{Cursor, MapError, OrderedMap};
+pub use memory::{MemoryCursor, MemoryMap};
+pub use options::KvOptions;
 pub use outcome::{KeyRecord, Outcome, Taken};
+pub use read::{Entry, ListQuery, Page};
+pub use state::State;
+pub use write_set::{Write, WriteSet};

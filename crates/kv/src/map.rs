@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::WriteSet;
+
 /// The map failed, which stops the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MapError(pub String);
@@ -14,48 +16,75 @@ impl std::fmt::Display for MapError {
 
 impl std::error::Error for MapError {}
 
-/// One change of a batch.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Write {
-    /// Insert or replace.
-    Put {
-        /// The key.
-        key: Vec<u8>,
-        /// The value.
-        value: Vec<u8>,
-    },
-    /// Remove.
-    Delete {
-        /// The key.
-        key: Vec<u8>,
-    },
-}
-
 /// An ordered map from bytes to bytes: RocksDB in production, a `BTreeMap` in
 /// the simulation.
 pub trait OrderedMap {
+    /// See [`Cursor`].
+    type Cursor<'a>: Cursor
+    where
+        Self: 'a;
+
     /// The value of `key`.
     ///
     /// # Errors
     /// When the map cannot be read.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MapError>;
 
-    /// Visits the entries of `from..to` in key order (backwards with `reverse`)
-    /// until `visit` says false.
+    /// Moves over the entries of `from..to` as they are now, whatever is written
+    /// meanwhile. It starts nowhere: seek first.
     ///
     /// # Errors
     /// When the map cannot be read.
-    fn scan(
+    fn cursor(&self, from: &[u8], to: &[u8]) -> Result<Self::Cursor<'_>, MapError>;
+
+    /// What `visit` makes of the lowest entry of `from..to`, if there is one.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn first<T>(
         &self,
         from: &[u8],
         to: &[u8],
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), MapError>;
+        visit: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, MapError> {
+        let mut cursor = self.cursor(from, to)?;
+        cursor.seek(from)?;
+        Ok(cursor.entry().map(|(key, value)| visit(key, value)))
+    }
 
-    /// Makes all changes, or none.
+    /// Makes all changes in their order, or none.
     ///
     /// # Errors
     /// When the map cannot be written; the node must stop.
-    fn write(&mut self, batch: Vec<Write>) -> Result<(), MapError>;
+    fn write(&mut self, batch: &WriteSet) -> Result<(), MapError>;
+}
+
+/// A place in one state of a map, which later writes do not change.
+pub trait Cursor {
+    /// Goes to the lowest entry at or above `key`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn seek(&mut self, key: &[u8]) -> Result<(), MapError>;
+
+    /// Goes to the highest entry below `key`.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn seek_before(&mut self, key: &[u8]) -> Result<(), MapError>;
+
+    /// Goes to the entry above. Only from an entry.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn next(&mut self) -> Result<(), MapError>;
+
+    /// Goes to the entry below. Only from an entry.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn prev(&mut self) -> Result<(), MapError>;
+
+    /// Key and value here; none when the last move left the range.
+    fn entry(&self) -> Option<(&[u8], &[u8])>;
 }

@@ -10,11 +10,22 @@
 #![no_std]
 extern crate alloc;
 
+mod acceptor;
 mod ballot;
 mod boundary;
+mod catchup;
 mod configuration;
+mod invariants;
+mod leader;
+mod learner;
+mod log;
 mod message;
 mod options;
+mod outbox;
+mod pacing;
+mod proposer;
+mod quorum;
+mod read;
 mod replica;
 mod slot;
 mod time;

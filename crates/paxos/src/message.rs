@@ -57,6 +57,9 @@ pub struct Promise {
     /// The acceptor knows every slot up to here as chosen. Those are fetched as
     /// values, so `accepted` starts above it.
     pub chosen_upto: Slot,
+    /// Differs between two answers of one acceptor to the same Prepare, so that
+    /// their pages are never mixed.
+    pub answer: u64,
     /// Number of this page, from 0.
     pub page: u32,
     /// How many pages this promise has.

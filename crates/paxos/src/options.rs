@@ -28,6 +28,9 @@ pub struct Options {
     pub unsynced_bytes_max: usize,
     /// Reads that may wait at once.
     pub reads_waiting_max: usize,
+    /// Which life of this node this is. Nonces and heartbeat sequences start at
+    /// `incarnation << 32`, so that no answer meant for an earlier life fits.
+    pub incarnation: u64,
     /// Seed of the jitter; differs between nodes.
     pub seed: u64,
 }
@@ -47,6 +50,7 @@ impl Default for Options {
             cache_bytes_max: 16 << 20,
             unsynced_bytes_max: 64 << 20,
             reads_waiting_max: 65_536,
+            incarnation: 1,
             seed: 0,
         }
     }

@@ -1,6 +1,27 @@
 //! One replica: composes the roles and routes messages between them.
+//!
+//! Has no rules of its own. The rules of safety stand in `acceptor`, `proposer`,
+//! `learner` and `read`; those of liveness in `leader` and `catchup`.
 
-use crate::{Configuration, Effects, Input, NodeId, Options, Recovered, Slot, Status, Time};
+use crate::{
+    Ballot, Configuration, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
+    RecordBody, Recovered, Role, Slot, Standing, Status, Time, Value,
+    acceptor::{Acceptor, Ground},
+    catchup::Catchup,
+    invariants,
+    leader::{Liveness, Stand},
+    learner::Learner,
+    log::Log,
+    outbox::Unsynced,
+    pacing::Pacing,
+    proposer::{Leading, Proposer},
+    read::{Questions, Rounds},
+};
+
+mod election;
+mod learning;
+mod reading;
+mod voting;
 
 /// Where a command has to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,57 +38,294 @@ pub enum Route {
 
 /// One replica.
 #[derive(Debug)]
-pub struct Replica {}
+pub struct Replica {
+    pub(crate) node: NodeId,
+    /// This node's place in the configuration.
+    index: usize,
+    pub(crate) configuration: Configuration,
+    options: Options,
+    pub(crate) log: Log,
+    pub(crate) acceptor: Acceptor,
+    pub(crate) proposer: Proposer,
+    learner: Learner,
+    liveness: Liveness,
+    rounds: Rounds,
+    questions: Questions,
+    catchup: Catchup,
+    unsynced: Unsynced,
+    pacing: Pacing,
+    pub(crate) applied: Slot,
+    pub(crate) durable: Slot,
+    /// The highest ballot heard of.
+    highest_seen: Ballot,
+    /// What the other nodes were last told of whom this node follows.
+    told: Option<Ballot>,
+    /// Up to where the leader has told the others what is chosen.
+    announced: Slot,
+    /// A hand-over that began then.
+    handing_over: Option<Time>,
+    /// When this node will stand if nothing changes.
+    stand_at: Option<Time>,
+    stood_at: Time,
+    elections: u64,
+    /// Members for whom the journal is reading.
+    loading: u32,
+    /// The applied state is ahead of the journal: the log starts after this.
+    start_after: Option<Slot>,
+    /// A chunk of catch-up arrived: ask for the next at once.
+    eager: bool,
+}
 
 impl Replica {
     /// A replica as its journal and its state machine left it. Every slot up to
     /// `applied` is in the state machine, which must include every slot up to
     /// `recovered.chosen_upto` that the journal still holds.
+    ///
+    /// # Panics
+    /// When `node` is no member, or the state machine is behind the journal.
     #[must_use]
     pub fn new(
-        _node: NodeId,
-        _configuration: Configuration,
-        _options: Options,
-        _recovered: Recovered,
-        _applied: Slot,
-        _durable: Slot,
-        _now: Time,
+        node: NodeId,
+        configuration: Configuration,
+        options: Options,
+        recovered: Recovered,
+        applied: Slot,
+        durable: Slot,
+        now: Time,
     ) -> Replica {
-        Replica {}
+        let index = configuration.index_of(node).expect("a replica is a member");
+        assert!(applied >= recovered.chosen_upto, "the journal's chosen prefix is applied first");
+        let start_after = (applied > recovered.chosen_upto).then_some(applied);
+        let truncated = start_after.unwrap_or(recovered.truncated_upto);
+        let mut log = Log::new(truncated, applied);
+        for open in recovered.open {
+            match open.standing {
+                _ if open.slot <= applied => {}
+                Standing::Chosen => log.learn(open.slot, open.value),
+                Standing::Accepted(ballot) => log.accept(open.slot, ballot, open.value),
+            }
+        }
+        let window = configuration.alpha().saturating_mul(2);
+        let life = options.incarnation << 32;
+        let liveness = Liveness::new(node, &configuration, &options, now);
+        Replica {
+            node,
+            index,
+            acceptor: Acceptor::new(recovered.promised, window, life),
+            proposer: Proposer::Idle,
+            learner: Learner::new(),
+            liveness,
+            rounds: Rounds::default(),
+            questions: Questions::new(options.incarnation),
+            catchup: Catchup::new(options.incarnation),
+            unsynced: Unsynced::new(recovered.position),
+            pacing: Pacing::default(),
+            applied,
+            durable,
+            highest_seen: recovered.promised,
+            told: None,
+            announced: Slot::ZERO,
+            handing_over: None,
+            stand_at: Some(now),
+            stood_at: Time::ZERO,
+            elections: 0,
+            loading: 0,
+            start_after,
+            eager: false,
+            log,
+            configuration,
+            options,
+        }
     }
 
-    /// Takes one input.
-    pub fn step(&mut self, _now: Time, _input: Input, _effects: &mut Effects) {}
+    /// Takes one input. The effects gather until [`Replica::flush`].
+    pub fn step(&mut self, now: Time, input: Input, effects: &mut Effects) {
+        if let Some(slot) = self.start_after.take() {
+            let record = self.acceptor.record(RecordBody::StartAfter { slot }, &self.log);
+            self.unsynced.persist(now, record, effects);
+        }
+        match input {
+            Input::Received { from, message } => self.receive(now, from, message, effects),
+            Input::Tick => {}
+            Input::Propose(value) => self.propose_new(now, value, effects),
+            Input::Read(token) => self.receive_read(token, effects),
+            Input::Persisted(position) => self.unsynced.persisted(position),
+            Input::Applied { upto, durable } => {
+                assert!(upto <= self.log.chosen_upto(), "applied what is not chosen");
+                self.applied = self.applied.max(upto);
+                self.durable = self.durable.max(durable);
+                self.log.evict(self.applied, self.options.cache_bytes_max);
+            }
+            Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
+            Input::PeerDied(peer) => self.receive_death(peer),
+            Input::HandOver => self.hand_over(now, effects),
+        }
+        self.advance(effects);
+    }
+
+    /// Ends a batch of steps: does what is due by time, and adds to `effects` what
+    /// is said once a batch (what is chosen, read rounds, requests for catch-up).
+    /// The host calls it after the last step of a batch and before it carries the
+    /// effects out.
+    pub fn flush(&mut self, now: Time, effects: &mut Effects) {
+        self.keep_office(now, effects);
+        self.stand_if_due(now, effects);
+        self.retransmit(now, effects);
+        self.flush_reads(now, effects);
+        self.announce(now, effects);
+        self.flush_catchup(now, effects);
+        self.truncate(effects);
+        self.flush_heartbeats(now, effects);
+        self.advance(effects);
+        invariants::check(self);
+    }
 
     /// When the next [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        Time::ZERO
+        let timeout = self.options.election_timeout_us;
+        let retransmit = self.retransmit_us();
+        let mut deadline = self.liveness.next_heartbeat_at();
+        let mut at_most = |time: Option<Time>| {
+            if let Some(time) = time {
+                deadline = deadline.min(time);
+            }
+        };
+        at_most(self.liveness.silence_at());
+        at_most(self.stand_at);
+        at_most(self.catchup.due_at(timeout));
+        at_most(self.questions.asked_at().map(|at| at.plus_us(timeout)));
+        match &self.proposer {
+            Proposer::Idle => {}
+            Proposer::Preparing(preparing) => at_most(Some(preparing.sent_at.plus_us(retransmit))),
+            Proposer::Leading(leading) => {
+                at_most(leading.oldest_sent_at().map(|at| at.plus_us(retransmit)));
+                at_most(self.rounds.sent_at().map(|at| at.plus_us(retransmit)));
+            }
+        }
+        deadline
     }
 
     /// Whether a leader should cut a value now, with `queued_bytes` of commands
     /// waiting. Then the host calls `step` with [`Input::Propose`].
     #[must_use]
-    pub fn may_propose(&self, _now: Time, _queued_bytes: usize) -> bool {
-        false
+    pub fn may_propose(&self, now: Time, queued_bytes: usize) -> bool {
+        self.leading_with_room().is_some_and(|leading| {
+            self.pacing.is_due(now, leading.in_flight(), queued_bytes, &self.options)
+        })
     }
 
     /// When `may_propose` will say yes by the passing of time alone, if commands
     /// wait; none if that needs another event (the window is full, no leader).
     #[must_use]
     pub fn propose_at(&self) -> Option<Time> {
-        None
+        self.leading_with_room().and_then(|_| self.pacing.due_at(&self.options))
+    }
+
+    /// The leader's state, if a new value may be proposed as far as limits go.
+    fn leading_with_room(&self) -> Option<&Leading> {
+        let Proposer::Leading(leading) = &self.proposer else { return None };
+        let window = self.options.window_slots_max.min(self.configuration.alpha());
+        let room = leading.has_room(window, self.options.window_bytes_max);
+        let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
+        let free = self.handing_over.is_none() && !leading.has_adopted();
+        (room && applying && free).then_some(leading)
     }
 
     /// Where commands have to go now.
     #[must_use]
     pub fn route(&self) -> Route {
-        Route::Nowhere
+        match (self.told, &self.proposer) {
+            (_, Proposer::Leading(_)) => Route::Here,
+            (Some(ballot), _) => Route::Leader(ballot.node),
+            (None, _) => self.route_through(),
+        }
     }
 
     /// The present view.
     #[must_use]
-    pub fn status(&self) -> Status {
-        unreachable!()
+    pub fn status(&self, now: Time) -> Status {
+        let (role, proposed_upto) = match &self.proposer {
+            Proposer::Idle => (Role::Follower, self.log.chosen_upto()),
+            Proposer::Preparing(_) => (Role::Candidate, self.log.chosen_upto()),
+            Proposer::Leading(leading) => (Role::Leader, leading.proposed_upto()),
+        };
+        let peers = self.others().map(|(index, node)| {
+            let peer = self.liveness.peer(index);
+            PeerStatus {
+                node,
+                reachable: self.liveness.is_reachable(now, index),
+                chosen_upto: peer.last.as_ref().map_or(Slot::ZERO, |last| last.chosen_upto),
+                round_trip_us: peer.round_trip_us,
+            }
+        });
+        Status {
+            node: self.node,
+            role,
+            promised: self.acceptor.promised(),
+            following: self.view(now),
+            chosen_upto: self.log.chosen_upto(),
+            applied_upto: self.applied,
+            durable_upto: self.durable,
+            truncated_upto: self.log.truncated_upto(),
+            proposed_upto,
+            known_chosen: self.known_chosen(),
+            elections: self.elections,
+            peers: peers.collect(),
+        }
+    }
+
+    /// Whether this node leads, and in which ballot.
+    #[must_use]
+    pub fn leads(&self) -> Option<Ballot> {
+        match &self.proposer {
+            Proposer::Leading(leading) => Some(leading.ballot),
+            Proposer::Idle | Proposer::Preparing(_) => None,
+        }
+    }
+
+    fn receive(&mut self, now: Time, from: NodeId, message: Message, effects: &mut Effects) {
+        let Some(index) = self.configuration.index_of(from) else { return };
+        match message {
+            Message::Prepare(m) => self.receive_prepare(now, from, &m, effects),
+            Message::Promise(m) => self.receive_promise(now, from, m, effects),
+            Message::Accept(m) => self.receive_accept(now, from, m, effects),
+            Message::Accepted(m) => self.receive_accepted(now, index, &m, effects),
+            Message::Reject(m) => self.receive_reject(now, &m, effects),
+            Message::Watermark(m) => self.receive_watermark(now, from, &m, effects),
+            Message::ReadEcho(m) => self.receive_read_echo(index, &m, effects),
+            Message::ReadIndex(m) => self.receive_read_index(from, &m, effects),
+            Message::ReadIndexAnswer(m) => self.receive_read_index_answer(&m, effects),
+            Message::Heartbeat(m) => self.receive_heartbeat(now, from, index, m, effects),
+            Message::Fetch(m) => self.receive_fetch(from, index, &m, effects),
+            Message::Chosen(m) => self.receive_chosen(now, from, m, effects),
+            Message::Handover(m) => self.receive_handover(now, from, &m, effects),
+        }
+    }
+
+    /// The other members, by place and id.
+    fn others(&self) -> impl Iterator<Item = (usize, NodeId)> + '_ {
+        let me = self.node;
+        let members = self.configuration.members().iter().copied().enumerate();
+        members.filter(move |(_, node)| *node != me)
+    }
+
+    fn send_to_others(&self, message: &Message, effects: &mut Effects) {
+        for (_, to) in self.others() {
+            effects.send_now.push(Envelope { to, message: message.clone() });
+        }
+    }
+
+    /// Hands over to the applying side what has become chosen without a gap.
+    fn advance(&mut self, effects: &mut Effects) {
+        while let Some(chosen) = self.log.advance() {
+            effects.chosen.push(chosen);
+        }
+    }
+
+    fn retransmit_us(&self) -> u64 {
+        let slowest = self.others().map(|(index, _)| self.liveness.peer(index).round_trip_us).max();
+        let limit = self.options.election_timeout_us / 2;
+        self.options.retransmit_min_us.max(2 * slowest.unwrap_or(0).min(limit))
     }
 }

@@ -4,7 +4,7 @@ use core::fmt;
 
 /// A place in the sequence of values, counted from 1. [`Slot::ZERO`] is "before
 /// the first".
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Slot(pub u64);
 
 impl Slot {

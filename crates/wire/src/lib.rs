@@ -1,5 +1,27 @@
-//! Every byte between nodes and on disk.
+//! Every byte between nodes and on disk: messages of peers in checksummed frames,
+//! their handshake, the commands of clients, and the batches of commands that the
+//! log holds.
+//!
+//! All numbers are little-endian. What a message always has stands in a block that
+//! states its length: an older reader skips the fields that a newer writer appended
+//! to it, and a reader that expects more than the block has refuses it. Everything
+//! that may be kept (a batch, the first byte of a command) names its own version.
+//! Byte strings are cut out of what was received, never copied.
+//!
+//! This crate never opens a socket or a file, never reads a clock, and never
+//! decides what a message means. Any bytes may be given to a decoder: it answers
+//! with a [`DecodeError`] and takes no memory that the bytes did not bring along.
 
+pub mod batch;
+pub mod command;
+mod error;
+pub mod frame;
+pub mod handshake;
+mod message;
 mod peer;
+mod reader;
+pub mod record;
 
+pub use error::DecodeError;
+pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
 pub use peer::{Forward, PeerMessage};

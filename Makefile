@@ -1,0 +1,66 @@
+# `make cluster` and `make test` do all the set-up and then what they say.
+# Everything that compiles goes through .ci/cargo, which installs or names what
+# is missing and links one copy of RocksDB kept outside the tree.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO := .ci/cargo
+# Options of the local cluster, for example: make cluster ARGS="--nodes 5 --fresh"
+ARGS ?=
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help
+help: ## Say what there is.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Install the system packages of the build, or say which are missing.
+	@.ci/setup tests
+
+.PHONY: rocksdb
+rocksdb: ## Build RocksDB once for this machine, if that was not done yet.
+	@$(CARGO) | grep ROCKSDB_LIB_DIR
+
+.PHONY: env
+env: ## Print the environment of the build, for: eval "$(make -s env)"
+	@.ci/cargo
+
+.PHONY: build
+build: ## Build the optimised binary, target/release/synod.
+	@$(CARGO) build --release --bin synod
+
+.PHONY: cluster
+cluster: build ## Start a local cluster of three nodes (ARGS="--nodes 5 --fresh").
+	@exec $(TARGET_DIR)/release/synod cluster $(ARGS)
+
+.PHONY: test
+test: setup ## Run every test.
+	@if command -v cargo-nextest >/dev/null; then \
+	    $(CARGO) nextest run --workspace --config-file .ci/nextest.toml && \
+	    $(CARGO) test --workspace --doc; \
+	else \
+	    $(CARGO) test --workspace; \
+	fi
+
+.PHONY: bench
+bench: build ## Measure throughput and failover of a local cluster.
+	@$(TARGET_DIR)/release/synod bench throughput $(ARGS)
+	@$(TARGET_DIR)/release/synod bench failover $(ARGS)
+
+.PHONY: verify
+verify: ## Check format, lints, docs and crate boundaries; changes nothing.
+	@cargo fmt --all --check
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
+	@.ci/check-crates
+	@if command -v cargo-deny >/dev/null; then \
+	    cargo deny check licenses bans sources; \
+	else \
+	    echo "verify: cargo-deny is not installed, licences are not checked"; \
+	fi
+
+.PHONY: clean
+clean: ## Remove what the builds made (RocksDB stays in the cache).
+	@cargo clean

@@ -1,0 +1,203 @@
+//! What a connection does, counted where it happens, so that one slow timer can
+//! tell a busy connection from a stuck one.
+//!
+//! hyper has a timer for headers of its own. It runs between requests too, so an
+//! idle connection would have to end after `header_timeout_ms`, and it is made
+//! anew for each request, which costs more than these counters.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::{io, mem};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::limits::Limits;
+
+/// Counters of one connection. They order nothing else, hence `Relaxed`.
+#[derive(Debug, Default)]
+pub(crate) struct Activity {
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
+    /// The socket takes nothing more for now.
+    write_blocked: AtomicBool,
+    requests: AtomicU64,
+    answers: AtomicU64,
+    /// `bytes_read` when the last answer was ready: what came since then is the
+    /// beginning of another request.
+    bytes_before: AtomicU64,
+}
+
+impl Activity {
+    /// A request's headers are here.
+    pub(crate) fn request(&self) {
+        self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Its answer is ready to be sent.
+    pub(crate) fn answer(&self) {
+        self.bytes_before
+            .store(self.bytes_read.load(Relaxed), Relaxed);
+        self.answers.fetch_add(1, Relaxed);
+    }
+}
+
+/// What the connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waiting {
+    /// For a handler, which has its own deadline.
+    Handler,
+    /// For the rest of the headers, or for the first request.
+    Headers,
+    /// For another request.
+    Request,
+    /// For the client to take the answer.
+    Client,
+}
+
+/// Judges the counters of one connection from time to time.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    activity: Arc<Activity>,
+    waiting: Waiting,
+    /// Requests and bytes written when `waiting` began.
+    progress: (u64, u64),
+    since: Instant,
+    header_timeout: std::time::Duration,
+    idle_timeout: std::time::Duration,
+    send_stall: std::time::Duration,
+}
+
+impl Watch {
+    pub(crate) fn new(activity: Arc<Activity>, limits: &Limits) -> Self {
+        let ms = std::time::Duration::from_millis;
+        Self {
+            activity,
+            waiting: Waiting::Headers,
+            progress: (0, 0),
+            since: Instant::now(),
+            header_timeout: ms(limits.header_timeout_ms),
+            idle_timeout: ms(limits.idle_timeout_ms),
+            send_stall: ms(limits.send_stall_ms),
+        }
+    }
+
+    /// How long until the next look: a limit is noticed at most this much too late.
+    pub(crate) fn period(&self) -> std::time::Duration {
+        let shortest = self
+            .header_timeout
+            .min(self.idle_timeout)
+            .min(self.send_stall);
+        (shortest / 4).max(std::time::Duration::from_millis(5))
+    }
+
+    /// What the connection has waited for longer than it may, if anything.
+    pub(crate) fn look(&mut self) -> Option<Waiting> {
+        let now = Instant::now();
+        let activity = &self.activity;
+        let (requests, answers) = (
+            activity.requests.load(Relaxed),
+            activity.answers.load(Relaxed),
+        );
+        let waiting = if activity.write_blocked.load(Relaxed) {
+            Waiting::Client
+        } else if requests > answers {
+            Waiting::Handler
+        } else if requests == 0
+            || activity.bytes_read.load(Relaxed) > activity.bytes_before.load(Relaxed)
+        {
+            Waiting::Headers
+        } else {
+            Waiting::Request
+        };
+        let progress = (requests, activity.bytes_written.load(Relaxed));
+        let before = mem::replace(&mut self.progress, progress);
+        if waiting != self.waiting || progress != before {
+            self.waiting = waiting;
+            self.since = now;
+        }
+        let limit = match waiting {
+            Waiting::Handler => return None,
+            Waiting::Headers => self.header_timeout,
+            Waiting::Request => self.idle_timeout,
+            Waiting::Client => self.send_stall,
+        };
+        (now.duration_since(self.since) >= limit).then_some(waiting)
+    }
+}
+
+/// A socket that counts.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    stream: TcpStream,
+    activity: Arc<Activity>,
+}
+
+impl Counted {
+    pub(crate) fn new(stream: TcpStream, activity: Arc<Activity>) -> Self {
+        Self { stream, activity }
+    }
+
+    pub(crate) fn into_inner(self) -> TcpStream {
+        self.stream
+    }
+
+    fn count_write(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_pending() {
+            self.activity.write_blocked.store(true, Relaxed);
+        }
+        let bytes = ready!(result)?;
+        self.activity.write_blocked.store(false, Relaxed);
+        self.activity.bytes_written.fetch_add(bytes as u64, Relaxed);
+        Poll::Ready(Ok(bytes))
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        let bytes = buffer.filled().len() - before;
+        self.activity.bytes_read.fetch_add(bytes as u64, Relaxed);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.count_write(result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.count_write(result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,98 @@
+//! How much may wait at a time. What does not fit is refused before anything of it
+//! is queued or held in memory.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+
+use crate::limits::Limits;
+use crate::problem::{Kind, Problem};
+
+/// Bodies are counted in pages, for a semaphore counts no further than 2^29.
+const PAGE_BYTES: usize = 1024;
+
+/// The places for waiting requests.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    writes: Semaphore,
+    reads: Semaphore,
+    body_pages: Semaphore,
+    streams: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    connections_max: u32,
+}
+
+impl Admission {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let connections_max = limits.connections_max.clamp(1, 1 << 20);
+        Self {
+            writes: Semaphore::new(limits.writes_in_flight_max),
+            reads: Semaphore::new(limits.reads_in_flight_max),
+            body_pages: Semaphore::new(limits.bodies_bytes_max / PAGE_BYTES),
+            streams: Arc::new(Semaphore::new(limits.list_streams_max)),
+            connections: Arc::new(Semaphore::new(connections_max)),
+            connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// A place for a write.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(crate) fn write(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.writes.try_acquire().map_err(|_| overloaded("writes"))
+    }
+
+    /// A place for a read that waits.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(crate) fn read(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.reads.try_acquire().map_err(|_| overloaded("reads"))
+    }
+
+    /// Room for a body of at most `bytes`.
+    ///
+    /// # Errors
+    /// When there is not so much left.
+    pub(crate) fn body(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
+        let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
+        self.body_pages
+            .try_acquire_many(pages)
+            .map_err(|_| overloaded("request bodies"))
+    }
+
+    /// A place for a streamed listing.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| overloaded("streamed listings"))
+    }
+
+    /// A place for a connection; none when all are taken.
+    pub(crate) fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// Connections that are open now.
+    pub(crate) fn connections_open(&self) -> u32 {
+        let free = u32::try_from(self.connections.available_permits()).unwrap_or(u32::MAX);
+        self.connections_max.saturating_sub(free)
+    }
+
+    /// Waits until no connection is open.
+    pub(crate) async fn all_connections_closed(&self) {
+        // It fails when the semaphore is closed, which nobody does.
+        let _ = self.connections.acquire_many(self.connections_max).await;
+    }
+}
+
+fn overloaded(what: &str) -> Problem {
+    Problem::new(
+        Kind::Overloaded,
+        format!("Too many {what} wait at this node already. Try again, or ask another node."),
+    )
+}

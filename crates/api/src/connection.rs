@@ -1,0 +1,176 @@
+//! One client's connection, from its first byte to its last.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::activity::{Activity, Counted, Waiting, Watch};
+use crate::limits::Limits;
+use crate::problem::{Kind, Problem};
+use crate::replica::Replica;
+use crate::router::Front;
+
+/// What is read and thrown away behind the last answer, so that a client that
+/// still sends gets to see it.
+const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+const LINGER_MAX: Duration = Duration::from_secs(1);
+
+/// How far the server is on its way down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// Not at all.
+    Running,
+    /// The requests under way are finished, then connections close.
+    Draining,
+    /// Connections are cut.
+    Cutting,
+}
+
+/// The settings of HTTP/1.1 for every connection.
+pub(crate) fn http(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        // See `activity`: the headers are timed there.
+        .header_read_timeout(None)
+        .keep_alive(true)
+        .half_close(false)
+        .max_headers(limits.headers_max)
+        .max_header_size(limits.head_bytes_max())
+        .max_buf_size(limits.head_bytes_max().max(64 * 1024))
+        .pipeline_flush(false);
+    builder
+}
+
+/// Serves one connection until it ends.
+pub(crate) async fn serve<R: Replica>(
+    stream: TcpStream,
+    http: http1::Builder,
+    front: Front<R>,
+    mut phase: watch::Receiver<Phase>,
+) {
+    // Answers are small and written whole, so waiting for more only delays them.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let activity = Arc::new(Activity::default());
+    let mut watch = Watch::new(Arc::clone(&activity), front.limits());
+    let shared = Arc::new((front.clone(), Arc::clone(&activity)));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let shared = Arc::clone(&shared);
+        async move {
+            let (front, activity) = &*shared;
+            activity.request();
+            let response = front.answer(request).await;
+            activity.answer();
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = TokioIo::new(Counted::new(stream, activity));
+    let mut connection = http.serve_connection(io, service);
+    let stuck = {
+        let mut ended = pin!(drive(&mut connection, &mut watch, &mut phase));
+        ended.as_mut().await
+    };
+    let stream = connection.into_parts().io.into_inner().into_inner();
+    match stuck {
+        End::Cut | End::Stuck(Waiting::Client | Waiting::Handler) => {}
+        End::Stuck(Waiting::Request) | End::Closed => linger(stream, &[]).await,
+        End::Stuck(Waiting::Headers) => {
+            // hyper is not asked: the request never reached it.
+            let detail = "The headers of the request did not come in time.";
+            let problem = Problem::new(Kind::RequestTimeout, detail);
+            linger(stream, &front.last_words(problem)).await;
+        }
+    }
+}
+
+enum End {
+    /// Nothing more is to be sent; the client may not have read all of it.
+    Closed,
+    /// The server goes down.
+    Cut,
+    /// The client let a limit pass.
+    Stuck(Waiting),
+}
+
+/// Polls the connection to its end, with one slow timer beside it.
+async fn drive<C>(connection: &mut C, watch: &mut Watch, phase: &mut watch::Receiver<Phase>) -> End
+where
+    C: Future<Output = hyper::Result<()>> + Graceful + Unpin,
+{
+    let period = watch.period();
+    let mut look = pin!(sleep_until(Instant::now() + period));
+    if *phase.borrow_and_update() != Phase::Running {
+        connection.drain();
+    }
+    loop {
+        let changed = pin!(phase.changed());
+        tokio::select! {
+            biased;
+            // Errors are the client's doing: a reset, a malformed request (hyper has
+            // answered it), a body cut off.
+            _ = &mut *connection => return End::Closed,
+            () = &mut look => {
+                if let Some(waiting) = watch.look() {
+                    return End::Stuck(waiting);
+                }
+                look.as_mut().reset(Instant::now() + period);
+            }
+            changed = changed => {
+                if changed.is_err() || *phase.borrow_and_update() == Phase::Cutting {
+                    return End::Cut;
+                }
+                connection.drain();
+            }
+        }
+    }
+}
+
+/// A connection that can be asked to finish.
+trait Graceful {
+    fn drain(&mut self);
+}
+
+impl<S> Graceful for http1::Connection<TokioIo<Counted>, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = crate::response::Body>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn drain(&mut self) {
+        std::pin::Pin::new(self).graceful_shutdown();
+    }
+}
+
+/// Sends the last bytes, then waits a little for the client to read and hang up: a
+/// socket that is closed with unread bytes in it resets the connection, which can
+/// take the answer away from the client.
+async fn linger(mut stream: TcpStream, last: &[u8]) {
+    let wind_up = async {
+        stream.write_all(last).await?;
+        stream.shutdown().await?;
+        let mut left = LINGER_BYTES_MAX;
+        let mut bin = [0; 4096];
+        while left > 0 {
+            match stream.read(&mut bin).await? {
+                0 => break,
+                bytes => left = left.saturating_sub(bytes),
+            }
+        }
+        Ok::<_, std::io::Error>(())
+    };
+    // Whatever goes wrong here, there is nobody left to tell.
+    let _ = timeout(LINGER_MAX, wind_up).await;
+}

@@ -1,0 +1,198 @@
+//! What every handler has at hand: the replica, the limits, the places.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use http::header::{HeaderMap, HeaderValue, LOCATION};
+use http::{Response, StatusCode, Uri};
+use synod_kv::{Command, Outcome, Revision, Taken};
+use tokio::time::timeout_at;
+
+use crate::admission::Admission;
+use crate::call::Deadline;
+use crate::counters::Counters;
+use crate::limits::Limits;
+use crate::problem::{Kind, Problem};
+use crate::replica::{Refused, Replica};
+use crate::response::{self, Body};
+use crate::target::{self, Query};
+
+/// Shared by all connections of a server.
+#[derive(Debug)]
+pub(crate) struct Context<R> {
+    pub(crate) replica: R,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) admission: Admission,
+    pub(crate) counters: Counters,
+}
+
+/// A write that went through the log.
+#[derive(Debug)]
+pub(crate) struct Wrote {
+    pub(crate) outcome: Outcome,
+    /// Until when a retry is known, as an HTTP date.
+    pub(crate) idempotency_expires: Option<HeaderValue>,
+}
+
+impl<R: Replica> Context<R> {
+    pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
+        Self {
+            replica,
+            admission: Admission::new(&limits),
+            counters: Counters::default(),
+            limits,
+        }
+    }
+
+    /// The redirect to the leader, if the request asks for it and this is another
+    /// node. It leads nowhere but to an address that the cluster itself gave.
+    ///
+    /// # Errors
+    /// When it is asked for and no leader is known.
+    pub(crate) fn redirect(
+        &self,
+        uri: &Uri,
+        query: &Query<'_>,
+    ) -> Result<Option<Response<Body>>, Problem> {
+        if !query.flag("redirect")? {
+            return Ok(None);
+        }
+        let Some(leader) = self.replica.leader() else {
+            return Err(Problem::of_write(Refused::NoLeader));
+        };
+        if leader.node == self.replica.node() {
+            return Ok(None);
+        }
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let location = HeaderValue::from_str(&format!("{}{target}", leader.url)).map_err(|_| {
+            Problem::new(
+                Kind::BadRequest,
+                "The target can't stand in a Location header: percent-encode it.",
+            )
+        })?;
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+        response.headers_mut().insert(LOCATION, location);
+        Ok(Some(response))
+    }
+
+    /// Waits until the local state may answer a read with these parameters.
+    ///
+    /// # Errors
+    /// A malformed parameter or header, or a wait that did not end in time.
+    pub(crate) async fn prepare_read(
+        &self,
+        headers: &HeaderMap,
+        query: &Query<'_>,
+    ) -> Result<(), Problem> {
+        let is_stale = match query.raw("consistency") {
+            None | Some("linearizable") => false,
+            Some("stale") => true,
+            Some(_) => {
+                return Err(target::invalid(
+                    "consistency",
+                    "is 'linearizable' or 'stale'",
+                ));
+            }
+        };
+        let revision_min = query.number("min_revision")?.map(Revision);
+        let deadline = Deadline::of(headers, &self.limits)?;
+        if is_stale && revision_min.is_none() {
+            return Ok(());
+        }
+        let _place = self.admission.read()?;
+        if !is_stale {
+            let barrier = self.replica.read_barrier(deadline.replica);
+            let confirmed = timeout_at(deadline.answer, barrier).await;
+            confirmed
+                .unwrap_or(Err(Refused::Deadline))
+                .map_err(Problem::of_read)?;
+        }
+        match revision_min {
+            Some(revision) => self.wait_revision(revision, deadline).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn wait_revision(&self, revision: Revision, deadline: Deadline) -> Result<(), Problem> {
+        if self.replica.revision() >= revision {
+            return Ok(());
+        }
+        let wait = self.replica.wait_revision(revision, deadline.replica);
+        match timeout_at(deadline.answer, wait)
+            .await
+            .unwrap_or(Err(Refused::Deadline))
+        {
+            Ok(()) => Ok(()),
+            Err(Refused::Deadline) => {
+                let reached = self.replica.revision();
+                Err(Problem::new(
+                    Kind::Timeout,
+                    format!(
+                        "This node is at revision {reached} and did not reach {revision} in time."
+                    ),
+                ))
+            }
+            Err(refused) => Err(Problem::of_read(refused)),
+        }
+    }
+
+    /// Takes a write through the log.
+    ///
+    /// # Errors
+    /// When there is no outcome; the problem says whether there may be an effect.
+    pub(crate) async fn write(
+        &self,
+        command: Command,
+        deadline: Deadline,
+    ) -> Result<Wrote, Problem> {
+        let _place = self.admission.write()?;
+        let write = self.replica.write(command, deadline.replica);
+        let taken = timeout_at(deadline.answer, write)
+            .await
+            .unwrap_or(Err(Refused::Deadline));
+        match taken.map_err(Problem::of_write)? {
+            Taken::Applied {
+                outcome,
+                idempotency_expires_ms,
+            } => {
+                let idempotency_expires = idempotency_expires_ms.map(|ms| self.date(ms));
+                Ok(Wrote {
+                    outcome,
+                    idempotency_expires,
+                })
+            }
+            // Not the taking of this write, so not its outcome either.
+            Taken::Duplicate | Taken::Gap => Err(Problem::of_write(Refused::Lost)),
+        }
+    }
+
+    /// A moment of cluster time by this node's clock. Cluster time counts from
+    /// nowhere in particular, so the date is for clients only.
+    fn date(&self, cluster_time_ms: u64) -> HeaderValue {
+        let left_ms = cluster_time_ms.saturating_sub(self.replica.cluster_time_ms());
+        let moment = SystemTime::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX)));
+        HeaderValue::from_str(&httpdate::fmt_http_date(moment))
+            .expect("an HTTP date is a header value")
+    }
+
+    /// The answer to a refused request.
+    pub(crate) fn refuse(&self, problem: Problem) -> Response<Body> {
+        problem.into_response(self.replica.leader().as_ref())
+    }
+
+    /// Adds what every answer carries. An answer that saw a revision of its own
+    /// keeps it.
+    pub(crate) fn stamp(&self, response: &mut Response<Body>) {
+        let headers = response.headers_mut();
+        if !headers.contains_key(&response::REVISION) {
+            headers.insert(
+                response::REVISION,
+                HeaderValue::from(self.replica.revision().0),
+            );
+        }
+        if let Some(leader) = self.replica.leader() {
+            headers.insert(response::LEADER, leader.header());
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The calls on one key: the hot routes.
+
+use bytes::Bytes;
+use http::header::{ALLOW, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Body as HttpBody;
+use synod_kv::http::{DeleteBody, Encoding, PutBody, RecordBody};
+use synod_kv::{Command, Condition, KeyRecord, Operation, Outcome, Revision};
+
+use crate::call::{self, Deadline};
+use crate::context::{Context, Wrote};
+use crate::precondition::{self, Known};
+use crate::problem::{Kind, Problem};
+use crate::replica::Replica;
+use crate::request_body;
+use crate::response::{self, Body};
+use crate::target::{self, Query};
+
+/// What stands before the key in a path.
+pub(crate) const PREFIX: &str = "/v1/kv/";
+const ALLOWED: &str = "GET, HEAD, PUT, DELETE";
+
+const READ_PARAMETERS: [&str; 3] = ["consistency", "min_revision", "redirect"];
+const WRITE_PARAMETERS: [&str; 2] = ["prev", "redirect"];
+
+/// Answers a request whose path begins with [`PREFIX`].
+pub(crate) async fn answer<R, B>(context: &Context<R>, request: Request<B>) -> Response<Body>
+where
+    R: Replica,
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let result = match *request.method() {
+        Method::GET | Method::HEAD => get(context, &request).await,
+        Method::PUT => put(context, request).await,
+        Method::DELETE => delete(context, &request).await,
+        _ => Err(Problem::new(
+            Kind::MethodNotAllowed,
+            format!("A key takes the methods {ALLOWED}."),
+        )
+        .with_header(ALLOW, HeaderValue::from_static(ALLOWED))),
+    };
+    result.unwrap_or_else(|problem| context.refuse(problem))
+}
+
+async fn get<R: Replica, B>(
+    context: &Context<R>,
+    request: &Request<B>,
+) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(request.uri().query(), &READ_PARAMETERS)?;
+    let key = key_of(context, request)?;
+    let known = Known::of_read(request.headers())?;
+    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+        return Ok(redirected);
+    }
+    context.prepare_read(request.headers(), &query).await?;
+    let record = context.replica.get(&key)?;
+    // Taken after the record, so it is never below what the answer shows.
+    let revision = context.replica.revision();
+    let Some(record) = record else {
+        return Err(Problem::new(Kind::KeyNotFound, "There is no such key.").at(revision));
+    };
+    let mut response = if known.covers(record.mod_revision) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        response::value(record.value.clone())
+    };
+    describe(response.headers_mut(), &record);
+    Ok(at(response, revision))
+}
+
+/// What the headers of an answer say about a key.
+fn describe(headers: &mut HeaderMap, record: &KeyRecord) {
+    response::insert_etag(headers, record.mod_revision);
+    headers.insert(
+        response::CREATE_REVISION,
+        HeaderValue::from(record.create_revision.0),
+    );
+    headers.insert(response::VERSION, HeaderValue::from(record.version));
+    if record.lease != 0 {
+        headers.insert(response::LEASE, HeaderValue::from(record.lease));
+    }
+}
+
+async fn put<R, B>(context: &Context<R>, request: Request<B>) -> Result<Response<Body>, Problem>
+where
+    R: Replica,
+    B: HttpBody<Data = Bytes> + Unpin,
+{
+    let query = Query::parse(request.uri().query(), &WRITE_PARAMETERS)?;
+    let key = key_of(context, &request)?;
+    let condition = precondition::of_write(request.headers())?;
+    let want_previous = query.flag("prev")?;
+    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+        return Ok(redirected);
+    }
+    let deadline = Deadline::of(request.headers(), &context.limits)?;
+    let name = call::idempotency_key(request.headers())?;
+    let received = request_body::receive(
+        request.into_body(),
+        context.limits.value_bytes_max,
+        &context.admission,
+        deadline.body(&context.limits),
+    )
+    .await?;
+    let value = received.bytes.clone();
+    let idempotency =
+        name.map(|name| call::name_write(name, "PUT", &[&key], condition, want_previous, &value));
+    let operation = Operation::Put {
+        key,
+        value,
+        condition,
+        want_previous,
+    };
+    let wrote = context
+        .write(
+            Command {
+                idempotency,
+                operation,
+            },
+            deadline,
+        )
+        .await?;
+    Ok(answer_write(context, wrote))
+}
+
+async fn delete<R: Replica, B>(
+    context: &Context<R>,
+    request: &Request<B>,
+) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(request.uri().query(), &WRITE_PARAMETERS)?;
+    let key = key_of(context, request)?;
+    let condition = precondition::of_write(request.headers())?;
+    if condition == Condition::Absent {
+        return Err(Problem::new(
+            Kind::BadHeader,
+            "If-None-Match: * asks that the key be absent, and then there is nothing to delete.",
+        ));
+    }
+    let want_previous = query.flag("prev")?;
+    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+        return Ok(redirected);
+    }
+    let deadline = Deadline::of(request.headers(), &context.limits)?;
+    let idempotency = call::idempotency_key(request.headers())?
+        .map(|name| call::name_write(name, "DELETE", &[&key], condition, want_previous, b""));
+    let operation = Operation::Delete {
+        key,
+        condition,
+        want_previous,
+    };
+    let wrote = context
+        .write(
+            Command {
+                idempotency,
+                operation,
+            },
+            deadline,
+        )
+        .await?;
+    Ok(answer_write(context, wrote))
+}
+
+/// The answer to a write of one key.
+fn answer_write<R: Replica>(context: &Context<R>, wrote: Wrote) -> Response<Body> {
+    let mut response =
+        outcome_answer(wrote.outcome).unwrap_or_else(|problem| context.refuse(problem));
+    if let Some(expires) = wrote.idempotency_expires {
+        response
+            .headers_mut()
+            .insert(response::IDEMPOTENCY_EXPIRES, expires);
+    }
+    response
+}
+
+fn outcome_answer(outcome: Outcome) -> Result<Response<Body>, Problem> {
+    match outcome {
+        Outcome::Stored {
+            revision,
+            create_revision,
+            version,
+            previous,
+        } => {
+            let status = if version == 1 {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            };
+            let body = PutBody {
+                key: None,
+                revision: revision.0,
+                create_revision: create_revision.0,
+                version,
+                previous: previous.map(record_body),
+            };
+            let mut response = response::json(status, &body);
+            response::insert_etag(response.headers_mut(), revision);
+            Ok(at(response, revision))
+        }
+        Outcome::Deleted { revision, previous } => {
+            let previous = previous.map(record_body);
+            let body = DeleteBody {
+                revision: revision.0,
+                deleted: 1,
+                more: false,
+                previous,
+            };
+            Ok(at(response::json(StatusCode::OK, &body), revision))
+        }
+        Outcome::NotFound { revision } => {
+            Err(Problem::new(Kind::KeyNotFound, "There is no such key.").at(revision))
+        }
+        outcome => Err(refused(outcome)),
+    }
+}
+
+fn record_body(record: KeyRecord) -> RecordBody {
+    RecordBody::new(&record, true, Encoding::Text)
+}
+
+/// What the state machine refused.
+pub(crate) fn refused(outcome: Outcome) -> Problem {
+    match outcome {
+        Outcome::ConditionFailed { revision, current } => {
+            let detail = match current {
+                Some(current) => format!("The key was last changed at revision {current}."),
+                None => "The key does not exist.".to_owned(),
+            };
+            Problem::new(Kind::PreconditionFailed, detail).at(revision).with_current(current)
+        }
+        Outcome::IdempotencyMismatch { revision } => Problem::new(
+            Kind::IdempotencyMismatch,
+            "The Idempotency-Key was used for another request. Nothing was changed: take a new key.",
+        )
+        .at(revision),
+        Outcome::IdempotencyFull { revision } => Problem::new(
+            Kind::IdempotencyFull,
+            "No further Idempotency-Key can be remembered for now. Nothing was changed: try again \
+             later, or without a key.",
+        )
+        .at(revision),
+        other => {
+            // The machine answered another operation than the one that was asked for.
+            tracing::error!(outcome = ?other, "an outcome that does not fit its command");
+            Problem::new(Kind::Internal, "The outcome does not fit the request.")
+                .with_effect_unknown()
+        }
+    }
+}
+
+/// The answer, with the revision that it saw.
+pub(crate) fn at(mut response: Response<Body>, revision: Revision) -> Response<Body> {
+    response
+        .headers_mut()
+        .insert(response::REVISION, HeaderValue::from(revision.0));
+    response
+}
+
+fn key_of<R: Replica, B>(context: &Context<R>, request: &Request<B>) -> Result<Bytes, Problem> {
+    // A path that got here begins with the prefix, or is the prefix.
+    let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or("");
+    target::key(raw, context.limits.key_bytes_max)
+}

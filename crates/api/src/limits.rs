@@ -1,0 +1,85 @@
+//! What a client may ask of one node.
+
+/// The bounds of everything that a client can make a node hold or wait for.
+/// Sizes are in bytes and times in milliseconds, as the names say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The longest key.
+    pub key_bytes_max: usize,
+    /// The longest value.
+    pub value_bytes_max: usize,
+    /// Connections at a time; one more is answered 503 and closed.
+    pub connections_max: usize,
+    /// Header lines of one request.
+    pub headers_max: usize,
+    /// From the first byte of a request, or from the accept, to the end of its
+    /// headers.
+    pub header_timeout_ms: u64,
+    /// Between two requests of a connection.
+    pub idle_timeout_ms: u64,
+    /// From the end of the headers to the end of the body.
+    pub body_timeout_ms: u64,
+    /// How long a client may take nothing of an answer that waits for it.
+    pub send_stall_ms: u64,
+    /// How long a call may take when the request does not say.
+    pub call_timeout_default_ms: u64,
+    /// The longest that a request may ask for.
+    pub call_timeout_max_ms: u64,
+    /// Writes that wait for the replica at a time.
+    pub writes_in_flight_max: usize,
+    /// Reads that wait for the replica at a time.
+    pub reads_in_flight_max: usize,
+    /// Bodies of all requests together.
+    pub bodies_bytes_max: usize,
+    /// Entries of a listed page when the request does not say.
+    pub list_entries_default: usize,
+    /// Entries of a listed page.
+    pub list_entries_max: usize,
+    /// Keys and values of a listed page (one entry always fits).
+    pub list_bytes_max: usize,
+    /// Listings that are streamed at a time.
+    pub list_streams_max: usize,
+    /// Keys that one command of a range delete removes.
+    pub range_delete_keys_max: u32,
+    /// From the signal to stop until open connections are cut.
+    pub shutdown_timeout_ms: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            key_bytes_max: 4 * 1024,
+            value_bytes_max: 1024 * 1024,
+            connections_max: 10_000,
+            headers_max: 64,
+            header_timeout_ms: 10_000,
+            idle_timeout_ms: 120_000,
+            body_timeout_ms: 10_000,
+            send_stall_ms: 30_000,
+            call_timeout_default_ms: 5_000,
+            call_timeout_max_ms: 60_000,
+            writes_in_flight_max: 4_096,
+            reads_in_flight_max: 4_096,
+            bodies_bytes_max: 128 * 1024 * 1024,
+            list_entries_default: 100,
+            list_entries_max: 1_000,
+            list_bytes_max: 1024 * 1024,
+            list_streams_max: 64,
+            range_delete_keys_max: 10_000,
+            shutdown_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Limits {
+    /// The longest request line and headers: three keys, each byte of them
+    /// percent-encoded, and room for what clients send by themselves. A request
+    /// target can't be longer than 64 KiB in any case.
+    #[must_use]
+    pub fn head_bytes_max(&self) -> usize {
+        self.key_bytes_max
+            .saturating_mul(9)
+            .saturating_add(8 * 1024)
+            .min(80 * 1024)
+    }
+}

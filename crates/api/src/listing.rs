@@ -1,0 +1,317 @@
+//! `GET /v1/kv`: the keys of a range, page by page or as a stream.
+//!
+//! This version keeps no old revisions, so each page shows the range at the newest
+//! revision of its own time, which it names; pages and streams go on behind the last
+//! key that they showed.
+
+use std::pin::Pin;
+use std::task::{Context as Task, Poll};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body::{Body as HttpBody, Frame};
+use synod_kv::http::{Encoding, KeyText, ListEntry, ListPage, RecordBody};
+use synod_kv::read::{ListQuery, Page};
+use synod_kv::{Entry, layout};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::yield_now;
+
+use crate::call::Deadline;
+use crate::context::Context;
+use crate::key::at;
+use crate::limits::Limits;
+use crate::problem::Problem;
+use crate::replica::Replica;
+use crate::response::{self, Body};
+use crate::target::{self, Query};
+
+const PARAMETERS: [&str; 11] = [
+    "prefix",
+    "start",
+    "end",
+    "limit",
+    "reverse",
+    "keys_only",
+    "count_only",
+    "encoding",
+    "consistency",
+    "min_revision",
+    "redirect",
+];
+
+/// Records that one look at the state passes by at most. Between two looks other
+/// connections have their turn.
+const VISITS_MAX: usize = 2_000;
+
+/// Answers a listing.
+///
+/// # Errors
+/// A malformed request, or a read that could not be confirmed.
+pub(crate) async fn answer<R: Replica, B>(
+    context: &Context<R>,
+    request: &Request<B>,
+) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(request.uri().query(), &PARAMETERS)?;
+    let listing = Listing::parse(&query, &context.limits)?;
+    let deadline = Deadline::of(request.headers(), &context.limits)?;
+    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+        return Ok(redirected);
+    }
+    context.prepare_read(request.headers(), &query).await?;
+    if listing.query.count_only {
+        return count(context, listing, deadline).await;
+    }
+    if wants_lines(request.headers()) {
+        return stream(context, listing);
+    }
+    let page = context.replica.list(&listing.query)?;
+    Ok(answer_page(&listing, &page))
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug)]
+struct Listing {
+    query: ListQuery,
+    encoding: Encoding,
+    /// Entries that the client asked for, if it said so.
+    limit: Option<usize>,
+}
+
+impl Listing {
+    fn parse(query: &Query<'_>, limits: &Limits) -> Result<Self, Problem> {
+        let prefix = query
+            .bytes("prefix", limits.key_bytes_max)?
+            .unwrap_or_default();
+        // The bound of a page in reverse is a key and one byte.
+        let bound_bytes_max = limits.key_bytes_max + 1;
+        let start = query.bytes("start", bound_bytes_max)?.unwrap_or_default();
+        let end = query.bytes("end", bound_bytes_max)?;
+        let prefix_end = layout::prefix_end(&prefix).map(Bytes::from);
+        let limit = match query.number("limit")? {
+            None => None,
+            Some(limit) => Some(
+                usize::try_from(limit)
+                    .ok()
+                    .filter(|limit| (1..=limits.list_entries_max).contains(limit))
+                    .ok_or_else(|| {
+                        let should = format!("is from 1 to {}", limits.list_entries_max);
+                        target::invalid("limit", &should)
+                    })?,
+            ),
+        };
+        let encoding = match query.raw("encoding") {
+            None | Some("text") => Encoding::Text,
+            Some("base64") => Encoding::Base64,
+            Some(_) => return Err(target::invalid("encoding", "is 'text' or 'base64'")),
+        };
+        let range_end = match (end, prefix_end) {
+            (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
+            (end, prefix_end) => end.or(prefix_end),
+        };
+        let mut list = ListQuery::range(start.max(prefix), range_end);
+        list.limit = limit.unwrap_or(limits.list_entries_default);
+        list.reverse = query.flag("reverse")?;
+        list.keys_only = query.flag("keys_only")?;
+        list.count_only = query.flag("count_only")?;
+        list.bytes_max = limits.list_bytes_max;
+        list.visits_max = VISITS_MAX;
+        Ok(Self {
+            query: list,
+            encoding,
+            limit,
+        })
+    }
+
+    fn go_on(&mut self, next: Bytes) {
+        if self.query.reverse {
+            self.query.end = Some(next);
+        } else {
+            self.query.start = next;
+        }
+    }
+}
+
+fn answer_page(listing: &Listing, page: &Page) -> Response<Body> {
+    let next = page.next.as_deref().map(percent_encode);
+    let with_values = !listing.query.keys_only;
+    let body = ListPage::new(page, with_values, listing.encoding, next);
+    at(response::json(StatusCode::OK, &body), page.revision)
+}
+
+/// Counts for as long as the call may take; what is left then is told by `next`.
+async fn count<R: Replica>(
+    context: &Context<R>,
+    mut listing: Listing,
+    deadline: Deadline,
+) -> Result<Response<Body>, Problem> {
+    let _place = context.admission.read()?;
+    let mut counted = 0;
+    loop {
+        let mut page = context.replica.list(&listing.query)?;
+        counted += page.count;
+        match page.next.take_if(|_| !deadline.is_over()) {
+            Some(next) => listing.go_on(next),
+            None => {
+                page.count = counted;
+                return Ok(answer_page(&listing, &page));
+            }
+        }
+        yield_now().await;
+    }
+}
+
+/// Whether the client asked for one JSON document a line.
+fn wants_lines(headers: &HeaderMap) -> bool {
+    let is_lines = |accepted: &str| {
+        let name = accepted.split(';').next().unwrap_or("").trim();
+        name.eq_ignore_ascii_case("application/x-ndjson")
+    };
+    headers
+        .get_all(ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(is_lines))
+}
+
+fn stream<R: Replica>(
+    context: &Context<R>,
+    mut listing: Listing,
+) -> Result<Response<Body>, Problem> {
+    let place = context.admission.stream()?;
+    listing.query.limit = context.limits.list_entries_max;
+    // Taken before the first page, so that what changed later is not claimed.
+    let revision = context.replica.revision();
+    let lines = Lines {
+        replica: context.replica.clone(),
+        left: listing.limit,
+        listing: Some(listing),
+        _place: place,
+    };
+    let mut response = Response::new(Body::Routed(axum::body::Body::new(lines)));
+    let headers = response.headers_mut();
+    headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    );
+    Ok(at(response, revision))
+}
+
+/// The lines of a stream, made as fast as the client takes them.
+struct Lines<R> {
+    replica: R,
+    /// What is still to be shown; none at the end.
+    listing: Option<Listing>,
+    /// Entries that the client still wants, if it said how many.
+    left: Option<usize>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<R: Replica> Lines<R> {
+    /// The lines of the next page that has some; none at the end.
+    fn next_page(&mut self) -> Result<Option<Bytes>, axum::Error> {
+        let Some(listing) = &mut self.listing else {
+            return Ok(None);
+        };
+        if let Some(left) = self.left {
+            listing.query.limit = listing.query.limit.min(left);
+        }
+        let page = self
+            .replica
+            .list(&listing.query)
+            .map_err(axum::Error::new)?;
+        let mut lines = Vec::new();
+        for entry in &page.entries {
+            let document = list_entry(listing, entry);
+            lines.extend_from_slice(&response::to_json(&document));
+            lines.push(b'\n');
+        }
+        self.left = self
+            .left
+            .map(|left| left.saturating_sub(page.entries.len()));
+        match page.next {
+            Some(next) if self.left != Some(0) => listing.go_on(next),
+            _ => self.listing = None,
+        }
+        Ok(Some(lines.into()))
+    }
+}
+
+fn list_entry(listing: &Listing, entry: &Entry) -> ListEntry {
+    ListEntry {
+        key: KeyText::new(&entry.key, listing.encoding),
+        record: RecordBody::new(&entry.record, !listing.query.keys_only, listing.encoding),
+    }
+}
+
+impl<R: Replica> HttpBody for Lines<R> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Task<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match self.next_page() {
+            Ok(Some(lines)) if lines.is_empty() && self.listing.is_some() => {
+                // A stretch of removed keys: others have their turn before the next.
+                task.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Ok(Some(lines)) if lines.is_empty() => Poll::Ready(None),
+            // The chunks end without their last one, so the client sees the cut.
+            result => Poll::Ready(result.map(|lines| lines.map(Frame::data)).transpose()),
+        }
+    }
+}
+
+/// A key as it may stand in a URL.
+fn percent_encode(key: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = String::with_capacity(key.len());
+    for byte in key {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push('%');
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_key_stands_in_a_url_as_it_is() {
+        let key: Vec<u8> = (0..=255).collect();
+        let text = percent_encode(&key);
+        let raw = format!("start={text}");
+        let query = Query::parse(Some(&raw), &PARAMETERS).unwrap();
+        assert_eq!(query.bytes("start", 256).unwrap().unwrap(), key);
+    }
+
+    #[test]
+    fn a_range_is_cut_to_its_prefix() {
+        let range = |raw| {
+            let query = Query::parse(Some(raw), &PARAMETERS).unwrap();
+            let query = Listing::parse(&query, &Limits::default()).unwrap().query;
+            (query.start, query.end)
+        };
+        let expected = |start: &'static str, end: Option<&'static str>| {
+            (Bytes::from(start), end.map(Bytes::from))
+        };
+        assert_eq!(range("prefix=b"), expected("b", Some("c")));
+        assert_eq!(range("prefix=b&start=a"), expected("b", Some("c")));
+        assert_eq!(
+            range("prefix=b&start=ba&end=bz"),
+            expected("ba", Some("bz"))
+        );
+        assert_eq!(range("prefix=b&end=z"), expected("b", Some("c")));
+        assert_eq!(range("start=a"), expected("a", None));
+        assert_eq!(range(""), expected("", None));
+    }
+}

@@ -1,0 +1,139 @@
+//! What this crate needs from the replica behind it.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use http::HeaderValue;
+use synod_kv::http::StatusBody;
+use synod_kv::read::{ListQuery, Page};
+use synod_kv::{Command, KeyRecord, MapError, Revision, Taken};
+use tokio::time::Instant;
+
+/// One replica of the store, as the handlers see it. A clone is a handle to the
+/// same replica and costs as much as an `Arc`.
+///
+/// Each call that waits is given an instant by which it should end. The handler
+/// drops the future a little later if it has not, and then answers for it that the
+/// outcome is unknown. A future can also be dropped early, when its client goes.
+///
+/// The calls that do not wait are answered on the thread of the connections, so
+/// they may take microseconds, not milliseconds.
+///
+/// When one of them fails with a [`MapError`] the request is answered 500; it is
+/// the replica's business to stop the node.
+pub trait Replica: Clone + Send + Sync + 'static {
+    /// Takes a write through the log and waits for its outcome.
+    fn write(
+        &self,
+        command: Command,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Taken, Refused>> + Send;
+
+    /// Waits until a local read sees every write that was acknowledged anywhere
+    /// before this call.
+    fn read_barrier(&self, deadline: Instant) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// Waits until the local state is at `revision` or beyond.
+    fn wait_revision(
+        &self,
+        revision: Revision,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// The record of a key in the local state.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError>;
+
+    /// A page of the local state.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn list(&self, query: &ListQuery) -> Result<Page, MapError>;
+
+    /// The revision of the local state: of one that was readable before the call.
+    fn revision(&self) -> Revision;
+
+    /// The cluster time of the local state, in milliseconds.
+    fn cluster_time_ms(&self) -> u64;
+
+    /// The id of this node.
+    fn node(&self) -> u32;
+
+    /// The leader, as far as this node knows.
+    fn leader(&self) -> Option<Leader>;
+
+    /// Everything that `/v1/status` says.
+    fn status(&self) -> StatusBody;
+
+    /// Whether this node can serve: a live leader is known and this node has
+    /// caught up. If not, the text says what is missing.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The replica's metrics in the text format of Prometheus.
+    fn metrics(&self) -> String;
+}
+
+/// Who leads, and where its clients' door is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Leader {
+    /// The node's id.
+    pub node: u32,
+    /// The base of its URLs, such as `http://10.0.0.1:7001`, without a slash at
+    /// the end.
+    pub url: Arc<str>,
+    /// Both, as `Synod-Leader` carries them. Made once, for every answer has it.
+    header: HeaderValue,
+}
+
+impl Leader {
+    /// A leader that serves clients at `url`. A slash at the end is dropped. A URL
+    /// that can't stand in a header is left out of the header.
+    #[must_use]
+    pub fn new(node: u32, url: &str) -> Self {
+        let url = url.trim_end_matches('/');
+        let header = HeaderValue::from_str(&format!("{node} {url}"))
+            .unwrap_or_else(|_| HeaderValue::from(node));
+        Self {
+            node,
+            url: url.into(),
+            header,
+        }
+    }
+
+    /// The value of `Synod-Leader`.
+    pub(crate) fn header(&self) -> HeaderValue {
+        self.header.clone()
+    }
+}
+
+/// Why the replica gave no answer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Too much waits already. Not applied.
+    Overloaded,
+    /// No leader was found in time. Not applied: the request was never sent.
+    NoLeader,
+    /// The request was sent, and no answer came in time. It may still have effect.
+    Deadline,
+    /// The request was sent, and its outcome can't be learned any more (the node
+    /// took over a snapshot that holds it, for instance). It may have had effect.
+    Lost,
+    /// The node is stopping. Not applied.
+    Stopping,
+}
+
+impl Refused {
+    /// Whether a write that got this may have had effect, or may still get it.
+    #[must_use]
+    pub fn outcome_unknown(self) -> bool {
+        match self {
+            Self::Deadline | Self::Lost => true,
+            Self::Overloaded | Self::NoLeader | Self::Stopping => false,
+        }
+    }
+}

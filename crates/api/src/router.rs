@@ -1,0 +1,183 @@
+//! Finds the handler of a request.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::any;
+use http::header::{ALLOW, HeaderValue};
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use tower::ServiceExt;
+
+use crate::admission::Admission;
+use crate::context::Context;
+use crate::limits::Limits;
+use crate::problem::{Kind, Problem};
+use crate::replica::Replica;
+use crate::response::{self, Body};
+use crate::{key, listing, node, range_delete};
+
+/// The road that a request for one key takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// Past the router: one comparison finds it, and its future is not boxed.
+    Direct,
+    /// Through the router, as all others.
+    Routed,
+}
+
+/// The door of the server; each connection has a clone.
+#[derive(Debug)]
+pub(crate) struct Front<R> {
+    context: Arc<Context<R>>,
+    router: Router,
+    route: Route,
+}
+
+impl<R> Clone for Front<R> {
+    fn clone(&self) -> Self {
+        Self {
+            context: Arc::clone(&self.context),
+            router: self.router.clone(),
+            route: self.route,
+        }
+    }
+}
+
+impl<R: Replica> Front<R> {
+    pub(crate) fn new(route: Route, replica: R, limits: Arc<Limits>) -> Self {
+        let context = Arc::new(Context::new(replica, limits));
+        let router = Router::new()
+            .route("/v1/kv", to_kv())
+            .route("/v1/kv/", to_key())
+            .route("/v1/kv/{*key}", to_key())
+            .route("/v1/status", to_node(node::status))
+            .route("/livez", to_node(node::livez))
+            .route("/readyz", to_node(node::readyz))
+            .route("/metrics", to_node(node::metrics))
+            .fallback(not_found::<R>)
+            .with_state(Arc::clone(&context));
+        Self {
+            context,
+            router,
+            route,
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.context.limits
+    }
+
+    pub(crate) fn admission(&self) -> &Admission {
+        &self.context.admission
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let is_key = request.uri().path().starts_with(key::PREFIX);
+        let mut response = if is_key && self.route == Route::Direct {
+            key::answer(&self.context, request).await
+        } else {
+            response::from_routed(self.router.clone().oneshot(request).await)
+        };
+        self.context.stamp(&mut response);
+        self.context.counters.count(response.status());
+        response
+    }
+
+    /// A whole answer as bytes, for a client whose request never got to hyper. The
+    /// connection ends with it.
+    pub(crate) fn last_words(&self, problem: Problem) -> Vec<u8> {
+        let mut response = self.context.refuse(problem);
+        self.context.stamp(&mut response);
+        let (head, body) = response.into_parts();
+        let Body::Whole(Some(body)) = body else {
+            unreachable!("a problem is a whole document")
+        };
+        let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+        for (name, value) in &head.headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        let rest = format!(
+            "content-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        );
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+}
+
+type Shared<R> = Arc<Context<R>>;
+type Asked = Request<axum::body::Body>;
+type Routed = Response<axum::body::Body>;
+
+fn to_key<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(
+        async |State(context): State<Shared<R>>, request: Asked| -> Routed {
+            response::into_routed(key::answer(&context, request).await)
+        },
+    )
+}
+
+fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(
+        async |State(context): State<Shared<R>>, request: Asked| -> Routed {
+            let result = match *request.method() {
+                Method::GET | Method::HEAD => listing::answer(&context, &request).await,
+                Method::DELETE => range_delete::answer(&context, &request).await,
+                _ => Err(not_allowed("GET, HEAD, DELETE")),
+            };
+            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+        },
+    )
+}
+
+/// A route that is only read and takes no parameters.
+fn to_node<R: Replica>(
+    handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
+) -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(
+        async move |State(context): State<Shared<R>>, request: Asked| -> Routed {
+            let result = node::check(&request).and_then(|()| handler(&context));
+            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+        },
+    )
+}
+
+/// The resource does not know the method.
+pub(crate) fn not_allowed(allowed: &'static str) -> Problem {
+    Problem::new(
+        Kind::MethodNotAllowed,
+        format!("This resource takes the methods {allowed}."),
+    )
+    .with_header(ALLOW, HeaderValue::from_static(allowed))
+}
+
+fn not_found<R: Replica>(
+    State(context): State<Shared<R>>,
+    request: Asked,
+) -> impl Future<Output = Routed> + Send {
+    const NOT_YET: [&str; 8] = [
+        "txn", "batch", "watch", "lease", "lock", "cluster", "compact", "snapshot",
+    ];
+    let name = request
+        .uri()
+        .path()
+        .strip_prefix("/v1/")
+        .and_then(|rest| rest.split('/').next());
+    let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
+        "This call is not supported by this version."
+    } else {
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/status, \
+         /livez, /readyz and /metrics."
+    };
+    let response = context.refuse(Problem::new(Kind::NotFound, detail));
+    std::future::ready(response::into_routed(response))
+}

@@ -1,0 +1,180 @@
+//! Reads every key back through the nodes and holds it against the ledger.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use super::client::Load;
+use super::ledger::{Found, KeyId, Verdict, judge};
+use crate::session::Session;
+use crate::{BenchError, NodeId, Protocol};
+
+const SESSIONS_PER_NODE: usize = 8;
+const FINDINGS_MAX: usize = 20;
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A key that does not hold what it has to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// `loss` or `violation`.
+    pub kind: FindingKind,
+    /// The key's name.
+    pub key: String,
+    /// The node it was read through.
+    pub node: NodeId,
+    /// What was found, in words.
+    pub found: String,
+    /// The highest number acknowledged before the read.
+    pub acknowledged: u64,
+    /// The highest number sent before its end.
+    pub sent: u64,
+}
+
+/// What is wrong with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingKind {
+    /// An acknowledged write is gone.
+    Loss,
+    /// Something is there that nobody wrote, or that was refused.
+    Violation,
+}
+
+/// What reading the keys back has shown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CheckResult {
+    /// Keys that were to be read.
+    pub keys: usize,
+    /// Reads that were answered and held against the ledger.
+    pub reads: u64,
+    /// Reads that a node did not answer in the time given.
+    pub unanswered: u64,
+    /// Reads that showed the loss of an acknowledged write.
+    pub losses: u64,
+    /// Reads that showed something that must not be there.
+    pub violations: u64,
+    /// The first of both, in detail.
+    pub findings: Vec<Finding>,
+}
+
+impl CheckResult {
+    /// Adds what another check has shown; its keys are the same or more.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.keys = self.keys.max(other.keys);
+        self.reads += other.reads;
+        self.unanswered += other.unanswered;
+        self.losses += other.losses;
+        self.violations += other.violations;
+        self.findings.extend(other.findings);
+        self.findings.truncate(FINDINGS_MAX);
+    }
+
+    fn note(&mut self, verdict: Verdict, finding: impl FnOnce(FindingKind) -> Finding) {
+        self.reads += 1;
+        let kind = match verdict {
+            Verdict::Consistent => return,
+            Verdict::Loss => FindingKind::Loss,
+            Verdict::Violation => FindingKind::Violation,
+        };
+        match kind {
+            FindingKind::Loss => self.losses += 1,
+            FindingKind::Violation => self.violations += 1,
+        }
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding(kind));
+        }
+    }
+}
+
+/// Reads every key through each of these nodes (indices into the load's),
+/// while the load may be running. A read that fails is tried again on the
+/// same node until the deadline.
+pub(super) fn read_back(
+    load: &Arc<Load>,
+    protocol: Protocol,
+    nodes: &[(usize, NodeId)],
+    deadline: Instant,
+) -> Result<CheckResult, BenchError> {
+    let keys: Arc<[KeyId]> = load.ledger().keys().collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut result = CheckResult { keys: keys.len(), ..CheckResult::default() };
+    let parts = runtime.block_on(async {
+        let mut readers = JoinSet::new();
+        for (index, id) in nodes.iter().copied() {
+            let next = Arc::new(AtomicUsize::new(0));
+            for _ in 0..SESSIONS_PER_NODE {
+                let reader = Reader {
+                    load: Arc::clone(load),
+                    keys: Arc::clone(&keys),
+                    next: Arc::clone(&next),
+                    session: Session::new(protocol, [load.nodes()[index]].into(), 0),
+                    node: id,
+                    deadline,
+                };
+                readers.spawn(reader.run());
+            }
+        }
+        readers.join_all().await
+    });
+    parts.into_iter().for_each(|part| result.absorb(part));
+    Ok(result)
+}
+
+struct Reader {
+    load: Arc<Load>,
+    keys: Arc<[KeyId]>,
+    next: Arc<AtomicUsize>,
+    session: Session,
+    node: NodeId,
+    deadline: Instant,
+}
+
+impl Reader {
+    async fn run(mut self) -> CheckResult {
+        let mut result = CheckResult::default();
+        while let Some(key) = self.keys.get(self.next.fetch_add(1, Ordering::Relaxed)).copied() {
+            self.read(key, &mut result).await;
+        }
+        result
+    }
+
+    async fn read(&mut self, key: KeyId, result: &mut CheckResult) {
+        let (before, name) = {
+            let ledger = self.load.ledger();
+            (ledger.entry(key).clone(), ledger.name(key))
+        };
+        let value = loop {
+            match self.session.get(&name, READ_PATIENCE).await {
+                Ok(value) => break value,
+                Err(_) if Instant::now() < self.deadline => {
+                    self.session.move_on();
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+                Err(_) => {
+                    result.unanswered += 1;
+                    return;
+                }
+            }
+        };
+        let (after, found) = {
+            let ledger = self.load.ledger();
+            (ledger.entry(key).clone(), ledger.parse(key, value.as_ref()))
+        };
+        result.note(judge(&before, found, &after), |kind| Finding {
+            kind,
+            key: String::from_utf8_lossy(&name).into_owned(),
+            node: self.node,
+            found: match found {
+                Found::Nothing => "nothing".into(),
+                Found::Number(number) => format!("number {number}"),
+                Found::Foreign => "a value that no client of this run wrote here".into(),
+            },
+            acknowledged: before.acknowledged,
+            sent: after.sent,
+        });
+    }
+}

@@ -1,0 +1,357 @@
+//! What a failover run found.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::acknowledgement::{
+    Acknowledgement, Bucket, Silence, buckets, first_after, longest_client_silences,
+    longest_silence, ms, sorted_latencies_ms, within,
+};
+use super::check::CheckResult;
+use super::client::{Failure, Log};
+use super::plan::FailoverPlan;
+use crate::connection::Effect;
+use crate::latency::{median, quantile};
+use crate::table::{self, Table, count, or_dash, whole};
+use crate::{NodeAddress, NodeId};
+
+/// Buckets around a kill are this wide.
+const FINE_US: u64 = 10_000;
+/// Buckets over the whole run.
+const COARSE_US: u64 = 100_000;
+const BEFORE_US: u64 = 1_000_000;
+const DURING_US: u64 = 1_000_000;
+const AFTER_US: u64 = 1_000_000;
+
+/// One kill, as it was done.
+#[derive(Debug)]
+pub(super) struct Kill {
+    pub(super) node: NodeId,
+    pub(super) index: u16,
+    pub(super) at_us: u64,
+    pub(super) sent_after_us: u64,
+    /// When the watch ended, before the node was brought back.
+    pub(super) end_us: u64,
+    pub(super) next_leader: Option<NodeId>,
+    pub(super) ready_ms: f64,
+}
+
+/// All that a run brought in.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) log: Log,
+    pub(super) kills: Vec<Kill>,
+    pub(super) end_us: u64,
+    pub(super) check: CheckResult,
+    pub(super) checked_at_end: u64,
+    pub(super) unchecked_at_end: u64,
+}
+
+/// What clients saw of one kill.
+#[derive(Debug, Clone, Serialize)]
+pub struct KillResult {
+    /// The node that led and was taken away.
+    pub node: NodeId,
+    /// When, in milliseconds since the load began.
+    pub at_ms: f64,
+    /// From the kill to the first acknowledgement, by another node, of a
+    /// request sent after it; none if there was none in the time given.
+    pub first_acknowledgement_ms: Option<f64>,
+    /// The longest interval around the kill without any acknowledgement.
+    pub silence: Silence,
+    /// Its length.
+    pub silence_ms: f64,
+    /// The longest interval any one client went without an acknowledgement.
+    pub client_gap_ms: f64,
+    /// The same for each client, in ascending order.
+    pub client_gaps_ms: Vec<f64>,
+    /// Requests that failed from the kill to the end of the watch, by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// How many of them may have had their effect all the same.
+    pub unknown: u64,
+    /// Who led afterwards, if anybody said so.
+    pub next_leader: Option<NodeId>,
+    /// Whether the node came back and led before another did: then this was
+    /// no failover and does not count as one.
+    pub came_back: bool,
+    /// From asking for its return until the node was ready.
+    pub ready_ms: f64,
+    /// Acknowledgements in 10 ms intervals; 0 is the kill.
+    pub buckets: Vec<Bucket>,
+}
+
+/// The middle and the ends of a set of times, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The smallest.
+    pub min_ms: f64,
+    /// The median.
+    pub median_ms: f64,
+    /// The largest.
+    pub max_ms: f64,
+}
+
+/// Throughput and latency in one phase of all failovers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Phase {
+    /// Which: the second before a kill, the second from it, the one after that.
+    pub name: &'static str,
+    /// Acknowledged writes per second.
+    pub per_s: f64,
+    /// The median latency; none if nothing was acknowledged.
+    pub p50_ms: Option<f64>,
+    /// The 99th percentile.
+    pub p99_ms: Option<f64>,
+    /// The longest.
+    pub max_ms: Option<f64>,
+}
+
+/// What a failover run found.
+#[derive(Debug, Clone, Serialize)]
+pub struct FailoverResult {
+    /// What was done.
+    pub plan: FailoverPlan,
+    /// Whether nothing is wrong with what was found.
+    pub passed: bool,
+    /// What is wrong with what was found, in words.
+    pub problems: Vec<String>,
+    /// How many nodes the cluster has.
+    pub nodes: usize,
+    /// How many kills ended with another node leading.
+    pub failovers: usize,
+    /// Over these, from the kill to the first acknowledgement.
+    pub first_acknowledgement: Option<Spread>,
+    /// Over these, the longest silence.
+    pub silence: Option<Spread>,
+    /// Over these, the longest gap of any client.
+    pub client_gap: Option<Spread>,
+    /// Before, during and after.
+    pub phases: Vec<Phase>,
+    /// Writes acknowledged in the whole run.
+    pub acknowledged: u64,
+    /// Requests that failed in the whole run, by kind.
+    pub errors: BTreeMap<String, u64>,
+    /// How many of them may have had their effect all the same.
+    pub unknown: u64,
+    /// What reading everything back has shown.
+    pub check: CheckResult,
+    /// Each kill.
+    pub kills: Vec<KillResult>,
+    /// Acknowledgements in 100 ms intervals over the whole run.
+    pub timeline: Vec<Bucket>,
+}
+
+pub(super) fn assemble(plan: &FailoverPlan, nodes: &[NodeAddress], run: Run) -> FailoverResult {
+    let log = &run.log;
+    let kills: Vec<KillResult> = run.kills.iter().map(|kill| kill_result(plan, kill, log)).collect();
+    let counted: Vec<&KillResult> = kills.iter().filter(|kill| !kill.came_back).collect();
+    let spread = |of: fn(&KillResult) -> Option<f64>| {
+        Spread::of(counted.iter().filter_map(|kill| of(kill)).collect())
+    };
+    let (errors, unknown) = tally(&log.failures);
+    let problems = problems(plan, &run, &kills);
+    FailoverResult {
+        passed: problems.is_empty(),
+        problems,
+        nodes: nodes.len(),
+        failovers: counted.len(),
+        first_acknowledgement: spread(|kill| kill.first_acknowledgement_ms),
+        silence: spread(|kill| Some(kill.silence_ms)),
+        client_gap: spread(|kill| Some(kill.client_gap_ms)),
+        phases: phases(&run.kills, &log.acknowledgements),
+        acknowledged: log.acknowledgements.len() as u64,
+        errors,
+        unknown,
+        check: run.check,
+        timeline: buckets(&log.acknowledgements, (0, run.end_us), COARSE_US, 0),
+        plan: plan.clone(),
+        kills,
+    }
+}
+
+fn kill_result(plan: &FailoverPlan, kill: &Kill, log: &Log) -> KillResult {
+    let all = &log.acknowledgements[..];
+    let silence = longest_silence(all, kill.at_us, kill.end_us);
+    let gaps = longest_client_silences(all, plan.clients, kill.at_us, kill.end_us);
+    let mut gaps: Vec<f64> = gaps.into_iter().map(ms).collect();
+    gaps.sort_by(f64::total_cmp);
+    let during = |failure: &&Failure| (kill.at_us..=kill.end_us).contains(&failure.at_us);
+    let (errors, unknown) = tally(log.failures.iter().filter(during));
+    let first = first_after(all, kill.sent_after_us, kill.end_us, kill.index);
+    // Whole buckets from the kill, in both directions.
+    let before_us = BEFORE_US.min(kill.at_us / FINE_US * FINE_US);
+    let shown_until_us = kill.end_us.min(kill.at_us + DURING_US + AFTER_US);
+    KillResult {
+        node: kill.node,
+        at_ms: ms(kill.at_us),
+        first_acknowledgement_ms: first.map(|first_us| ms(first_us - kill.at_us)),
+        silence,
+        silence_ms: silence.ms(),
+        client_gap_ms: gaps.last().copied().unwrap_or(0.0),
+        client_gaps_ms: gaps,
+        errors,
+        unknown,
+        next_leader: kill.next_leader,
+        came_back: kill.next_leader == Some(kill.node),
+        ready_ms: kill.ready_ms,
+        buckets: buckets(all, (kill.at_us - before_us, shown_until_us), FINE_US, kill.at_us),
+    }
+}
+
+fn tally<'a>(failures: impl IntoIterator<Item = &'a Failure>) -> (BTreeMap<String, u64>, u64) {
+    let (mut errors, mut unknown) = (BTreeMap::new(), 0);
+    for failure in failures {
+        *errors.entry(failure.kind).or_default() += 1;
+        unknown += u64::from(failure.effect == Effect::Unknown);
+    }
+    (errors.into_iter().map(|(kind, count)| (kind.to_string(), count)).collect(), unknown)
+}
+
+fn phases(kills: &[Kill], all: &[Acknowledgement]) -> Vec<Phase> {
+    let phase = |name, window: fn(&Kill) -> (u64, u64)| {
+        let (mut latencies, mut length_us) = (Vec::new(), 0);
+        for kill in kills {
+            let (begin_us, end_us) = window(kill);
+            latencies.extend(sorted_latencies_ms(within(all, begin_us, end_us)));
+            length_us += end_us.saturating_sub(begin_us);
+        }
+        latencies.sort_by(f64::total_cmp);
+        Phase {
+            name,
+            per_s: latencies.len() as f64 * 1e6 / (length_us.max(1)) as f64,
+            p50_ms: quantile(&latencies, 0.5),
+            p99_ms: quantile(&latencies, 0.99),
+            max_ms: latencies.last().copied(),
+        }
+    };
+    vec![
+        phase("the second before", |kill| (kill.at_us.saturating_sub(BEFORE_US), kill.at_us)),
+        phase("the second from the kill", |kill| {
+            (kill.at_us, kill.end_us.min(kill.at_us + DURING_US))
+        }),
+        phase("the second after that", |kill| {
+            let begin_us = kill.end_us.min(kill.at_us + DURING_US);
+            (begin_us, kill.end_us.min(begin_us + AFTER_US))
+        }),
+    ]
+}
+
+/// What makes the run a failed one. A check that could not check is one.
+fn problems(plan: &FailoverPlan, run: &Run, kills: &[KillResult]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let check = &run.check;
+    let mut report = |happened: bool, problem: String| {
+        if happened {
+            problems.push(problem);
+        }
+    };
+    report(check.losses > 0, format!("{} reads miss an acknowledged write", check.losses));
+    report(
+        check.violations > 0,
+        format!("{} reads found what must not be there", check.violations),
+    );
+    report(run.log.acknowledgements.is_empty(), "no write was acknowledged".into());
+    report(run.checked_at_end == 0, "no key could be read back at the end".into());
+    report(
+        run.unchecked_at_end > 0,
+        format!("{} reads at the end were not answered", run.unchecked_at_end),
+    );
+    let unrecovered = kills.iter().filter(|kill| kill.first_acknowledgement_ms.is_none()).count();
+    report(
+        unrecovered > 0,
+        format!("after {unrecovered} kills no new request was acknowledged"),
+    );
+    let short = plan.kills as usize - kills.len();
+    report(short > 0, format!("{short} kills were not done"));
+    problems
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Option<Self> {
+        let median_ms = median(&mut values)?;
+        Some(Self { min_ms: *values.first()?, median_ms, max_ms: *values.last()? })
+    }
+}
+
+impl FailoverResult {
+    /// A short table for a terminal: one line a kill, then all together.
+    pub fn table(&self) -> String {
+        let mut text = self.kills_table();
+        text.push('\n');
+        text.push_str(&self.phases_table());
+        text.push('\n');
+        let errors: Vec<String> =
+            self.errors.iter().map(|(kind, number)| format!("{} x {kind}", count(*number))).collect();
+        let errors = if errors.is_empty() { "none".into() } else { errors.join(", ") };
+        let check = &self.check;
+        let mut lines = Table::default();
+        lines.row(["acknowledged writes", &count(self.acknowledged)]);
+        lines.row(["unknown outcomes", &count(self.unknown)]);
+        lines.row(["keys read back", &format!("{} in {} reads", count(check.keys as u64), count(check.reads))]);
+        lines.row(["acknowledged writes lost", &count(check.losses)]);
+        lines.row(["violations", &count(check.violations)]);
+        text.push_str(&lines.render());
+        text.push_str(&format!("errors: {errors}\n"));
+        for finding in &check.findings {
+            text.push_str(&format!(
+                "{}: key {} through node {}: found {}, acknowledged up to {}, sent up to {}\n",
+                match finding.kind {
+                    super::FindingKind::Loss => "LOSS",
+                    super::FindingKind::Violation => "VIOLATION",
+                },
+                finding.key, finding.node, finding.found, finding.acknowledged, finding.sent
+            ));
+        }
+        for problem in &self.problems {
+            text.push_str(&format!("FAILED: {problem}\n"));
+        }
+        text
+    }
+
+    fn kills_table(&self) -> String {
+        let heading =
+            ["kill", "node", "next", "first ack", "silence", "client gap", "errors", "unknown", "back"];
+        let mut table = Table::new(heading);
+        for (index, kill) in self.kills.iter().enumerate() {
+            let next = or_dash(kill.next_leader.map(|node| node.to_string()));
+            table.row([
+                (index + 1).to_string(),
+                kill.node.to_string(),
+                if kill.came_back { format!("{next} (itself)") } else { next },
+                or_dash(kill.first_acknowledgement_ms.map(table::ms)),
+                table::ms(kill.silence_ms),
+                table::ms(kill.client_gap_ms),
+                count(kill.errors.values().sum()),
+                count(kill.unknown),
+                table::ms(kill.ready_ms),
+            ]);
+        }
+        let spreads = [self.first_acknowledgement, self.silence, self.client_gap];
+        let of: [(&str, fn(Spread) -> f64); 3] = [
+            ("median", |spread| spread.median_ms),
+            ("best", |spread| spread.min_ms),
+            ("worst", |spread| spread.max_ms),
+        ];
+        for (name, value) in of {
+            let cells = spreads.iter().map(|spread| or_dash(spread.map(|spread| table::ms(value(spread)))));
+            let front = [name.to_owned(), String::new(), String::new()];
+            table.row(front.into_iter().chain(cells));
+        }
+        table.render()
+    }
+
+    fn phases_table(&self) -> String {
+        let mut table = Table::new(["", "writes/s", "p50", "p99", "slowest"]);
+        for phase in &self.phases {
+            table.row([
+                phase.name.to_owned(),
+                whole(phase.per_s),
+                or_dash(phase.p50_ms.map(table::ms)),
+                or_dash(phase.p99_ms.map(table::ms)),
+                or_dash(phase.max_ms.map(table::ms)),
+            ]);
+        }
+        table.render()
+    }
+}

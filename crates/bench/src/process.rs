@@ -1,0 +1,72 @@
+//! What a process on this machine has used, and the signals sent to it.
+
+use rustix::process::{Pid, Signal};
+
+/// What a process has used so far.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct ProcessUse {
+    /// CPU time of all its threads, user and system, in seconds.
+    pub(crate) cpu_s: f64,
+    /// What it holds in memory.
+    pub(crate) resident_bytes: u64,
+}
+
+impl ProcessUse {
+    /// None when there is no such process, or none that may be looked at.
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        Self::read(&format!("/proc/{pid}/stat"))
+    }
+
+    pub(crate) fn of_self() -> Option<Self> {
+        Self::read("/proc/self/stat")
+    }
+
+    fn read(path: &str) -> Option<Self> {
+        let ticks_per_s = rustix::param::clock_ticks_per_second();
+        let page_bytes = rustix::param::page_size();
+        parse_stat(&std::fs::read_to_string(path).ok()?, ticks_per_s, page_bytes as u64)
+    }
+}
+
+/// The fields after the command's name, which may hold spaces and brackets.
+fn parse_stat(stat: &str, ticks_per_s: u64, page_bytes: u64) -> Option<ProcessUse> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    // The state is the third field of the line and the first here.
+    let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3);
+    let user: u64 = field(14)?.parse().ok()?;
+    let system: u64 = field(15)?.parse().ok()?;
+    let resident_pages: u64 = field(24)?.parse().ok()?;
+    Some(ProcessUse {
+        cpu_s: user.checked_add(system)? as f64 / ticks_per_s as f64,
+        resident_bytes: resident_pages.checked_mul(page_bytes)?,
+    })
+}
+
+/// Sends a signal to one process.
+pub(crate) fn send_signal(pid: u32, signal: Signal) -> std::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| std::io::Error::other("not a process id"))?;
+    Ok(rustix::process::kill_process(pid, signal)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stat_line_with_an_awkward_name_is_read() {
+        let line = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 5 1000 25 99";
+        let read = parse_stat(line, 100, 4096).unwrap();
+        assert_eq!(read, ProcessUse { cpu_s: 3.0, resident_bytes: 25 * 4096 });
+        assert_eq!(parse_stat("7 (a) S 1", 100, 4096), None);
+        assert_eq!(parse_stat("", 100, 4096), None);
+    }
+
+    #[test]
+    fn our_own_use_can_be_read_and_no_process_has_an_absurd_id() {
+        assert!(ProcessUse::of_self().unwrap().resident_bytes > 0);
+        assert_eq!(ProcessUse::of(u32::MAX), None);
+        assert!(send_signal(u32::MAX, Signal::CONT).is_err());
+        assert!(send_signal(0, Signal::CONT).is_err());
+    }
+}

@@ -1,0 +1,323 @@
+//! The grammar of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where a local cluster lives unless told otherwise.
+pub(crate) const DATA_DIR_DEFAULT: &str = "synod-data";
+/// The ports of a local cluster count from here unless told otherwise.
+pub(crate) const BASE_PORT_DEFAULT: u16 = 7000;
+
+/// A replicated key-value store.
+#[derive(Parser, Debug)]
+#[command(
+    name = "synod",
+    version,
+    about,
+    long_about = "A replicated key-value store: Multi-Paxos, HTTP in front, RocksDB behind.",
+    after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage or settings; \
+                  3 no such key, or a precondition does not hold."
+)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// The subcommands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Write the data folder of a new node, once in its life.
+    Init(ConfigFile),
+    /// Run one node until SIGINT or SIGTERM.
+    Serve(Serve),
+    /// Run a local cluster as child processes, with a live table.
+    Cluster(Cluster),
+    /// Store a value.
+    Put(Put),
+    /// Print a value, as it is.
+    Get(Get),
+    /// Remove a key.
+    Delete(Delete),
+    /// List keys with their values.
+    List(List),
+    /// Say how each node does.
+    Status(Reach),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// A settings file.
+#[derive(Args, Debug)]
+pub(crate) struct ConfigFile {
+    /// The node's settings (TOML); config/ holds commented examples.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// `synod serve`.
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    #[command(flatten)]
+    pub(crate) settings: ConfigFile,
+    /// Die when the process with this id, our parent, does.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub(crate) stop_with_parent: Option<i32>,
+}
+
+/// The shape of a local cluster.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct ClusterShape {
+    /// How many nodes [default: what the data folder holds, else 3].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) nodes: Option<u32>,
+    /// Node N serves clients on port BASE+N and peers on port BASE+10+N
+    /// [default: what the data folder holds, else 7000].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    pub(crate) base_port: Option<u16>,
+}
+
+/// `synod cluster`.
+#[derive(Args, Debug)]
+pub(crate) struct Cluster {
+    #[command(flatten)]
+    pub(crate) shape: ClusterShape,
+    /// Where the nodes keep their data and the runner its cluster.json.
+    #[arg(long, value_name = "DIR", default_value = DATA_DIR_DEFAULT)]
+    pub(crate) data_dir: PathBuf,
+    /// Delete what an earlier cluster left in the data folder.
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Start a node again when it dies.
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// Print a line per change, even on a terminal.
+    #[arg(long)]
+    pub(crate) no_tty: bool,
+}
+
+/// How to reach a cluster, and how to print.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Reach {
+    /// Client URLs of some nodes, with commas between them [default: those of
+    /// the local cluster in ./synod-data, else http://127.0.0.1:7001].
+    #[arg(long, env = "SYNOD_ENDPOINTS", value_name = "URLS", value_delimiter = ',')]
+    pub(crate) endpoints: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// How long one request may take, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 5_000,
+          value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) timeout_ms: u64,
+}
+
+/// `synod put`.
+#[derive(Args, Debug)]
+pub(crate) struct Put {
+    /// The key.
+    pub(crate) key: String,
+    /// The value; `-` or nothing reads it from standard input.
+    pub(crate) value: Option<String>,
+    /// Only if the key was last changed at this revision.
+    #[arg(long, value_name = "REVISION", conflicts_with = "if_absent")]
+    pub(crate) if_revision: Option<u64>,
+    /// Only if the key does not exist.
+    #[arg(long)]
+    pub(crate) if_absent: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod get`.
+#[derive(Args, Debug)]
+pub(crate) struct Get {
+    /// The key.
+    pub(crate) key: String,
+    /// Read what the node has, which may be old.
+    #[arg(long)]
+    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod delete`.
+#[derive(Args, Debug)]
+pub(crate) struct Delete {
+    /// The key.
+    pub(crate) key: String,
+    /// Only if the key was last changed at this revision.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) if_revision: Option<u64>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod list`.
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// Only keys that begin with this.
+    #[arg(default_value = "")]
+    pub(crate) prefix: String,
+    /// Print at most this many keys.
+    #[arg(long, value_name = "COUNT", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) limit: u64,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod bench`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Bench {
+    /// Writes and reads per second, latencies, CPU and fsyncs per write.
+    Throughput(Throughput),
+    /// Kill the leader again and again under load.
+    Failover(Failover),
+    /// The same load against other stores that were found on this machine.
+    Compare(Compare),
+}
+
+/// The cluster that a benchmark drives: its own, or a running one.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Arena {
+    #[command(flatten)]
+    pub(crate) shape: ClusterShape,
+    /// Drive the running cluster that this cluster.json describes.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "base_port", "data_dir"])]
+    pub(crate) cluster: Option<PathBuf>,
+    /// Where the benchmark's own cluster keeps its data [default: a folder
+    /// beside the current one that is deleted afterwards].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write an HTML page with plots into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// How much load, of which kind.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Load {
+    /// Clients at once, each with one request under way.
+    #[arg(long, value_name = "COUNT", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) clients: u32,
+    /// Size of a key in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 32,
+          value_parser = clap::value_parser!(u32).range(16..=4_096))]
+    pub(crate) key_bytes: u32,
+    /// Size of a value in bytes.
+    #[arg(long, value_name = "BYTES", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) value_bytes: u32,
+}
+
+/// `synod bench throughput`.
+#[derive(Args, Debug)]
+pub(crate) struct Throughput {
+    #[command(flatten)]
+    pub(crate) arena: Arena,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Seconds that are measured.
+    #[arg(long, value_name = "S", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) duration_s: u64,
+    /// Seconds before that.
+    #[arg(long, value_name = "S", default_value_t = 3,
+          value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    pub(crate) warm_up_s: u64,
+    /// Different keys.
+    #[arg(long, value_name = "COUNT", default_value_t = 100_000,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) keys: u64,
+    /// How keys are picked.
+    #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
+    pub(crate) distribution: Distribution,
+    /// Reads in a hundred requests.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0,
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) reads: u8,
+    /// Send everything to the leader instead of spreading it over the nodes.
+    #[arg(long)]
+    pub(crate) to_leader: bool,
+}
+
+/// How a benchmark picks its keys.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Distribution {
+    /// All alike.
+    Uniform,
+    /// A few very often.
+    Zipf,
+}
+
+/// `synod bench failover`.
+#[derive(Args, Debug)]
+pub(crate) struct Failover {
+    #[command(flatten)]
+    pub(crate) arena: Arena,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// How often the leader goes.
+    #[arg(long, value_name = "COUNT", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) kills: u32,
+    /// How the leader goes.
+    #[arg(long, value_enum, default_value_t = How::Kill)]
+    pub(crate) how: How,
+}
+
+/// How a leader is taken away.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum How {
+    /// SIGKILL, and started again.
+    Kill,
+    /// SIGSTOP, and continued.
+    Stop,
+}
+
+/// `synod bench compare`.
+#[derive(Args, Debug)]
+pub(crate) struct Compare {
+    #[command(flatten)]
+    pub(crate) arena: Arena,
+    #[command(flatten)]
+    pub(crate) load: Load,
+    /// Seconds that are measured, for each store.
+    #[arg(long, value_name = "S", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) duration_s: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn endpoints_are_split_at_commas() {
+        let arguments =
+            Arguments::try_parse_from(["synod", "get", "k", "--endpoints", "http://a,http://b"]);
+        let Command::Get(get) = arguments.expect("parses").command else {
+            panic!("not a get");
+        };
+        assert_eq!(get.reach.endpoints, ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn a_cluster_of_no_nodes_is_refused() {
+        assert!(Arguments::try_parse_from(["synod", "cluster", "--nodes", "0"]).is_err());
+    }
+}

@@ -1,0 +1,374 @@
+//! Where the nodes of a local cluster live: folders, ports, addresses.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+
+use crate::arguments::{BASE_PORT_DEFAULT, ClusterShape};
+use crate::failure::Failure;
+
+const NODES_DEFAULT: u32 = 3;
+/// Peers listen this far above the clients' ports.
+const PEER_PORT_OFFSET: u16 = 10;
+const SHAPE_FILE: &str = "cluster.toml";
+const LOCK_FILE: &str = "runner.lock";
+
+/// The folder of a local cluster and its shape. Holds the folder's lock, so two
+/// runners never share one.
+#[derive(Debug)]
+pub struct Layout {
+    data_dir: PathBuf,
+    shape: Shape,
+    _lock: File,
+}
+
+/// What must stay as it is as long as the data lives: the members and their
+/// addresses are in the configuration that the nodes agreed on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shape {
+    nodes: u32,
+    base_port: u16,
+    cluster_id: String,
+}
+
+/// One node's place in the layout.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The node's id, from 1.
+    pub id: u32,
+    /// Where it serves clients.
+    pub client_addr: SocketAddr,
+    /// Where it listens to its peers.
+    pub peer_addr: SocketAddr,
+    /// Holds the settings, the log and the data.
+    pub folder: PathBuf,
+}
+
+impl Place {
+    /// The base URL for clients.
+    #[must_use]
+    pub fn client_url(&self) -> String {
+        format!("http://{}", self.client_addr)
+    }
+
+    /// The node's settings file.
+    #[must_use]
+    pub fn settings_path(&self) -> PathBuf {
+        self.folder.join("synod.toml")
+    }
+
+    /// What the node prints.
+    #[must_use]
+    pub fn log_path(&self) -> PathBuf {
+        self.folder.join("synod.log")
+    }
+
+    /// The node's own data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+}
+
+/// A layout, and whether its nodes still have to be written.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) layout: Layout,
+    pub(crate) is_new: bool,
+}
+
+impl Layout {
+    /// Takes the folder `data_dir`: a new one gets the shape asked for, a used
+    /// one must have it. `fresh` deletes what a cluster left there before.
+    pub(crate) fn open(
+        data_dir: &Path,
+        wanted: &ClusterShape,
+        fresh: bool,
+    ) -> Result<Opened, Failure> {
+        fs::create_dir_all(data_dir)
+            .with_context(|| format!("cannot create the data folder {}", data_dir.display()))?;
+        let data_dir = data_dir
+            .canonicalize()
+            .with_context(|| format!("cannot find the data folder {}", data_dir.display()))?;
+        let lock = take_lock(&data_dir)?;
+        if fresh {
+            refuse_foreign_files(&data_dir)?;
+            remove_cluster(&data_dir)?;
+        }
+        let held = read_shape(&data_dir)?;
+        if let Some(shape) = held {
+            refuse_other_shape(&data_dir, &shape, wanted)?;
+            return Ok(Opened { layout: Self { data_dir, shape, _lock: lock }, is_new: false });
+        }
+        refuse_leftovers(&data_dir)?;
+        let shape = Shape {
+            nodes: wanted.nodes.unwrap_or(NODES_DEFAULT),
+            base_port: wanted.base_port.unwrap_or(BASE_PORT_DEFAULT),
+            cluster_id: format!("{:032x}", fastrand::u128(1..)),
+        };
+        Ok(Opened { layout: Self { data_dir, shape, _lock: lock }, is_new: true })
+    }
+
+    /// The folder of the whole cluster, absolute.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The name of the cluster, 32 hexadecimal digits.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.shape.cluster_id
+    }
+
+    /// Every node's place, by id.
+    #[must_use]
+    pub fn places(&self) -> Vec<Place> {
+        (1..=self.shape.nodes).map(|id| self.place(id)).collect()
+    }
+
+    fn place(&self, id: u32) -> Place {
+        let offset = u16::try_from(id).expect("at most nine nodes");
+        let port = self.shape.base_port + offset;
+        Place {
+            id,
+            client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
+            folder: self.data_dir.join(format!("node-{id}")),
+        }
+    }
+
+    /// Writes down the shape: from now on the folder holds a whole cluster. To
+    /// be called when every node is written.
+    pub(crate) fn keep_shape(&self) -> Result<(), Failure> {
+        let text = toml::to_string(&self.shape).context("cannot encode the cluster's shape")?;
+        replace_file(&self.data_dir.join(SHAPE_FILE), text.as_bytes())
+    }
+
+    /// Refuses when a port that a node needs is taken.
+    pub(crate) fn check_ports(&self) -> Result<(), Failure> {
+        for place in self.places() {
+            for address in [place.client_addr, place.peer_addr] {
+                TcpListener::bind(address).map(drop).map_err(|error| {
+                    Failure::failed(format!(
+                        "node {} cannot listen on {address}: {error}.\n\
+                         Stop what listens there (ss -ltnp 'sport = :{}' shows it), or start a \
+                         new cluster elsewhere with --base-port and --data-dir",
+                        place.id,
+                        address.port()
+                    ))
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file so that a reader sees the old or the new content, never half.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)
+        .and_then(|()| fs::rename(&new, path))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(())
+}
+
+fn take_lock(data_dir: &Path) -> Result<File, Failure> {
+    let path = data_dir.join(LOCK_FILE);
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("cannot open {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Failure::failed(format!(
+            "{} is in use by a running `synod cluster`: stop that one, or give another --data-dir",
+            data_dir.display()
+        ))),
+        Err(TryLockError::Error(error)) => {
+            Err(Failure::failed(format!("cannot lock {}: {error}", path.display())))
+        }
+    }
+}
+
+fn read_shape(data_dir: &Path) -> Result<Option<Shape>, Failure> {
+    let path = data_dir.join(SHAPE_FILE);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(Failure::failed(format!("cannot read {}: {error}", path.display())));
+        }
+    };
+    let shape: Shape = toml::from_str(&text).map_err(|error| {
+        Failure::failed(format!("{} is damaged: {}", path.display(), error.message()))
+    })?;
+    if !(1..=9).contains(&shape.nodes) || shape.base_port > 65_000 {
+        return Err(Failure::failed(format!("{} describes no cluster", path.display())));
+    }
+    Ok(Some(shape))
+}
+
+fn refuse_other_shape(
+    data_dir: &Path,
+    held: &Shape,
+    wanted: &ClusterShape,
+) -> Result<(), Failure> {
+    let same_nodes = wanted.nodes.is_none_or(|nodes| nodes == held.nodes);
+    let same_ports = wanted.base_port.is_none_or(|port| port == held.base_port);
+    if same_nodes && same_ports {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{} holds a cluster of {} nodes with base port {}.\n\
+         Start it without --nodes and --base-port, give another --data-dir, or delete it with --fresh",
+        data_dir.display(),
+        held.nodes,
+        held.base_port
+    )))
+}
+
+/// A folder without a shape must be empty.
+fn refuse_leftovers(data_dir: &Path) -> Result<(), Failure> {
+    refuse_foreign_files(data_dir)?;
+    if names_in(data_dir)?.iter().any(|name| name != LOCK_FILE) {
+        return Err(Failure::failed(format!(
+            "{} holds a cluster whose first start was interrupted: begin again with --fresh",
+            data_dir.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The folder could be somebody's home: nothing is written or deleted beside
+/// files that no cluster made.
+fn refuse_foreign_files(data_dir: &Path) -> Result<(), Failure> {
+    match names_in(data_dir)?.iter().find(|name| !is_ours(name)) {
+        None => Ok(()),
+        Some(name) => Err(Failure::usage(format!(
+            "{} is not empty and not a cluster's (it has {name:?}): give another --data-dir",
+            data_dir.display()
+        ))),
+    }
+}
+
+fn names_in(data_dir: &Path) -> Result<Vec<String>, Failure> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(data_dir)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Deletes what a cluster wrote, and nothing else.
+fn remove_cluster(data_dir: &Path) -> Result<(), Failure> {
+    for entry in fs::read_dir(data_dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name == LOCK_FILE {
+            continue;
+        }
+        let path = entry.path();
+        let removed = if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        removed.with_context(|| format!("cannot delete {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn is_ours(name: &str) -> bool {
+    let node = name.strip_prefix("node-").is_some_and(|id| id.parse::<u32>().is_ok());
+    node || [LOCK_FILE, SHAPE_FILE, "cluster.json", "cluster.new"].contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: ClusterShape = ClusterShape { nodes: None, base_port: None };
+
+    fn open(folder: &Path, shape: &ClusterShape) -> Result<Opened, Failure> {
+        Layout::open(folder, shape, false)
+    }
+
+    #[test]
+    fn a_kept_shape_comes_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let five = ClusterShape { nodes: Some(5), base_port: Some(9_100) };
+        let first = open(folder.path(), &five).expect("a new layout");
+        assert!(first.is_new);
+        first.layout.keep_shape().expect("written");
+        let places = first.layout.places();
+        drop(first);
+
+        let again = open(folder.path(), &ANY).expect("the same layout");
+        assert!(!again.is_new);
+        assert_eq!(again.layout.places(), places);
+        assert_eq!(places.len(), 5);
+        assert_eq!(places[4].client_url(), "http://127.0.0.1:9105");
+        assert_eq!(places[4].peer_addr.port(), 9_115);
+    }
+
+    #[test]
+    fn another_shape_is_refused_and_fresh_makes_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        open(folder.path(), &ANY).expect("new").layout.keep_shape().expect("written");
+        fs::create_dir(folder.path().join("node-1")).expect("a folder");
+        fs::write(folder.path().join("notes.txt"), "mine").expect("a file");
+
+        let five = ClusterShape { nodes: Some(5), base_port: None };
+        let refusal = open(folder.path(), &five).expect_err("another shape").to_string();
+        assert!(refusal.contains("3 nodes"), "{refusal}");
+        assert!(refusal.contains("--fresh"), "{refusal}");
+
+        fs::remove_file(folder.path().join("notes.txt")).expect("removed");
+        let fresh = Layout::open(folder.path(), &five, true).expect("a new layout");
+        assert!(fresh.is_new);
+        assert!(!folder.path().join("node-1").exists());
+    }
+
+    #[test]
+    fn a_folder_with_other_things_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("notes.txt"), "mine").expect("a file");
+        let refusal = Layout::open(folder.path(), &ANY, true).expect_err("not ours").to_string();
+        assert!(refusal.contains("notes.txt"), "{refusal}");
+        assert!(folder.path().join("notes.txt").exists());
+    }
+
+    #[test]
+    fn an_interrupted_first_start_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("node-1")).expect("a folder");
+        let refusal = open(folder.path(), &ANY).expect_err("half a cluster").to_string();
+        assert!(refusal.contains("interrupted"), "{refusal}");
+    }
+
+    #[test]
+    fn two_runners_never_share_a_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let _first = open(folder.path(), &ANY).expect("new");
+        let refusal = open(folder.path(), &ANY).expect_err("in use").to_string();
+        assert!(refusal.contains("in use"), "{refusal}");
+    }
+
+    #[test]
+    fn a_taken_port_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+        let port = taken.local_addr().expect("an address").port();
+        let folder = tempfile::tempdir().expect("a folder");
+        let shape = ClusterShape { nodes: Some(1), base_port: Some(port - 1) };
+        let opened = open(folder.path(), &shape).expect("new");
+        let refusal = opened.layout.check_ports().expect_err("taken").to_string();
+        assert!(refusal.contains(&port.to_string()), "{refusal}");
+    }
+}

@@ -1,0 +1,182 @@
+//! A local cluster: its nodes are child processes of this binary. The runner
+//! shows it; the benchmarks kill its nodes and bring them back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rustix::process::Signal;
+
+use super::description::Description;
+use super::layout::Layout;
+use super::process::{Ending, NodeProcess};
+use super::settings;
+use crate::arguments::ClusterShape;
+use crate::failure::Failure;
+
+/// How long a node may take to stop cleanly before it is killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const STOP_POLL: Duration = Duration::from_millis(10);
+
+/// The nodes of one local cluster.
+#[derive(Debug)]
+pub struct LocalCluster {
+    layout: Layout,
+    nodes: Vec<NodeProcess>,
+}
+
+impl LocalCluster {
+    /// Takes the data folder and writes what a new cluster needs; starts nothing.
+    pub(crate) fn open(
+        data_dir: &Path,
+        shape: &ClusterShape,
+        fresh: bool,
+    ) -> Result<Self, Failure> {
+        let opened = Layout::open(data_dir, shape, fresh)?;
+        let layout = opened.layout;
+        layout.check_ports()?;
+        if opened.is_new {
+            write_nodes(&layout)?;
+            layout.keep_shape()?;
+        }
+        let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let nodes = layout
+            .places()
+            .into_iter()
+            .map(|place| NodeProcess::new(place, binary.clone()))
+            .collect();
+        Ok(Self { layout, nodes })
+    }
+
+    /// Starts every node. The nodes die with the thread that calls this.
+    pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
+        for node in &mut self.nodes {
+            node.start()?;
+        }
+        self.describe()
+    }
+
+    /// Starts a node that does not run.
+    pub(crate) fn start(&mut self, id: u32) -> Result<(), Failure> {
+        self.node_mut(id)?.start()?;
+        self.describe()
+    }
+
+    /// Kills a node with SIGKILL; returns when it is gone.
+    pub(crate) fn kill(&mut self, id: u32) -> Result<(), Failure> {
+        self.node_mut(id)?.kill()?;
+        self.describe()
+    }
+
+    /// Pauses a node with SIGSTOP.
+    pub(crate) fn pause(&mut self, id: u32) -> Result<(), Failure> {
+        self.node_mut(id)?.signal(Signal::STOP)
+    }
+
+    /// Lets a paused node go on.
+    pub(crate) fn resume(&mut self, id: u32) -> Result<(), Failure> {
+        self.node_mut(id)?.signal(Signal::CONT)
+    }
+
+    /// All nodes, by id.
+    pub(crate) fn nodes(&self) -> &[NodeProcess] {
+        &self.nodes
+    }
+
+    /// The folder of the whole cluster.
+    pub(crate) fn data_dir(&self) -> &Path {
+        self.layout.data_dir()
+    }
+
+    /// The nodes that ended since the last call, and how.
+    pub(crate) fn reap(&mut self) -> Result<Vec<(u32, Ending)>, Failure> {
+        let mut ended = Vec::new();
+        for node in &mut self.nodes {
+            if let Some(ending) = node.reap()? {
+                ended.push((node.place().id, ending));
+            }
+        }
+        if !ended.is_empty() {
+            self.describe()?;
+        }
+        Ok(ended)
+    }
+
+    /// Asks every node to stop; no waiting.
+    pub(crate) fn ask_to_stop(&self) -> Result<(), Failure> {
+        for node in &self.nodes {
+            node.signal(Signal::TERM)?;
+            // A paused process acts on the signal only when it runs again.
+            node.signal(Signal::CONT)?;
+        }
+        Ok(())
+    }
+
+    /// Kills what still runs; says which nodes that were.
+    pub(crate) fn kill_all(&mut self) -> Result<Vec<u32>, Failure> {
+        let mut killed = Vec::new();
+        for node in &mut self.nodes {
+            if node.pid().is_some() {
+                node.kill()?;
+                killed.push(node.place().id);
+            }
+        }
+        self.describe()?;
+        Ok(killed)
+    }
+
+    /// Stops every node cleanly, and kills those that take more than ten
+    /// seconds; says which these were.
+    pub(crate) fn stop_all(&mut self) -> Result<Vec<u32>, Failure> {
+        self.ask_to_stop()?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while self.any_runs() && Instant::now() < deadline {
+            self.reap()?;
+            thread::sleep(STOP_POLL);
+        }
+        self.kill_all()
+    }
+
+    /// Whether a node's process is still there.
+    pub(crate) fn any_runs(&self) -> bool {
+        self.nodes.iter().any(|node| node.pid().is_some())
+    }
+
+    fn node_mut(&mut self, id: u32) -> Result<&mut NodeProcess, Failure> {
+        self.nodes
+            .iter_mut()
+            .find(|node| node.place().id == id)
+            .ok_or_else(|| Failure::failed(format!("there is no node {id} in this cluster")))
+    }
+
+    fn describe(&self) -> Result<(), Failure> {
+        Description::of(&self.nodes).write(self.layout.data_dir())
+    }
+}
+
+impl Drop for LocalCluster {
+    /// Nothing stays behind, whatever went wrong before.
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            // There is nobody left to tell.
+            let _ = node.kill();
+        }
+    }
+}
+
+/// Writes the settings of every node and lets each write its data folder.
+fn write_nodes(layout: &Layout) -> Result<(), Failure> {
+    let places = layout.places();
+    for place in &places {
+        let folder = &place.folder;
+        fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+        let path: PathBuf = place.settings_path();
+        fs::write(&path, settings::text(layout.cluster_id(), place, &places))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        crate::serve::init(&path)?;
+    }
+    Ok(())
+}

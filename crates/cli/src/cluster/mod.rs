@@ -1,0 +1,14 @@
+//! The local cluster: child processes of this binary on one machine.
+
+mod description;
+mod layout;
+mod local;
+mod probe;
+mod process;
+mod runner;
+mod settings;
+mod view;
+
+pub(crate) use description::{Description, FILE_NAME};
+pub(crate) use local::LocalCluster;
+pub(crate) use runner::run;

@@ -1,0 +1,158 @@
+//! One node of a local cluster as a child process.
+
+use std::fs::OpenOptions;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use anyhow::Context;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::layout::Place;
+use crate::failure::Failure;
+
+/// A node's place and, while it runs, its process.
+#[derive(Debug)]
+pub struct NodeProcess {
+    place: Place,
+    binary: PathBuf,
+    child: Option<Child>,
+    started: Instant,
+}
+
+impl NodeProcess {
+    pub(crate) fn new(place: Place, binary: PathBuf) -> Self {
+        Self { place, binary, child: None, started: Instant::now() }
+    }
+
+    /// Where the node lives.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The process id, while it is our child and was not seen dead.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// When the process was started last.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The command that starts this node by hand.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        format!(
+            "{} serve --config {}",
+            quoted(&self.binary.display().to_string()),
+            quoted(&self.place.settings_path().display().to_string())
+        )
+    }
+
+    /// Starts the node. It dies with the thread that calls this, so that no
+    /// node outlives its runner: call it from a thread that lives as long.
+    pub(crate) fn start(&mut self) -> Result<(), Failure> {
+        assert!(self.child.is_none(), "node {} runs already", self.place.id);
+        let log_path = self.place.log_path();
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&log_path)
+            .with_context(|| format!("cannot open {}", log_path.display()))?;
+        let error_log = log.try_clone().context("cannot share the log file")?;
+        let child = Command::new(&self.binary)
+            .arg("serve")
+            .arg("--config")
+            .arg(self.place.settings_path())
+            .arg("--stop-with-parent")
+            .arg(std::process::id().to_string())
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(error_log)
+            // Ctrl-C in the terminal is for the runner, which stops the nodes in
+            // its own way.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.binary.display()))?;
+        self.child = Some(child);
+        self.started = Instant::now();
+        Ok(())
+    }
+
+    /// Takes notice of the end of the process: says how it ended, once.
+    pub(crate) fn reap(&mut self) -> Result<Option<Ending>, Failure> {
+        let Some(child) = self.child.as_mut() else {
+            return Ok(None);
+        };
+        let Some(status) = child.try_wait().context("cannot wait for a node")? else {
+            return Ok(None);
+        };
+        let pid = child.id();
+        self.child = None;
+        Ok(Some(Ending { pid, status }))
+    }
+
+    /// Sends a signal, if the process runs.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let Some(child) = &self.child else {
+            return Ok(());
+        };
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let pid = pid.context("a child without a process id")?;
+        // It is not reaped yet, so the id is still its own.
+        kill_process(pid, signal)
+            .with_context(|| format!("cannot signal node {}", self.place.id))?;
+        Ok(())
+    }
+
+    /// Kills the process with SIGKILL and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> Result<(), Failure> {
+        if let Some(mut child) = self.child.take() {
+            child.kill().context("cannot kill a node")?;
+            child.wait().context("cannot wait for a node")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a node's process ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) pid: u32,
+    status: ExitStatus,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.status.code(), self.status.signal()) {
+            (Some(code), _) => write!(f, "exit code {code}"),
+            (None, Some(signal)) => write!(f, "signal {signal}"),
+            (None, None) => f.write_str("unknown reason"),
+        }
+    }
+}
+
+/// Quotes a word for the shell where it needs it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        assert_eq!(quoted("/tmp/node-1/synod.toml"), "/tmp/node-1/synod.toml");
+        assert_eq!(quoted("/my files/it's"), r"'/my files/it'\''s'");
+    }
+}

@@ -1,0 +1,263 @@
+//! `synod cluster`: starts the nodes, shows how they do, and stops them.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::local::LocalCluster;
+use super::probe::Probes;
+use super::process::Ending;
+use super::view::{self, NodeRow, NodeState, Screen};
+use crate::arguments::Cluster;
+use crate::failure::Failure;
+
+/// How often the nodes are asked and the table is drawn.
+const REFRESH: Duration = Duration::from_millis(500);
+/// How often the end of a process is looked for.
+const REAP: Duration = Duration::from_millis(50);
+/// How long the nodes may take to stop before they are killed.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// What happened lately, below the table.
+const EVENT_LINES_MAX: usize = 8;
+/// A node that lived this long is started again at once.
+const STEADY_LIFE: Duration = Duration::from_secs(5);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+const TERMINAL_COLUMNS_DEFAULT: usize = 100;
+
+/// Runs a local cluster until SIGINT, SIGTERM or SIGHUP.
+pub(crate) fn run(arguments: &Cluster) -> Result<(), Failure> {
+    let cluster = LocalCluster::open(&arguments.data_dir, &arguments.shape, arguments.fresh)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut stops = StopSignals::new()?;
+        let mut runner = Runner::new(cluster, arguments);
+        runner.start()?;
+        runner.watch(&mut stops).await?;
+        runner.stop(&mut stops).await
+    })
+}
+
+/// The signals that end the runner.
+struct StopSignals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+}
+
+impl StopSignals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn recv(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hang_up.recv() => {}
+        }
+    }
+}
+
+struct Runner {
+    cluster: LocalCluster,
+    probes: Probes,
+    restart: bool,
+    /// When a dead node is to be started again.
+    restarts: BTreeMap<u32, Instant>,
+    /// The pause before a node's next restart, grown by short lives.
+    pauses: BTreeMap<u32, Duration>,
+    rows: Vec<NodeRow>,
+    /// None where lines are printed.
+    screen: Option<Screen>,
+    events: Vec<String>,
+    examples_shown: bool,
+}
+
+impl Runner {
+    fn new(cluster: LocalCluster, arguments: &Cluster) -> Self {
+        let urls = cluster.nodes().iter().map(|node| node.place().client_url());
+        let probes = Probes::new(urls.collect());
+        let on_terminal = std::io::stdout().is_terminal() && !arguments.no_tty;
+        Self {
+            cluster,
+            probes,
+            restart: arguments.restart,
+            restarts: BTreeMap::new(),
+            pauses: BTreeMap::new(),
+            rows: Vec::new(),
+            screen: on_terminal.then(Screen::default),
+            events: Vec::new(),
+            examples_shown: false,
+        }
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        self.cluster.start_all()?;
+        let count = self.cluster.nodes().len();
+        let folder = self.cluster.data_dir().display();
+        println!("synod cluster of {count} nodes in {folder}; Ctrl-C stops it\n");
+        self.rows = self.current_rows();
+        Ok(())
+    }
+
+    async fn watch(&mut self, stops: &mut StopSignals) -> Result<(), Failure> {
+        let mut refresh = interval(REFRESH);
+        refresh.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut reap = interval(REAP);
+        reap.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stops.recv() => return Ok(()),
+                _ = reap.tick() => {
+                    self.notice_ends()?;
+                    self.restart_due()?;
+                }
+                _ = refresh.tick() => {
+                    self.probes.refresh().await;
+                    self.show()?;
+                }
+            }
+        }
+    }
+
+    fn notice_ends(&mut self) -> Result<(), Failure> {
+        for (id, ending) in self.cluster.reap()? {
+            self.notice_end(id, &ending)?;
+        }
+        Ok(())
+    }
+
+    fn notice_end(&mut self, id: u32, ending: &Ending) -> Result<(), Failure> {
+        let index = id as usize - 1;
+        let node = &self.cluster.nodes()[index];
+        let log = node.place().log_path();
+        let ended = format!("node {id} (pid {}) ended: {ending}; see {}", ending.pid, log.display());
+        let next = if self.restart {
+            let pause = self.next_pause(id);
+            self.restarts.insert(id, Instant::now() + pause);
+            format!("node {id} is started again in {} ms", pause.as_millis())
+        } else {
+            format!("start node {id} again: {} &", node.command_line())
+        };
+        self.say(ended)?;
+        self.say(next)
+    }
+
+    fn next_pause(&mut self, id: u32) -> Duration {
+        let lived = self.cluster.nodes()[id as usize - 1].started().elapsed();
+        let pause = self.pauses.entry(id).or_default();
+        *pause = if lived >= STEADY_LIFE {
+            Duration::ZERO
+        } else {
+            (*pause * 2).clamp(Duration::from_millis(100), RESTART_PAUSE_MAX)
+        };
+        *pause
+    }
+
+    fn restart_due(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        let due: Vec<u32> =
+            self.restarts.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            self.restarts.remove(&id);
+            self.cluster.start(id)?;
+        }
+        Ok(())
+    }
+
+    fn current_rows(&self) -> Vec<NodeRow> {
+        let row = |(index, node): (usize, &super::process::NodeProcess)| NodeRow {
+            id: node.place().id,
+            client_url: node.place().client_url(),
+            pid: node.pid(),
+            state: match self.probes.health(index) {
+                Some(health) => NodeState::Answers(health.clone()),
+                None if node.pid().is_some() => NodeState::Silent,
+                None => NodeState::Down,
+            },
+        };
+        self.cluster.nodes().iter().enumerate().map(row).collect()
+    }
+
+    fn show(&mut self) -> Result<(), Failure> {
+        let rows = self.current_rows();
+        for line in view::changes(&self.rows, &rows) {
+            self.say(line)?;
+        }
+        self.rows = rows;
+        if self.screen.is_some() {
+            return self.draw();
+        }
+        let complete = self.rows.iter().all(|row| matches!(row.state, NodeState::Answers(_)));
+        if !self.examples_shown && complete && view::leader(&self.rows).is_some() {
+            self.examples_shown = true;
+            println!("\n{}\n", view::examples(&self.rows).join("\n"));
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> Result<(), Failure> {
+        let mut lines = view::table(&self.rows);
+        lines.push(String::new());
+        lines.push(format!("  {}", view::summary(&self.rows)));
+        lines.push(String::new());
+        lines.extend(view::examples(&self.rows));
+        if !self.events.is_empty() {
+            lines.push(String::new());
+            lines.extend(self.events.iter().map(|event| format!("  {event}")));
+        }
+        if let Some(screen) = &mut self.screen {
+            screen.draw(&lines, terminal_columns())?;
+        }
+        Ok(())
+    }
+
+    fn say(&mut self, line: String) -> Result<(), Failure> {
+        if self.screen.is_none() {
+            let mut out = std::io::stdout().lock();
+            writeln!(out, "{line}")?;
+            out.flush()?;
+            return Ok(());
+        }
+        self.events.push(line);
+        if self.events.len() > EVENT_LINES_MAX {
+            self.events.remove(0);
+        }
+        Ok(())
+    }
+
+    async fn stop(&mut self, stops: &mut StopSignals) -> Result<(), Failure> {
+        println!("stopping {} nodes", self.cluster.nodes().len());
+        self.cluster.ask_to_stop()?;
+        let deadline = Instant::now() + STOP_DEADLINE;
+        let mut reap = interval(REAP);
+        while self.cluster.any_runs() && Instant::now() < deadline {
+            tokio::select! {
+                biased;
+                // Somebody is in a hurry.
+                () = stops.recv() => break,
+                _ = reap.tick() => { self.cluster.reap()?; }
+            }
+        }
+        for id in self.cluster.kill_all()? {
+            println!("node {id} did not stop in time and was killed");
+        }
+        Ok(())
+    }
+}
+
+fn terminal_columns() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout())
+        .map(|size| usize::from(size.ws_col))
+        .ok()
+        .filter(|columns| *columns > 0)
+        .unwrap_or(TERMINAL_COLUMNS_DEFAULT)
+}

@@ -1,0 +1,55 @@
+//! Cluster time as this node would stamp it.
+
+use synod_paxos::Time;
+
+/// Cluster time is a counter in the state, in milliseconds. A leader advances it
+/// by its monotonic clock from the last stamp that it applied; nobody reads a
+/// wall clock, and nobody reads any clock while applying.
+#[derive(Debug)]
+pub(crate) struct ClusterClock {
+    /// A stamp, and when it was the right one here.
+    stamp_ms: u64,
+    at: Time,
+}
+
+impl ClusterClock {
+    /// A clock that continues from the last applied stamp.
+    pub(crate) fn new(applied_ms: u64, now: Time) -> Self {
+        ClusterClock {
+            stamp_ms: applied_ms,
+            at: now,
+        }
+    }
+
+    /// The state machine applied a value with this stamp. A stamp ahead of this
+    /// clock pulls it forward; one behind it is merely the past.
+    pub(crate) fn observe(&mut self, applied_ms: u64, now: Time) {
+        if applied_ms > self.now_ms(now) {
+            self.stamp_ms = applied_ms;
+            self.at = now;
+        }
+    }
+
+    /// The stamp for a value that is cut now. It never decreases.
+    pub(crate) fn now_ms(&self, now: Time) -> u64 {
+        self.stamp_ms.saturating_add(now.since_us(self.at) / 1_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_advances_from_the_last_stamp_and_never_falls_back() {
+        let mut clock = ClusterClock::new(5_000, Time(1_000_000));
+        assert_eq!(clock.now_ms(Time(1_000_000)), 5_000);
+        assert_eq!(clock.now_ms(Time(1_007_500)), 5_007);
+        clock.observe(5_003, Time(1_010_000));
+        assert_eq!(clock.now_ms(Time(1_010_000)), 5_010);
+        clock.observe(9_000, Time(1_010_000));
+        assert_eq!(clock.now_ms(Time(1_012_000)), 9_002);
+        // A time before the last one is a caller's slip, not a step back.
+        assert_eq!(clock.now_ms(Time(0)), 9_000);
+    }
+}

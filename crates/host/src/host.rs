@@ -1,0 +1,434 @@
+//! The host: routes what happened to the core and what the core wants to the
+//! outside, in the only order that is safe.
+
+use bytes::Bytes;
+use synod_kv::ServerId;
+use synod_paxos::{
+    Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Role, Route,
+    Slot, Status, Time, Value,
+};
+use synod_wire::{Forward, PeerMessage, batch};
+
+use crate::Limits;
+use crate::batcher::Batcher;
+use crate::boundary::{Action, Applied, Event};
+use crate::cluster_clock::ClusterClock;
+use crate::commands::{Commands, Target};
+use crate::outbox::Outbox;
+use crate::reads::Reads;
+
+/// What a host needs to know from its start.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HostSettings {
+    /// This node.
+    pub node: NodeId,
+    /// Which of this node's lives this is; higher than every one before.
+    pub incarnation: u64,
+    /// The members and their quorums.
+    pub configuration: Configuration,
+    /// The core's times and limits.
+    pub options: Options,
+    /// The host's own limits.
+    pub limits: Limits,
+}
+
+/// What waits in a host at this moment, for operators.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Queues {
+    /// Own clients' writes that were never sent.
+    pub writes_unsent: usize,
+    /// Own clients' writes that were sent and are not applied.
+    pub writes_sent: usize,
+    /// Own clients' reads.
+    pub reads_waiting: usize,
+    /// Commands that this leader has not cut into a value yet.
+    pub commands_queued: usize,
+    /// Their bytes.
+    pub commands_queued_bytes: usize,
+    /// Messages that wait for the journal.
+    pub messages_held: usize,
+}
+
+/// Newly chosen values of this step.
+#[derive(Debug, Default)]
+struct Chosen {
+    first: Option<Slot>,
+    values: Vec<Value>,
+}
+
+/// One replica's core and everything that keeps its order.
+///
+/// The owner calls [`Host::receive`] for each event of a drained batch and then
+/// [`Host::finish`] once: values are cut, commands sent and chosen slots applied
+/// for the whole batch together.
+#[derive(Debug)]
+pub struct Host {
+    node: NodeId,
+    limits: Limits,
+    replica: Replica,
+    /// Kept between steps for its capacity; empty outside of one.
+    effects: Effects,
+    outbox: Outbox,
+    commands: Commands,
+    batcher: Batcher,
+    reads: Reads,
+    clock: ClusterClock,
+
+    /// The ballot that this node leads in.
+    leading: Option<Ballot>,
+    /// The state machine has applied every slot up to here.
+    applied: Slot,
+    /// The last slot that was handed to the state machine.
+    chosen: Slot,
+
+    /// Gathered since the last [`Host::finish`].
+    forwards: Vec<(NodeId, Forward)>,
+    newly_chosen: Chosen,
+    loads: Vec<Load>,
+    truncate: Option<Slot>,
+    /// Actions about requests and relayed commands, which need no order.
+    others: Vec<Action>,
+}
+
+impl Host {
+    /// A host as its journal and its state machine left it. `applied` tells the
+    /// state machine's slots and cluster time; nothing of this incarnation was
+    /// taken yet.
+    #[must_use]
+    pub fn new(settings: HostSettings, recovered: Recovered, applied: &Applied, now: Time) -> Host {
+        let HostSettings {
+            node,
+            incarnation,
+            configuration,
+            options,
+            limits,
+        } = settings;
+        // Two election timeouts: after that long without progress the leader has
+        // either lost what it was sent or is not a leader.
+        let retry_us = options.election_timeout_us.saturating_mul(2);
+        let ask_again_us = options.heartbeat_us / 2;
+        let outbox = Outbox::new(node, recovered.position);
+        let batcher = Batcher::new(&limits, options.value_bytes_max);
+        let replica = Replica::new(
+            node,
+            configuration,
+            options,
+            recovered,
+            applied.upto,
+            applied.durable,
+            now,
+        );
+        Host {
+            node,
+            replica,
+            effects: Effects::default(),
+            outbox,
+            commands: Commands::new(node, incarnation, &limits, retry_us),
+            batcher,
+            reads: Reads::new(limits.reads_waiting_max, ask_again_us),
+            clock: ClusterClock::new(applied.cluster_time_ms, now),
+            leading: None,
+            applied: applied.upto,
+            chosen: applied.upto,
+            forwards: Vec::new(),
+            newly_chosen: Chosen::default(),
+            loads: Vec::new(),
+            truncate: None,
+            others: Vec::new(),
+            limits,
+        }
+    }
+
+    /// Takes one event and carries out all that follows from it at once.
+    pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
+        self.receive(now, event);
+        self.finish(now, actions);
+    }
+
+    /// Takes one event. What is to be done about it comes with [`Host::finish`].
+    pub fn receive(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Received {
+                from,
+                message: PeerMessage::Paxos(message),
+            } => {
+                self.run(now, Input::Received { from, message });
+            }
+            Event::Received {
+                from,
+                message: PeerMessage::Forward(forward),
+            } => {
+                self.forwards.push((from, forward));
+            }
+            Event::Persisted(position) => {
+                self.run(now, Input::Persisted(position));
+                self.outbox.persisted(position);
+                self.deliver_looped(now);
+            }
+            Event::Loaded { load, values } => self.run(now, Input::Loaded { load, values }),
+            Event::Applied(applied) => self.receive_applied(now, &applied),
+            Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
+            // Whether the core's time has come is looked at in each step.
+            Event::Tick => {}
+            Event::Write {
+                request,
+                command,
+                deadline,
+            } => {
+                if let Err(refusal) = self.commands.receive_write(request, command, deadline) {
+                    self.others.push(Action::Refuse { request, refusal });
+                }
+            }
+            Event::Read { request, deadline } => {
+                if let Err(refusal) = self.reads.receive_read(request, deadline) {
+                    self.others.push(Action::Refuse { request, refusal });
+                }
+            }
+            Event::HandOver => self.run(now, Input::HandOver),
+        }
+    }
+
+    /// Ends a batch of events: ticks if it is time, sends and cuts what waits, and
+    /// writes out what is to be done, in the order in which it must be done.
+    pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
+        if now >= self.replica.deadline() {
+            self.run(now, Input::Tick);
+        }
+        let leader_changed = self.refresh_view();
+        self.take_forwards();
+        // Reads before values, so that their round rides on this step's Accepts.
+        if let Some(token) = self.reads.ask(now, leader_changed) {
+            self.run(now, Input::Read(token));
+        }
+        self.commands
+            .retry_if_due(now, self.replica.route() == Route::Here);
+        self.send_commands(now);
+        self.commands.expire(now, &mut self.others);
+        self.reads.expire(now, &mut self.others);
+        self.emit(actions);
+    }
+
+    /// When [`Event::Tick`] is due at the latest, if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        let cut = if self.batcher.is_empty() {
+            None
+        } else {
+            self.replica.propose_at()
+        };
+        let own = [cut, self.commands.deadline(), self.reads.deadline()];
+        own.into_iter()
+            .flatten()
+            .fold(self.replica.deadline(), Time::min)
+    }
+
+    /// The core's present view.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.replica.status()
+    }
+
+    /// What waits at this moment.
+    #[must_use]
+    pub fn queues(&self) -> Queues {
+        Queues {
+            writes_unsent: self.commands.unsent(),
+            writes_sent: self.commands.sent(),
+            reads_waiting: self.reads.waiting(),
+            commands_queued: self.batcher.len(),
+            commands_queued_bytes: self.batcher.bytes(),
+            messages_held: self.outbox.held_messages(),
+        }
+    }
+
+    /// Steps the core, and again for each message that it addressed to itself.
+    fn run(&mut self, now: Time, input: Input) {
+        self.replica.step(now, input, &mut self.effects);
+        self.take_effects(now);
+        self.deliver_looped(now);
+    }
+
+    /// A message to this node itself never leaves it: it is the next input.
+    fn deliver_looped(&mut self, now: Time) {
+        while let Some(message) = self.outbox.next_looped() {
+            let input = Input::Received {
+                from: self.node,
+                message,
+            };
+            self.replica.step(now, input, &mut self.effects);
+            self.take_effects(now);
+        }
+    }
+
+    fn take_effects(&mut self, now: Time) {
+        let effects = &mut self.effects;
+        self.outbox.take(
+            &mut effects.persist,
+            &mut effects.send_now,
+            &mut effects.send_after_durable,
+        );
+        for (slot, value) in effects.chosen.drain(..) {
+            // Invariant 5: what is applied is a prefix of what is chosen.
+            assert_eq!(
+                slot,
+                self.chosen.next(),
+                "chosen slots come in order, without a gap"
+            );
+            self.chosen = slot;
+            self.newly_chosen.first.get_or_insert(slot);
+            self.newly_chosen.values.push(value);
+        }
+        self.loads.append(&mut effects.load);
+        self.truncate = self.truncate.max(effects.truncate.take());
+        for outcome in effects.reads.drain(..) {
+            self.reads.settle(outcome, self.applied, now);
+        }
+    }
+
+    fn receive_applied(&mut self, now: Time, applied: &Applied) {
+        assert!(
+            applied.upto <= self.chosen,
+            "a slot was applied that was never handed out"
+        );
+        self.applied = self.applied.max(applied.upto);
+        self.clock.observe(applied.cluster_time_ms, now);
+        self.commands
+            .applied(now, applied.own_sequence, applied.own_gap);
+        self.reads.applied(self.applied);
+        self.run(
+            now,
+            Input::Applied {
+                upto: applied.upto,
+                durable: applied.durable,
+            },
+        );
+    }
+
+    /// Looks who leads now. Says whether that changed.
+    fn refresh_view(&mut self) -> bool {
+        let status = self.replica.status();
+        let leading = (status.role == Role::Leader).then_some(status.promised);
+        if leading != self.leading {
+            // What was queued under another ballot is sent again by its origins.
+            self.batcher.clear();
+            self.leading = leading;
+        }
+        let ballot = status.following.or(leading);
+        self.commands.set_target(Target {
+            route: self.replica.route(),
+            ballot,
+        })
+    }
+
+    /// Commands from other nodes: queued when this node leads, passed on once if
+    /// their sender asked for it, dropped otherwise. Their origins send again.
+    fn take_forwards(&mut self) {
+        for (from, forward) in std::mem::take(&mut self.forwards) {
+            if self.leading.is_some() {
+                self.queue_forwarded(forward.commands);
+            } else if forward.may_relay
+                && let Route::Leader(leader) = self.replica.route()
+                && leader != from
+            {
+                self.forward(leader, false, forward.commands);
+            }
+        }
+    }
+
+    fn queue_forwarded(&mut self, commands: Vec<Bytes>) {
+        for entry in commands {
+            if !self.batcher.has_room() {
+                return;
+            }
+            // One damaged entry would make the whole value unreadable for all.
+            if is_entry(&entry) {
+                self.batcher.push(entry);
+            }
+        }
+    }
+
+    /// Moves own commands on their way, and cuts values while the core wants any.
+    fn send_commands(&mut self, now: Time) {
+        match self.replica.route() {
+            Route::Nowhere => {}
+            Route::Leader(leader) => self.forward_commands(now, leader, false),
+            Route::Through(peer) => self.forward_commands(now, peer, true),
+            Route::Here => {
+                self.queue_own_commands(now);
+                // Cutting makes room for more of them.
+                while self.cut_value(now) {
+                    self.queue_own_commands(now);
+                }
+            }
+        }
+    }
+
+    fn queue_own_commands(&mut self, now: Time) {
+        while self.batcher.has_room()
+            && let Some(entry) = self.commands.next_entry(now)
+        {
+            self.batcher.push(entry);
+        }
+    }
+
+    fn cut_value(&mut self, now: Time) -> bool {
+        let queued_bytes = self.batcher.bytes();
+        if self.batcher.is_empty() || !self.replica.may_propose(now, queued_bytes) {
+            return false;
+        }
+        let value = self.batcher.cut(self.clock.now_ms(now));
+        self.run(now, Input::Propose(value));
+        true
+    }
+
+    /// Sends all own commands of this step in as few messages as the limits allow.
+    fn forward_commands(&mut self, now: Time, to: NodeId, may_relay: bool) {
+        let mut commands = Vec::new();
+        let mut bytes = 0;
+        while let Some(entry) = self.commands.next_entry(now) {
+            let full = commands.len() >= self.limits.forward_entries_max
+                || bytes + entry.len() > self.limits.forward_bytes_max;
+            if full && !commands.is_empty() {
+                self.forward(to, may_relay, std::mem::take(&mut commands));
+                bytes = 0;
+            }
+            bytes += entry.len();
+            commands.push(entry);
+        }
+        if !commands.is_empty() {
+            self.forward(to, may_relay, commands);
+        }
+    }
+
+    fn forward(&mut self, to: NodeId, may_relay: bool, commands: Vec<Bytes>) {
+        let message = PeerMessage::Forward(Forward {
+            may_relay,
+            commands,
+        });
+        self.others.push(Action::Send { to, message });
+    }
+
+    fn emit(&mut self, actions: &mut Vec<Action>) {
+        self.outbox.emit(actions);
+        if let Some(first) = self.newly_chosen.first.take() {
+            let values = std::mem::take(&mut self.newly_chosen.values);
+            // A command is in a chosen value only after it got its sequence, so its
+            // waiter travels with that value's Apply or with an earlier one.
+            let waiters = self.commands.take_waiters();
+            actions.push(Action::Apply {
+                first,
+                values,
+                waiters,
+            });
+        }
+        actions.extend(self.loads.drain(..).map(Action::Load));
+        actions.extend(self.truncate.take().map(Action::Truncate));
+        self.reads.emit(actions);
+        actions.append(&mut self.others);
+    }
+}
+
+/// Whether these bytes are an encoded command with a server id that can exist.
+fn is_entry(entry: &Bytes) -> bool {
+    batch::entry_id(entry).is_ok_and(|id: ServerId| id.origin != 0 && id.sequence != 0)
+}

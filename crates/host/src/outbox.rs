@@ -1,0 +1,249 @@
+//! What the core wants done, in the order in which it may be done.
+//!
+//! The core says which messages assert something durable. This file is where
+//! they are held back until the journal reported the position that they rest on:
+//! "a Promise or an Accepted leaves only when it is durable" is kept here and
+//! nowhere else. A message to this node itself takes the same road as anybody's,
+//! so its own vote counts only when durable.
+
+use std::collections::VecDeque;
+
+use synod_paxos::{Envelope, Message, NodeId, Position, Record};
+use synod_wire::PeerMessage;
+
+use crate::Action;
+
+/// Records and messages on their way out.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    node: NodeId,
+    /// The position of the last record handed out.
+    handed_out: Position,
+    /// Every record up to here is durable.
+    durable: Position,
+    /// Messages and the position that must be durable before they leave.
+    held: VecDeque<(Position, Envelope)>,
+    /// Records of this step, not yet handed out as an action.
+    records: Vec<Record>,
+    /// Messages of this step that may leave.
+    sends: Vec<Envelope>,
+    /// Messages to this node itself that may be delivered.
+    looped: VecDeque<Message>,
+}
+
+impl Outbox {
+    /// An outbox that counts positions on from `recovered`.
+    pub(crate) fn new(node: NodeId, recovered: Position) -> Self {
+        Outbox {
+            node,
+            handed_out: recovered,
+            durable: recovered,
+            held: VecDeque::new(),
+            records: Vec::new(),
+            sends: Vec::new(),
+            looped: VecDeque::new(),
+        }
+    }
+
+    /// Takes the records and messages of one step of the core.
+    pub(crate) fn take(
+        &mut self,
+        persist: &mut Vec<Record>,
+        send_now: &mut Vec<Envelope>,
+        send_after_durable: &mut Vec<Envelope>,
+    ) {
+        self.handed_out = Position(self.handed_out.0 + persist.len() as u64);
+        self.records.append(persist);
+        for envelope in send_now.drain(..) {
+            self.release(envelope);
+        }
+        for envelope in send_after_durable.drain(..) {
+            if self.durable >= self.handed_out {
+                self.release(envelope);
+            } else {
+                self.held.push_back((self.handed_out, envelope));
+            }
+        }
+    }
+
+    /// The journal has everything up to `position`: what rested on it may leave.
+    ///
+    /// # Panics
+    /// When the journal reports a record that was never handed to it.
+    pub(crate) fn persisted(&mut self, position: Position) {
+        assert!(
+            position <= self.handed_out,
+            "the journal reports what it was never given"
+        );
+        self.durable = self.durable.max(position);
+        while let Some((needed, _)) = self.held.front()
+            && *needed <= self.durable
+        {
+            let (_, envelope) = self.held.pop_front().expect("the front was just seen");
+            self.release(envelope);
+        }
+    }
+
+    /// The next message to this node itself.
+    pub(crate) fn next_looped(&mut self) -> Option<Message> {
+        self.looped.pop_front()
+    }
+
+    /// How many messages wait for the journal.
+    pub(crate) fn held_messages(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Writes out what a step gathered: the records first, so that the journal
+    /// works while the messages travel.
+    pub(crate) fn emit(&mut self, actions: &mut Vec<Action>) {
+        debug_assert!(
+            self.looped.is_empty(),
+            "a message to this node was left behind"
+        );
+        if !self.records.is_empty() {
+            let records = std::mem::take(&mut self.records);
+            actions.push(Action::Persist {
+                upto: self.handed_out,
+                records,
+            });
+        }
+        for Envelope { to, message } in self.sends.drain(..) {
+            actions.push(Action::Send {
+                to,
+                message: PeerMessage::Paxos(message),
+            });
+        }
+    }
+
+    fn release(&mut self, envelope: Envelope) {
+        if envelope.to == self.node {
+            self.looped.push_back(envelope.message);
+        } else {
+            self.sends.push(envelope);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_paxos::{Ballot, ReadIndex, RecordBody, Slot};
+
+    use super::*;
+
+    const ME: NodeId = NodeId(1);
+    const PEER: NodeId = NodeId(2);
+
+    fn message(nonce: u64) -> Message {
+        Message::ReadIndex(ReadIndex { nonce })
+    }
+
+    fn envelope(to: NodeId, nonce: u64) -> Envelope {
+        Envelope {
+            to,
+            message: message(nonce),
+        }
+    }
+
+    fn record() -> Record {
+        Record {
+            promised: Ballot::ZERO,
+            chosen_upto: Slot::ZERO,
+            body: RecordBody::Promise,
+        }
+    }
+
+    fn take(outbox: &mut Outbox, records: usize, now: &[Envelope], after: &[Envelope]) {
+        let mut persist = vec![record(); records];
+        outbox.take(&mut persist, &mut now.to_vec(), &mut after.to_vec());
+    }
+
+    fn emitted(outbox: &mut Outbox) -> (Option<u64>, Vec<u64>) {
+        let mut actions = Vec::new();
+        outbox.emit(&mut actions);
+        let mut upto = None;
+        let mut nonces = Vec::new();
+        for action in actions {
+            match action {
+                Action::Persist { upto: position, .. } => {
+                    assert!(nonces.is_empty(), "records go before messages");
+                    upto = Some(position.0);
+                }
+                Action::Send {
+                    message: PeerMessage::Paxos(Message::ReadIndex(m)),
+                    to,
+                } => {
+                    assert_eq!(to, PEER);
+                    nonces.push(m.nonce);
+                }
+                other => panic!("unexpected {other:?}"),
+            }
+        }
+        (upto, nonces)
+    }
+
+    #[test]
+    fn positions_count_on_from_the_recovered_one() {
+        let mut outbox = Outbox::new(ME, Position(40));
+        take(&mut outbox, 2, &[], &[]);
+        take(&mut outbox, 1, &[], &[]);
+        assert_eq!(emitted(&mut outbox), (Some(43), vec![]));
+        assert_eq!(emitted(&mut outbox), (None, vec![]));
+    }
+
+    #[test]
+    fn a_message_that_asserts_something_durable_waits_for_exactly_its_records() {
+        let mut outbox = Outbox::new(ME, Position(0));
+        take(&mut outbox, 2, &[envelope(PEER, 1)], &[envelope(PEER, 2)]);
+        take(&mut outbox, 1, &[], &[envelope(PEER, 3)]);
+        // The records are out, the first message is, the others are not.
+        assert_eq!(emitted(&mut outbox), (Some(3), vec![1]));
+        outbox.persisted(Position(1));
+        assert_eq!(emitted(&mut outbox), (None, vec![]));
+        outbox.persisted(Position(2));
+        assert_eq!(emitted(&mut outbox), (None, vec![2]));
+        assert_eq!(outbox.held_messages(), 1);
+        outbox.persisted(Position(3));
+        assert_eq!(emitted(&mut outbox), (None, vec![3]));
+    }
+
+    #[test]
+    fn without_new_records_a_message_still_waits_for_those_handed_out_before() {
+        let mut outbox = Outbox::new(ME, Position(7));
+        take(&mut outbox, 1, &[], &[]);
+        take(&mut outbox, 0, &[], &[envelope(PEER, 1)]);
+        assert_eq!(emitted(&mut outbox), (Some(8), vec![]));
+        outbox.persisted(Position(8));
+        assert_eq!(emitted(&mut outbox), (None, vec![1]));
+        // And leaves at once when nothing is outstanding.
+        take(&mut outbox, 0, &[], &[envelope(PEER, 2)]);
+        assert_eq!(emitted(&mut outbox), (None, vec![2]));
+    }
+
+    #[test]
+    fn messages_to_this_node_wait_like_any_other_and_never_meet_the_network() {
+        let mut outbox = Outbox::new(ME, Position(0));
+        take(&mut outbox, 1, &[envelope(ME, 1)], &[envelope(ME, 2)]);
+        assert_eq!(outbox.next_looped(), Some(message(1)));
+        assert_eq!(outbox.next_looped(), None);
+        outbox.persisted(Position(1));
+        assert_eq!(outbox.next_looped(), Some(message(2)));
+        assert_eq!(emitted(&mut outbox), (Some(1), vec![]));
+    }
+
+    #[test]
+    fn an_old_report_of_the_journal_takes_nothing_back() {
+        let mut outbox = Outbox::new(ME, Position(0));
+        take(&mut outbox, 2, &[], &[]);
+        outbox.persisted(Position(2));
+        outbox.persisted(Position(1));
+        take(&mut outbox, 0, &[], &[envelope(PEER, 1)]);
+        assert_eq!(emitted(&mut outbox).1, vec![1]);
+    }
+
+    #[test]
+    #[should_panic(expected = "never given")]
+    fn a_report_ahead_of_what_was_handed_out_is_a_bug() {
+        Outbox::new(ME, Position(3)).persisted(Position(4));
+    }
+}

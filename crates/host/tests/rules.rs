@@ -1,0 +1,214 @@
+//! The host's rules, each on real cores in simulated time.
+
+mod support;
+
+use support::{Answer, Cluster};
+use synod_host::{Event, Limits, Refusal, RequestId};
+use synod_paxos::{NodeId, Role};
+
+const SECOND_US: u64 = 1_000_000;
+const LONG_US: u64 = 60 * SECOND_US;
+
+fn with_leader(size: u32) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::new(size, &Limits::default());
+    assert!(cluster.run_until(10 * SECOND_US, |cluster| cluster.leader().is_some()));
+    let leader = cluster.leader().expect("just seen");
+    // Followers have to hear of it before they can forward.
+    let following = |cluster: &Cluster| {
+        cluster.nodes.values().all(|node| node.host.status().following.is_some())
+    };
+    assert!(cluster.run_until(SECOND_US, following));
+    (cluster, leader)
+}
+
+fn other_than(nodes: &[NodeId]) -> NodeId {
+    (1..).map(NodeId).find(|id| !nodes.contains(id)).expect("ids do not end")
+}
+
+fn answered(cluster: &Cluster, at: NodeId, requests: std::ops::Range<u64>) -> bool {
+    let answers = &cluster.nodes[&at].answers;
+    requests.into_iter().all(|request| answers.get(&RequestId(request)) == Some(&Answer::Applied))
+}
+
+/// Every command once, in the order of its origin, on each living node alike.
+fn assert_taken(cluster: &mut Cluster, count: usize) {
+    let done = |cluster: &Cluster| {
+        cluster.nodes.values().filter(|node| !node.is_dead).all(|node| node.taken.len() >= count)
+    };
+    assert!(cluster.run_until(10 * SECOND_US, done), "not all nodes applied everything");
+    let mut living = cluster.nodes.values().filter(|node| !node.is_dead);
+    let first = &living.next().expect("somebody lives").taken;
+    assert_eq!(first.len(), count);
+    assert!(living.all(|node| node.taken == *first));
+}
+
+#[test]
+fn a_single_node_answers_its_writes_and_reads() {
+    let (mut cluster, leader) = with_leader(1);
+    for request in 0..10 {
+        cluster.write(leader, request, LONG_US);
+    }
+    cluster.read(leader, 100, LONG_US);
+    assert!(cluster.run_until(SECOND_US, |cluster| answered(cluster, NodeId(1), 0..10)));
+    let read = |cluster: &Cluster| {
+        cluster.node(1).answers.get(&RequestId(100)) == Some(&Answer::Read)
+    };
+    assert!(cluster.run_until(SECOND_US, read));
+    assert_taken(&mut cluster, 10);
+}
+
+#[test]
+fn writes_that_came_before_a_leader_are_sent_when_there_is_one() {
+    let mut cluster = Cluster::new(3, &Limits::default());
+    for id in 1..=3 {
+        cluster.write(NodeId(id), u64::from(id), LONG_US);
+    }
+    let done = |cluster: &Cluster| {
+        (1..=3).all(|id| answered(cluster, NodeId(id), u64::from(id)..u64::from(id) + 1))
+    };
+    assert!(cluster.run_until(10 * SECOND_US, done));
+    assert_taken(&mut cluster, 3);
+}
+
+#[test]
+fn a_follower_forwards_all_of_a_step_in_one_message() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    let now = cluster.now;
+    let node = cluster.nodes.get_mut(&follower).expect("a member");
+    for request in 0..50 {
+        let command = bytes::Bytes::from_static(b"put");
+        let deadline = now.plus_us(LONG_US);
+        node.host.receive(now, Event::Write { request: RequestId(request), command, deadline });
+    }
+    let before = node.forwards_sent;
+    cluster.step(follower, Event::Tick);
+    assert_eq!(cluster.nodes[&follower].forwards_sent - before, 1);
+    assert!(cluster.run_until(SECOND_US, |cluster| answered(cluster, follower, 0..50)));
+    assert_taken(&mut cluster, 50);
+}
+
+#[test]
+fn a_lost_forward_is_sent_again_in_order() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    cluster.lose_forwards = 1;
+    cluster.write(follower, 0, LONG_US);
+    cluster.write(follower, 1, LONG_US);
+    cluster.write(follower, 2, LONG_US);
+    assert!(cluster.run_until(SECOND_US, |cluster| answered(cluster, follower, 0..3)));
+    // The very last one leaves no gap behind it: only time tells that it is lost.
+    cluster.lose_forwards = 1;
+    cluster.write(follower, 3, LONG_US);
+    assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, follower, 3..4)));
+    assert_taken(&mut cluster, 4);
+}
+
+#[test]
+fn a_change_of_leader_is_invisible_to_clients_whose_node_lives() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    for request in 0..100 {
+        cluster.write(follower, request, LONG_US);
+        let soon = cluster.now.plus_us(300);
+        cluster.run_until(300, |cluster| cluster.now >= soon);
+    }
+    cluster.kill(leader);
+    for request in 100..150 {
+        cluster.write(follower, request, LONG_US);
+    }
+    assert!(cluster.run_until(20 * SECOND_US, |cluster| answered(cluster, follower, 0..150)));
+    assert_taken(&mut cluster, 150);
+}
+
+#[test]
+fn a_write_without_a_leader_is_refused_at_its_deadline_and_not_later_applied() {
+    let (mut cluster, leader) = with_leader(3);
+    let survivor = other_than(&[leader]);
+    cluster.kill(leader);
+    cluster.kill(other_than(&[leader, survivor]));
+    let alone = |cluster: &Cluster| cluster.nodes[&survivor].host.status().following.is_none();
+    assert!(cluster.run_until(5 * SECOND_US, alone));
+    cluster.write(survivor, 1, SECOND_US);
+    cluster.read(survivor, 2, SECOND_US);
+    let refused = |cluster: &Cluster| {
+        let answers = &cluster.nodes[&survivor].answers;
+        [1, 2].iter().all(|request| {
+            answers.get(&RequestId(*request)) == Some(&Answer::Refused(Refusal::NoLeader))
+        })
+    };
+    let begun = cluster.now;
+    assert!(cluster.run_until(2 * SECOND_US, refused));
+    assert!(cluster.now.since_us(begun) >= SECOND_US);
+    assert_eq!(cluster.nodes[&survivor].host.queues().writes_unsent, 0);
+}
+
+#[test]
+fn a_read_waits_until_this_node_has_applied_what_was_acknowledged_before() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    for round in 0..20 {
+        cluster.write(leader, round, LONG_US);
+        assert!(
+            cluster.run_until(SECOND_US, |cluster| answered(cluster, leader, round..round + 1))
+        );
+        let request = RequestId(1_000 + round);
+        cluster.read(follower, 1_000 + round, LONG_US);
+        let ready = |cluster: &Cluster| cluster.nodes[&follower].answers.contains_key(&request);
+        assert!(cluster.run_until(SECOND_US, ready));
+        let seen = cluster.nodes[&follower].taken.len() as u64;
+        assert!(seen > round, "a read was served before its write was applied here");
+    }
+}
+
+#[test]
+fn too_many_writes_are_refused_at_once() {
+    let limits = Limits { writes_waiting_max: 5, reads_waiting_max: 2, ..Limits::default() };
+    let mut cluster = Cluster::new(3, &limits);
+    for request in 0..6 {
+        cluster.write(NodeId(1), request, LONG_US);
+    }
+    for request in 10..13 {
+        cluster.read(NodeId(1), request, LONG_US);
+    }
+    let refused = Some(&Answer::Refused(Refusal::Overloaded));
+    assert_eq!(cluster.node(1).answers.get(&RequestId(5)), refused);
+    assert_eq!(cluster.node(1).answers.get(&RequestId(12)), refused);
+    assert_eq!(cluster.node(1).answers.len(), 2);
+    assert!(cluster.run_until(10 * SECOND_US, |cluster| answered(cluster, NodeId(1), 0..5)));
+}
+
+#[test]
+fn a_peer_passes_commands_on_when_the_leader_is_out_of_reach() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    cluster.cuts = vec![(follower, leader), (leader, follower)];
+    for request in 0..5 {
+        cluster.write(follower, request, LONG_US);
+    }
+    // This node gets no Accept either: it is told what was chosen by its peer.
+    let relayed = |cluster: &Cluster| cluster.nodes[&leader].taken.len() == 5;
+    assert!(cluster.run_until(10 * SECOND_US, relayed));
+    assert_eq!(cluster.leader(), Some(leader), "a half-cut node disturbs nobody");
+}
+
+#[test]
+fn a_leader_that_hands_over_loses_no_command() {
+    let (mut cluster, leader) = with_leader(3);
+    let follower = other_than(&[leader]);
+    for request in 0..20 {
+        cluster.write(leader, request, LONG_US);
+        cluster.write(follower, 100 + request, LONG_US);
+    }
+    cluster.step(leader, Event::HandOver);
+    for request in 20..40 {
+        cluster.write(leader, request, LONG_US);
+    }
+    let moved = |cluster: &Cluster| cluster.leader().is_some_and(|now| now != leader);
+    assert!(cluster.run_until(SECOND_US, moved));
+    let old = cluster.nodes[&leader].host.status();
+    assert_ne!(old.role, Role::Leader);
+    assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, leader, 0..40)));
+    assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, follower, 100..120)));
+    assert_taken(&mut cluster, 60);
+}

@@ -1,0 +1,233 @@
+//! A few hosts on simulated time: every message takes a millisecond, so does
+//! every sync, and the state machine only counts.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use synod_host::{
+    Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter,
+};
+use synod_kv::ServerId;
+use synod_paxos::{Configuration, NodeId, Options, Recovered, Role, Slot, Time, Value};
+use synod_wire::{PeerMessage, batch};
+
+/// How long a message or a sync takes.
+const HOP_US: u64 = 1_000;
+
+/// What became of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    Applied,
+    Read,
+    Refused(Refusal),
+}
+
+/// One host, its state machine and what its clients were told.
+pub struct Node {
+    pub host: Host,
+    pub answers: BTreeMap<RequestId, Answer>,
+    /// Every command that had effect, in order.
+    pub taken: Vec<(ServerId, Bytes)>,
+    pub forwards_sent: usize,
+    pub is_dead: bool,
+    last_of_origin: BTreeMap<u32, u64>,
+    waiters: VecDeque<Waiter>,
+    applied: Applied,
+}
+
+/// All of them, and what is under way.
+pub struct Cluster {
+    pub now: Time,
+    pub nodes: BTreeMap<NodeId, Node>,
+    events: BTreeMap<(Time, u64), (NodeId, Event)>,
+    count: u64,
+    /// Cut in this direction.
+    pub cuts: Vec<(NodeId, NodeId)>,
+    /// Loses the next so many forwards.
+    pub lose_forwards: usize,
+}
+
+impl Cluster {
+    pub fn new(size: u32, limits: &Limits) -> Cluster {
+        let members: Vec<NodeId> = (1..=size).map(NodeId).collect();
+        let configuration = Configuration::majority(members.clone(), 1_024).expect("valid");
+        let applied = Applied {
+            upto: Slot::ZERO,
+            durable: Slot::ZERO,
+            cluster_time_ms: 0,
+            own_sequence: 0,
+            own_gap: false,
+        };
+        let node = |id: NodeId| {
+            let settings = HostSettings {
+                node: id,
+                incarnation: 1,
+                configuration: configuration.clone(),
+                options: Options { seed: u64::from(id.0), ..Options::default() },
+                limits: limits.clone(),
+            };
+            Node {
+                host: Host::new(settings, Recovered::empty(), &applied, Time::ZERO),
+                answers: BTreeMap::new(),
+                taken: Vec::new(),
+                forwards_sent: 0,
+                is_dead: false,
+                last_of_origin: BTreeMap::new(),
+                waiters: VecDeque::new(),
+                applied: applied.clone(),
+            }
+        };
+        Cluster {
+            now: Time::ZERO,
+            nodes: members.into_iter().map(|id| (id, node(id))).collect(),
+            events: BTreeMap::new(),
+            count: 0,
+            cuts: Vec::new(),
+            lose_forwards: 0,
+        }
+    }
+
+    pub fn node(&self, id: u32) -> &Node {
+        &self.nodes[&NodeId(id)]
+    }
+
+    /// The node that leads and whose leadership a quorum confirmed.
+    pub fn leader(&self) -> Option<NodeId> {
+        let leads = |node: &Node| {
+            let status = node.host.status();
+            !node.is_dead && status.role == Role::Leader && status.following.is_some()
+        };
+        self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id)
+    }
+
+    pub fn write(&mut self, at: NodeId, request: u64, deadline_us: u64) {
+        let command = Bytes::from(format!("{at}-{request}"));
+        let deadline = self.now.plus_us(deadline_us);
+        let request = RequestId(request);
+        self.step(at, Event::Write { request, command, deadline });
+    }
+
+    pub fn read(&mut self, at: NodeId, request: u64, deadline_us: u64) {
+        let deadline = self.now.plus_us(deadline_us);
+        self.step(at, Event::Read { request: RequestId(request), deadline });
+    }
+
+    pub fn kill(&mut self, id: NodeId) {
+        self.nodes.get_mut(&id).expect("a member").is_dead = true;
+    }
+
+    /// Lets time pass until `done`, at most `limit_us`. Says whether it was.
+    pub fn run_until(&mut self, limit_us: u64, done: impl Fn(&Cluster) -> bool) -> bool {
+        let end = self.now.plus_us(limit_us);
+        while !done(self) {
+            let tick = self
+                .nodes
+                .iter()
+                .filter(|(_, node)| !node.is_dead)
+                .map(|(id, node)| (node.host.deadline().max(self.now), *id))
+                .min();
+            let event = self.events.first_key_value().map(|(at, _)| at.0);
+            let (tick_at, id) = tick.expect("somebody lives");
+            if event.is_some_and(|at| at <= tick_at) {
+                let ((at, _), (to, event)) = self.events.pop_first().expect("just seen");
+                self.now = self.now.max(at);
+                self.step(to, event);
+            } else {
+                // A tick that does nothing must not stop the clock.
+                self.now = tick_at.max(self.now.plus_us(10));
+                self.step(id, Event::Tick);
+            }
+            if self.now > end {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn later(&mut self, to: NodeId, event: Event) {
+        self.count += 1;
+        self.events.insert((self.now.plus_us(HOP_US), self.count), (to, event));
+    }
+
+    pub fn step(&mut self, at: NodeId, event: Event) {
+        let now = self.now;
+        let node = self.nodes.get_mut(&at).expect("a member");
+        if node.is_dead {
+            return;
+        }
+        let mut actions = Vec::new();
+        node.host.step(now, event, &mut actions);
+        for action in actions {
+            self.carry_out(at, action);
+        }
+    }
+
+    fn carry_out(&mut self, at: NodeId, action: Action) {
+        let node = self.nodes.get_mut(&at).expect("a member");
+        match action {
+            Action::Persist { upto, .. } => self.later(at, Event::Persisted(upto)),
+            Action::Send { to, message } => {
+                assert_ne!(to, at, "a message to oneself never leaves the host");
+                if matches!(message, PeerMessage::Forward(_)) {
+                    node.forwards_sent += 1;
+                    if self.lose_forwards > 0 {
+                        self.lose_forwards -= 1;
+                        return;
+                    }
+                }
+                if !self.cuts.contains(&(at, to)) {
+                    self.later(to, Event::Received { from: at, message });
+                }
+            }
+            Action::Apply { first, values, waiters } => {
+                node.waiters.extend(waiters);
+                let applied = node.apply(at, first, values);
+                self.later(at, Event::Applied(applied));
+            }
+            Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
+            Action::Truncate(_) => {}
+            Action::ReadReady { request } => node.answer(request, Answer::Read),
+            Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
+        }
+    }
+}
+
+impl Node {
+    fn answer(&mut self, request: RequestId, answer: Answer) {
+        assert_eq!(self.answers.insert(request, answer), None, "answered twice");
+    }
+
+    fn apply(&mut self, me: NodeId, first: Slot, values: Vec<Value>) -> Applied {
+        assert_eq!(first, self.applied.upto.next());
+        self.applied.own_gap = false;
+        for value in values {
+            self.applied.upto = self.applied.upto.next();
+            let Value::Batch(bytes) = value else { continue };
+            let batch = batch::decode(bytes).expect("a batch of ours");
+            self.applied.cluster_time_ms = self.applied.cluster_time_ms.max(batch.cluster_time_ms);
+            for entry in batch.entries {
+                self.take(me, entry.id, entry.command);
+            }
+        }
+        self.applied.clone()
+    }
+
+    fn take(&mut self, me: NodeId, id: ServerId, command: Bytes) {
+        let last = self.last_of_origin.entry(id.origin).or_insert(0);
+        let is_own = id.origin == me.0;
+        if id.sequence > *last + 1 {
+            self.applied.own_gap |= is_own;
+        }
+        if id.sequence != *last + 1 {
+            return;
+        }
+        *last = id.sequence;
+        self.taken.push((id, command));
+        if is_own {
+            self.applied.own_sequence = id.sequence;
+            let waiter = self.waiters.pop_front().expect("a waiter came with or before it");
+            assert_eq!(waiter.sequence, id.sequence);
+            self.answer(waiter.request, Answer::Applied);
+        }
+    }
+}

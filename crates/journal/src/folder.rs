@@ -1,0 +1,114 @@
+//! The folder: its lock, and the names in it.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::OpenError;
+use crate::error::{During, IoFailure};
+
+const LOCK_NAME: &str = "LOCK";
+const SUFFIX: &str = ".seg";
+const DIGITS: usize = 16;
+
+/// Segment numbers have at most 16 decimal digits, and fit into the index.
+pub(crate) const SEGMENT_NUMBER_MAX: u64 = u32::MAX as u64;
+
+/// An open folder that no other process can open.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    path: PathBuf,
+    directory: File,
+    _lock: File,
+}
+
+impl Folder {
+    /// Makes the folder if need be, and opens it.
+    pub(crate) fn create(path: &Path) -> Result<Folder, OpenError> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.during("create folder", path)?;
+        if let Some(parent) = path.canonicalize().ok().as_deref().and_then(Path::parent) {
+            let synced = File::open(parent).and_then(|parent| parent.sync_all());
+            synced.during("sync folder", parent)?;
+        }
+        Folder::open(path)
+    }
+
+    /// Opens an existing folder and locks it until this is dropped.
+    pub(crate) fn open(path: &Path) -> Result<Folder, OpenError> {
+        let directory = match File::open(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(OpenError::Missing(path.to_owned()));
+            }
+            opened => opened.during("open folder", path)?,
+        };
+        let lock_path = path.join(LOCK_NAME);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&lock_path).during("open", &lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => {
+                Err(OpenError::Io { what: "lock", path: lock_path, source })
+            }
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file of segment `number`.
+    pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
+        segment_path(&self.path, number)
+    }
+
+    /// Makes creations and removals in the folder durable.
+    pub(crate) fn sync(&self) -> Result<(), IoFailure> {
+        self.directory.sync_all().during("sync folder", &self.path)
+    }
+
+    /// The numbers of all segments, ascending.
+    pub(crate) fn segment_numbers(&self) -> Result<Vec<u64>, IoFailure> {
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(&self.path).during("list", &self.path)? {
+            let name = entry.during("list", &self.path)?.file_name();
+            numbers.extend(name.to_str().and_then(segment_number));
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Opens segment `number` for reading.
+    pub(crate) fn open_segment(&self, number: u64) -> Result<File, IoFailure> {
+        let path = self.segment_path(number);
+        File::open(&path).during("open", &path)
+    }
+
+    /// Opens segment `number` for writing in place.
+    pub(crate) fn open_segment_for_writing(&self, number: u64) -> Result<File, IoFailure> {
+        let path = self.segment_path(number);
+        OpenOptions::new().read(true).write(true).open(&path).during("open", &path)
+    }
+
+    /// Removes segment `number`.
+    pub(crate) fn remove_segment(&self, number: u64) -> Result<(), IoFailure> {
+        let path = self.segment_path(number);
+        std::fs::remove_file(&path).during("remove", &path)
+    }
+}
+
+/// The file of segment `number` in `folder`.
+pub(crate) fn segment_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:0DIGITS$}{SUFFIX}"))
+}
+
+/// The number in a segment's file name. Other names are not ours.
+fn segment_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(SUFFIX)?;
+    if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok().filter(|number| (1..=SEGMENT_NUMBER_MAX).contains(number))
+}

@@ -1,0 +1,446 @@
+//! An open journal: appending, syncing, sealing, truncating.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use synod_paxos::{Ballot, Position, Record, RecordBody, Recovered, Slot, Standing, Value};
+use synod_wire::record::sector::{PAYLOAD_BYTES, SECTOR_BYTES};
+use synod_wire::record::{
+    BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, SegmentHeader,
+};
+
+use crate::active::Active;
+use crate::error::{During, IoFailure};
+use crate::folder::{Folder, SEGMENT_NUMBER_MAX};
+use crate::index::{Entry, Index, Location};
+use crate::prepare::Preparer;
+use crate::recovery;
+use crate::scan::InForce;
+use crate::segments::{SegmentFacts, Segments};
+use crate::{JournalError, OpenError, read};
+
+/// A group that has grown this large is written without waiting for `sync`.
+const GROUP_BYTES_MAX: usize = 32 << 20;
+/// The smallest file that is a segment: header, one sector, footer.
+const SEGMENT_BYTES_MIN: u64 = 3 * SECTOR_BYTES as u64;
+/// The largest size that may be set for segments.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// How a journal uses its folder.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JournalOptions {
+    /// Size of a segment in bytes; a group that does not fit gets a larger one.
+    /// Rounded to whole sectors, and limited to 1.5 KiB to 1 GiB.
+    pub segment_bytes: u64,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        JournalOptions { segment_bytes: 16 << 20 }
+    }
+}
+
+/// What was written since the journal was opened.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Counters {
+    /// Groups, those that only seal included: each one write and one fdatasync.
+    pub groups: u64,
+    /// Records.
+    pub records: u64,
+    /// Bytes of groups, padding included.
+    pub bytes: u64,
+    /// Segments begun.
+    pub segments: u64,
+}
+
+/// An opened journal and what it brings back.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// For the core.
+    pub recovered: Recovered,
+    /// How often the journal was opened, this time included; never used twice.
+    pub incarnation: u64,
+}
+
+/// The durable log of an acceptor. Used by one thread.
+#[derive(Debug)]
+pub struct Journal {
+    folder: Folder,
+    cluster: ClusterId,
+    segment_bytes: u64,
+    incarnation: u64,
+    /// After everything appended, durable or not.
+    in_force: InForce,
+    /// After everything written and synced.
+    durable: InForce,
+    index: Index,
+    segments: Segments,
+    preparer: Preparer,
+    active: Active,
+    group: GroupBuilder,
+    /// Values of the group, to be indexed when its place is known. The locations
+    /// count from the group's start.
+    entries: Vec<Entry>,
+    /// Headers of the last group written, for the next one to repeat.
+    last_headers: Vec<u8>,
+    counters: Counters,
+    failed: Option<String>,
+}
+
+impl Journal {
+    /// Makes an empty journal in `dir`, which is made if need be. Done again after a
+    /// crash in the middle, it starts over.
+    ///
+    /// # Errors
+    /// [`OpenError::Exists`] when `dir` holds a journal; and when it is in use, or the
+    /// operating system refuses.
+    pub fn create(
+        dir: &Path,
+        cluster: ClusterId,
+        _options: &JournalOptions,
+    ) -> Result<(), OpenError> {
+        let folder = Folder::create(dir)?;
+        if recovery::is_used(&folder)? {
+            return Err(OpenError::Exists(dir.to_owned()));
+        }
+        // Every open begins a segment of its own, so the first one stays empty.
+        let (file, file_bytes) = Preparer::new(dir).take(1, SEGMENT_BYTES_MIN)?;
+        let header = SegmentHeader {
+            cluster,
+            number: 1,
+            file_bytes,
+            incarnation: 0,
+            promised: Ballot::ZERO,
+            chosen_upto: Slot::ZERO,
+            truncated_upto: Slot::ZERO,
+            oldest_segment: 1,
+            highest_slot_before: Slot::ZERO,
+            previous: PreviousEnd { sectors: 0, position: Position::ZERO, link: 0 },
+        };
+        let path = folder.segment_path(1);
+        let written = file.write_all_at(&header.encode(), 0).and_then(|()| file.sync_data());
+        Ok(written.during("write", &path)?)
+    }
+
+    /// Opens the journal in `dir`: reads and checks all of it, then begins a segment
+    /// with the next incarnation, durably.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A refused journal is left as it is.
+    pub fn open(
+        dir: &Path,
+        cluster: ClusterId,
+        options: &JournalOptions,
+    ) -> Result<Opened, OpenError> {
+        let folder = Folder::open(dir)?;
+        let recovery = recovery::recover(&folder, cluster)?;
+        let open = read::open_values(&folder, cluster, &recovery.index)?;
+        let recovered = Recovered {
+            promised: recovery.in_force.promised,
+            chosen_upto: recovery.in_force.chosen_upto,
+            truncated_upto: recovery.in_force.truncated_upto,
+            open,
+            position: recovery.in_force.position,
+        };
+        if recovery.torn {
+            let position = recovery.in_force.position.0;
+            tracing::warn!(position, "dropped a torn group that was never acknowledged");
+        }
+        let newest = Active::resume(&folder, cluster, &recovery)?;
+        for number in &recovery.leftover {
+            folder.remove_segment(*number)?;
+        }
+        folder.sync()?;
+        let incarnation = recovery.incarnation + 1;
+        let least = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
+        let segment_bytes = options.segment_bytes.clamp(*least.start(), *least.end());
+        let mut journal = Journal {
+            preparer: Preparer::new(folder.path()),
+            folder,
+            cluster,
+            segment_bytes: segment_bytes / SECTOR_BYTES as u64 * SECTOR_BYTES as u64,
+            incarnation,
+            in_force: recovery.in_force,
+            durable: recovery.in_force,
+            index: recovery.index,
+            segments: recovery.segments,
+            active: newest,
+            group: GroupBuilder::default(),
+            entries: Vec::new(),
+            last_headers: recovery.last_headers,
+            counters: Counters::default(),
+            failed: None,
+        };
+        journal.group.begin(&journal.last_headers);
+        journal.begin_segment(0)?;
+        Ok(Opened { journal, recovered, incarnation })
+    }
+
+    /// Adds records to the present group; they are durable after [`Journal::sync`].
+    /// Returns the position of the last record.
+    ///
+    /// # Errors
+    /// When a value is larger than 16 MiB, or when a group that grew too large was
+    /// written early and that failed; every later call fails too.
+    ///
+    /// # Panics
+    /// When the promise or the watermark goes back, an acceptance is above the promise,
+    /// or a chosen slot was never recorded: the core's own invariants.
+    pub fn append(&mut self, records: &[Record]) -> Result<Position, JournalError> {
+        self.check_not_failed()?;
+        for record in records {
+            if let Err(error) = self.append_one(record) {
+                return self.fail(error);
+            }
+        }
+        Ok(self.in_force.position)
+    }
+
+    /// Writes the present group and makes it durable. Does nothing if it is empty.
+    ///
+    /// # Errors
+    /// When a write or sync fails; every later call fails too.
+    pub fn sync(&mut self) -> Result<Position, JournalError> {
+        self.check_not_failed()?;
+        if self.group.records() > 0
+            && let Err(error) = self.write_group()
+        {
+            return self.fail(error);
+        }
+        Ok(self.durable.position)
+    }
+
+    /// Seals the last group by an empty one, so that damage to it can no longer be
+    /// taken for a torn tail. To be called when nothing was appended for a while; does
+    /// nothing if everything is sealed.
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub fn seal(&mut self) -> Result<(), JournalError> {
+        self.sync()?;
+        if self.last_headers.is_empty() {
+            return Ok(());
+        }
+        self.write_group().or_else(|error| self.fail(error.into()))
+    }
+
+    /// The values of `first..=last` that are known as chosen, consecutive from `first`,
+    /// up to the one with which `bytes_max` is reached. Fewer, or none, when they are
+    /// gone or not recorded as chosen.
+    ///
+    /// # Errors
+    /// When they cannot be read, or are not what was written.
+    pub fn read_chosen(
+        &self,
+        first: Slot,
+        last: Slot,
+        bytes_max: usize,
+    ) -> Result<Vec<Value>, JournalError> {
+        self.check_not_failed()?;
+        read::chosen_values(&self.folder, self.cluster, &self.index, first..=last, bytes_max)
+    }
+
+    /// Drops whole segments that hold no value above `upto`, which the state machine
+    /// must hold durably. Of the newest segment nothing is dropped, and nothing that
+    /// the journal does not know as chosen.
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub fn truncate(&mut self, upto: Slot) -> Result<(), JournalError> {
+        self.sync()?;
+        let needed = *self.segments.oldest_needed(upto.min(self.in_force.chosen_upto));
+        if needed.number == self.segments.oldest_number() {
+            return Ok(());
+        }
+        self.in_force.oldest_segment = needed.number;
+        self.in_force.truncated_upto =
+            self.in_force.truncated_upto.max(needed.highest_slot_before);
+        self.index.truncate(self.in_force.truncated_upto);
+        self.drop_segments().or_else(|error| self.fail(error))
+    }
+
+    /// The position of the last record appended, durable or not.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.in_force.position
+    }
+
+    /// The position up to which everything is durable.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        self.durable.position
+    }
+
+    /// The journal holds nothing at or below this slot.
+    #[must_use]
+    pub fn truncated_upto(&self) -> Slot {
+        self.index.truncated_upto()
+    }
+
+    /// Bytes of all segments in use.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        self.segments.bytes()
+    }
+
+    /// What was written since the journal was opened.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn check_not_failed(&self) -> Result<(), JournalError> {
+        match &self.failed {
+            None => Ok(()),
+            Some(first) => Err(JournalError::Failed(first.clone())),
+        }
+    }
+
+    fn fail<T>(&mut self, error: JournalError) -> Result<T, JournalError> {
+        self.failed = Some(error.to_string());
+        Err(error)
+    }
+
+    fn append_one(&mut self, record: &Record) -> Result<(), JournalError> {
+        let now = &mut self.in_force;
+        assert!(record.promised >= now.promised, "a promise goes back");
+        assert!(record.chosen_upto >= now.chosen_upto, "a watermark goes back");
+        let (held, chosen_upto) = match &record.body {
+            RecordBody::Promise => (None, record.chosen_upto),
+            RecordBody::Accepted { slot, ballot, value } => {
+                assert!(*ballot <= record.promised, "an acceptance above the promise");
+                (Some((*slot, Standing::Accepted(*ballot), value)), record.chosen_upto)
+            }
+            RecordBody::Chosen { slot, value } => {
+                (Some((*slot, Standing::Chosen, value)), record.chosen_upto)
+            }
+            RecordBody::StartAfter { slot } => (None, record.chosen_upto.max(*slot)),
+        };
+        let body_bytes = match held {
+            Some((_, _, Value::Batch(bytes))) => bytes.len(),
+            _ => 0,
+        };
+        if body_bytes > BODY_BYTES_MAX {
+            return Err(JournalError::ValueTooLarge { bytes: body_bytes });
+        }
+        now.promised = record.promised;
+        now.chosen_upto = chosen_upto;
+        now.position.0 += 1;
+        let (at, link) = self.group.push(record, self.cluster.tag(), now.position, now.link);
+        now.link = link;
+        if let Some((slot, standing, _)) = held {
+            let location = Location {
+                segment: 0,
+                payload_at: narrow(at as u64),
+                body_bytes: narrow(body_bytes as u64),
+            };
+            self.entries.push(Entry { slot, standing, location });
+        }
+        if let RecordBody::StartAfter { slot } = record.body {
+            now.truncated_upto = now.truncated_upto.max(slot);
+            self.index.truncate(slot);
+        }
+        if self.group.bytes() >= GROUP_BYTES_MAX {
+            self.write_group()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the present group, with or without records, and begins the next one.
+    fn write_group(&mut self) -> Result<(), IoFailure> {
+        let needed = self.group.sector_count();
+        if !self.active.has_room_for(needed) {
+            self.begin_segment(needed)?;
+        }
+        self.index_entries();
+        let header = GroupHeader {
+            position_before: self.durable.position,
+            link: self.durable.link,
+            promised: self.in_force.promised,
+            chosen_upto: self.in_force.chosen_upto,
+            truncated_upto: self.in_force.truncated_upto,
+            oldest_segment: self.in_force.oldest_segment,
+            // These the builder knows.
+            number: 0,
+            payload_bytes: 0,
+            records: 0,
+            copies: 0,
+        };
+        let bytes = self.group.finish(self.active.next_place(), header);
+        self.active.write_group(bytes)?;
+        self.counters.groups += 1;
+        self.counters.records += u64::from(self.group.records());
+        self.counters.bytes += bytes.len() as u64;
+        self.durable = self.in_force;
+        self.last_headers.clear();
+        self.last_headers.extend_from_slice(self.group.headers());
+        self.group.begin(&self.last_headers);
+        Ok(())
+    }
+
+    /// The place of the present group is known now, so its values can be found. They
+    /// are not durable yet, but nobody reads before the write has succeeded.
+    fn index_entries(&mut self) {
+        let start = self.active.used * PAYLOAD_BYTES as u64;
+        for mut entry in self.entries.drain(..) {
+            let at = start + u64::from(entry.location.payload_at);
+            entry.location.segment = narrow(self.active.number);
+            entry.location.payload_at = narrow(at);
+            self.segments.raise_highest_slot(entry.slot);
+            self.index.insert(entry);
+        }
+        if let Err(missing) = self.index.advance(self.in_force.chosen_upto) {
+            panic!("slot {} counts as chosen, but was never recorded", missing.0);
+        }
+    }
+
+    /// Begins the next segment, with room for a group of `sectors`: its header is
+    /// durable first, then the footer of the one before.
+    fn begin_segment(&mut self, sectors: u64) -> Result<(), IoFailure> {
+        let number = self.active.number + 1;
+        assert!(number <= SEGMENT_NUMBER_MAX, "the segment numbers are used up");
+        let least = (sectors + 2) * SECTOR_BYTES as u64;
+        let (file, file_bytes) = self.preparer.take(number, self.segment_bytes.max(least))?;
+        let highest_slot_before = self.segments.highest_slot();
+        let header = SegmentHeader {
+            cluster: self.cluster,
+            number,
+            file_bytes,
+            incarnation: self.incarnation,
+            promised: self.durable.promised,
+            chosen_upto: self.durable.chosen_upto,
+            truncated_upto: self.durable.truncated_upto,
+            oldest_segment: self.durable.oldest_segment,
+            highest_slot_before,
+            previous: PreviousEnd {
+                sectors: self.active.used,
+                position: self.durable.position,
+                link: self.durable.link,
+            },
+        };
+        let active = Active::begin(&self.folder, file, &header)?;
+        self.active.end()?;
+        self.active = active;
+        let highest_slot = Slot::ZERO;
+        self.segments.push(SegmentFacts { number, file_bytes, highest_slot_before, highest_slot });
+        self.counters.segments += 1;
+        self.preparer.start(number + 1, self.segment_bytes);
+        Ok(())
+    }
+
+    /// Says durably which segment is the oldest one needed, then removes those before.
+    fn drop_segments(&mut self) -> Result<(), JournalError> {
+        self.write_group()?;
+        for number in self.segments.drop_before(self.in_force.oldest_segment) {
+            self.folder.remove_segment(number)?;
+        }
+        Ok(self.folder.sync()?)
+    }
+}
+
+/// An offset or length in a segment, or a segment's number: both are bounded.
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).expect("segments and their numbers are bounded")
+}

@@ -1,0 +1,293 @@
+//! What a folder holds after a restart.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+
+use synod_paxos::{Slot, Standing};
+use synod_wire::record::sector::SECTOR_BYTES;
+use synod_wire::record::{ClusterId, RecordError, RecordKind, SegmentHeader};
+
+use crate::error::{Damage, During};
+use crate::folder::Folder;
+use crate::index::{Entry, Index, Location};
+use crate::scan::{Fault, InForce, Segment, SegmentScan};
+use crate::segments::{SegmentFacts, Segments};
+use crate::OpenError;
+
+/// A segment larger than this was not written by us.
+const FILE_BYTES_MAX: u64 = 2 << 30;
+
+/// Everything that was found.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    pub(crate) in_force: InForce,
+    pub(crate) incarnation: u64,
+    pub(crate) index: Index,
+    pub(crate) segments: Segments,
+    /// Sectors in use in the newest segment.
+    pub(crate) newest_sectors: u64,
+    /// The headers of the last group's records, which no later group repeats yet.
+    pub(crate) last_headers: Vec<u8>,
+    /// First sector and number of sectors of the last group, if the newest segment has
+    /// one: nothing seals it yet.
+    pub(crate) last_group: Option<(u64, u64)>,
+    /// Files that are no part of the journal any more, or not yet.
+    pub(crate) leftover: Vec<u64>,
+    /// Whether a torn group was dropped.
+    pub(crate) torn: bool,
+}
+
+/// Reads the journal in `folder`. Changes nothing.
+pub(crate) fn recover(folder: &Folder, cluster: ClusterId) -> Result<Recovery, OpenError> {
+    Reader { folder, cluster }.recover()
+}
+
+/// Whether the folder holds a segment that was used.
+pub(crate) fn is_used(folder: &Folder) -> Result<bool, OpenError> {
+    for number in folder.segment_numbers()? {
+        if !is_zero(folder, number)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn is_zero(folder: &Folder, number: u64) -> Result<bool, OpenError> {
+    let path = folder.segment_path(number);
+    let mut file = folder.open_segment(number)?;
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let count = file.read(&mut buffer).during("read", &path)?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if buffer[..count].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+}
+
+struct Reader<'a> {
+    folder: &'a Folder,
+    cluster: ClusterId,
+}
+
+impl Reader<'_> {
+    fn recover(&self) -> Result<Recovery, OpenError> {
+        let mut numbers = self.folder.segment_numbers()?;
+        let mut leftover = Vec::new();
+        // What was made ready and never used says nothing.
+        while let Some(number) = numbers.pop_if(|number| matches!(self.unused(*number), Ok(true))) {
+            leftover.push(number);
+        }
+        let Some(newest) = numbers.last().copied() else {
+            return Err(OpenError::Missing(self.folder.path().to_owned()));
+        };
+        let newest_header = self.header(newest, false)?;
+        let newest_bytes = self.read(&newest_header, false)?;
+        let newest_scan = Segment::new(&newest_bytes, newest_header)
+            .scan_newest()
+            .map_err(|fault| self.refuse(newest, fault))?;
+        let oldest = newest_scan.in_force.oldest_segment;
+        leftover.extend(numbers.iter().filter(|number| **number < oldest));
+
+        let headers = self.headers(oldest, &newest_header)?;
+        let first = headers.first_key_value().expect("the newest at least").1;
+        let mut found = Found::start(first);
+        for (number, header) in &headers {
+            let older;
+            let scan = match headers.get(&(number + 1)) {
+                Some(next) => {
+                    older = self.scan_older(header, next)?;
+                    &older
+                }
+                None => &newest_scan,
+            };
+            let added = found.add(header, scan);
+            added.map_err(|what| self.refuse(*number, Fault::new(0, what, true)))?;
+        }
+        let chosen_upto = newest_scan.in_force.chosen_upto;
+        if found.index.chosen_upto() != chosen_upto {
+            let what = "segments were dropped before what they held was chosen";
+            return Err(self.refuse(oldest, Fault::new(0, what, true)));
+        }
+        Ok(Recovery {
+            in_force: InForce { truncated_upto: found.index.truncated_upto(), ..newest_scan.in_force },
+            incarnation: newest_header.incarnation,
+            index: found.index,
+            segments: found.segments,
+            newest_sectors: newest_scan.sectors,
+            last_headers: found.last_headers,
+            last_group: newest_scan.groups.last().map(|group| (group.first_sector, group.sectors)),
+            leftover,
+            torn: newest_scan.torn,
+        })
+    }
+
+    fn unused(&self, number: u64) -> Result<bool, OpenError> {
+        is_zero(self.folder, number)
+    }
+
+    /// The headers from segment `oldest` to the newest, none missing.
+    fn headers(
+        &self,
+        oldest: u64,
+        newest: &SegmentHeader,
+    ) -> Result<BTreeMap<u64, SegmentHeader>, OpenError> {
+        let mut headers = BTreeMap::from([(newest.number, *newest)]);
+        if oldest > newest.number || oldest == 0 {
+            let what = "it needs a segment that cannot be";
+            return Err(self.refuse(newest.number, Fault::new(0, what, true)));
+        }
+        for number in oldest..newest.number {
+            if !self.folder.segment_path(number).exists() {
+                return Err(self.refuse(number, Fault::new(0, "the segment is missing", true)));
+            }
+            headers.insert(number, self.header(number, true)?);
+        }
+        Ok(headers)
+    }
+
+    /// The header of a segment; `followed` by another one that is intact.
+    fn header(&self, number: u64, followed: bool) -> Result<SegmentHeader, OpenError> {
+        let path = self.folder.segment_path(number);
+        let file = self.folder.open_segment(number)?;
+        let length = file.metadata().during("inspect", &path)?.len();
+        let fault = |what| Err(self.refuse(number, Fault::new(0, what, followed)));
+        if length < SECTOR_BYTES as u64 {
+            return fault("the file is cut off");
+        }
+        let mut sector = [0; SECTOR_BYTES];
+        file.read_exact_at(&mut sector, 0).during("read", &path)?;
+        let header = match SegmentHeader::decode(&sector) {
+            Ok(header) => header,
+            Err(RecordError::Version(version)) => {
+                return Err(OpenError::Version { file: path, version });
+            }
+            Err(_) => return fault("the segment's header is damaged"),
+        };
+        if header.cluster != self.cluster {
+            let (found, expected) = (header.cluster, self.cluster);
+            return Err(OpenError::WrongCluster { file: path, found, expected });
+        }
+        if header.number != number {
+            return fault("the file is another segment under this name");
+        }
+        let sectors = header.file_bytes / SECTOR_BYTES as u64;
+        if sectors < 2
+            || !header.file_bytes.is_multiple_of(SECTOR_BYTES as u64)
+            || header.file_bytes > FILE_BYTES_MAX
+        {
+            return fault("the segment's header says what cannot be");
+        }
+        if length != header.file_bytes {
+            let what = "the file does not have its length";
+            let sector = length.min(header.file_bytes) / SECTOR_BYTES as u64;
+            return Err(self.refuse(number, Fault::new(sector, what, followed)));
+        }
+        Ok(header)
+    }
+
+    fn read(&self, header: &SegmentHeader, followed: bool) -> Result<Vec<u8>, OpenError> {
+        let path = self.folder.segment_path(header.number);
+        let mut file: File = self.folder.open_segment(header.number)?;
+        // The length was checked against the header, which is bounded.
+        let mut bytes = Vec::with_capacity(usize::try_from(header.file_bytes).expect("bounded"));
+        file.read_to_end(&mut bytes).during("read", &path)?;
+        if bytes.len() as u64 != header.file_bytes {
+            let fault = Fault::new(0, "the file changes while it is read", followed);
+            return Err(self.refuse(header.number, fault));
+        }
+        Ok(bytes)
+    }
+
+    fn scan_older(
+        &self,
+        header: &SegmentHeader,
+        next: &SegmentHeader,
+    ) -> Result<SegmentScan, OpenError> {
+        let bytes = self.read(header, true)?;
+        let segment = Segment::new(&bytes, *header);
+        segment.scan_sealed(next).map_err(|fault| {
+            let copies = self.read(next, true).ok();
+            let copies = copies.and_then(|bytes| Segment::new(&bytes, *next).first_copies());
+            let fault = match copies {
+                Some(copies) if fault.record.is_none() => segment.with_copies(fault, &copies),
+                _ => fault,
+            };
+            self.refuse(header.number, fault)
+        })
+    }
+
+    fn refuse(&self, number: u64, fault: Fault) -> OpenError {
+        let about = fault.record.and_then(|record| record.slot());
+        let damage = Damage {
+            file: self.folder.segment_path(number),
+            offset: fault.sector * SECTOR_BYTES as u64,
+            what: fault.what,
+            position: fault.record.map(|record| record.position),
+            slot: about.map(|(slot, _)| slot),
+            ballot: about.and_then(|(_, ballot)| ballot),
+        };
+        match fault.promise_known {
+            true => OpenError::Damaged(damage),
+            false => OpenError::PromiseNotProvable(damage),
+        }
+    }
+}
+
+/// What the segments read so far amount to.
+struct Found {
+    index: Index,
+    segments: Segments,
+    last_headers: Vec<u8>,
+}
+
+impl Found {
+    fn start(oldest: &SegmentHeader) -> Found {
+        let truncated_upto = oldest.truncated_upto.max(oldest.highest_slot_before);
+        Found {
+            index: Index::new(truncated_upto),
+            segments: Segments::default(),
+            last_headers: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, header: &SegmentHeader, scan: &SegmentScan) -> Result<(), &'static str> {
+        self.segments.push(SegmentFacts {
+            number: header.number,
+            file_bytes: header.file_bytes,
+            highest_slot_before: header.highest_slot_before,
+            highest_slot: Slot::ZERO,
+        });
+        let segment = u32::try_from(header.number).map_err(|_| "an impossible segment number")?;
+        for group in &scan.groups {
+            self.last_headers.clear();
+            for record in &group.records {
+                self.last_headers.extend_from_slice(&record.header.encode().0);
+                let standing = match record.header.kind {
+                    RecordKind::Accepted(_, ballot) => Standing::Accepted(ballot),
+                    RecordKind::Chosen(_) => Standing::Chosen,
+                    RecordKind::StartAfter(slot) => {
+                        self.index.truncate(slot);
+                        continue;
+                    }
+                    RecordKind::Promise => continue,
+                };
+                let slot = record.header.slot().expect("it holds a value").0;
+                self.segments.raise_highest_slot(slot);
+                let location = Location {
+                    segment,
+                    payload_at: u32::try_from(record.payload_at).expect("the file is bounded"),
+                    body_bytes: record.header.body_bytes,
+                };
+                self.index.insert(Entry { slot, standing, location });
+            }
+            let chosen = self.index.advance(group.header.chosen_upto);
+            chosen.map_err(|_| "a chosen slot was never recorded")?;
+        }
+        Ok(())
+    }
+}

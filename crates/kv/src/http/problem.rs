@@ -1,0 +1,236 @@
+//! Errors as problem documents (RFC 9457).
+
+use serde::{Deserialize, Serialize};
+
+/// An `application/problem+json` body.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Problem {
+    /// Which problem: stable, for programs. See [`ProblemKind::as_type`].
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The same for people, in few words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time, and what to do about it.
+    pub detail: String,
+    /// The request that it happened to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    /// Whether the request may have had an effect.
+    pub outcome: Effect,
+    /// Who leads, where that helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<LeaderHint>,
+    /// With a failed precondition: the key's `mod_revision`; none when the key
+    /// does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current_revision: Option<u64>,
+}
+
+/// Whether a request that failed may have had an effect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// It had none and will have none.
+    NotApplied,
+    /// It may have had one, or have it later. Retry only with an idempotency key.
+    Unknown,
+}
+
+/// The leader as far as the answering node knows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaderHint {
+    /// Its node id.
+    pub id: u32,
+    /// Where it serves clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// Every problem that a node reports.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ProblemKind {
+    /// The request is not well formed.
+    BadRequest,
+    /// No key in a path, or the key is not percent-encoded.
+    BadKey,
+    /// A query parameter is unknown or has a wrong value.
+    BadQuery,
+    /// A header that matters has a wrong value.
+    BadHeader,
+    /// The key is longer than the node takes.
+    KeyTooLong,
+    /// The value or the whole body is longer than the node takes.
+    BodyTooLarge,
+    /// The headers are longer than the node takes.
+    HeadersTooLarge,
+    /// The request did not arrive in time.
+    RequestTimeout,
+    /// There is no such key.
+    KeyNotFound,
+    /// There is no such resource.
+    NotFound,
+    /// The resource does not know the method.
+    MethodNotAllowed,
+    /// `If-Match` or `If-None-Match` does not hold.
+    PreconditionFailed,
+    /// The idempotency key was used for another request.
+    IdempotencyMismatch,
+    /// No more idempotency keys can be remembered now.
+    IdempotencyFull,
+    /// Too many requests wait already.
+    Overloaded,
+    /// No leader with a quorum was found in time.
+    NoLeader,
+    /// The time for the answer is over.
+    Timeout,
+    /// The answer was lost: the node caught up by a way that skips it.
+    OutcomeUnknown,
+    /// The node stops.
+    ShuttingDown,
+    /// The node has failed.
+    Internal,
+}
+
+impl ProblemKind {
+    /// All of them.
+    pub const ALL: [ProblemKind; 20] = [
+        ProblemKind::BadRequest,
+        ProblemKind::BadKey,
+        ProblemKind::BadQuery,
+        ProblemKind::BadHeader,
+        ProblemKind::KeyTooLong,
+        ProblemKind::BodyTooLarge,
+        ProblemKind::HeadersTooLarge,
+        ProblemKind::RequestTimeout,
+        ProblemKind::KeyNotFound,
+        ProblemKind::NotFound,
+        ProblemKind::MethodNotAllowed,
+        ProblemKind::PreconditionFailed,
+        ProblemKind::IdempotencyMismatch,
+        ProblemKind::IdempotencyFull,
+        ProblemKind::Overloaded,
+        ProblemKind::NoLeader,
+        ProblemKind::Timeout,
+        ProblemKind::OutcomeUnknown,
+        ProblemKind::ShuttingDown,
+        ProblemKind::Internal,
+    ];
+
+    /// The stable `type`.
+    #[must_use]
+    pub const fn as_type(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The HTTP status.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        self.parts().1
+    }
+
+    /// The title.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        self.parts().2
+    }
+
+    /// The kind with this `type`; none for one of a later release.
+    #[must_use]
+    pub fn from_type(text: &str) -> Option<Self> {
+        ProblemKind::ALL
+            .into_iter()
+            .find(|kind| kind.as_type() == text)
+    }
+
+    const fn parts(self) -> (&'static str, u16, &'static str) {
+        match self {
+            Self::BadRequest => ("urn:synod:bad-request", 400, "Malformed request"),
+            Self::BadKey => ("urn:synod:bad-key", 400, "Malformed key"),
+            Self::BadQuery => ("urn:synod:bad-query", 400, "Malformed query"),
+            Self::BadHeader => ("urn:synod:bad-header", 400, "Malformed header"),
+            Self::KeyTooLong => ("urn:synod:key-too-long", 414, "Key too long"),
+            Self::BodyTooLarge => ("urn:synod:body-too-large", 413, "Body too large"),
+            Self::HeadersTooLarge => ("urn:synod:headers-too-large", 431, "Headers too large"),
+            Self::RequestTimeout => ("urn:synod:request-timeout", 408, "Request too slow"),
+            Self::KeyNotFound => ("urn:synod:key-not-found", 404, "Key not found"),
+            Self::NotFound => ("urn:synod:not-found", 404, "No such resource"),
+            Self::MethodNotAllowed => ("urn:synod:method-not-allowed", 405, "Method not allowed"),
+            Self::PreconditionFailed => {
+                ("urn:synod:precondition-failed", 412, "Precondition failed")
+            }
+            Self::IdempotencyMismatch => (
+                "urn:synod:idempotency-mismatch",
+                422,
+                "Idempotency key was used for another request",
+            ),
+            Self::IdempotencyFull => (
+                "urn:synod:idempotency-full",
+                503,
+                "Too many idempotency keys",
+            ),
+            Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),
+            Self::NoLeader => ("urn:synod:no-leader", 503, "No leader"),
+            Self::Timeout => ("urn:synod:timeout", 503, "No answer in time"),
+            Self::OutcomeUnknown => ("urn:synod:outcome-unknown", 503, "Outcome unknown"),
+            Self::ShuttingDown => ("urn:synod:shutting-down", 503, "Shutting down"),
+            Self::Internal => ("urn:synod:internal", 500, "Internal error"),
+        }
+    }
+}
+
+impl Problem {
+    /// A problem without the optional members.
+    #[must_use]
+    pub fn new(kind: ProblemKind, detail: impl Into<String>, outcome: Effect) -> Self {
+        Problem {
+            kind: kind.as_type().to_owned(),
+            title: kind.title().to_owned(),
+            status: kind.status(),
+            detail: detail.into(),
+            instance: None,
+            outcome,
+            leader: None,
+            current_revision: None,
+        }
+    }
+
+    /// Which problem; none for one of a later release.
+    #[must_use]
+    pub fn kind(&self) -> Option<ProblemKind> {
+        ProblemKind::from_type(&self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_problem_has_the_members_of_the_rfc_and_its_outcome() {
+        let mut problem = Problem::new(
+            ProblemKind::NoLeader,
+            "No quorum answers.",
+            Effect::NotApplied,
+        );
+        problem.leader = Some(LeaderHint { id: 3, url: None });
+        let written = json!({
+            "type": "urn:synod:no-leader", "title": "No leader", "status": 503,
+            "detail": "No quorum answers.", "outcome": "not_applied", "leader": {"id": 3},
+        });
+        assert_eq!(serde_json::to_value(&problem).unwrap(), written);
+        assert_eq!(serde_json::from_value::<Problem>(written).unwrap(), problem);
+    }
+
+    #[test]
+    fn every_kind_is_found_by_its_type() {
+        for kind in ProblemKind::ALL {
+            assert_eq!(ProblemKind::from_type(kind.as_type()), Some(kind));
+            assert!((400..600).contains(&kind.status()));
+        }
+        assert_eq!(ProblemKind::from_type("urn:synod:of-a-later-release"), None);
+    }
+}

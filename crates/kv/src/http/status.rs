@@ -1,0 +1,128 @@
+//! What `/v1/status` says.
+
+use serde::{Deserialize, Serialize};
+
+use super::LeaderHint;
+
+/// One node's view of itself and of its cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusBody {
+    /// This node's id.
+    pub node: u32,
+    /// The cluster's id, in hexadecimal.
+    pub cluster: String,
+    /// The release of this node.
+    pub version: String,
+    /// Seconds since this process started.
+    pub uptime_seconds: u64,
+    /// This node's part.
+    pub role: RoleName,
+    /// The ballot in force here, as `round.node`.
+    pub ballot: String,
+    /// Who leads; none while nobody is known to.
+    pub leader: Option<LeaderHint>,
+    /// Every slot up to here is known as chosen.
+    pub chosen_slot: u64,
+    /// Every slot up to here is applied.
+    pub applied_slot: u64,
+    /// Applied up to here in a way that survives a crash without the journal.
+    pub durable_slot: u64,
+    /// The journal holds nothing at or below this slot.
+    pub truncated_slot: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// The journal on disk.
+    pub journal_bytes: u64,
+    /// The state on disk.
+    pub state_bytes: u64,
+    /// A hash over the effects of every applied slot, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_hash: Option<String>,
+    /// How many more nodes may fail now while the cluster goes on.
+    pub failures_survivable: u32,
+    /// The other members.
+    pub peers: Vec<PeerBody>,
+}
+
+/// A replica's part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleName {
+    /// It leads.
+    Leader,
+    /// It follows, or waits for a leader.
+    Follower,
+    /// It stands for leader.
+    Candidate,
+}
+
+impl RoleName {
+    /// As it stands in JSON.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RoleName::Leader => "leader",
+            RoleName::Follower => "follower",
+            RoleName::Candidate => "candidate",
+        }
+    }
+}
+
+/// Another member as this node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PeerBody {
+    /// Its node id.
+    pub id: u32,
+    /// Heard lately, both ways.
+    pub reachable: bool,
+    /// Its watermark.
+    pub chosen_slot: u64,
+    /// How many slots it is behind this node.
+    pub lag_slots: u64,
+    /// The smoothed round trip in microseconds; none while unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub round_trip_us: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_comes_back() {
+        let status = StatusBody {
+            node: 1,
+            cluster: "0f".to_owned(),
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 5,
+            role: RoleName::Leader,
+            ballot: "3.1".to_owned(),
+            leader: Some(LeaderHint {
+                id: 1,
+                url: Some("http://127.0.0.1:7001".to_owned()),
+            }),
+            chosen_slot: 9,
+            applied_slot: 8,
+            durable_slot: 7,
+            truncated_slot: 6,
+            revision: 40,
+            journal_bytes: 1 << 20,
+            state_bytes: 300,
+            state_hash: None,
+            failures_survivable: 1,
+            peers: vec![PeerBody {
+                id: 2,
+                reachable: true,
+                chosen_slot: 9,
+                lag_slots: 0,
+                round_trip_us: Some(120),
+            }],
+        };
+        let written = serde_json::to_string(&status).unwrap();
+        assert!(written.contains(r#""role":"leader""#));
+        assert_eq!(
+            serde_json::from_str::<StatusBody>(&written).unwrap(),
+            status
+        );
+    }
+}

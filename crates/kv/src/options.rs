@@ -1,0 +1,32 @@
+//! The limits of the state machine.
+
+/// What a [`crate::StateMachine`] is set to. All but the cache decides about
+/// results, so it must be the same on all replicas of a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KvOptions {
+    /// How long an idempotency key is remembered, in milliseconds of cluster time.
+    pub idempotency_ttl_ms: u64,
+    /// How many idempotency keys are remembered.
+    pub idempotency_records_max: u64,
+    /// How many bytes the remembered keys and outcomes may take.
+    pub idempotency_bytes_max: u64,
+    /// How many keys one range delete removes at most, whatever it asks for.
+    pub delete_range_keys_max: u32,
+    /// From how many nodes, over the life of the cluster, commands are taken.
+    pub origins_max: usize,
+    /// Memory for what is known about keys, so that a write need not read.
+    pub metadata_cache_bytes_max: usize,
+}
+
+impl Default for KvOptions {
+    fn default() -> Self {
+        KvOptions {
+            idempotency_ttl_ms: 10 * 60 * 1000,
+            idempotency_records_max: 1_000_000,
+            idempotency_bytes_max: 256 << 20,
+            delete_range_keys_max: 10_000,
+            origins_max: 1024,
+            metadata_cache_bytes_max: 16 << 20,
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the state machine knows beside the data.
+
+use std::collections::BTreeMap;
+
+use crate::codec::{Reader, put_varint};
+use crate::hash::RunningHash;
+use crate::layout::APPLIED_KEY;
+use crate::{MapError, OrderedMap, Revision, ServerId};
+
+/// How far the state machine is. One record, written with every commit, so it
+/// always fits the data beside it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct State {
+    /// Every slot up to here is in the data, and none beyond.
+    pub applied_slot: u64,
+    /// Counts the commands that changed something.
+    pub revision: Revision,
+    /// The highest stamp of the log, in milliseconds.
+    pub cluster_time_ms: u64,
+    pub(crate) hash: RunningHash,
+    pub(crate) idempotency: Remembered,
+    pub(crate) origins: BTreeMap<u32, LastTaken>,
+}
+
+/// The last command taken from an origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct LastTaken {
+    pub(crate) incarnation: u64,
+    pub(crate) sequence: u64,
+}
+
+/// Which idempotency keys are remembered: those numbered `first..next`.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Remembered {
+    pub(crate) first: u64,
+    pub(crate) next: u64,
+    pub(crate) bytes: u64,
+}
+
+/// Whether a command is the next one of its origin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sequence {
+    Next,
+    Duplicate,
+    Gap,
+}
+
+const FORMAT: u8 = 1;
+
+impl State {
+    /// The state that was committed last; all zero for a new map.
+    ///
+    /// # Errors
+    /// When the map cannot be read or its record is damaged.
+    pub fn load(map: &impl OrderedMap) -> Result<Self, MapError> {
+        map.get(APPLIED_KEY)?
+            .map_or_else(|| Ok(State::default()), |record| State::decode(&record))
+    }
+
+    /// Takes the record under [`APPLIED_KEY`] apart.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn decode(record: &[u8]) -> Result<Self, MapError> {
+        State::parse(record).ok_or_else(|| MapError("the state record is damaged".to_owned()))
+    }
+
+    /// A hash over the effects of every slot so far.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        self.hash.0
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(FORMAT);
+        put_varint(out, self.applied_slot);
+        put_varint(out, self.revision.0);
+        put_varint(out, self.cluster_time_ms);
+        out.extend_from_slice(&self.hash.0.to_le_bytes());
+        put_varint(out, self.idempotency.first);
+        put_varint(out, self.idempotency.next);
+        put_varint(out, self.idempotency.bytes);
+        put_varint(out, self.origins.len() as u64);
+        for (origin, last) in &self.origins {
+            put_varint(out, u64::from(*origin));
+            put_varint(out, last.incarnation);
+            put_varint(out, last.sequence);
+        }
+    }
+
+    /// Judges a server id and, if it is the next one, remembers it.
+    pub(crate) fn take(&mut self, id: ServerId, origins_max: usize) -> Sequence {
+        let taken = LastTaken {
+            incarnation: id.incarnation,
+            sequence: id.sequence,
+        };
+        match self.origins.get_mut(&id.origin) {
+            Some(last) if last.incarnation == id.incarnation => {
+                if id.sequence <= last.sequence {
+                    return Sequence::Duplicate;
+                }
+                if id.sequence != last.sequence + 1 {
+                    return Sequence::Gap;
+                }
+                *last = taken;
+            }
+            Some(last) => {
+                // A later life begins with its first command; an earlier one is over.
+                if id.incarnation < last.incarnation || id.sequence != 1 {
+                    return Sequence::Gap;
+                }
+                *last = taken;
+            }
+            None => {
+                if id.sequence != 1 || self.origins.len() >= origins_max {
+                    return Sequence::Gap;
+                }
+                self.origins.insert(id.origin, taken);
+            }
+        }
+        Sequence::Next
+    }
+
+    fn parse(record: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(record);
+        if reader.byte()? != FORMAT {
+            return None;
+        }
+        let mut state = State {
+            applied_slot: reader.varint()?,
+            revision: Revision(reader.varint()?),
+            cluster_time_ms: reader.varint()?,
+            hash: RunningHash(u64::from_le_bytes(reader.array()?)),
+            idempotency: Remembered {
+                first: reader.varint()?,
+                next: reader.varint()?,
+                bytes: reader.varint()?,
+            },
+            origins: BTreeMap::new(),
+        };
+        for _ in 0..reader.varint()? {
+            let origin = u32::try_from(reader.varint()?).ok()?;
+            let last = LastTaken {
+                incarnation: reader.varint()?,
+                sequence: reader.varint()?,
+            };
+            state.origins.insert(origin, last);
+        }
+        reader.end()?;
+        Some(state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(origin: u32, incarnation: u64, sequence: u64) -> ServerId {
+        ServerId {
+            origin,
+            incarnation,
+            sequence,
+        }
+    }
+
+    #[test]
+    fn a_command_is_taken_once_and_in_order() {
+        let mut state = State::default();
+        let cases = [
+            (id(1, 5, 2), Sequence::Gap),
+            (id(1, 5, 1), Sequence::Next),
+            (id(1, 5, 1), Sequence::Duplicate),
+            (id(1, 5, 3), Sequence::Gap),
+            (id(1, 5, 2), Sequence::Next),
+            (id(2, 1, 1), Sequence::Next),
+            (id(1, 7, 2), Sequence::Gap),
+            (id(1, 5, 3), Sequence::Next),
+            (id(1, 7, 1), Sequence::Next),
+            (id(1, 5, 4), Sequence::Gap),
+            (id(1, 7, 1), Sequence::Duplicate),
+            (id(1, 7, 0), Sequence::Duplicate),
+            (id(3, 1, 1), Sequence::Gap),
+        ];
+        for (number, (id, expected)) in cases.into_iter().enumerate() {
+            assert_eq!(state.take(id, 2), expected, "case {number}");
+        }
+    }
+
+    #[test]
+    fn every_damage_of_the_record_is_an_error_or_another_state() {
+        let mut state = State {
+            applied_slot: 300,
+            revision: Revision(200),
+            ..State::default()
+        };
+        state.take(id(1, 2, 1), 9);
+        state.take(id(900, 1 << 40, 1), 9);
+        let mut record = Vec::new();
+        state.encode(&mut record);
+        assert_eq!(State::decode(&record), Ok(state.clone()));
+        for cut in 0..record.len() {
+            assert!(State::decode(&record[..cut]).is_err(), "cut at {cut}");
+        }
+        for at in 0..record.len() {
+            record[at] ^= 0x80;
+            assert_ne!(State::decode(&record), Ok(state.clone()));
+            record[at] ^= 0x80;
+        }
+    }
+}

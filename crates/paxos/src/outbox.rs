@@ -1,0 +1,70 @@
+//! Collects what one batch of steps brings about.
+
+use crate::{Accepted, Effects, Envelope, Message, NodeId, Position, Record, RecordBody, Time};
+use alloc::collections::VecDeque;
+
+/// The journal as the core sees it: what was handed out and is not durable yet.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    handed_out: Position,
+    pending: VecDeque<(Position, Time, usize)>,
+    bytes: usize,
+}
+
+impl Unsynced {
+    pub(crate) fn new(position: Position) -> Unsynced {
+        Unsynced { handed_out: position, pending: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Hands `record` to the journal.
+    pub(crate) fn persist(&mut self, now: Time, record: Record, effects: &mut Effects) {
+        const RECORD_BYTES: usize = 128;
+        let bytes = RECORD_BYTES
+            + match &record.body {
+                RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => {
+                    value.size_bytes()
+                }
+                RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
+            };
+        self.handed_out = Position(self.handed_out.0 + 1);
+        self.pending.push_back((self.handed_out, now, bytes));
+        self.bytes += bytes;
+        effects.persist.push(record);
+    }
+
+    /// The journal reports that it is durable up to `position`.
+    pub(crate) fn persisted(&mut self, position: Position) {
+        assert!(position <= self.handed_out, "the journal knows a record that we never wrote");
+        while self.pending.front().is_some_and(|(at, _, _)| *at <= position) {
+            let (_, _, bytes) = self.pending.pop_front().expect("just seen");
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Microseconds since the oldest pending record was handed out.
+    pub(crate) fn age_us(&self, now: Time) -> u64 {
+        self.pending.front().map_or(0, |(_, at, _)| now.since_us(*at))
+    }
+
+    /// Bytes handed out and not durable.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Adds one slot to the acknowledgements that wait for the disk: next to the last
+/// one it lengthens that range. A range never covers a hole (pitfall 19).
+pub(crate) fn acknowledge(to: NodeId, accepted: Accepted, effects: &mut Effects) {
+    if let Some(last) = effects.send_after_durable.last_mut()
+        && last.to == to
+        && let Message::Accepted(range) = &mut last.message
+        && range.ballot == accepted.ballot
+        && accepted.first <= range.last.next()
+        && accepted.first >= range.first
+    {
+        range.last = range.last.max(accepted.last);
+        range.read_round = range.read_round.max(accepted.read_round);
+        return;
+    }
+    effects.send_after_durable.push(Envelope { to, message: Message::Accepted(accepted) });
+}

@@ -1,0 +1,189 @@
+//! Liveness: heartbeats, standing, keeping and giving away the office.
+
+use super::*;
+use crate::{Handover, Heartbeat, Watermark, leader::Candidacy, read};
+
+/// A hand-over that brought no higher ballot in this time has failed.
+const HANDOVER_PATIENCE_US: u64 = 50_000;
+
+impl Replica {
+    pub(super) fn receive_heartbeat(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        index: usize,
+        heartbeat: Heartbeat,
+        effects: &mut Effects,
+    ) {
+        if from == self.node {
+            return;
+        }
+        self.note_seen(heartbeat.promised);
+        if let Some(watermark) = heartbeat.leading.as_ref().filter(|w| w.ballot.node == from) {
+            self.receive_watermark(now, from, watermark, effects);
+        }
+        let leading = self.leads();
+        let promised = self.acceptor.promised();
+        self.liveness.receive_heartbeat(now, index, heartbeat, leading, promised);
+    }
+
+    pub(super) fn receive_death(&mut self, peer: NodeId) {
+        if let Some(index) = self.configuration.index_of(peer).filter(|index| *index != self.index)
+        {
+            self.liveness.receive_death(index);
+            self.catchup.receive_death(peer);
+            self.loading &= !(1 << index);
+        }
+    }
+
+    /// The ballot whose leader this node holds for live: its own when it leads.
+    pub(super) fn view(&self, now: Time) -> Option<Ballot> {
+        self.leads().or_else(|| self.liveness.following(now, self.acceptor.promised()))
+    }
+
+    /// A reachable peer that hears a leader which this node does not hear.
+    pub(super) fn route_through(&self) -> Route {
+        let promised = self.acceptor.promised();
+        let hears_leader = |index: &usize| {
+            let last = self.liveness.peer(*index).last.as_ref();
+            last.is_some_and(|last| {
+                last.following.is_some_and(|ballot| {
+                    ballot >= promised && ballot.node != self.node && last.hears.contains(&self.node)
+                })
+            })
+        };
+        let through = self.others().find(|(index, _)| hears_leader(index));
+        through.map_or(Route::Nowhere, |(_, node)| Route::Through(node))
+    }
+
+    /// A leader that is no longer followed, gets nothing chosen or has a hanging
+    /// disk does not cling to its office.
+    pub(super) fn keep_office(&mut self, now: Time, effects: &mut Effects) {
+        let Proposer::Leading(leading) = &self.proposer else { return };
+        let timeout = self.options.election_timeout_us;
+        let followed = self.liveness.is_followed(now, self.configuration.progress_quorum());
+        let stuck = leading.in_flight() > 0 && now.since_us(leading.progress_at) > 2 * timeout;
+        let hollow = self.log.chosen_upto() < leading.base
+            && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout);
+        if !followed || stuck || hollow {
+            self.give_up_office(effects);
+            return;
+        }
+        if self.handing_over.is_some_and(|since| now.since_us(since) >= HANDOVER_PATIENCE_US) {
+            self.handing_over = None; // Nobody took it: go on in our own ballot.
+        }
+        let stalled = self.unsynced.age_us(now) > self.options.disk_stall_us
+            || self.unsynced.bytes() > self.options.unsynced_bytes_max;
+        let rested = now.since_us(self.stood_at) > timeout;
+        if stalled && self.handing_over.is_none() {
+            self.hand_over(now, effects);
+        } else if self.liveness.has_deaf_voter() && rested {
+            self.prepare(now, effects);
+        }
+    }
+
+    /// Stands when it is this node's turn.
+    pub(super) fn stand_if_due(&mut self, now: Time, effects: &mut Effects) {
+        let known = self.view(now).is_some();
+        self.liveness.note_leader(now, known);
+        self.stand_at = None;
+        if !matches!(self.proposer, Proposer::Idle) || known {
+            return;
+        }
+        match self.liveness.stand(now, self.configuration.progress_quorum(), self.candidacy(now)) {
+            Stand::Now => self.prepare(now, effects),
+            Stand::At(time) => self.stand_at = Some(time),
+            Stand::No => {}
+        }
+    }
+
+    fn candidacy(&self, now: Time) -> Candidacy {
+        Candidacy {
+            last_accepted: self.log.last_accepted(),
+            disk_age_us: self.unsynced.age_us(now),
+        }
+    }
+
+    /// Stops preparing or leading. Everything that waited for it is told.
+    pub(super) fn give_up_office(&mut self, effects: &mut Effects) {
+        self.proposer = Proposer::Idle;
+        self.handing_over = None;
+        let readers = self.rounds.drain();
+        let Effects { reads, send_now, .. } = effects;
+        read::settle(readers, None, reads, |to, nonce, index| {
+            send_now.push(reading::answer(to, nonce, index));
+        });
+        self.rounds = Rounds::default();
+    }
+
+    /// Asks the follower with the best log to stand.
+    pub(super) fn hand_over(&mut self, now: Time, effects: &mut Effects) {
+        let Proposer::Leading(leading) = &self.proposer else { return };
+        let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
+        let able = self.others().filter_map(|(index, node)| {
+            let last = self.liveness.peer(index).last.as_ref()?;
+            let fit = self.liveness.is_reachable(now, index)
+                && last.following == Some(ballot)
+                && last.disk_age_us <= self.options.disk_stall_us;
+            fit.then_some((last.last_accepted, last.chosen_upto, node))
+        });
+        if let Some((_, _, to)) = able.max() {
+            let message = Message::Handover(Handover { ballot, chosen_upto });
+            effects.send_now.push(Envelope { to, message });
+            self.handing_over = Some(now);
+        }
+    }
+
+    pub(super) fn receive_handover(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        handover: &Handover,
+        effects: &mut Effects,
+    ) {
+        let idle = matches!(self.proposer, Proposer::Idle);
+        let current = handover.ballot >= self.acceptor.promised() && handover.ballot.node == from;
+        let able = self.unsynced.age_us(now) <= self.options.disk_stall_us;
+        if idle && current && able && from != self.node {
+            self.prepare(now, effects);
+        }
+    }
+
+    /// Heartbeats to all: when they are due, and at once when what this node would
+    /// say about the leader has changed.
+    pub(super) fn flush_heartbeats(&mut self, now: Time, effects: &mut Effects) {
+        let view = self.view(now);
+        if view == self.told && now < self.liveness.next_heartbeat_at() {
+            return;
+        }
+        self.told = view;
+        let leading = match &self.proposer {
+            Proposer::Leading(leading) => Some(Watermark {
+                ballot: leading.ballot,
+                chosen_upto: leading.prefix(),
+                read_round: self.rounds.newest(),
+            }),
+            Proposer::Idle | Proposer::Preparing(_) => None,
+        };
+        let hears = self.others().filter(|(index, _)| self.liveness.is_reachable(now, *index));
+        let heartbeat = Heartbeat {
+            sequence: 0,
+            echo: 0,
+            promised: self.acceptor.promised(),
+            following: view,
+            leading,
+            chosen_upto: self.log.chosen_upto(),
+            available_from: self.log.truncated_upto().next(),
+            last_accepted: self.log.last_accepted(),
+            durable_upto: self.durable,
+            disk_age_us: self.unsynced.age_us(now),
+            hears: hears.map(|(_, node)| node).collect(),
+        };
+        let sequence = self.liveness.next_sequence(now);
+        for (index, to) in self.others() {
+            let echo = self.liveness.echo_for(index);
+            let message = Message::Heartbeat(Heartbeat { sequence, echo, ..heartbeat.clone() });
+            effects.send_now.push(Envelope { to, message });
+        }
+    }
+}

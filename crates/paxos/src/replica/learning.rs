@@ -1,0 +1,168 @@
+//! Learning what is chosen, catch-up, and truncation.
+
+use alloc::vec::Vec;
+
+use super::*;
+use crate::{Chosen, Fetch, Heartbeat, Load, Watermark, catchup::Source, learner};
+
+/// Slots asked for in one request at the most.
+const FETCH_SLOTS_MAX: u64 = 4_096;
+
+/// Slots that become superfluous before a truncation is worth its while.
+const TRUNCATE_SLOTS_MIN: u64 = 256;
+
+impl Replica {
+    /// The highest slot that this node has heard to be chosen and does not get
+    /// chosen itself.
+    pub(super) fn known_chosen(&self) -> Slot {
+        if let Proposer::Leading(leading) = &self.proposer {
+            return leading.base.max(self.log.chosen_upto());
+        }
+        let heard = |index| self.liveness.peer(index).last.as_ref().map(|last| last.chosen_upto);
+        let peers = self.others().filter_map(|(index, _)| heard(index)).max();
+        self.learner.claimed_upto().max(peers.unwrap_or(Slot::ZERO)).max(self.log.chosen_upto())
+    }
+
+    /// The leader says what is chosen when no Accept said it in this batch.
+    pub(super) fn announce(&mut self, now: Time, effects: &mut Effects) {
+        let retransmit_us = self.retransmit_us();
+        let Proposer::Leading(leading) = &self.proposer else { return };
+        let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
+        let round_due = self.rounds.is_due(now, retransmit_us);
+        if chosen_upto <= self.announced && !round_due {
+            return;
+        }
+        self.announced = chosen_upto;
+        self.rounds.sent(now);
+        let watermark = Watermark { ballot, chosen_upto, read_round: self.rounds.newest() };
+        self.send_to_others(&Message::Watermark(watermark), effects);
+    }
+
+    /// Asks for what this node misses.
+    pub(super) fn flush_catchup(&mut self, now: Time, effects: &mut Effects) {
+        let timeout = self.options.election_timeout_us;
+        let known = self.known_chosen();
+        let chosen_upto = self.log.chosen_upto();
+        self.catchup.note(now, chosen_upto, known);
+        self.catchup.expire(now, timeout);
+        let eager = core::mem::take(&mut self.eager);
+        let backlog = chosen_upto.0 - self.applied.0;
+        if known == chosen_upto || backlog > 4 * self.options.window_slots_max {
+            return;
+        }
+        let leader = self.view(now).map(|ballot| ballot.node);
+        let first = chosen_upto.next();
+        let last = known.min(chosen_upto.plus(FETCH_SLOTS_MAX));
+        let sources: Vec<Source> = self.sources(now, leader).collect();
+        if let Some((to, fetch)) = self.catchup.next(now, first, last, eager, sources.into_iter()) {
+            effects.send_now.push(Envelope { to, message: Message::Fetch(fetch) });
+        }
+    }
+
+    fn sources(&self, now: Time, leader: Option<NodeId>) -> impl Iterator<Item = Source> + '_ {
+        let reachable = self.others().filter(move |(i, _)| self.liveness.is_reachable(now, *i));
+        reachable.filter_map(move |(index, node)| {
+            let last = self.liveness.peer(index).last.as_ref()?;
+            let Heartbeat { available_from, chosen_upto, .. } = *last;
+            Some(Source { node, available_from, chosen_upto, is_leader: leader == Some(node) })
+        })
+    }
+
+    /// Ships chosen values from memory, or has the journal read them.
+    pub(super) fn receive_fetch(
+        &mut self,
+        from: NodeId,
+        index: usize,
+        fetch: &Fetch,
+        effects: &mut Effects,
+    ) {
+        let Fetch { nonce, first, last } = *fetch;
+        let last = last.min(self.log.chosen_upto()).min(first.plus(FETCH_SLOTS_MAX));
+        if first > self.log.truncated_upto() && first < self.log.first() && first <= last {
+            // One read at a time for each peer; it asks again if this one is lost.
+            if self.loading & (1 << index) == 0 {
+                self.loading |= 1 << index;
+                let bytes_max = self.options.page_bytes_max;
+                effects.load.push(Load { to: from, nonce, first, last, bytes_max });
+            }
+            return;
+        }
+        let mut values = Vec::new();
+        let mut bytes = 0;
+        let mut slot = first;
+        while slot <= last && bytes < self.options.page_bytes_max {
+            let Some(entry) = self.log.get(slot) else { break };
+            bytes += entry.value.size_bytes();
+            values.push(entry.value.clone());
+            slot = slot.next();
+        }
+        self.ship(from, nonce, first, values, effects);
+    }
+
+    pub(super) fn receive_loaded(&mut self, load: Load, values: Vec<Value>, effects: &mut Effects) {
+        if let Some(index) = self.configuration.index_of(load.to) {
+            self.loading &= !(1 << index);
+        }
+        self.ship(load.to, load.nonce, load.first, values, effects);
+    }
+
+    fn ship(
+        &self,
+        to: NodeId,
+        nonce: u64,
+        first: Slot,
+        values: Vec<Value>,
+        effects: &mut Effects,
+    ) {
+        let available_from = self.log.truncated_upto().next();
+        let chosen_upto = self.log.chosen_upto();
+        let chosen = Chosen { nonce, first, values, available_from, chosen_upto };
+        effects.send_now.push(Envelope { to, message: Message::Chosen(chosen) });
+    }
+
+    /// Chosen values from a peer's log: journaled as chosen, never as acceptances,
+    /// and stronger than any of those.
+    pub(super) fn receive_chosen(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        chosen: Chosen,
+        effects: &mut Effects,
+    ) {
+        let Chosen { nonce, first, values, .. } = chosen;
+        if !self.catchup.receive_chunk(from, nonce, values.is_empty()) {
+            return; // An answer that was given up, or that nobody asked for.
+        }
+        for (slot, value) in (first.0..).map(Slot).zip(values) {
+            if slot > self.log.chosen_upto().plus(FETCH_SLOTS_MAX) {
+                break;
+            }
+            let foreign = matches!(&self.proposer, Proposer::Leading(l) if slot > l.base);
+            if foreign && !self.log.is_chosen(slot) {
+                // Somebody else got it chosen: this leader has lost its office, and
+                // must not announce what it learns from others.
+                self.give_up_office(effects);
+            }
+            if learner::learn(slot, &value, &mut self.log) == learner::Learnt::New {
+                self.advance(effects);
+                let record =
+                    self.acceptor.record(RecordBody::Chosen { slot, value }, &self.log);
+                self.unsynced.persist(now, record, effects);
+            }
+            self.advance(effects);
+        }
+        self.eager = true;
+    }
+
+    /// Until there are snapshots, the journal keeps everything that some member
+    /// might still have to fetch.
+    pub(super) fn truncate(&mut self, effects: &mut Effects) {
+        let durable = |index| self.liveness.peer(index).last.as_ref().map(|last| last.durable_upto);
+        let peers = self.others().map(|(index, _)| durable(index).unwrap_or(Slot::ZERO)).min();
+        let upto = self.durable.min(peers.unwrap_or(self.durable)).min(self.log.chosen_upto());
+        if upto >= self.log.truncated_upto().plus(TRUNCATE_SLOTS_MIN) {
+            self.log.truncate(upto);
+            effects.truncate = Some(upto);
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Linearizable reads: the leader's rounds and the followers' questions.
+
+use super::*;
+use crate::{ReadEcho, ReadIndex, ReadIndexAnswer, ReadOutcome, ReadToken, read, read::Reader};
+
+/// The answer to a follower's question.
+pub(super) fn answer(to: NodeId, nonce: u64, index: Option<Slot>) -> Envelope {
+    Envelope { to, message: Message::ReadIndexAnswer(ReadIndexAnswer { nonce, index }) }
+}
+
+impl Replica {
+    pub(super) fn receive_read(&mut self, token: ReadToken, effects: &mut Effects) {
+        if self.rounds.waiting() + self.questions.waiting() >= self.options.reads_waiting_max {
+            effects.reads.push(ReadOutcome { token, index: None });
+        } else if self.leads().is_some() {
+            self.rounds.push(Reader::Here(token));
+        } else {
+            self.questions.push(Reader::Here(token));
+        }
+    }
+
+    /// A follower asks: the leader lets it join a round. A follower that hears the
+    /// leader passes the question on for one that does not.
+    pub(super) fn receive_read_index(
+        &mut self,
+        from: NodeId,
+        question: &ReadIndex,
+        effects: &mut Effects,
+    ) {
+        let reader = Reader::There(from, question.nonce);
+        let full =
+            self.rounds.waiting() + self.questions.waiting() >= self.options.reads_waiting_max;
+        match self.route() {
+            Route::Here if !full => self.rounds.push(reader),
+            Route::Leader(leader) if !full && leader != from => self.questions.push(reader),
+            _ => effects.send_now.push(answer(from, question.nonce, None)),
+        }
+    }
+
+    pub(super) fn receive_read_index_answer(
+        &mut self,
+        answer: &ReadIndexAnswer,
+        effects: &mut Effects,
+    ) {
+        let readers = self.questions.receive_answer(answer.nonce);
+        settle(readers, answer.index, effects);
+    }
+
+    pub(super) fn receive_read_echo(
+        &mut self,
+        index: usize,
+        echo: &ReadEcho,
+        effects: &mut Effects,
+    ) {
+        if self.leads() == Some(echo.ballot) {
+            self.count_echo(index, echo.read_round, effects);
+        }
+    }
+
+    /// Counts an echo. The read index is at least all that Phase 1 brought back:
+    /// any of it may have been chosen, and acknowledged, under an earlier leader.
+    pub(super) fn count_echo(&mut self, member: usize, read_round: u64, effects: &mut Effects) {
+        let Proposer::Leading(leading) = &self.proposer else { return };
+        let index = leading.prefix().max(leading.adopted_upto);
+        let quorum = self.configuration.accept_quorum();
+        let readers = self.rounds.receive_echo(member, read_round, quorum);
+        settle(readers, Some(index), effects);
+    }
+
+    /// Begins a round for the reads that have arrived; this node's own acceptor
+    /// echoes at once, since its promise is the ballot in which it leads.
+    pub(super) fn begin_read_round(&mut self, now: Time, effects: &mut Effects) {
+        if self.rounds.begin(now) {
+            self.count_echo(self.index, self.rounds.newest(), effects);
+        }
+    }
+
+    pub(super) fn flush_reads(&mut self, now: Time, effects: &mut Effects) {
+        if let Some(ballot) = self.leads() {
+            if ballot == self.acceptor.promised() {
+                let readers = self.questions.expire(now, None, 0);
+                for reader in readers {
+                    self.rounds.push(reader); // They arrived before this node led.
+                }
+                let before = self.rounds.newest();
+                self.begin_read_round(now, effects);
+                if self.rounds.newest() > before {
+                    self.rounds.mark_unsent();
+                }
+            }
+            return;
+        }
+        let leader = match (self.view(now), self.route()) {
+            (Some(ballot), _) => Some(ballot.node),
+            (None, Route::Through(peer)) => Some(peer),
+            (None, _) => None,
+        };
+        let limit = self.options.election_timeout_us;
+        let readers = self.questions.expire(now, leader, limit);
+        settle(readers, None, effects);
+        if let Some(to) = leader
+            && let Some(nonce) = self.questions.ask(now, to)
+        {
+            let message = Message::ReadIndex(ReadIndex { nonce });
+            effects.send_now.push(Envelope { to, message });
+        }
+    }
+}
+
+fn settle(readers: alloc::vec::Vec<Reader>, index: Option<Slot>, effects: &mut Effects) {
+    let Effects { reads, send_now, .. } = effects;
+    read::settle(readers, index, reads, |to, nonce, index| {
+        send_now.push(answer(to, nonce, index));
+    });
+}

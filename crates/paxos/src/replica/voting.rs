@@ -1,0 +1,277 @@
+//! Phases 1 and 2: what the replica does with votes and asks for them.
+
+use super::*;
+use crate::{
+    Accept, Accepted, Prepare, Promise, ReadEcho, Reject, RejectReason, Watermark, learner,
+    proposer::Preparing,
+};
+
+/// Open slots that are sent again at once; the rest follow when these are chosen.
+const RETRANSMIT_SLOTS_MAX: usize = 16;
+
+impl Replica {
+    /// Begins Phase 1 in a ballot above everything heard of. A ballot is never
+    /// used twice: this node's own promise of it is durable before the first
+    /// Prepare leaves, and a restarted node stands above its promise.
+    pub(super) fn prepare(&mut self, now: Time, effects: &mut Effects) {
+        let ballot = self.acceptor.promised().max(self.highest_seen).next(self.node);
+        self.give_up_office(effects);
+        self.highest_seen = ballot;
+        self.elections += 1;
+        self.stood_at = now;
+        let from = self.log.chosen_upto().next();
+        let prepare = Prepare { ballot, from };
+        self.proposer = Proposer::Preparing(Preparing::new(ballot, from, now));
+        self.vote_on_prepare(now, self.node, &prepare, effects);
+        for (_, to) in self.others() {
+            let message = Message::Prepare(prepare.clone());
+            effects.send_after_durable.push(Envelope { to, message });
+        }
+    }
+
+    pub(super) fn receive_prepare(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        prepare: &Prepare,
+        effects: &mut Effects,
+    ) {
+        if prepare.ballot.node != from {
+            return;
+        }
+        if self.vote_on_prepare(now, from, prepare, effects) {
+            self.note_higher(prepare.ballot, effects);
+            self.liveness.promised_to(now, prepare.ballot);
+        }
+    }
+
+    fn vote_on_prepare(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        prepare: &Prepare,
+        effects: &mut Effects,
+    ) -> bool {
+        let Replica { log, unsynced, .. } = self;
+        let mut ground = Ground { now, log, unsynced, effects };
+        let page_bytes_max = self.options.page_bytes_max;
+        self.acceptor.receive_prepare(from, prepare, page_bytes_max, &mut ground)
+    }
+
+    pub(super) fn receive_promise(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        promise: Promise,
+        effects: &mut Effects,
+    ) {
+        let Proposer::Preparing(preparing) = &mut self.proposer else { return };
+        if !preparing.receive_promise(from, promise, &self.configuration) {
+            return;
+        }
+        let promises = preparing.promises();
+        let Proposer::Preparing(preparing) =
+            core::mem::replace(&mut self.proposer, Proposer::Idle)
+        else {
+            unreachable!("matched above")
+        };
+        let leading = preparing.lead(now);
+        self.announced = leading.prefix();
+        self.liveness.won(now, |index| promises.contains(index));
+        self.pacing = Pacing::default();
+        self.proposer = Proposer::Leading(leading);
+        self.propose_adopted(now, effects);
+    }
+
+    /// Proposes what Phase 1 brought back, as far as the window allows.
+    pub(super) fn propose_adopted(&mut self, now: Time, effects: &mut Effects) {
+        let window = self.options.window_slots_max.min(self.configuration.alpha());
+        while let Proposer::Leading(leading) = &mut self.proposer
+            && leading.has_room(window, self.options.window_bytes_max)
+            && let Some(value) = leading.next_adopted()
+        {
+            self.propose(now, value, effects);
+        }
+    }
+
+    /// Proposes a value that the host cut. A host that offers one to a node that
+    /// has just stopped leading loses it: its commands are sent again by their
+    /// origins.
+    pub(super) fn propose_new(&mut self, now: Time, value: Value, effects: &mut Effects) {
+        if self.leading_with_room().is_some() {
+            self.pacing.cut(now);
+            self.propose(now, value, effects);
+        }
+    }
+
+    /// Phase 2a: to every acceptor, this node's own included. The Accepts leave
+    /// before the own acceptance is durable; it counts only once it is.
+    fn propose(&mut self, now: Time, value: Value, effects: &mut Effects) {
+        let Proposer::Leading(leading) = &mut self.proposer else { return };
+        let slot = leading.propose(now, value.clone());
+        let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
+        self.announced = chosen_upto;
+        self.begin_read_round(now, effects);
+        let read_round = self.rounds.newest();
+        let accept = Accept { ballot, slot, value, chosen_upto, read_round };
+        self.send_to_others(&Message::Accept(accept.clone()), effects);
+        let Replica { log, unsynced, .. } = self;
+        let mut ground = Ground { now, log, unsynced, effects };
+        let voted = self.acceptor.receive_accept(self.node, accept, &mut ground);
+        assert!(voted, "a leader's own acceptor follows it");
+    }
+
+    pub(super) fn receive_accept(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        accept: Accept,
+        effects: &mut Effects,
+    ) {
+        let Accept { ballot, slot, chosen_upto, .. } = accept;
+        if ballot.node != from {
+            return;
+        }
+        let promised_before = self.acceptor.promised();
+        let Replica { log, unsynced, .. } = self;
+        let mut ground = Ground { now, log, unsynced, effects };
+        let voted = self.acceptor.receive_accept(from, accept, &mut ground);
+        if self.acceptor.promised() > promised_before {
+            self.note_higher(ballot, effects);
+        }
+        self.liveness.hear_leader(now, ballot, self.acceptor.promised());
+        self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
+        if voted {
+            self.learner.note_accepted(ballot, slot, &mut self.log);
+        }
+    }
+
+    pub(super) fn receive_accepted(
+        &mut self,
+        now: Time,
+        index: usize,
+        accepted: &Accepted,
+        effects: &mut Effects,
+    ) {
+        let quorum = self.configuration.accept_quorum();
+        let Proposer::Leading(leading) = &mut self.proposer else { return };
+        if accepted.ballot != leading.ballot || accepted.first > accepted.last {
+            return;
+        }
+        if index != self.index {
+            self.liveness.note_vote(now, index);
+        }
+        for (slot, value) in leading.receive_accepted(now, index, accepted, quorum) {
+            learner::learn(slot, &value, &mut self.log);
+        }
+        self.propose_adopted(now, effects);
+        self.count_echo(index, accepted.read_round, effects);
+    }
+
+    pub(super) fn receive_reject(&mut self, now: Time, reject: &Reject, effects: &mut Effects) {
+        let mine = match &self.proposer {
+            Proposer::Idle => None,
+            Proposer::Preparing(preparing) => Some(preparing.ballot),
+            Proposer::Leading(leading) => Some(leading.ballot),
+        };
+        let higher = match reject.reason {
+            RejectReason::Promised(promised) => {
+                self.note_seen(promised);
+                promised > reject.ballot
+            }
+            RejectReason::TooFarBehind(_) => matches!(self.proposer, Proposer::Preparing(_)),
+            // Chosen by others meanwhile, or by and by when the acceptor caught up.
+            RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
+        };
+        if higher && mine == Some(reject.ballot) {
+            self.give_up_office(effects);
+            self.liveness.lost(now);
+        }
+    }
+
+    /// The leader tells what is chosen, and asks whether it is still followed.
+    pub(super) fn receive_watermark(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        watermark: &Watermark,
+        effects: &mut Effects,
+    ) {
+        let Watermark { ballot, chosen_upto, read_round } = *watermark;
+        if ballot.node != from || from == self.node {
+            return;
+        }
+        // A node that missed the Prepare promises now: raising a promise is always
+        // safe, and without it the node could not confirm reads.
+        if self.acceptor.promise_to_leader(ballot) {
+            let record = self.acceptor.record(RecordBody::Promise, &self.log);
+            self.unsynced.persist(now, record, effects);
+            self.note_higher(ballot, effects);
+        }
+        self.liveness.hear_leader(now, ballot, self.acceptor.promised());
+        self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
+        if ballot == self.acceptor.promised() && read_round > 0 {
+            self.acceptor.note_read_round(ballot, read_round);
+            let read_round = self.acceptor.read_round();
+            let message = Message::ReadEcho(ReadEcho { ballot, read_round });
+            effects.send_now.push(Envelope { to: from, message });
+        }
+    }
+
+    /// This node's promise rose for another's ballot: whatever it did itself below
+    /// is over.
+    fn note_higher(&mut self, ballot: Ballot, effects: &mut Effects) {
+        self.note_seen(ballot);
+        self.give_up_office(effects);
+    }
+
+    pub(super) fn note_seen(&mut self, ballot: Ballot) {
+        let limit = self.acceptor.promised().round.saturating_add(Ballot::ROUND_JUMP_MAX);
+        if ballot.round <= limit {
+            self.highest_seen = self.highest_seen.max(ballot);
+        }
+    }
+
+    /// Sends again what stayed unanswered.
+    pub(super) fn retransmit(&mut self, now: Time, effects: &mut Effects) {
+        let retransmit_us = self.retransmit_us();
+        match &mut self.proposer {
+            Proposer::Idle => {}
+            Proposer::Preparing(preparing) => {
+                if now.since_us(preparing.started) >= self.options.election_timeout_us {
+                    self.give_up_office(effects);
+                    self.liveness.lost(now);
+                } else if now.since_us(preparing.sent_at) >= retransmit_us {
+                    preparing.sent_at = now;
+                    let promises = preparing.promises();
+                    let Preparing { ballot, from, .. } = *preparing;
+                    let prepare = Message::Prepare(Prepare { ballot, from });
+                    for (_, to) in self.others().filter(|(index, _)| !promises.contains(*index)) {
+                        let message = prepare.clone();
+                        effects.send_after_durable.push(Envelope { to, message });
+                    }
+                }
+            }
+            Proposer::Leading(leading) => {
+                let due = |at: Time| now.since_us(at) >= retransmit_us;
+                if !leading.oldest_sent_at().is_some_and(due) {
+                    return;
+                }
+                let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
+                let read_round = self.rounds.newest();
+                for (slot, open) in leading.unchosen().take(RETRANSMIT_SLOTS_MAX) {
+                    open.sent_at = now;
+                    for (index, to) in (0..).zip(self.configuration.members().iter().copied()) {
+                        let reachable = self.liveness.is_reachable(now, index);
+                        if to != self.node && reachable && !open.voters.contains(index) {
+                            let value = open.value.clone();
+                            let accept = Accept { ballot, slot, value, chosen_upto, read_round };
+                            let message = Message::Accept(accept);
+                            effects.send_now.push(Envelope { to, message });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

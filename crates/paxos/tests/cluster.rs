@@ -1,0 +1,76 @@
+//! Whole clusters of replicas under faults, everything drawn from seeds.
+
+mod world;
+
+use world::{Faults, World};
+
+/// One seed: any faults for a while with safety checked all the time, then all is
+/// healed and progress is demanded.
+fn run(seed: u64) -> World {
+    let mut rng = fastrand::Rng::with_seed(!seed);
+    let members = [1, 2, 3, 3, 3, 5, 5][rng.usize(..7)];
+    let faults = Faults::drawn(&mut rng);
+    let mut world = World::new(seed, members, faults);
+    world.value_bytes = [8, 100, 3_000][rng.usize(..3)];
+    world.run_for(3_000_000);
+    world.heal();
+    world.demand_progress(10_000_000);
+    world
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>) {
+    let (mut elected, mut crashes, mut noops, mut reads, mut chosen) = (0, 0, 0, 0, 0);
+    for seed in seeds {
+        let world = match std::panic::catch_unwind(|| run(seed)) {
+            Ok(world) => world,
+            Err(panic) => {
+                eprintln!("seed {seed} failed");
+                std::panic::resume_unwind(panic);
+            }
+        };
+        let count = |event: &str| world.oracle.events.get(event).copied().unwrap_or(0);
+        elected += count("elected");
+        crashes += count("crash");
+        noops += count("noop");
+        reads += world.oracle.reads_checked;
+        chosen += world.oracle.chosen.len();
+    }
+    println!("elected {elected} crashes {crashes} noops {noops} reads {reads} chosen {chosen}");
+    // A checker that could not check fails.
+    assert!(elected > 0 && crashes > 0 && noops > 0 && reads > 0 && chosen > 0);
+}
+
+#[test]
+fn any_faults_then_progress_1() {
+    run_seeds(0..250);
+}
+
+#[test]
+fn any_faults_then_progress_2() {
+    run_seeds(250..500);
+}
+
+#[test]
+fn any_faults_then_progress_3() {
+    run_seeds(500..750);
+}
+
+#[test]
+fn any_faults_then_progress_4() {
+    run_seeds(750..1_000);
+}
+
+/// `SYNOD_SEEDS=A..B` runs other seeds: for a long search, or for one that failed.
+#[test]
+fn seeds_of_the_environment() {
+    let Ok(range) = std::env::var("SYNOD_SEEDS") else { return };
+    let (first, last) = range.split_once("..").expect("SYNOD_SEEDS=A..B");
+    run_seeds(first.parse().expect("a number")..last.parse().expect("a number"));
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    let (a, b) = (run(7), run(7));
+    assert_eq!(a.oracle.chosen, b.oracle.chosen);
+    assert_eq!((a.now, a.oracle.events), (b.now, b.oracle.events));
+}

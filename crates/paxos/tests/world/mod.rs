@@ -1,0 +1,642 @@
+//! A cluster of replicas in memory, everything drawn from one seed: a network that
+//! loses, duplicates, delays and cuts, disks that lose what was not synced, and
+//! processes that crash and pause. An oracle watches every durable acceptance.
+
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+
+use bytes::Bytes;
+use synod_paxos::{
+    AcceptedSlot, Ballot, Configuration, Effects, Envelope, Input, Load, Message, NodeId, Options,
+    Position, ReadToken, Record, RecordBody, Recovered, Replica, Role, Slot, Standing, Time, Value,
+};
+
+/// Which faults are on, and how strong.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    pub loss: f64,
+    pub duplication: f64,
+    pub delay_us_max: u64,
+    pub crashes: f64,
+    pub pauses: f64,
+    pub cuts: f64,
+    pub sync_us_max: u64,
+}
+
+impl Faults {
+    pub fn none() -> Faults {
+        Faults {
+            loss: 0.0,
+            duplication: 0.0,
+            delay_us_max: 300,
+            crashes: 0.0,
+            pauses: 0.0,
+            cuts: 0.0,
+            sync_us_max: 200,
+        }
+    }
+
+    /// Swarm style: each seed has its own mix.
+    pub fn drawn(rng: &mut fastrand::Rng) -> Faults {
+        let mut maybe = |strength: f64| if rng.bool() { rng.f64() * strength } else { 0.0 };
+        Faults {
+            loss: maybe(0.3),
+            duplication: maybe(0.3),
+            crashes: maybe(1.0),
+            pauses: maybe(1.0),
+            cuts: maybe(1.0),
+            delay_us_max: [300, 3_000, 60_000][rng.usize(..3)],
+            sync_us_max: [200, 5_000, 100_000][rng.usize(..3)],
+        }
+    }
+}
+
+/// What happens at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Happening {
+    Deliver { from: NodeId, to: NodeId, message: Message },
+    Synced { node: NodeId, life: u64, position: Position },
+    Wake { node: NodeId, life: u64 },
+    Restart { node: NodeId },
+    Resume { node: NodeId },
+    Died { node: NodeId, peer: NodeId },
+    Loaded { node: NodeId, life: u64, load: Load },
+    Client,
+    Nemesis,
+}
+
+struct Event {
+    at: Time,
+    order: u64,
+    what: Happening,
+}
+
+impl PartialEq for Event {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Event {}
+impl PartialOrd for Event {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Event {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (other.at, other.order).cmp(&(self.at, self.order))
+    }
+}
+
+/// One machine: what survives a crash, and the process while it runs.
+pub struct Machine {
+    pub id: NodeId,
+    durable: Vec<(Position, Record)>,
+    pending: Vec<(Position, Record)>,
+    position: Position,
+    life: u64,
+    /// Applied values survive up to here.
+    applied_durable: Slot,
+    pub applied: Slot,
+    pub replica: Option<Replica>,
+    effects: Effects,
+    held: Vec<(Position, Envelope)>,
+    syncing: bool,
+    paused: bool,
+    inbox: Vec<(NodeId, Message)>,
+    promise_sent: Ballot,
+}
+
+/// What the oracle knows.
+#[derive(Default)]
+pub struct Oracle {
+    votes: BTreeMap<(Slot, Ballot), (Value, BTreeSet<NodeId>)>,
+    pub chosen: BTreeMap<Slot, Value>,
+    /// The highest slot that any replica has applied.
+    pub acknowledged: Slot,
+    pub reads_checked: u64,
+    pub events: BTreeMap<&'static str, u64>,
+}
+
+impl Oracle {
+    fn count(&mut self, event: &'static str) {
+        *self.events.entry(event).or_default() += 1;
+    }
+
+    fn vote(&mut self, node: NodeId, slot: Slot, ballot: Ballot, value: &Value, quorum: usize) {
+        let entry = self.votes.entry((slot, ballot));
+        let (known, voters) = entry.or_insert_with(|| (value.clone(), BTreeSet::new()));
+        assert_eq!(known, value, "slot {slot}: two values accepted in ballot {ballot}");
+        voters.insert(node);
+        if voters.len() >= quorum {
+            let chosen = self.chosen.entry(slot).or_insert_with(|| value.clone());
+            assert_eq!(chosen, value, "slot {slot}: two values chosen (ballot {ballot})");
+        }
+    }
+}
+
+pub struct World {
+    pub rng: fastrand::Rng,
+    pub now: Time,
+    order: u64,
+    queue: BinaryHeap<Event>,
+    pub machines: Vec<Machine>,
+    pub configuration: Configuration,
+    pub options: Options,
+    pub faults: Faults,
+    /// Directed links that are cut.
+    pub cuts: BTreeSet<(NodeId, NodeId)>,
+    pub oracle: Oracle,
+    next_value: u64,
+    reads: BTreeMap<ReadToken, (NodeId, u64, Slot)>,
+    pub clients: bool,
+    pub value_bytes: usize,
+}
+
+impl World {
+    pub fn new(seed: u64, members: u32, faults: Faults) -> World {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let ids: Vec<NodeId> = (1..=members).map(NodeId).collect();
+        let alpha = [4, 32, 1024][rng.usize(..3)];
+        let configuration = Configuration::majority(ids.clone(), alpha).unwrap();
+        let options = Options {
+            window_slots_max: [2, 16, 256][rng.usize(..3)],
+            cache_bytes_max: [0, 4_096, 1 << 20][rng.usize(..3)],
+            page_bytes_max: [1, 500, 1 << 20][rng.usize(..3)],
+            ..Options::default()
+        };
+        let machines = ids.iter().map(|id| Machine {
+            id: *id,
+            durable: Vec::new(),
+            pending: Vec::new(),
+            position: Position::ZERO,
+            life: 0,
+            applied_durable: Slot::ZERO,
+            applied: Slot::ZERO,
+            replica: None,
+            effects: Effects::default(),
+            held: Vec::new(),
+            syncing: false,
+            paused: false,
+            inbox: Vec::new(),
+            promise_sent: Ballot::ZERO,
+        });
+        let mut world = World {
+            machines: machines.collect(),
+            now: Time(1_000_000),
+            order: 0,
+            queue: BinaryHeap::new(),
+            configuration,
+            options,
+            faults,
+            cuts: BTreeSet::new(),
+            oracle: Oracle::default(),
+            next_value: 0,
+            reads: BTreeMap::new(),
+            clients: true,
+            value_bytes: 24,
+            rng,
+        };
+        for id in ids {
+            world.start(id);
+        }
+        world.at(500, Happening::Client);
+        world.at(10_000, Happening::Nemesis);
+        world
+    }
+
+    fn at(&mut self, delay_us: u64, what: Happening) {
+        self.order += 1;
+        self.queue.push(Event { at: self.now.plus_us(delay_us), order: self.order, what });
+    }
+
+    pub fn machine(&mut self, id: NodeId) -> &mut Machine {
+        &mut self.machines[id.0 as usize - 1]
+    }
+
+    pub fn leader(&self) -> Option<NodeId> {
+        let leads = |m: &&Machine| m.replica.as_ref().and_then(|r| r.leads()).filter(|_| !m.paused);
+        self.machines.iter().filter(|m| leads(m).is_some()).max_by_key(|m| leads(m)).map(|m| m.id)
+    }
+
+    /// Runs until `condition`, or fails after `limit_us` of simulated time.
+    pub fn run_until(&mut self, what: &str, limit_us: u64, condition: impl Fn(&World) -> bool) {
+        let end = self.now.plus_us(limit_us);
+        while !condition(self) {
+            assert!(self.now < end, "not within {limit_us} us: {what}");
+            self.step();
+        }
+    }
+
+    pub fn run_for(&mut self, us: u64) {
+        let end = self.now.plus_us(us);
+        while self.now < end {
+            self.step();
+        }
+    }
+
+    pub fn step(&mut self) {
+        let event = self.queue.pop().expect("clients and nemesis never end");
+        self.now = event.at;
+        match event.what {
+            Happening::Deliver { from, to, message } => {
+                let machine = self.machine(to);
+                if machine.replica.is_none() {
+                    return;
+                }
+                if machine.paused {
+                    machine.inbox.push((from, message));
+                } else {
+                    self.input(to, Input::Received { from, message });
+                }
+            }
+            Happening::Synced { node, life, position } => {
+                if self.machine(node).life == life && self.machine(node).replica.is_some() {
+                    self.synced(node, position);
+                }
+            }
+            Happening::Wake { node, life } => {
+                let machine = self.machine(node);
+                if machine.life == life && machine.replica.is_some() && !machine.paused {
+                    self.input(node, Input::Tick);
+                    self.wake_later(node);
+                }
+            }
+            Happening::Restart { node } => {
+                if self.machine(node).replica.is_none() {
+                    self.start(node);
+                }
+            }
+            Happening::Resume { node } => self.resume(node),
+            Happening::Died { node, peer } => {
+                let dead = self.machine(peer).replica.is_none();
+                let machine = self.machine(node);
+                if dead && machine.replica.is_some() && !machine.paused {
+                    self.input(node, Input::PeerDied(peer));
+                }
+            }
+            Happening::Loaded { node, life, load } => {
+                let machine = self.machine(node);
+                if machine.life == life && machine.replica.is_some() {
+                    let values = machine.load(load);
+                    self.input(node, Input::Loaded { load, values });
+                }
+            }
+            Happening::Client => self.client(),
+            Happening::Nemesis => self.nemesis(),
+        }
+    }
+
+    fn wake_later(&mut self, node: NodeId) {
+        let machine = self.machine(node);
+        let life = machine.life;
+        let deadline = machine.replica.as_ref().unwrap().deadline();
+        let delay = deadline.since_us(self.now).clamp(100, 50_000);
+        self.at(delay, Happening::Wake { node, life });
+    }
+
+    fn client(&mut self) {
+        if self.clients {
+            let bytes = self.value_bytes;
+            for index in 0..self.machines.len() {
+                let id = self.machines[index].id;
+                let machine = &self.machines[index];
+                let Some(replica) = machine.replica.as_ref().filter(|_| !machine.paused) else {
+                    continue;
+                };
+                if replica.may_propose(self.now, bytes) {
+                    self.next_value += 1;
+                    let mut value = self.next_value.to_le_bytes().to_vec();
+                    value.resize(bytes.max(8), 0);
+                    self.input(id, Input::Propose(Value::Batch(Bytes::from(value))));
+                }
+                if self.rng.u8(..) < 32 {
+                    self.order += 1;
+                    let token = ReadToken(self.order);
+                    let life = self.machines[index].life;
+                    self.reads.insert(token, (id, life, self.oracle.acknowledged));
+                    self.input(id, Input::Read(token));
+                }
+            }
+        }
+        let delay = self.rng.u64(100..3_000);
+        self.at(delay, Happening::Client);
+    }
+
+    fn nemesis(&mut self) {
+        let victim = NodeId(self.rng.u32(1..=self.machines.len() as u32));
+        let victim = self.leader().filter(|_| self.rng.bool()).unwrap_or(victim);
+        if self.rng.f64() < self.faults.crashes * 0.2 {
+            let down = self.rng.u64(1_000..600_000);
+            self.crash(victim);
+            self.at(down, Happening::Restart { node: victim });
+        } else if self.rng.f64() < self.faults.pauses * 0.1 {
+            self.oracle.count("pause");
+            self.machine(victim).paused = true;
+            let pause = self.rng.u64(1_000..900_000);
+            self.at(pause, Happening::Resume { node: victim });
+        } else if self.rng.f64() < self.faults.cuts * 0.3 {
+            self.cut_or_heal();
+        }
+        let delay = self.rng.u64(5_000..60_000);
+        self.at(delay, Happening::Nemesis);
+    }
+
+    fn cut_or_heal(&mut self) {
+        if self.rng.bool() {
+            self.cuts.clear();
+            return;
+        }
+        self.oracle.count("cut");
+        let ids: Vec<NodeId> = self.machines.iter().map(|m| m.id).collect();
+        let both = self.rng.bool();
+        for a in &ids {
+            for b in &ids {
+                if a != b && self.rng.u8(..) < 80 {
+                    self.cuts.insert((*a, *b));
+                    if both {
+                        self.cuts.insert((*b, *a));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Kill -9 and loss of power: any prefix of what was not synced may survive.
+    pub fn crash(&mut self, id: NodeId) {
+        let pending = self.machine(id).pending.len();
+        let keep = self.rng.usize(..=pending);
+        let machine = self.machine(id);
+        if machine.replica.take().is_none() {
+            return;
+        }
+        let survived: Vec<_> = machine.pending.drain(..).take(keep).collect();
+        machine.durable.extend(survived.iter().cloned());
+        machine.effects = Effects::default();
+        machine.held.clear();
+        machine.inbox.clear();
+        machine.syncing = false;
+        machine.paused = false;
+        machine.applied = machine.applied_durable;
+        for (_, record) in survived {
+            self.note_durable(id, &record);
+        }
+        self.oracle.count("crash");
+        for peer in 1..=self.machines.len() as u32 {
+            let delay = self.rng.u64(100..3_000);
+            self.at(delay, Happening::Died { node: NodeId(peer), peer: id });
+        }
+    }
+
+    /// Starts a process on what its disk holds.
+    pub fn start(&mut self, id: NodeId) {
+        let (now, configuration) = (self.now, self.configuration.clone());
+        let seed = self.rng.u64(..);
+        let options = self.options.clone();
+        let machine = self.machine(id);
+        machine.life += 1;
+        let recovered = machine.recover();
+        assert!(recovered.promised >= machine.promise_sent, "{id} forgot a promise");
+        machine.position = recovered.position;
+        let applied = machine.applied_durable.max(recovered.chosen_upto);
+        machine.applied = applied;
+        let durable = machine.applied_durable;
+        let options = Options { incarnation: machine.life, seed, ..options };
+        let replica = Replica::new(id, configuration, options, recovered, applied, durable, now);
+        machine.replica = Some(replica);
+        self.input(id, Input::Tick);
+        self.wake_later(id);
+    }
+
+    fn resume(&mut self, id: NodeId) {
+        let machine = self.machine(id);
+        if !machine.paused {
+            return;
+        }
+        machine.paused = false;
+        let inbox = std::mem::take(&mut machine.inbox);
+        if machine.replica.is_none() {
+            return;
+        }
+        self.input(id, Input::Tick);
+        for (from, message) in inbox {
+            self.input(id, Input::Received { from, message });
+        }
+        self.wake_later(id);
+    }
+
+    fn synced(&mut self, id: NodeId, position: Position) {
+        let machine = self.machine(id);
+        machine.syncing = false;
+        let split = machine.pending.partition_point(|(at, _)| *at <= position);
+        let synced: Vec<_> = machine.pending.drain(..split).collect();
+        machine.durable.extend(synced.iter().cloned());
+        for (_, record) in &synced {
+            self.note_durable(id, record);
+        }
+        let machine = self.machine(id);
+        let (ready, held) = machine.held.drain(..).partition(|(at, _)| *at <= position);
+        machine.held = held;
+        for (_, envelope) in ready {
+            self.send(id, envelope);
+        }
+        self.input(id, Input::Persisted(position));
+        self.sync_later(id);
+    }
+
+    fn note_durable(&mut self, id: NodeId, record: &Record) {
+        if let RecordBody::Accepted { slot, ballot, value } = &record.body {
+            let quorum = self.configuration.accept_quorum();
+            self.oracle.vote(id, *slot, *ballot, value, quorum);
+        }
+    }
+
+    pub fn input(&mut self, id: NodeId, input: Input) {
+        let now = self.now;
+        let machine = self.machine(id);
+        let Some(replica) = machine.replica.as_mut() else { return };
+        let was = replica.status(now).role;
+        replica.step(now, input, &mut machine.effects);
+        replica.flush(now, &mut machine.effects);
+        let is = replica.status(now).role;
+        if is == Role::Leader && was != Role::Leader {
+            self.oracle.count("elected");
+        }
+        self.carry_out(id);
+    }
+
+    fn carry_out(&mut self, id: NodeId) {
+        let machine = self.machine(id);
+        let effects = std::mem::take(&mut machine.effects);
+        for record in effects.persist {
+            machine.position = Position(machine.position.0 + 1);
+            machine.pending.push((machine.position, record));
+        }
+        let position = machine.position;
+        let idle = machine.pending.is_empty();
+        let life = machine.life;
+        for envelope in effects.send_now {
+            assert_ne!(envelope.to, id, "nothing for oneself leaves before the disk");
+            self.send(id, envelope);
+        }
+        for envelope in effects.send_after_durable {
+            if idle {
+                self.send(id, envelope);
+            } else {
+                self.machine(id).held.push((position, envelope));
+            }
+        }
+        self.sync_later(id);
+        for (slot, value) in effects.chosen {
+            self.apply(id, slot, &value);
+        }
+        for load in effects.load {
+            self.at(500, Happening::Loaded { node: id, life, load });
+        }
+        for outcome in effects.reads {
+            let (reader, read_life, acknowledged) = self.reads[&outcome.token];
+            assert_eq!(reader, id);
+            if let Some(index) = outcome.index {
+                assert_eq!(read_life, life);
+                assert!(index >= acknowledged, "a read at {index} misses {acknowledged}");
+                self.oracle.reads_checked += 1;
+            }
+        }
+        if let Some(upto) = effects.truncate {
+            self.oracle.count("truncate");
+            let floor = self.machines.iter().map(|m| m.applied_durable).min().unwrap();
+            assert!(upto <= floor, "truncated {upto} that somebody needs (floor {floor})");
+            let machine = self.machine(id);
+            machine.applied_durable = machine.applied_durable.max(upto);
+        }
+    }
+
+    fn apply(&mut self, id: NodeId, slot: Slot, value: &Value) {
+        let chosen = self.oracle.chosen.get(&slot);
+        assert_eq!(chosen, Some(value), "{id} applies in slot {slot} what is not chosen");
+        if *value == Value::Noop {
+            self.oracle.count("noop");
+        }
+        let durable = self.rng.u8(..) < 10;
+        let machine = self.machine(id);
+        assert_eq!(machine.applied.next(), slot, "{id} applies out of order");
+        machine.applied = slot;
+        if durable {
+            machine.applied_durable = slot;
+        }
+        let durable = machine.applied_durable;
+        self.oracle.acknowledged = self.oracle.acknowledged.max(slot);
+        let now = self.now;
+        let machine = self.machine(id);
+        let replica = machine.replica.as_mut().unwrap();
+        replica.step(now, Input::Applied { upto: slot, durable }, &mut machine.effects);
+    }
+
+    fn sync_later(&mut self, id: NodeId) {
+        let delay = self.rng.u64(20..self.faults.sync_us_max.max(21));
+        let machine = self.machine(id);
+        if machine.syncing || machine.pending.is_empty() {
+            return;
+        }
+        machine.syncing = true;
+        let (life, position) = (machine.life, machine.position);
+        self.at(delay, Happening::Synced { node: id, life, position });
+    }
+
+    fn send(&mut self, from: NodeId, envelope: Envelope) {
+        let Envelope { to, message } = envelope;
+        if let Message::Promise(promise) = &message {
+            let machine = self.machine(from);
+            machine.promise_sent = machine.promise_sent.max(promise.ballot);
+        }
+        if to == from {
+            // This node's own vote, durable by now.
+            self.at(0, Happening::Deliver { from, to, message });
+            return;
+        }
+        if self.cuts.contains(&(from, to)) || self.rng.f64() < self.faults.loss {
+            return;
+        }
+        let copies = if self.rng.f64() < self.faults.duplication { 2 } else { 1 };
+        for _ in 0..copies {
+            let delay = self.rng.u64(20..self.faults.delay_us_max.max(21));
+            let message = message.clone();
+            self.at(delay, Happening::Deliver { from, to, message });
+        }
+    }
+
+    /// All faults end; everything that is down comes back.
+    pub fn heal(&mut self) {
+        self.faults = Faults::none();
+        self.cuts.clear();
+        for index in 0..self.machines.len() {
+            let id = self.machines[index].id;
+            if self.machines[index].replica.is_none() {
+                self.start(id);
+            }
+            self.resume(id);
+        }
+    }
+
+    /// Progress is demanded: a leader, new values, the same prefix everywhere.
+    pub fn demand_progress(&mut self, limit_us: u64) {
+        let before = self.oracle.acknowledged;
+        self.run_until("every replica applies new values", limit_us, |world| {
+            let floor = world.machines.iter().map(|m| m.applied).min().unwrap();
+            floor > before.plus(20)
+        });
+    }
+}
+
+impl Machine {
+    /// What a journal brings back, worked out naively from all records.
+    fn recover(&self) -> Recovered {
+        let mut recovered = Recovered::empty();
+        let mut slots: BTreeMap<Slot, (Standing, Value)> = BTreeMap::new();
+        for (position, record) in &self.durable {
+            assert!(record.promised >= recovered.promised, "a promise fell in the journal");
+            recovered.promised = record.promised;
+            recovered.chosen_upto = recovered.chosen_upto.max(record.chosen_upto);
+            recovered.position = *position;
+            match &record.body {
+                RecordBody::Promise => {}
+                RecordBody::Accepted { slot, ballot, value } => {
+                    slots.insert(*slot, (Standing::Accepted(*ballot), value.clone()));
+                }
+                RecordBody::Chosen { slot, value } => {
+                    slots.insert(*slot, (Standing::Chosen, value.clone()));
+                }
+                RecordBody::StartAfter { slot } => {
+                    recovered.truncated_upto = recovered.truncated_upto.max(*slot);
+                }
+            }
+        }
+        recovered.truncated_upto = recovered.truncated_upto.min(recovered.chosen_upto);
+        let open = slots.into_iter().filter(|(slot, _)| *slot > recovered.chosen_upto);
+        recovered.open =
+            open.map(|(slot, (standing, value))| AcceptedSlot { slot, standing, value }).collect();
+        recovered
+    }
+
+    fn load(&self, load: Load) -> Vec<Value> {
+        let mut values = Vec::new();
+        let mut bytes = 0;
+        let mut slot = load.first;
+        while slot <= load.last && bytes < load.bytes_max {
+            let records = self.durable.iter().chain(&self.pending).rev();
+            let value = records.filter_map(|(_, record)| match &record.body {
+                RecordBody::Accepted { slot: at, value, .. }
+                | RecordBody::Chosen { slot: at, value }
+                    if *at == slot =>
+                {
+                    Some(value.clone())
+                }
+                _ => None,
+            });
+            let Some(value) = value.into_iter().next() else { break };
+            bytes += value.size_bytes();
+            values.push(value);
+            slot = slot.next();
+        }
+        values
+    }
+}

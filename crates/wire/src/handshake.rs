@@ -1,0 +1,255 @@
+//! The handshake: who dials says who it is and whom it wants, who accepts says the
+//! same of itself or refuses with a reason.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use synod_paxos::{Ballot, NodeId, Position};
+
+use crate::DecodeError;
+use crate::frame::{Header, encode_with};
+use crate::message::{put_ballot, put_block};
+use crate::reader::Reader;
+
+/// The version of everything that follows a handshake. The frames and the
+/// handshake itself keep their form, so that two versions can tell each other.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest body of a handshake frame; a longer one is refused by its header.
+pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
+
+/// The longest text of a refusal; the rest is cut off.
+pub const REFUSAL_TEXT_BYTES_MAX: usize = 1 << 10;
+
+const HELLO: u8 = 0x40;
+const WELCOME: u8 = 0x41;
+const REFUSAL: u8 = 0x42;
+
+/// What a node says of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Facts {
+    /// The cluster that it belongs to.
+    pub cluster: u128,
+    /// Its node id.
+    pub node: NodeId,
+    /// The random id of its data folder.
+    pub store: u128,
+    /// Which of the folder's lives this is.
+    pub incarnation: u64,
+    /// The highest promise that it has told anybody.
+    pub promised: Ballot,
+    /// The last journal position that it has told anybody as durable.
+    pub position: Position,
+}
+
+/// Which of a pair's connections this is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Lane {
+    /// Votes, heartbeats and everything else that is small.
+    Control,
+    /// Values for catch-up, and other large messages.
+    Bulk,
+}
+
+/// The first frame on a connection, from the node that dialled.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// The sender's [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// The sender.
+    pub facts: Facts,
+    /// The use of this connection.
+    pub lane: Lane,
+    /// The node that the sender wants to reach.
+    pub to: NodeId,
+}
+
+/// The answer of a node that takes the connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// The sender's [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// The sender.
+    pub facts: Facts,
+}
+
+/// The answer of a node that does not.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Why, for programs.
+    pub reason: RefusalReason,
+    /// Why, and what to do about it, for people.
+    pub text: String,
+}
+
+/// Why a handshake was refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum RefusalReason {
+    /// The two speak different versions.
+    Protocol,
+    /// The two belong to different clusters.
+    Cluster,
+    /// Another node was wanted here.
+    Addressee,
+    /// The dialling node is no member, or claims to be the accepting one.
+    Member,
+    /// The dialling node's store id is not the one it had before.
+    Store,
+    /// The dialling node's data folder went back in time.
+    WentBack,
+    /// A later life of the dialling node is known.
+    Incarnation,
+}
+
+impl RefusalReason {
+    const ALL: [RefusalReason; 7] = [
+        RefusalReason::Protocol,
+        RefusalReason::Cluster,
+        RefusalReason::Addressee,
+        RefusalReason::Member,
+        RefusalReason::Store,
+        RefusalReason::WentBack,
+        RefusalReason::Incarnation,
+    ];
+
+    fn tag(self) -> u8 {
+        match self {
+            RefusalReason::Protocol => 1,
+            RefusalReason::Cluster => 2,
+            RefusalReason::Addressee => 3,
+            RefusalReason::Member => 4,
+            RefusalReason::Store => 5,
+            RefusalReason::WentBack => 6,
+            RefusalReason::Incarnation => 7,
+        }
+    }
+}
+
+/// A frame of the handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Handshake {
+    /// The dialling side's.
+    Hello(Hello),
+    /// The accepting side's yes.
+    Welcome(Welcome),
+    /// The accepting side's no.
+    Refusal(Refusal),
+}
+
+/// Appends the handshake to `out` as one frame, header included.
+pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
+    match handshake {
+        Handshake::Hello(hello) => encode_with(HELLO, out, |out| {
+            put_block(out, |out| {
+                out.put_u32_le(hello.protocol);
+                put_facts(out, &hello.facts);
+                out.put_u8(match hello.lane {
+                    Lane::Control => 1,
+                    Lane::Bulk => 2,
+                });
+                out.put_u32_le(hello.to.0);
+            });
+        }),
+        Handshake::Welcome(welcome) => encode_with(WELCOME, out, |out| {
+            put_block(out, |out| {
+                out.put_u32_le(welcome.protocol);
+                put_facts(out, &welcome.facts);
+            });
+        }),
+        Handshake::Refusal(refusal) => encode_with(REFUSAL, out, |out| {
+            put_block(out, |out| out.put_u8(refusal.reason.tag()));
+            let text = cut_text(&refusal.text);
+            out.put_u32_le(u32::try_from(text.len()).expect("the text was cut"));
+            out.put_slice(text.as_bytes());
+        }),
+    }
+}
+
+/// Decodes the body of a handshake frame.
+///
+/// # Errors
+/// When the body has another length or checksum than the header says, or is not
+/// exactly one handshake.
+pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
+    header.check(&body)?;
+    if body.len() > HANDSHAKE_BYTES_MAX {
+        return Err(DecodeError::TooLarge {
+            what: "a handshake",
+            size: body.len() as u64,
+        });
+    }
+    let mut reader = Reader::new(body, "a handshake");
+    let mut block = reader.block()?;
+    let handshake = match header.kind {
+        HELLO => {
+            let protocol = block.u32()?;
+            let facts = read_facts(&mut block)?;
+            let lane = match block.u8()? {
+                1 => Lane::Control,
+                2 => Lane::Bulk,
+                tag => {
+                    return Err(DecodeError::Tag {
+                        what: "a lane",
+                        tag,
+                    });
+                }
+            };
+            Handshake::Hello(Hello {
+                protocol,
+                facts,
+                lane,
+                to: block.node()?,
+            })
+        }
+        WELCOME => Handshake::Welcome(Welcome {
+            protocol: block.u32()?,
+            facts: read_facts(&mut block)?,
+        }),
+        REFUSAL => {
+            let tag = block.u8()?;
+            let reason = RefusalReason::ALL
+                .into_iter()
+                .find(|reason| reason.tag() == tag);
+            let reason = reason.ok_or(DecodeError::Tag {
+                what: "a refusal",
+                tag,
+            })?;
+            let text = reader.byte_string("a refusal's text", REFUSAL_TEXT_BYTES_MAX)?;
+            let text = std::str::from_utf8(&text)
+                .map_err(|_| DecodeError::Text("a refusal's text"))?
+                .to_owned();
+            Handshake::Refusal(Refusal { reason, text })
+        }
+        tag => {
+            return Err(DecodeError::Tag {
+                what: "a handshake",
+                tag,
+            });
+        }
+    };
+    reader.finish()?;
+    Ok(handshake)
+}
+
+fn put_facts(out: &mut BytesMut, facts: &Facts) {
+    out.put_u128_le(facts.cluster);
+    out.put_u32_le(facts.node.0);
+    out.put_u128_le(facts.store);
+    out.put_u64_le(facts.incarnation);
+    put_ballot(out, facts.promised);
+    out.put_u64_le(facts.position.0);
+}
+
+fn read_facts(reader: &mut Reader) -> Result<Facts, DecodeError> {
+    Ok(Facts {
+        cluster: reader.u128()?,
+        node: reader.node()?,
+        store: reader.u128()?,
+        incarnation: reader.u64()?,
+        promised: reader.ballot()?,
+        position: Position(reader.u64()?),
+    })
+}
+
+/// The longest beginning of `text` within the limit that ends between characters.
+fn cut_text(text: &str) -> &str {
+    &text[..text.floor_char_boundary(REFUSAL_TEXT_BYTES_MAX)]
+}

@@ -1,0 +1,229 @@
+//! Reads the bodies of messages back.
+
+use bytes::Bytes;
+use synod_paxos::{
+    Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
+    ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Slot, Standing, Value, Watermark,
+};
+
+use super::{
+    ACCEPT, ACCEPTED, ACCEPTED_SLOT_BYTES, CHOSEN, COUNT_BYTES, FETCH, FORWARD, HANDOVER,
+    HEARTBEAT, PREPARE, PROMISE, READ_ECHO, READ_INDEX, READ_INDEX_ANSWER, REJECT, VALUE_BYTES,
+    WATERMARK,
+};
+use crate::batch::{ENTRIES_MAX, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
+use crate::frame::FRAME_BYTES_MAX;
+use crate::reader::Reader;
+use crate::{DecodeError, Forward, PeerMessage};
+
+/// The most slots in one page of a promise, and the most values of one `Chosen`.
+const SLOTS_MAX: usize = 65_536;
+/// The most nodes in a heartbeat.
+const NODES_MAX: usize = 1_024;
+
+/// Decodes the body of a frame of this kind.
+pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeError> {
+    let mut reader = Reader::new(body, name(kind)?);
+    let mut block = reader.block()?;
+    let message = match kind {
+        PREPARE => Message::Prepare(Prepare {
+            ballot: block.ballot()?,
+            from: block.slot()?,
+        }),
+        PROMISE => Message::Promise(decode_promise(&mut block, &mut reader)?),
+        ACCEPT => {
+            let (ballot, slot) = (block.ballot()?, block.slot()?);
+            let (chosen_upto, read_round) = (block.slot()?, block.u64()?);
+            let value = read_value(&mut reader)?;
+            Message::Accept(Accept {
+                ballot,
+                slot,
+                value,
+                chosen_upto,
+                read_round,
+            })
+        }
+        ACCEPTED => Message::Accepted(Accepted {
+            ballot: block.ballot()?,
+            first: block.slot()?,
+            last: block.slot()?,
+            read_round: block.u64()?,
+        }),
+        REJECT => {
+            let ballot = block.ballot()?;
+            Message::Reject(Reject {
+                ballot,
+                reason: read_reject_reason(&mut block)?,
+            })
+        }
+        WATERMARK => Message::Watermark(read_watermark(&mut block)?),
+        READ_ECHO => Message::ReadEcho(ReadEcho {
+            ballot: block.ballot()?,
+            read_round: block.u64()?,
+        }),
+        READ_INDEX => Message::ReadIndex(ReadIndex {
+            nonce: block.u64()?,
+        }),
+        READ_INDEX_ANSWER => Message::ReadIndexAnswer(ReadIndexAnswer {
+            nonce: block.u64()?,
+            index: block.option(Reader::slot)?,
+        }),
+        HEARTBEAT => Message::Heartbeat(decode_heartbeat(&mut block, &mut reader)?),
+        FETCH => Message::Fetch(Fetch {
+            nonce: block.u64()?,
+            first: block.slot()?,
+            last: block.slot()?,
+        }),
+        CHOSEN => Message::Chosen(decode_chosen(&mut block, &mut reader)?),
+        HANDOVER => Message::Handover(Handover {
+            ballot: block.ballot()?,
+            chosen_upto: block.slot()?,
+        }),
+        _ => {
+            let forward = decode_forward(&mut block, &mut reader)?;
+            reader.finish()?;
+            return Ok(PeerMessage::Forward(forward));
+        }
+    };
+    reader.finish()?;
+    Ok(PeerMessage::Paxos(message))
+}
+
+fn decode_promise(block: &mut Reader, reader: &mut Reader) -> Result<Promise, DecodeError> {
+    let count = reader.count(SLOTS_MAX, ACCEPTED_SLOT_BYTES)?;
+    let mut accepted = Vec::with_capacity(count);
+    for _ in 0..count {
+        let slot = reader.slot()?;
+        let chosen = reader.flag()?;
+        let ballot = reader.ballot()?;
+        let standing = if chosen {
+            Standing::Chosen
+        } else {
+            Standing::Accepted(ballot)
+        };
+        accepted.push(AcceptedSlot {
+            slot,
+            standing,
+            value: read_value(reader)?,
+        });
+    }
+    Ok(Promise {
+        ballot: block.ballot()?,
+        from: block.slot()?,
+        chosen_upto: block.slot()?,
+        answer: block.u64()?,
+        page: block.u32()?,
+        pages: block.u32()?,
+        accepted,
+    })
+}
+
+fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat, DecodeError> {
+    let count = reader.count(NODES_MAX, 4)?;
+    let mut hears = Vec::with_capacity(count);
+    for _ in 0..count {
+        hears.push(reader.node()?);
+    }
+    Ok(Heartbeat {
+        sequence: block.u64()?,
+        echo: block.u64()?,
+        promised: block.ballot()?,
+        following: block.option(Reader::ballot)?,
+        leading: block.option(read_watermark)?,
+        chosen_upto: block.slot()?,
+        available_from: block.slot()?,
+        last_accepted: (block.ballot()?, block.slot()?),
+        durable_upto: block.slot()?,
+        disk_age_us: block.u64()?,
+        hears,
+    })
+}
+
+fn decode_chosen(block: &mut Reader, reader: &mut Reader) -> Result<Chosen, DecodeError> {
+    let count = reader.count(SLOTS_MAX, VALUE_BYTES)?;
+    let mut values = Vec::with_capacity(count);
+    for _ in 0..count {
+        values.push(read_value(reader)?);
+    }
+    Ok(Chosen {
+        nonce: block.u64()?,
+        first: block.slot()?,
+        available_from: block.slot()?,
+        chosen_upto: block.slot()?,
+        values,
+    })
+}
+
+fn decode_forward(block: &mut Reader, reader: &mut Reader) -> Result<Forward, DecodeError> {
+    let may_relay = block.flag()?;
+    let count = reader.count(ENTRIES_MAX, COUNT_BYTES + ENTRY_OVERHEAD_BYTES)?;
+    let mut commands = Vec::with_capacity(count);
+    for _ in 0..count {
+        commands.push(reader.byte_string("a forwarded command", ENTRY_BYTES_MAX)?);
+    }
+    Ok(Forward {
+        may_relay,
+        commands,
+    })
+}
+
+fn name(kind: u8) -> Result<&'static str, DecodeError> {
+    Ok(match kind {
+        PREPARE => "a Prepare",
+        PROMISE => "a Promise",
+        ACCEPT => "an Accept",
+        ACCEPTED => "an Accepted",
+        REJECT => "a Reject",
+        WATERMARK => "a Watermark",
+        READ_ECHO => "a ReadEcho",
+        READ_INDEX => "a ReadIndex",
+        READ_INDEX_ANSWER => "a ReadIndexAnswer",
+        HEARTBEAT => "a Heartbeat",
+        FETCH => "a Fetch",
+        CHOSEN => "a Chosen",
+        HANDOVER => "a Handover",
+        FORWARD => "a Forward",
+        tag => {
+            return Err(DecodeError::Tag {
+                what: "a frame",
+                tag,
+            });
+        }
+    })
+}
+
+fn read_watermark(reader: &mut Reader) -> Result<Watermark, DecodeError> {
+    Ok(Watermark {
+        ballot: reader.ballot()?,
+        chosen_upto: reader.slot()?,
+        read_round: reader.u64()?,
+    })
+}
+
+fn read_value(reader: &mut Reader) -> Result<Value, DecodeError> {
+    let is_batch = reader.flag()?;
+    let bytes = reader.byte_string("a value", FRAME_BYTES_MAX)?;
+    match (is_batch, bytes.is_empty()) {
+        (true, _) => Ok(Value::Batch(bytes)),
+        (false, true) => Ok(Value::Noop),
+        (false, false) => Err(DecodeError::LeftOver("a no-op")),
+    }
+}
+
+fn read_reject_reason(reader: &mut Reader) -> Result<RejectReason, DecodeError> {
+    let tag = reader.u8()?;
+    let ballot = reader.ballot()?;
+    let slot = Slot(ballot.round);
+    Ok(match tag {
+        1 => RejectReason::Promised(ballot),
+        2 => RejectReason::TooFarBehind(slot),
+        3 => RejectReason::Truncated(slot),
+        4 => RejectReason::BeyondWindow(slot),
+        tag => {
+            return Err(DecodeError::Tag {
+                what: "a Reject",
+                tag,
+            });
+        }
+    })
+}

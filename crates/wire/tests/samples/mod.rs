@@ -1,0 +1,620 @@
+//! One message of each kind in which no two fields are equal, so that a swapped
+//! pair shows, and strategies for random ones.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use synod_kv::{Command, Condition, IdempotencyKey, Operation, Revision};
+use synod_paxos::{
+    Accept, Accepted, AcceptedSlot, Ballot, Chosen, Fetch, Handover, Heartbeat, Message, NodeId,
+    Position, Prepare, Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Slot,
+    Standing, Value, Watermark,
+};
+use synod_wire::{
+    Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, Welcome,
+};
+
+/// Gives numbers of which no two are equal, nor are any two of their bytes zero.
+struct Distinct(u64);
+
+impl Distinct {
+    fn u64(&mut self) -> u64 {
+        self.0 += 1;
+        0x0101_0000_0000_0000 + self.0 * 0x0000_0100_0001_0001
+    }
+
+    fn u32(&mut self) -> u32 {
+        self.0 += 1;
+        0x7100_0000 + u32::try_from(self.0).unwrap() * 0x0001_0001
+    }
+
+    fn slot(&mut self) -> Slot {
+        Slot(self.u64())
+    }
+
+    fn ballot(&mut self) -> Ballot {
+        Ballot {
+            round: self.u64(),
+            node: NodeId(self.u32()),
+        }
+    }
+
+    fn value(&mut self) -> Value {
+        Value::Batch(self.bytes())
+    }
+
+    fn bytes(&mut self) -> Bytes {
+        Bytes::from(format!("bytes {}", self.u32()))
+    }
+
+    fn watermark(&mut self) -> Watermark {
+        Watermark {
+            ballot: self.ballot(),
+            chosen_upto: self.slot(),
+            read_round: self.u64(),
+        }
+    }
+
+    fn facts(&mut self) -> Facts {
+        Facts {
+            cluster: u128::from(self.u64()) << 64 | u128::from(self.u64()),
+            node: NodeId(self.u32()),
+            store: u128::from(self.u64()) << 64 | u128::from(self.u64()),
+            incarnation: self.u64(),
+            promised: self.ballot(),
+            position: Position(self.u64()),
+        }
+    }
+}
+
+/// Every kind of message between peers, with a name.
+pub(crate) fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
+    let mut d = Distinct(0);
+    let d = &mut d;
+    let mut all = phases(d);
+    all.extend(liveness(d));
+    let forward = Forward {
+        may_relay: true,
+        commands: vec![entry(d), entry(d)],
+    };
+    let mut all: Vec<_> = all
+        .into_iter()
+        .map(|(name, message)| (name, PeerMessage::Paxos(message)))
+        .collect();
+    all.push(("forward", PeerMessage::Forward(forward)));
+    all
+}
+
+fn entry(d: &mut Distinct) -> Bytes {
+    let id = synod_kv::ServerId {
+        origin: d.u32(),
+        incarnation: d.u64(),
+        sequence: d.u64(),
+    };
+    synod_wire::batch::encode_entry(id, &d.bytes())
+}
+
+fn phases(d: &mut Distinct) -> Vec<(&'static str, Message)> {
+    vec![
+        (
+            "prepare",
+            Message::Prepare(Prepare {
+                ballot: d.ballot(),
+                from: d.slot(),
+            }),
+        ),
+        (
+            "promise",
+            Message::Promise(Promise {
+                ballot: d.ballot(),
+                from: d.slot(),
+                chosen_upto: d.slot(),
+                answer: d.u64(),
+                page: d.u32(),
+                pages: d.u32(),
+                accepted: vec![
+                    AcceptedSlot {
+                        slot: d.slot(),
+                        standing: Standing::Accepted(d.ballot()),
+                        value: d.value(),
+                    },
+                    AcceptedSlot {
+                        slot: d.slot(),
+                        standing: Standing::Chosen,
+                        value: Value::Noop,
+                    },
+                ],
+            }),
+        ),
+        (
+            "accept",
+            Message::Accept(Accept {
+                ballot: d.ballot(),
+                slot: d.slot(),
+                value: d.value(),
+                chosen_upto: d.slot(),
+                read_round: d.u64(),
+            }),
+        ),
+        (
+            "accepted",
+            Message::Accepted(Accepted {
+                ballot: d.ballot(),
+                first: d.slot(),
+                last: d.slot(),
+                read_round: d.u64(),
+            }),
+        ),
+        (
+            "reject-promised",
+            reject(d, |d| RejectReason::Promised(d.ballot())),
+        ),
+        (
+            "reject-too-far-behind",
+            reject(d, |d| RejectReason::TooFarBehind(d.slot())),
+        ),
+        (
+            "reject-truncated",
+            reject(d, |d| RejectReason::Truncated(d.slot())),
+        ),
+        (
+            "reject-beyond-window",
+            reject(d, |d| RejectReason::BeyondWindow(d.slot())),
+        ),
+    ]
+}
+
+fn reject(d: &mut Distinct, reason: impl FnOnce(&mut Distinct) -> RejectReason) -> Message {
+    Message::Reject(Reject {
+        ballot: d.ballot(),
+        reason: reason(d),
+    })
+}
+
+fn liveness(d: &mut Distinct) -> Vec<(&'static str, Message)> {
+    vec![
+        ("watermark", Message::Watermark(d.watermark())),
+        (
+            "read-echo",
+            Message::ReadEcho(ReadEcho {
+                ballot: d.ballot(),
+                read_round: d.u64(),
+            }),
+        ),
+        (
+            "read-index",
+            Message::ReadIndex(ReadIndex { nonce: d.u64() }),
+        ),
+        (
+            "read-index-answer",
+            Message::ReadIndexAnswer(ReadIndexAnswer {
+                nonce: d.u64(),
+                index: Some(d.slot()),
+            }),
+        ),
+        (
+            "read-index-refusal",
+            Message::ReadIndexAnswer(ReadIndexAnswer {
+                nonce: d.u64(),
+                index: None,
+            }),
+        ),
+        ("heartbeat", heartbeat(d)),
+        (
+            "heartbeat-follower",
+            match heartbeat(d) {
+                Message::Heartbeat(beat) => Message::Heartbeat(Heartbeat {
+                    following: None,
+                    leading: None,
+                    hears: Vec::new(),
+                    ..beat
+                }),
+                other => other,
+            },
+        ),
+        (
+            "fetch",
+            Message::Fetch(Fetch {
+                nonce: d.u64(),
+                first: d.slot(),
+                last: d.slot(),
+            }),
+        ),
+        (
+            "chosen",
+            Message::Chosen(Chosen {
+                nonce: d.u64(),
+                first: d.slot(),
+                values: vec![
+                    d.value(),
+                    Value::Noop,
+                    Value::Batch(Bytes::new()),
+                    d.value(),
+                ],
+                available_from: d.slot(),
+                chosen_upto: d.slot(),
+            }),
+        ),
+        (
+            "handover",
+            Message::Handover(Handover {
+                ballot: d.ballot(),
+                chosen_upto: d.slot(),
+            }),
+        ),
+    ]
+}
+
+fn heartbeat(d: &mut Distinct) -> Message {
+    Message::Heartbeat(Heartbeat {
+        sequence: d.u64(),
+        echo: d.u64(),
+        promised: d.ballot(),
+        following: Some(d.ballot()),
+        leading: Some(d.watermark()),
+        chosen_upto: d.slot(),
+        available_from: d.slot(),
+        last_accepted: (d.ballot(), d.slot()),
+        durable_upto: d.slot(),
+        disk_age_us: d.u64(),
+        hears: vec![NodeId(d.u32()), NodeId(d.u32())],
+    })
+}
+
+/// Every kind of handshake, with a name.
+pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
+    let mut d = Distinct(100);
+    let d = &mut d;
+    let mut all = vec![
+        (
+            "hello",
+            Handshake::Hello(Hello {
+                protocol: d.u32(),
+                facts: d.facts(),
+                lane: Lane::Control,
+                to: NodeId(d.u32()),
+            }),
+        ),
+        (
+            "hello-bulk",
+            Handshake::Hello(Hello {
+                protocol: d.u32(),
+                facts: d.facts(),
+                lane: Lane::Bulk,
+                to: NodeId(d.u32()),
+            }),
+        ),
+        (
+            "welcome",
+            Handshake::Welcome(Welcome {
+                protocol: d.u32(),
+                facts: d.facts(),
+            }),
+        ),
+    ];
+    for (name, reason) in [
+        ("refusal-protocol", RefusalReason::Protocol),
+        ("refusal-cluster", RefusalReason::Cluster),
+        ("refusal-addressee", RefusalReason::Addressee),
+        ("refusal-member", RefusalReason::Member),
+        ("refusal-store", RefusalReason::Store),
+        ("refusal-went-back", RefusalReason::WentBack),
+        ("refusal-incarnation", RefusalReason::Incarnation),
+    ] {
+        all.push((
+            name,
+            Handshake::Refusal(Refusal {
+                reason,
+                text: format!("because: {name}"),
+            }),
+        ));
+    }
+    all
+}
+
+/// Every kind of command, with a name.
+pub(crate) fn commands() -> Vec<(&'static str, Command)> {
+    let mut d = Distinct(200);
+    let d = &mut d;
+    let name = |d: &mut Distinct| {
+        Some(IdempotencyKey {
+            key: d.bytes(),
+            request_hash: u128::from(d.u64()) << 64 | u128::from(d.u64()),
+        })
+    };
+    let put = |d: &mut Distinct, condition, want_previous| Operation::Put {
+        key: d.bytes(),
+        value: d.bytes(),
+        condition,
+        want_previous,
+    };
+    let at = Condition::At(Revision(d.u64()));
+    vec![
+        (
+            "put",
+            Command {
+                idempotency: None,
+                operation: put(d, Condition::Always, false),
+            },
+        ),
+        (
+            "put-absent",
+            Command {
+                idempotency: name(d),
+                operation: put(d, Condition::Absent, true),
+            },
+        ),
+        (
+            "put-exists",
+            Command {
+                idempotency: None,
+                operation: put(d, Condition::Exists, false),
+            },
+        ),
+        (
+            "put-at",
+            Command {
+                idempotency: name(d),
+                operation: put(d, at, false),
+            },
+        ),
+        (
+            "delete",
+            Command {
+                idempotency: None,
+                operation: Operation::Delete {
+                    key: d.bytes(),
+                    condition: at,
+                    want_previous: true,
+                },
+            },
+        ),
+        (
+            "delete-range",
+            Command {
+                idempotency: name(d),
+                operation: Operation::DeleteRange {
+                    start: d.bytes(),
+                    end: Some(d.bytes()),
+                    limit: d.u32(),
+                },
+            },
+        ),
+        (
+            "delete-to-the-end",
+            Command {
+                idempotency: None,
+                operation: Operation::DeleteRange {
+                    start: d.bytes(),
+                    end: None,
+                    limit: d.u32(),
+                },
+            },
+        ),
+    ]
+}
+
+fn ballot() -> impl Strategy<Value = Ballot> {
+    (any::<u64>(), any::<u32>()).prop_map(|(round, node)| Ballot {
+        round,
+        node: NodeId(node),
+    })
+}
+
+fn slot() -> impl Strategy<Value = Slot> {
+    any::<u64>().prop_map(Slot)
+}
+
+pub(crate) fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
+    vec(any::<u8>(), 0..max).prop_map(Bytes::from)
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![Just(Value::Noop), bytes(200).prop_map(Value::Batch)]
+}
+
+fn watermark() -> impl Strategy<Value = Watermark> {
+    (ballot(), slot(), any::<u64>()).prop_map(|(ballot, chosen_upto, read_round)| Watermark {
+        ballot,
+        chosen_upto,
+        read_round,
+    })
+}
+
+fn accepted_slot() -> impl Strategy<Value = AcceptedSlot> {
+    let standing = prop_oneof![
+        Just(Standing::Chosen),
+        ballot().prop_map(Standing::Accepted)
+    ];
+    (slot(), standing, value()).prop_map(|(slot, standing, value)| AcceptedSlot {
+        slot,
+        standing,
+        value,
+    })
+}
+
+fn any_phase() -> impl Strategy<Value = Message> {
+    let reason = prop_oneof![
+        ballot().prop_map(RejectReason::Promised),
+        slot().prop_map(RejectReason::TooFarBehind),
+        slot().prop_map(RejectReason::Truncated),
+        slot().prop_map(RejectReason::BeyondWindow),
+    ];
+    prop_oneof![
+        (ballot(), slot()).prop_map(|(ballot, from)| Message::Prepare(Prepare { ballot, from })),
+        (
+            ballot(),
+            slot(),
+            slot(),
+            any::<u64>(),
+            any::<u32>(),
+            any::<u32>(),
+            vec(accepted_slot(), 0..5)
+        )
+            .prop_map(
+                |(ballot, from, chosen_upto, answer, page, pages, accepted)| {
+                    Message::Promise(Promise {
+                        ballot,
+                        from,
+                        chosen_upto,
+                        answer,
+                        page,
+                        pages,
+                        accepted,
+                    })
+                }
+            ),
+        (ballot(), slot(), value(), slot(), any::<u64>()).prop_map(
+            |(ballot, slot, value, chosen_upto, read_round)| {
+                Message::Accept(Accept {
+                    ballot,
+                    slot,
+                    value,
+                    chosen_upto,
+                    read_round,
+                })
+            }
+        ),
+        (ballot(), slot(), slot(), any::<u64>()).prop_map(|(ballot, first, last, read_round)| {
+            Message::Accepted(Accepted {
+                ballot,
+                first,
+                last,
+                read_round,
+            })
+        }),
+        (ballot(), reason).prop_map(|(ballot, reason)| Message::Reject(Reject { ballot, reason })),
+    ]
+}
+
+fn any_heartbeat() -> impl Strategy<Value = Message> {
+    (
+        (
+            any::<u64>(),
+            any::<u64>(),
+            ballot(),
+            option::of(ballot()),
+            option::of(watermark()),
+        ),
+        (slot(), slot(), ballot(), slot(), slot(), any::<u64>()),
+        vec(any::<u32>().prop_map(NodeId), 0..8),
+    )
+        .prop_map(
+            |((sequence, echo, promised, following, leading), rest, hears)| {
+                let (chosen_upto, available_from, last_ballot, last_slot, durable_upto, age) = rest;
+                Message::Heartbeat(Heartbeat {
+                    sequence,
+                    echo,
+                    promised,
+                    following,
+                    leading,
+                    chosen_upto,
+                    available_from,
+                    last_accepted: (last_ballot, last_slot),
+                    durable_upto,
+                    disk_age_us: age,
+                    hears,
+                })
+            },
+        )
+}
+
+fn any_other() -> impl Strategy<Value = Message> {
+    prop_oneof![
+        watermark().prop_map(Message::Watermark),
+        (ballot(), any::<u64>())
+            .prop_map(|(ballot, read_round)| Message::ReadEcho(ReadEcho { ballot, read_round })),
+        any::<u64>().prop_map(|nonce| Message::ReadIndex(ReadIndex { nonce })),
+        (any::<u64>(), option::of(slot())).prop_map(|(nonce, index)| {
+            Message::ReadIndexAnswer(ReadIndexAnswer { nonce, index })
+        }),
+        (any::<u64>(), slot(), slot()).prop_map(|(nonce, first, last)| Message::Fetch(Fetch {
+            nonce,
+            first,
+            last
+        })),
+        (any::<u64>(), slot(), vec(value(), 0..6), slot(), slot()).prop_map(
+            |(nonce, first, values, available_from, chosen_upto)| {
+                Message::Chosen(Chosen {
+                    nonce,
+                    first,
+                    values,
+                    available_from,
+                    chosen_upto,
+                })
+            }
+        ),
+        (ballot(), slot()).prop_map(|(ballot, chosen_upto)| {
+            Message::Handover(Handover {
+                ballot,
+                chosen_upto,
+            })
+        }),
+    ]
+}
+
+/// Any message between peers.
+pub(crate) fn any_peer_message() -> impl Strategy<Value = PeerMessage> {
+    let id = (any::<u32>(), any::<u64>(), any::<u64>());
+    let entry = (id, bytes(50)).prop_map(|((origin, incarnation, sequence), command)| {
+        let id = synod_kv::ServerId {
+            origin,
+            incarnation,
+            sequence,
+        };
+        synod_wire::batch::encode_entry(id, &command)
+    });
+    prop_oneof![
+        any_phase().prop_map(PeerMessage::Paxos),
+        any_heartbeat().prop_map(PeerMessage::Paxos),
+        any_other().prop_map(PeerMessage::Paxos),
+        (any::<bool>(), vec(entry, 0..6)).prop_map(|(may_relay, commands)| {
+            PeerMessage::Forward(Forward {
+                may_relay,
+                commands,
+            })
+        }),
+    ]
+}
+
+/// Any command.
+pub(crate) fn any_command() -> impl Strategy<Value = Command> {
+    let idempotency = option::of((bytes(40), any::<u128>()))
+        .prop_map(|i| i.map(|(key, request_hash)| IdempotencyKey { key, request_hash }));
+    let condition = || {
+        prop_oneof![
+            Just(Condition::Always),
+            Just(Condition::Absent),
+            Just(Condition::Exists),
+            any::<u64>().prop_map(|r| Condition::At(Revision(r))),
+        ]
+    };
+    let operation = prop_oneof![
+        (bytes(40), bytes(300), condition(), any::<bool>()).prop_map(
+            |(key, value, condition, want_previous)| {
+                Operation::Put {
+                    key,
+                    value,
+                    condition,
+                    want_previous,
+                }
+            }
+        ),
+        (bytes(40), condition(), any::<bool>()).prop_map(|(key, condition, want_previous)| {
+            Operation::Delete {
+                key,
+                condition,
+                want_previous,
+            }
+        }),
+        (bytes(40), option::of(bytes(40)), any::<u32>())
+            .prop_map(|(start, end, limit)| Operation::DeleteRange { start, end, limit }),
+    ];
+    (idempotency, operation).prop_map(|(idempotency, operation)| Command {
+        idempotency,
+        operation,
+    })
+}

@@ -1,0 +1,106 @@
+//! The subcommands that talk to a cluster: what they print and how they end.
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use support::cluster::{SYNOD, TestCluster, folder, synod};
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a subcommand against the cluster.
+fn run(cluster: &TestCluster, arguments: &[&str]) -> Output {
+    let endpoints = cluster.endpoints();
+    let mut all = arguments.to_vec();
+    all.extend(["--endpoints", &endpoints]);
+    synod(&all)
+}
+
+#[test]
+fn keys_are_stored_read_listed_and_deleted() {
+    let cluster = TestCluster::start(3);
+    let put = run(&cluster, &["put", "fruit/apple", "red"]);
+    assert_eq!(put.status.code(), Some(0), "{}", text(&put.stderr));
+    assert!(run(&cluster, &["put", "fruit/pear", "green"]).status.success());
+
+    let get = run(&cluster, &["get", "fruit/apple"]);
+    assert_eq!((get.status.code(), text(&get.stdout).as_str()), (Some(0), "red"));
+    let list = text(&run(&cluster, &["list", "fruit/"]).stdout);
+    assert!(list.contains("fruit/apple") && list.contains("green"), "{list}");
+
+    let delete = run(&cluster, &["delete", "fruit/apple"]);
+    assert_eq!(delete.status.code(), Some(0), "{}", text(&delete.stderr));
+    let gone = run(&cluster, &["get", "fruit/apple"]);
+    assert_eq!(gone.status.code(), Some(3), "not found is 3");
+    assert!(text(&gone.stderr).contains("fruit/apple"));
+    assert_eq!(run(&cluster, &["delete", "fruit/apple"]).status.code(), Some(3));
+}
+
+#[test]
+fn a_value_comes_from_standard_input_byte_by_byte() {
+    let cluster = TestCluster::start(1);
+    let bytes: Vec<u8> = (0..=255).collect();
+    let mut put = Command::new(SYNOD)
+        .args(["put", "bytes", "-", "--endpoints", &cluster.endpoints()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("synod runs");
+    put.stdin.take().expect("a pipe").write_all(&bytes).expect("written");
+    assert!(put.wait().expect("its end").success());
+    assert_eq!(run(&cluster, &["get", "bytes"]).stdout, bytes);
+}
+
+#[test]
+fn preconditions_decide_the_exit_code() {
+    let cluster = TestCluster::start(1);
+    assert!(run(&cluster, &["put", "once", "a", "--if-absent"]).status.success());
+    let second = run(&cluster, &["put", "once", "b", "--if-absent"]);
+    assert_eq!(second.status.code(), Some(3), "{}", text(&second.stderr));
+    let stored = run(&cluster, &["get", "once", "--json"]);
+    let record: serde_json::Value = serde_json::from_slice(&stored.stdout).expect("JSON");
+    let revision = record["mod_revision"].as_u64().expect("a revision").to_string();
+    let swap = run(&cluster, &["put", "once", "c", "--if-revision", &revision]);
+    assert!(swap.status.success(), "{}", text(&swap.stderr));
+    let late = run(&cluster, &["delete", "once", "--if-revision", &revision]);
+    assert_eq!(late.status.code(), Some(3));
+}
+
+#[test]
+fn status_names_the_leader_for_people_and_for_programs() {
+    let mut cluster = TestCluster::start(3);
+    let people = text(&run(&cluster, &["status"]).stdout);
+    assert!(people.contains("leader") && people.contains("follower"), "{people}");
+    let programs = run(&cluster, &["status", "--json"]);
+    let nodes: serde_json::Value = serde_json::from_slice(&programs.stdout).expect("JSON");
+    assert_eq!(nodes.as_array().expect("a list").len(), 3);
+
+    // A node that is down is shown as such; the others still answer.
+    cluster.kill(2);
+    let partly = run(&cluster, &["status"]);
+    assert!(partly.status.success(), "{}", text(&partly.stderr));
+    assert!(text(&partly.stdout).contains(&cluster.client_addr(2).port().to_string()));
+}
+
+#[test]
+fn no_cluster_is_a_failure_that_says_what_to_do() {
+    let folder = folder();
+    let output = Command::new(SYNOD)
+        .args(["get", "k", "--endpoints", "http://127.0.0.1:9", "--timeout-ms", "500"])
+        .current_dir(folder.path())
+        .output()
+        .expect("synod runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("127.0.0.1:9"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn wrong_usage_is_2_and_the_version_is_printed() {
+    assert_eq!(synod(&["fly"]).status.code(), Some(2));
+    assert_eq!(synod(&["get"]).status.code(), Some(2));
+    let version = synod(&["--version"]);
+    assert!(text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+}

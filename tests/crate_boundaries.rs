@@ -1,0 +1,133 @@
+//! A crate may use only crates above it in the table of docs/architecture.md,
+//! and some must stay free of the storage engine and of the runtime. Read from
+//! the manifests.
+#![allow(missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+/// The order of the table: a crate may use those before it.
+const ORDER: [&str; 12] = [
+    "paxos",
+    "kv",
+    "wire",
+    "journal",
+    "host",
+    "storage",
+    "transport",
+    "api",
+    "node",
+    "client",
+    "bench",
+    "cli",
+];
+
+/// The table's column "may use", for our own crates.
+const MAY_USE: [(&str, &[&str]); 12] = [
+    ("paxos", &[]),
+    ("kv", &[]),
+    ("wire", &["paxos", "kv"]),
+    ("journal", &["paxos", "wire"]),
+    ("host", &["paxos", "kv", "wire"]),
+    ("storage", &["kv"]),
+    ("transport", &["paxos", "wire"]),
+    ("api", &["kv", "wire"]),
+    ("node", &["paxos", "kv", "wire", "journal", "host", "storage", "transport", "api"]),
+    ("client", &["kv"]),
+    ("bench", &["client"]),
+    ("cli", &["client", "node", "bench", "kv"]),
+];
+
+/// What a crate must never contain, of other people's crates.
+const MUST_NOT_USE: [(&str, &[&str]); 8] = [
+    ("rocksdb", &["paxos", "kv", "wire", "journal", "host", "transport", "api", "client", "bench"]),
+    ("librocksdb-sys", &["paxos", "kv", "wire", "host", "client"]),
+    ("tokio", &["paxos", "kv", "wire", "journal", "host", "storage"]),
+    ("hyper", &["paxos", "kv", "wire", "journal", "host", "storage", "transport"]),
+    ("axum", &["paxos", "kv", "wire", "journal", "host", "storage", "transport", "client"]),
+    ("rand", &["paxos", "kv", "wire", "host"]),
+    ("fastrand", &["paxos", "kv", "wire", "host"]),
+    ("serde", &["paxos"]),
+];
+
+fn manifest(folder: &str) -> Table {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates").join(folder).join("Cargo.toml");
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    text.parse().unwrap_or_else(|error| panic!("{path:?}: {error}"))
+}
+
+/// The real names of what a crate is built with; tests may use more.
+fn dependencies(folder: &str) -> BTreeSet<String> {
+    let manifest = manifest(folder);
+    let mut tables: Vec<&Value> = Vec::new();
+    for section in ["dependencies", "build-dependencies"] {
+        tables.extend(manifest.get(section));
+        if let Some(targets) = manifest.get("target").and_then(Value::as_table) {
+            tables.extend(targets.values().filter_map(|target| target.get(section)));
+        }
+    }
+    let named = |(name, value): (&String, &Value)| {
+        value.get("package").and_then(Value::as_str).unwrap_or(name).to_owned()
+    };
+    tables.into_iter().filter_map(Value::as_table).flat_map(|t| t.iter().map(named)).collect()
+}
+
+fn ours(folder: &str) -> BTreeSet<String> {
+    let strip = |name: String| name.strip_prefix("synod-").map(str::to_owned);
+    dependencies(folder).into_iter().filter_map(strip).collect()
+}
+
+#[test]
+fn every_crate_is_in_the_table() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates");
+    let found: BTreeSet<String> = fs::read_dir(folder)
+        .expect("the crates")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    let known: BTreeSet<String> = ORDER.iter().map(|name| (*name).to_owned()).collect();
+    assert_eq!(found, known);
+}
+
+#[test]
+fn a_crate_uses_only_what_the_table_allows() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.into_iter().collect();
+    for name in ORDER {
+        for used in ours(name) {
+            assert!(
+                allowed[name].contains(&used.as_str()),
+                "synod-{name} uses synod-{used}, which the table does not allow"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_table_itself_only_points_upwards() {
+    let position = |name: &str| ORDER.iter().position(|known| *known == name).expect("known");
+    for (name, uses) in MAY_USE {
+        for used in uses {
+            assert!(position(used) < position(name), "{name} may not use {used}");
+        }
+    }
+}
+
+#[test]
+fn crates_stay_free_of_what_they_must_never_contain() {
+    for (forbidden, crates) in MUST_NOT_USE {
+        for name in crates {
+            assert!(
+                !dependencies(name).contains(forbidden),
+                "synod-{name} must never contain {forbidden}"
+            );
+        }
+    }
+}
+
+#[test]
+fn this_test_reads_real_manifests() {
+    assert!(ours("cli").contains("node"), "nothing was read");
+    assert!(dependencies("storage").contains("rocksdb"), "nothing was read");
+}

@@ -1,0 +1,146 @@
+//! A disk that is full or fails stops its node with a clear message; the others
+//! go on, and the node comes back when it is started again.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use support::cluster::{SYNOD, TestCluster};
+use support::wait::{wait_for, wait_until};
+
+/// Stops node `id`, lets `prepare` do something to its folder, and keeps the
+/// other nodes serving.
+fn without_node(cluster: &mut TestCluster, id: u32) -> PathBuf {
+    cluster.kill(id);
+    let others: Vec<u32> = cluster.ids().filter(|other| *other != id).collect();
+    cluster.leader_among(&others);
+    cluster.settings_path(id).with_file_name("data")
+}
+
+/// Puts values through the other nodes until node `id` has ended.
+fn write_until_it_ends(cluster: &mut TestCluster, id: u32, value_bytes: usize) -> String {
+    let value = vec![b'v'; value_bytes];
+    let mut number = 0;
+    let other = cluster.ids().find(|other| *other != id).expect("another node");
+    let mut acknowledged = Vec::new();
+    wait_for("the node stops", || {
+        number += 1;
+        let target = format!("/v1/kv/fill/{number:04}");
+        let put = cluster.try_request(other, "PUT", &target, &[], &value);
+        if put.is_ok_and(|answer| answer.status < 300) {
+            acknowledged.push(target);
+        }
+        cluster.has_ended(id).then_some(())
+    });
+    let status = cluster.wait_for_end(id);
+    assert!(!status.success(), "a node whose disk fails ends with an error");
+    assert!(!acknowledged.is_empty(), "the others went on");
+    for target in acknowledged.iter().rev().take(20) {
+        let read = cluster.request(other, "GET", target, &[], b"");
+        assert_eq!(read.body.len(), value_bytes, "{target}");
+    }
+    cluster.node_output(id)
+}
+
+fn comes_back(cluster: &mut TestCluster, id: u32) {
+    cluster.start_by_hand(id);
+    wait_until("the node is ready again", || {
+        cluster.try_request(id, "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
+    });
+}
+
+/// A small file system of its own; unmounted when dropped.
+struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(path: &Path, size: &str) -> Option<Self> {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(path)
+            .stderr(std::process::Stdio::null())
+            .status();
+        status.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned() })
+    }
+
+    fn grow(&self, size: &str) {
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(&self.path)
+            .status();
+        assert!(status.expect("mount runs").success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).status();
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    assert!(status.expect("cp runs").success());
+}
+
+#[test]
+fn a_full_disk_stops_its_node_and_only_that() {
+    let mut cluster = TestCluster::start(3);
+    let data = without_node(&mut cluster, 3);
+    let aside = data.with_file_name("aside");
+    fs::rename(&data, &aside).expect("the data moves");
+    fs::create_dir(&data).expect("a folder");
+    let bytes_held = folder_bytes(&aside);
+    let size = format!("{}k", bytes_held / 1024 + 2 * 1024);
+    let Some(disk) = SmallDisk::mount(&data, &size) else {
+        eprintln!("skipped: a small file system can be mounted by root only");
+        return;
+    };
+    copy_folder(&aside, &data);
+
+    cluster.start_by_hand(3);
+    let output = write_until_it_ends(&mut cluster, 3, 256 << 10);
+    assert!(
+        output.contains("No space left") || output.to_lowercase().contains("disk full"),
+        "the message names the cause: {output}"
+    );
+    disk.grow("1g");
+    comes_back(&mut cluster, 3);
+    drop(cluster);
+    drop(disk);
+}
+
+/// The blocks that a folder takes on disk.
+fn folder_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let entries = fs::read_dir(folder).expect("a folder");
+    entries
+        .map(|entry| {
+            let entry = entry.expect("an entry");
+            let metadata = entry.metadata().expect("its metadata");
+            if metadata.is_dir() { folder_bytes(&entry.path()) } else { metadata.blocks() * 512 }
+        })
+        .sum()
+}
+
+#[test]
+fn a_failed_fsync_stops_its_node_and_only_that() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: strace is not installed");
+        return;
+    }
+    let mut cluster = TestCluster::start(3);
+    let _data = without_node(&mut cluster, 3);
+    let mut command = Command::new("strace");
+    // The start itself needs a few; fail one in steady work.
+    command.args(["-f", "-qq", "-o", "/dev/null"]);
+    command.args(["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=40+"]);
+    command.arg(SYNOD).arg("serve").arg("--config").arg(cluster.settings_path(3));
+    cluster.start_by_hand_with(3, command);
+    let output = write_until_it_ends(&mut cluster, 3, 64);
+    assert!(output.contains("nput/output error"), "the message names the cause: {output}");
+    comes_back(&mut cluster, 3);
+}

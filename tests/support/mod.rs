@@ -1,0 +1,9 @@
+//! Drives the real binary: processes, folders, plain HTTP, waiting.
+//!
+//! Every test file uses its own part of this.
+#![allow(dead_code, missing_docs, unreachable_pub)]
+
+pub mod cluster;
+pub mod http;
+pub mod ports;
+pub mod wait;
