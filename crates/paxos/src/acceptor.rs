@@ -167,7 +167,7 @@ impl Acceptor {
             ground.reject(from, ballot, reason);
             return false;
         }
-        let window_end = ground.log.chosen_upto().plus(self.window_slots);
+        let window_end = self.window_end(ground.log);
         if slot > window_end {
             ground.reject(from, ballot, RejectReason::BeyondWindow(window_end));
             return false;
@@ -200,6 +200,11 @@ impl Acceptor {
         let accepted = Accepted { ballot, first: slot, last: slot, read_round: self.read_round };
         acknowledge(from, accepted, ground.effects);
         true
+    }
+
+    /// The last slot that this acceptor takes now.
+    pub(crate) fn window_end(&self, log: &Log) -> Slot {
+        log.chosen_upto().plus(self.window_slots)
     }
 
     /// A record that repeats what is in force.

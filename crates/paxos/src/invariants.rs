@@ -19,7 +19,9 @@ pub(crate) fn check(replica: &Replica) {
         Proposer::Leading(leading) => {
             assert!(leading.ballot.node == replica.node, "leads in another's ballot");
             assert!(leading.ballot == acceptor.promised(), "leads below its own promise");
-            let known = leading.prefix().max(leading.base);
+            // Beyond what it proposed, a leader knows as chosen only what Phase 1
+            // brought back; else it has lost its office.
+            let known = leading.proposed_upto().max(leading.adopted_upto);
             assert!(log.chosen_upto() <= known, "learnt a slot that it did not get chosen");
         }
     }

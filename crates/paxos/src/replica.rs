@@ -169,6 +169,7 @@ impl Replica {
     /// effects out.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
         self.keep_office(now, effects);
+        self.propose_adopted(now, effects);
         self.stand_if_due(now, effects);
         self.retransmit(now, effects);
         self.flush_reads(now, effects);
@@ -226,10 +227,17 @@ impl Replica {
     fn leading_with_room(&self) -> Option<&Leading> {
         let Proposer::Leading(leading) = &self.proposer else { return None };
         let window = self.options.window_slots_max.min(self.configuration.alpha());
-        let room = leading.has_room(window, self.options.window_bytes_max);
         let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
         let free = self.handing_over.is_none() && !leading.has_adopted();
-        (room && applying && free).then_some(leading)
+        (self.has_room(leading) && applying && free).then_some(leading)
+    }
+
+    /// Whether the next slot lies in the window, and in that of this node's own
+    /// acceptor: it may still miss slots that were chosen before it led.
+    fn has_room(&self, leading: &Leading) -> bool {
+        let window = self.options.window_slots_max.min(self.configuration.alpha());
+        leading.has_room(window, self.options.window_bytes_max)
+            && leading.proposed_upto() < self.acceptor.window_end(&self.log)
     }
 
     /// Where commands have to go now.

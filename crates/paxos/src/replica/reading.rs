@@ -59,9 +59,11 @@ impl Replica {
 
     /// Counts an echo. The read index is at least all that Phase 1 brought back:
     /// any of it may have been chosen, and acknowledged, under an earlier leader.
+    /// It is also at least what this node itself knows as chosen and so may have
+    /// acknowledged: that can be more than it got chosen in its own ballot.
     pub(super) fn count_echo(&mut self, member: usize, read_round: u64, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
-        let index = leading.prefix().max(leading.adopted_upto);
+        let index = leading.prefix().max(leading.adopted_upto).max(self.log.chosen_upto());
         let quorum = self.configuration.accept_quorum();
         let readers = self.rounds.receive_echo(member, read_round, quorum);
         settle(readers, Some(index), effects);

@@ -85,11 +85,12 @@ impl Replica {
 
     /// Proposes what Phase 1 brought back, as far as the window allows.
     pub(super) fn propose_adopted(&mut self, now: Time, effects: &mut Effects) {
-        let window = self.options.window_slots_max.min(self.configuration.alpha());
-        while let Proposer::Leading(leading) = &mut self.proposer
-            && leading.has_room(window, self.options.window_bytes_max)
-            && let Some(value) = leading.next_adopted()
-        {
+        loop {
+            if !matches!(&self.proposer, Proposer::Leading(leading) if self.has_room(leading)) {
+                return;
+            }
+            let Proposer::Leading(leading) = &mut self.proposer else { return };
+            let Some(value) = leading.next_adopted() else { return };
             self.propose(now, value, effects);
         }
     }

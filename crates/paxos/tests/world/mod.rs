@@ -222,7 +222,7 @@ impl World {
     pub fn run_until(&mut self, what: &str, limit_us: u64, condition: impl Fn(&World) -> bool) {
         let end = self.now.plus_us(limit_us);
         while !condition(self) {
-            assert!(self.now < end, "not within {limit_us} us: {what}");
+            assert!(self.now < end, "not within {limit_us} us: {what}\n{}", self.describe());
             self.step();
         }
     }
@@ -516,8 +516,10 @@ impl World {
         if *value == Value::Noop {
             self.oracle.count("noop");
         }
-        let durable = self.rng.u8(..) < 10;
+        // The state becomes durable now and then, but never ahead of the journal.
+        let flush = self.rng.u8(..) < 40;
         let machine = self.machine(id);
+        let durable = flush && machine.pending.is_empty();
         assert_eq!(machine.applied.next(), slot, "{id} applies out of order");
         machine.applied = slot;
         if durable {
@@ -638,5 +640,17 @@ impl Machine {
             slot = slot.next();
         }
         values
+    }
+}
+
+impl World {
+    /// One line a machine, for a person who looks at a seed that failed.
+    pub fn describe(&self) -> String {
+        let mut text = format!("at {} us, acknowledged {}\n", self.now.0, self.oracle.acknowledged);
+        for machine in &self.machines {
+            let status = machine.replica.as_ref().map(|replica| replica.status(self.now));
+            text.push_str(&format!("{} paused {} {status:?}\n", machine.id, machine.paused));
+        }
+        text
     }
 }
