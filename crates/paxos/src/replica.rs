@@ -36,6 +36,29 @@ pub enum Route {
     Nowhere,
 }
 
+/// How the applied state stands to a journal whose watermark it is ahead of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Start {
+    /// The journal holds every applied slot; only its watermark is behind, which
+    /// is written along with other records. The state was durable only after the
+    /// records that it was applied from, and a slot that was known as chosen got
+    /// no record since: so what the journal holds there are the chosen values.
+    Watermark,
+    /// It does not: the log starts after this slot.
+    After(Slot),
+}
+
+impl Start {
+    fn of(recovered: &Recovered, applied: Slot) -> Option<Start> {
+        if applied <= recovered.chosen_upto {
+            return None;
+        }
+        let missing = applied.0 - recovered.chosen_upto.0;
+        let held = recovered.open.iter().filter(|open| open.slot <= applied).count() as u64;
+        Some(if held == missing { Start::Watermark } else { Start::After(applied) })
+    }
+}
+
 /// One replica.
 #[derive(Debug)]
 pub struct Replica {
@@ -70,8 +93,8 @@ pub struct Replica {
     elections: u64,
     /// Members for whom the journal is reading.
     loading: u32,
-    /// The applied state is ahead of the journal: the log starts after this.
-    start_after: Option<Slot>,
+    /// What the first record has to say.
+    start: Option<Start>,
     /// A chunk of catch-up arrived: ask for the next at once.
     eager: bool,
 }
@@ -95,8 +118,11 @@ impl Replica {
     ) -> Replica {
         let index = configuration.index_of(node).expect("a replica is a member");
         assert!(applied >= recovered.chosen_upto, "the journal's chosen prefix is applied first");
-        let start_after = (applied > recovered.chosen_upto).then_some(applied);
-        let truncated = start_after.unwrap_or(recovered.truncated_upto);
+        let start = Start::of(&recovered, applied);
+        let truncated = match start {
+            Some(Start::After(slot)) => slot,
+            Some(Start::Watermark) | None => recovered.truncated_upto,
+        };
         let mut log = Log::new(truncated, applied);
         for open in recovered.open {
             match open.standing {
@@ -130,7 +156,7 @@ impl Replica {
             stood_at: Time::ZERO,
             elections: 0,
             loading: 0,
-            start_after,
+            start,
             eager: false,
             log,
             configuration,
@@ -140,8 +166,12 @@ impl Replica {
 
     /// Takes one input. The effects gather until [`Replica::flush`].
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Effects) {
-        if let Some(slot) = self.start_after.take() {
-            let record = self.acceptor.record(RecordBody::StartAfter { slot }, &self.log);
+        if let Some(start) = self.start.take() {
+            let body = match start {
+                Start::After(slot) => RecordBody::StartAfter { slot },
+                Start::Watermark => RecordBody::Promise,
+            };
+            let record = self.acceptor.record(body, &self.log);
             self.unsynced.persist(now, record, effects);
         }
         match input {
