@@ -80,12 +80,9 @@ pub(crate) async fn serve<R: Replica>(
     });
     let io = TokioIo::new(Counted::new(stream, activity));
     let mut connection = http.serve_connection(io, service);
-    let stuck = {
-        let mut ended = pin!(drive(&mut connection, &mut watch, &mut phase));
-        ended.as_mut().await
-    };
+    let end = drive(&mut connection, &mut watch, &mut phase).await;
     let stream = connection.into_parts().io.into_inner().into_inner();
-    match stuck {
+    match end {
         End::Cut | End::Stuck(Waiting::Client | Waiting::Handler) => {}
         End::Stuck(Waiting::Request) | End::Closed => linger(stream, &[]).await,
         End::Stuck(Waiting::Headers) => {
@@ -117,7 +114,6 @@ where
         connection.drain();
     }
     loop {
-        let changed = pin!(phase.changed());
         tokio::select! {
             biased;
             // Errors are the client's doing: a reset, a malformed request (hyper has
@@ -129,7 +125,7 @@ where
                 }
                 look.as_mut().reset(Instant::now() + period);
             }
-            changed = changed => {
+            changed = phase.changed() => {
                 if changed.is_err() || *phase.borrow_and_update() == Phase::Cutting {
                     return End::Cut;
                 }

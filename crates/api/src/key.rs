@@ -1,7 +1,8 @@
 //! The calls on one key: the hot routes.
 
 use bytes::Bytes;
-use http::header::{ALLOW, HeaderValue};
+use http::header::HeaderValue;
+use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use synod_kv::http::{DeleteBody, Encoding, PutBody, RecordBody};
@@ -14,6 +15,7 @@ use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::request_body;
 use crate::response::{self, Body};
+use crate::router::not_allowed;
 use crate::target::{self, Query};
 
 /// What stands before the key in a path.
@@ -29,30 +31,24 @@ where
     R: Replica,
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let result = match *request.method() {
-        Method::GET | Method::HEAD => get(context, &request).await,
-        Method::PUT => put(context, request).await,
-        Method::DELETE => delete(context, &request).await,
-        _ => Err(Problem::new(
-            Kind::MethodNotAllowed,
-            format!("A key takes the methods {ALLOWED}."),
-        )
-        .with_header(ALLOW, HeaderValue::from_static(ALLOWED))),
+    let (head, body) = request.into_parts();
+    let result = match head.method {
+        Method::GET | Method::HEAD => get(context, &head).await,
+        Method::PUT => put(context, &head, body).await,
+        Method::DELETE => delete(context, &head).await,
+        _ => Err(not_allowed(ALLOWED)),
     };
     result.unwrap_or_else(|problem| context.refuse(problem))
 }
 
-async fn get<R: Replica, B>(
-    context: &Context<R>,
-    request: &Request<B>,
-) -> Result<Response<Body>, Problem> {
-    let query = Query::parse(request.uri().query(), &READ_PARAMETERS)?;
-    let key = key_of(context, request)?;
-    let known = Known::of_read(request.headers())?;
-    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+async fn get<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(head.uri.query(), &READ_PARAMETERS)?;
+    let key = key_of(context, head)?;
+    let known = Known::of_read(&head.headers)?;
+    if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    context.prepare_read(request.headers(), &query).await?;
+    context.prepare_read(&head.headers, &query).await?;
     let record = context.replica.get(&key)?;
     // Taken after the record, so it is never below what the answer shows.
     let revision = context.replica.revision();
@@ -83,22 +79,22 @@ fn describe(headers: &mut HeaderMap, record: &KeyRecord) {
     }
 }
 
-async fn put<R, B>(context: &Context<R>, request: Request<B>) -> Result<Response<Body>, Problem>
+async fn put<R, B>(context: &Context<R>, head: &Parts, body: B) -> Result<Response<Body>, Problem>
 where
     R: Replica,
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let query = Query::parse(request.uri().query(), &WRITE_PARAMETERS)?;
-    let key = key_of(context, &request)?;
-    let condition = precondition::of_write(request.headers())?;
+    let query = Query::parse(head.uri.query(), &WRITE_PARAMETERS)?;
+    let key = key_of(context, head)?;
+    let condition = precondition::of_write(&head.headers)?;
     let want_previous = query.flag("prev")?;
-    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+    if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    let deadline = Deadline::of(request.headers(), &context.limits)?;
-    let name = call::idempotency_key(request.headers())?;
+    let deadline = Deadline::of(&head.headers, &context.limits)?;
+    let name = call::idempotency_key(&head.headers)?;
     let received = request_body::receive(
-        request.into_body(),
+        body,
         context.limits.value_bytes_max,
         &context.admission,
         deadline.body(&context.limits),
@@ -125,13 +121,10 @@ where
     Ok(answer_write(context, wrote))
 }
 
-async fn delete<R: Replica, B>(
-    context: &Context<R>,
-    request: &Request<B>,
-) -> Result<Response<Body>, Problem> {
-    let query = Query::parse(request.uri().query(), &WRITE_PARAMETERS)?;
-    let key = key_of(context, request)?;
-    let condition = precondition::of_write(request.headers())?;
+async fn delete<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<Body>, Problem> {
+    let query = Query::parse(head.uri.query(), &WRITE_PARAMETERS)?;
+    let key = key_of(context, head)?;
+    let condition = precondition::of_write(&head.headers)?;
     if condition == Condition::Absent {
         return Err(Problem::new(
             Kind::BadHeader,
@@ -139,11 +132,11 @@ async fn delete<R: Replica, B>(
         ));
     }
     let want_previous = query.flag("prev")?;
-    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+    if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    let deadline = Deadline::of(request.headers(), &context.limits)?;
-    let idempotency = call::idempotency_key(request.headers())?
+    let deadline = Deadline::of(&head.headers, &context.limits)?;
+    let idempotency = call::idempotency_key(&head.headers)?
         .map(|name| call::name_write(name, "DELETE", &[&key], condition, want_previous, b""));
     let operation = Operation::Delete {
         key,
@@ -257,8 +250,8 @@ pub(crate) fn at(mut response: Response<Body>, revision: Revision) -> Response<B
     response
 }
 
-fn key_of<R: Replica, B>(context: &Context<R>, request: &Request<B>) -> Result<Bytes, Problem> {
+fn key_of<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Bytes, Problem> {
     // A path that got here begins with the prefix, or is the prefix.
-    let raw = request.uri().path().strip_prefix(PREFIX).unwrap_or("");
+    let raw = head.uri.path().strip_prefix(PREFIX).unwrap_or("");
     target::key(raw, context.limits.key_bytes_max)
 }

@@ -9,7 +9,8 @@ use std::task::{Context as Task, Poll};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use synod_kv::http::{Encoding, KeyText, ListEntry, ListPage, RecordBody};
 use synod_kv::read::{ListQuery, Page};
@@ -48,21 +49,21 @@ const VISITS_MAX: usize = 2_000;
 ///
 /// # Errors
 /// A malformed request, or a read that could not be confirmed.
-pub(crate) async fn answer<R: Replica, B>(
+pub(crate) async fn answer<R: Replica>(
     context: &Context<R>,
-    request: &Request<B>,
+    head: &Parts,
 ) -> Result<Response<Body>, Problem> {
-    let query = Query::parse(request.uri().query(), &PARAMETERS)?;
+    let query = Query::parse(head.uri.query(), &PARAMETERS)?;
     let listing = Listing::parse(&query, &context.limits)?;
-    let deadline = Deadline::of(request.headers(), &context.limits)?;
-    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+    let deadline = Deadline::of(&head.headers, &context.limits)?;
+    if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    context.prepare_read(request.headers(), &query).await?;
+    context.prepare_read(&head.headers, &query).await?;
     if listing.query.count_only {
         return count(context, listing, deadline).await;
     }
-    if wants_lines(request.headers()) {
+    if wants_lines(&head.headers) {
         return stream(context, listing);
     }
     let page = context.replica.list(&listing.query)?;
@@ -207,6 +208,9 @@ struct Lines<R> {
     _place: OwnedSemaphorePermit,
 }
 
+// Nothing in it is ever pinned.
+impl<R> Unpin for Lines<R> {}
+
 impl<R: Replica> Lines<R> {
     /// The lines of the next page that has some; none at the end.
     fn next_page(&mut self) -> Result<Option<Bytes>, axum::Error> {
@@ -249,18 +253,19 @@ impl<R: Replica> HttpBody for Lines<R> {
     type Error = axum::Error;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        match self.next_page() {
-            Ok(Some(lines)) if lines.is_empty() && self.listing.is_some() => {
+        let lines = self.get_mut();
+        match lines.next_page() {
+            Ok(Some(bytes)) if bytes.is_empty() && lines.listing.is_some() => {
                 // A stretch of removed keys: others have their turn before the next.
                 task.waker().wake_by_ref();
                 Poll::Pending
             }
-            Ok(Some(lines)) if lines.is_empty() => Poll::Ready(None),
+            Ok(Some(bytes)) if bytes.is_empty() => Poll::Ready(None),
             // The chunks end without their last one, so the client sees the cut.
-            result => Poll::Ready(result.map(|lines| lines.map(Frame::data)).transpose()),
+            result => Poll::Ready(result.map(|bytes| bytes.map(Frame::data)).transpose()),
         }
     }
 }

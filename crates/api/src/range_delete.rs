@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::request::Parts;
+use http::{Response, StatusCode};
 use synod_kv::http::DeleteBody;
 use synod_kv::{Command, Condition, Operation, Outcome, layout};
 
@@ -28,23 +29,23 @@ const COMMANDS: HeaderName = HeaderName::from_static("synod-commands");
 ///
 /// # Errors
 /// A malformed request, or a command without an outcome.
-pub(crate) async fn answer<R: Replica, B>(
+pub(crate) async fn answer<R: Replica>(
     context: &Context<R>,
-    request: &Request<B>,
+    head: &Parts,
 ) -> Result<Response<Body>, Problem> {
-    let query = Query::parse(request.uri().query(), &PARAMETERS)?;
+    let query = Query::parse(head.uri.query(), &PARAMETERS)?;
     let prefix = prefix_of(context, &query)?;
-    if precondition::of_write(request.headers())? != Condition::Always {
+    if precondition::of_write(&head.headers)? != Condition::Always {
         return Err(Problem::new(
             Kind::BadHeader,
             "If-Match and If-None-Match are for one key, not for a range.",
         ));
     }
-    if let Some(redirected) = context.redirect(request.uri(), &query)? {
+    if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    let deadline = Deadline::of(request.headers(), &context.limits)?;
-    let name = call::idempotency_key(request.headers())?;
+    let deadline = Deadline::of(&head.headers, &context.limits)?;
+    let name = call::idempotency_key(&head.headers)?;
     let mut deleted = 0;
     let mut commands: u64 = 0;
     loop {

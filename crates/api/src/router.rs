@@ -120,7 +120,7 @@ type Routed = Response<axum::body::Body>;
 
 fn to_key<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(
-        async |State(context): State<Shared<R>>, request: Asked| -> Routed {
+        |State(context): State<Shared<R>>, request: Asked| async move {
             response::into_routed(key::answer(&context, request).await)
         },
     )
@@ -128,10 +128,11 @@ fn to_key<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
 
 fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(
-        async |State(context): State<Shared<R>>, request: Asked| -> Routed {
-            let result = match *request.method() {
-                Method::GET | Method::HEAD => listing::answer(&context, &request).await,
-                Method::DELETE => range_delete::answer(&context, &request).await,
+        |State(context): State<Shared<R>>, request: Asked| async move {
+            let (head, _) = request.into_parts();
+            let result = match head.method {
+                Method::GET | Method::HEAD => listing::answer(&context, &head).await,
+                Method::DELETE => range_delete::answer(&context, &head).await,
                 _ => Err(not_allowed("GET, HEAD, DELETE")),
             };
             response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
@@ -144,7 +145,7 @@ fn to_node<R: Replica>(
     handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
 ) -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(
-        async move |State(context): State<Shared<R>>, request: Asked| -> Routed {
+        move |State(context): State<Shared<R>>, request: Asked| async move {
             let result = node::check(&request).and_then(|()| handler(&context));
             response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
         },

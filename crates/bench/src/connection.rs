@@ -91,7 +91,7 @@ impl RequestError {
 #[derive(Debug)]
 pub(crate) enum Connection {
     Synod(SynodConnection),
-    Etcd(EtcdConnection),
+    Etcd(Box<EtcdConnection>),
 }
 
 impl Connection {
@@ -105,7 +105,7 @@ impl Connection {
         stream.set_nodelay(true).map_err(|_| RequestError::unsent(ErrorKind::Connect))?;
         match protocol {
             Protocol::Synod => Ok(Self::Synod(SynodConnection::new(stream, node))),
-            Protocol::Etcd => Ok(Self::Etcd(EtcdConnection::new(stream, node).await?)),
+            Protocol::Etcd => Ok(Self::Etcd(Box::new(EtcdConnection::new(stream, node).await?))),
         }
     }
 

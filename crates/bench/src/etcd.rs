@@ -32,7 +32,6 @@ pub(crate) struct EtcdConnection {
 #[derive(Debug)]
 pub(crate) struct MemberStatus {
     pub(crate) leads: bool,
-    pub(crate) version: String,
 }
 
 impl std::fmt::Debug for EtcdConnection {
@@ -82,7 +81,7 @@ impl EtcdConnection {
         let answer: StatusResponse = self.call(call, &StatusRequest {}).await?;
         let header = answer.header.unwrap_or_default();
         let leads = answer.leader != 0 && answer.leader == header.member_id;
-        Ok(MemberStatus { leads, version: answer.version })
+        Ok(MemberStatus { leads })
     }
 
     async fn call<A: Message + Default>(

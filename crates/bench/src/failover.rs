@@ -9,6 +9,7 @@ mod control;
 mod ledger;
 mod plan;
 mod result;
+mod text;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,8 +22,8 @@ pub use check::{CheckResult, Finding, FindingKind};
 use client::Load;
 pub use control::{ClusterControl, ControlError, FileControl};
 pub use plan::{FailoverPlan, How};
-use result::{Kill, Run, assemble};
 pub use result::{FailoverResult, KillResult, Phase, Spread};
+use result::{Kill, Run, assemble};
 
 const POLL: Duration = Duration::from_millis(5);
 /// How long a check while the load runs may take.

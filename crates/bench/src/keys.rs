@@ -116,7 +116,11 @@ impl Zipf {
             let rank = x.round().clamp(1.0, self.keys);
             let near = rank - x <= self.accepted_width;
             if near || drawn >= self.integral(rank + 0.5) - rank.powf(-self.theta) {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "clamped"
+                )]
                 return rank as u64;
             }
         }

@@ -37,10 +37,6 @@ impl LatencyRecorder {
         Self { histogram: histogram.expect("the bounds are fixed and valid") }
     }
 
-    pub(crate) fn record(&mut self, latency: Duration) {
-        self.record_us(micros(latency));
-    }
-
     pub(crate) fn record_us(&mut self, latency_us: u64) {
         self.histogram.saturating_record(latency_us.max(1));
     }
@@ -102,7 +98,7 @@ mod tests {
     fn percentiles_of_a_known_set() {
         let mut recorder = LatencyRecorder::new();
         for us in 1..=1000 {
-            recorder.record(Duration::from_micros(us));
+            recorder.record_us(us);
         }
         let latency = recorder.summary();
         assert_eq!((latency.p50_us, latency.p90_us, latency.p99_us), (500, 900, 990));

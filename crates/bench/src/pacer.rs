@@ -3,20 +3,14 @@
 //! counts from there: were it counted from when a busy client got round to
 //! sending, a stall would hide the requests that should have been sent in it.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
-};
-use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 
-/// Arrivals are due at multiples of this. The runtime's own timers are only
-/// good to a millisecond.
+/// Arrivals are due at multiples of this.
 const TICK: Duration = Duration::from_micros(200);
 
 /// Hands out tickets at a fixed rate.
@@ -52,31 +46,20 @@ impl Pacer {
     }
 
     /// Releases tickets as they become due, until the schedule is ended. Runs
-    /// on the runtime that is to pay for it.
-    pub(crate) async fn run(self) -> io::Result<()> {
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )?;
-        let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
-        let periodic = Itimerspec { it_interval: tick, it_value: tick };
-        timerfd_settime(&timer, TimerfdTimerFlags::empty(), &periodic)?;
-        let timer = AsyncFd::new(timer)?;
+    /// on a thread of its own: the runtime's timers are only good to a
+    /// millisecond, the system's sleep to some tens of microseconds.
+    pub(crate) fn run(&self) {
         let mut released = 0;
         while !self.tickets.is_closed() {
-            let mut guard = timer.readable().await?;
-            let mut expirations = [0; 8];
-            if rustix::io::read(timer.get_ref(), &mut expirations).is_err() {
-                guard.clear_ready();
-                continue;
-            }
             let ticks = self.start.elapsed().as_nanos() / TICK.as_nanos();
-            let due = due_by(u32::try_from(ticks).unwrap_or(u32::MAX), self.per_tick);
-            let release = usize::try_from(due - released).unwrap_or(0);
+            let tick = u32::try_from(ticks).unwrap_or(u32::MAX - 1);
+            let due = due_by(tick, self.per_tick);
+            let release = usize::try_from(due - released).unwrap_or(usize::MAX);
             self.tickets.add_permits(release.min(Semaphore::MAX_PERMITS / 2));
             released = due;
+            let next = self.start + TICK * (tick + 1);
+            thread::sleep(next.saturating_duration_since(Instant::now()));
         }
-        Ok(())
     }
 }
 
@@ -116,7 +99,8 @@ mod tests {
     #[tokio::test]
     async fn tickets_are_due_in_order_and_end_with_the_schedule() {
         let pacer = Pacer::new(20_000.0);
-        let running = tokio::spawn(pacer.clone().run());
+        let running = pacer.clone();
+        let running = thread::spawn(move || running.run());
         let mut last = pacer.start;
         for _ in 0..200 {
             let due = pacer.ticket().await.unwrap();
@@ -124,7 +108,7 @@ mod tests {
             last = due;
         }
         pacer.end();
-        running.await.unwrap().unwrap();
+        running.join().unwrap();
         assert_eq!(pacer.ticket().await, None);
     }
 }

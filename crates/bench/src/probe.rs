@@ -219,7 +219,8 @@ mod tests {
     fn plain_and_chunked_answers_are_read_and_cut_ones_are_not() {
         let plain = parse_answer(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").unwrap();
         assert_eq!((plain.status, &plain.body[..]), (200, &b"hi"[..]));
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n";
+        let chunked =
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n";
         assert_eq!(parse_answer(chunked).unwrap().body, b"hi!");
         assert!(parse_answer(&chunked[..chunked.len() - 12]).is_none());
         assert!(join_chunks(b"ffffffffffffffff\r\nx").is_none());

@@ -97,6 +97,9 @@ mod tests {
     fn numbers_keep_the_digits_that_matter() {
         assert_eq!((count(0), count(999), count(1000)), ("0".into(), "999".into(), "1,000".into()));
         assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!((ms(0.694), ms(12.34), ms(1234.5)), ("0.69 ms".into(), "12.3 ms".into(), "1,235 ms".into()));
+        assert_eq!(
+            (ms(0.694), ms(12.34), ms(1234.5)),
+            ("0.69 ms".into(), "12.3 ms".into(), "1,235 ms".into())
+        );
     }
 }

@@ -7,7 +7,6 @@ mod options;
 mod recorder;
 mod result;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,8 +15,9 @@ use crate::process::ProcessUse;
 use crate::{BenchError, NodeAddress, Placement, Progress, Protocol, probe};
 use client::Load;
 pub use options::ThroughputOptions;
-pub use recorder::TimelinePoint;
+pub(crate) use options::seconds;
 use recorder::Recording;
+pub use recorder::TimelinePoint;
 pub use result::{NodeUse, OperationResult, ThroughputResult};
 use result::{Sample, assemble};
 

@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
-    Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Role, Route,
-    Slot, Status, Time, Value,
+    Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Route, Slot,
+    Status, Time, Value,
 };
 use synod_wire::{Forward, PeerMessage, batch};
 
@@ -16,6 +16,10 @@ use crate::cluster_clock::ClusterClock;
 use crate::commands::{Commands, Target};
 use crate::outbox::Outbox;
 use crate::reads::Reads;
+
+/// How often one step looks again who leads. Twice is enough unless a bug lets
+/// the core change its mind without end.
+const VIEWS_PER_STEP_MAX: usize = 4;
 
 /// What a host needs to know from its start.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +60,14 @@ struct Chosen {
     values: Vec<Value>,
 }
 
+/// Who leads, as far as it matters for commands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct View {
+    /// The ballot that this node leads in.
+    leading: Option<Ballot>,
+    route: Route,
+}
+
 /// One replica's core and everything that keeps its order.
 ///
 /// The owner calls [`Host::receive`] for each event of a drained batch and then
@@ -74,8 +86,8 @@ pub struct Host {
     reads: Reads,
     clock: ClusterClock,
 
-    /// The ballot that this node leads in.
-    leading: Option<Ballot>,
+    /// Who led when this was last looked at.
+    viewed: View,
     /// The state machine has applied every slot up to here.
     applied: Slot,
     /// The last slot that was handed to the state machine.
@@ -127,7 +139,10 @@ impl Host {
             batcher,
             reads: Reads::new(limits.reads_waiting_max, ask_again_us),
             clock: ClusterClock::new(applied.cluster_time_ms, now),
-            leading: None,
+            viewed: View {
+                leading: None,
+                route: Route::Nowhere,
+            },
             applied: applied.upto,
             chosen: applied.upto,
             forwards: Vec::new(),
@@ -188,21 +203,27 @@ impl Host {
         }
     }
 
-    /// Ends a batch of events: ticks if it is time, sends and cuts what waits, and
-    /// writes out what is to be done, in the order in which it must be done.
+    /// Ends a batch of events: sends and cuts what waits, does what is due by time,
+    /// and writes out what is to be done, in the order in which it must be done.
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
-        if now >= self.replica.deadline() {
-            self.run(now, Input::Tick);
-        }
-        let leader_changed = self.refresh_view();
-        self.take_forwards();
-        // Reads before values, so that their round rides on this step's Accepts.
-        if let Some(token) = self.reads.ask(now, leader_changed) {
-            self.run(now, Input::Read(token));
-        }
         self.commands
             .retry_if_due(now, self.replica.route() == Route::Here);
-        self.send_commands(now);
+        for _ in 0..VIEWS_PER_STEP_MAX {
+            let leader_changed = self.refresh_view(now);
+            self.take_forwards();
+            // Reads before values, so that their round rides on this step's Accepts.
+            if let Some(token) = self.reads.ask(now, leader_changed) {
+                self.run(now, Input::Read(token));
+            }
+            self.send_commands(now);
+            self.replica.flush(now, &mut self.effects);
+            self.take_effects(now);
+            self.deliver_looped(now);
+            // Who leads can change by what is due; what waits must not wait longer.
+            if self.view() == self.viewed {
+                break;
+            }
+        }
         self.commands.expire(now, &mut self.others);
         self.reads.expire(now, &mut self.others);
         self.emit(actions);
@@ -224,8 +245,8 @@ impl Host {
 
     /// The core's present view.
     #[must_use]
-    pub fn status(&self) -> Status {
-        self.replica.status()
+    pub fn status(&self, now: Time) -> Status {
+        self.replica.status(now)
     }
 
     /// What waits at this moment.
@@ -304,18 +325,33 @@ impl Host {
         );
     }
 
+    fn view(&self) -> View {
+        let route = match self.replica.route() {
+            // It led, and nobody has told it of another leader yet.
+            Route::Leader(leader) if leader == self.node => Route::Nowhere,
+            route => route,
+        };
+        View {
+            leading: self.replica.leads(),
+            route,
+        }
+    }
+
     /// Looks who leads now. Says whether that changed.
-    fn refresh_view(&mut self) -> bool {
-        let status = self.replica.status();
-        let leading = (status.role == Role::Leader).then_some(status.promised);
-        if leading != self.leading {
+    fn refresh_view(&mut self, now: Time) -> bool {
+        let view = self.view();
+        if view.leading != self.viewed.leading {
             // What was queued under another ballot is sent again by its origins.
             self.batcher.clear();
-            self.leading = leading;
         }
-        let ballot = status.following.or(leading);
+        self.viewed = view;
+        let ballot = match view.route {
+            Route::Here => view.leading,
+            Route::Leader(_) => self.replica.status(now).following,
+            Route::Through(_) | Route::Nowhere => None,
+        };
         self.commands.set_target(Target {
-            route: self.replica.route(),
+            route: view.route,
             ballot,
         })
     }
@@ -324,10 +360,10 @@ impl Host {
     /// their sender asked for it, dropped otherwise. Their origins send again.
     fn take_forwards(&mut self) {
         for (from, forward) in std::mem::take(&mut self.forwards) {
-            if self.leading.is_some() {
+            if self.viewed.leading.is_some() {
                 self.queue_forwarded(forward.commands);
             } else if forward.may_relay
-                && let Route::Leader(leader) = self.replica.route()
+                && let Route::Leader(leader) = self.viewed.route
                 && leader != from
             {
                 self.forward(leader, false, forward.commands);
@@ -349,7 +385,7 @@ impl Host {
 
     /// Moves own commands on their way, and cuts values while the core wants any.
     fn send_commands(&mut self, now: Time) {
-        match self.replica.route() {
+        match self.viewed.route {
             Route::Nowhere => {}
             Route::Leader(leader) => self.forward_commands(now, leader, false),
             Route::Through(peer) => self.forward_commands(now, peer, true),

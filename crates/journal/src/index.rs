@@ -104,13 +104,11 @@ impl Index {
 
     /// What stands above the watermark, in slot order.
     pub(crate) fn open(&self) -> impl Iterator<Item = Entry> + '_ {
-        self.open
-            .iter()
-            .map(|(slot, (standing, location))| Entry {
-                slot: *slot,
-                standing: *standing,
-                location: *location,
-            })
+        self.open.iter().map(|(slot, (standing, location))| Entry {
+            slot: *slot,
+            standing: *standing,
+            location: *location,
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use synod_paxos::{Ballot, Position, Record, RecordBody, Recovered, Slot, Standing, Value};
+use synod_paxos::{Ballot, Position, Record, RecordBody, Slot, Standing, Value};
 use synod_wire::record::sector::{PAYLOAD_BYTES, SECTOR_BYTES};
 use synod_wire::record::{
     BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, SegmentHeader,
@@ -13,56 +13,16 @@ use crate::active::Active;
 use crate::error::{During, IoFailure};
 use crate::folder::{Folder, SEGMENT_NUMBER_MAX};
 use crate::index::{Entry, Index, Location};
+use crate::opened::{Inspected, Opened, recovered};
+use crate::options::{JournalOptions, SEGMENT_BYTES_MIN};
 use crate::prepare::Preparer;
 use crate::recovery;
 use crate::scan::InForce;
 use crate::segments::{SegmentFacts, Segments};
-use crate::{JournalError, OpenError, read};
+use crate::{Counters, JournalError, OpenError, read};
 
 /// A group that has grown this large is written without waiting for `sync`.
 const GROUP_BYTES_MAX: usize = 32 << 20;
-/// The smallest file that is a segment: header, one sector, footer.
-const SEGMENT_BYTES_MIN: u64 = 3 * SECTOR_BYTES as u64;
-/// The largest size that may be set for segments.
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
-
-/// How a journal uses its folder.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct JournalOptions {
-    /// Size of a segment in bytes; a group that does not fit gets a larger one.
-    /// Rounded to whole sectors, and limited to 1.5 KiB to 1 GiB.
-    pub segment_bytes: u64,
-}
-
-impl Default for JournalOptions {
-    fn default() -> Self {
-        JournalOptions { segment_bytes: 16 << 20 }
-    }
-}
-
-/// What was written since the journal was opened.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Counters {
-    /// Groups, those that only seal included: each one write and one fdatasync.
-    pub groups: u64,
-    /// Records.
-    pub records: u64,
-    /// Bytes of groups, padding included.
-    pub bytes: u64,
-    /// Segments begun.
-    pub segments: u64,
-}
-
-/// An opened journal and what it brings back.
-#[derive(Debug)]
-pub struct Opened {
-    /// The journal.
-    pub journal: Journal,
-    /// For the core.
-    pub recovered: Recovered,
-    /// How often the journal was opened, this time included; never used twice.
-    pub incarnation: u64,
-}
 
 /// The durable log of an acceptor. Used by one thread.
 #[derive(Debug)]
@@ -136,14 +96,7 @@ impl Journal {
     ) -> Result<Opened, OpenError> {
         let folder = Folder::open(dir)?;
         let recovery = recovery::recover(&folder, cluster)?;
-        let open = read::open_values(&folder, cluster, &recovery.index)?;
-        let recovered = Recovered {
-            promised: recovery.in_force.promised,
-            chosen_upto: recovery.in_force.chosen_upto,
-            truncated_upto: recovery.in_force.truncated_upto,
-            open,
-            position: recovery.in_force.position,
-        };
+        let recovered = recovered(&folder, cluster, &recovery)?;
         if recovery.torn {
             let position = recovery.in_force.position.0;
             tracing::warn!(position, "dropped a torn group that was never acknowledged");
@@ -154,13 +107,11 @@ impl Journal {
         }
         folder.sync()?;
         let incarnation = recovery.incarnation + 1;
-        let least = SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX;
-        let segment_bytes = options.segment_bytes.clamp(*least.start(), *least.end());
         let mut journal = Journal {
             preparer: Preparer::new(folder.path()),
             folder,
             cluster,
-            segment_bytes: segment_bytes / SECTOR_BYTES as u64 * SECTOR_BYTES as u64,
+            segment_bytes: options.whole_segment_bytes(),
             incarnation,
             in_force: recovery.in_force,
             durable: recovery.in_force,
@@ -176,6 +127,17 @@ impl Journal {
         journal.group.begin(&journal.last_headers);
         journal.begin_segment(0)?;
         Ok(Opened { journal, recovered, incarnation })
+    }
+
+    /// Reads and checks a journal as [`Journal::open`] does, and changes nothing.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspected, OpenError> {
+        let folder = Folder::open(dir)?;
+        let recovery = recovery::recover(&folder, cluster)?;
+        let recovered = recovered(&folder, cluster, &recovery)?;
+        Ok(Inspected { recovered, incarnation: recovery.incarnation, torn_tail: recovery.torn })
     }
 
     /// Adds records to the present group; they are durable after [`Journal::sync`].
@@ -207,7 +169,7 @@ impl Journal {
         if self.group.records() > 0
             && let Err(error) = self.write_group()
         {
-            return self.fail(error);
+            return self.fail(error.into());
         }
         Ok(self.durable.position)
     }
@@ -255,8 +217,7 @@ impl Journal {
             return Ok(());
         }
         self.in_force.oldest_segment = needed.number;
-        self.in_force.truncated_upto =
-            self.in_force.truncated_upto.max(needed.highest_slot_before);
+        self.in_force.truncated_upto = self.in_force.truncated_upto.max(needed.highest_slot_before);
         self.index.truncate(self.in_force.truncated_upto);
         self.drop_segments().or_else(|error| self.fail(error))
     }
@@ -371,8 +332,8 @@ impl Journal {
         let bytes = self.group.finish(self.active.next_place(), header);
         self.active.write_group(bytes)?;
         self.counters.groups += 1;
-        self.counters.records += u64::from(self.group.records());
         self.counters.bytes += bytes.len() as u64;
+        self.counters.records += u64::from(self.group.records());
         self.durable = self.in_force;
         self.last_headers.clear();
         self.last_headers.extend_from_slice(self.group.headers());

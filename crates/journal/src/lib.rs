@@ -43,16 +43,22 @@
 //! turned back into zeros before it was sealed.
 
 mod active;
+mod counters;
 mod error;
 mod folder;
 mod index;
 mod journal;
+mod opened;
+mod options;
 mod prepare;
 mod read;
 mod recovery;
 mod scan;
 mod segments;
 
+pub use counters::Counters;
 pub use error::{Damage, JournalError, OpenError};
-pub use journal::{Counters, Journal, JournalOptions, Opened};
+pub use journal::Journal;
+pub use opened::{Inspected, Opened};
+pub use options::JournalOptions;
 pub use synod_wire::record::ClusterId;

@@ -26,7 +26,9 @@ pub(crate) fn chosen_values(
     let (mut values, mut bytes) = (Vec::new(), 0_usize);
     let mut slot = *slots.start();
     while slots.contains(&slot) && bytes < bytes_max {
-        let Some(location) = index.find_chosen(slot) else { break };
+        let Some(location) = index.find_chosen(slot) else {
+            break;
+        };
         let value = reader.read(slot, location)?;
         bytes = bytes.saturating_add(value.size_bytes());
         values.push(value);

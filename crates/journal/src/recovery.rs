@@ -9,12 +9,12 @@ use synod_paxos::{Slot, Standing};
 use synod_wire::record::sector::SECTOR_BYTES;
 use synod_wire::record::{ClusterId, RecordError, RecordKind, SegmentHeader};
 
+use crate::OpenError;
 use crate::error::{Damage, During};
 use crate::folder::Folder;
 use crate::index::{Entry, Index, Location};
 use crate::scan::{Fault, InForce, Segment, SegmentScan};
 use crate::segments::{SegmentFacts, Segments};
-use crate::OpenError;
 
 /// A segment larger than this was not written by us.
 const FILE_BYTES_MAX: u64 = 2 << 30;
@@ -114,7 +114,10 @@ impl Reader<'_> {
             return Err(self.refuse(oldest, Fault::new(0, what, true)));
         }
         Ok(Recovery {
-            in_force: InForce { truncated_upto: found.index.truncated_upto(), ..newest_scan.in_force },
+            in_force: InForce {
+                truncated_upto: found.index.truncated_upto(),
+                ..newest_scan.in_force
+            },
             incarnation: newest_header.incarnation,
             index: found.index,
             segments: found.segments,

@@ -46,6 +46,13 @@ pub(crate) struct SegmentScan {
     pub(crate) in_force: InForce,
 }
 
+impl SegmentScan {
+    /// The number of the group that comes next.
+    fn next_number(&self) -> u32 {
+        u32::try_from(self.groups.len()).expect("fewer groups than sectors") + 1
+    }
+}
+
 /// A complete group.
 #[derive(Debug)]
 pub(crate) struct GroupScan {
@@ -83,6 +90,8 @@ impl Fault {
     }
 }
 
+const ACKNOWLEDGED_DAMAGED: &str = "an acknowledged group is damaged";
+
 /// A segment's bytes and what its sectors must match.
 pub(crate) struct Segment<'a> {
     bytes: &'a [u8],
@@ -111,7 +120,7 @@ impl<'a> Segment<'a> {
     }
 
     fn bytes_of(&self, first: u64, count: u64) -> &'a [u8] {
-        let place = |sector| usize::try_from(sector).expect("within the file") * SECTOR_BYTES;
+        let place = |sector| in_memory(sector) * SECTOR_BYTES;
         &self.bytes[place(first)..place(first + count)]
     }
 
@@ -173,38 +182,38 @@ impl<'a> Segment<'a> {
     /// What follows the last complete group of the newest segment. Ok when a crash
     /// explains it; then the answer is whether it left anything.
     fn judge_tail(&self, scan: &SegmentScan, error: NoGroup) -> Result<bool, Fault> {
-        let (first, number) = (scan.sectors, scan.groups.len() as u32 + 1);
-        let (mut torn, mut sealed, mut damaged) = (false, false, None);
+        let (first, number) = (scan.sectors, scan.next_number());
+        let (mut torn, mut sealed, mut promise_known, mut damaged) = (false, false, false, None);
         for at in first..self.sectors {
             match self.inspect(at) {
                 Sector::Zero => {}
-                Sector::Whole { group, .. } if group == number => torn = true,
-                // A later group was written, so this one had been synced.
-                Sector::Whole { group, .. } if group > number => sealed = true,
+                Sector::Whole { group, first } if group >= number => {
+                    torn = true;
+                    // A later group was written, so this one had been synced.
+                    sealed |= group > number;
+                    // It begins with the promise in force after it.
+                    promise_known |= first;
+                }
                 Sector::Whole { .. } | Sector::Damaged => damaged = damaged.or(Some(at)),
             }
         }
-        match (sealed, damaged, &error) {
-            (true, _, _) | (_, None, NoGroup::Contradiction(_)) => {
-                Err(self.sealed_damage(scan, error))
-            }
-            (false, None, NoGroup::Sector(_)) => Ok(torn),
-            (false, Some(sector), _) => {
-                let what = "the last group is neither as written nor torn by a crash";
-                let known = self.group_header(first, number).is_some();
-                Err(Fault { group: Some((number, first)), ..Fault::new(sector, what, known) })
-            }
-        }
+        let (sector, what) = match (error, damaged) {
+            (NoGroup::Sector(sector), _) if sealed => (sector, ACKNOWLEDGED_DAMAGED),
+            (_, Some(sector)) => (sector, "the last group is neither as written nor torn"),
+            (NoGroup::Contradiction(what), None) => (first, what),
+            (NoGroup::Sector(_), None) => return Ok(torn),
+        };
+        Err(Fault { group: Some((number, first)), ..Fault::new(sector, what, promise_known) })
     }
 
+    /// What is wrong with a group that something seals.
     fn sealed_damage(&self, scan: &SegmentScan, error: NoGroup) -> Fault {
-        let group = Some((scan.groups.len() as u32 + 1, scan.sectors));
-        match error {
-            NoGroup::Sector(sector) => {
-                Fault { group, ..Fault::new(sector, "an acknowledged group is damaged", true) }
-            }
-            NoGroup::Contradiction(what) => Fault { group, ..Fault::new(scan.sectors, what, true) },
-        }
+        let group = Some((scan.next_number(), scan.sectors));
+        let (sector, what) = match error {
+            NoGroup::Sector(sector) => (sector, ACKNOWLEDGED_DAMAGED),
+            NoGroup::Contradiction(what) => (scan.sectors, what),
+        };
+        Fault { group, ..Fault::new(sector, what, true) }
     }
 
     /// The header of group `number`, if the sector where it begins is whole.
@@ -217,7 +226,7 @@ impl<'a> Segment<'a> {
 
     /// Reads the group that follows what `scan` has.
     fn read_next(&self, scan: &mut SegmentScan, limit: u64) -> Result<(), NoGroup> {
-        let (first, number) = (scan.sectors, scan.groups.len() as u32 + 1);
+        let (first, number) = (scan.sectors, scan.next_number());
         match self.inspect(first) {
             Sector::Whole { group, first: true } if group == number => {}
             Sector::Whole { group, .. } if group == number => {
@@ -238,7 +247,7 @@ impl<'a> Segment<'a> {
             }
         }
         let mut payload = sector::payload(self.bytes_of(first, sectors));
-        payload.truncate(usize::try_from(header.payload_bytes).expect("within the file"));
+        payload.truncate(in_memory(header.payload_bytes));
         let group = GroupScan { first_sector: first, sectors, header, records: Vec::new() };
         let (group, in_force) = self.read_records(group, &Bytes::from(payload), scan.in_force)?;
         scan.sectors += sectors;
@@ -305,7 +314,9 @@ impl<'a> Segment<'a> {
     /// Adds to a fault what the second copy of the headers, or else the headers of
     /// the damaged group itself, say about the record that is hit.
     fn with_record(&self, fault: Fault, scan: &SegmentScan) -> Fault {
-        let Some((number, first)) = fault.group else { return fault };
+        let Some((number, first)) = fault.group else {
+            return fault;
+        };
         let following = (first + 1..self.sectors)
             .filter(|at| matches!(self.inspect(*at), Sector::Whole { first: true, .. }))
             .find_map(|at| self.copies(at, number + 1));
@@ -324,7 +335,9 @@ impl<'a> Segment<'a> {
 
     /// As [`Segment::with_record`], when the next segment has the copies.
     pub(crate) fn with_copies(&self, fault: Fault, copies: &[RecordHeader]) -> Fault {
-        let Some((number, first)) = fault.group else { return fault };
+        let Some((number, first)) = fault.group else {
+            return fault;
+        };
         let before = self.group_header(first, number).map(|header| header.copies as usize);
         let record = fault.record.or_else(|| locate(fault.sector - first, before, copies));
         Fault { record, ..fault }
@@ -353,7 +366,7 @@ impl<'a> Segment<'a> {
     fn own_headers(&self, first: u64, number: u32, copies: usize) -> Vec<RecordHeader> {
         let mut headers = Vec::new();
         let mut at = GROUP_HEADER_BYTES + copies * RECORD_HEADER_BYTES;
-        let limit = (self.sectors - first) as usize * PAYLOAD_BYTES;
+        let limit = in_memory(self.sectors - first) * PAYLOAD_BYTES;
         while at + RECORD_HEADER_BYTES <= limit {
             let from = (at / PAYLOAD_BYTES) as u64;
             let count = ((at + RECORD_HEADER_BYTES - 1) / PAYLOAD_BYTES) as u64 - from + 1;
@@ -379,7 +392,7 @@ fn locate(sector: u64, copies: Option<usize>, headers: &[RecordHeader]) -> Optio
     if let ([only], None) = (headers, copies) {
         return Some(*only);
     }
-    let damaged_from = sector as usize * PAYLOAD_BYTES;
+    let damaged_from = in_memory(sector) * PAYLOAD_BYTES;
     let mut at = GROUP_HEADER_BYTES + copies? * RECORD_HEADER_BYTES;
     for header in headers {
         at += RECORD_HEADER_BYTES + header.body_bytes as usize;
@@ -388,4 +401,9 @@ fn locate(sector: u64, copies: Option<usize>, headers: &[RecordHeader]) -> Optio
         }
     }
     None
+}
+
+/// A count of sectors or bytes of a segment, which is in memory as a whole.
+fn in_memory(count: u64) -> usize {
+    usize::try_from(count).expect("it is in memory")
 }

@@ -103,6 +103,9 @@ impl Liveness {
     pub(crate) fn hear_leader(&mut self, now: Time, ballot: Ballot, promised: Ballot) {
         let newer = self.following.is_none_or(|following| ballot >= following.ballot);
         if ballot >= promised && newer && ballot.node != self.me {
+            if self.following.is_none_or(|following| ballot > following.ballot) {
+                self.not_before = now; // The candidate that it gave time to has won.
+            }
             self.following = Some(Following { ballot, heard_at: now });
             self.attempts = 0;
         }
@@ -209,9 +212,8 @@ impl Liveness {
 
     /// Whether a quorum followed this node's ballot within an election timeout.
     pub(crate) fn is_followed(&self, now: Time, quorum: usize) -> bool {
-        let recent = |at: &Option<Time>| {
-            at.is_some_and(|at| now.since_us(at) < self.election_timeout_us)
-        };
+        let recent =
+            |at: &Option<Time>| at.is_some_and(|at| now.since_us(at) < self.election_timeout_us);
         1 + self.peers.iter().filter(|peer| recent(&peer.followed_at)).count() >= quorum
     }
 
@@ -258,7 +260,7 @@ impl Liveness {
         if reports < quorum {
             return Stand::No;
         }
-        let turn = since.plus_us(rank * self.heartbeat_us).max(self.not_before);
+        let turn = since.plus_us(rank * self.heartbeat_us / 2).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }
     }
 
@@ -268,9 +270,8 @@ impl Liveness {
     }
 
     fn is_two_way(&self, now: Time, peer: &Peer) -> bool {
-        let fresh = |at: Option<Time>| {
-            at.is_some_and(|at| now.since_us(at) < self.election_timeout_us)
-        };
+        let fresh =
+            |at: Option<Time>| at.is_some_and(|at| now.since_us(at) < self.election_timeout_us);
         !peer.died && fresh(peer.heard_at) && fresh(peer.two_way_at)
     }
 

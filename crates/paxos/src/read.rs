@@ -184,7 +184,12 @@ impl Questions {
 
     /// Gives up the open question if it is too old or was put to somebody who
     /// no longer leads, and everything if nobody leads.
-    pub(crate) fn expire(&mut self, now: Time, leader: Option<NodeId>, limit_us: u64) -> Vec<Reader> {
+    pub(crate) fn expire(
+        &mut self,
+        now: Time,
+        leader: Option<NodeId>,
+        limit_us: u64,
+    ) -> Vec<Reader> {
         let mut readers = Vec::new();
         let stale = |q: &Question| now.since_us(q.asked_at) >= limit_us || Some(q.leader) != leader;
         if let Some(question) = self.open.take_if(|question| stale(question)) {

@@ -57,11 +57,7 @@ pub struct Batch {
 /// is.
 #[must_use]
 pub fn encode_entry(id: ServerId, command: &[u8]) -> Bytes {
-    assert!(
-        command.len() <= COMMAND_BYTES_MAX,
-        "a command of {} bytes",
-        command.len()
-    );
+    assert!(command.len() <= COMMAND_BYTES_MAX, "a command of {} bytes", command.len());
     let mut out = BytesMut::with_capacity(ENTRY_OVERHEAD_BYTES + command.len());
     out.put_u32_le(id.origin);
     out.put_u64_le(id.incarnation);
@@ -88,18 +84,12 @@ pub fn entry_id(entry: &Bytes) -> Result<ServerId, DecodeError> {
 /// When the bytes are not exactly one batch.
 pub fn decode(bytes: Bytes) -> Result<Batch, DecodeError> {
     if bytes.len() > BATCH_BYTES_MAX {
-        return Err(DecodeError::TooLarge {
-            what: "a batch",
-            size: bytes.len() as u64,
-        });
+        return Err(DecodeError::TooLarge { what: "a batch", size: bytes.len() as u64 });
     }
     let mut reader = Reader::new(bytes, "a batch");
     let version = reader.u8()?;
     if version != VERSION {
-        return Err(DecodeError::Version {
-            what: "a batch",
-            version,
-        });
+        return Err(DecodeError::Version { what: "a batch", version });
     }
     let cluster_time_ms = reader.u64()?;
     let count = reader.count(ENTRIES_MAX, ENTRY_OVERHEAD_BYTES)?;
@@ -108,22 +98,13 @@ pub fn decode(bytes: Bytes) -> Result<Batch, DecodeError> {
         entries.push(read_entry(&mut reader)?);
     }
     reader.finish()?;
-    Ok(Batch {
-        cluster_time_ms,
-        entries,
-    })
+    Ok(Batch { cluster_time_ms, entries })
 }
 
 fn read_entry(reader: &mut Reader) -> Result<Entry, DecodeError> {
-    let id = ServerId {
-        origin: reader.u32()?,
-        incarnation: reader.u64()?,
-        sequence: reader.u64()?,
-    };
-    Ok(Entry {
-        id,
-        command: reader.byte_string("a command", COMMAND_BYTES_MAX)?,
-    })
+    let id =
+        ServerId { origin: reader.u32()?, incarnation: reader.u64()?, sequence: reader.u64()? };
+    Ok(Entry { id, command: reader.byte_string("a command", COMMAND_BYTES_MAX)? })
 }
 
 /// Collects encoded entries into a batch.

@@ -54,21 +54,15 @@ const AT: u8 = 3;
 pub fn encode(command: &Command) -> Bytes {
     let mut out = BytesMut::with_capacity(64 + payload_bytes(command));
     let (operation, mut flags, condition) = match &command.operation {
-        Operation::Put {
-            condition,
-            want_previous,
-            ..
-        } => (PUT, previous_flag(*want_previous), *condition),
-        Operation::Delete {
-            condition,
-            want_previous,
-            ..
-        } => (DELETE, previous_flag(*want_previous), *condition),
-        Operation::DeleteRange { end, .. } => (
-            DELETE_RANGE,
-            if end.is_some() { HAS_END } else { 0 },
-            Condition::Always,
-        ),
+        Operation::Put { condition, want_previous, .. } => {
+            (PUT, previous_flag(*want_previous), *condition)
+        }
+        Operation::Delete { condition, want_previous, .. } => {
+            (DELETE, previous_flag(*want_previous), *condition)
+        }
+        Operation::DeleteRange { end, .. } => {
+            (DELETE_RANGE, if end.is_some() { HAS_END } else { 0 }, Condition::Always)
+        }
     };
     if command.idempotency.is_some() {
         flags |= HAS_IDEMPOTENCY;
@@ -106,10 +100,7 @@ pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
     let mut reader = Reader::new(bytes, "a command");
     let version = reader.u8()?;
     if version != VERSION {
-        return Err(DecodeError::Version {
-            what: "a command",
-            version,
-        });
+        return Err(DecodeError::Version { what: "a command", version });
     }
     let (kind, flags, condition) = (reader.u8()?, reader.u8()?, reader.u8()?);
     check_flags(kind, flags, condition)?;
@@ -126,10 +117,7 @@ pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
         EXISTS => Condition::Exists,
         AT => Condition::At(Revision(reader.u64()?)),
         tag => {
-            return Err(DecodeError::Tag {
-                what: "a condition",
-                tag,
-            });
+            return Err(DecodeError::Tag { what: "a condition", tag });
         }
     };
     let want_previous = flags & WANTS_PREVIOUS != 0;
@@ -137,35 +125,17 @@ pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
     let operation = match kind {
         PUT => {
             let value = reader.byte_string("a value", VALUE_BYTES_MAX)?;
-            Operation::Put {
-                key,
-                value,
-                condition,
-                want_previous,
-            }
+            Operation::Put { key, value, condition, want_previous }
         }
-        DELETE => Operation::Delete {
-            key,
-            condition,
-            want_previous,
-        },
+        DELETE => Operation::Delete { key, condition, want_previous },
         _ => {
             let has_end = flags & HAS_END != 0;
-            let end = has_end
-                .then(|| reader.byte_string("a key", KEY_BYTES_MAX))
-                .transpose()?;
-            Operation::DeleteRange {
-                start: key,
-                end,
-                limit: reader.u32()?,
-            }
+            let end = has_end.then(|| reader.byte_string("a key", KEY_BYTES_MAX)).transpose()?;
+            Operation::DeleteRange { start: key, end, limit: reader.u32()? }
         }
     };
     reader.finish()?;
-    Ok(Command {
-        idempotency,
-        operation,
-    })
+    Ok(Command { idempotency, operation })
 }
 
 /// Each operation has its own flags; one that it cannot have is from a newer
@@ -175,23 +145,14 @@ fn check_flags(operation: u8, flags: u8, condition: u8) -> Result<(), DecodeErro
         PUT | DELETE => HAS_IDEMPOTENCY | WANTS_PREVIOUS,
         DELETE_RANGE => HAS_IDEMPOTENCY | HAS_END,
         tag => {
-            return Err(DecodeError::Tag {
-                what: "an operation",
-                tag,
-            });
+            return Err(DecodeError::Tag { what: "an operation", tag });
         }
     };
     if flags & !allowed != 0 {
-        return Err(DecodeError::Tag {
-            what: "a command's flags",
-            tag: flags,
-        });
+        return Err(DecodeError::Tag { what: "a command's flags", tag: flags });
     }
     if operation == DELETE_RANGE && condition != ALWAYS {
-        return Err(DecodeError::Tag {
-            what: "a condition",
-            tag: condition,
-        });
+        return Err(DecodeError::Tag { what: "a condition", tag: condition });
     }
     Ok(())
 }
@@ -222,11 +183,7 @@ fn payload_bytes(command: &Command) -> usize {
 }
 
 fn put_byte_string(out: &mut BytesMut, bytes: &[u8], max: usize) {
-    assert!(
-        bytes.len() <= max,
-        "{} bytes where at most {max} are allowed",
-        bytes.len()
-    );
+    assert!(bytes.len() <= max, "{} bytes where at most {max} are allowed", bytes.len());
     out.put_u32_le(u32::try_from(bytes.len()).expect("the limits are below 4 GiB"));
     out.put_slice(bytes);
 }

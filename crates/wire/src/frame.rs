@@ -38,9 +38,8 @@ impl Header {
     /// When fewer bytes are there, or they are no header of this version, or the
     /// body is longer than [`FRAME_BYTES_MAX`]. The connection is then useless.
     pub fn decode(bytes: &[u8]) -> Result<Header, DecodeError> {
-        let head: &[u8; HEADER_BYTES] = bytes
-            .first_chunk()
-            .ok_or(DecodeError::CutOff("a frame's header"))?;
+        let head: &[u8; HEADER_BYTES] =
+            bytes.first_chunk().ok_or(DecodeError::CutOff("a frame's header"))?;
         let word =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         if head[..2] != MAGIC {
@@ -50,23 +49,13 @@ impl Header {
             return Err(DecodeError::Checksum("a frame's header"));
         }
         if head[2] != VERSION {
-            return Err(DecodeError::Version {
-                what: "a frame",
-                version: head[2],
-            });
+            return Err(DecodeError::Version { what: "a frame", version: head[2] });
         }
         let body_bytes = word(4);
         if body_bytes as usize > FRAME_BYTES_MAX {
-            return Err(DecodeError::TooLarge {
-                what: "a frame",
-                size: u64::from(body_bytes),
-            });
+            return Err(DecodeError::TooLarge { what: "a frame", size: u64::from(body_bytes) });
         }
-        Ok(Header {
-            kind: head[3],
-            body_bytes,
-            body_checksum: word(8),
-        })
+        Ok(Header { kind: head[3], body_bytes, body_checksum: word(8) })
     }
 
     /// Length of the body in bytes, at most [`FRAME_BYTES_MAX`].
@@ -99,9 +88,7 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
     let bytes = body_bytes(message);
     assert!(bytes <= FRAME_BYTES_MAX, "a message of {bytes} bytes");
     out.reserve(HEADER_BYTES + bytes);
-    encode_with(message::kind(message), out, |out| {
-        message::encode_body(message, out)
-    });
+    encode_with(message::kind(message), out, |out| message::encode_body(message, out));
 }
 
 /// The length of the message's body in bytes.

@@ -34,6 +34,9 @@ pub struct Facts {
     pub store: u128,
     /// Which of the folder's lives this is.
     pub incarnation: u64,
+    /// Drawn at random when the process started: two processes that live the same
+    /// life of one folder run with copies of it.
+    pub process: u64,
     /// The highest promise that it has told anybody.
     pub promised: Ballot,
     /// The last journal position that it has told anybody as durable.
@@ -171,10 +174,7 @@ pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
 pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
     header.check(&body)?;
     if body.len() > HANDSHAKE_BYTES_MAX {
-        return Err(DecodeError::TooLarge {
-            what: "a handshake",
-            size: body.len() as u64,
-        });
+        return Err(DecodeError::TooLarge { what: "a handshake", size: body.len() as u64 });
     }
     let mut reader = Reader::new(body, "a handshake");
     let mut block = reader.block()?;
@@ -186,32 +186,18 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
                 1 => Lane::Control,
                 2 => Lane::Bulk,
                 tag => {
-                    return Err(DecodeError::Tag {
-                        what: "a lane",
-                        tag,
-                    });
+                    return Err(DecodeError::Tag { what: "a lane", tag });
                 }
             };
-            Handshake::Hello(Hello {
-                protocol,
-                facts,
-                lane,
-                to: block.node()?,
-            })
+            Handshake::Hello(Hello { protocol, facts, lane, to: block.node()? })
         }
-        WELCOME => Handshake::Welcome(Welcome {
-            protocol: block.u32()?,
-            facts: read_facts(&mut block)?,
-        }),
+        WELCOME => {
+            Handshake::Welcome(Welcome { protocol: block.u32()?, facts: read_facts(&mut block)? })
+        }
         REFUSAL => {
             let tag = block.u8()?;
-            let reason = RefusalReason::ALL
-                .into_iter()
-                .find(|reason| reason.tag() == tag);
-            let reason = reason.ok_or(DecodeError::Tag {
-                what: "a refusal",
-                tag,
-            })?;
+            let reason = RefusalReason::ALL.into_iter().find(|reason| reason.tag() == tag);
+            let reason = reason.ok_or(DecodeError::Tag { what: "a refusal", tag })?;
             let text = reader.byte_string("a refusal's text", REFUSAL_TEXT_BYTES_MAX)?;
             let text = std::str::from_utf8(&text)
                 .map_err(|_| DecodeError::Text("a refusal's text"))?
@@ -219,10 +205,7 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
             Handshake::Refusal(Refusal { reason, text })
         }
         tag => {
-            return Err(DecodeError::Tag {
-                what: "a handshake",
-                tag,
-            });
+            return Err(DecodeError::Tag { what: "a handshake", tag });
         }
     };
     reader.finish()?;
@@ -234,6 +217,7 @@ fn put_facts(out: &mut BytesMut, facts: &Facts) {
     out.put_u32_le(facts.node.0);
     out.put_u128_le(facts.store);
     out.put_u64_le(facts.incarnation);
+    out.put_u64_le(facts.process);
     put_ballot(out, facts.promised);
     out.put_u64_le(facts.position.0);
 }
@@ -244,6 +228,7 @@ fn read_facts(reader: &mut Reader) -> Result<Facts, DecodeError> {
         node: reader.node()?,
         store: reader.u128()?,
         incarnation: reader.u64()?,
+        process: reader.u64()?,
         promised: reader.ballot()?,
         position: Position(reader.u64()?),
     })

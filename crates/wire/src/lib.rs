@@ -1,8 +1,8 @@
 //! Every byte between nodes and on disk: messages of peers in checksummed frames,
-//! their handshake, the commands of clients, and the batches of commands that the
-//! log holds.
+//! their handshake, the commands of clients, the batches of commands that the log
+//! holds, and the records of the journal.
 //!
-//! All numbers are little-endian. What a message always has stands in a block that
+//! All numbers are little-endian. What a peer's message always has stands in a block that
 //! states its length: an older reader skips the fields that a newer writer appended
 //! to it, and a reader that expects more than the block has refuses it. Everything
 //! that may be kept (a batch, the first byte of a command) names its own version.

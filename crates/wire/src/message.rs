@@ -75,9 +75,7 @@ pub(crate) fn body_bytes(message: &PeerMessage) -> usize {
                 BALLOT_BYTES
                     + 32
                     + COUNT_BYTES
-                    + slots
-                        .map(|s| ACCEPTED_SLOT_BYTES + batch_bytes(&s.value))
-                        .sum::<usize>()
+                    + slots.map(|s| ACCEPTED_SLOT_BYTES + batch_bytes(&s.value)).sum::<usize>()
             }
             Message::Accept(accept) => BALLOT_BYTES + 24 + VALUE_BYTES + batch_bytes(&accept.value),
             Message::Accepted(_) => BALLOT_BYTES + 24,
@@ -199,11 +197,7 @@ fn encode_promise(promise: &Promise, out: &mut BytesMut) {
 }
 
 fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
-    let no_claim = Watermark {
-        ballot: Ballot::ZERO,
-        chosen_upto: Slot::ZERO,
-        read_round: 0,
-    };
+    let no_claim = Watermark { ballot: Ballot::ZERO, chosen_upto: Slot::ZERO, read_round: 0 };
     put_block(out, |out| {
         out.put_u64_le(heartbeat.sequence);
         out.put_u64_le(heartbeat.echo);
@@ -266,27 +260,9 @@ fn put_value(out: &mut BytesMut, value: &Value) {
 fn put_reject_reason(out: &mut BytesMut, reason: RejectReason) {
     let (tag, ballot) = match reason {
         RejectReason::Promised(ballot) => (1, ballot),
-        RejectReason::TooFarBehind(Slot(slot)) => (
-            2,
-            Ballot {
-                round: slot,
-                node: NodeId(0),
-            },
-        ),
-        RejectReason::Truncated(Slot(slot)) => (
-            3,
-            Ballot {
-                round: slot,
-                node: NodeId(0),
-            },
-        ),
-        RejectReason::BeyondWindow(Slot(slot)) => (
-            4,
-            Ballot {
-                round: slot,
-                node: NodeId(0),
-            },
-        ),
+        RejectReason::TooFarBehind(Slot(slot)) => (2, Ballot { round: slot, node: NodeId(0) }),
+        RejectReason::Truncated(Slot(slot)) => (3, Ballot { round: slot, node: NodeId(0) }),
+        RejectReason::BeyondWindow(Slot(slot)) => (4, Ballot { round: slot, node: NodeId(0) }),
     };
     // A slot stands where a ballot's round would, so that the block has one size.
     out.put_u8(tag);

@@ -18,10 +18,7 @@ impl Reader {
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (head, _) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(DecodeError::CutOff(self.what))?;
+        let (head, _) = self.rest.split_first_chunk().ok_or(DecodeError::CutOff(self.what))?;
         let head = *head;
         bytes::Buf::advance(&mut self.rest, N);
         Ok(head)
@@ -56,10 +53,7 @@ impl Reader {
     }
 
     pub(crate) fn ballot(&mut self) -> Result<Ballot, DecodeError> {
-        Ok(Ballot {
-            round: self.u64()?,
-            node: self.node()?,
-        })
+        Ok(Ballot { round: self.u64()?, node: self.node()? })
     }
 
     /// A yes or no; every other byte is refused.
@@ -67,10 +61,7 @@ impl Reader {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
-            tag => Err(DecodeError::Tag {
-                what: self.what,
-                tag,
-            }),
+            tag => Err(DecodeError::Tag { what: self.what, tag }),
         }
     }
 
@@ -100,10 +91,7 @@ impl Reader {
     ) -> Result<Bytes, DecodeError> {
         let count = self.u32()?;
         if count as usize > max {
-            return Err(DecodeError::TooLarge {
-                what: field,
-                size: u64::from(count),
-            });
+            return Err(DecodeError::TooLarge { what: field, size: u64::from(count) });
         }
         self.bytes(count as usize)
     }
@@ -118,10 +106,7 @@ impl Reader {
     ) -> Result<usize, DecodeError> {
         let count = self.u32()? as usize;
         if count > max {
-            return Err(DecodeError::TooLarge {
-                what: self.what,
-                size: count as u64,
-            });
+            return Err(DecodeError::TooLarge { what: self.what, size: count as u64 });
         }
         if count > self.rest.len() / element_bytes_min {
             return Err(DecodeError::CutOff(self.what));
@@ -133,18 +118,11 @@ impl Reader {
     /// a newer writer appended are left unread in it.
     pub(crate) fn block(&mut self) -> Result<Reader, DecodeError> {
         let count = self.u16()?;
-        Ok(Reader {
-            rest: self.bytes(usize::from(count))?,
-            what: self.what,
-        })
+        Ok(Reader { rest: self.bytes(usize::from(count))?, what: self.what })
     }
 
     /// Nothing may be left.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(DecodeError::LeftOver(self.what))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::LeftOver(self.what)) }
     }
 }

@@ -71,16 +71,10 @@ fn every_cut_body_is_an_error_even_with_right_checksums() {
     for (name, encoded) in frames() {
         let body = &encoded[frame::HEADER_BYTES..];
         for end in 0..body.len() {
-            assert!(
-                decode(&frame_around(encoded[3], &body[..end])).is_err(),
-                "{name} at {end}"
-            );
+            assert!(decode(&frame_around(encoded[3], &body[..end])).is_err(), "{name} at {end}");
         }
         let longer = [body, &[0]].concat();
-        assert!(
-            decode(&frame_around(encoded[3], &longer)).is_err(),
-            "{name} with a byte more"
-        );
+        assert!(decode(&frame_around(encoded[3], &longer)).is_err(), "{name} with a byte more");
     }
 }
 
@@ -125,46 +119,29 @@ fn a_count_is_checked_before_memory_is_taken_for_it() {
         for count in [u32::MAX, 65_536, 60_000] {
             let mut forged = body.to_vec();
             forged[after_block..after_block + 4].copy_from_slice(&count.to_le_bytes());
-            assert!(
-                decode(&frame_around(encoded[3], &forged)).is_err(),
-                "{name}"
-            );
+            assert!(decode(&frame_around(encoded[3], &forged)).is_err(), "{name}");
         }
     }
     // A batch that announces 65,536 commands and has one.
     let mut builder = batch::Builder::new(1);
     builder.push_entry(&batch::encode_entry(
-        ServerId {
-            origin: 1,
-            incarnation: 1,
-            sequence: 1,
-        },
+        ServerId { origin: 1, incarnation: 1, sequence: 1 },
         b"one",
     ));
     let mut forged = builder.finish().to_vec();
     forged[9..13].copy_from_slice(&65_536_u32.to_le_bytes());
-    assert_eq!(
-        batch::decode(forged.into()),
-        Err(DecodeError::CutOff("a batch"))
-    );
+    assert_eq!(batch::decode(forged.into()), Err(DecodeError::CutOff("a batch")));
 }
 
 #[test]
 fn a_frame_longer_than_the_limit_is_refused_by_its_header() {
     let mut header = frame_around(3, b"")[..12].to_vec();
-    header[4..8].copy_from_slice(
-        &u32::try_from(frame::FRAME_BYTES_MAX + 1)
-            .unwrap()
-            .to_le_bytes(),
-    );
+    header[4..8].copy_from_slice(&u32::try_from(frame::FRAME_BYTES_MAX + 1).unwrap().to_le_bytes());
     header.extend(crc32c::crc32c(&header).to_le_bytes());
     let size = frame::FRAME_BYTES_MAX as u64 + 1;
     assert_eq!(
         frame::Header::decode(&header),
-        Err(DecodeError::TooLarge {
-            what: "a frame",
-            size
-        })
+        Err(DecodeError::TooLarge { what: "a frame", size })
     );
 }
 
@@ -173,10 +150,8 @@ fn a_handshake_frame_is_no_message_and_the_other_way_round() {
     for (name, encoded) in frames() {
         let header = frame::Header::decode(&encoded).unwrap();
         let body = Bytes::copy_from_slice(&encoded[frame::HEADER_BYTES..]);
-        let results = [
-            frame::decode(header, body.clone()).is_ok(),
-            handshake::decode(header, body).is_ok(),
-        ];
+        let results =
+            [frame::decode(header, body.clone()).is_ok(), handshake::decode(header, body).is_ok()];
         assert_eq!(results.iter().filter(|ok| **ok).count(), 1, "{name}");
     }
 }
@@ -187,31 +162,18 @@ fn every_cut_command_entry_and_batch_is_an_error() {
     for (sequence, (name, sample)) in (1..).zip(commands()) {
         let encoded = command::encode(&sample);
         for end in 0..encoded.len() {
-            assert!(
-                command::decode(encoded.slice(..end)).is_err(),
-                "{name} cut at {end}"
-            );
+            assert!(command::decode(encoded.slice(..end)).is_err(), "{name} cut at {end}");
         }
-        let id = ServerId {
-            origin: 1,
-            incarnation: 2,
-            sequence,
-        };
+        let id = ServerId { origin: 1, incarnation: 2, sequence };
         let entry = batch::encode_entry(id, &encoded);
         for end in 0..entry.len() {
-            assert!(
-                batch::entry_id(&entry.slice(..end)).is_err(),
-                "{name}'s entry at {end}"
-            );
+            assert!(batch::entry_id(&entry.slice(..end)).is_err(), "{name}'s entry at {end}");
         }
         builder.push_entry(&entry);
     }
     let encoded = builder.finish();
     for end in 0..encoded.len() {
-        assert!(
-            batch::decode(encoded.slice(..end)).is_err(),
-            "the batch cut at {end}"
-        );
+        assert!(batch::decode(encoded.slice(..end)).is_err(), "the batch cut at {end}");
     }
 }
 
@@ -230,10 +192,7 @@ fn a_key_or_value_beyond_its_limit_is_refused() {
     let long_key = [&[1, 2, 0, 0][..], &65_537_u32.to_le_bytes(), &[0; 65_537]].concat();
     assert!(matches!(
         command::decode(long_key.into()),
-        Err(DecodeError::TooLarge {
-            what: "a key",
-            size: 65_537
-        })
+        Err(DecodeError::TooLarge { what: "a key", size: 65_537 })
     ));
 }
 
@@ -284,10 +243,5 @@ fn forwarded_commands_keep_their_bytes() {
     let Some((_, PeerMessage::Forward(forward))) = peer_messages().pop() else {
         panic!("the last sample is a Forward");
     };
-    assert!(
-        forward
-            .commands
-            .iter()
-            .all(|entry| batch::entry_id(entry).is_ok())
-    );
+    assert!(forward.commands.iter().all(|entry| batch::entry_id(entry).is_ok()));
 }

@@ -37,27 +37,13 @@ fn formats_are_stable() {
     for (sequence, (name, sample)) in (1..).zip(commands()) {
         let encoded = command::encode(&sample);
         lines.push(format!("command-{name} {}", hex(&encoded)));
-        let id = ServerId {
-            origin: 0x0403_0201,
-            incarnation: 0x1112_1314_1516_1718,
-            sequence,
-        };
+        let id = ServerId { origin: 0x0403_0201, incarnation: 0x1112_1314_1516_1718, sequence };
         builder.push_entry(&batch::encode_entry(id, &encoded));
     }
     lines.push(format!("batch {}", hex(&builder.finish())));
     let expected: Vec<&str> = include_str!("golden.txt").lines().collect();
-    assert_eq!(
-        expected.len(),
-        lines.len(),
-        "kinds of messages; now:\n{}",
-        lines.join("\n")
-    );
+    assert_eq!(expected.len(), lines.len(), "kinds of messages; now:\n{}", lines.join("\n"));
     for (expected, line) in expected.into_iter().zip(&lines) {
-        assert_eq!(
-            expected,
-            line,
-            "a format changed; now:\n{}",
-            lines.join("\n")
-        );
+        assert_eq!(expected, line, "a format changed; now:\n{}", lines.join("\n"));
     }
 }

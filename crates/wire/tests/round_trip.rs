@@ -12,10 +12,7 @@ use synod_wire::{DecodeError, Handshake, PeerMessage, batch, command, frame, han
 
 fn decode(encoded: &[u8]) -> Result<PeerMessage, DecodeError> {
     let header = frame::Header::decode(encoded)?;
-    frame::decode(
-        header,
-        Bytes::copy_from_slice(&encoded[frame::HEADER_BYTES..]),
-    )
+    frame::decode(header, Bytes::copy_from_slice(&encoded[frame::HEADER_BYTES..]))
 }
 
 #[test]
@@ -23,11 +20,7 @@ fn no_field_of_a_message_takes_the_place_of_another() {
     for (name, message) in peer_messages() {
         let mut out = BytesMut::new();
         frame::encode(&message, &mut out);
-        assert_eq!(
-            out.len(),
-            frame::HEADER_BYTES + frame::body_bytes(&message),
-            "{name}"
-        );
+        assert_eq!(out.len(), frame::HEADER_BYTES + frame::body_bytes(&message), "{name}");
         assert_eq!(decode(&out), Ok(message), "{name}");
     }
     for (name, message) in handshakes() {
@@ -38,11 +31,7 @@ fn no_field_of_a_message_takes_the_place_of_another() {
         assert_eq!(handshake::decode(header, body), Ok(message), "{name}");
     }
     for (name, sample) in commands() {
-        assert_eq!(
-            command::decode(command::encode(&sample)),
-            Ok(sample),
-            "{name}"
-        );
+        assert_eq!(command::decode(command::encode(&sample)), Ok(sample), "{name}");
     }
 }
 
@@ -80,28 +69,18 @@ fn a_refusal_keeps_as_much_of_a_long_text_as_may_be_sent() {
     let text = "ä".repeat(handshake::REFUSAL_TEXT_BYTES_MAX);
     let reason = synod_wire::RefusalReason::Store;
     let mut out = BytesMut::new();
-    handshake::encode(
-        &Handshake::Refusal(synod_wire::Refusal { reason, text }),
-        &mut out,
-    );
+    handshake::encode(&Handshake::Refusal(synod_wire::Refusal { reason, text }), &mut out);
     let header = frame::Header::decode(&out).unwrap();
     let body = out.split_off(frame::HEADER_BYTES).freeze();
     let Ok(Handshake::Refusal(refusal)) = handshake::decode(header, body) else {
         panic!("not a refusal");
     };
-    assert_eq!(
-        refusal.text,
-        "ä".repeat(handshake::REFUSAL_TEXT_BYTES_MAX / 2)
-    );
+    assert_eq!(refusal.text, "ä".repeat(handshake::REFUSAL_TEXT_BYTES_MAX / 2));
 }
 
 #[test]
 fn a_full_batch_is_read_back_and_a_fuller_one_is_not_built() {
-    let id = |sequence| ServerId {
-        origin: 1,
-        incarnation: 2,
-        sequence,
-    };
+    let id = |sequence| ServerId { origin: 1, incarnation: 2, sequence };
     let mut builder = batch::Builder::new(7);
     for sequence in 0..batch::ENTRIES_MAX as u64 {
         assert!(builder.fits(batch::ENTRY_OVERHEAD_BYTES));
@@ -111,10 +90,7 @@ fn a_full_batch_is_read_back_and_a_fuller_one_is_not_built() {
     assert_eq!(builder.entries(), batch::ENTRIES_MAX);
     let decoded = batch::decode(builder.finish()).unwrap();
     assert_eq!(decoded.entries.len(), batch::ENTRIES_MAX);
-    assert_eq!(
-        decoded.entries.last().unwrap().id,
-        id(batch::ENTRIES_MAX as u64 - 1)
-    );
+    assert_eq!(decoded.entries.last().unwrap().id, id(batch::ENTRIES_MAX as u64 - 1));
 
     let large = batch::encode_entry(id(1), &vec![0; command::VALUE_BYTES_MAX]);
     let mut builder = batch::Builder::new(7);

@@ -103,7 +103,7 @@ mod tests {
         // Header {member_id: 5, revision: 1, raft_term: 2}, version "3.5.1",
         // db size 20480, leader 5, raft index 8, raft term 2.
         let message = b"\x0a\x06\x10\x05\x18\x01\x20\x02\x12\x053.5.1\x18\x80\xa0\x01\x20\x05\x28\x08\x30\x02";
-        let mut frame = BytesMut::from(&[0, 0, 0, 0, message.len() as u8][..]);
+        let mut frame = BytesMut::from(&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()][..]);
         frame.extend_from_slice(message);
         let status: StatusResponse = decode_frame(&frame.freeze()).unwrap();
         assert_eq!((status.version.as_str(), status.leader), ("3.5.1", 5));

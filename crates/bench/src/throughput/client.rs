@@ -83,7 +83,9 @@ pub(super) fn generate(load: &Arc<Load>, thread: usize) -> Result<(), BenchError
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let pacer = load.options.rate_per_s.map(|rate| Pacer::new(rate / threads as f64));
-        let pacing = pacer.clone().map(|pacer| tokio::spawn(pacer.run()));
+        if let Some(pacer) = pacer.clone() {
+            std::thread::Builder::new().name("pacer".into()).spawn(move || pacer.run())?;
+        }
         let mut clients = JoinSet::new();
         for client in (thread..load.options.clients).step_by(threads) {
             clients.spawn(run_client(Arc::clone(load), client, pacer.clone()));
@@ -95,10 +97,7 @@ pub(super) fn generate(load: &Arc<Load>, thread: usize) -> Result<(), BenchError
             pacer.end();
         }
         clients.join_all().await;
-        match pacing {
-            Some(pacing) => Ok(pacing.await.map_err(std::io::Error::other)??),
-            None => Ok(()),
-        }
+        Ok(())
     })
 }
 

@@ -156,11 +156,7 @@ mod tests {
         recording.succeeded(OperationKind::Write, at(80), at(90));
         recording.succeeded(OperationKind::Write, at(90), at(100));
         recording.succeeded(OperationKind::Read, at(170), at(199));
-        recording.failed(
-            OperationKind::Write,
-            RequestError::unknown(ErrorKind::Timeout),
-            at(310),
-        );
+        recording.failed(OperationKind::Write, RequestError::unknown(ErrorKind::Timeout), at(310));
         recording.succeeded(OperationKind::Write, at(390), at(400));
         recording.finish();
         assert_eq!((recording.writes.count(), recording.reads.count()), (1, 1));

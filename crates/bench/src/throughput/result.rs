@@ -209,8 +209,11 @@ impl ThroughputResult {
         if self.errors.is_empty() {
             return "no errors\n".into();
         }
-        let kinds: Vec<String> =
-            self.errors.iter().map(|(kind, number)| format!("{} x {kind}", count(*number))).collect();
+        let kinds: Vec<String> = self
+            .errors
+            .iter()
+            .map(|(kind, number)| format!("{} x {kind}", count(*number)))
+            .collect();
         let ambiguous = count(self.ambiguous);
         format!("errors: {}; writes with unknown outcome: {ambiguous}\n", kinds.join(", "))
     }

@@ -13,11 +13,12 @@ use super::description::Description;
 use super::layout::Layout;
 use super::process::{Ending, NodeProcess};
 use super::settings;
+use super::spawner::Spawner;
 use crate::arguments::ClusterShape;
 use crate::failure::Failure;
 
 /// How long a node may take to stop cleanly before it is killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const STOP_POLL: Duration = Duration::from_millis(10);
 
 /// The nodes of one local cluster.
@@ -42,15 +43,16 @@ impl LocalCluster {
             layout.keep_shape()?;
         }
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
+        let spawner = Spawner::new().context("cannot start a thread")?;
         let nodes = layout
             .places()
             .into_iter()
-            .map(|place| NodeProcess::new(place, binary.clone()))
+            .map(|place| NodeProcess::new(place, binary.clone(), spawner.clone()))
             .collect();
         Ok(Self { layout, nodes })
     }
 
-    /// Starts every node. The nodes die with the thread that calls this.
+    /// Starts every node.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         for node in &mut self.nodes {
             node.start()?;
@@ -58,26 +60,20 @@ impl LocalCluster {
         self.describe()
     }
 
-    /// Starts a node that does not run.
+    /// Starts a node again. One that was just sent SIGKILL is waited for.
     pub(crate) fn start(&mut self, id: u32) -> Result<(), Failure> {
-        self.node_mut(id)?.start()?;
+        let node = self.node_mut(id)?;
+        node.kill()?;
+        node.start()?;
         self.describe()
     }
 
-    /// Kills a node with SIGKILL; returns when it is gone.
-    pub(crate) fn kill(&mut self, id: u32) -> Result<(), Failure> {
-        self.node_mut(id)?.kill()?;
-        self.describe()
-    }
-
-    /// Pauses a node with SIGSTOP.
-    pub(crate) fn pause(&mut self, id: u32) -> Result<(), Failure> {
-        self.node_mut(id)?.signal(Signal::STOP)
-    }
-
-    /// Lets a paused node go on.
-    pub(crate) fn resume(&mut self, id: u32) -> Result<(), Failure> {
-        self.node_mut(id)?.signal(Signal::CONT)
+    /// Sends a signal to a node; does nothing if it does not run.
+    pub(crate) fn signal(&self, id: u32, signal: Signal) -> Result<(), Failure> {
+        match self.nodes.iter().find(|node| node.place().id == id) {
+            Some(node) => node.signal(signal),
+            None => Err(no_such_node(id)),
+        }
     }
 
     /// All nodes, by id.
@@ -148,7 +144,7 @@ impl LocalCluster {
         self.nodes
             .iter_mut()
             .find(|node| node.place().id == id)
-            .ok_or_else(|| Failure::failed(format!("there is no node {id} in this cluster")))
+            .ok_or_else(|| no_such_node(id))
     }
 
     fn describe(&self) -> Result<(), Failure> {
@@ -164,6 +160,10 @@ impl Drop for LocalCluster {
             let _ = node.kill();
         }
     }
+}
+
+fn no_such_node(id: u32) -> Failure {
+    Failure::failed(format!("there is no node {id} in this cluster"))
 }
 
 /// Writes the settings of every node and lets each write its data folder.

@@ -7,6 +7,7 @@ mod probe;
 mod process;
 mod runner;
 mod settings;
+mod spawner;
 mod view;
 
 pub(crate) use description::{Description, FILE_NAME};

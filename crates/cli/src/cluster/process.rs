@@ -10,6 +10,7 @@ use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::layout::Place;
+use super::spawner::Spawner;
 use crate::failure::Failure;
 
 /// A node's place and, while it runs, its process.
@@ -17,13 +18,14 @@ use crate::failure::Failure;
 pub struct NodeProcess {
     place: Place,
     binary: PathBuf,
+    spawner: Spawner,
     child: Option<Child>,
     started: Instant,
 }
 
 impl NodeProcess {
-    pub(crate) fn new(place: Place, binary: PathBuf) -> Self {
-        Self { place, binary, child: None, started: Instant::now() }
+    pub(crate) fn new(place: Place, binary: PathBuf, spawner: Spawner) -> Self {
+        Self { place, binary, spawner, child: None, started: Instant::now() }
     }
 
     /// Where the node lives.
@@ -54,8 +56,7 @@ impl NodeProcess {
         )
     }
 
-    /// Starts the node. It dies with the thread that calls this, so that no
-    /// node outlives its runner: call it from a thread that lives as long.
+    /// Starts the node. It dies with this process.
     pub(crate) fn start(&mut self) -> Result<(), Failure> {
         assert!(self.child.is_none(), "node {} runs already", self.place.id);
         let log_path = self.place.log_path();
@@ -65,7 +66,8 @@ impl NodeProcess {
             .open(&log_path)
             .with_context(|| format!("cannot open {}", log_path.display()))?;
         let error_log = log.try_clone().context("cannot share the log file")?;
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        command
             .arg("serve")
             .arg("--config")
             .arg(self.place.settings_path())
@@ -76,8 +78,10 @@ impl NodeProcess {
             .stderr(error_log)
             // Ctrl-C in the terminal is for the runner, which stops the nodes in
             // its own way.
-            .process_group(0)
-            .spawn()
+            .process_group(0);
+        let child = self
+            .spawner
+            .spawn(command)
             .with_context(|| format!("cannot start {}", self.binary.display()))?;
         self.child = Some(child);
         self.started = Instant::now();
@@ -110,7 +114,7 @@ impl NodeProcess {
         Ok(())
     }
 
-    /// Kills the process with SIGKILL and waits until it is gone.
+    /// Waits for the end of a process that was sent SIGKILL, or sends it now.
     pub(crate) fn kill(&mut self) -> Result<(), Failure> {
         if let Some(mut child) = self.child.take() {
             child.kill().context("cannot kill a node")?;

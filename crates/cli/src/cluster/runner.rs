@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::local::LocalCluster;
+use super::local::{LocalCluster, STOP_DEADLINE};
 use super::probe::Probes;
 use super::process::Ending;
 use super::view::{self, NodeRow, NodeState, Screen};
@@ -18,8 +18,6 @@ use crate::failure::Failure;
 const REFRESH: Duration = Duration::from_millis(500);
 /// How often the end of a process is looked for.
 const REAP: Duration = Duration::from_millis(50);
-/// How long the nodes may take to stop before they are killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// What happened lately, below the table.
 const EVENT_LINES_MAX: usize = 8;
 /// A node that lived this long is started again at once.

@@ -4,9 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use synod_host::{
-    Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter,
-};
+use synod_host::{Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter};
 use synod_kv::ServerId;
 use synod_paxos::{Configuration, NodeId, Options, Recovered, Role, Slot, Time, Value};
 use synod_wire::{PeerMessage, batch};
@@ -16,39 +14,39 @@ const HOP_US: u64 = 1_000;
 
 /// What became of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     Applied,
     Read,
     Refused(Refusal),
 }
 
 /// One host, its state machine and what its clients were told.
-pub struct Node {
-    pub host: Host,
-    pub answers: BTreeMap<RequestId, Answer>,
+pub(crate) struct Node {
+    pub(crate) host: Host,
+    pub(crate) answers: BTreeMap<RequestId, Answer>,
     /// Every command that had effect, in order.
-    pub taken: Vec<(ServerId, Bytes)>,
-    pub forwards_sent: usize,
-    pub is_dead: bool,
+    pub(crate) taken: Vec<(ServerId, Bytes)>,
+    pub(crate) forwards_sent: usize,
+    pub(crate) is_dead: bool,
     last_of_origin: BTreeMap<u32, u64>,
     waiters: VecDeque<Waiter>,
     applied: Applied,
 }
 
 /// All of them, and what is under way.
-pub struct Cluster {
-    pub now: Time,
-    pub nodes: BTreeMap<NodeId, Node>,
+pub(crate) struct Cluster {
+    pub(crate) now: Time,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
     events: BTreeMap<(Time, u64), (NodeId, Event)>,
     count: u64,
     /// Cut in this direction.
-    pub cuts: Vec<(NodeId, NodeId)>,
+    pub(crate) cuts: Vec<(NodeId, NodeId)>,
     /// Loses the next so many forwards.
-    pub lose_forwards: usize,
+    pub(crate) lose_forwards: usize,
 }
 
 impl Cluster {
-    pub fn new(size: u32, limits: &Limits) -> Cluster {
+    pub(crate) fn new(size: u32, limits: &Limits) -> Cluster {
         let members: Vec<NodeId> = (1..=size).map(NodeId).collect();
         let configuration = Configuration::majority(members.clone(), 1_024).expect("valid");
         let applied = Applied {
@@ -63,7 +61,10 @@ impl Cluster {
                 node: id,
                 incarnation: 1,
                 configuration: configuration.clone(),
-                options: Options { seed: u64::from(id.0), ..Options::default() },
+                options: Options {
+                    seed: u64::from(id.0),
+                    ..Options::default()
+                },
                 limits: limits.clone(),
             };
             Node {
@@ -87,37 +88,53 @@ impl Cluster {
         }
     }
 
-    pub fn node(&self, id: u32) -> &Node {
+    pub(crate) fn node(&self, id: u32) -> &Node {
         &self.nodes[&NodeId(id)]
     }
 
     /// The node that leads and whose leadership a quorum confirmed.
-    pub fn leader(&self) -> Option<NodeId> {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
         let leads = |node: &Node| {
-            let status = node.host.status();
+            let status = node.host.status(self.now);
             !node.is_dead && status.role == Role::Leader && status.following.is_some()
         };
-        self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id)
+        self.nodes
+            .iter()
+            .find(|(_, node)| leads(node))
+            .map(|(id, _)| *id)
     }
 
-    pub fn write(&mut self, at: NodeId, request: u64, deadline_us: u64) {
+    pub(crate) fn write(&mut self, at: NodeId, request: u64, deadline_us: u64) {
         let command = Bytes::from(format!("{at}-{request}"));
         let deadline = self.now.plus_us(deadline_us);
         let request = RequestId(request);
-        self.step(at, Event::Write { request, command, deadline });
+        self.step(
+            at,
+            Event::Write {
+                request,
+                command,
+                deadline,
+            },
+        );
     }
 
-    pub fn read(&mut self, at: NodeId, request: u64, deadline_us: u64) {
+    pub(crate) fn read(&mut self, at: NodeId, request: u64, deadline_us: u64) {
         let deadline = self.now.plus_us(deadline_us);
-        self.step(at, Event::Read { request: RequestId(request), deadline });
+        self.step(
+            at,
+            Event::Read {
+                request: RequestId(request),
+                deadline,
+            },
+        );
     }
 
-    pub fn kill(&mut self, id: NodeId) {
+    pub(crate) fn kill(&mut self, id: NodeId) {
         self.nodes.get_mut(&id).expect("a member").is_dead = true;
     }
 
     /// Lets time pass until `done`, at most `limit_us`. Says whether it was.
-    pub fn run_until(&mut self, limit_us: u64, done: impl Fn(&Cluster) -> bool) -> bool {
+    pub(crate) fn run_until(&mut self, limit_us: u64, done: impl Fn(&Cluster) -> bool) -> bool {
         let end = self.now.plus_us(limit_us);
         while !done(self) {
             let tick = self
@@ -144,12 +161,19 @@ impl Cluster {
         true
     }
 
-    fn later(&mut self, to: NodeId, event: Event) {
-        self.count += 1;
-        self.events.insert((self.now.plus_us(HOP_US), self.count), (to, event));
+    /// Lets this much time pass.
+    pub(crate) fn run_for(&mut self, us: u64) {
+        let end = self.now.plus_us(us);
+        self.run_until(us, |cluster| cluster.now >= end);
     }
 
-    pub fn step(&mut self, at: NodeId, event: Event) {
+    fn later(&mut self, to: NodeId, event: Event) {
+        self.count += 1;
+        self.events
+            .insert((self.now.plus_us(HOP_US), self.count), (to, event));
+    }
+
+    pub(crate) fn step(&mut self, at: NodeId, event: Event) {
         let now = self.now;
         let node = self.nodes.get_mut(&at).expect("a member");
         if node.is_dead {
@@ -179,12 +203,22 @@ impl Cluster {
                     self.later(to, Event::Received { from: at, message });
                 }
             }
-            Action::Apply { first, values, waiters } => {
+            Action::Apply {
+                first,
+                values,
+                waiters,
+            } => {
                 node.waiters.extend(waiters);
                 let applied = node.apply(at, first, values);
                 self.later(at, Event::Applied(applied));
             }
-            Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
+            Action::Load(load) => self.later(
+                at,
+                Event::Loaded {
+                    load,
+                    values: Vec::new(),
+                },
+            ),
             Action::Truncate(_) => {}
             Action::ReadReady { request } => node.answer(request, Answer::Read),
             Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
@@ -225,7 +259,10 @@ impl Node {
         self.taken.push((id, command));
         if is_own {
             self.applied.own_sequence = id.sequence;
-            let waiter = self.waiters.pop_front().expect("a waiter came with or before it");
+            let waiter = self
+                .waiters
+                .pop_front()
+                .expect("a waiter came with or before it");
             assert_eq!(waiter.sequence, id.sequence);
             self.answer(waiter.request, Answer::Applied);
         }

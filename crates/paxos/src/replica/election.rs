@@ -48,7 +48,9 @@ impl Replica {
             let last = self.liveness.peer(*index).last.as_ref();
             last.is_some_and(|last| {
                 last.following.is_some_and(|ballot| {
-                    ballot >= promised && ballot.node != self.node && last.hears.contains(&self.node)
+                    ballot >= promised
+                        && ballot.node != self.node
+                        && last.hears.contains(&self.node)
                 })
             })
         };

@@ -106,14 +106,7 @@ impl Replica {
         self.ship(load.to, load.nonce, load.first, values, effects);
     }
 
-    fn ship(
-        &self,
-        to: NodeId,
-        nonce: u64,
-        first: Slot,
-        values: Vec<Value>,
-        effects: &mut Effects,
-    ) {
+    fn ship(&self, to: NodeId, nonce: u64, first: Slot, values: Vec<Value>, effects: &mut Effects) {
         let available_from = self.log.truncated_upto().next();
         let chosen_upto = self.log.chosen_upto();
         let chosen = Chosen { nonce, first, values, available_from, chosen_upto };
@@ -145,8 +138,7 @@ impl Replica {
             }
             if learner::learn(slot, &value, &mut self.log) == learner::Learnt::New {
                 self.advance(effects);
-                let record =
-                    self.acceptor.record(RecordBody::Chosen { slot, value }, &self.log);
+                let record = self.acceptor.record(RecordBody::Chosen { slot, value }, &self.log);
                 self.unsynced.persist(now, record, effects);
             }
             self.advance(effects);

@@ -70,8 +70,7 @@ impl Replica {
             return;
         }
         let promises = preparing.promises();
-        let Proposer::Preparing(preparing) =
-            core::mem::replace(&mut self.proposer, Proposer::Idle)
+        let Proposer::Preparing(preparing) = core::mem::replace(&mut self.proposer, Proposer::Idle)
         else {
             unreachable!("matched above")
         };

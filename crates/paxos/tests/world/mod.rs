@@ -12,18 +12,18 @@ use synod_paxos::{
 
 /// Which faults are on, and how strong.
 #[derive(Clone, Debug)]
-pub struct Faults {
-    pub loss: f64,
-    pub duplication: f64,
-    pub delay_us_max: u64,
-    pub crashes: f64,
-    pub pauses: f64,
-    pub cuts: f64,
-    pub sync_us_max: u64,
+pub(crate) struct Faults {
+    pub(crate) loss: f64,
+    pub(crate) duplication: f64,
+    pub(crate) delay_us_max: u64,
+    pub(crate) crashes: f64,
+    pub(crate) pauses: f64,
+    pub(crate) cuts: f64,
+    pub(crate) sync_us_max: u64,
 }
 
 impl Faults {
-    pub fn none() -> Faults {
+    pub(crate) fn none() -> Faults {
         Faults {
             loss: 0.0,
             duplication: 0.0,
@@ -36,7 +36,7 @@ impl Faults {
     }
 
     /// Swarm style: each seed has its own mix.
-    pub fn drawn(rng: &mut fastrand::Rng) -> Faults {
+    pub(crate) fn drawn(rng: &mut fastrand::Rng) -> Faults {
         let mut maybe = |strength: f64| if rng.bool() { rng.f64() * strength } else { 0.0 };
         Faults {
             loss: maybe(0.3),
@@ -88,16 +88,16 @@ impl Ord for Event {
 }
 
 /// One machine: what survives a crash, and the process while it runs.
-pub struct Machine {
-    pub id: NodeId,
+pub(crate) struct Machine {
+    pub(crate) id: NodeId,
     durable: Vec<(Position, Record)>,
     pending: Vec<(Position, Record)>,
     position: Position,
     life: u64,
     /// Applied values survive up to here.
     applied_durable: Slot,
-    pub applied: Slot,
-    pub replica: Option<Replica>,
+    pub(crate) applied: Slot,
+    pub(crate) replica: Option<Replica>,
     effects: Effects,
     held: Vec<(Position, Envelope)>,
     syncing: bool,
@@ -108,13 +108,13 @@ pub struct Machine {
 
 /// What the oracle knows.
 #[derive(Default)]
-pub struct Oracle {
+pub(crate) struct Oracle {
     votes: BTreeMap<(Slot, Ballot), (Value, BTreeSet<NodeId>)>,
-    pub chosen: BTreeMap<Slot, Value>,
+    pub(crate) chosen: BTreeMap<Slot, Value>,
     /// The highest slot that any replica has applied.
-    pub acknowledged: Slot,
-    pub reads_checked: u64,
-    pub events: BTreeMap<&'static str, u64>,
+    pub(crate) acknowledged: Slot,
+    pub(crate) reads_checked: u64,
+    pub(crate) events: BTreeMap<&'static str, u64>,
 }
 
 impl Oracle {
@@ -134,26 +134,26 @@ impl Oracle {
     }
 }
 
-pub struct World {
-    pub rng: fastrand::Rng,
-    pub now: Time,
+pub(crate) struct World {
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: Time,
     order: u64,
     queue: BinaryHeap<Event>,
-    pub machines: Vec<Machine>,
-    pub configuration: Configuration,
-    pub options: Options,
-    pub faults: Faults,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) configuration: Configuration,
+    pub(crate) options: Options,
+    pub(crate) faults: Faults,
     /// Directed links that are cut.
-    pub cuts: BTreeSet<(NodeId, NodeId)>,
-    pub oracle: Oracle,
+    pub(crate) cuts: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) oracle: Oracle,
     next_value: u64,
     reads: BTreeMap<ReadToken, (NodeId, u64, Slot)>,
-    pub clients: bool,
-    pub value_bytes: usize,
+    pub(crate) clients: bool,
+    pub(crate) value_bytes: usize,
 }
 
 impl World {
-    pub fn new(seed: u64, members: u32, faults: Faults) -> World {
+    pub(crate) fn new(seed: u64, members: u32, faults: Faults) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let ids: Vec<NodeId> = (1..=members).map(NodeId).collect();
         let alpha = [4, 32, 1024][rng.usize(..3)];
@@ -209,17 +209,22 @@ impl World {
         self.queue.push(Event { at: self.now.plus_us(delay_us), order: self.order, what });
     }
 
-    pub fn machine(&mut self, id: NodeId) -> &mut Machine {
+    pub(crate) fn machine(&mut self, id: NodeId) -> &mut Machine {
         &mut self.machines[id.0 as usize - 1]
     }
 
-    pub fn leader(&self) -> Option<NodeId> {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
         let leads = |m: &&Machine| m.replica.as_ref().and_then(|r| r.leads()).filter(|_| !m.paused);
         self.machines.iter().filter(|m| leads(m).is_some()).max_by_key(|m| leads(m)).map(|m| m.id)
     }
 
     /// Runs until `condition`, or fails after `limit_us` of simulated time.
-    pub fn run_until(&mut self, what: &str, limit_us: u64, condition: impl Fn(&World) -> bool) {
+    pub(crate) fn run_until(
+        &mut self,
+        what: &str,
+        limit_us: u64,
+        condition: impl Fn(&World) -> bool,
+    ) {
         let end = self.now.plus_us(limit_us);
         while !condition(self) {
             assert!(self.now < end, "not within {limit_us} us: {what}\n{}", self.describe());
@@ -227,14 +232,14 @@ impl World {
         }
     }
 
-    pub fn run_for(&mut self, us: u64) {
+    pub(crate) fn run_for(&mut self, us: u64) {
         let end = self.now.plus_us(us);
         while self.now < end {
             self.step();
         }
     }
 
-    pub fn step(&mut self) {
+    pub(crate) fn step(&mut self) {
         let event = self.queue.pop().expect("clients and nemesis never end");
         self.now = event.at;
         match event.what {
@@ -362,7 +367,7 @@ impl World {
     }
 
     /// Kill -9 and loss of power: any prefix of what was not synced may survive.
-    pub fn crash(&mut self, id: NodeId) {
+    pub(crate) fn crash(&mut self, id: NodeId) {
         let pending = self.machine(id).pending.len();
         let keep = self.rng.usize(..=pending);
         let machine = self.machine(id);
@@ -388,7 +393,7 @@ impl World {
     }
 
     /// Starts a process on what its disk holds.
-    pub fn start(&mut self, id: NodeId) {
+    pub(crate) fn start(&mut self, id: NodeId) {
         let (now, configuration) = (self.now, self.configuration.clone());
         let seed = self.rng.u64(..);
         let options = self.options.clone();
@@ -450,7 +455,7 @@ impl World {
         }
     }
 
-    pub fn input(&mut self, id: NodeId, input: Input) {
+    pub(crate) fn input(&mut self, id: NodeId, input: Input) {
         let now = self.now;
         let machine = self.machine(id);
         let Some(replica) = machine.replica.as_mut() else { return };
@@ -567,7 +572,7 @@ impl World {
     }
 
     /// All faults end; everything that is down comes back.
-    pub fn heal(&mut self) {
+    pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
         self.cuts.clear();
         for index in 0..self.machines.len() {
@@ -580,7 +585,7 @@ impl World {
     }
 
     /// Progress is demanded: a leader, new values, the same prefix everywhere.
-    pub fn demand_progress(&mut self, limit_us: u64) {
+    pub(crate) fn demand_progress(&mut self, limit_us: u64) {
         let before = self.oracle.acknowledged;
         self.run_until("every replica applies new values", limit_us, |world| {
             let floor = world.machines.iter().map(|m| m.applied).min().unwrap();
@@ -645,7 +650,7 @@ impl Machine {
 
 impl World {
     /// One line a machine, for a person who looks at a seed that failed.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let mut text = format!("at {} us, acknowledged {}\n", self.now.0, self.oracle.acknowledged);
         for machine in &self.machines {
             let status = machine.replica.as_ref().map(|replica| replica.status(self.now));

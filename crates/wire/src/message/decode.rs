@@ -26,22 +26,13 @@ pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeEr
     let mut reader = Reader::new(body, name(kind)?);
     let mut block = reader.block()?;
     let message = match kind {
-        PREPARE => Message::Prepare(Prepare {
-            ballot: block.ballot()?,
-            from: block.slot()?,
-        }),
+        PREPARE => Message::Prepare(Prepare { ballot: block.ballot()?, from: block.slot()? }),
         PROMISE => Message::Promise(decode_promise(&mut block, &mut reader)?),
         ACCEPT => {
             let (ballot, slot) = (block.ballot()?, block.slot()?);
             let (chosen_upto, read_round) = (block.slot()?, block.u64()?);
             let value = read_value(&mut reader)?;
-            Message::Accept(Accept {
-                ballot,
-                slot,
-                value,
-                chosen_upto,
-                read_round,
-            })
+            Message::Accept(Accept { ballot, slot, value, chosen_upto, read_round })
         }
         ACCEPTED => Message::Accepted(Accepted {
             ballot: block.ballot()?,
@@ -51,34 +42,25 @@ pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeEr
         }),
         REJECT => {
             let ballot = block.ballot()?;
-            Message::Reject(Reject {
-                ballot,
-                reason: read_reject_reason(&mut block)?,
-            })
+            Message::Reject(Reject { ballot, reason: read_reject_reason(&mut block)? })
         }
         WATERMARK => Message::Watermark(read_watermark(&mut block)?),
-        READ_ECHO => Message::ReadEcho(ReadEcho {
-            ballot: block.ballot()?,
-            read_round: block.u64()?,
-        }),
-        READ_INDEX => Message::ReadIndex(ReadIndex {
-            nonce: block.u64()?,
-        }),
+        READ_ECHO => {
+            Message::ReadEcho(ReadEcho { ballot: block.ballot()?, read_round: block.u64()? })
+        }
+        READ_INDEX => Message::ReadIndex(ReadIndex { nonce: block.u64()? }),
         READ_INDEX_ANSWER => Message::ReadIndexAnswer(ReadIndexAnswer {
             nonce: block.u64()?,
             index: block.option(Reader::slot)?,
         }),
         HEARTBEAT => Message::Heartbeat(decode_heartbeat(&mut block, &mut reader)?),
-        FETCH => Message::Fetch(Fetch {
-            nonce: block.u64()?,
-            first: block.slot()?,
-            last: block.slot()?,
-        }),
+        FETCH => {
+            Message::Fetch(Fetch { nonce: block.u64()?, first: block.slot()?, last: block.slot()? })
+        }
         CHOSEN => Message::Chosen(decode_chosen(&mut block, &mut reader)?),
-        HANDOVER => Message::Handover(Handover {
-            ballot: block.ballot()?,
-            chosen_upto: block.slot()?,
-        }),
+        HANDOVER => {
+            Message::Handover(Handover { ballot: block.ballot()?, chosen_upto: block.slot()? })
+        }
         _ => {
             let forward = decode_forward(&mut block, &mut reader)?;
             reader.finish()?;
@@ -96,16 +78,8 @@ fn decode_promise(block: &mut Reader, reader: &mut Reader) -> Result<Promise, De
         let slot = reader.slot()?;
         let chosen = reader.flag()?;
         let ballot = reader.ballot()?;
-        let standing = if chosen {
-            Standing::Chosen
-        } else {
-            Standing::Accepted(ballot)
-        };
-        accepted.push(AcceptedSlot {
-            slot,
-            standing,
-            value: read_value(reader)?,
-        });
+        let standing = if chosen { Standing::Chosen } else { Standing::Accepted(ballot) };
+        accepted.push(AcceptedSlot { slot, standing, value: read_value(reader)? });
     }
     Ok(Promise {
         ballot: block.ballot()?,
@@ -161,10 +135,7 @@ fn decode_forward(block: &mut Reader, reader: &mut Reader) -> Result<Forward, De
     for _ in 0..count {
         commands.push(reader.byte_string("a forwarded command", ENTRY_BYTES_MAX)?);
     }
-    Ok(Forward {
-        may_relay,
-        commands,
-    })
+    Ok(Forward { may_relay, commands })
 }
 
 fn name(kind: u8) -> Result<&'static str, DecodeError> {
@@ -184,10 +155,7 @@ fn name(kind: u8) -> Result<&'static str, DecodeError> {
         HANDOVER => "a Handover",
         FORWARD => "a Forward",
         tag => {
-            return Err(DecodeError::Tag {
-                what: "a frame",
-                tag,
-            });
+            return Err(DecodeError::Tag { what: "a frame", tag });
         }
     })
 }
@@ -220,10 +188,7 @@ fn read_reject_reason(reader: &mut Reader) -> Result<RejectReason, DecodeError> 
         3 => RejectReason::Truncated(slot),
         4 => RejectReason::BeyondWindow(slot),
         tag => {
-            return Err(DecodeError::Tag {
-                what: "a Reject",
-                tag,
-            });
+            return Err(DecodeError::Tag { what: "a Reject", tag });
         }
     })
 }

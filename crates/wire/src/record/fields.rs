@@ -13,10 +13,7 @@ impl<'a> Reader<'a> {
     }
 
     fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self
-            .bytes
-            .split_first_chunk()
-            .expect("the length was checked");
+        let (field, rest) = self.bytes.split_first_chunk().expect("the length was checked");
         self.bytes = rest;
         *field
     }
@@ -39,10 +36,7 @@ impl<'a> Reader<'a> {
 
     pub(super) fn ballot(&mut self) -> Ballot {
         let round = self.u64();
-        Ballot {
-            round,
-            node: NodeId(self.u32()),
-        }
+        Ballot { round, node: NodeId(self.u32()) }
     }
 }
 
@@ -86,14 +80,8 @@ impl<'a> Writer<'a> {
     /// Fills the last four bytes with the checksum of all before them, and
     /// returns it.
     pub(super) fn finish(self) -> u32 {
-        let (fields, checksum) = self
-            .bytes
-            .split_last_chunk_mut()
-            .expect("room for a checksum");
-        assert!(
-            self.at <= fields.len(),
-            "the fields run into their checksum"
-        );
+        let (fields, checksum) = self.bytes.split_last_chunk_mut().expect("room for a checksum");
+        assert!(self.at <= fields.len(), "the fields run into their checksum");
         let value = crc32c::crc32c(fields);
         *checksum = value.to_le_bytes();
         value

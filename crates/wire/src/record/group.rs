@@ -203,12 +203,7 @@ impl GroupBuilder {
         header.records = self.records;
         header.copies = self.copies;
         self.sectors[..GROUP_HEADER_BYTES].copy_from_slice(&header.encode());
-        sector::seal(
-            &mut self.sectors,
-            place.seed,
-            place.first_sector,
-            place.number,
-        );
+        sector::seal(&mut self.sectors, place.seed, place.first_sector, place.number);
         &self.sectors
     }
 

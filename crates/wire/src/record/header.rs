@@ -84,11 +84,9 @@ impl RecordHeader {
     pub fn of(record: &Record, cluster_tag: u32, position: Position, link: u32) -> (Self, &[u8]) {
         let (kind, value) = match &record.body {
             RecordBody::Promise => (RecordKind::Promise, None),
-            RecordBody::Accepted {
-                slot,
-                ballot,
-                value,
-            } => (RecordKind::Accepted(*slot, *ballot), Some(value)),
+            RecordBody::Accepted { slot, ballot, value } => {
+                (RecordKind::Accepted(*slot, *ballot), Some(value))
+            }
             RecordBody::Chosen { slot, value } => (RecordKind::Chosen(*slot), Some(value)),
             RecordBody::StartAfter { slot } => (RecordKind::StartAfter(*slot), None),
         };
@@ -97,11 +95,7 @@ impl RecordHeader {
             Some(Value::Noop) => (ValueKind::Noop, &[]),
             Some(Value::Batch(bytes)) => (ValueKind::Batch, bytes),
         };
-        assert!(
-            body.len() <= BODY_BYTES_MAX,
-            "a value of {} bytes",
-            body.len()
-        );
+        assert!(body.len() <= BODY_BYTES_MAX, "a value of {} bytes", body.len());
         let header = RecordHeader {
             cluster_tag,
             position,
@@ -119,10 +113,7 @@ impl RecordHeader {
     /// The bytes, and the checksum in them, to which the next record links.
     #[must_use]
     pub fn encode(&self) -> ([u8; RECORD_HEADER_BYTES], u32) {
-        let none = Ballot {
-            round: 0,
-            node: NodeId(0),
-        };
+        let none = Ballot { round: 0, node: NodeId(0) };
         let (kind, slot, ballot) = match self.kind {
             RecordKind::Promise => (1, Slot::ZERO, none),
             RecordKind::Accepted(slot, ballot) => (2, slot, ballot),
@@ -235,34 +226,16 @@ mod tests {
 
     #[test]
     fn all_fields_distinct_come_back_and_any_flip_is_seen() {
-        let ballot = |round, node| Ballot {
-            round,
-            node: NodeId(node),
-        };
+        let ballot = |round, node| Ballot { round, node: NodeId(node) };
         let value = Value::Batch(Bytes::from_static(b"some commands"));
         for body in [
             RecordBody::Promise,
-            RecordBody::Accepted {
-                slot: Slot(2),
-                ballot: ballot(3, 4),
-                value: value.clone(),
-            },
-            RecordBody::Accepted {
-                slot: Slot(2),
-                ballot: ballot(3, 4),
-                value: Value::Noop,
-            },
-            RecordBody::Chosen {
-                slot: Slot(5),
-                value,
-            },
+            RecordBody::Accepted { slot: Slot(2), ballot: ballot(3, 4), value: value.clone() },
+            RecordBody::Accepted { slot: Slot(2), ballot: ballot(3, 4), value: Value::Noop },
+            RecordBody::Chosen { slot: Slot(5), value },
             RecordBody::StartAfter { slot: Slot(6) },
         ] {
-            let record = Record {
-                promised: ballot(7, 8),
-                chosen_upto: Slot(9),
-                body,
-            };
+            let record = Record { promised: ballot(7, 8), chosen_upto: Slot(9), body };
             let (header, body) = RecordHeader::of(&record, 10, Position(11), 12);
             let (bytes, checksum) = header.encode();
             assert_eq!(RecordHeader::decode(&bytes), Ok((header, checksum)));

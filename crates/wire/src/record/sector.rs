@@ -73,10 +73,7 @@ pub fn inspect(seed: Seed, sector: u64, bytes: &[u8]) -> Sector {
         return Sector::Damaged;
     }
     let mark = u32::from_le_bytes(*covered.last_chunk().expect("a sector"));
-    Sector::Whole {
-        group: mark & !FIRST_BIT,
-        first: mark & FIRST_BIT != 0,
-    }
+    Sector::Whole { group: mark & !FIRST_BIT, first: mark & FIRST_BIT != 0 }
 }
 
 /// Appends payload to `sectors`, leaving room for each sector's trailer.
@@ -137,10 +134,7 @@ mod tests {
     fn payload_comes_back_from_its_sectors() {
         for length in [1, 503, 504, 505, 1008, 1009, 5000] {
             let sectors = framed(length);
-            assert_eq!(
-                sectors.len() as u64,
-                count_for(length) * SECTOR_BYTES as u64
-            );
+            assert_eq!(sectors.len() as u64, count_for(length) * SECTOR_BYTES as u64);
             let expected: Vec<u8> = (0..length).map(|i| i as u8).collect();
             assert_eq!(payload(&sectors)[..length], expected);
         }
@@ -151,26 +145,11 @@ mod tests {
         let mut sectors = framed(600);
         let (seed, group) = (Seed::new(ClusterId(7), 3), 5);
         let second = sectors.split_off(SECTOR_BYTES);
-        assert_eq!(
-            inspect(seed, 11, &sectors),
-            Sector::Whole { group, first: true }
-        );
-        assert_eq!(
-            inspect(seed, 12, &second),
-            Sector::Whole {
-                group,
-                first: false
-            }
-        );
+        assert_eq!(inspect(seed, 11, &sectors), Sector::Whole { group, first: true });
+        assert_eq!(inspect(seed, 12, &second), Sector::Whole { group, first: false });
         assert_eq!(inspect(seed, 12, &sectors), Sector::Damaged);
-        assert_eq!(
-            inspect(Seed::new(ClusterId(7), 4), 11, &sectors),
-            Sector::Damaged
-        );
-        assert_eq!(
-            inspect(Seed::new(ClusterId(8), 3), 11, &sectors),
-            Sector::Damaged
-        );
+        assert_eq!(inspect(Seed::new(ClusterId(7), 4), 11, &sectors), Sector::Damaged);
+        assert_eq!(inspect(Seed::new(ClusterId(8), 3), 11, &sectors), Sector::Damaged);
         assert_eq!(inspect(seed, 11, &[0; SECTOR_BYTES]), Sector::Zero);
         for bit in 0..SECTOR_BYTES * 8 {
             sectors[bit / 8] ^= 1 << (bit % 8);

@@ -175,10 +175,7 @@ impl SegmentFooter {
         if reader.u64() != FOOTER_MAGIC {
             return Err(RecordError::Magic);
         }
-        Ok(Some(SegmentFooter {
-            next: reader.u64(),
-            sectors: reader.u64(),
-        }))
+        Ok(Some(SegmentFooter { next: reader.u64(), sectors: reader.u64() }))
     }
 }
 
@@ -195,19 +192,12 @@ mod tests {
             number: 2,
             file_bytes: 3,
             incarnation: 4,
-            promised: Ballot {
-                round: 5,
-                node: NodeId(6),
-            },
+            promised: Ballot { round: 5, node: NodeId(6) },
             chosen_upto: Slot(7),
             truncated_upto: Slot(8),
             oldest_segment: 9,
             highest_slot_before: Slot(10),
-            previous: PreviousEnd {
-                sectors: 11,
-                position: Position(12),
-                link: 13,
-            },
+            previous: PreviousEnd { sectors: 11, position: Position(12), link: 13 },
         };
         let mut bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));
@@ -221,20 +211,11 @@ mod tests {
     #[test]
     fn a_footer_is_there_or_not_or_damaged() {
         let seed = Seed::new(ClusterId(1), 2);
-        let footer = SegmentFooter {
-            next: 3,
-            sectors: 4,
-        };
+        let footer = SegmentFooter { next: 3, sectors: 4 };
         let mut bytes = footer.encode(seed, 31);
         assert_eq!(SegmentFooter::decode(seed, 31, &bytes), Ok(Some(footer)));
-        assert_eq!(
-            SegmentFooter::decode(seed, 31, &[0; SECTOR_BYTES]),
-            Ok(None)
-        );
+        assert_eq!(SegmentFooter::decode(seed, 31, &[0; SECTOR_BYTES]), Ok(None));
         bytes[400] ^= 1;
-        assert_eq!(
-            SegmentFooter::decode(seed, 31, &bytes),
-            Err(RecordError::Checksum)
-        );
+        assert_eq!(SegmentFooter::decode(seed, 31, &bytes), Err(RecordError::Checksum));
     }
 }

@@ -36,10 +36,7 @@ impl Distinct {
     }
 
     fn ballot(&mut self) -> Ballot {
-        Ballot {
-            round: self.u64(),
-            node: NodeId(self.u32()),
-        }
+        Ballot { round: self.u64(), node: NodeId(self.u32()) }
     }
 
     fn value(&mut self) -> Value {
@@ -51,11 +48,7 @@ impl Distinct {
     }
 
     fn watermark(&mut self) -> Watermark {
-        Watermark {
-            ballot: self.ballot(),
-            chosen_upto: self.slot(),
-            read_round: self.u64(),
-        }
+        Watermark { ballot: self.ballot(), chosen_upto: self.slot(), read_round: self.u64() }
     }
 
     fn facts(&mut self) -> Facts {
@@ -64,6 +57,7 @@ impl Distinct {
             node: NodeId(self.u32()),
             store: u128::from(self.u64()) << 64 | u128::from(self.u64()),
             incarnation: self.u64(),
+            process: self.u64(),
             promised: self.ballot(),
             position: Position(self.u64()),
         }
@@ -76,36 +70,21 @@ pub(crate) fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
     let d = &mut d;
     let mut all = phases(d);
     all.extend(liveness(d));
-    let forward = Forward {
-        may_relay: true,
-        commands: vec![entry(d), entry(d)],
-    };
-    let mut all: Vec<_> = all
-        .into_iter()
-        .map(|(name, message)| (name, PeerMessage::Paxos(message)))
-        .collect();
+    let forward = Forward { may_relay: true, commands: vec![entry(d), entry(d)] };
+    let mut all: Vec<_> =
+        all.into_iter().map(|(name, message)| (name, PeerMessage::Paxos(message))).collect();
     all.push(("forward", PeerMessage::Forward(forward)));
     all
 }
 
 fn entry(d: &mut Distinct) -> Bytes {
-    let id = synod_kv::ServerId {
-        origin: d.u32(),
-        incarnation: d.u64(),
-        sequence: d.u64(),
-    };
+    let id = synod_kv::ServerId { origin: d.u32(), incarnation: d.u64(), sequence: d.u64() };
     synod_wire::batch::encode_entry(id, &d.bytes())
 }
 
 fn phases(d: &mut Distinct) -> Vec<(&'static str, Message)> {
     vec![
-        (
-            "prepare",
-            Message::Prepare(Prepare {
-                ballot: d.ballot(),
-                from: d.slot(),
-            }),
-        ),
+        ("prepare", Message::Prepare(Prepare { ballot: d.ballot(), from: d.slot() })),
         (
             "promise",
             Message::Promise(Promise {
@@ -121,11 +100,7 @@ fn phases(d: &mut Distinct) -> Vec<(&'static str, Message)> {
                         standing: Standing::Accepted(d.ballot()),
                         value: d.value(),
                     },
-                    AcceptedSlot {
-                        slot: d.slot(),
-                        standing: Standing::Chosen,
-                        value: Value::Noop,
-                    },
+                    AcceptedSlot { slot: d.slot(), standing: Standing::Chosen, value: Value::Noop },
                 ],
             }),
         ),
@@ -148,59 +123,29 @@ fn phases(d: &mut Distinct) -> Vec<(&'static str, Message)> {
                 read_round: d.u64(),
             }),
         ),
-        (
-            "reject-promised",
-            reject(d, |d| RejectReason::Promised(d.ballot())),
-        ),
-        (
-            "reject-too-far-behind",
-            reject(d, |d| RejectReason::TooFarBehind(d.slot())),
-        ),
-        (
-            "reject-truncated",
-            reject(d, |d| RejectReason::Truncated(d.slot())),
-        ),
-        (
-            "reject-beyond-window",
-            reject(d, |d| RejectReason::BeyondWindow(d.slot())),
-        ),
+        ("reject-promised", reject(d, |d| RejectReason::Promised(d.ballot()))),
+        ("reject-too-far-behind", reject(d, |d| RejectReason::TooFarBehind(d.slot()))),
+        ("reject-truncated", reject(d, |d| RejectReason::Truncated(d.slot()))),
+        ("reject-beyond-window", reject(d, |d| RejectReason::BeyondWindow(d.slot()))),
     ]
 }
 
 fn reject(d: &mut Distinct, reason: impl FnOnce(&mut Distinct) -> RejectReason) -> Message {
-    Message::Reject(Reject {
-        ballot: d.ballot(),
-        reason: reason(d),
-    })
+    Message::Reject(Reject { ballot: d.ballot(), reason: reason(d) })
 }
 
 fn liveness(d: &mut Distinct) -> Vec<(&'static str, Message)> {
     vec![
         ("watermark", Message::Watermark(d.watermark())),
-        (
-            "read-echo",
-            Message::ReadEcho(ReadEcho {
-                ballot: d.ballot(),
-                read_round: d.u64(),
-            }),
-        ),
-        (
-            "read-index",
-            Message::ReadIndex(ReadIndex { nonce: d.u64() }),
-        ),
+        ("read-echo", Message::ReadEcho(ReadEcho { ballot: d.ballot(), read_round: d.u64() })),
+        ("read-index", Message::ReadIndex(ReadIndex { nonce: d.u64() })),
         (
             "read-index-answer",
-            Message::ReadIndexAnswer(ReadIndexAnswer {
-                nonce: d.u64(),
-                index: Some(d.slot()),
-            }),
+            Message::ReadIndexAnswer(ReadIndexAnswer { nonce: d.u64(), index: Some(d.slot()) }),
         ),
         (
             "read-index-refusal",
-            Message::ReadIndexAnswer(ReadIndexAnswer {
-                nonce: d.u64(),
-                index: None,
-            }),
+            Message::ReadIndexAnswer(ReadIndexAnswer { nonce: d.u64(), index: None }),
         ),
         ("heartbeat", heartbeat(d)),
         (
@@ -215,36 +160,18 @@ fn liveness(d: &mut Distinct) -> Vec<(&'static str, Message)> {
                 other => other,
             },
         ),
-        (
-            "fetch",
-            Message::Fetch(Fetch {
-                nonce: d.u64(),
-                first: d.slot(),
-                last: d.slot(),
-            }),
-        ),
+        ("fetch", Message::Fetch(Fetch { nonce: d.u64(), first: d.slot(), last: d.slot() })),
         (
             "chosen",
             Message::Chosen(Chosen {
                 nonce: d.u64(),
                 first: d.slot(),
-                values: vec![
-                    d.value(),
-                    Value::Noop,
-                    Value::Batch(Bytes::new()),
-                    d.value(),
-                ],
+                values: vec![d.value(), Value::Noop, Value::Batch(Bytes::new()), d.value()],
                 available_from: d.slot(),
                 chosen_upto: d.slot(),
             }),
         ),
-        (
-            "handover",
-            Message::Handover(Handover {
-                ballot: d.ballot(),
-                chosen_upto: d.slot(),
-            }),
-        ),
+        ("handover", Message::Handover(Handover { ballot: d.ballot(), chosen_upto: d.slot() })),
     ]
 }
 
@@ -287,13 +214,7 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
                 to: NodeId(d.u32()),
             }),
         ),
-        (
-            "welcome",
-            Handshake::Welcome(Welcome {
-                protocol: d.u32(),
-                facts: d.facts(),
-            }),
-        ),
+        ("welcome", Handshake::Welcome(Welcome { protocol: d.u32(), facts: d.facts() })),
     ];
     for (name, reason) in [
         ("refusal-protocol", RefusalReason::Protocol),
@@ -304,13 +225,7 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
         ("refusal-went-back", RefusalReason::WentBack),
         ("refusal-incarnation", RefusalReason::Incarnation),
     ] {
-        all.push((
-            name,
-            Handshake::Refusal(Refusal {
-                reason,
-                text: format!("because: {name}"),
-            }),
-        ));
+        all.push((name, Handshake::Refusal(Refusal { reason, text: format!("because: {name}") })));
     }
     all
 }
@@ -333,43 +248,18 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
     };
     let at = Condition::At(Revision(d.u64()));
     vec![
-        (
-            "put",
-            Command {
-                idempotency: None,
-                operation: put(d, Condition::Always, false),
-            },
-        ),
+        ("put", Command { idempotency: None, operation: put(d, Condition::Always, false) }),
         (
             "put-absent",
-            Command {
-                idempotency: name(d),
-                operation: put(d, Condition::Absent, true),
-            },
+            Command { idempotency: name(d), operation: put(d, Condition::Absent, true) },
         ),
-        (
-            "put-exists",
-            Command {
-                idempotency: None,
-                operation: put(d, Condition::Exists, false),
-            },
-        ),
-        (
-            "put-at",
-            Command {
-                idempotency: name(d),
-                operation: put(d, at, false),
-            },
-        ),
+        ("put-exists", Command { idempotency: None, operation: put(d, Condition::Exists, false) }),
+        ("put-at", Command { idempotency: name(d), operation: put(d, at, false) }),
         (
             "delete",
             Command {
                 idempotency: None,
-                operation: Operation::Delete {
-                    key: d.bytes(),
-                    condition: at,
-                    want_previous: true,
-                },
+                operation: Operation::Delete { key: d.bytes(), condition: at, want_previous: true },
             },
         ),
         (
@@ -387,21 +277,14 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
             "delete-to-the-end",
             Command {
                 idempotency: None,
-                operation: Operation::DeleteRange {
-                    start: d.bytes(),
-                    end: None,
-                    limit: d.u32(),
-                },
+                operation: Operation::DeleteRange { start: d.bytes(), end: None, limit: d.u32() },
             },
         ),
     ]
 }
 
 fn ballot() -> impl Strategy<Value = Ballot> {
-    (any::<u64>(), any::<u32>()).prop_map(|(round, node)| Ballot {
-        round,
-        node: NodeId(node),
-    })
+    (any::<u64>(), any::<u32>()).prop_map(|(round, node)| Ballot { round, node: NodeId(node) })
 }
 
 fn slot() -> impl Strategy<Value = Slot> {
@@ -425,10 +308,7 @@ fn watermark() -> impl Strategy<Value = Watermark> {
 }
 
 fn accepted_slot() -> impl Strategy<Value = AcceptedSlot> {
-    let standing = prop_oneof![
-        Just(Standing::Chosen),
-        ballot().prop_map(Standing::Accepted)
-    ];
+    let standing = prop_oneof![Just(Standing::Chosen), ballot().prop_map(Standing::Accepted)];
     (slot(), standing, value()).prop_map(|(slot, standing, value)| AcceptedSlot {
         slot,
         standing,
@@ -454,37 +334,24 @@ fn any_phase() -> impl Strategy<Value = Message> {
             any::<u32>(),
             vec(accepted_slot(), 0..5)
         )
-            .prop_map(
-                |(ballot, from, chosen_upto, answer, page, pages, accepted)| {
-                    Message::Promise(Promise {
-                        ballot,
-                        from,
-                        chosen_upto,
-                        answer,
-                        page,
-                        pages,
-                        accepted,
-                    })
-                }
-            ),
+            .prop_map(|(ballot, from, chosen_upto, answer, page, pages, accepted)| {
+                Message::Promise(Promise {
+                    ballot,
+                    from,
+                    chosen_upto,
+                    answer,
+                    page,
+                    pages,
+                    accepted,
+                })
+            }),
         (ballot(), slot(), value(), slot(), any::<u64>()).prop_map(
             |(ballot, slot, value, chosen_upto, read_round)| {
-                Message::Accept(Accept {
-                    ballot,
-                    slot,
-                    value,
-                    chosen_upto,
-                    read_round,
-                })
+                Message::Accept(Accept { ballot, slot, value, chosen_upto, read_round })
             }
         ),
         (ballot(), slot(), slot(), any::<u64>()).prop_map(|(ballot, first, last, read_round)| {
-            Message::Accepted(Accepted {
-                ballot,
-                first,
-                last,
-                read_round,
-            })
+            Message::Accepted(Accepted { ballot, first, last, read_round })
         }),
         (ballot(), reason).prop_map(|(ballot, reason)| Message::Reject(Reject { ballot, reason })),
     ]
@@ -492,34 +359,26 @@ fn any_phase() -> impl Strategy<Value = Message> {
 
 fn any_heartbeat() -> impl Strategy<Value = Message> {
     (
-        (
-            any::<u64>(),
-            any::<u64>(),
-            ballot(),
-            option::of(ballot()),
-            option::of(watermark()),
-        ),
+        (any::<u64>(), any::<u64>(), ballot(), option::of(ballot()), option::of(watermark())),
         (slot(), slot(), ballot(), slot(), slot(), any::<u64>()),
         vec(any::<u32>().prop_map(NodeId), 0..8),
     )
-        .prop_map(
-            |((sequence, echo, promised, following, leading), rest, hears)| {
-                let (chosen_upto, available_from, last_ballot, last_slot, durable_upto, age) = rest;
-                Message::Heartbeat(Heartbeat {
-                    sequence,
-                    echo,
-                    promised,
-                    following,
-                    leading,
-                    chosen_upto,
-                    available_from,
-                    last_accepted: (last_ballot, last_slot),
-                    durable_upto,
-                    disk_age_us: age,
-                    hears,
-                })
-            },
-        )
+        .prop_map(|((sequence, echo, promised, following, leading), rest, hears)| {
+            let (chosen_upto, available_from, last_ballot, last_slot, durable_upto, age) = rest;
+            Message::Heartbeat(Heartbeat {
+                sequence,
+                echo,
+                promised,
+                following,
+                leading,
+                chosen_upto,
+                available_from,
+                last_accepted: (last_ballot, last_slot),
+                durable_upto,
+                disk_age_us: age,
+                hears,
+            })
+        })
 }
 
 fn any_other() -> impl Strategy<Value = Message> {
@@ -538,20 +397,11 @@ fn any_other() -> impl Strategy<Value = Message> {
         })),
         (any::<u64>(), slot(), vec(value(), 0..6), slot(), slot()).prop_map(
             |(nonce, first, values, available_from, chosen_upto)| {
-                Message::Chosen(Chosen {
-                    nonce,
-                    first,
-                    values,
-                    available_from,
-                    chosen_upto,
-                })
+                Message::Chosen(Chosen { nonce, first, values, available_from, chosen_upto })
             }
         ),
         (ballot(), slot()).prop_map(|(ballot, chosen_upto)| {
-            Message::Handover(Handover {
-                ballot,
-                chosen_upto,
-            })
+            Message::Handover(Handover { ballot, chosen_upto })
         }),
     ]
 }
@@ -560,11 +410,7 @@ fn any_other() -> impl Strategy<Value = Message> {
 pub(crate) fn any_peer_message() -> impl Strategy<Value = PeerMessage> {
     let id = (any::<u32>(), any::<u64>(), any::<u64>());
     let entry = (id, bytes(50)).prop_map(|((origin, incarnation, sequence), command)| {
-        let id = synod_kv::ServerId {
-            origin,
-            incarnation,
-            sequence,
-        };
+        let id = synod_kv::ServerId { origin, incarnation, sequence };
         synod_wire::batch::encode_entry(id, &command)
     });
     prop_oneof![
@@ -572,10 +418,7 @@ pub(crate) fn any_peer_message() -> impl Strategy<Value = PeerMessage> {
         any_heartbeat().prop_map(PeerMessage::Paxos),
         any_other().prop_map(PeerMessage::Paxos),
         (any::<bool>(), vec(entry, 0..6)).prop_map(|(may_relay, commands)| {
-            PeerMessage::Forward(Forward {
-                may_relay,
-                commands,
-            })
+            PeerMessage::Forward(Forward { may_relay, commands })
         }),
     ]
 }
@@ -595,26 +438,14 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
     let operation = prop_oneof![
         (bytes(40), bytes(300), condition(), any::<bool>()).prop_map(
             |(key, value, condition, want_previous)| {
-                Operation::Put {
-                    key,
-                    value,
-                    condition,
-                    want_previous,
-                }
+                Operation::Put { key, value, condition, want_previous }
             }
         ),
         (bytes(40), condition(), any::<bool>()).prop_map(|(key, condition, want_previous)| {
-            Operation::Delete {
-                key,
-                condition,
-                want_previous,
-            }
+            Operation::Delete { key, condition, want_previous }
         }),
         (bytes(40), option::of(bytes(40)), any::<u32>())
             .prop_map(|(start, end, limit)| Operation::DeleteRange { start, end, limit }),
     ];
-    (idempotency, operation).prop_map(|(idempotency, operation)| Command {
-        idempotency,
-        operation,
-    })
+    (idempotency, operation).prop_map(|(idempotency, operation)| Command { idempotency, operation })
 }

@@ -1,0 +1,261 @@
+//! A replica of one: the real state machine over a map in memory, and switches that
+//! make it refuse, hang or stay behind.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    reason = "each test file uses a part of it"
+)]
+
+use std::sync::{Arc, Mutex};
+
+use synod_api::{Leader, Refused, Replica};
+use synod_kv::http::{LeaderHint, RoleName, StatusBody};
+use synod_kv::read::{self, ListQuery, Page};
+use synod_kv::{
+    Command, KeyRecord, KvOptions, MapError, MemoryMap, Revision, ServerId, StateMachine, Taken,
+};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// What becomes of calls that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    Serve,
+    Refuse(Refused),
+    /// As long as this is set, calls wait, whatever their deadline.
+    Hang,
+    /// Takes the write and then loses its outcome.
+    ServeAndLose,
+    Duplicate,
+}
+
+#[derive(Clone)]
+pub struct Fake {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    machine: Mutex<StateMachine<MemoryMap>>,
+    sequence: Mutex<u64>,
+    writes: watch::Sender<Mode>,
+    barriers: watch::Sender<Mode>,
+    /// How many calls wait now.
+    waiting: watch::Sender<usize>,
+    writes_seen: watch::Sender<u64>,
+    revision: watch::Sender<u64>,
+    leader: Mutex<Option<Leader>>,
+    ready: Mutex<Result<(), String>>,
+    is_broken: Mutex<bool>,
+}
+
+pub const NODE: u32 = 1;
+
+impl Default for Fake {
+    fn default() -> Self {
+        let machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+        Self {
+            shared: Arc::new(Shared {
+                machine: Mutex::new(machine),
+                sequence: Mutex::new(0),
+                writes: watch::Sender::new(Mode::Serve),
+                barriers: watch::Sender::new(Mode::Serve),
+                waiting: watch::Sender::new(0),
+                writes_seen: watch::Sender::new(0),
+                revision: watch::Sender::new(0),
+                leader: Mutex::new(Some(Leader::new(NODE, "http://127.0.0.1:7001/"))),
+                ready: Mutex::new(Ok(())),
+                is_broken: Mutex::new(false),
+            }),
+        }
+    }
+}
+
+impl Fake {
+    pub fn set_writes(&self, mode: Mode) {
+        self.shared.writes.send_replace(mode);
+    }
+
+    pub fn set_barriers(&self, mode: Mode) {
+        self.shared.barriers.send_replace(mode);
+    }
+
+    pub fn set_leader(&self, leader: Option<Leader>) {
+        *self.shared.leader.lock().unwrap() = leader;
+    }
+
+    pub fn set_ready(&self, ready: Result<(), String>) {
+        *self.shared.ready.lock().unwrap() = ready;
+    }
+
+    pub fn break_reads(&self) {
+        *self.shared.is_broken.lock().unwrap() = true;
+    }
+
+    /// Waits until so many calls wait here.
+    pub async fn waiting(&self, calls: usize) {
+        self.shared
+            .waiting
+            .subscribe()
+            .wait_for(|waiting| *waiting == calls)
+            .await
+            .unwrap();
+    }
+
+    pub fn writes_seen(&self) -> u64 {
+        *self.shared.writes_seen.borrow()
+    }
+
+    pub async fn saw_writes(&self, writes: u64) {
+        self.shared
+            .writes_seen
+            .subscribe()
+            .wait_for(|seen| *seen >= writes)
+            .await
+            .unwrap();
+    }
+
+    pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.get(key).unwrap().map(|record| record.value.to_vec())
+    }
+
+    fn apply(&self, command: Command) -> Taken {
+        let mut machine = self.shared.machine.lock().unwrap();
+        let mut sequence = self.shared.sequence.lock().unwrap();
+        *sequence += 1;
+        let id = ServerId {
+            origin: NODE,
+            incarnation: 1,
+            sequence: *sequence,
+        };
+        let mut taken = machine
+            .apply(*sequence, *sequence, &[(id, command)])
+            .unwrap();
+        machine.commit().unwrap();
+        self.shared.revision.send_replace(machine.revision().0);
+        taken.remove(0)
+    }
+
+    async fn pass(&self, modes: &watch::Sender<Mode>) -> Mode {
+        let _waiting = Waiting::new(&self.shared.waiting);
+        let mut modes = modes.subscribe();
+        let mode = modes.wait_for(|mode| *mode != Mode::Hang).await.unwrap();
+        *mode
+    }
+
+    fn check(&self) -> Result<(), MapError> {
+        match *self.shared.is_broken.lock().unwrap() {
+            true => Err(MapError("a secret of the disk".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Counts a call while it waits, also when it is dropped.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn new(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|calls| *calls += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|calls| *calls -= 1);
+    }
+}
+
+impl Replica for Fake {
+    async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
+        self.shared.writes_seen.send_modify(|seen| *seen += 1);
+        match self.pass(&self.shared.writes).await {
+            Mode::Refuse(refused) => Err(refused),
+            Mode::ServeAndLose => {
+                self.apply(command);
+                Err(Refused::Lost)
+            }
+            Mode::Duplicate => Ok(Taken::Duplicate),
+            Mode::Serve | Mode::Hang => Ok(self.apply(command)),
+        }
+    }
+
+    async fn read_barrier(&self, _: Instant) -> Result<(), Refused> {
+        match self.pass(&self.shared.barriers).await {
+            Mode::Refuse(refused) => Err(refused),
+            _ => Ok(()),
+        }
+    }
+
+    async fn wait_revision(&self, revision: Revision, _: Instant) -> Result<(), Refused> {
+        let _waiting = Waiting::new(&self.shared.waiting);
+        let mut reached = self.shared.revision.subscribe();
+        reached
+            .wait_for(|reached| *reached >= revision.0)
+            .await
+            .unwrap();
+        Ok(())
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
+        self.check()?;
+        read::get(self.shared.machine.lock().unwrap().map(), key)
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
+        self.check()?;
+        read::list(self.shared.machine.lock().unwrap().map(), query)
+    }
+
+    fn revision(&self) -> Revision {
+        Revision(*self.shared.revision.borrow())
+    }
+
+    fn cluster_time_ms(&self) -> u64 {
+        *self.shared.sequence.lock().unwrap()
+    }
+
+    fn node(&self) -> u32 {
+        NODE
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        self.shared.leader.lock().unwrap().clone()
+    }
+
+    fn status(&self) -> StatusBody {
+        let leader = self.leader();
+        StatusBody {
+            node: NODE,
+            cluster: "0f".to_owned(),
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 1,
+            role: RoleName::Leader,
+            ballot: "1.1".to_owned(),
+            leader: leader.map(|leader| LeaderHint {
+                id: leader.node,
+                url: None,
+            }),
+            chosen_slot: 0,
+            applied_slot: 0,
+            durable_slot: 0,
+            truncated_slot: 0,
+            revision: self.revision().0,
+            journal_bytes: 0,
+            state_bytes: 0,
+            state_hash: None,
+            failures_survivable: 0,
+            peers: Vec::new(),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.shared.ready.lock().unwrap().clone()
+    }
+
+    fn metrics(&self) -> String {
+        "synod_fake 1".to_owned()
+    }
+}

@@ -1,0 +1,239 @@
+//! A cluster in this process that looks like Synod from outside: nodes that
+//! share one map, one of which calls itself leader. It can be told to lose
+//! what it acknowledged.
+
+// Each test file uses its own part of this.
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use synod_bench::failover::{ClusterControl, ControlError};
+use synod_bench::{NodeAddress, NodeId};
+
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub enum Fault {
+    #[default]
+    None,
+    /// A kill takes the newest value of every key with it.
+    LosesLastWrites,
+    /// A kill makes a write appear that nobody asked for.
+    InventsWrites,
+    /// Every answer to a write is a refusal.
+    RefusesWrites,
+    /// The killed leader leads again as soon as it is back.
+    LeaderComesBack,
+    /// Reads are never answered well.
+    RefusesReads,
+}
+
+#[derive(Default)]
+struct State {
+    map: HashMap<String, Vec<Vec<u8>>>,
+    leader: usize,
+    dead: BTreeMap<usize, ()>,
+    stopped: BTreeMap<usize, ()>,
+    connections: Vec<(usize, TcpStream)>,
+    writes: u64,
+    fault: Fault,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+pub struct FakeCluster {
+    shared: Arc<Shared>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl FakeCluster {
+    pub fn start(nodes: usize, fault: Fault) -> Self {
+        let state = State { fault, ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        let mut addresses = Vec::new();
+        for node in 0..nodes {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || listen(&shared, node, &listener));
+        }
+        Self { shared, addresses }
+    }
+
+    pub fn addresses(&self) -> Vec<NodeAddress> {
+        let address = |(index, address): (usize, &SocketAddr)| NodeAddress {
+            id: NodeId(index as u64 + 1),
+            pid: None,
+            client_url: format!("http://{address}"),
+        };
+        self.addresses.iter().enumerate().map(address).collect()
+    }
+
+    pub fn writes(&self) -> u64 {
+        self.shared.state.lock().unwrap().writes
+    }
+
+    pub fn kill_node(&self, node: usize) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.dead.insert(node, ());
+        for (_, connection) in state.connections.iter().filter(|(of, _)| *of == node) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+        state.connections.retain(|(of, _)| *of != node);
+        let nodes = self.addresses.len();
+        if state.leader == node && state.fault != Fault::LeaderComesBack {
+            state.leader = (node + 1) % nodes;
+        }
+        let fault = state.fault;
+        for values in state.map.values_mut() {
+            if fault == Fault::LosesLastWrites && values.len() > 1 {
+                values.pop();
+            }
+            if fault == Fault::InventsWrites {
+                let mut value = values.last().unwrap().clone();
+                let number = u64::from_be_bytes(value[8..16].try_into().unwrap());
+                value[8..16].copy_from_slice(&(number + 1_000_000).to_be_bytes());
+                values.push(value);
+            }
+        }
+        if fault == Fault::LeaderComesBack {
+            // It is back before anybody else has noticed.
+            state.dead.remove(&node);
+        }
+    }
+}
+
+impl ClusterControl for FakeCluster {
+    fn nodes(&mut self) -> Result<Vec<NodeAddress>, ControlError> {
+        Ok(self.addresses())
+    }
+
+    fn kill(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.kill_node(node.0 as usize - 1);
+        Ok(())
+    }
+
+    fn stop(&mut self, node: NodeId) -> Result<(), ControlError> {
+        let node = node.0 as usize - 1;
+        let mut state = self.shared.state.lock().unwrap();
+        state.stopped.insert(node, ());
+        state.leader = (node + 1) % self.addresses.len();
+        Ok(())
+    }
+
+    fn cont(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.shared.state.lock().unwrap().stopped.remove(&(node.0 as usize - 1));
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.shared.state.lock().unwrap().dead.remove(&(node.0 as usize - 1));
+        Ok(())
+    }
+}
+
+/// A dead node still has its port here, but hangs up on everybody.
+fn listen(shared: &Arc<Shared>, node: usize, listener: &TcpListener) {
+    for stream in listener.incoming() {
+        let stream = stream.unwrap();
+        let mut state = shared.state.lock().unwrap();
+        if state.dead.contains_key(&node) {
+            continue;
+        }
+        state.connections.push((node, stream.try_clone().unwrap()));
+        let shared = Arc::clone(shared);
+        thread::spawn(move || serve(&shared, node, stream));
+    }
+}
+
+fn serve(shared: &Shared, node: usize, mut stream: TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let mut bytes = Vec::new();
+    while let Some((method, path, body)) = read_request(&mut stream, &mut bytes) {
+        let mut state = shared.state.lock().unwrap();
+        while state.stopped.contains_key(&node) {
+            state = shared.changed.wait(state).unwrap();
+        }
+        if state.dead.contains_key(&node) {
+            return;
+        }
+        let (status, body) = answer(&mut state, node, &method, &path, body);
+        drop(state);
+        let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+        if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
+            return;
+        }
+        if !path.starts_with("/v1/kv/") {
+            let _ = stream.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
+
+fn answer(
+    state: &mut State,
+    node: usize,
+    method: &str,
+    path: &str,
+    body: Vec<u8>,
+) -> (u16, Vec<u8>) {
+    match (method, path) {
+        (_, "/v1/status") if state.leader == node => (200, br#"{"role":"leader"}"#.to_vec()),
+        (_, "/v1/status") => (200, br#"{"role":"follower"}"#.to_vec()),
+        (_, "/readyz") => (200, Vec::new()),
+        (_, "/metrics") => {
+            let writes = state.writes;
+            let values = writes / 8;
+            let text = format!(
+                "synod_values_chosen_total {values}\nsynod_commands_applied_total {writes}\n\
+                 synod_journal_syncs_total{{node=\"{node}\"}} {values}\n"
+            );
+            (200, text.into_bytes())
+        }
+        ("PUT", _) if state.fault == Fault::RefusesWrites => {
+            (503, br#"{"outcome":"not_applied"}"#.to_vec())
+        }
+        ("PUT", key) => {
+            state.writes += 1;
+            let values = state.map.entry(key.to_owned()).or_default();
+            values.push(body);
+            if values.len() > 2 {
+                values.remove(0);
+            }
+            (200, b"{}".to_vec())
+        }
+        _ if state.fault == Fault::RefusesReads => (500, Vec::new()),
+        ("GET", key) => match state.map.get(key).and_then(|values| values.last()) {
+            Some(value) => (200, value.clone()),
+            None => (404, Vec::new()),
+        },
+        _ => (405, Vec::new()),
+    }
+}
+
+fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<(String, String, Vec<u8>)> {
+    let mut part = [0; 4096];
+    loop {
+        if let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let length: usize = length.map_or(0, |length| length.parse().unwrap());
+            if bytes.len() >= end + 4 + length {
+                let body = bytes[end + 4..end + 4 + length].to_vec();
+                bytes.drain(..end + 4 + length);
+                let mut words = head.split(' ');
+                return Some((words.next()?.to_owned(), words.next()?.to_owned(), body));
+            }
+        }
+        match stream.read(&mut part) {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => bytes.extend_from_slice(&part[..count]),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! `synod init` and `synod serve`.
+
+use std::path::Path;
+
+use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use synod_node::Settings;
+
+use crate::arguments::Serve;
+use crate::failure::Failure;
+use crate::log::Log;
+
+/// Writes the data folder of a new node.
+pub(crate) fn init(config: &Path) -> Result<String, Failure> {
+    let settings = load(config)?;
+    let identity =
+        synod_node::init(&settings).map_err(|error| Failure::failed(error.to_string()))?;
+    Ok(identity.to_string())
+}
+
+/// Runs one node until SIGINT or SIGTERM.
+pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
+    if let Some(parent) = arguments.stop_with_parent {
+        die_with(parent)?;
+    }
+    let settings = load(&arguments.settings.config)?;
+    let _log = Log::start(&settings.log)?;
+    synod_node::serve(settings).map_err(|error| Failure::failed(error.to_string()))
+}
+
+fn load(config: &Path) -> Result<Settings, Failure> {
+    Settings::load(config).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// Has the kernel kill this process when its parent ends: a node must not live
+/// on unseen when its runner is killed. What is durable is safe from SIGKILL,
+/// and a paused process would not act on anything softer.
+fn die_with(parent: i32) -> Result<(), Failure> {
+    set_parent_process_death_signal(Some(Signal::KILL))
+        .map_err(|error| Failure::failed(format!("cannot follow the parent process: {error}")))?;
+    // The parent may have ended before the call above.
+    if getppid().map(Pid::as_raw_nonzero).map(std::num::NonZero::get) == Some(parent) {
+        Ok(())
+    } else {
+        Err(Failure::failed("the process that started this node has ended"))
+    }
+}

@@ -1,0 +1,45 @@
+//! What opening a journal gives.
+
+use synod_paxos::Recovered;
+use synod_wire::record::ClusterId;
+
+use crate::folder::Folder;
+use crate::recovery::Recovery;
+use crate::{Journal, OpenError, read};
+
+/// An opened journal and what it brings back.
+#[derive(Debug)]
+pub struct Opened {
+    /// The journal.
+    pub journal: Journal,
+    /// For the core.
+    pub recovered: Recovered,
+    /// How often the journal was opened, this time included; never used twice.
+    pub incarnation: u64,
+}
+
+/// What a journal holds, found without opening it for writing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Inspected {
+    /// What [`Journal::open`] would give the core.
+    pub recovered: Recovered,
+    /// How often the journal was opened.
+    pub incarnation: u64,
+    /// Whether a group was torn by a crash; it is not part of `recovered`.
+    pub torn_tail: bool,
+}
+
+/// What the core gets of what was found: open slots with their values.
+pub(crate) fn recovered(
+    folder: &Folder,
+    cluster: ClusterId,
+    recovery: &Recovery,
+) -> Result<Recovered, OpenError> {
+    Ok(Recovered {
+        promised: recovery.in_force.promised,
+        chosen_upto: recovery.in_force.chosen_upto,
+        truncated_upto: recovery.in_force.truncated_upto,
+        open: read::open_values(folder, cluster, &recovery.index)?,
+        position: recovery.in_force.position,
+    })
+}

@@ -1,0 +1,52 @@
+//! Why a store could not be opened.
+
+use std::path::{Path, PathBuf};
+
+/// Opening failed. Each message stands for itself: what, where, and what to do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another process, or another part of this one, has the folder open.
+    #[error("the state folder {} is in use by a running node", .0.display())]
+    InUse(PathBuf),
+    /// The folder cannot be made, entered, read or written.
+    #[error("cannot use the state folder {}: {reason}", .path.display())]
+    Unusable {
+        /// The folder.
+        path: PathBuf,
+        /// What the operating system says.
+        reason: String,
+    },
+    /// Files are missing or have wrong contents.
+    #[error("the state in {} is damaged: {reason}", .path.display())]
+    Damaged {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl StoreError {
+    /// Sorts an error of RocksDB's open. All that there is to tell them apart is
+    /// the message.
+    pub(crate) fn of_open(path: &Path, error: rocksdb::Error) -> Self {
+        let kind = error.kind();
+        let path = path.to_owned();
+        let reason = error.into_string();
+        let is_lock = reason.contains("/LOCK: ") || reason.starts_with("IO error: lock ");
+        let is_denied =
+            ["Permission denied", "Read-only file system", "No space left", "Too many open files"]
+                .iter()
+                .any(|text| reason.contains(text));
+        match kind {
+            _ if is_denied => StoreError::Unusable { path, reason },
+            rocksdb::ErrorKind::IOError if is_lock => StoreError::InUse(path),
+            rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => {
+                StoreError::Damaged { path, reason }
+            }
+            // A file that the others speak of is not there.
+            _ if reason.contains("No such file") => StoreError::Damaged { path, reason },
+            _ => StoreError::Unusable { path, reason },
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! The store.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use rocksdb::{
+    BottommostLevelCompaction, CompactOptions, DB, FlushOptions, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions, properties,
+};
+use synod_kv::{MapError, OrderedMap, Write, WriteSet, layout};
+
+use crate::cursor::StoreCursor;
+use crate::{StoreError, StoreMetrics, StoreOptions, database};
+
+/// An ordered byte map in a folder. A clone is another handle of the same map:
+/// one thread writes, and any may read.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    db: DB,
+    without_log: WriteOptions,
+    from_files: ReadOptions,
+    /// The first failure of a write. What the memory holds after it is not known
+    /// to be what was written, so nothing is written ever after.
+    failure: OnceLock<MapError>,
+    /// Tombstones put since the last compaction of the whole.
+    tombstones: AtomicU64,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("path", &self.inner.db.path()).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in `path`. Its folder is made if it does not exist (the one
+    /// above it is not), and only this user may enter it.
+    ///
+    /// # Errors
+    /// When the folder is in use, cannot be used, or holds damaged files.
+    pub fn open(path: impl AsRef<Path>, options: &StoreOptions) -> Result<Self, StoreError> {
+        let path = path.as_ref();
+        let db = database::open(path, options)?;
+        let mut without_log = WriteOptions::default();
+        without_log.disable_wal(true);
+        let mut from_files = ReadOptions::default();
+        from_files.set_read_tier(ReadTier::Persisted);
+        tracing::debug!(path = %path.display(), "opened the state");
+        let failure = OnceLock::new();
+        let tombstones = AtomicU64::new(0);
+        let inner = Inner { db, without_log, from_files, failure, tombstones };
+        Ok(Store { inner: Arc::new(inner) })
+    }
+
+    /// The value of `key` that survives a crash: as of the last batch that was
+    /// flushed. It looks into files only, so ask it now and then, not always.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn persisted(&self, key: &[u8]) -> Result<Option<Bytes>, MapError> {
+        let value = self.inner.db.get_pinned_opt(key, &self.inner.from_files).map_err(failed)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// Makes everything written so far survive a crash. Returns when it does.
+    ///
+    /// # Errors
+    /// When it cannot be; the node must stop.
+    pub fn flush(&self) -> Result<(), MapError> {
+        self.check()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        self.inner.db.flush_opt(&options).map_err(|error| self.fail(failed(error)))
+    }
+
+    /// Begins what [`Store::flush`] does, and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot begin; the node must stop.
+    pub fn flush_begin(&self) -> Result<(), MapError> {
+        self.check()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(false);
+        self.inner.db.flush_opt(&options).map_err(|error| self.fail(failed(error)))
+    }
+
+    /// Reads and writes the whole store once and drops all that no read needs,
+    /// the tombstones of removed keys with it (the compactions that happen by
+    /// themselves keep most of those). It takes long: use a thread of its own.
+    ///
+    /// Files beyond RocksDB's limit for one compaction (1.6 GB) are done in parts,
+    /// and parts keep their tombstones. That costs space, nothing else.
+    pub fn compact(&self) {
+        let mut options = CompactOptions::default();
+        options.set_exclusive_manual_compaction(false);
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.inner.tombstones.store(0, Ordering::Relaxed);
+        self.inner.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+    }
+
+    /// Tombstones written by this process since the last [`Store::compact`]. When
+    /// they are many beside [`StoreMetrics::records`], it is time for one.
+    #[must_use]
+    pub fn tombstones(&self) -> u64 {
+        self.inner.tombstones.load(Ordering::Relaxed)
+    }
+
+    /// Sizes and conditions.
+    #[must_use]
+    pub fn metrics(&self) -> StoreMetrics {
+        StoreMetrics::of(&self.inner.db)
+    }
+
+    /// An error if a write failed before, or a flush or compaction since.
+    fn check(&self) -> Result<(), MapError> {
+        if let Some(failure) = self.inner.failure.get() {
+            return Err(failure.clone());
+        }
+        let errors = self.inner.db.property_int_value(properties::BACKGROUND_ERRORS);
+        match errors.map_err(failed)? {
+            Some(0) | None => Ok(()),
+            Some(_) => Err(self.fail(MapError(
+                "the state could not be flushed or compacted: is the disk full or failing?"
+                    .to_owned(),
+            ))),
+        }
+    }
+
+    /// Remembers the first failure for all writes to come.
+    fn fail(&self, error: MapError) -> MapError {
+        self.inner.failure.get_or_init(|| error).clone()
+    }
+}
+
+pub(crate) fn failed(error: rocksdb::Error) -> MapError {
+    MapError(format!("the state cannot be used: {}", error.into_string()))
+}
+
+impl OrderedMap for Store {
+    type Cursor<'a> = StoreCursor<'a>;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MapError> {
+        let value = self.inner.db.get_pinned(key).map_err(failed)?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    fn cursor(&self, from: &[u8], to: &[u8]) -> Result<StoreCursor<'_>, MapError> {
+        Ok(StoreCursor::new(&self.inner.db, from, to))
+    }
+
+    fn first<T>(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: impl FnOnce(&[u8], &[u8]) -> T,
+    ) -> Result<Option<T>, MapError> {
+        let mut options = ReadOptions::default();
+        let prefix = layout::key_prefix(from);
+        if prefix.is_some() && prefix == layout::key_prefix(to) {
+            // Within one key the filters tell which files to look into.
+            options.set_prefix_same_as_start(true);
+        } else {
+            options.set_total_order_seek(true);
+        }
+        let mut rows = self.inner.db.raw_iterator_opt(options);
+        rows.seek(from);
+        match rows.item() {
+            Some((key, value)) if key < to => Ok(Some(visit(key, value))),
+            Some(_) => Ok(None),
+            None => rows.status().map_err(failed).map(|()| None),
+        }
+    }
+
+    fn write(&mut self, batch: &WriteSet) -> Result<(), MapError> {
+        self.check()?;
+        // Twelve bytes for the batch, and for each entry its kind and lengths.
+        let capacity = 12 + batch.size_bytes() + 11 * batch.len();
+        let mut rows = WriteBatch::with_capacity_bytes(capacity);
+        let mut tombstones = 0;
+        for write in batch.iter() {
+            match write {
+                Write::Put { key, value } => {
+                    tombstones += u64::from(layout::is_tombstone(key, value));
+                    rows.put(key, value);
+                }
+                Write::Delete { key } => rows.delete(key),
+            }
+        }
+        self.inner.tombstones.fetch_add(tombstones, Ordering::Relaxed);
+        self.inner
+            .db
+            .write_opt(rows, &self.inner.without_log)
+            .map_err(|error| self.fail(failed(error)))
+    }
+}

@@ -1,0 +1,342 @@
+//! The store in a real folder.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use synod_kv::{
+    APPLIED_KEY, Command, Condition, Cursor, KvOptions, ListQuery, MemoryMap, Operation,
+    OrderedMap, ServerId, State, StateMachine, WriteSet, read,
+};
+use synod_storage::{Store, StoreError, StoreOptions};
+
+fn small() -> StoreOptions {
+    StoreOptions { memtable_bytes: 256 << 10, ..StoreOptions::default() }
+}
+
+/// What the disk would hold if the machine crashed now: a copy of the files.
+fn crash(path: &Path, name: &str) -> PathBuf {
+    let copy = path.with_file_name(name);
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(path).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+/// Random commands over few keys, with everything that the state machine can do.
+struct Commands {
+    random: fastrand::Rng,
+    sequence: u64,
+}
+
+impl Commands {
+    fn new(seed: u64) -> Self {
+        Commands { random: fastrand::Rng::with_seed(seed), sequence: 0 }
+    }
+
+    fn batch(&mut self) -> Vec<(ServerId, Command)> {
+        (0..self.random.usize(1..20)).map(|_| self.command()).collect()
+    }
+
+    fn command(&mut self) -> (ServerId, Command) {
+        self.sequence += 1;
+        let id = ServerId { origin: 1, incarnation: 1, sequence: self.sequence };
+        let key = self.key();
+        let operation = match self.random.u8(..10) {
+            0..7 => Operation::Put {
+                key,
+                value: Bytes::from(vec![self.random.u8(..); self.random.usize(..300)]),
+                condition: Condition::Always,
+                want_previous: false,
+            },
+            7..9 => Operation::Delete { key, condition: Condition::Always, want_previous: false },
+            _ => Operation::DeleteRange { start: key, end: Some(self.key()), limit: 3 },
+        };
+        (id, Command { idempotency: None, operation })
+    }
+
+    fn key(&mut self) -> Bytes {
+        let length = self.random.usize(..4);
+        (0..length).map(|_| [0, 1, b'k', 0xff][self.random.usize(..4)]).collect()
+    }
+}
+
+fn listed(map: &impl OrderedMap, reverse: bool) -> Vec<synod_kv::Entry> {
+    let query =
+        ListQuery { reverse, limit: usize::MAX, visits_max: usize::MAX, ..ListQuery::prefix(b"") };
+    read::list(map, &query).unwrap().entries
+}
+
+/// How many entries there are, those that no read needs included.
+fn entries(store: &Store) -> usize {
+    let mut cursor = store.cursor(&[0], &[0xff]).unwrap();
+    cursor.seek(&[0]).unwrap();
+    let mut count = 0;
+    while cursor.entry().is_some() {
+        count += 1;
+        cursor.next().unwrap();
+    }
+    count
+}
+
+/// The same reads must give the same from both.
+fn assert_same(store: &Store, model: &MemoryMap) {
+    let expected = listed(model, false);
+    assert_eq!(listed(store, false), expected);
+    let mut reversed = listed(store, true);
+    reversed.reverse();
+    assert_eq!(reversed, expected);
+    for entry in &expected {
+        assert_eq!(read::get(store, &entry.key).unwrap().as_ref(), Some(&entry.record));
+    }
+    assert_eq!(State::load(store).unwrap(), State::load(model).unwrap());
+}
+
+#[test]
+fn the_state_machine_does_the_same_on_a_store_as_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let options = KvOptions { metadata_cache_bytes_max: 1000, ..KvOptions::default() };
+    let mut store = StateMachine::open(Store::open(&path, &small()).unwrap(), options.clone());
+    let mut model = StateMachine::open(MemoryMap::new(), options.clone()).unwrap();
+    let mut commands = Commands::new(1);
+    for slot in 1..=1500 {
+        let machine = store.as_mut().unwrap();
+        let batch = commands.batch();
+        let taken = machine.apply(slot, slot, &batch).unwrap();
+        assert_eq!(taken, model.apply(slot, slot, &batch).unwrap());
+        machine.commit().unwrap();
+        model.commit().unwrap();
+        if slot % 100 == 0 {
+            assert_same(machine.map(), model.map());
+        }
+        match slot % 500 {
+            120 => machine.map().flush().unwrap(),
+            240 => machine.map().compact(),
+            // A shutdown in good order: nothing is lost.
+            360 => {
+                machine.map().flush().unwrap();
+                drop(store);
+                store = StateMachine::open(Store::open(&path, &small()).unwrap(), options.clone());
+            }
+            _ => {}
+        }
+    }
+    assert_same(store.unwrap().map(), model.map());
+}
+
+#[test]
+fn a_crash_loses_what_was_not_flushed_and_nothing_in_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let store = Store::open(&path, &small()).unwrap();
+    let mut machine = StateMachine::open(store, KvOptions::default()).unwrap();
+    let mut commands = Commands::new(2);
+    let mut snapshots = vec![MemoryMap::new()];
+    let mut model = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+    let mut flushed = 0;
+    let mut survived = Vec::new();
+    for slot in 1..=600 {
+        let batch = commands.batch();
+        machine.apply(slot, slot, &batch).unwrap();
+        model.apply(slot, slot, &batch).unwrap();
+        machine.commit().unwrap();
+        model.commit().unwrap();
+        snapshots.push(model.map().clone());
+        if slot % 97 == 0 {
+            machine.map().flush().unwrap();
+            flushed = slot;
+        }
+        if slot % 60 == 0 {
+            let durable = machine.map().persisted(APPLIED_KEY).unwrap();
+            let durable = State::decode(&durable.unwrap_or_default()).unwrap_or_default();
+            let copy = crash(&path, &format!("crash-{slot}"));
+            let after = Store::open(copy, &small()).unwrap();
+            let found = read::applied_slot(&after).unwrap();
+            // The memory fills up and flushes between; so it may be more.
+            assert!(flushed <= durable.applied_slot && durable.applied_slot <= found);
+            assert!(found <= slot);
+            assert_same(&after, &snapshots[usize::try_from(found).unwrap()]);
+            survived.push(found);
+        }
+    }
+    assert!(survived.iter().zip((60..).step_by(60)).any(|(found, slot)| *found < slot));
+}
+
+#[test]
+fn only_what_was_flushed_counts_as_persisted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path().join("state"), &small()).unwrap();
+    let put = |store: &mut Store, value: &[u8]| {
+        let mut batch = WriteSet::new();
+        batch.put(APPLIED_KEY, value);
+        store.write(&batch).unwrap();
+    };
+    assert_eq!(store.persisted(APPLIED_KEY).unwrap(), None);
+    put(&mut store, b"1");
+    assert_eq!(store.persisted(APPLIED_KEY).unwrap(), None);
+    store.flush().unwrap();
+    put(&mut store, b"2");
+    assert_eq!(store.persisted(APPLIED_KEY).unwrap().as_deref(), Some(b"1".as_slice()));
+    assert_eq!(store.get(APPLIED_KEY).unwrap().as_deref(), Some(b"2".as_slice()));
+    store.flush().unwrap();
+    assert_eq!(store.persisted(APPLIED_KEY).unwrap().as_deref(), Some(b"2".as_slice()));
+}
+
+#[test]
+fn compaction_drops_what_was_replaced_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("state"), &small()).unwrap();
+    let mut machine = StateMachine::open(store, KvOptions::default()).unwrap();
+    let mut commands = Commands::new(3);
+    let mut model = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+    for slot in 1..=1000 {
+        let batch = commands.batch();
+        machine.apply(slot, slot, &batch).unwrap();
+        model.apply(slot, slot, &batch).unwrap();
+        machine.commit().unwrap();
+        if slot % 250 == 0 {
+            machine.map().flush().unwrap();
+        }
+    }
+    model.commit().unwrap();
+    let store = machine.map();
+    let before = entries(store);
+    assert!(store.tombstones() > 0);
+    // The cursor keeps the state that it began in.
+    let mut cursor = store.cursor(&[0], &[0xff]).unwrap();
+    cursor.seek(&[0]).unwrap();
+    store.compact();
+    assert_same(store, model.map());
+    // One record a key, and the state.
+    assert_eq!(entries(store), listed(store, false).len() + 1);
+    assert!(entries(store) * 10 < before);
+    assert_eq!(store.tombstones(), 0);
+    let mut count = 0;
+    while cursor.entry().is_some() {
+        count += 1;
+        cursor.next().unwrap();
+    }
+    assert_eq!(count, before);
+}
+
+#[test]
+fn a_removed_key_stays_removed_when_only_a_part_is_compacted() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path().join("state"), &small()).unwrap();
+    let mut machine = StateMachine::open(store, KvOptions::default()).unwrap();
+    let mut slot = 0;
+    let mut apply = |machine: &mut StateMachine<Store>, operation| {
+        slot += 1;
+        let id = ServerId { origin: 1, incarnation: 1, sequence: slot };
+        machine.apply(slot, 0, &[(id, Command { idempotency: None, operation })]).unwrap();
+        machine.commit().unwrap();
+    };
+    let key = Bytes::from_static(b"key");
+    let put = |value: &'static [u8]| Operation::Put {
+        key: key.clone(),
+        value: Bytes::from_static(value),
+        condition: Condition::Always,
+        want_previous: false,
+    };
+    apply(&mut machine, put(b"old"));
+    machine.map().compact();
+    // Many small files on top make RocksDB compact some of them by itself.
+    for round in 0..30 {
+        let removed = Operation::Delete {
+            key: key.clone(),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        apply(&mut machine, put(b"new"));
+        apply(&mut machine, removed);
+        machine.map().flush().unwrap();
+        assert_eq!(read::get(machine.map(), &key).unwrap(), None, "round {round}");
+    }
+}
+
+#[test]
+fn one_folder_has_one_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let store = Store::open(&path, &small()).unwrap();
+    let error = Store::open(&path, &small()).unwrap_err();
+    assert_eq!(error, StoreError::InUse(path.clone()));
+    drop(store);
+    Store::open(&path, &small()).unwrap();
+}
+
+#[test]
+fn the_folder_is_private() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    for _ in 0..2 {
+        drop(Store::open(&path, &small()).unwrap());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+#[test]
+fn a_file_in_place_of_the_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    fs::write(&path, b"").unwrap();
+    assert!(matches!(Store::open(&path, &small()), Err(StoreError::Unusable { .. })));
+    let missing = folder.path().join("missing").join("state");
+    assert!(matches!(Store::open(&missing, &small()), Err(StoreError::Unusable { .. })));
+}
+
+#[test]
+fn damaged_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut store = Store::open(&path, &small()).unwrap();
+    let mut batch = WriteSet::new();
+    batch.put(b"key", b"value");
+    store.write(&batch).unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let names: Vec<String> = fs::read_dir(&path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name == "CURRENT" || name.starts_with("MANIFEST") || name.ends_with(".sst"))
+        .collect();
+    assert!(names.len() >= 3, "{names:?}");
+    for name in names {
+        for damage in ["remove", "empty", "overwrite"] {
+            let copy = crash(&path, &format!("{name}-{damage}"));
+            let file = copy.join(&name);
+            match damage {
+                "remove" => fs::remove_file(&file).unwrap(),
+                "empty" => fs::write(&file, b"").unwrap(),
+                _ => fs::write(&file, vec![0xa5; 5000]).unwrap(),
+            }
+            let result = Store::open(&copy, &small()).map(drop);
+            assert!(
+                matches!(result, Err(StoreError::Damaged { .. })),
+                "{name} {damage}: {result:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_failed_flush_stops_all_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut store = Store::open(&path, &small()).unwrap();
+    let mut batch = WriteSet::new();
+    batch.put(b"key", &[7; 1000]);
+    store.write(&batch).unwrap();
+    // No new file can be made in a folder that is not there.
+    fs::rename(&path, folder.path().join("away")).unwrap();
+    // The memory fills up, a flush begins in the background and fails; only then
+    // do writes fail.
+    let error = (0..100_000).find_map(|_| store.write(&batch).err()).expect("fails");
+    assert_eq!(store.write(&batch), Err(error.clone()));
+    assert_eq!(store.flush(), Err(error));
+}

@@ -1,0 +1,229 @@
+//! The accepting side: the listener, the handshake, and reading what peers send.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use synod_wire::handshake::PROTOCOL_VERSION;
+use synod_wire::{DecodeError, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use crate::admission::{check_hello, unknown_member};
+use crate::connection::{HandshakeError, read_handshake, set_options, write_handshake};
+use crate::incoming::IncomingEvent;
+use crate::peer::{Inbound, Peer, Shared};
+
+/// The least room for one read.
+const READ_BYTES: usize = 64 << 10;
+/// The most that a read buffer grows by at once.
+const GROWTH_BYTES_MAX: usize = 4 << 20;
+/// Pause after the listener failed, which it does when file descriptors run out.
+const LISTENER_PAUSE: Duration = Duration::from_millis(20);
+
+/// Connections that have not shaken hands yet, oldest first.
+#[derive(Default, Debug)]
+struct Strangers {
+    waiting: RefCell<VecDeque<(u64, AbortHandle)>>,
+    last_number: Cell<u64>,
+}
+
+impl Strangers {
+    fn remove(&self, number: u64) -> Option<AbortHandle> {
+        let mut waiting = self.waiting.borrow_mut();
+        let place = waiting.iter().position(|(other, _)| *other == number)?;
+        waiting.remove(place).map(|(_, task)| task)
+    }
+}
+
+/// Accepts connections until it is told to close; the listener closes last.
+pub(crate) async fn run(shared: Rc<Shared>, listener: TcpListener) {
+    let strangers = Rc::new(Strangers::default());
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => admit(&shared, &strangers, stream, &mut connections),
+                Err(error) => {
+                    shared.count(|metrics| metrics.accepts_failed += 1);
+                    tracing::debug!(%error, "the peer listener failed");
+                    tokio::time::sleep(LISTENER_PAUSE).await;
+                }
+            },
+            Some(ended) = connections.join_next() => raise_panic(ended),
+            () = shared.closing.notified() => break,
+        }
+    }
+    connections.shutdown().await;
+    drop(listener);
+}
+
+/// A panic in a connection's task is a bug, and a bug stops the node.
+fn raise_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+/// Starts the handshake. The oldest stranger gives way to the newest: a peer shakes
+/// hands within a round trip, so whoever waits long is none.
+fn admit(
+    shared: &Rc<Shared>,
+    strangers: &Rc<Strangers>,
+    stream: TcpStream,
+    connections: &mut JoinSet<()>,
+) {
+    shared.count(|metrics| metrics.accepted += 1);
+    let number = strangers.last_number.get() + 1;
+    strangers.last_number.set(number);
+    let connection = serve(shared.clone(), strangers.clone(), stream, number);
+    let task = connections.spawn_local(connection);
+    let mut waiting = strangers.waiting.borrow_mut();
+    waiting.push_back((number, task));
+    if waiting.len() > shared.limits.handshakes_max
+        && let Some((_, oldest)) = waiting.pop_front()
+    {
+        oldest.abort();
+        shared.count(|metrics| metrics.handshakes_evicted += 1);
+    }
+}
+
+async fn serve(shared: Rc<Shared>, strangers: Rc<Strangers>, mut stream: TcpStream, number: u64) {
+    let mut buffer = BytesMut::new();
+    let deadline = shared.limits.handshake_timeout();
+    let shaken = timeout(deadline, shake_hands(&shared, &mut stream, &mut buffer)).await;
+    let Some(task) = strangers.remove(number) else {
+        return;
+    };
+    let (peer, lane) = match shaken {
+        Ok(Ok(Some(shaken))) => shaken,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            shared.count(|metrics| metrics.handshakes_failed += 1);
+            tracing::debug!(%error, "a connection to the peer port failed its handshake");
+            return;
+        }
+        Err(_) => {
+            shared.count(|metrics| metrics.handshakes_failed += 1);
+            tracing::debug!("a connection to the peer port was silent for too long");
+            return;
+        }
+    };
+    peer.replace_inbound(lane, Inbound { number, task });
+    let error = read_messages(&shared, &peer, lane, &mut stream, buffer).await;
+    peer.remove_inbound(lane, number);
+    if let Err(error) = error {
+        let peer = peer.node;
+        tracing::warn!(%peer, ?lane, %error, "the connection of a peer was closed: its bytes are damaged");
+    }
+}
+
+/// The peer and the lane of a connection; none if it was refused.
+async fn shake_hands(
+    shared: &Shared,
+    stream: &mut TcpStream,
+    buffer: &mut BytesMut,
+) -> Result<Option<(Rc<Peer>, Lane)>, HandshakeError> {
+    set_options(stream, None)?;
+    let hello = match read_handshake(stream, buffer).await? {
+        Handshake::Hello(hello) => hello,
+        Handshake::Welcome(_) | Handshake::Refusal(_) => return Err(HandshakeError::Unexpected),
+    };
+    match receive_hello(shared, &hello) {
+        Ok(peer) => {
+            let welcome = Welcome { protocol: PROTOCOL_VERSION, facts: shared.facts.get() };
+            write_handshake(stream, &Handshake::Welcome(welcome)).await?;
+            Ok(Some((peer, hello.lane)))
+        }
+        Err(refusal) => {
+            complain(shared, &hello, &refusal);
+            write_handshake(stream, &Handshake::Refusal(refusal)).await?;
+            Ok(None)
+        }
+    }
+}
+
+fn receive_hello(shared: &Shared, hello: &Hello) -> Result<Rc<Peer>, Refusal> {
+    let own = shared.facts.get();
+    check_hello(&own, hello)?;
+    let node = hello.facts.node;
+    let peer = shared.peer(node).ok_or_else(|| unknown_member(&own, node))?;
+    peer.receive_facts(&hello.facts, &shared.inbox)?;
+    Ok(peer.clone())
+}
+
+/// Tells people why a connection is refused, each reason once in a while.
+fn complain(shared: &Shared, hello: &Hello, refusal: &Refusal) {
+    shared.count(|metrics| metrics.handshakes_refused += 1);
+    // What a node of another cluster calls itself says nothing about our member of
+    // the same id.
+    let is_ours = !matches!(refusal.reason, RefusalReason::Cluster | RefusalReason::Member);
+    if let Some(peer) = shared.peer(hello.facts.node).filter(|_| is_ours) {
+        peer.receive_refusal(refusal, false, &shared.limits);
+        return;
+    }
+    let Refusal { reason, text } = refusal;
+    let interval_ms = shared.limits.warning_interval_ms;
+    if shared.grumble.borrow_mut().is_due(*reason, interval_ms) {
+        tracing::warn!(?reason, "a connection to the peer port is refused: {text}");
+    }
+}
+
+/// Reads until the connection ends. Everything complete that one read brought is
+/// handed over together, so that the owner can take one step over all of it.
+async fn read_messages(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+    stream: &mut TcpStream,
+    mut buffer: BytesMut,
+) -> Result<(), DecodeError> {
+    let mut messages = Vec::new();
+    loop {
+        let bytes_before = buffer.len();
+        let missing_bytes = decode_messages(peer, &mut buffer, &mut messages)?;
+        shared.inbox.push_messages(&mut messages, bytes_before - buffer.len());
+        shared.inbox.room(lane).await;
+        // A buffer grows with what has arrived, never with what was announced.
+        let grown = buffer.len().min(GROWTH_BYTES_MAX);
+        buffer.reserve(missing_bytes.min(grown).max(READ_BYTES));
+        match stream.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => return Ok(()),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Cuts the complete frames off the front of `buffer`. Returns how many bytes the
+/// next one misses.
+fn decode_messages(
+    peer: &Peer,
+    buffer: &mut BytesMut,
+    messages: &mut Vec<IncomingEvent>,
+) -> Result<usize, DecodeError> {
+    loop {
+        if buffer.len() < frame::HEADER_BYTES {
+            return Ok(frame::HEADER_BYTES);
+        }
+        let header = frame::Header::decode(buffer)?;
+        let bytes = frame::HEADER_BYTES + header.body_bytes();
+        if buffer.len() < bytes {
+            return Ok(bytes - buffer.len());
+        }
+        buffer.advance(frame::HEADER_BYTES);
+        let body = buffer.split_to(header.body_bytes()).freeze();
+        let message = frame::decode(header, body)?;
+        peer.hear(&message);
+        peer.count(|metrics| {
+            metrics.frames_received += 1;
+            metrics.bytes_received += bytes as u64;
+        });
+        messages.push(IncomingEvent::Message { from: peer.node, message });
+    }
+}

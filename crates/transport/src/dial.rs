@@ -1,0 +1,235 @@
+//! The dialling side: one task for each lane to each peer, which keeps a connection
+//! and writes to it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use synod_wire::handshake::PROTOCOL_VERSION;
+use synod_wire::{Handshake, Hello, Lane, Refusal};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::admission::check_welcome;
+use crate::backoff::Backoff;
+use crate::connection::{HandshakeError, read_handshake, set_options, write_handshake};
+use crate::evidence::{DialEnd, Evidence};
+use crate::incoming::IncomingEvent;
+use crate::peer::{Peer, Shared};
+
+/// Why a dial brought no connection.
+#[derive(Debug)]
+enum DialError {
+    /// No address, no connection, or no handshake.
+    Failed(DialEnd, String),
+    /// One of the two does not want the other.
+    Refused(Refusal, By),
+}
+
+/// Who refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum By {
+    Peer,
+    ThisNode,
+}
+
+/// Keeps the lane connected for as long as the task lives.
+pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
+    let mut backoff = Backoff::new(shared.limits.retry_ms_max);
+    let mut evidence = Evidence::default();
+    loop {
+        let pause = backoff.next_pause(fastrand::f64());
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        match dial(&shared, &peer, lane).await {
+            Ok(stream) => {
+                evidence.connected();
+                let since = Instant::now();
+                let error = hold(&shared, &peer, lane, stream).await;
+                tracing::debug!(peer = %peer.node, ?lane, %error, "a connection to a peer ended");
+                backoff.connection_closed(since.elapsed());
+                evidence.connection_closed();
+            }
+            Err(error) => {
+                peer.count(|metrics| metrics.dials_failed += 1);
+                receive_dial_error(&shared, &peer, lane, error, &mut evidence).await;
+            }
+        }
+    }
+}
+
+/// Judges a dial that failed. The evidence of one lane is enough, and the control
+/// lane's is the one that counts: its connection carries the heartbeats.
+async fn receive_dial_error(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+    error: DialError,
+    evidence: &mut Evidence,
+) {
+    match error {
+        DialError::Failed(end, error) => {
+            tracing::debug!(peer = %peer.node, ?lane, error, "a dial failed");
+            if evidence.dial_failed(end) && lane == Lane::Control {
+                peer.count(|metrics| metrics.deaths += 1);
+                shared.inbox.push(IncomingEvent::PeerDied(peer.node));
+            }
+        }
+        DialError::Refused(refusal, by) => {
+            evidence.dial_failed(DialEnd::Other);
+            peer.receive_refusal(&refusal, by == By::Peer, &shared.limits);
+            let pause = Duration::from_millis(shared.limits.refused_retry_ms);
+            sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+        }
+    }
+}
+
+/// Opens a connection and shakes hands.
+async fn dial(shared: &Shared, peer: &Peer, lane: Lane) -> Result<TcpStream, DialError> {
+    let connected = timeout(shared.limits.connect_timeout(), connect(&peer.address)).await;
+    let mut stream = connected
+        .map_err(|_| failed("no connection in time"))?
+        .map_err(|error| io_failed(&error))?;
+    let unacknowledged_ms = match lane {
+        Lane::Control => shared.limits.control_unacknowledged_ms_max,
+        Lane::Bulk => shared.limits.bulk_unacknowledged_ms_max,
+    };
+    set_options(&stream, Some(Duration::from_millis(unacknowledged_ms)))
+        .map_err(|error| io_failed(&error))?;
+    let shaken = shake_hands(shared, peer, lane, &mut stream);
+    timeout(shared.limits.handshake_timeout(), shaken)
+        .await
+        .map_err(|_| failed("no answer to the handshake in time"))??;
+    Ok(stream)
+}
+
+fn failed(error: &str) -> DialError {
+    DialError::Failed(DialEnd::Other, error.to_owned())
+}
+
+/// Refused, or reset before the handshake: nobody listens. Every other error may be
+/// the network's.
+fn io_failed(error: &io::Error) -> DialError {
+    let end = match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => DialEnd::NobodyListens,
+        _ => DialEnd::Other,
+    };
+    DialError::Failed(end, error.to_string())
+}
+
+/// Connects to the first address behind the name that takes the connection.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host(address).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) if !is_own_end(&stream, address) => return Ok(stream),
+            Ok(_) => last = io::ErrorKind::ConnectionRefused.into(),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Where nobody listens, TCP may connect a socket to itself, if the kernel happens
+/// to give it the very port that it dials. That is nobody listening, and the port
+/// must be free again at once for whom it belongs to.
+fn is_own_end(stream: &TcpStream, address: SocketAddr) -> bool {
+    stream.local_addr().is_ok_and(|own| own == address)
+}
+
+async fn shake_hands(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+    stream: &mut TcpStream,
+) -> Result<(), DialError> {
+    let own = shared.facts.get();
+    let hello = Hello { protocol: PROTOCOL_VERSION, facts: own, lane, to: peer.node };
+    let handshake_failed = |error| match error {
+        HandshakeError::Io(error) => io_failed(&error),
+        other => failed(&other.to_string()),
+    };
+    write_handshake(stream, &Handshake::Hello(hello)).await.map_err(handshake_failed)?;
+    let mut buffer = BytesMut::new();
+    let answer = read_handshake(stream, &mut buffer).await.map_err(handshake_failed)?;
+    match answer {
+        Handshake::Welcome(welcome) => check_welcome(&own, peer.node, &welcome)
+            .and_then(|()| peer.receive_facts(&welcome.facts, &shared.inbox))
+            .map_err(|refusal| DialError::Refused(refusal, By::ThisNode)),
+        Handshake::Refusal(refusal) => Err(DialError::Refused(refusal, By::Peer)),
+        Handshake::Hello(_) => Err(handshake_failed(HandshakeError::Unexpected)),
+    }
+}
+
+/// Writes what is queued for the lane until the connection ends. The queue is open
+/// only meanwhile, even if this task is aborted.
+async fn hold(shared: &Shared, peer: &Peer, lane: Lane, mut stream: TcpStream) -> io::Error {
+    let _open = OpenLane::new(shared, peer, lane);
+    let (reader, writer) = stream.split();
+    tokio::select! {
+        error = watch(reader) => error,
+        error = write_messages(peer, lane, writer) => error,
+    }
+}
+
+/// An open queue, announced to the owner if it is the control lane's.
+struct OpenLane<'a> {
+    shared: &'a Shared,
+    peer: &'a Peer,
+    lane: Lane,
+}
+
+impl<'a> OpenLane<'a> {
+    fn new(shared: &'a Shared, peer: &'a Peer, lane: Lane) -> Self {
+        peer.queue(lane).connect();
+        peer.count(|metrics| metrics.connects += 1);
+        if lane == Lane::Control {
+            peer.count(|metrics| metrics.connected = true);
+            shared.inbox.push(IncomingEvent::Connected(peer.node));
+        }
+        OpenLane { shared, peer, lane }
+    }
+}
+
+impl Drop for OpenLane<'_> {
+    fn drop(&mut self) {
+        let dropped = self.peer.queue(self.lane).disconnect();
+        self.peer.count(|metrics| metrics.frames_dropped_unconnected += dropped);
+        if self.lane == Lane::Control {
+            self.peer.count(|metrics| metrics.connected = false);
+            self.shared.inbox.push(IncomingEvent::Disconnected(self.peer.node));
+        }
+    }
+}
+
+/// Nothing ever comes on a connection that we dialled, except its end.
+async fn watch(mut reader: ReadHalf<'_>) -> io::Error {
+    match reader.read(&mut [0; 1]).await {
+        Ok(0) => io::ErrorKind::UnexpectedEof.into(),
+        Ok(_) => io::Error::new(io::ErrorKind::InvalidData, "the peer sent on our lane"),
+        Err(error) => error,
+    }
+}
+
+/// Writes all that waits with one write, and again as soon as something waits.
+async fn write_messages(peer: &Peer, lane: Lane, mut writer: WriteHalf<'_>) -> io::Error {
+    let queue = peer.queue(lane);
+    let mut buffer = BytesMut::new();
+    loop {
+        let frames = queue.take(&mut buffer).await;
+        if let Err(error) = writer.write_all(&buffer).await {
+            return error;
+        }
+        peer.count(|metrics| {
+            metrics.frames_sent += frames;
+            metrics.bytes_sent += buffer.len() as u64;
+            metrics.writes += 1;
+        });
+        queue.written(&mut buffer);
+    }
+}

@@ -1,0 +1,181 @@
+//! What this node has heard of a peer, and whether a handshake fits it.
+
+use synod_paxos::{Ballot, NodeId, Position};
+use synod_wire::{Facts, Refusal, RefusalReason};
+
+/// What a peer said of itself up to now.
+#[derive(Debug)]
+pub(crate) struct Member {
+    node: NodeId,
+    /// Trusted at first contact, kept from then on.
+    store: Option<u128>,
+    incarnation: u64,
+    /// The process that lives this incarnation; none before the first contact.
+    process: Option<u64>,
+    promised: Ballot,
+    position: Position,
+}
+
+/// What a handshake changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Admitted {
+    /// It was the first contact: the store id is to be remembered.
+    pub(crate) pinned: bool,
+    /// The peer began a new life: connections of an earlier one are void.
+    pub(crate) newer_life: bool,
+}
+
+impl Member {
+    pub(crate) fn new(node: NodeId, store: Option<u128>) -> Self {
+        Member {
+            node,
+            store,
+            incarnation: 0,
+            process: None,
+            promised: Ballot::ZERO,
+            position: Position::ZERO,
+        }
+    }
+
+    /// Takes what a handshake says, if it fits what was heard before.
+    pub(crate) fn receive_facts(&mut self, facts: &Facts) -> Result<Admitted, Refusal> {
+        let node = self.node;
+        if let Some(store) = self.store.filter(|store| *store != facts.store) {
+            return Err(refusal(
+                RefusalReason::Store,
+                format!(
+                    "{node} came with store {:032x}, but it had store {store:032x} before. A node \
+                     that lost its data folder must not come back under its old id: give it back \
+                     the folder, or replace the member by one with a new id",
+                    facts.store
+                ),
+            ));
+        }
+        let same_life = facts.incarnation == self.incarnation;
+        let same_process = same_life && self.process == Some(facts.process);
+        // Within one process promise and position only rise, but the handshakes of
+        // its lanes may overtake each other and its messages.
+        if !same_process {
+            self.check_new_process(facts, same_life && self.process.is_some())?;
+        }
+        let admitted = Admitted { pinned: self.store.is_none(), newer_life: !same_process };
+        self.store = Some(facts.store);
+        self.incarnation = facts.incarnation;
+        self.process = Some(facts.process);
+        self.promised = self.promised.max(facts.promised);
+        self.position = self.position.max(facts.position);
+        Ok(admitted)
+    }
+
+    fn check_new_process(&self, facts: &Facts, same_life: bool) -> Result<(), Refusal> {
+        let node = self.node;
+        if facts.promised < self.promised || facts.position < self.position {
+            return Err(refusal(
+                RefusalReason::WentBack,
+                format!(
+                    "the data folder of {node} went back in time: it states promise {} and \
+                     position {}, but had stated promise {} and position {}. It is an old copy or \
+                     is in use twice, and may have forgotten votes: replace the member by one \
+                     with a new id and an empty folder",
+                    facts.promised, facts.position.0, self.promised, self.position.0
+                ),
+            ));
+        }
+        if same_life || facts.incarnation < self.incarnation {
+            return Err(refusal(
+                RefusalReason::Incarnation,
+                format!(
+                    "{node} speaks from its life {}, but another process was heard in life {} of \
+                     the same data folder: two run with copies of it, stop one of them",
+                    facts.incarnation, self.incarnation
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The peer gave a promise, which it only does when it is durable there.
+    pub(crate) fn receive_promise(&mut self, ballot: Ballot) {
+        self.promised = self.promised.max(ballot);
+    }
+}
+
+fn refusal(reason: RefusalReason, text: String) -> Refusal {
+    Refusal { reason, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(store: u128, incarnation: u64, round: u64, position: u64) -> Facts {
+        let promised = ballot(round);
+        Facts {
+            cluster: 1,
+            node: NodeId(2),
+            store,
+            incarnation,
+            process: incarnation,
+            promised,
+            position: Position(position),
+        }
+    }
+
+    fn ballot(round: u64) -> Ballot {
+        let node = NodeId(1);
+        Ballot { round, node }
+    }
+
+    fn reason(result: Result<Admitted, Refusal>) -> RefusalReason {
+        result.expect_err("a refusal").reason
+    }
+
+    #[test]
+    fn the_store_is_trusted_once() {
+        let mut member = Member::new(NodeId(2), None);
+        let first = member.receive_facts(&facts(7, 1, 0, 0)).unwrap();
+        assert!(first.pinned && first.newer_life);
+        let again = member.receive_facts(&facts(7, 1, 0, 0)).unwrap();
+        assert!(!again.pinned && !again.newer_life);
+        let other = member.receive_facts(&facts(8, 9, 9, 9));
+        assert_eq!(reason(other), RefusalReason::Store);
+
+        let mut pinned = Member::new(NodeId(2), Some(7));
+        let other = pinned.receive_facts(&facts(8, 1, 0, 0));
+        assert_eq!(reason(other), RefusalReason::Store);
+        assert!(!pinned.receive_facts(&facts(7, 1, 0, 0)).unwrap().pinned);
+    }
+
+    #[test]
+    fn a_folder_that_went_back_is_refused() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 5, 4, 100)).unwrap();
+        for back in [facts(7, 6, 3, 100), facts(7, 6, 4, 99), facts(7, 6, 9, 99)] {
+            assert_eq!(reason(member.receive_facts(&back)), RefusalReason::WentBack);
+        }
+        let earlier_life = member.receive_facts(&facts(7, 4, 4, 100));
+        assert_eq!(reason(earlier_life), RefusalReason::Incarnation);
+        // A refused handshake changes nothing.
+        let next_life = member.receive_facts(&facts(7, 6, 4, 100)).unwrap();
+        assert!(next_life.newer_life);
+    }
+
+    #[test]
+    fn a_second_process_in_the_same_life_is_refused() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 5, 4, 100)).unwrap();
+        let clone = Facts { process: 99, ..facts(7, 5, 4, 100) };
+        assert_eq!(reason(member.receive_facts(&clone)), RefusalReason::Incarnation);
+    }
+
+    #[test]
+    fn a_promise_counts_as_heard_from_the_next_process_on() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        member.receive_promise(ballot(5));
+        // The hello of the second lane was written before the promise.
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        let back = member.receive_facts(&facts(7, 2, 4, 1));
+        assert_eq!(reason(back), RefusalReason::WentBack);
+    }
+}

@@ -1,0 +1,208 @@
+//! What the tasks of one peer share, and what all of them share.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use synod_paxos::{Message, NodeId};
+use synod_wire::{Facts, Lane, PeerMessage, Refusal};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::grumble::Grumble;
+use crate::incoming::{Inbox, IncomingEvent};
+use crate::lane_queue::LaneQueue;
+use crate::member::{Admitted, Member};
+use crate::metrics::{PeerMetrics, TransportMetrics};
+use crate::settings::{Limits, PeerAddress, TransportSettings};
+
+/// What all tasks of a transport share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) facts: Cell<Facts>,
+    pub(crate) limits: Limits,
+    /// In the order of their node ids.
+    pub(crate) peers: Vec<Rc<Peer>>,
+    pub(crate) inbox: Rc<Inbox>,
+    pub(crate) metrics: Cell<TransportMetrics>,
+    /// Refusals of strangers, who have no peer of their own to grumble about.
+    pub(crate) grumble: RefCell<Grumble>,
+    /// Told when the listener shall close.
+    pub(crate) closing: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: TransportSettings) -> Self {
+        let own = settings.own;
+        let facts = Facts {
+            cluster: own.cluster,
+            node: own.node,
+            store: own.store,
+            incarnation: own.incarnation,
+            process: fastrand::u64(..),
+            promised: settings.promised,
+            position: settings.position,
+        };
+        let pin = |node: NodeId| {
+            let pin = settings.pins.iter().find(|pin| pin.node == node);
+            pin.map(|pin| pin.store)
+        };
+        let limits = settings.limits;
+        let mut peers: Vec<_> = settings
+            .peers
+            .into_iter()
+            .map(|peer| {
+                let member = Member::new(peer.node, pin(peer.node));
+                Rc::new(Peer::new(peer, member, &limits))
+            })
+            .collect();
+        peers.sort_unstable_by_key(|peer| peer.node);
+        Shared {
+            facts: Cell::new(facts),
+            inbox: Rc::new(Inbox::new(limits.inbox_bytes_max)),
+            limits,
+            peers,
+            metrics: Cell::default(),
+            grumble: RefCell::default(),
+            closing: Notify::new(),
+        }
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<&Rc<Peer>> {
+        let place = self.peers.binary_search_by_key(&node, |peer| peer.node);
+        place.ok().map(|place| &self.peers[place])
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut TransportMetrics)) {
+        let mut metrics = self.metrics.get();
+        change(&mut metrics);
+        self.metrics.set(metrics);
+    }
+}
+
+/// One peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) node: NodeId,
+    pub(crate) address: String,
+    member: RefCell<Member>,
+    control: OneLane,
+    bulk: OneLane,
+    metrics: Cell<PeerMetrics>,
+    grumble: RefCell<Grumble>,
+}
+
+/// One lane of a peer, in both directions.
+#[derive(Debug)]
+struct OneLane {
+    queue: LaneQueue,
+    /// The connection on which the peer sends to us.
+    inbound: RefCell<Option<Inbound>>,
+}
+
+/// A connection that a peer opened, by its number.
+#[derive(Debug)]
+pub(crate) struct Inbound {
+    pub(crate) number: u64,
+    pub(crate) task: AbortHandle,
+}
+
+impl Peer {
+    fn new(address: PeerAddress, member: Member, limits: &Limits) -> Self {
+        let lane = |queue| OneLane { queue, inbound: RefCell::default() };
+        Peer {
+            node: address.node,
+            address: address.address,
+            member: RefCell::new(member),
+            control: lane(LaneQueue::new(
+                Lane::Control,
+                limits.control_queue_bytes_max,
+                limits.control_queue_frames_max,
+            )),
+            bulk: lane(LaneQueue::new(
+                Lane::Bulk,
+                limits.bulk_queue_bytes_max,
+                limits.bulk_queue_frames_max,
+            )),
+            metrics: Cell::new(PeerMetrics::new(address.node)),
+            grumble: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn queue(&self, lane: Lane) -> &LaneQueue {
+        &self.lane(lane).queue
+    }
+
+    fn lane(&self, lane: Lane) -> &OneLane {
+        match lane {
+            Lane::Control => &self.control,
+            Lane::Bulk => &self.bulk,
+        }
+    }
+
+    pub(crate) fn metrics(&self) -> PeerMetrics {
+        self.metrics.get()
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut PeerMetrics)) {
+        let mut metrics = self.metrics.get();
+        change(&mut metrics);
+        self.metrics.set(metrics);
+    }
+
+    /// Takes what the peer says of itself. A first contact is told to the owner, and
+    /// connections of an earlier life are closed, so that nothing that it had on the
+    /// way arrives any more.
+    pub(crate) fn receive_facts(&self, facts: &Facts, inbox: &Inbox) -> Result<(), Refusal> {
+        let Admitted { pinned, newer_life } = self.member.borrow_mut().receive_facts(facts)?;
+        if newer_life {
+            for lane in [&self.control, &self.bulk] {
+                if let Some(inbound) = lane.inbound.take() {
+                    inbound.task.abort();
+                }
+            }
+        }
+        if pinned {
+            inbox.push(IncomingEvent::Pinned { node: self.node, store: facts.store });
+        }
+        Ok(())
+    }
+
+    /// Remembers what a message promises.
+    pub(crate) fn hear(&self, message: &PeerMessage) {
+        if let PeerMessage::Paxos(Message::Promise(promise)) = message {
+            self.member.borrow_mut().receive_promise(promise.ballot);
+        }
+    }
+
+    /// A connection of the peer takes the place of the one before it on its lane.
+    pub(crate) fn replace_inbound(&self, lane: Lane, inbound: Inbound) {
+        if let Some(before) = self.lane(lane).inbound.replace(Some(inbound)) {
+            before.task.abort();
+        }
+    }
+
+    /// The connection of this number has ended.
+    pub(crate) fn remove_inbound(&self, lane: Lane, number: u64) {
+        let mut inbound = self.lane(lane).inbound.borrow_mut();
+        if inbound.as_ref().is_some_and(|inbound| inbound.number == number) {
+            *inbound = None;
+        }
+    }
+
+    /// A handshake with this peer was refused by one of the two: says so, but not
+    /// all the time.
+    pub(crate) fn receive_refusal(&self, refusal: &Refusal, by_peer: bool, limits: &Limits) {
+        self.count(|metrics| metrics.handshakes_refused += 1);
+        let Refusal { reason, text } = refusal;
+        let mut grumble = self.grumble.borrow_mut();
+        if !grumble.is_due(*reason, limits.warning_interval_ms) {
+            return;
+        }
+        let (peer, address) = (self.node, &self.address);
+        if by_peer {
+            tracing::warn!(%peer, address, ?reason, "the peer refuses this node: {text}");
+        } else {
+            tracing::warn!(%peer, address, ?reason, "the peer is refused: {text}");
+        }
+    }
+}

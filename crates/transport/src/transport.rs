@@ -1,0 +1,168 @@
+//! The owner's handle.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use synod_paxos::{Ballot, Message, NodeId, Position};
+use synod_wire::frame::{FRAME_BYTES_MAX, body_bytes};
+use synod_wire::{Lane, PeerMessage};
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::timeout;
+
+use crate::incoming::{Inbox, Incoming};
+use crate::lane_queue::Queued;
+use crate::metrics::{PeerMetrics, TransportMetrics};
+use crate::peer::Shared;
+use crate::settings::TransportSettings;
+use crate::{accept, dial};
+
+/// Sends envelopes to peers. Dropping it closes everything.
+#[derive(Debug)]
+pub struct Transport {
+    shared: Rc<Shared>,
+    dials: Vec<JoinHandle<()>>,
+    listener: Option<JoinHandle<()>>,
+}
+
+impl Transport {
+    /// Starts to dial the peers and to accept them on `listener`, which the caller
+    /// opened before anything else and which closes last.
+    ///
+    /// # Errors
+    /// When `listener` cannot be used on this runtime.
+    ///
+    /// # Panics
+    /// Outside of a `LocalSet` (or local runtime) with its IO and time enabled, and
+    /// when the peers name this node, or one node twice.
+    pub fn start(
+        settings: TransportSettings,
+        listener: std::net::TcpListener,
+    ) -> io::Result<(Transport, Incoming)> {
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let own = settings.own.node;
+        let shared = Rc::new(Shared::new(settings));
+        let nodes: Vec<NodeId> = shared.peers.iter().map(|peer| peer.node).collect();
+        assert!(!nodes.contains(&own), "{own} is its own peer");
+        assert!(nodes.windows(2).all(|pair| pair[0] < pair[1]), "a peer stands twice: {nodes:?}");
+
+        let incoming = Incoming::new(Rc::<Inbox>::clone(&shared.inbox));
+        let listener = Some(spawn_local(accept::run(shared.clone(), listener)));
+        let mut dials = Vec::new();
+        for peer in &shared.peers {
+            for lane in [Lane::Control, Lane::Bulk] {
+                dials.push(spawn_local(dial::run(shared.clone(), peer.clone(), lane)));
+            }
+        }
+        Ok((Transport { shared, dials, listener }, incoming))
+    }
+
+    /// Sends a message, or drops it and counts that: when the lane is not connected,
+    /// when its queue is full, when the message is longer than a frame. Returns at
+    /// once; the bytes leave when the caller's task yields.
+    ///
+    /// # Panics
+    /// When `to` is no peer.
+    pub fn send(&self, to: NodeId, message: &PeerMessage) {
+        let peer = self.shared.peer(to).unwrap_or_else(|| panic!("{to} is no peer"));
+        let body_bytes = body_bytes(message);
+        if body_bytes > FRAME_BYTES_MAX {
+            peer.count(|metrics| metrics.frames_dropped_oversize += 1);
+            tracing::warn!(peer = %to, body_bytes, "a message is too long to be sent");
+            return;
+        }
+        if let PeerMessage::Paxos(Message::Promise(promise)) = message {
+            self.set_facts(promise.ballot, Position::ZERO);
+        }
+        let queued = peer.queue(self.lane(message, body_bytes)).push(message, body_bytes);
+        peer.count(|metrics| match queued {
+            Queued::Waits => {}
+            Queued::InsteadOf(dropped) => metrics.frames_dropped_full += dropped,
+            Queued::Full => metrics.frames_dropped_full += 1,
+            Queued::Unconnected => metrics.frames_dropped_unconnected += 1,
+        });
+    }
+
+    /// Catch-up never waits for anybody's vote, nor anybody's vote for it; a long
+    /// message goes the same way.
+    fn lane(&self, message: &PeerMessage, body_bytes: usize) -> Lane {
+        let may_be_long = match message {
+            PeerMessage::Paxos(Message::Chosen(_)) => return Lane::Bulk,
+            PeerMessage::Paxos(Message::Accept(_) | Message::Promise(_)) => true,
+            PeerMessage::Forward(_) => true,
+            PeerMessage::Paxos(_) => false,
+        };
+        if may_be_long && body_bytes > self.shared.limits.control_message_bytes_max {
+            Lane::Bulk
+        } else {
+            Lane::Control
+        }
+    }
+
+    /// What the handshakes from now on state: the highest promise and the last
+    /// journal position of this node. Both must be *durable*: a peer that heard them
+    /// refuses this data folder for good if it comes back with less. They never go
+    /// down; a Promise that is sent counts by itself.
+    pub fn set_facts(&self, promised: Ballot, position: Position) {
+        let mut facts = self.shared.facts.get();
+        facts.promised = facts.promised.max(promised);
+        facts.position = facts.position.max(position);
+        self.shared.facts.set(facts);
+    }
+
+    /// Counters of each peer, in the order of the node ids.
+    #[must_use]
+    pub fn peer_metrics(&self) -> Vec<PeerMetrics> {
+        self.shared.peers.iter().map(|peer| peer.metrics()).collect()
+    }
+
+    /// Counters of the listener.
+    #[must_use]
+    pub fn metrics(&self) -> TransportMetrics {
+        self.shared.metrics.get()
+    }
+
+    /// Ends in an orderly way: writes what is queued, for at most `flush_timeout`,
+    /// then closes the connections, then the listener.
+    pub async fn close(mut self, flush_timeout: Duration) {
+        let shared = self.shared.clone();
+        let flush = async {
+            for peer in &shared.peers {
+                for lane in [Lane::Control, Lane::Bulk] {
+                    peer.queue(lane).flushed().await;
+                }
+            }
+        };
+        // What is not written by then is lost, which messages may be.
+        let _ = timeout(flush_timeout, flush).await;
+        for dial in self.dials.drain(..) {
+            dial.abort();
+            join(dial).await;
+        }
+        if let Some(listener) = self.listener.take() {
+            shared.closing.notify_one();
+            join(listener).await;
+        }
+    }
+}
+
+/// Waits for the end of a task; a panic in it goes on here.
+async fn join(task: impl Future<Output = Result<(), tokio::task::JoinError>>) {
+    if let Err(error) = task.await
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.dials.iter().for_each(JoinHandle::abort);
+        if let Some(listener) = &self.listener {
+            listener.abort();
+        }
+    }
+}
