@@ -39,8 +39,7 @@ impl Activity {
 
     /// Its answer is ready to be sent.
     pub(crate) fn answer(&self) {
-        self.bytes_before
-            .store(self.bytes_read.load(Relaxed), Relaxed);
+        self.bytes_before.store(self.bytes_read.load(Relaxed), Relaxed);
         self.answers.fetch_add(1, Relaxed);
     }
 }
@@ -87,10 +86,7 @@ impl Watch {
 
     /// How long until the next look: a limit is noticed at most this much too late.
     pub(crate) fn period(&self) -> std::time::Duration {
-        let shortest = self
-            .header_timeout
-            .min(self.idle_timeout)
-            .min(self.send_stall);
+        let shortest = self.header_timeout.min(self.idle_timeout).min(self.send_stall);
         (shortest / 4).max(std::time::Duration::from_millis(5))
     }
 
@@ -98,10 +94,7 @@ impl Watch {
     pub(crate) fn look(&mut self) -> Option<Waiting> {
         let now = Instant::now();
         let activity = &self.activity;
-        let (requests, answers) = (
-            activity.requests.load(Relaxed),
-            activity.answers.load(Relaxed),
-        );
+        let (requests, answers) = (activity.requests.load(Relaxed), activity.answers.load(Relaxed));
         let waiting = if activity.write_blocked.load(Relaxed) {
             Waiting::Client
         } else if requests > answers {

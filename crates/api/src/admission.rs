@@ -57,9 +57,7 @@ impl Admission {
     /// When there is not so much left.
     pub(crate) fn body(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
         let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
-        self.body_pages
-            .try_acquire_many(pages)
-            .map_err(|_| overloaded("request bodies"))
+        self.body_pages.try_acquire_many(pages).map_err(|_| overloaded("request bodies"))
     }
 
     /// A place for a streamed listing.
@@ -67,9 +65,7 @@ impl Admission {
     /// # Errors
     /// When all are taken.
     pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.streams)
-            .try_acquire_owned()
-            .map_err(|_| overloaded("streamed listings"))
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| overloaded("streamed listings"))
     }
 
     /// A place for a connection; none when all are taken.

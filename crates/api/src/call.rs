@@ -45,16 +45,12 @@ impl Deadline {
             Some(text) => parse_timeout(text, limits.call_timeout_max_ms)?,
         };
         let answer = Instant::now() + timeout;
-        Ok(Self {
-            answer,
-            replica: answer - MARGIN_MAX.min(timeout / 10),
-        })
+        Ok(Self { answer, replica: answer - MARGIN_MAX.min(timeout / 10) })
     }
 
     /// By when the body of the request must be here.
     pub(crate) fn body(self, limits: &Limits) -> Instant {
-        self.answer
-            .min(Instant::now() + Duration::from_millis(limits.body_timeout_ms))
+        self.answer.min(Instant::now() + Duration::from_millis(limits.body_timeout_ms))
     }
 
     /// Whether it is too late to ask the replica for more.
@@ -114,10 +110,7 @@ fn single<'a>(
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(Problem::new(
-            Kind::BadHeader,
-            format!("{title} is given twice."),
-        ));
+        return Err(Problem::new(Kind::BadHeader, format!("{title} is given twice.")));
     }
     value
         .to_str()
@@ -158,10 +151,7 @@ pub(crate) fn name_write(
     }
     part(&[u8::from(want_previous)]);
     part(body);
-    IdempotencyKey {
-        key,
-        request_hash: hash.digest128(),
-    }
+    IdempotencyKey { key, request_hash: hash.digest128() }
 }
 
 #[cfg(test)]

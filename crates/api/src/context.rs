@@ -36,12 +36,7 @@ pub(crate) struct Wrote {
 
 impl<R: Replica> Context<R> {
     pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
-        Self {
-            replica,
-            admission: Admission::new(&limits),
-            counters: Counters::default(),
-            limits,
-        }
+        Self { replica, admission: Admission::new(&limits), counters: Counters::default(), limits }
     }
 
     /// The redirect to the leader, if the request asks for it and this is another
@@ -89,10 +84,7 @@ impl<R: Replica> Context<R> {
             None | Some("linearizable") => false,
             Some("stale") => true,
             Some(_) => {
-                return Err(target::invalid(
-                    "consistency",
-                    "is 'linearizable' or 'stale'",
-                ));
+                return Err(target::invalid("consistency", "is 'linearizable' or 'stale'"));
             }
         };
         let revision_min = query.number("min_revision")?.map(Revision);
@@ -104,9 +96,7 @@ impl<R: Replica> Context<R> {
         if !is_stale {
             let barrier = self.replica.read_barrier(deadline.replica);
             let confirmed = timeout_at(deadline.answer, barrier).await;
-            confirmed
-                .unwrap_or(Err(Refused::Deadline))
-                .map_err(Problem::of_read)?;
+            confirmed.unwrap_or(Err(Refused::Deadline)).map_err(Problem::of_read)?;
         }
         match revision_min {
             Some(revision) => self.wait_revision(revision, deadline).await,
@@ -119,10 +109,7 @@ impl<R: Replica> Context<R> {
             return Ok(());
         }
         let wait = self.replica.wait_revision(revision, deadline.replica);
-        match timeout_at(deadline.answer, wait)
-            .await
-            .unwrap_or(Err(Refused::Deadline))
-        {
+        match timeout_at(deadline.answer, wait).await.unwrap_or(Err(Refused::Deadline)) {
             Ok(()) => Ok(()),
             Err(Refused::Deadline) => {
                 let reached = self.replica.revision();
@@ -148,19 +135,11 @@ impl<R: Replica> Context<R> {
     ) -> Result<Wrote, Problem> {
         let _place = self.admission.write()?;
         let write = self.replica.write(command, deadline.replica);
-        let taken = timeout_at(deadline.answer, write)
-            .await
-            .unwrap_or(Err(Refused::Deadline));
+        let taken = timeout_at(deadline.answer, write).await.unwrap_or(Err(Refused::Deadline));
         match taken.map_err(Problem::of_write)? {
-            Taken::Applied {
-                outcome,
-                idempotency_expires_ms,
-            } => {
+            Taken::Applied { outcome, idempotency_expires_ms } => {
                 let idempotency_expires = idempotency_expires_ms.map(|ms| self.date(ms));
-                Ok(Wrote {
-                    outcome,
-                    idempotency_expires,
-                })
+                Ok(Wrote { outcome, idempotency_expires })
             }
             // Not the taking of this write, so not its outcome either.
             Taken::Duplicate | Taken::Gap => Err(Problem::of_write(Refused::Lost)),
@@ -186,10 +165,7 @@ impl<R: Replica> Context<R> {
     pub(crate) fn stamp(&self, response: &mut Response<Body>) {
         let headers = response.headers_mut();
         if !headers.contains_key(&response::REVISION) {
-            headers.insert(
-                response::REVISION,
-                HeaderValue::from(self.replica.revision().0),
-            );
+            headers.insert(response::REVISION, HeaderValue::from(self.replica.revision().0));
         }
         if let Some(leader) = self.replica.leader() {
             headers.insert(response::LEADER, leader.header());

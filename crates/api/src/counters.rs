@@ -23,24 +23,17 @@ impl Counters {
     /// Appends them in the text format of Prometheus.
     pub(crate) fn write(&self, admission: &Admission, text: &mut String) {
         let mut line = |args: std::fmt::Arguments<'_>| {
-            text.write_fmt(args)
-                .expect("a string takes what is written to it");
+            text.write_fmt(args).expect("a string takes what is written to it");
             text.push('\n');
         };
-        line(format_args!(
-            "# HELP synod_http_answers_total HTTP answers by class of status."
-        ));
+        line(format_args!("# HELP synod_http_answers_total HTTP answers by class of status."));
         line(format_args!("# TYPE synod_http_answers_total counter"));
         for (class, answers) in (1..).zip(&self.answers) {
             let answers = answers.load(Relaxed);
-            line(format_args!(
-                "synod_http_answers_total{{class=\"{class}xx\"}} {answers}"
-            ));
+            line(format_args!("synod_http_answers_total{{class=\"{class}xx\"}} {answers}"));
         }
         let open = admission.connections_open();
-        line(format_args!(
-            "# HELP synod_http_connections Client connections that are open."
-        ));
+        line(format_args!("# HELP synod_http_connections Client connections that are open."));
         line(format_args!("# TYPE synod_http_connections gauge"));
         line(format_args!("synod_http_connections {open}"));
     }

@@ -69,10 +69,7 @@ async fn get<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<
 /// What the headers of an answer say about a key.
 fn describe(headers: &mut HeaderMap, record: &KeyRecord) {
     response::insert_etag(headers, record.mod_revision);
-    headers.insert(
-        response::CREATE_REVISION,
-        HeaderValue::from(record.create_revision.0),
-    );
+    headers.insert(response::CREATE_REVISION, HeaderValue::from(record.create_revision.0));
     headers.insert(response::VERSION, HeaderValue::from(record.version));
     if record.lease != 0 {
         headers.insert(response::LEASE, HeaderValue::from(record.lease));
@@ -103,21 +100,8 @@ where
     let value = received.bytes.clone();
     let idempotency =
         name.map(|name| call::name_write(name, "PUT", &[&key], condition, want_previous, &value));
-    let operation = Operation::Put {
-        key,
-        value,
-        condition,
-        want_previous,
-    };
-    let wrote = context
-        .write(
-            Command {
-                idempotency,
-                operation,
-            },
-            deadline,
-        )
-        .await?;
+    let operation = Operation::Put { key, value, condition, want_previous };
+    let wrote = context.write(Command { idempotency, operation }, deadline).await?;
     Ok(answer_write(context, wrote))
 }
 
@@ -138,20 +122,8 @@ async fn delete<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Respon
     let deadline = Deadline::of(&head.headers, &context.limits)?;
     let idempotency = call::idempotency_key(&head.headers)?
         .map(|name| call::name_write(name, "DELETE", &[&key], condition, want_previous, b""));
-    let operation = Operation::Delete {
-        key,
-        condition,
-        want_previous,
-    };
-    let wrote = context
-        .write(
-            Command {
-                idempotency,
-                operation,
-            },
-            deadline,
-        )
-        .await?;
+    let operation = Operation::Delete { key, condition, want_previous };
+    let wrote = context.write(Command { idempotency, operation }, deadline).await?;
     Ok(answer_write(context, wrote))
 }
 
@@ -160,26 +132,15 @@ fn answer_write<R: Replica>(context: &Context<R>, wrote: Wrote) -> Response<Body
     let mut response =
         outcome_answer(wrote.outcome).unwrap_or_else(|problem| context.refuse(problem));
     if let Some(expires) = wrote.idempotency_expires {
-        response
-            .headers_mut()
-            .insert(response::IDEMPOTENCY_EXPIRES, expires);
+        response.headers_mut().insert(response::IDEMPOTENCY_EXPIRES, expires);
     }
     response
 }
 
 fn outcome_answer(outcome: Outcome) -> Result<Response<Body>, Problem> {
     match outcome {
-        Outcome::Stored {
-            revision,
-            create_revision,
-            version,
-            previous,
-        } => {
-            let status = if version == 1 {
-                StatusCode::CREATED
-            } else {
-                StatusCode::OK
-            };
+        Outcome::Stored { revision, create_revision, version, previous } => {
+            let status = if version == 1 { StatusCode::CREATED } else { StatusCode::OK };
             let body = PutBody {
                 key: None,
                 revision: revision.0,
@@ -193,12 +154,7 @@ fn outcome_answer(outcome: Outcome) -> Result<Response<Body>, Problem> {
         }
         Outcome::Deleted { revision, previous } => {
             let previous = previous.map(record_body);
-            let body = DeleteBody {
-                revision: revision.0,
-                deleted: 1,
-                more: false,
-                previous,
-            };
+            let body = DeleteBody { revision: revision.0, deleted: 1, more: false, previous };
             Ok(at(response::json(StatusCode::OK, &body), revision))
         }
         Outcome::NotFound { revision } => {
@@ -244,9 +200,7 @@ pub(crate) fn refused(outcome: Outcome) -> Problem {
 
 /// The answer, with the revision that it saw.
 pub(crate) fn at(mut response: Response<Body>, revision: Revision) -> Response<Body> {
-    response
-        .headers_mut()
-        .insert(response::REVISION, HeaderValue::from(revision.0));
+    response.headers_mut().insert(response::REVISION, HeaderValue::from(revision.0));
     response
 }
 

@@ -77,9 +77,6 @@ impl Limits {
     /// target can't be longer than 64 KiB in any case.
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
-        self.key_bytes_max
-            .saturating_mul(9)
-            .saturating_add(8 * 1024)
-            .min(80 * 1024)
+        self.key_bytes_max.saturating_mul(9).saturating_add(8 * 1024).min(80 * 1024)
     }
 }

@@ -81,9 +81,7 @@ struct Listing {
 
 impl Listing {
     fn parse(query: &Query<'_>, limits: &Limits) -> Result<Self, Problem> {
-        let prefix = query
-            .bytes("prefix", limits.key_bytes_max)?
-            .unwrap_or_default();
+        let prefix = query.bytes("prefix", limits.key_bytes_max)?.unwrap_or_default();
         // The bound of a page in reverse is a key and one byte.
         let bound_bytes_max = limits.key_bytes_max + 1;
         let start = query.bytes("start", bound_bytes_max)?.unwrap_or_default();
@@ -117,11 +115,7 @@ impl Listing {
         list.count_only = query.flag("count_only")?;
         list.bytes_max = limits.list_bytes_max;
         list.visits_max = VISITS_MAX;
-        Ok(Self {
-            query: list,
-            encoding,
-            limit,
-        })
+        Ok(Self { query: list, encoding, limit })
     }
 
     fn go_on(&mut self, next: Bytes) {
@@ -191,10 +185,7 @@ fn stream<R: Replica>(
     };
     let mut response = Response::new(Body::Routed(axum::body::Body::new(lines)));
     let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/x-ndjson"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
     Ok(at(response, revision))
 }
 
@@ -220,19 +211,14 @@ impl<R: Replica> Lines<R> {
         if let Some(left) = self.left {
             listing.query.limit = listing.query.limit.min(left);
         }
-        let page = self
-            .replica
-            .list(&listing.query)
-            .map_err(axum::Error::new)?;
+        let page = self.replica.list(&listing.query).map_err(axum::Error::new)?;
         let mut lines = Vec::new();
         for entry in &page.entries {
             let document = list_entry(listing, entry);
             lines.extend_from_slice(&response::to_json(&document));
             lines.push(b'\n');
         }
-        self.left = self
-            .left
-            .map(|left| left.saturating_sub(page.entries.len()));
+        self.left = self.left.map(|left| left.saturating_sub(page.entries.len()));
         match page.next {
             Some(next) if self.left != Some(0) => listing.go_on(next),
             _ => self.listing = None,
@@ -311,10 +297,7 @@ mod tests {
         };
         assert_eq!(range("prefix=b"), expected("b", Some("c")));
         assert_eq!(range("prefix=b&start=a"), expected("b", Some("c")));
-        assert_eq!(
-            range("prefix=b&start=ba&end=bz"),
-            expected("ba", Some("bz"))
-        );
+        assert_eq!(range("prefix=b&start=ba&end=bz"), expected("ba", Some("bz")));
         assert_eq!(range("prefix=b&end=z"), expected("b", Some("c")));
         assert_eq!(range("start=a"), expected("a", None));
         assert_eq!(range(""), expected("", None));

@@ -85,10 +85,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(malformed(format!(
-            "{} is given twice: send it once.",
-            title(name)
-        )));
+        return Err(malformed(format!("{} is given twice: send it once.", title(name))));
     }
     let text = value
         .to_str()
@@ -102,10 +99,7 @@ fn strong_tag(name: &HeaderName, tag: &str) -> Result<Revision, Problem> {
         "takes one tag, not a list"
     } else if tag.starts_with("W/") {
         "takes a strong tag: leave out the W/"
-    } else if let Some(inner) = tag
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-    {
+    } else if let Some(inner) = tag.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         match decimal(inner) {
             Some(revision) => return Ok(Revision(revision)),
             None => "takes a revision, such as \"17\": the ETag that a read or a write answered",
@@ -117,11 +111,7 @@ fn strong_tag(name: &HeaderName, tag: &str) -> Result<Revision, Problem> {
 }
 
 fn title(name: &HeaderName) -> &'static str {
-    if name == IF_MATCH {
-        "If-Match"
-    } else {
-        "If-None-Match"
-    }
+    if name == IF_MATCH { "If-Match" } else { "If-None-Match" }
 }
 
 fn malformed(detail: String) -> Problem {
@@ -147,21 +137,9 @@ mod tests {
         let of = |pairs: &[_]| of_write(&headers(pairs)).ok();
         assert_eq!(of(&[]), Some(Condition::Always));
         assert_eq!(of(&[(IF_MATCH, "*")]), Some(Condition::Exists));
-        assert_eq!(
-            of(&[(IF_MATCH, "\"17\"")]),
-            Some(Condition::At(Revision(17)))
-        );
+        assert_eq!(of(&[(IF_MATCH, "\"17\"")]), Some(Condition::At(Revision(17))));
         assert_eq!(of(&[(IF_NONE_MATCH, "*")]), Some(Condition::Absent));
-        let refused = [
-            "17",
-            "\"a\"",
-            "W/\"17\"",
-            "\"1\", \"2\"",
-            "\"01\"",
-            "\"",
-            "\"\"",
-            "",
-        ];
+        let refused = ["17", "\"a\"", "W/\"17\"", "\"1\", \"2\"", "\"01\"", "\"", "\"\"", ""];
         for tag in refused {
             assert_eq!(of(&[(IF_MATCH, tag)]), None, "{tag}");
         }

@@ -80,10 +80,9 @@ impl Problem {
                 Kind::Overloaded,
                 "This node has too much to do. Try again, or ask another node.",
             ),
-            Refused::Stopping => Self::new(
-                Kind::ShuttingDown,
-                "This node is stopping. Ask another node.",
-            ),
+            Refused::Stopping => {
+                Self::new(Kind::ShuttingDown, "This node is stopping. Ask another node.")
+            }
             Refused::NoLeader | Refused::Deadline | Refused::Lost => Self::new(
                 Kind::NoLeader,
                 "No leader with a quorum was found in time. Try again, or ask another node.",
@@ -135,18 +134,13 @@ impl Problem {
         let status = StatusCode::from_u16(parts.kind.status())
             .expect("each kind of problem has an HTTP status");
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            document.leader = leader.map(|leader| LeaderHint {
-                id: leader.node,
-                url: Some(leader.url.to_string()),
-            });
+            document.leader = leader
+                .map(|leader| LeaderHint { id: leader.node, url: Some(leader.url.to_string()) });
         }
         let mut response = Response::new(Body::whole(response::to_json(&document)));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
@@ -166,9 +160,6 @@ impl Problem {
 impl From<MapError> for Problem {
     fn from(error: MapError) -> Self {
         tracing::error!(%error, "the state of this node cannot be read");
-        Self::new(
-            Kind::Internal,
-            "The state of this node can't be read. Ask another node.",
-        )
+        Self::new(Kind::Internal, "The state of this node can't be read. Ask another node.")
     }
 }

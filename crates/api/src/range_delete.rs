@@ -59,28 +59,15 @@ pub(crate) async fn answer<R: Replica>(
             }
             Err(problem) => return Err(problem),
         };
-        let Wrote {
-            outcome,
-            idempotency_expires,
-        } = wrote;
-        let Outcome::RangeDeleted {
-            revision,
-            count,
-            more,
-        } = outcome
-        else {
+        let Wrote { outcome, idempotency_expires } = wrote;
+        let Outcome::RangeDeleted { revision, count, more } = outcome else {
             return Err(refused(outcome));
         };
         deleted += count;
         if more && !deadline.is_over() {
             continue;
         }
-        let body = DeleteBody {
-            revision: revision.0,
-            deleted,
-            more,
-            previous: None,
-        };
+        let body = DeleteBody { revision: revision.0, deleted, more, previous: None };
         let mut response = at(response::json(StatusCode::OK, &body), revision);
         let headers = response.headers_mut();
         headers.insert(COMMANDS, HeaderValue::from(commands));
@@ -95,10 +82,9 @@ fn prefix_of<R: Replica>(context: &Context<R>, query: &Query<'_>) -> Result<Byte
     let prefix = query.bytes("prefix", context.limits.key_bytes_max)?;
     let all = query.flag("all")?;
     match prefix {
-        Some(prefix) if !prefix.is_empty() && all => Err(target::invalid(
-            "all",
-            "is for the empty prefix; with another prefix leave it out",
-        )),
+        Some(prefix) if !prefix.is_empty() && all => {
+            Err(target::invalid("all", "is for the empty prefix; with another prefix leave it out"))
+        }
         Some(prefix) if !prefix.is_empty() => Ok(prefix),
         _ if all => Ok(Bytes::new()),
         _ => Err(target::invalid(
@@ -120,26 +106,14 @@ fn command<R: Replica>(
     let idempotency = name.map(|name| {
         let name = match before {
             0 => name.clone(),
-            _ => [name, b"\0".as_slice(), before.to_string().as_bytes()]
-                .concat()
-                .into(),
+            _ => [name, b"\0".as_slice(), before.to_string().as_bytes()].concat().into(),
         };
-        call::name_write(
-            name,
-            "DELETE RANGE",
-            &[prefix],
-            Condition::Always,
-            false,
-            b"",
-        )
+        call::name_write(name, "DELETE RANGE", &[prefix], Condition::Always, false, b"")
     });
     let operation = Operation::DeleteRange {
         start: prefix.clone(),
         end: layout::prefix_end(prefix).map(Bytes::from),
         limit: context.limits.range_delete_keys_max,
     };
-    Command {
-        idempotency,
-        operation,
-    }
+    Command { idempotency, operation }
 }

@@ -98,11 +98,7 @@ impl Leader {
         let url = url.trim_end_matches('/');
         let header = HeaderValue::from_str(&format!("{node} {url}"))
             .unwrap_or_else(|_| HeaderValue::from(node));
-        Self {
-            node,
-            url: url.into(),
-            header,
-        }
+        Self { node, url: url.into(), header }
     }
 
     /// The value of `Synod-Leader`.

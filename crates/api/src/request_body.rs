@@ -33,10 +33,8 @@ pub(crate) async fn receive<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let announced = body
-        .size_hint()
-        .exact()
-        .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let announced =
+        body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     if announced.is_some_and(|bytes| bytes > bytes_max) {
         return Err(too_large(bytes_max));
     }
@@ -68,11 +66,7 @@ where
         }
         rest.extend_from_slice(&data);
     }
-    let bytes = if rest.is_empty() {
-        first
-    } else {
-        rest.freeze()
-    };
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
     if announced.is_some_and(|announced| announced != bytes.len()) {
         return Err(cut_off());
     }
@@ -87,15 +81,9 @@ fn too_large(bytes_max: usize) -> Problem {
 }
 
 fn cut_off() -> Problem {
-    Problem::new(
-        Kind::BadRequest,
-        "The connection ended before the body did. Nothing was stored.",
-    )
+    Problem::new(Kind::BadRequest, "The connection ended before the body did. Nothing was stored.")
 }
 
 fn too_slow() -> Problem {
-    Problem::new(
-        Kind::RequestTimeout,
-        "The body did not come in time. Nothing was stored.",
-    )
+    Problem::new(Kind::RequestTimeout, "The body did not come in time. Nothing was stored.")
 }

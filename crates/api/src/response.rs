@@ -98,10 +98,7 @@ pub(crate) fn value(bytes: Bytes) -> Response<Body> {
     let mut response = Response::new(Body::whole(bytes));
     let headers = response.headers_mut();
     headers.reserve(10);
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/octet-stream"),
-    );
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
@@ -110,9 +107,7 @@ pub(crate) fn value(bytes: Bytes) -> Response<Body> {
 pub(crate) fn text(status: StatusCode, content_type: &'static str, text: String) -> Response<Body> {
     let mut response = Response::new(Body::whole(text));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 

@@ -39,11 +39,7 @@ pub(crate) struct Front<R> {
 
 impl<R> Clone for Front<R> {
     fn clone(&self) -> Self {
-        Self {
-            context: Arc::clone(&self.context),
-            router: self.router.clone(),
-            route: self.route,
-        }
+        Self { context: Arc::clone(&self.context), router: self.router.clone(), route: self.route }
     }
 }
 
@@ -60,11 +56,7 @@ impl<R: Replica> Front<R> {
             .route("/metrics", to_node(node::metrics))
             .fallback(not_found::<R>)
             .with_state(Arc::clone(&context));
-        Self {
-            context,
-            router,
-            route,
-        }
+        Self { context, router, route }
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -94,9 +86,7 @@ impl<R: Replica> Front<R> {
         let mut response = self.context.refuse(problem);
         self.context.stamp(&mut response);
         let (head, body) = response.into_parts();
-        let Body::Whole(Some(body)) = body else {
-            unreachable!("a problem is a whole document")
-        };
+        let Body::Whole(Some(body)) = body else { unreachable!("a problem is a whole document") };
         let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
         for (name, value) in &head.headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
@@ -104,10 +94,7 @@ impl<R: Replica> Front<R> {
             bytes.extend_from_slice(value.as_bytes());
             bytes.extend_from_slice(b"\r\n");
         }
-        let rest = format!(
-            "content-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
-        );
+        let rest = format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len());
         bytes.extend_from_slice(rest.as_bytes());
         bytes.extend_from_slice(&body);
         bytes
@@ -119,60 +106,46 @@ type Asked = Request<axum::body::Body>;
 type Routed = Response<axum::body::Body>;
 
 fn to_key<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(
-        |State(context): State<Shared<R>>, request: Asked| async move {
-            response::into_routed(key::answer(&context, request).await)
-        },
-    )
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        response::into_routed(key::answer(&context, request).await)
+    })
 }
 
 fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(
-        |State(context): State<Shared<R>>, request: Asked| async move {
-            let (head, _) = request.into_parts();
-            let result = match head.method {
-                Method::GET | Method::HEAD => listing::answer(&context, &head).await,
-                Method::DELETE => range_delete::answer(&context, &head).await,
-                _ => Err(not_allowed("GET, HEAD, DELETE")),
-            };
-            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-        },
-    )
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let (head, _) = request.into_parts();
+        let result = match head.method {
+            Method::GET | Method::HEAD => listing::answer(&context, &head).await,
+            Method::DELETE => range_delete::answer(&context, &head).await,
+            _ => Err(not_allowed("GET, HEAD, DELETE")),
+        };
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
 }
 
 /// A route that is only read and takes no parameters.
 fn to_node<R: Replica>(
     handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
 ) -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(
-        move |State(context): State<Shared<R>>, request: Asked| async move {
-            let result = node::check(&request).and_then(|()| handler(&context));
-            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-        },
-    )
+    any(move |State(context): State<Shared<R>>, request: Asked| async move {
+        let result = node::check(&request).and_then(|()| handler(&context));
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
 }
 
 /// The resource does not know the method.
 pub(crate) fn not_allowed(allowed: &'static str) -> Problem {
-    Problem::new(
-        Kind::MethodNotAllowed,
-        format!("This resource takes the methods {allowed}."),
-    )
-    .with_header(ALLOW, HeaderValue::from_static(allowed))
+    Problem::new(Kind::MethodNotAllowed, format!("This resource takes the methods {allowed}."))
+        .with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
 fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 8] = [
-        "txn", "batch", "watch", "lease", "lock", "cluster", "compact", "snapshot",
-    ];
-    let name = request
-        .uri()
-        .path()
-        .strip_prefix("/v1/")
-        .and_then(|rest| rest.split('/').next());
+    const NOT_YET: [&str; 8] =
+        ["txn", "batch", "watch", "lease", "lock", "cluster", "compact", "snapshot"];
+    let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {

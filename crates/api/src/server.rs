@@ -63,10 +63,7 @@ pub async fn serve_by<R: Replica>(
     drop(listener);
     // A send fails when nobody listens, and then nobody needs to know.
     let _ = phase.send(Phase::Draining);
-    if timeout(shutdown_timeout, front.admission().all_connections_closed())
-        .await
-        .is_err()
-    {
+    if timeout(shutdown_timeout, front.admission().all_connections_closed()).await.is_err() {
         tracing::warn!(
             connections = front.admission().connections_open(),
             "cutting client connections that did not end in time"
@@ -94,10 +91,7 @@ fn take<R: Replica>(
 
 /// Says why before it hangs up, as far as one write without waiting goes.
 fn turn_away<R: Replica>(stream: &TcpStream, front: &Front<R>) {
-    let problem = Problem::new(
-        Kind::Overloaded,
-        "This node has too many connections already.",
-    );
+    let problem = Problem::new(Kind::Overloaded, "This node has too many connections already.");
     let _ = stream.try_write(&front.last_words(problem));
 }
 
@@ -105,10 +99,7 @@ fn turn_away<R: Replica>(stream: &TcpStream, front: &Front<R>) {
 /// affair, or because the process has too many files open, which passes.
 async fn recover(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    if !matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
-    ) {
+    if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
         tracing::warn!(%error, "no connection can be accepted for now");
         sleep(ACCEPT_PAUSE).await;
     }

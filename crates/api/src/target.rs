@@ -41,10 +41,7 @@ fn check_length(what: &str, key: &[u8], key_bytes_max: usize) -> Result<(), Prob
     }
     Err(Problem::new(
         Kind::KeyTooLong,
-        format!(
-            "{what} has {} bytes; at most {key_bytes_max} are allowed.",
-            key.len()
-        ),
+        format!("{what} has {} bytes; at most {key_bytes_max} are allowed.", key.len()),
     ))
 }
 
@@ -103,10 +100,7 @@ impl<'a> Query<'a> {
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(Problem::new(
                     Kind::BadQuery,
-                    format!(
-                        "The parameter '{name}' is given twice. {}",
-                        allowed_sentence(allowed)
-                    ),
+                    format!("The parameter '{name}' is given twice. {}", allowed_sentence(allowed)),
                 ));
             }
             pairs.push((name, value));
@@ -116,10 +110,7 @@ impl<'a> Query<'a> {
 
     /// The value of a parameter as it was sent.
     pub(crate) fn raw(&self, name: &str) -> Option<&'a str> {
-        self.pairs
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| *value)
+        self.pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
     /// A parameter that is true when it is given without a value.
@@ -156,16 +147,10 @@ impl<'a> Query<'a> {
             return Ok(None);
         };
         if value.contains('+') {
-            return Err(invalid(
-                name,
-                "holds a '+': write %2B for a plus and %20 for a space",
-            ));
+            return Err(invalid(name, "holds a '+': write %2B for a plus and %20 for a space"));
         }
         let bytes = decode(value.as_bytes()).map_err(|_| {
-            invalid(
-                name,
-                "holds a '%' that is not followed by two hexadecimal digits",
-            )
+            invalid(name, "holds a '%' that is not followed by two hexadecimal digits")
         })?;
         check_length(&format!("The parameter '{name}'"), &bytes, key_bytes_max)?;
         Ok(Some(bytes))
@@ -176,11 +161,7 @@ impl<'a> Query<'a> {
 pub(crate) fn decimal(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let shortest = text == "0" || !text.starts_with('0');
-    if digits && shortest {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if digits && shortest { text.parse().ok() } else { None }
 }
 
 /// A parameter whose value is not what it should be.
@@ -201,10 +182,7 @@ fn unknown_parameter(name: &str, allowed: &[&str]) -> Problem {
     let shown: String = name.chars().take(64).collect();
     Problem::new(
         Kind::BadQuery,
-        format!(
-            "There is no parameter '{shown}' here. {}",
-            allowed_sentence(allowed)
-        ),
+        format!("There is no parameter '{shown}' here. {}", allowed_sentence(allowed)),
     )
 }
 
@@ -265,17 +243,7 @@ mod tests {
     fn numbers_have_one_form() {
         assert_eq!(decimal("0"), Some(0));
         assert_eq!(decimal("18446744073709551615"), Some(u64::MAX));
-        for text in [
-            "",
-            "00",
-            "01",
-            "+1",
-            "-1",
-            "1.0",
-            "18446744073709551616",
-            " 1",
-            "1e3",
-        ] {
+        for text in ["", "00", "01", "+1", "-1", "1.0", "18446744073709551616", " 1", "1e3"] {
             assert_eq!(decimal(text), None, "{text}");
         }
     }

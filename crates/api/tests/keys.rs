@@ -23,10 +23,7 @@ async fn a_key_is_created_replaced_read_and_deleted() {
     assert_eq!(created.header("synod-revision"), "1");
     assert_eq!(created.header("synod-leader"), "1 http://127.0.0.1:7001");
     assert_eq!(created.header("content-type"), "application/json");
-    assert_eq!(
-        created.json(),
-        json!({"revision": 1, "create_revision": 1, "version": 1})
-    );
+    assert_eq!(created.json(), json!({"revision": 1, "create_revision": 1, "version": 1}));
 
     let replaced = server.ask("PUT /v1/kv/a?prev=true", "", "two").await;
     assert_eq!(replaced.status, 200);
@@ -35,10 +32,7 @@ async fn a_key_is_created_replaced_read_and_deleted() {
     assert_eq!(replaced.json()["previous"]["value"], "one");
 
     let read = server.ask("GET /v1/kv/a", "", "").await;
-    assert_eq!(
-        (read.status, read.body.as_slice()),
-        (200, b"two".as_slice())
-    );
+    assert_eq!((read.status, read.body.as_slice()), (200, b"two".as_slice()));
     assert_eq!(read.header("etag"), "\"2\"");
     assert_eq!(read.header("synod-create-revision"), "1");
     assert_eq!(read.header("synod-version"), "2");
@@ -58,10 +52,7 @@ async fn a_key_is_created_replaced_read_and_deleted() {
     assert_eq!(deleted.json()["previous"]["value"], "two");
     assert_eq!(deleted.json()["revision"], 3);
 
-    server
-        .ask("GET /v1/kv/a", "", "")
-        .await
-        .assert_problem(404, "key-not-found", "not_applied");
+    server.ask("GET /v1/kv/a", "", "").await.assert_problem(404, "key-not-found", "not_applied");
     let again = server.ask("DELETE /v1/kv/a", "", "").await;
     again.assert_problem(404, "key-not-found", "not_applied");
     assert_eq!(again.header("synod-revision"), "3");
@@ -95,23 +86,12 @@ async fn keys_are_bytes() {
 #[tokio::test]
 async fn values_may_be_empty_and_as_long_as_allowed() {
     let fake = Fake::default();
-    let limits = Limits {
-        value_bytes_max: 300_000,
-        ..Limits::default()
-    };
+    let limits = Limits { value_bytes_max: 300_000, ..Limits::default() };
     let server = Server::start(fake.clone(), limits).await;
-    let empty = server
-        .call("PUT /v1/kv/e HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
-        .await;
+    let empty = server.call("PUT /v1/kv/e HTTP/1.1\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!(empty.status, 201);
     assert_eq!(fake.value(b"e").unwrap(), b"");
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/e", "", "")
-            .await
-            .header("content-length"),
-        "0"
-    );
+    assert_eq!(server.ask("GET /v1/kv/e", "", "").await.header("content-length"), "0");
     // Without any word about a body there is none.
     assert_eq!(server.ask("PUT /v1/kv/n", "", "").await.status, 201);
     let long = "v".repeat(300_000);
@@ -131,32 +111,17 @@ async fn preconditions_decide() {
     twice.assert_problem(412, "precondition-failed", "not_applied");
     assert_eq!(twice.header("etag"), "\"1\"");
     assert_eq!(twice.json()["current_revision"], 1);
-    assert_eq!(
-        server
-            .ask("PUT /v1/kv/a", "if-match: \"1\"", "2")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.ask("PUT /v1/kv/a", "if-match: \"1\"", "2").await.status, 200);
     let stale = server.ask("PUT /v1/kv/a", "if-match: \"1\"", "3").await;
     stale.assert_problem(412, "precondition-failed", "not_applied");
     assert_eq!(stale.header("etag"), "\"2\"");
-    assert_eq!(
-        server.ask("PUT /v1/kv/a", "if-match: *", "3").await.status,
-        200
-    );
+    assert_eq!(server.ask("PUT /v1/kv/a", "if-match: *", "3").await.status, 200);
     let absent = server.ask("PUT /v1/kv/b", "if-match: *", "1").await;
     absent.assert_problem(412, "precondition-failed", "not_applied");
     assert_eq!(absent.header("etag"), "");
     let delete = server.ask("DELETE /v1/kv/a", "if-match: \"1\"", "").await;
     delete.assert_problem(412, "precondition-failed", "not_applied");
-    assert_eq!(
-        server
-            .ask("DELETE /v1/kv/a", "if-match: \"3\"", "")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.ask("DELETE /v1/kv/a", "if-match: \"3\"", "").await.status, 200);
     let gone = server.ask("DELETE /v1/kv/a", "if-match: \"3\"", "").await;
     gone.assert_problem(412, "precondition-failed", "not_applied");
 }
@@ -166,39 +131,20 @@ async fn a_reader_that_has_the_value_gets_304() {
     let (_, server) = start().await;
     server.ask("PUT /v1/kv/a", "", "1").await;
     for tags in ["\"1\"", "*", "\"7\", W/\"1\""] {
-        let same = server
-            .ask("GET /v1/kv/a", &format!("if-none-match: {tags}"), "")
-            .await;
+        let same = server.ask("GET /v1/kv/a", &format!("if-none-match: {tags}"), "").await;
         assert_eq!((same.status, same.header("etag")), (304, "\"1\""), "{tags}");
         assert_eq!(same.header("synod-version"), "1");
     }
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/a", "if-none-match: \"2\"", "")
-            .await
-            .status,
-        200
-    );
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/b", "if-none-match: *", "")
-            .await
-            .status,
-        404
-    );
+    assert_eq!(server.ask("GET /v1/kv/a", "if-none-match: \"2\"", "").await.status, 200);
+    assert_eq!(server.ask("GET /v1/kv/b", "if-none-match: *", "").await.status, 404);
 }
 
 #[tokio::test]
 async fn a_retry_with_its_name_has_effect_once() {
     let (fake, server) = start().await;
-    let first = server
-        .ask("PUT /v1/kv/a", "idempotency-key: k-1", "1")
-        .await;
+    let first = server.ask("PUT /v1/kv/a", "idempotency-key: k-1", "1").await;
     assert_eq!(first.status, 201);
-    assert!(
-        first.header("synod-idempotency-expires").ends_with("GMT"),
-        "{first:?}"
-    );
+    assert!(first.header("synod-idempotency-expires").ends_with("GMT"), "{first:?}");
     server.ask("PUT /v1/kv/a", "", "2").await;
     // Spelt otherwise and with another time-out it is still the same request.
     let headers = "idempotency-key: k-1\nsynod-timeout: 9s";
@@ -213,9 +159,7 @@ async fn a_retry_with_its_name_has_effect_once() {
         ("PUT /v1/kv/a", "\nif-match: *", "1"),
         ("DELETE /v1/kv/a", "", ""),
     ] {
-        let other = server
-            .ask(line, &format!("idempotency-key: k-1{headers}"), body)
-            .await;
+        let other = server.ask(line, &format!("idempotency-key: k-1{headers}"), body).await;
         other.assert_problem(422, "idempotency-mismatch", "not_applied");
     }
     assert_eq!(fake.value(b"a").unwrap(), b"2");

@@ -17,10 +17,7 @@ async fn start(limits: Limits) -> (Fake, Server) {
 async fn fill(server: &Server, keys: &[&str]) {
     for key in keys {
         assert_eq!(
-            server
-                .ask(&format!("PUT /v1/kv/{key}"), "", &format!("v-{key}"))
-                .await
-                .status,
+            server.ask(&format!("PUT /v1/kv/{key}"), "", &format!("v-{key}")).await.status,
             201
         );
     }
@@ -28,19 +25,12 @@ async fn fill(server: &Server, keys: &[&str]) {
 
 fn keys(page: &Value) -> Vec<String> {
     let entries = page["entries"].as_array().cloned().unwrap_or_default();
-    entries
-        .iter()
-        .map(|entry| entry["key"].as_str().unwrap().to_owned())
-        .collect()
+    entries.iter().map(|entry| entry["key"].as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
 async fn pages_go_on_where_the_last_one_ended() {
-    let (_, server) = start(Limits {
-        list_entries_default: 2,
-        ..Limits::default()
-    })
-    .await;
+    let (_, server) = start(Limits { list_entries_default: 2, ..Limits::default() }).await;
     fill(&server, &["a", "b%20x/1", "b%20x/2", "b%20x/%ff", "c"]).await;
     for (reverse, expected) in [("", ["b x/1", "b x/2"]), ("&reverse", ["b x/2", "b x/1"])] {
         let mut shown = Vec::new();
@@ -61,19 +51,13 @@ async fn pages_go_on_where_the_last_one_ended() {
             bound = format!("&{name}={next}");
         }
         assert_eq!(pages, 3);
-        let text: Vec<&str> = shown
-            .iter()
-            .filter_map(|entry| entry["key"].as_str())
-            .collect();
+        let text: Vec<&str> = shown.iter().filter_map(|entry| entry["key"].as_str()).collect();
         assert_eq!(text, expected);
         let bytes = shown.iter().find_map(|entry| entry["key_base64"].as_str());
         assert_eq!(bytes, Some("YiB4L/8="));
     }
     let all = server.ask("GET /v1/kv", "", "").await.json();
-    assert_eq!(
-        (keys(&all).len(), all["next"].as_str()),
-        (2, Some("b%20x/2"))
-    );
+    assert_eq!((keys(&all).len(), all["next"].as_str()), (2, Some("b%20x/2")));
 }
 
 #[tokio::test]
@@ -89,15 +73,9 @@ async fn a_listing_shows_what_was_asked_for() {
     let bare = server.ask("GET /v1/kv?keys_only", "", "").await.json();
     assert_eq!(keys(&bare), ["a", "b", "c"]);
     assert!(bare["entries"][0].get("value").is_none());
-    let count = server
-        .ask("GET /v1/kv?count_only&prefix=", "", "")
-        .await
-        .json();
+    let count = server.ask("GET /v1/kv?count_only&prefix=", "", "").await.json();
     assert_eq!(count, json!({"revision": 3, "count": 3}));
-    let base64 = server
-        .ask("GET /v1/kv?prefix=a&encoding=base64", "", "")
-        .await
-        .json();
+    let base64 = server.ask("GET /v1/kv?prefix=a&encoding=base64", "", "").await.json();
     assert_eq!(base64["entries"][0]["value_base64"], "di1h");
     let empty = server.ask("GET /v1/kv?start=c&end=a", "", "").await.json();
     assert_eq!(empty["count"], 0);
@@ -108,8 +86,7 @@ async fn a_count_goes_past_what_one_look_may_see() {
     let (_, server) = start(Limits::default()).await;
     let mut raw = server.connect().await;
     for key in 0..2_500 {
-        raw.send(raw::request(&format!("PUT /v1/kv/{key}"), "", "v"))
-            .await;
+        raw.send(raw::request(&format!("PUT /v1/kv/{key}"), "", "v")).await;
         assert_eq!(raw.answer().await.status, 201);
     }
     let count = server.ask("GET /v1/kv?count_only", "", "").await.json();
@@ -118,17 +95,11 @@ async fn a_count_goes_past_what_one_look_may_see() {
 
 #[tokio::test]
 async fn a_stream_shows_all_a_line_each() {
-    let limits = Limits {
-        list_entries_max: 2,
-        list_entries_default: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { list_entries_max: 2, list_entries_default: 1, ..Limits::default() };
     let (fake, server) = start(limits).await;
     fill(&server, &["a1", "a2", "a3", "a4", "a5", "b"]).await;
     let lines = async |target: &str| {
-        let answer = server
-            .ask(&format!("GET {target}"), "accept: application/x-ndjson", "")
-            .await;
+        let answer = server.ask(&format!("GET {target}"), "accept: application/x-ndjson", "").await;
         assert_eq!(answer.status, 200);
         assert_eq!(answer.header("content-type"), "application/x-ndjson");
         assert_eq!(answer.header("synod-revision"), "6");
@@ -139,71 +110,34 @@ async fn a_stream_shows_all_a_line_each() {
         };
         text.lines().map(key).collect::<Vec<_>>()
     };
-    assert_eq!(
-        lines("/v1/kv?prefix=a").await,
-        ["a1", "a2", "a3", "a4", "a5"]
-    );
-    assert_eq!(
-        lines("/v1/kv?reverse&prefix=a&start=a3").await,
-        ["a5", "a4", "a3"]
-    );
+    assert_eq!(lines("/v1/kv?prefix=a").await, ["a1", "a2", "a3", "a4", "a5"]);
+    assert_eq!(lines("/v1/kv?reverse&prefix=a&start=a3").await, ["a5", "a4", "a3"]);
     assert_eq!(lines("/v1/kv?limit=2").await, ["a1", "a2"]);
     assert!(lines("/v1/kv?prefix=x").await.is_empty());
     // A client of HTTP/1.0 gets the lines up to the end of the connection.
     let old = "GET /v1/kv?prefix=b HTTP/1.0\r\naccept: application/x-ndjson\r\n\r\n";
-    assert_eq!(
-        server
-            .call(old)
-            .await
-            .body
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count(),
-        1
-    );
+    assert_eq!(server.call(old).await.body.iter().filter(|byte| **byte == b'\n').count(), 1);
     // No more streams at a time than allowed: here, none.
-    let none = Server::start(
-        fake,
-        Limits {
-            list_streams_max: 0,
-            ..Limits::default()
-        },
-    )
-    .await;
-    let refused = none
-        .ask("GET /v1/kv", "accept: application/x-ndjson", "")
-        .await;
+    let none = Server::start(fake, Limits { list_streams_max: 0, ..Limits::default() }).await;
+    let refused = none.ask("GET /v1/kv", "accept: application/x-ndjson", "").await;
     refused.assert_problem(503, "overloaded", "not_applied");
 }
 
 #[tokio::test]
 async fn a_range_is_removed_in_as_many_commands_as_it_takes() {
-    let (fake, server) = start(Limits {
-        range_delete_keys_max: 2,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { range_delete_keys_max: 2, ..Limits::default() }).await;
     fill(&server, &["a1", "a2", "a3", "a4", "a5", "b"]).await;
     let seen = fake.writes_seen();
-    let answer = server
-        .ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "")
-        .await;
+    let answer = server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.json(), json!({"revision": 9, "deleted": 5}));
     assert_eq!(answer.header("synod-commands"), "3");
     assert_eq!(fake.writes_seen(), seen + 3);
     fill(&server, &["a9"]).await;
-    let retry = server
-        .ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "")
-        .await;
+    let retry = server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
     assert_eq!(retry.json()["deleted"], 5);
-    assert!(
-        fake.value(b"a9").is_some(),
-        "a retry must not remove what came later"
-    );
-    let other = server
-        .ask("DELETE /v1/kv?prefix=b", "idempotency-key: range", "")
-        .await;
+    assert!(fake.value(b"a9").is_some(), "a retry must not remove what came later");
+    let other = server.ask("DELETE /v1/kv?prefix=b", "idempotency-key: range", "").await;
     other.assert_problem(422, "idempotency-mismatch", "not_applied");
     let all = server.ask("DELETE /v1/kv?all=true", "", "").await;
     assert_eq!((all.status, &all.json()["deleted"]), (200, &json!(2)));
@@ -215,10 +149,7 @@ async fn a_range_is_removed_in_as_many_commands_as_it_takes() {
 async fn a_node_tells_about_itself() {
     let (fake, server) = start(Limits::default()).await;
     let status = server.ask("GET /v1/status", "", "").await;
-    assert_eq!(
-        (status.status, status.header("content-type")),
-        (200, "application/json")
-    );
+    assert_eq!((status.status, status.header("content-type")), (200, "application/json"));
     assert_eq!(status.json()["role"], "leader");
     assert_eq!(status.header("synod-leader"), "1 http://127.0.0.1:7001");
     assert_eq!(server.ask("GET /livez", "", "").await.body, b"ok\n");
@@ -231,10 +162,7 @@ async fn a_node_tells_about_itself() {
     assert_eq!(server.ask("GET /livez", "", "").await.status, 200);
     let metrics = String::from_utf8(server.ask("GET /metrics", "", "").await.body).unwrap();
     assert!(metrics.starts_with("synod_fake 1\n"), "{metrics}");
-    assert!(
-        metrics.contains("synod_http_answers_total{class=\"5xx\"} 1\n"),
-        "{metrics}"
-    );
+    assert!(metrics.contains("synod_http_answers_total{class=\"5xx\"} 1\n"), "{metrics}");
     let mut raw = server.connect().await;
     raw.send(raw::request("HEAD /v1/status", "", "")).await;
     assert_eq!(raw.answer_to_head().await.status, 200);

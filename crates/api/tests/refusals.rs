@@ -9,14 +9,7 @@ use raw::Server;
 use synod_api::{Leader, Limits};
 
 /// Method and target, header lines, body; status, type, and words of the detail.
-type Case = (
-    &'static str,
-    &'static str,
-    &'static str,
-    u16,
-    &'static str,
-    &'static str,
-);
+type Case = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
 const CASES: &[Case] = &[
     // Keys.
@@ -25,539 +18,87 @@ const CASES: &[Case] = &[
     ("PUT /v1/kv/%", "", "v", 400, "bad-key", "byte 0"),
     ("PUT /v1/kv/a%2", "", "v", 400, "bad-key", "byte 1"),
     ("PUT /v1/kv/%zz", "", "v", 400, "bad-key", "hexadecimal"),
-    (
-        "PUT /v1/kv/0123456789abcdefg",
-        "",
-        "v",
-        414,
-        "key-too-long",
-        "17 bytes; at most 16",
-    ),
-    (
-        "GET /v1/kv/0123456789abcdefg",
-        "",
-        "",
-        414,
-        "key-too-long",
-        "at most 16",
-    ),
-    (
-        "DELETE /v1/kv/0123456789abcdef%67",
-        "",
-        "",
-        414,
-        "key-too-long",
-        "at most 16",
-    ),
+    ("PUT /v1/kv/0123456789abcdefg", "", "v", 414, "key-too-long", "17 bytes; at most 16"),
+    ("GET /v1/kv/0123456789abcdefg", "", "", 414, "key-too-long", "at most 16"),
+    ("DELETE /v1/kv/0123456789abcdef%67", "", "", 414, "key-too-long", "at most 16"),
     // Parameters.
-    (
-        "PUT /v1/kv/a?nope=1",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "takes: prev, redirect",
-    ),
-    (
-        "PUT /v1/kv/a?Prev=true",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "'Prev'",
-    ),
-    (
-        "PUT /v1/kv/a?prev&prev",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "'prev' is given twice",
-    ),
-    (
-        "PUT /v1/kv/a?prev=yes",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "'true' or 'false'",
-    ),
-    (
-        "PUT /v1/kv/a?lease=1",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "not supported by this version",
-    ),
-    (
-        "PUT /v1/kv/a?ttl=30s",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "not supported by this version",
-    ),
-    (
-        "PUT /v1/kv/a?consistency=stale",
-        "",
-        "v",
-        400,
-        "bad-query",
-        "'consistency'",
-    ),
-    (
-        "GET /v1/kv/a?revision=1",
-        "",
-        "",
-        400,
-        "bad-query",
-        "not supported by this version",
-    ),
-    (
-        "GET /v1/kv/a?consistency=maybe",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'linearizable' or 'stale'",
-    ),
-    (
-        "GET /v1/kv/a?min_revision=x",
-        "",
-        "",
-        400,
-        "bad-query",
-        "whole number",
-    ),
-    (
-        "GET /v1/kv/a?min_revision=18446744073709551616",
-        "",
-        "",
-        400,
-        "bad-query",
-        "2^64",
-    ),
-    (
-        "DELETE /v1/kv/a?all=true",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'all'",
-    ),
-    (
-        "GET /v1/kv?nope",
-        "",
-        "",
-        400,
-        "bad-query",
-        "takes: prefix, start, end",
-    ),
-    (
-        "GET /v1/kv?revision=4",
-        "",
-        "",
-        400,
-        "bad-query",
-        "not supported by this version",
-    ),
-    (
-        "GET /v1/kv?prefix=a&prefix=b",
-        "",
-        "",
-        400,
-        "bad-query",
-        "twice",
-    ),
-    (
-        "GET /v1/kv?prefix=%zz",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'prefix'",
-    ),
+    ("PUT /v1/kv/a?nope=1", "", "v", 400, "bad-query", "takes: prev, redirect"),
+    ("PUT /v1/kv/a?Prev=true", "", "v", 400, "bad-query", "'Prev'"),
+    ("PUT /v1/kv/a?prev&prev", "", "v", 400, "bad-query", "'prev' is given twice"),
+    ("PUT /v1/kv/a?prev=yes", "", "v", 400, "bad-query", "'true' or 'false'"),
+    ("PUT /v1/kv/a?lease=1", "", "v", 400, "bad-query", "not supported by this version"),
+    ("PUT /v1/kv/a?ttl=30s", "", "v", 400, "bad-query", "not supported by this version"),
+    ("PUT /v1/kv/a?consistency=stale", "", "v", 400, "bad-query", "'consistency'"),
+    ("GET /v1/kv/a?revision=1", "", "", 400, "bad-query", "not supported by this version"),
+    ("GET /v1/kv/a?consistency=maybe", "", "", 400, "bad-query", "'linearizable' or 'stale'"),
+    ("GET /v1/kv/a?min_revision=x", "", "", 400, "bad-query", "whole number"),
+    ("GET /v1/kv/a?min_revision=18446744073709551616", "", "", 400, "bad-query", "2^64"),
+    ("DELETE /v1/kv/a?all=true", "", "", 400, "bad-query", "'all'"),
+    ("GET /v1/kv?nope", "", "", 400, "bad-query", "takes: prefix, start, end"),
+    ("GET /v1/kv?revision=4", "", "", 400, "bad-query", "not supported by this version"),
+    ("GET /v1/kv?prefix=a&prefix=b", "", "", 400, "bad-query", "twice"),
+    ("GET /v1/kv?prefix=%zz", "", "", 400, "bad-query", "'prefix'"),
     ("GET /v1/kv?prefix=a+b", "", "", 400, "bad-query", "%2B"),
-    (
-        "GET /v1/kv?prefix=0123456789abcdefg",
-        "",
-        "",
-        414,
-        "key-too-long",
-        "'prefix'",
-    ),
-    (
-        "GET /v1/kv?limit=0",
-        "",
-        "",
-        400,
-        "bad-query",
-        "from 1 to 1000",
-    ),
-    (
-        "GET /v1/kv?limit=1001",
-        "",
-        "",
-        400,
-        "bad-query",
-        "from 1 to 1000",
-    ),
-    (
-        "GET /v1/kv?limit=-1",
-        "",
-        "",
-        400,
-        "bad-query",
-        "whole number",
-    ),
-    (
-        "GET /v1/kv?reverse=maybe",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'reverse'",
-    ),
-    (
-        "GET /v1/kv?encoding=hex",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'text' or 'base64'",
-    ),
+    ("GET /v1/kv?prefix=0123456789abcdefg", "", "", 414, "key-too-long", "'prefix'"),
+    ("GET /v1/kv?limit=0", "", "", 400, "bad-query", "from 1 to 1000"),
+    ("GET /v1/kv?limit=1001", "", "", 400, "bad-query", "from 1 to 1000"),
+    ("GET /v1/kv?limit=-1", "", "", 400, "bad-query", "whole number"),
+    ("GET /v1/kv?reverse=maybe", "", "", 400, "bad-query", "'reverse'"),
+    ("GET /v1/kv?encoding=hex", "", "", 400, "bad-query", "'text' or 'base64'"),
     ("DELETE /v1/kv", "", "", 400, "bad-query", "all=true"),
-    (
-        "DELETE /v1/kv?prefix=",
-        "",
-        "",
-        400,
-        "bad-query",
-        "all=true",
-    ),
-    (
-        "DELETE /v1/kv?prefix=&all=false",
-        "",
-        "",
-        400,
-        "bad-query",
-        "all=true",
-    ),
-    (
-        "DELETE /v1/kv?prefix=a&all=true",
-        "",
-        "",
-        400,
-        "bad-query",
-        "leave it out",
-    ),
-    (
-        "DELETE /v1/kv?prefix=a&limit=1",
-        "",
-        "",
-        400,
-        "bad-query",
-        "'limit'",
-    ),
-    (
-        "GET /v1/status?verbose",
-        "",
-        "",
-        400,
-        "bad-query",
-        "no parameters",
-    ),
+    ("DELETE /v1/kv?prefix=", "", "", 400, "bad-query", "all=true"),
+    ("DELETE /v1/kv?prefix=&all=false", "", "", 400, "bad-query", "all=true"),
+    ("DELETE /v1/kv?prefix=a&all=true", "", "", 400, "bad-query", "leave it out"),
+    ("DELETE /v1/kv?prefix=a&limit=1", "", "", 400, "bad-query", "'limit'"),
+    ("GET /v1/status?verbose", "", "", 400, "bad-query", "no parameters"),
     ("GET /livez?x=1", "", "", 400, "bad-query", "no parameters"),
     // Headers.
-    (
-        "PUT /v1/kv/a",
-        "if-match: 1",
-        "v",
-        400,
-        "bad-header",
-        "double quotes",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-match: \"x\"",
-        "v",
-        400,
-        "bad-header",
-        "a revision",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-match: W/\"1\"",
-        "v",
-        400,
-        "bad-header",
-        "strong",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-match: \"1\", \"2\"",
-        "v",
-        400,
-        "bad-header",
-        "not a list",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-match: \"1\"\nif-match: \"2\"",
-        "v",
-        400,
-        "bad-header",
-        "twice",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-none-match: \"1\"",
-        "v",
-        400,
-        "bad-header",
-        "only '*'",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "if-none-match: *\nif-match: *",
-        "v",
-        400,
-        "bad-header",
-        "exclude",
-    ),
-    (
-        "DELETE /v1/kv/a",
-        "if-none-match: *",
-        "",
-        400,
-        "bad-header",
-        "nothing to delete",
-    ),
-    (
-        "DELETE /v1/kv?prefix=a",
-        "if-match: *",
-        "",
-        400,
-        "bad-header",
-        "for one key",
-    ),
-    (
-        "GET /v1/kv/a",
-        "if-match: \"1\"",
-        "",
-        400,
-        "bad-header",
-        "If-None-Match",
-    ),
-    (
-        "GET /v1/kv/a",
-        "if-none-match: 1",
-        "",
-        400,
-        "bad-header",
-        "double quotes",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "synod-timeout: 2",
-        "v",
-        400,
-        "bad-header",
-        "2s or 500ms",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "synod-timeout: 61s",
-        "v",
-        400,
-        "bad-header",
-        "60000ms",
-    ),
-    (
-        "GET /v1/kv/a",
-        "synod-timeout: 0s",
-        "",
-        400,
-        "bad-header",
-        "2s or 500ms",
-    ),
-    (
-        "GET /v1/kv",
-        "synod-timeout: soon",
-        "",
-        400,
-        "bad-header",
-        "2s or 500ms",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "synod-timeout: 1s\nsynod-timeout: 1s",
-        "v",
-        400,
-        "bad-header",
-        "twice",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "idempotency-key: a b",
-        "v",
-        400,
-        "bad-header",
-        "visible ASCII",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "idempotency-key: \u{e9}",
-        "v",
-        400,
-        "bad-header",
-        "ASCII",
-    ),
-    (
-        "DELETE /v1/kv?prefix=a",
-        "idempotency-key:",
-        "",
-        400,
-        "bad-header",
-        "1 to 255",
-    ),
+    ("PUT /v1/kv/a", "if-match: 1", "v", 400, "bad-header", "double quotes"),
+    ("PUT /v1/kv/a", "if-match: \"x\"", "v", 400, "bad-header", "a revision"),
+    ("PUT /v1/kv/a", "if-match: W/\"1\"", "v", 400, "bad-header", "strong"),
+    ("PUT /v1/kv/a", "if-match: \"1\", \"2\"", "v", 400, "bad-header", "not a list"),
+    ("PUT /v1/kv/a", "if-match: \"1\"\nif-match: \"2\"", "v", 400, "bad-header", "twice"),
+    ("PUT /v1/kv/a", "if-none-match: \"1\"", "v", 400, "bad-header", "only '*'"),
+    ("PUT /v1/kv/a", "if-none-match: *\nif-match: *", "v", 400, "bad-header", "exclude"),
+    ("DELETE /v1/kv/a", "if-none-match: *", "", 400, "bad-header", "nothing to delete"),
+    ("DELETE /v1/kv?prefix=a", "if-match: *", "", 400, "bad-header", "for one key"),
+    ("GET /v1/kv/a", "if-match: \"1\"", "", 400, "bad-header", "If-None-Match"),
+    ("GET /v1/kv/a", "if-none-match: 1", "", 400, "bad-header", "double quotes"),
+    ("PUT /v1/kv/a", "synod-timeout: 2", "v", 400, "bad-header", "2s or 500ms"),
+    ("PUT /v1/kv/a", "synod-timeout: 61s", "v", 400, "bad-header", "60000ms"),
+    ("GET /v1/kv/a", "synod-timeout: 0s", "", 400, "bad-header", "2s or 500ms"),
+    ("GET /v1/kv", "synod-timeout: soon", "", 400, "bad-header", "2s or 500ms"),
+    ("PUT /v1/kv/a", "synod-timeout: 1s\nsynod-timeout: 1s", "v", 400, "bad-header", "twice"),
+    ("PUT /v1/kv/a", "idempotency-key: a b", "v", 400, "bad-header", "visible ASCII"),
+    ("PUT /v1/kv/a", "idempotency-key: \u{e9}", "v", 400, "bad-header", "ASCII"),
+    ("DELETE /v1/kv?prefix=a", "idempotency-key:", "", 400, "bad-header", "1 to 255"),
     // Bodies.
-    (
-        "PUT /v1/kv/a",
-        "",
-        "0123456789abcdefg",
-        413,
-        "body-too-large",
-        "16 bytes",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "content-length: 4294967296",
-        "",
-        413,
-        "body-too-large",
-        "16 bytes",
-    ),
-    (
-        "PUT /v1/kv/a",
-        "content-length: 9223372036854775807",
-        "",
-        413,
-        "body-too-large",
-        "16",
-    ),
+    ("PUT /v1/kv/a", "", "0123456789abcdefg", 413, "body-too-large", "16 bytes"),
+    ("PUT /v1/kv/a", "content-length: 4294967296", "", 413, "body-too-large", "16 bytes"),
+    ("PUT /v1/kv/a", "content-length: 9223372036854775807", "", 413, "body-too-large", "16"),
     // Resources and methods.
-    (
-        "POST /v1/kv/a",
-        "",
-        "v",
-        405,
-        "method-not-allowed",
-        "GET, HEAD, PUT, DELETE",
-    ),
-    (
-        "PATCH /v1/kv/a",
-        "",
-        "v",
-        405,
-        "method-not-allowed",
-        "GET, HEAD, PUT, DELETE",
-    ),
-    (
-        "OPTIONS /v1/kv/a",
-        "",
-        "",
-        405,
-        "method-not-allowed",
-        "GET, HEAD, PUT, DELETE",
-    ),
-    (
-        "MADEUP /v1/kv/a",
-        "",
-        "",
-        405,
-        "method-not-allowed",
-        "GET, HEAD, PUT, DELETE",
-    ),
-    (
-        "PUT /v1/kv",
-        "",
-        "v",
-        405,
-        "method-not-allowed",
-        "GET, HEAD, DELETE",
-    ),
-    (
-        "POST /v1/status",
-        "",
-        "v",
-        405,
-        "method-not-allowed",
-        "GET, HEAD",
-    ),
-    (
-        "DELETE /livez",
-        "",
-        "",
-        405,
-        "method-not-allowed",
-        "GET, HEAD",
-    ),
-    (
-        "PUT /readyz",
-        "",
-        "",
-        405,
-        "method-not-allowed",
-        "GET, HEAD",
-    ),
-    (
-        "POST /metrics",
-        "",
-        "",
-        405,
-        "method-not-allowed",
-        "GET, HEAD",
-    ),
+    ("POST /v1/kv/a", "", "v", 405, "method-not-allowed", "GET, HEAD, PUT, DELETE"),
+    ("PATCH /v1/kv/a", "", "v", 405, "method-not-allowed", "GET, HEAD, PUT, DELETE"),
+    ("OPTIONS /v1/kv/a", "", "", 405, "method-not-allowed", "GET, HEAD, PUT, DELETE"),
+    ("MADEUP /v1/kv/a", "", "", 405, "method-not-allowed", "GET, HEAD, PUT, DELETE"),
+    ("PUT /v1/kv", "", "v", 405, "method-not-allowed", "GET, HEAD, DELETE"),
+    ("POST /v1/status", "", "v", 405, "method-not-allowed", "GET, HEAD"),
+    ("DELETE /livez", "", "", 405, "method-not-allowed", "GET, HEAD"),
+    ("PUT /readyz", "", "", 405, "method-not-allowed", "GET, HEAD"),
+    ("POST /metrics", "", "", 405, "method-not-allowed", "GET, HEAD"),
     ("GET /", "", "", 404, "not-found", "/v1/kv/{key}"),
     ("GET /v2/kv/a", "", "", 404, "not-found", "no such resource"),
     ("GET /v1/kvs", "", "", 404, "not-found", "no such resource"),
-    (
-        "POST /v1/txn",
-        "",
-        "{}",
-        404,
-        "not-found",
-        "not supported by this version",
-    ),
-    (
-        "GET /v1/watch?key=a",
-        "",
-        "",
-        404,
-        "not-found",
-        "not supported by this version",
-    ),
+    ("POST /v1/txn", "", "{}", 404, "not-found", "not supported by this version"),
+    ("GET /v1/watch?key=a", "", "", 404, "not-found", "not supported by this version"),
     ("OPTIONS *", "", "", 404, "not-found", "no such resource"),
-    (
-        "CONNECT synod:80",
-        "",
-        "",
-        404,
-        "not-found",
-        "no such resource",
-    ),
+    ("CONNECT synod:80", "", "", 404, "not-found", "no such resource"),
 ];
 
 #[tokio::test]
 async fn what_is_not_understood_is_refused_and_changes_nothing() {
     let fake = Fake::default();
-    let limits = Limits {
-        key_bytes_max: 16,
-        value_bytes_max: 16,
-        ..Limits::default()
-    };
+    let limits = Limits { key_bytes_max: 16, value_bytes_max: 16, ..Limits::default() };
     let server = Server::start(fake.clone(), limits).await;
     server.ask("PUT /v1/kv/a", "", "before").await;
     let writes = fake.writes_seen();
@@ -566,27 +107,13 @@ async fn what_is_not_understood_is_refused_and_changes_nothing() {
         println!("{line} {headers}: {answer:?}");
         answer.assert_problem(*status, kind, "not_applied");
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(
-            detail.contains(words),
-            "{line}: '{detail}' does not say '{words}'"
-        );
+        assert!(detail.contains(words), "{line}: '{detail}' does not say '{words}'");
         if *status == 405 {
-            assert!(
-                detail.contains(answer.header("allow")),
-                "{line}: {answer:?}"
-            );
+            assert!(detail.contains(answer.header("allow")), "{line}: {answer:?}");
         }
-        assert_eq!(
-            answer.header("synod-leader"),
-            "1 http://127.0.0.1:7001",
-            "{line}"
-        );
+        assert_eq!(answer.header("synod-leader"), "1 http://127.0.0.1:7001", "{line}");
     }
-    assert_eq!(
-        fake.writes_seen(),
-        writes,
-        "a refused request reached the replica"
-    );
+    assert_eq!(fake.writes_seen(), writes, "a refused request reached the replica");
     assert_eq!(fake.value(b"a").unwrap(), b"before");
 }
 
@@ -594,13 +121,7 @@ async fn what_is_not_understood_is_refused_and_changes_nothing() {
 async fn a_key_as_long_as_allowed_fits_with_every_byte_encoded() {
     let server = Server::start(Fake::default(), Limits::default()).await;
     let key = "%ff".repeat(4096);
-    assert_eq!(
-        server
-            .ask(&format!("PUT /v1/kv/{key}"), "", "v")
-            .await
-            .status,
-        201
-    );
+    assert_eq!(server.ask(&format!("PUT /v1/kv/{key}"), "", "v").await.status, 201);
     let list = format!("GET /v1/kv?prefix={key}&start={key}&end={key}%00");
     assert_eq!(server.ask(&list, "", "").await.json()["count"], 1);
     let answer = server.ask(&format!("PUT /v1/kv/{key}%ff"), "", "v").await;
@@ -612,39 +133,18 @@ async fn a_redirect_names_the_leader_and_nobody_else() {
     let fake = Fake::default();
     let server = Server::start(fake.clone(), Limits::default()).await;
     // This node leads: it answers itself.
-    assert_eq!(
-        server.ask("PUT /v1/kv/a?redirect", "", "v").await.status,
-        201
-    );
+    assert_eq!(server.ask("PUT /v1/kv/a?redirect", "", "v").await.status, 201);
     fake.set_leader(Some(Leader::new(2, "http://10.0.0.2:7001")));
-    for line in [
-        "PUT /v1/kv/a%2f?redirect",
-        "GET /v1/kv/%2e?redirect=true",
-        "GET /v1/kv?redirect",
-    ] {
+    for line in ["PUT /v1/kv/a%2f?redirect", "GET /v1/kv/%2e?redirect=true", "GET /v1/kv?redirect"]
+    {
         let answer = server.ask(line, "host: elsewhere", "").await;
         let target = line.split_once(' ').unwrap().1;
         assert_eq!(answer.status, 307, "{answer:?}");
-        assert_eq!(
-            answer.header("location"),
-            format!("http://10.0.0.2:7001{target}")
-        );
+        assert_eq!(answer.header("location"), format!("http://10.0.0.2:7001{target}"));
         assert_eq!(answer.header("synod-leader"), "2 http://10.0.0.2:7001");
     }
-    assert_eq!(
-        server
-            .ask("DELETE /v1/kv?prefix=a&redirect", "", "")
-            .await
-            .status,
-        307
-    );
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/a?redirect=false", "", "")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.ask("DELETE /v1/kv?prefix=a&redirect", "", "").await.status, 307);
+    assert_eq!(server.ask("GET /v1/kv/a?redirect=false", "", "").await.status, 200);
     fake.set_leader(None);
     let lost = server.ask("PUT /v1/kv/a?redirect", "", "v").await;
     lost.assert_problem(503, "no-leader", "not_applied");

@@ -15,11 +15,7 @@ async fn start(limits: Limits) -> (Fake, Server) {
 
 #[tokio::test]
 async fn slow_headers_are_cut_with_a_word() {
-    let (fake, server) = start(Limits {
-        header_timeout_ms: 60,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { header_timeout_ms: 60, ..Limits::default() }).await;
     for begin in ["", "P", "PUT /v1/kv/a HTTP/1.1\r\nhost: synod\r\n"] {
         let mut raw = server.connect().await;
         raw.send(begin).await;
@@ -38,20 +34,13 @@ async fn slow_headers_are_cut_with_a_word() {
             break;
         }
     }
-    assert!(
-        !dribble.try_send("x").await,
-        "the server took a header for ever"
-    );
+    assert!(!dribble.try_send("x").await, "the server took a header for ever");
     assert_eq!(fake.writes_seen(), 0);
 }
 
 #[tokio::test]
 async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
-    let limits = Limits {
-        header_timeout_ms: 60,
-        idle_timeout_ms: 60_000,
-        ..Limits::default()
-    };
+    let limits = Limits { header_timeout_ms: 60, idle_timeout_ms: 60_000, ..Limits::default() };
     let (_, server) = start(limits).await;
     let mut idle = server.connect().await;
     idle.send(request("GET /livez", "", "")).await;
@@ -65,11 +54,7 @@ async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
     idle.send(request("GET /livez", "", "")).await;
     assert_eq!(idle.answer().await.status, 200);
 
-    let (_, server) = start(Limits {
-        idle_timeout_ms: 60,
-        ..Limits::default()
-    })
-    .await;
+    let (_, server) = start(Limits { idle_timeout_ms: 60, ..Limits::default() }).await;
     let mut idle = server.connect().await;
     idle.send(request("GET /livez", "", "")).await;
     assert_eq!(idle.answer().await.status, 200);
@@ -78,16 +63,11 @@ async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
 
 #[tokio::test]
 async fn a_slow_handler_is_not_a_slow_client() {
-    let limits = Limits {
-        header_timeout_ms: 20,
-        idle_timeout_ms: 20,
-        ..Limits::default()
-    };
+    let limits = Limits { header_timeout_ms: 20, idle_timeout_ms: 20, ..Limits::default() };
     let (fake, server) = start(limits).await;
     fake.set_writes(Mode::Hang);
     let mut raw = server.connect().await;
-    raw.send(request("PUT /v1/kv/a", "synod-timeout: 200ms", "1"))
-        .await;
+    raw.send(request("PUT /v1/kv/a", "synod-timeout: 200ms", "1")).await;
     raw.answer().await.assert_problem(503, "timeout", "unknown");
 }
 
@@ -104,9 +84,7 @@ async fn a_body_that_is_cut_off_stores_nothing() {
         let mut raw = server.connect().await;
         raw.send(format!("PUT /v1/kv/a HTTP/1.1\r\n{body}")).await;
         raw.finish_sending().await;
-        raw.answer()
-            .await
-            .assert_problem(400, "bad-request", "not_applied");
+        raw.answer().await.assert_problem(400, "bad-request", "not_applied");
         assert!(raw.is_closed().await);
     }
     assert_eq!(fake.writes_seen(), 0);
@@ -114,88 +92,54 @@ async fn a_body_that_is_cut_off_stores_nothing() {
 
 #[tokio::test]
 async fn a_body_that_does_not_come_is_not_waited_for() {
-    let (fake, server) = start(Limits {
-        body_timeout_ms: 40,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { body_timeout_ms: 40, ..Limits::default() }).await;
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc")
-        .await;
-    raw.answer()
-        .await
-        .assert_problem(408, "request-timeout", "not_applied");
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc").await;
+    raw.answer().await.assert_problem(408, "request-timeout", "not_applied");
     assert!(raw.is_closed().await);
     let (fake_b, server) = start(Limits::default()).await;
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\nsynod-timeout: 40ms\r\ncontent-length: 10\r\n\r\nabc")
-        .await;
-    raw.answer()
-        .await
-        .assert_problem(408, "request-timeout", "not_applied");
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\nsynod-timeout: 40ms\r\ncontent-length: 10\r\n\r\nabc").await;
+    raw.answer().await.assert_problem(408, "request-timeout", "not_applied");
     assert_eq!(fake.writes_seen() + fake_b.writes_seen(), 0);
 }
 
 #[tokio::test]
 async fn a_body_without_end_is_cut_at_the_limit() {
-    let (fake, server) = start(Limits {
-        value_bytes_max: 100_000,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { value_bytes_max: 100_000, ..Limits::default() }).await;
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
-        .await;
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n").await;
     let chunk = format!("1000\r\n{}\r\n", "v".repeat(0x1000));
     for _ in 0..100_000 {
         if !raw.try_send(&chunk).await {
             break;
         }
     }
-    assert!(
-        !raw.try_send(&chunk).await,
-        "the server took a body for ever"
-    );
+    assert!(!raw.try_send(&chunk).await, "the server took a body for ever");
     // The client that stops to listen in time sees the reason.
     let mut polite = server.connect().await;
-    polite
-        .send("PUT /v1/kv/a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
-        .await;
+    polite.send("PUT /v1/kv/a HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n").await;
     for _ in 0..30 {
         polite.send(&chunk).await;
     }
-    polite
-        .answer()
-        .await
-        .assert_problem(413, "body-too-large", "not_applied");
+    polite.answer().await.assert_problem(413, "body-too-large", "not_applied");
     assert!(polite.is_closed().await);
     assert_eq!(fake.writes_seen(), 0);
 }
 
 #[tokio::test]
 async fn a_large_body_is_refused_before_it_is_sent() {
-    let (_, server) = start(Limits {
-        value_bytes_max: 1000,
-        ..Limits::default()
-    })
-    .await;
+    let (_, server) = start(Limits { value_bytes_max: 1000, ..Limits::default() }).await;
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n")
-        .await;
-    raw.answer()
-        .await
-        .assert_problem(413, "body-too-large", "not_applied");
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1001\r\n\r\n").await;
+    raw.answer().await.assert_problem(413, "body-too-large", "not_applied");
     // The client that sends it all the same gets to read the answer.
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\ncontent-length: 2000000\r\n\r\n")
-        .await;
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\ncontent-length: 2000000\r\n\r\n").await;
     raw.send(vec![b'v'; 2_000_000]).await;
-    raw.answer()
-        .await
-        .assert_problem(413, "body-too-large", "not_applied");
+    raw.answer().await.assert_problem(413, "body-too-large", "not_applied");
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n")
-        .await;
+    raw.send("PUT /v1/kv/a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n").await;
     assert_eq!(raw.answer().await.status, 100);
     raw.send("abc").await;
     assert_eq!(raw.answer().await.status, 201);
@@ -204,31 +148,20 @@ async fn a_large_body_is_refused_before_it_is_sent() {
 #[tokio::test]
 async fn headers_have_a_limit() {
     let (_, server) = start(Limits::default()).await;
-    let many: String = (0..10_000)
-        .map(|number| format!("x-{number}: y\r\n"))
-        .collect();
+    let many: String = (0..10_000).map(|number| format!("x-{number}: y\r\n")).collect();
     let few: String = (0..65).map(|number| format!("x-{number}: y\r\n")).collect();
     let long = format!("x: {}\r\n", "y".repeat(100_000));
     for headers in [many, few, long] {
         let mut raw = server.connect().await;
-        raw.try_send(format!("GET /livez HTTP/1.1\r\n{headers}\r\n"))
-            .await;
+        raw.try_send(format!("GET /livez HTTP/1.1\r\n{headers}\r\n")).await;
         let answer = raw.answer().await;
         assert_eq!(answer.status, 431, "{answer:?}");
         assert!(raw.is_closed().await);
     }
     let enough: String = (0..60).map(|number| format!("x-{number}: y\r\n")).collect();
-    assert_eq!(
-        server
-            .call(format!("GET /livez HTTP/1.1\r\n{enough}\r\n"))
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.call(format!("GET /livez HTTP/1.1\r\n{enough}\r\n")).await.status, 200);
     let target = "a".repeat(70_000);
-    let answer = server
-        .call(format!("GET /v1/kv/{target} HTTP/1.1\r\n\r\n"))
-        .await;
+    let answer = server.call(format!("GET /v1/kv/{target} HTTP/1.1\r\n\r\n")).await;
     assert!(matches!(answer.status, 414 | 431), "{answer:?}");
 }
 
@@ -275,19 +208,14 @@ async fn requests_in_a_row_are_answered_in_a_row() {
 async fn http_1_0_is_served_and_closed() {
     let (_, server) = start(Limits::default()).await;
     let mut raw = server.connect().await;
-    raw.send("PUT /v1/kv/a HTTP/1.0\r\ncontent-length: 1\r\n\r\n1")
-        .await;
+    raw.send("PUT /v1/kv/a HTTP/1.0\r\ncontent-length: 1\r\n\r\n1").await;
     assert_eq!(raw.answer().await.status, 201);
     assert!(raw.is_closed().await);
 }
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let (_, server) = start(Limits {
-        connections_max: 2,
-        ..Limits::default()
-    })
-    .await;
+    let (_, server) = start(Limits { connections_max: 2, ..Limits::default() }).await;
     let mut first = server.connect().await;
     first.send(request("GET /livez", "", "")).await;
     assert_eq!(first.answer().await.status, 200);
@@ -295,10 +223,7 @@ async fn one_connection_too_many_is_told_so() {
     second.send(request("GET /livez", "", "")).await;
     assert_eq!(second.answer().await.status, 200);
     let mut third = server.connect().await;
-    third
-        .answer()
-        .await
-        .assert_problem(503, "overloaded", "not_applied");
+    third.answer().await.assert_problem(503, "overloaded", "not_applied");
     assert!(third.is_closed().await);
     drop(first);
     // The place is free again as soon as the server has seen that.
@@ -312,14 +237,8 @@ async fn one_connection_too_many_is_told_so() {
 
 #[tokio::test]
 async fn a_reader_that_takes_nothing_is_cut() {
-    let (fake, server) = start(Limits {
-        send_stall_ms: 60,
-        ..Limits::default()
-    })
-    .await;
-    server
-        .ask("PUT /v1/kv/a", "", &"v".repeat(1024 * 1024))
-        .await;
+    let (fake, server) = start(Limits { send_stall_ms: 60, ..Limits::default() }).await;
+    server.ask("PUT /v1/kv/a", "", &"v".repeat(1024 * 1024)).await;
     let mut raw = server.connect().await;
     for _ in 0..64 {
         raw.send(request("GET /v1/kv/a", "", "")).await;
@@ -328,10 +247,7 @@ async fn a_reader_that_takes_nothing_is_cut() {
     // place is free, which the metrics tell.
     loop {
         let metrics = server.ask("GET /metrics", "", "").await.body;
-        if String::from_utf8(metrics)
-            .unwrap()
-            .contains("synod_http_connections 1\n")
-        {
+        if String::from_utf8(metrics).unwrap().contains("synod_http_connections 1\n") {
             break;
         }
     }

@@ -48,31 +48,12 @@ async fn a_refused_read_has_no_effect_in_any_case() {
         (Refused::Lost, "timeout"),
     ] {
         fake.set_barriers(Mode::Refuse(refused));
-        for line in [
-            "GET /v1/kv/a",
-            "GET /v1/kv",
-            "GET /v1/kv/a?consistency=linearizable",
-        ] {
-            server
-                .ask(line, "", "")
-                .await
-                .assert_problem(503, kind, "not_applied");
+        for line in ["GET /v1/kv/a", "GET /v1/kv", "GET /v1/kv/a?consistency=linearizable"] {
+            server.ask(line, "", "").await.assert_problem(503, kind, "not_applied");
         }
         // What is here can be read all the same, if that is enough.
-        assert_eq!(
-            server
-                .ask("GET /v1/kv/a?consistency=stale", "", "")
-                .await
-                .body,
-            b"1"
-        );
-        assert_eq!(
-            server
-                .ask("GET /v1/kv?consistency=stale", "", "")
-                .await
-                .status,
-            200
-        );
+        assert_eq!(server.ask("GET /v1/kv/a?consistency=stale", "", "").await.body, b"1");
+        assert_eq!(server.ask("GET /v1/kv?consistency=stale", "", "").await.status, 200);
     }
 }
 
@@ -88,12 +69,7 @@ async fn a_call_ends_when_the_client_said() {
     let line = "GET /v1/kv/a?consistency=stale&min_revision=5";
     let behind = server.ask(line, "synod-timeout: 30ms", "").await;
     behind.assert_problem(503, "timeout", "not_applied");
-    assert!(
-        behind.json()["detail"]
-            .as_str()
-            .unwrap()
-            .contains("at revision 0")
-    );
+    assert!(behind.json()["detail"].as_str().unwrap().contains("at revision 0"));
     fake.waiting(0).await;
 }
 
@@ -101,37 +77,18 @@ async fn a_call_ends_when_the_client_said() {
 async fn a_reader_can_wait_for_a_revision() {
     let (fake, server) = start(Limits::default()).await;
     let mut reader = server.connect().await;
-    reader
-        .send(request(
-            "GET /v1/kv/b?consistency=stale&min_revision=2",
-            "",
-            "",
-        ))
-        .await;
+    reader.send(request("GET /v1/kv/b?consistency=stale&min_revision=2", "", "")).await;
     fake.waiting(1).await;
     server.ask("PUT /v1/kv/a", "", "1").await;
     server.ask("PUT /v1/kv/b", "", "2").await;
     let answer = reader.answer().await;
-    assert_eq!(
-        (answer.status, answer.body.as_slice()),
-        (200, b"2".as_slice())
-    );
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/b?min_revision=2", "", "")
-            .await
-            .status,
-        200
-    );
+    assert_eq!((answer.status, answer.body.as_slice()), (200, b"2".as_slice()));
+    assert_eq!(server.ask("GET /v1/kv/b?min_revision=2", "", "").await.status, 200);
 }
 
 #[tokio::test]
 async fn what_does_not_fit_is_refused_before_it_is_queued() {
-    let limits = Limits {
-        writes_in_flight_max: 2,
-        reads_in_flight_max: 1,
-        ..Limits::default()
-    };
+    let limits = Limits { writes_in_flight_max: 2, reads_in_flight_max: 1, ..Limits::default() };
     let (fake, server) = start(limits).await;
     server.ask("PUT /v1/kv/a", "", "1").await;
     let seen = fake.writes_seen();
@@ -144,26 +101,12 @@ async fn what_does_not_fit_is_refused_before_it_is_queued() {
         waiting.push(raw);
     }
     fake.waiting(3).await;
-    for line in [
-        "PUT /v1/kv/c",
-        "DELETE /v1/kv?prefix=a",
-        "GET /v1/kv/a",
-        "GET /v1/kv",
-    ] {
-        server
-            .ask(line, "", "")
-            .await
-            .assert_problem(503, "overloaded", "not_applied");
+    for line in ["PUT /v1/kv/c", "DELETE /v1/kv?prefix=a", "GET /v1/kv/a", "GET /v1/kv"] {
+        server.ask(line, "", "").await.assert_problem(503, "overloaded", "not_applied");
     }
     assert_eq!(fake.writes_seen(), seen + 2);
     // Reads that need not wait take no place.
-    assert_eq!(
-        server
-            .ask("GET /v1/kv/a?consistency=stale", "", "")
-            .await
-            .status,
-        200
-    );
+    assert_eq!(server.ask("GET /v1/kv/a?consistency=stale", "", "").await.status, 200);
     fake.set_writes(Mode::Serve);
     fake.set_barriers(Mode::Serve);
     let mut statuses = Vec::new();
@@ -176,11 +119,7 @@ async fn what_does_not_fit_is_refused_before_it_is_queued() {
 
 #[tokio::test]
 async fn bodies_share_a_room() {
-    let (_, server) = start(Limits {
-        bodies_bytes_max: 8 * 1024,
-        ..Limits::default()
-    })
-    .await;
+    let (_, server) = start(Limits { bodies_bytes_max: 8 * 1024, ..Limits::default() }).await;
     let mut slow = server.connect().await;
     slow.send("PUT /v1/kv/slow HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 8192\r\n\r\n")
         .await;
@@ -195,15 +134,10 @@ async fn bodies_share_a_room() {
 
 #[tokio::test]
 async fn a_client_that_leaves_gives_its_place_back() {
-    let (fake, server) = start(Limits {
-        writes_in_flight_max: 1,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { writes_in_flight_max: 1, ..Limits::default() }).await;
     fake.set_writes(Mode::Hang);
     let mut raw = server.connect().await;
-    raw.send(request("PUT /v1/kv/a", "synod-timeout: 60s", "1"))
-        .await;
+    raw.send(request("PUT /v1/kv/a", "synod-timeout: 60s", "1")).await;
     fake.waiting(1).await;
     drop(raw);
     fake.waiting(0).await;
@@ -239,24 +173,15 @@ async fn a_stop_lets_requests_end_and_closes_the_others() {
     assert_eq!((answer.status, answer.header("connection")), (201, "close"));
     assert!(busy.is_closed().await);
     server.task.await.unwrap();
-    assert!(
-        tokio::net::TcpStream::connect(server.address)
-            .await
-            .is_err()
-    );
+    assert!(tokio::net::TcpStream::connect(server.address).await.is_err());
 }
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
-    let (fake, server) = start(Limits {
-        shutdown_timeout_ms: 50,
-        ..Limits::default()
-    })
-    .await;
+    let (fake, server) = start(Limits { shutdown_timeout_ms: 50, ..Limits::default() }).await;
     fake.set_writes(Mode::Hang);
     let mut busy = server.connect().await;
-    busy.send(request("PUT /v1/kv/a", "synod-timeout: 60s", "1"))
-        .await;
+    busy.send(request("PUT /v1/kv/a", "synod-timeout: 60s", "1")).await;
     fake.waiting(1).await;
     server.stop.send(()).unwrap();
     server.task.await.unwrap();

@@ -111,7 +111,7 @@ impl Conductor<'_> {
                 .map(|(index, node)| (index, node.id))
                 .filter(|(_, id)| *id != leader)
                 .collect();
-            let deadline = Instant::now() + CHECK_UNDER_LOAD_MAX;
+            let deadline = Instant::now() + CHECK_UNDER_LOAD_MAX.min(self.plan.patience);
             check.absorb(check::read_back(load, self.plan.protocol, &survivors, deadline)?);
             self.progress.say(format!("kill {number}: bringing node {leader} back"));
             kill.ready_ms = self.bring_back(leader)?;

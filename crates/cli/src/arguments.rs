@@ -1,5 +1,6 @@
 //! The grammar of the command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -118,9 +119,9 @@ pub(crate) struct Reach {
 #[derive(Args, Debug)]
 pub(crate) struct Put {
     /// The key.
-    pub(crate) key: String,
+    pub(crate) key: OsString,
     /// The value; `-` or nothing reads it from standard input.
-    pub(crate) value: Option<String>,
+    pub(crate) value: Option<OsString>,
     /// Only if the key was last changed at this revision.
     #[arg(long, value_name = "REVISION", conflicts_with = "if_absent")]
     pub(crate) if_revision: Option<u64>,
@@ -135,7 +136,7 @@ pub(crate) struct Put {
 #[derive(Args, Debug)]
 pub(crate) struct Get {
     /// The key.
-    pub(crate) key: String,
+    pub(crate) key: OsString,
     /// Read what the node has, which may be old.
     #[arg(long)]
     pub(crate) stale: bool,
@@ -147,7 +148,7 @@ pub(crate) struct Get {
 #[derive(Args, Debug)]
 pub(crate) struct Delete {
     /// The key.
-    pub(crate) key: String,
+    pub(crate) key: OsString,
     /// Only if the key was last changed at this revision.
     #[arg(long, value_name = "REVISION")]
     pub(crate) if_revision: Option<u64>,
@@ -160,7 +161,7 @@ pub(crate) struct Delete {
 pub(crate) struct List {
     /// Only keys that begin with this.
     #[arg(default_value = "")]
-    pub(crate) prefix: String,
+    pub(crate) prefix: OsString,
     /// Print at most this many keys.
     #[arg(long, value_name = "COUNT", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
@@ -189,9 +190,16 @@ pub(crate) struct Arena {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "base_port", "data_dir"])]
     pub(crate) cluster: Option<PathBuf>,
     /// Where the benchmark's own cluster keeps its data [default: a folder
-    /// beside the current one that is deleted afterwards].
+    /// in the current one that is deleted afterwards].
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: BenchOutput,
+}
+
+/// Where the result of a benchmark goes.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct BenchOutput {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -236,25 +244,27 @@ pub(crate) struct Throughput {
     #[arg(long, value_name = "COUNT", default_value_t = 100_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) keys: u64,
-    /// How keys are picked.
-    #[arg(long, value_enum, default_value_t = Distribution::Uniform)]
-    pub(crate) distribution: Distribution,
+    /// Ask for a few keys very often: the n-th in proportion to n^-THETA.
+    #[arg(long, value_name = "THETA")]
+    pub(crate) zipf: Option<f64>,
     /// Reads in a hundred requests.
     #[arg(long, value_name = "PERCENT", default_value_t = 0,
           value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) reads: u8,
+    /// Send requests at this rate, answered or not, instead of one after the
+    /// other.
+    #[arg(long, value_name = "PER_SECOND")]
+    pub(crate) rate: Option<f64>,
     /// Send everything to the leader instead of spreading it over the nodes.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "to_node")]
     pub(crate) to_leader: bool,
-}
-
-/// How a benchmark picks its keys.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Distribution {
-    /// All alike.
-    Uniform,
-    /// A few very often.
-    Zipf,
+    /// Send everything to this node.
+    #[arg(long, value_name = "ID")]
+    pub(crate) to_node: Option<u64>,
+    /// Threads of the load generator.
+    #[arg(long, value_name = "COUNT", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) threads: u32,
 }
 
 /// `synod bench failover`.
@@ -285,14 +295,30 @@ pub(crate) enum How {
 /// `synod bench compare`.
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
-    #[command(flatten)]
-    pub(crate) arena: Arena,
-    #[command(flatten)]
-    pub(crate) load: Load,
-    /// Seconds that are measured, for each store.
-    #[arg(long, value_name = "S", default_value_t = 10,
+    /// Numbers of clients to compare with, one after the other.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 64, 256])]
+    pub(crate) clients: Vec<u32>,
+    /// How often each store is started and measured.
+    #[arg(long, value_name = "COUNT", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) rounds: u32,
+    /// Seconds of each measurement.
+    #[arg(long, value_name = "S", default_value_t = 8,
           value_parser = clap::value_parser!(u64).range(1..=3_600))]
     pub(crate) duration_s: u64,
+    /// Nodes of each store.
+    #[arg(long, value_name = "COUNT", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub(crate) nodes: u32,
+    /// Spread the clients over the nodes instead of sending everything to the
+    /// leader.
+    #[arg(long)]
+    pub(crate) spread: bool,
+    /// The etcd binary [default: $SYNOD_ETCD, then $PATH].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: BenchOutput,
 }
 
 #[cfg(test)]

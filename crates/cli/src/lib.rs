@@ -1,6 +1,58 @@
-//! Subcommands, the local cluster runner and human output.
+//! The `synod` command: its subcommands, the local cluster runner and the output
+//! for people.
+//!
+//! This crate never takes part in the protocol. What a node does is in
+//! `synod-node`, how a cluster is talked to in `synod-client`, and how it is
+//! measured in `synod-bench`.
 
-/// Runs the command line of this process.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+mod arena;
+mod arguments;
+mod bench;
+mod cluster;
+mod endpoints;
+mod failure;
+mod keys;
+mod log;
+mod output;
+mod scratch;
+mod serve;
+mod status;
+mod talk;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::arguments::{Arguments, Command};
+use crate::failure::Failure;
+
+/// Runs the command line of this process. The exit code is 0 when it did what
+/// it was asked, 1 when it failed, 2 for wrong usage or settings, and 3 when the
+/// cluster's answer is no.
+#[must_use]
+pub fn main() -> ExitCode {
+    match run(&Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("synod: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Init(arguments) => {
+            let identity = serve::init(&arguments.config)?;
+            output::print(&identity)
+        }
+        Command::Serve(arguments) => serve::serve(arguments),
+        Command::Cluster(arguments) => cluster::run(arguments),
+        Command::Put(arguments) => keys::put(arguments),
+        Command::Get(arguments) => keys::get(arguments),
+        Command::Delete(arguments) => keys::delete(arguments),
+        Command::List(arguments) => keys::list(arguments),
+        Command::Status(arguments) => status::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+    }
 }

@@ -1,1 +1,28 @@
-//! Talks to a cluster: finds the leader, retries safely, typed errors.
+//! Talks to a cluster: finds a node that works, prefers the leader, retries what is
+//! safe to retry, and says exactly what is known about a write that got no answer.
+//!
+//! This crate never contains server code, never knows how writes are agreed on, and
+//! never repeats a write that could have effect twice: each write gets a name of its
+//! own (an `Idempotency-Key`), under which the cluster takes it once.
+//!
+//! [`Client`] has the calls, [`ClientError`] what can become of them. `attempt` is one
+//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node.
+
+mod answer;
+mod attempt;
+mod client;
+mod endpoints;
+mod error;
+mod name;
+mod options;
+mod retry;
+mod target;
+
+pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
+pub use client::Client;
+pub use error::ClientError;
+pub use options::{
+    ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
+};
+pub use synod_kv::http::{Problem, ProblemKind, StatusBody};
+pub use synod_kv::{Condition, Revision};

@@ -243,6 +243,16 @@ impl Host {
             .fold(self.replica.deadline(), Time::min)
     }
 
+    /// Who leads, as far as this node knows without the help of others.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match self.viewed.route {
+            Route::Here => Some(self.node),
+            Route::Leader(leader) => Some(leader),
+            Route::Through(_) | Route::Nowhere => None,
+        }
+    }
+
     /// The core's present view.
     #[must_use]
     pub fn status(&self, now: Time) -> Status {

@@ -8,14 +8,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, CompactionDecision, DB, DBCompressionType, DBRawIterator, Options,
-    ReadOptions, SliceTransform, WriteBatch, WriteOptions, compaction_filter::CompactionFilter,
-    compaction_filter_factory,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactionDecision, DB, DBCompressionType,
+    DBRawIterator, Options, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+    compaction_filter::CompactionFilter, compaction_filter_factory,
 };
 use synod_kv::Revision;
 use synod_kv::layout::{self, Sweep};
 
-const BATCH: u64 = 32;
+const BATCH: usize = 32;
 const KEY_BYTES: usize = 32;
 const VALUE_BYTES: usize = 256;
 const GETS: u64 = 200_000;
@@ -26,11 +26,12 @@ const REVISION_BYTES: usize = 8;
 fn main() {
     let keys = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(400_000);
     println!("{keys} keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}, batches of {BATCH}");
-    println!("{:36} {:>12} {:>12}", "", "key suffix", "timestamps");
+    println!("microseconds each: wall time, CPU of all threads");
+    println!("{:28} {:>16} {:>16}", "", "key suffix", "timestamps");
     let suffix = run::<Suffix>(keys);
     let timestamps = run::<Timestamps>(keys);
     for ((name, a), (_, b)) in suffix.iter().zip(&timestamps) {
-        println!("{name:36} {a:>12.2} {b:>12.2}");
+        println!("{name:28} {:>8.2} {:>7.2} {:>8.2} {:>7.2}", a[0], a[1], b[0], b[1]);
     }
 }
 
@@ -48,49 +49,35 @@ trait Layout {
     fn db(&self) -> &DB;
 }
 
-fn run<L: Layout>(keys: u64) -> Vec<(&'static str, f64)> {
+/// Names of steps, and for each what [`timed`] found.
+fn run<L: Layout>(keys: u64) -> Vec<(&'static str, [f64; 2])> {
     let folder = tempfile::tempdir().expect("a folder");
     let layout = L::open(folder.path());
     let mut random = fastrand::Rng::with_seed(7);
     let mut results = Vec::new();
     let mut revision = 0;
 
-    let (wall, cpu) = timed(|| write(&layout, &mut revision, (0..keys).map(scatter)));
-    results.push(("insert a new key, us", each(wall, keys)));
-    results.push(("  CPU of all threads, us", each(cpu, keys)));
-    let overwritten: Vec<u64> = (0..keys).map(|_| scatter(random.u64(..keys))).collect();
-    let (wall, cpu) = timed(|| write(&layout, &mut revision, overwritten.into_iter()));
-    results.push(("overwrite a key, us", each(wall, keys)));
-    results.push(("  CPU of all threads, us", each(cpu, keys)));
-
-    for (get, missing, scan) in [
-        ("get the newest, us", "get a missing key, us", "scan 100 keys, us"),
-        ("get, compacted, us", "get a missing key, compacted, us", "scan 100, compacted, us"),
+    let new = (0..keys).map(scatter);
+    results.push(("insert a new key", timed(keys, || write(&layout, &mut revision, new))));
+    let known: Vec<u64> = (0..keys).map(|_| scatter(random.u64(..keys))).collect();
+    let known = known.into_iter();
+    results.push(("overwrite a key", timed(keys, || write(&layout, &mut revision, known))));
+    for [get, missing, scan] in [
+        ["get the newest", "get a missing key", "scan 100 keys"],
+        ["get, compacted", "get a missing key, compacted", "scan 100 keys, compacted"],
     ] {
-        let (wall, _) = timed(|| {
-            for _ in 0..GETS {
-                assert!(layout.get(&key(scatter(random.u64(..keys)))));
-            }
-        });
-        results.push((get, each(wall, GETS)));
-        let (wall, _) = timed(|| {
-            for number in 0..GETS {
-                assert!(!layout.get(&key(scatter(keys + number))));
-            }
-        });
-        results.push((missing, each(wall, GETS)));
-        let (wall, _) = timed(|| {
-            for _ in 0..SCANS {
-                assert!(layout.scan(&key(random.u64(..u64::MAX / 2))) <= SCAN_KEYS);
-            }
-        });
-        results.push((scan, each(wall, SCANS)));
+        let present: Vec<_> = (0..GETS).map(|_| key(scatter(random.u64(..keys)))).collect();
+        let gets = || present.iter().for_each(|key| assert!(layout.get(key)));
+        results.push((get, timed(GETS, gets)));
+        let absent: Vec<_> = (0..GETS).map(|number| key(scatter(keys + number))).collect();
+        let gets = || absent.iter().for_each(|key| assert!(!layout.get(key)));
+        results.push((missing, timed(GETS, gets)));
+        let starts: Vec<_> = (0..SCANS).map(|_| key(random.u64(..u64::MAX / 2))).collect();
+        let scans = || starts.iter().for_each(|key| assert_eq!(layout.scan(key), SCAN_KEYS));
+        results.push((scan, timed(SCANS, scans)));
         layout.db().flush().expect("flushes");
         layout.db().compact_range(None::<&[u8]>, None::<&[u8]>);
     }
-    let bytes = layout.db().property_int_value("rocksdb.total-sst-files-size");
-    #[allow(clippy::cast_precision_loss)]
-    results.push(("files at the end, MB", bytes.expect("reads").unwrap_or(0) as f64 / 1e6));
     results
 }
 
@@ -100,7 +87,7 @@ fn write<L: Layout>(layout: &L, revision: &mut u64, mut keys: impl Iterator<Item
     let mut value = [0; VALUE_BYTES];
     loop {
         let mut batch = WriteBatch::default();
-        for number in keys.by_ref().take(BATCH as usize) {
+        for number in keys.by_ref().take(BATCH) {
             *revision += 1;
             // Half of the value compresses, as text does.
             let mut noise = fastrand::Rng::with_seed(*revision);
@@ -111,7 +98,7 @@ fn write<L: Layout>(layout: &L, revision: &mut u64, mut keys: impl Iterator<Item
             return;
         }
         layout.db().write_opt(batch, &without_log).expect("writes");
-        if *revision % (1024 * BATCH) == 0 {
+        if revision.is_multiple_of(1024 * BATCH as u64) {
             layout.forget(*revision);
         }
     }
@@ -128,12 +115,14 @@ fn key(number: u64) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Wall time and CPU time of all threads.
-fn timed(work: impl FnOnce()) -> (Duration, Duration) {
+/// Microseconds of one of `count` steps: wall time, and CPU time of all threads.
+fn timed(count: u64, work: impl FnOnce()) -> [f64; 2] {
     let cpu = cpu_time();
     let start = Instant::now();
     work();
-    (start.elapsed(), cpu_time().saturating_sub(cpu))
+    let wall = start.elapsed();
+    #[allow(clippy::cast_precision_loss)]
+    [wall, cpu_time().saturating_sub(cpu)].map(|time| time.as_secs_f64() * 1e6 / count as f64)
 }
 
 /// What this process has used so far, in steps of a hundredth of a second.
@@ -143,11 +132,6 @@ fn cpu_time() -> Duration {
     let ticks: u64 =
         after_name.split_whitespace().skip(11).take(2).flat_map(str::parse::<u64>).sum();
     Duration::from_millis(ticks * 10)
-}
-
-#[allow(clippy::cast_precision_loss)]
-fn each(time: Duration, count: u64) -> f64 {
-    time.as_secs_f64() * 1e6 / count as f64
 }
 
 /// What both layouts have in common.
@@ -305,7 +289,8 @@ impl Layout for Timestamps {
             Box::new(compare_time),
             Box::new(compare_keys),
         );
-        Timestamps(DB::open(&options, path).expect("opens"))
+        let family = ColumnFamilyDescriptor::new("default", options.clone());
+        Timestamps(DB::open_cf_descriptors(&options, path, [family]).expect("opens"))
     }
 
     fn put(&self, batch: &mut WriteBatch, key: &[u8], revision: u64, value: &[u8]) {

@@ -1,12 +1,7 @@
 //! A replica of one: the real state machine over a map in memory, and switches that
 //! make it refuse, hang or stay behind.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "each test file uses a part of it"
-)]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
 
 use std::sync::{Arc, Mutex};
 
@@ -95,12 +90,7 @@ impl Fake {
 
     /// Waits until so many calls wait here.
     pub async fn waiting(&self, calls: usize) {
-        self.shared
-            .waiting
-            .subscribe()
-            .wait_for(|waiting| *waiting == calls)
-            .await
-            .unwrap();
+        self.shared.waiting.subscribe().wait_for(|waiting| *waiting == calls).await.unwrap();
     }
 
     pub fn writes_seen(&self) -> u64 {
@@ -108,12 +98,7 @@ impl Fake {
     }
 
     pub async fn saw_writes(&self, writes: u64) {
-        self.shared
-            .writes_seen
-            .subscribe()
-            .wait_for(|seen| *seen >= writes)
-            .await
-            .unwrap();
+        self.shared.writes_seen.subscribe().wait_for(|seen| *seen >= writes).await.unwrap();
     }
 
     pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
@@ -124,14 +109,8 @@ impl Fake {
         let mut machine = self.shared.machine.lock().unwrap();
         let mut sequence = self.shared.sequence.lock().unwrap();
         *sequence += 1;
-        let id = ServerId {
-            origin: NODE,
-            incarnation: 1,
-            sequence: *sequence,
-        };
-        let mut taken = machine
-            .apply(*sequence, *sequence, &[(id, command)])
-            .unwrap();
+        let id = ServerId { origin: NODE, incarnation: 1, sequence: *sequence };
+        let mut taken = machine.apply(*sequence, *sequence, &[(id, command)]).unwrap();
         machine.commit().unwrap();
         self.shared.revision.send_replace(machine.revision().0);
         taken.remove(0)
@@ -192,10 +171,7 @@ impl Replica for Fake {
     async fn wait_revision(&self, revision: Revision, _: Instant) -> Result<(), Refused> {
         let _waiting = Waiting::new(&self.shared.waiting);
         let mut reached = self.shared.revision.subscribe();
-        reached
-            .wait_for(|reached| *reached >= revision.0)
-            .await
-            .unwrap();
+        reached.wait_for(|reached| *reached >= revision.0).await.unwrap();
         Ok(())
     }
 
@@ -234,10 +210,7 @@ impl Replica for Fake {
             uptime_seconds: 1,
             role: RoleName::Leader,
             ballot: "1.1".to_owned(),
-            leader: leader.map(|leader| LeaderHint {
-                id: leader.node,
-                url: None,
-            }),
+            leader: leader.map(|leader| LeaderHint { id: leader.node, url: None }),
             chosen_slot: 0,
             applied_slot: 0,
             durable_slot: 0,

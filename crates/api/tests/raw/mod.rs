@@ -1,11 +1,6 @@
 //! A server on a free port, and a client that sends exactly the bytes it is given.
 
-#![allow(
-    dead_code,
-    unreachable_pub,
-    missing_docs,
-    reason = "each test file uses a part of it"
-)]
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -35,18 +30,11 @@ impl Server {
         let task = tokio::spawn(synod_api::serve(listener, replica, limits, async {
             let _ = stopped.await;
         }));
-        Self {
-            address,
-            stop,
-            task,
-        }
+        Self { address, stop, task }
     }
 
     pub async fn connect(&self) -> Raw {
-        Raw {
-            stream: TcpStream::connect(self.address).await.unwrap(),
-            read: Vec::new(),
-        }
+        Raw { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
     }
 
     /// One request on a connection of its own.
@@ -64,15 +52,9 @@ impl Server {
 
 /// The bytes of a request.
 pub fn request(line: &str, headers: &str, body: &str) -> String {
-    let length = if body.is_empty() {
-        String::new()
-    } else {
-        format!("content-length: {}\r\n", body.len())
-    };
-    let headers: String = headers
-        .lines()
-        .map(|line| format!("{}\r\n", line.trim()))
-        .collect();
+    let length =
+        if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+    let headers: String = headers.lines().map(|line| format!("{}\r\n", line.trim())).collect();
     format!("{line} HTTP/1.1\r\nhost: synod\r\n{headers}{length}\r\n{body}")
 }
 
@@ -105,10 +87,7 @@ impl Raw {
     }
 
     async fn next(&mut self, is_head: bool) -> Answer {
-        let end = self
-            .read_until(|bytes| find(bytes, b"\r\n\r\n"))
-            .await
-            .expect("an answer");
+        let end = self.read_until(|bytes| find(bytes, b"\r\n\r\n")).await.expect("an answer");
         let head: Vec<u8> = self.read.drain(..end + 4).collect();
         let mut answer = Answer::parse(&head);
         let is_empty = is_head || matches!(answer.status, 100..=199 | 204 | 304);
@@ -117,14 +96,9 @@ impl Raw {
         }
         if let Some(length) = answer.headers.get("content-length") {
             let length: usize = length.parse().unwrap();
-            self.read_until(|bytes| (bytes.len() >= length).then_some(0))
-                .await
-                .expect("a body");
+            self.read_until(|bytes| (bytes.len() >= length).then_some(0)).await.expect("a body");
             answer.body = self.read.drain(..length).collect();
-        } else if answer
-            .headers
-            .get("transfer-encoding")
-            .is_some_and(|coding| coding == "chunked")
+        } else if answer.headers.get("transfer-encoding").is_some_and(|coding| coding == "chunked")
         {
             answer.body = self.chunks().await;
         } else {
@@ -137,10 +111,7 @@ impl Raw {
     async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
         loop {
-            let end = self
-                .read_until(|bytes| find(bytes, b"\r\n"))
-                .await
-                .expect("a chunk");
+            let end = self.read_until(|bytes| find(bytes, b"\r\n")).await.expect("a chunk");
             let line: Vec<u8> = self.read.drain(..end + 2).collect();
             let length =
                 usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
@@ -157,9 +128,7 @@ impl Raw {
 
     /// Whether the server hangs up without another byte.
     pub async fn is_closed(&mut self) -> bool {
-        self.read_until(|bytes| (!bytes.is_empty()).then_some(0))
-            .await
-            .is_none()
+        self.read_until(|bytes| (!bytes.is_empty()).then_some(0)).await.is_none()
     }
 
     /// Reads until `found` says where; none at the end of the stream.
@@ -178,9 +147,7 @@ impl Raw {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes
-        .windows(pattern.len())
-        .position(|window| window == pattern)
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 #[derive(Debug)]
@@ -194,23 +161,12 @@ impl Answer {
     fn parse(head: &[u8]) -> Self {
         let head = std::str::from_utf8(head).unwrap();
         let mut lines = head.trim_end().lines();
-        let status = lines
-            .next()
-            .unwrap()
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
         let header = |line: &str| {
             let (name, value) = line.split_once(": ").unwrap();
             (name.to_ascii_lowercase(), value.to_owned())
         };
-        Self {
-            status,
-            headers: lines.map(header).collect(),
-            body: Vec::new(),
-        }
+        Self { status, headers: lines.map(header).collect(), body: Vec::new() }
     }
 
     pub fn header(&self, name: &str) -> &str {
@@ -224,24 +180,13 @@ impl Answer {
     /// Checks that this is a problem document of this type, as all of them must be.
     pub fn assert_problem(&self, status: u16, kind: &str, outcome: &str) {
         assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(
-            self.header("content-type"),
-            "application/problem+json",
-            "{self:?}"
-        );
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         let document = self.json();
         assert_eq!(document["type"], format!("urn:synod:{kind}"), "{document}");
         assert_eq!(document["status"], status, "{document}");
         assert_eq!(document["outcome"], outcome, "{document}");
-        assert!(
-            document["detail"].as_str().unwrap().len() > 10,
-            "{document}"
-        );
-        assert_eq!(
-            status == 503,
-            self.headers.contains_key("retry-after"),
-            "{self:?}"
-        );
+        assert!(document["detail"].as_str().unwrap().len() > 10, "{document}");
+        assert_eq!(status == 503, self.headers.contains_key("retry-after"), "{self:?}");
         assert!(self.headers.contains_key("synod-revision"), "{self:?}");
     }
 }

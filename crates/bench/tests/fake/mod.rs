@@ -2,10 +2,10 @@
 //! share one map, one of which calls itself leader. It can be told to lose
 //! what it acknowledged.
 
-// Each test file uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(unreachable_pub, reason = "a module of a test, not of a library")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -32,10 +32,10 @@ pub enum Fault {
 
 #[derive(Default)]
 struct State {
-    map: HashMap<String, Vec<Vec<u8>>>,
+    map: BTreeMap<String, Vec<Vec<u8>>>,
     leader: usize,
-    dead: BTreeMap<usize, ()>,
-    stopped: BTreeMap<usize, ()>,
+    dead: BTreeSet<usize>,
+    stopped: BTreeSet<usize>,
     connections: Vec<(usize, TcpStream)>,
     writes: u64,
     fault: Fault,
@@ -80,7 +80,7 @@ impl FakeCluster {
 
     pub fn kill_node(&self, node: usize) {
         let mut state = self.shared.state.lock().unwrap();
-        state.dead.insert(node, ());
+        state.dead.insert(node);
         for (_, connection) in state.connections.iter().filter(|(of, _)| *of == node) {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -114,28 +114,32 @@ impl ClusterControl for FakeCluster {
     }
 
     fn kill(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.kill_node(node.0 as usize - 1);
+        self.kill_node(index(node));
         Ok(())
     }
 
     fn stop(&mut self, node: NodeId) -> Result<(), ControlError> {
-        let node = node.0 as usize - 1;
+        let node = index(node);
         let mut state = self.shared.state.lock().unwrap();
-        state.stopped.insert(node, ());
+        state.stopped.insert(node);
         state.leader = (node + 1) % self.addresses.len();
         Ok(())
     }
 
     fn cont(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.shared.state.lock().unwrap().stopped.remove(&(node.0 as usize - 1));
+        self.shared.state.lock().unwrap().stopped.remove(&index(node));
         self.shared.changed.notify_all();
         Ok(())
     }
 
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.shared.state.lock().unwrap().dead.remove(&(node.0 as usize - 1));
+        self.shared.state.lock().unwrap().dead.remove(&index(node));
         Ok(())
     }
+}
+
+fn index(node: NodeId) -> usize {
+    usize::try_from(node.0).unwrap() - 1
 }
 
 /// A dead node still has its port here, but hangs up on everybody.
@@ -143,7 +147,7 @@ fn listen(shared: &Arc<Shared>, node: usize, listener: &TcpListener) {
     for stream in listener.incoming() {
         let stream = stream.unwrap();
         let mut state = shared.state.lock().unwrap();
-        if state.dead.contains_key(&node) {
+        if state.dead.contains(&node) {
             continue;
         }
         state.connections.push((node, stream.try_clone().unwrap()));
@@ -157,10 +161,10 @@ fn serve(shared: &Shared, node: usize, mut stream: TcpStream) {
     let mut bytes = Vec::new();
     while let Some((method, path, body)) = read_request(&mut stream, &mut bytes) {
         let mut state = shared.state.lock().unwrap();
-        while state.stopped.contains_key(&node) {
+        while state.stopped.contains(&node) {
             state = shared.changed.wait(state).unwrap();
         }
-        if state.dead.contains_key(&node) {
+        if state.dead.contains(&node) {
             return;
         }
         let (status, body) = answer(&mut state, node, &method, &path, body);

@@ -168,6 +168,21 @@ impl Layout {
     }
 }
 
+/// A base port at which a new cluster's ports are free now, below those that
+/// the system hands out by itself.
+pub(crate) fn free_base_port(nodes: u32) -> Result<u16, Failure> {
+    const FIRST: u16 = 17_000;
+    const LAST: u16 = 31_000;
+    let nodes = u16::try_from(nodes).map_err(|_| Failure::usage("too many nodes"))?;
+    let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    let first = fastrand::u16(FIRST..LAST);
+    (first..LAST)
+        .chain(FIRST..first)
+        .step_by(usize::from(2 * PEER_PORT_OFFSET))
+        .find(|base| (1..=nodes).all(|id| free(base + id) && free(base + PEER_PORT_OFFSET + id)))
+        .ok_or_else(|| Failure::failed(format!("no free ports between {FIRST} and {LAST}")))
+}
+
 /// Writes a file so that a reader sees the old or the new content, never half.
 pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
     let new = path.with_extension("new");

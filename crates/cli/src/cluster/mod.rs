@@ -11,5 +11,8 @@ mod spawner;
 mod view;
 
 pub(crate) use description::{Description, FILE_NAME};
+pub(crate) use layout::free_base_port;
 pub(crate) use local::LocalCluster;
+pub(crate) use probe::statuses;
+pub(crate) use process::NodeProcess;
 pub(crate) use runner::run;

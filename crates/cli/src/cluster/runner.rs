@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::local::{LocalCluster, STOP_DEADLINE};
 use super::probe::Probes;
-use super::process::Ending;
+use super::process::{Ending, NodeProcess};
 use super::view::{self, NodeRow, NodeState, Screen};
 use crate::arguments::Cluster;
 use crate::failure::Failure;
@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &Cluster) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let mut stops = StopSignals::new()?;
-        let mut runner = Runner::new(cluster, arguments);
+        let mut runner = Runner::new(cluster, arguments)?;
         runner.start()?;
         runner.watch(&mut stops).await?;
         runner.stop(&mut stops).await
@@ -79,11 +79,12 @@ struct Runner {
 }
 
 impl Runner {
-    fn new(cluster: LocalCluster, arguments: &Cluster) -> Self {
-        let urls = cluster.nodes().iter().map(|node| node.place().client_url());
-        let probes = Probes::new(urls.collect());
+    fn new(cluster: LocalCluster, arguments: &Cluster) -> Result<Self, Failure> {
+        let urls: Vec<String> =
+            cluster.nodes().iter().map(|node| node.place().client_url()).collect();
+        let probes = Probes::new(&urls)?;
         let on_terminal = std::io::stdout().is_terminal() && !arguments.no_tty;
-        Self {
+        Ok(Self {
             cluster,
             probes,
             restart: arguments.restart,
@@ -93,7 +94,7 @@ impl Runner {
             screen: on_terminal.then(Screen::default),
             events: Vec::new(),
             examples_shown: false,
-        }
+        })
     }
 
     fn start(&mut self) -> Result<(), Failure> {
@@ -172,7 +173,7 @@ impl Runner {
     }
 
     fn current_rows(&self) -> Vec<NodeRow> {
-        let row = |(index, node): (usize, &super::process::NodeProcess)| NodeRow {
+        let row = |(index, node): (usize, &NodeProcess)| NodeRow {
             id: node.place().id,
             client_url: node.place().client_url(),
             pid: node.pid(),

@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+use crate::output::columns;
+
 /// What is known of one node at one moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NodeRow {
@@ -65,20 +67,11 @@ pub(crate) fn leader(rows: &[NodeRow]) -> Option<&NodeRow> {
 
 /// The nodes as aligned lines.
 pub(crate) fn table(rows: &[NodeRow]) -> Vec<String> {
-    let cells: Vec<[String; 7]> = rows.iter().map(NodeRow::cells).collect();
-    let headings = HEADINGS.map(str::to_owned);
-    let all: Vec<&[String; 7]> = std::iter::once(&headings).chain(&cells).collect();
-    let width = |column: usize| all.iter().map(|line| line[column].len()).max().unwrap_or(0);
-    let widths: [usize; 7] = std::array::from_fn(width);
-    let align = |line: &&[String; 7]| {
-        let mut text = String::new();
-        for (cell, width) in line.iter().zip(widths) {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "  {cell:<width$}");
-        }
-        text.trim_end().to_owned()
-    };
-    all.iter().map(align).collect()
+    let headings = HEADINGS.map(str::to_owned).to_vec();
+    let cells: Vec<Vec<String>> = std::iter::once(headings)
+        .chain(rows.iter().map(|row| row.cells().to_vec()))
+        .collect();
+    columns(&cells).lines().map(|line| format!("  {line}")).collect()
 }
 
 /// One line on how the cluster as a whole does.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use bytes::Bytes;
 use synod_paxos::{
     AcceptedSlot, Ballot, Configuration, Effects, Envelope, Input, Load, Message, NodeId, Options,
-    Position, ReadToken, Record, RecordBody, Recovered, Replica, Role, Slot, Standing, Time, Value,
+    Position, ReadToken, Record, RecordBody, Recovered, Replica, Slot, Standing, Time, Value,
 };
 
 /// Which faults are on, and how strong.
@@ -20,6 +20,8 @@ pub(crate) struct Faults {
     pub(crate) pauses: f64,
     pub(crate) cuts: f64,
     pub(crate) sync_us_max: u64,
+    /// Messages wait for each other and share a step, as under load.
+    pub(crate) batching: bool,
 }
 
 impl Faults {
@@ -32,6 +34,7 @@ impl Faults {
             pauses: 0.0,
             cuts: 0.0,
             sync_us_max: 200,
+            batching: false,
         }
     }
 
@@ -46,6 +49,7 @@ impl Faults {
             cuts: maybe(1.0),
             delay_us_max: [300, 3_000, 60_000][rng.usize(..3)],
             sync_us_max: [200, 5_000, 100_000][rng.usize(..3)],
+            batching: rng.bool(),
         }
     }
 }
@@ -248,10 +252,10 @@ impl World {
                 if machine.replica.is_none() {
                     return;
                 }
-                if machine.paused {
-                    machine.inbox.push((from, message));
-                } else {
-                    self.input(to, Input::Received { from, message });
+                machine.inbox.push((from, message));
+                let paused = machine.paused;
+                if !paused && !(self.faults.batching && self.rng.bool()) {
+                    self.input(to, Input::Tick);
                 }
             }
             Happening::Synced { node, life, position } => {
@@ -418,14 +422,10 @@ impl World {
             return;
         }
         machine.paused = false;
-        let inbox = std::mem::take(&mut machine.inbox);
         if machine.replica.is_none() {
             return;
         }
         self.input(id, Input::Tick);
-        for (from, message) in inbox {
-            self.input(id, Input::Received { from, message });
-        }
         self.wake_later(id);
     }
 
@@ -459,11 +459,14 @@ impl World {
         let now = self.now;
         let machine = self.machine(id);
         let Some(replica) = machine.replica.as_mut() else { return };
-        let was = replica.status(now).role;
+        let was = replica.leads();
         replica.step(now, input, &mut machine.effects);
+        for (from, message) in machine.inbox.drain(..) {
+            replica.step(now, Input::Received { from, message }, &mut machine.effects);
+        }
         replica.flush(now, &mut machine.effects);
-        let is = replica.status(now).role;
-        if is == Role::Leader && was != Role::Leader {
+        let is = replica.leads();
+        if is.is_some() && is != was {
             self.oracle.count("elected");
         }
         self.carry_out(id);

@@ -1,0 +1,147 @@
+//! The clusters that benchmarks start for themselves.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use rustix::process::Signal;
+use synod_bench::compare::ClusterStarter;
+use synod_bench::failover::{ClusterControl, ControlError};
+use synod_bench::{NodeAddress, NodeId};
+
+use crate::arguments::{Arena, ClusterShape};
+use crate::cluster::{LocalCluster, free_base_port};
+use crate::failure::Failure;
+use crate::scratch::Scratch;
+
+const NODES_DEFAULT: u32 = 3;
+
+/// A local cluster that lives as long as this value.
+#[derive(Debug)]
+pub(crate) struct OwnCluster {
+    cluster: LocalCluster,
+    /// Deleted after the cluster.
+    _folder: Option<Scratch>,
+}
+
+impl OwnCluster {
+    /// Starts the cluster that the arguments describe, on free ports unless they
+    /// are given.
+    pub(crate) fn start(arena: &Arena) -> Result<Self, Failure> {
+        let (data_dir, folder) = match &arena.data_dir {
+            Some(given) => (given.clone(), None),
+            None => {
+                let folder = Scratch::new()?;
+                (folder.path().join("cluster"), Some(folder))
+            }
+        };
+        let mut shape = arena.shape.clone();
+        // A folder of the user's may hold a cluster with ports of its own.
+        if shape.base_port.is_none() && folder.is_some() {
+            shape.base_port = Some(free_base_port(shape.nodes.unwrap_or(NODES_DEFAULT))?);
+        }
+        let mut cluster = LocalCluster::open(&data_dir, &shape, false)?;
+        cluster.start_all()?;
+        Ok(Self { cluster, _folder: folder })
+    }
+
+    /// Where its nodes are now.
+    pub(crate) fn nodes(&self) -> Vec<NodeAddress> {
+        let address = |node: &crate::cluster::NodeProcess| NodeAddress {
+            id: NodeId(u64::from(node.place().id)),
+            pid: node.pid(),
+            client_url: node.place().client_url(),
+        };
+        self.cluster.nodes().iter().map(address).collect()
+    }
+
+    fn signal(&self, node: NodeId, signal: Signal) -> Result<(), ControlError> {
+        self.cluster.signal(node_id(node)?, signal).map_err(control_error)
+    }
+}
+
+impl ClusterControl for OwnCluster {
+    fn nodes(&mut self) -> Result<Vec<NodeAddress>, ControlError> {
+        Ok(OwnCluster::nodes(self))
+    }
+
+    fn kill(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.signal(node, Signal::KILL)
+    }
+
+    fn stop(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.signal(node, Signal::STOP)
+    }
+
+    fn cont(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.signal(node, Signal::CONT)
+    }
+
+    fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.cluster.start(node_id(node)?).map_err(control_error)
+    }
+}
+
+/// Starts one cluster after the other, each with empty data.
+#[derive(Debug)]
+pub(crate) struct FreshClusters {
+    nodes: u32,
+    current: Option<LocalCluster>,
+    folder: Scratch,
+}
+
+impl FreshClusters {
+    pub(crate) fn new(nodes: u32) -> Result<Self, Failure> {
+        Ok(Self { nodes, current: None, folder: Scratch::new()? })
+    }
+
+    /// The folder of all of them, on the disk that is measured.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("synod")
+    }
+
+    fn try_start(&mut self) -> Result<Vec<NodeAddress>, Failure> {
+        let base_port = Some(free_base_port(self.nodes)?);
+        let shape = ClusterShape { nodes: Some(self.nodes), base_port };
+        let mut cluster = LocalCluster::open(&self.data_dir(), &shape, true)?;
+        cluster.start_all()?;
+        let own = OwnCluster { cluster, _folder: None };
+        let nodes = own.nodes();
+        self.current = Some(own.cluster);
+        Ok(nodes)
+    }
+
+    fn try_stop(&mut self) -> Result<(), Failure> {
+        if let Some(mut cluster) = self.current.take() {
+            cluster.stop_all()?;
+        }
+        fs::remove_dir_all(self.data_dir()).context("cannot delete the data of a benchmark")?;
+        Ok(())
+    }
+}
+
+impl ClusterStarter for FreshClusters {
+    fn name(&self) -> String {
+        concat!("synod ", env!("CARGO_PKG_VERSION")).to_owned()
+    }
+
+    fn start_fresh(&mut self) -> Result<Vec<NodeAddress>, ControlError> {
+        self.try_start().map_err(control_error)
+    }
+
+    fn stop_all(&mut self) -> Result<(), ControlError> {
+        self.try_stop().map_err(control_error)
+    }
+}
+
+fn control_error(failure: Failure) -> ControlError {
+    ControlError(failure.to_string())
+}
+
+fn node_id(node: NodeId) -> Result<u32, ControlError> {
+    u32::try_from(node.0).map_err(|_| ControlError(format!("there is no node {node}")))
+}

@@ -1,0 +1,128 @@
+//! `synod bench`: a cluster to measure, and the result for people or programs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use synod_bench::compare::{self, CompareOptions};
+use synod_bench::failover::{self, FailoverPlan, FileControl};
+use synod_bench::throughput::{self, ThroughputOptions};
+use synod_bench::{BenchError, ClusterFile, Distribution, NodeId, Placement, Progress};
+
+use crate::arena::{FreshClusters, OwnCluster};
+use crate::arguments::{Bench, BenchOutput, Compare, Failover, How, Throughput};
+use crate::failure::Failure;
+
+/// Runs a benchmark.
+pub(crate) fn run(command: &Bench) -> Result<(), Failure> {
+    match command {
+        Bench::Throughput(arguments) => run_throughput(arguments),
+        Bench::Failover(arguments) => run_failover(arguments),
+        Bench::Compare(arguments) => run_compare(arguments),
+    }
+}
+
+impl From<BenchError> for Failure {
+    fn from(error: BenchError) -> Self {
+        match &error {
+            BenchError::Option { .. } => Failure::usage(error.to_string()),
+            _ => Failure::failed(error.to_string()),
+        }
+    }
+}
+
+fn run_throughput(arguments: &Throughput) -> Result<(), Failure> {
+    let load = &arguments.load;
+    let placement = match (arguments.to_leader, arguments.to_node) {
+        (true, _) => Placement::Leader,
+        (false, Some(node)) => Placement::Node(NodeId(node)),
+        (false, None) => Placement::Spread,
+    };
+    let options = ThroughputOptions {
+        clients: load.clients as usize,
+        duration: Duration::from_secs(arguments.duration_s),
+        warm_up: Duration::from_secs(arguments.warm_up_s),
+        keys: arguments.keys,
+        distribution: match arguments.zipf {
+            Some(theta) => Distribution::Zipf { theta },
+            None => Distribution::Uniform,
+        },
+        key_bytes: load.key_bytes as usize,
+        value_bytes: load.value_bytes as usize,
+        read_share: f64::from(arguments.reads) / 100.0,
+        placement,
+        rate_per_s: arguments.rate,
+        threads: arguments.threads as usize,
+        ..ThroughputOptions::default()
+    };
+    let progress = progress(&arguments.arena.output);
+    let result = if let Some(file) = &arguments.arena.cluster {
+        throughput::run(options, &ClusterFile::new(file).nodes()?, &progress)?
+    } else {
+        let cluster = OwnCluster::start(&arguments.arena)?;
+        throughput::run(options, &cluster.nodes(), &progress)?
+    };
+    show(&arguments.arena.output, &result, || result.table())
+}
+
+fn run_failover(arguments: &Failover) -> Result<(), Failure> {
+    let load = &arguments.load;
+    let plan = FailoverPlan {
+        kills: arguments.kills,
+        how: match arguments.how {
+            How::Kill => failover::How::Kill,
+            How::Stop => failover::How::Stop,
+        },
+        clients: load.clients as usize,
+        key_bytes: load.key_bytes as usize,
+        value_bytes: load.value_bytes as usize,
+        ..FailoverPlan::default()
+    };
+    let progress = progress(&arguments.arena.output);
+    let result = if let Some(file) = &arguments.arena.cluster {
+        failover::run(&plan, &mut FileControl::new(ClusterFile::new(file)), &progress)?
+    } else {
+        let mut cluster = OwnCluster::start(&arguments.arena)?;
+        failover::run(&plan, &mut cluster, &progress)?
+    };
+    show(&arguments.arena.output, &result, || result.table())?;
+    if result.passed {
+        Ok(())
+    } else {
+        Err(Failure::failed(result.problems.join("\n")))
+    }
+}
+
+fn run_compare(arguments: &Compare) -> Result<(), Failure> {
+    let mut clusters = FreshClusters::new(arguments.nodes)?;
+    let options = CompareOptions {
+        clients: arguments.clients.iter().map(|count| *count as usize).collect(),
+        rounds: arguments.rounds as usize,
+        duration: Duration::from_secs(arguments.duration_s),
+        placement: if arguments.spread { Placement::Spread } else { Placement::Leader },
+        nodes: arguments.nodes as usize,
+        data_dir: clusters.folder().to_owned(),
+        etcd: arguments.etcd.clone(),
+        ..CompareOptions::default()
+    };
+    let result = compare::run(&options, &mut clusters, &progress(&arguments.output))?;
+    show(&arguments.output, &result, || result.table())
+}
+
+fn progress(output: &BenchOutput) -> Progress {
+    if output.json { Progress::silent() } else { Progress::bar() }
+}
+
+fn show<R: Serialize>(
+    output: &BenchOutput,
+    result: &R,
+    table: impl FnOnce() -> String,
+) -> Result<(), Failure> {
+    if output.json {
+        crate::output::print_json(result)?;
+    } else {
+        crate::output::print(&table())?;
+    }
+    let _ = output.report.as_deref().map(Path::display);
+    Ok(())
+}

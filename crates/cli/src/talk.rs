@@ -1,0 +1,56 @@
+//! A client for one subcommand, and what its errors mean for people.
+
+use std::future::Future;
+use std::time::Duration;
+
+use synod_client::{Client, ClientError, ClientOptions, ProblemKind};
+
+use crate::arguments::Reach;
+use crate::endpoints;
+use crate::failure::Failure;
+
+/// Runs one conversation with the cluster that `reach` names.
+pub(crate) fn with_client<T, F>(
+    reach: &Reach,
+    conversation: impl FnOnce(Client) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let urls = endpoints::resolve(&reach.endpoints);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let client = client(&urls, reach.timeout_ms).map_err(|error| failure(&error, &urls))?;
+        conversation(client).await.map_err(|error| failure(&error, &urls))
+    })
+}
+
+fn client(urls: &[String], timeout_ms: u64) -> Result<Client, ClientError> {
+    let call_timeout = Duration::from_millis(timeout_ms);
+    let defaults = ClientOptions::default();
+    let options = ClientOptions {
+        call_timeout,
+        attempt_timeout: defaults.attempt_timeout.min(call_timeout),
+        ..defaults
+    };
+    Client::new(urls, options)
+}
+
+/// What went wrong, and what to do about it.
+fn failure(error: &ClientError, urls: &[String]) -> Failure {
+    match error {
+        ClientError::ConditionFailed { .. } => Failure::refused(error.to_string()),
+        ClientError::Refused(problem) if problem.kind() == Some(ProblemKind::KeyNotFound) => {
+            Failure::refused("there is no such key")
+        }
+        ClientError::Unreachable { .. } => Failure::failed(format!(
+            "{error}.\nTried {}: start a cluster (`synod cluster`), or name one with --endpoints",
+            urls.join(", ")
+        )),
+        ClientError::Ambiguous { .. } => {
+            Failure::failed(format!("{error}.\nRead the key to see whether it took effect"))
+        }
+        ClientError::Invalid { .. } => Failure::usage(error.to_string()),
+        _ => Failure::failed(error.to_string()),
+    }
+}

@@ -1,0 +1,316 @@
+//! The calls.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use http::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use synod_kv::http::{DeleteBody, Encoding, ListPage, Problem, PutBody, StatusBody};
+use synod_kv::{Condition, Revision};
+
+use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
+use crate::attempt::{Answer, Message};
+use crate::endpoints::Endpoints;
+use crate::error::ClientError;
+use crate::name::Names;
+use crate::options::{ClientOptions, DeleteOptions, ListOptions, PutOptions, ReadOptions};
+use crate::retry::{Repeat, Retrier};
+use crate::target::Target;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A client of one cluster. A clone shares connections and what is known about the
+/// nodes. Its calls need a tokio runtime with time and IO.
+#[derive(Clone, Debug)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    retrier: Retrier,
+    names: Names,
+}
+
+impl Client {
+    /// A client that asks these nodes: base URLs such as `http://127.0.0.1:7001`, or
+    /// hosts with ports. It connects with the first call.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] for no or wrong URLs, or options that don't fit.
+    pub fn new<S: AsRef<str>>(
+        endpoints: impl IntoIterator<Item = S>,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        options.check()?;
+        let urls: Vec<S> = endpoints.into_iter().collect();
+        let retrier = Retrier::new(Endpoints::new(&urls)?, options);
+        Ok(Self { shared: Arc::new(Shared { retrier, names: Names::new() }) })
+    }
+
+    /// The base URLs of the nodes, in the order given.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        self.shared.retrier.endpoints.bases()
+    }
+
+    /// Stores a value.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `Ambiguous` when it may have been stored.
+    pub async fn put(
+        &self,
+        key: &[u8],
+        value: impl Into<Bytes>,
+        options: &PutOptions,
+    ) -> Result<Stored, ClientError> {
+        let target = Target::key(key)?.with_flag("prev", options.want_previous);
+        let (message, repeat) = self.write(Method::PUT, &target, options, value.into())?;
+        let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
+        if !answer.status.is_success() {
+            return Err(refusal(&answer));
+        }
+        let stored = document::<PutBody>(&answer).and_then(|body| {
+            Some(Stored {
+                revision: Revision(body.revision),
+                create_revision: Revision(body.create_revision),
+                version: body.version,
+                previous: previous(body.previous.as_ref())?,
+                attempts,
+            })
+        });
+        // A success all the same, but one without its revision: not to be trusted.
+        stored.ok_or_else(|| garbled_write(attempts, repeat))
+    }
+
+    /// The value of a key; none when it does not exist.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get(
+        &self,
+        key: &[u8],
+        options: &ReadOptions,
+    ) -> Result<Option<Found>, ClientError> {
+        let target = Target::key(key)?.with_read(options);
+        let answer = self.read(&target).await?;
+        if answer.status != StatusCode::OK {
+            return not_found(&answer).map(|()| None);
+        }
+        let number = |name: &str| answer.number(name).map(Revision);
+        let tag = answer.text("etag").map(|tag| tag.trim_matches('"'));
+        let mod_revision = tag.and_then(|tag| tag.parse().ok()).map(Revision);
+        let found = (|| {
+            Some(Found {
+                value: answer.body.clone(),
+                create_revision: number("synod-create-revision")?,
+                mod_revision: mod_revision?,
+                version: answer.number("synod-version")?,
+                revision: number("synod-revision")?,
+                lease: answer.number("synod-lease").unwrap_or(0),
+            })
+        })();
+        found.map(Some).ok_or_else(garbled)
+    }
+
+    /// Removes a key; none when it does not exist.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `Ambiguous` when it may have been removed.
+    pub async fn delete(
+        &self,
+        key: &[u8],
+        options: &DeleteOptions,
+    ) -> Result<Option<Deleted>, ClientError> {
+        let target = Target::key(key)?.with_flag("prev", options.want_previous);
+        let (message, repeat) = self.write(Method::DELETE, &target, options, Bytes::new())?;
+        let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(refusal(&answer)),
+        }
+        let deleted = document::<DeleteBody>(&answer).and_then(|body| {
+            let previous = previous(body.previous.as_ref())?;
+            Some(Deleted { revision: Revision(body.revision), previous, attempts })
+        });
+        deleted.map(Some).ok_or_else(|| garbled_write(attempts, repeat))
+    }
+
+    /// Removes every key that begins with `prefix`, which must not be empty. It is
+    /// atomic up to the number of keys that one command takes (10,000 by default).
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `Ambiguous` when some may have been removed.
+    pub async fn delete_prefix(&self, prefix: &[u8]) -> Result<Removed, ClientError> {
+        if prefix.is_empty() {
+            return Err(ClientError::invalid("the empty prefix means all keys: see delete_all"));
+        }
+        self.delete_range(&Target::new("/v1/kv").with("prefix", prefix)).await
+    }
+
+    /// Removes every key there is.
+    ///
+    /// # Errors
+    /// As [`Client::delete_prefix`].
+    pub async fn delete_all(&self) -> Result<Removed, ClientError> {
+        self.delete_range(&Target::new("/v1/kv").with_flag("all", true)).await
+    }
+
+    async fn delete_range(&self, target: &Target) -> Result<Removed, ClientError> {
+        let mut deleted = 0;
+        loop {
+            let options = PutOptions::default();
+            let (message, repeat) = self.write(Method::DELETE, target, &options, Bytes::new())?;
+            let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
+            if answer.status != StatusCode::OK {
+                return Err(refusal(&answer));
+            }
+            let Some(body) = document::<DeleteBody>(&answer) else {
+                return Err(garbled_write(attempts, repeat));
+            };
+            deleted += body.deleted;
+            if !body.more {
+                return Ok(Removed { revision: Revision(body.revision), deleted });
+            }
+        }
+    }
+
+    /// A page of keys.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list(&self, options: &ListOptions) -> Result<Page, ClientError> {
+        let mut target = Target::new("/v1/kv").with_read(&options.read);
+        let bounds = [("start", &options.start), ("end", &options.end)];
+        if !options.prefix.is_empty() {
+            target = target.with("prefix", &options.prefix);
+        }
+        for (name, bound) in bounds {
+            if let Some(bound) = bound {
+                target = target.with(name, bound);
+            }
+        }
+        if let Some(limit) = options.limit {
+            target = target.with("limit", limit.to_string().as_bytes());
+        }
+        if options.encoding == Encoding::Base64 {
+            target = target.with("encoding", b"base64");
+        }
+        target = target
+            .with_flag("reverse", options.reverse)
+            .with_flag("keys_only", options.keys_only)
+            .with_flag("count_only", options.count_only);
+        let answer = self.read(&target).await?;
+        if answer.status != StatusCode::OK {
+            return Err(refusal(&answer));
+        }
+        document::<ListPage>(&answer).and_then(|page| Page::from_body(&page)).ok_or_else(garbled)
+    }
+
+    /// What a node says about itself and its cluster; whichever answers first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&self) -> Result<StatusBody, ClientError> {
+        let answer = self.read(&Target::new("/v1/status")).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    /// What one node says: the one at this place of [`Client::endpoints`]. It is asked
+    /// once.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status_of(&self, endpoint: usize) -> Result<StatusBody, ClientError> {
+        if endpoint >= self.endpoints().len() {
+            return Err(ClientError::invalid("there is no such endpoint"));
+        }
+        let message = read_message(&Target::new("/v1/status"));
+        let answer = self.shared.retrier.call_node(endpoint, &message).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    async fn read(&self, target: &Target) -> Result<Answer, ClientError> {
+        let message = read_message(target);
+        self.shared.retrier.call(&message, &Repeat::Freely).await.map(|(answer, _)| answer)
+    }
+
+    fn write(
+        &self,
+        method: Method,
+        target: &Target,
+        options: &PutOptions,
+        body: Bytes,
+    ) -> Result<(Message, Repeat), ClientError> {
+        let mut headers = HeaderMap::new();
+        match options.condition {
+            Condition::Always => None,
+            Condition::Absent => headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*")),
+            Condition::Exists => headers.insert(IF_MATCH, HeaderValue::from_static("*")),
+            Condition::At(revision) => {
+                let tag = HeaderValue::from_str(&format!("\"{revision}\""));
+                headers.insert(IF_MATCH, tag.expect("digits in quotes are a header value"))
+            }
+        };
+        let repeat = match (&options.idempotency_key, options.no_retry) {
+            (name, true) => Repeat::Never(name.clone()),
+            (Some(name), false) => Repeat::Named(name.clone()),
+            (None, false) => Repeat::Named(self.shared.names.next()),
+        };
+        if let Repeat::Named(name) | Repeat::Never(Some(name)) = &repeat {
+            let is_visible = name.bytes().all(|byte| byte.is_ascii_graphic());
+            let value = HeaderValue::from_str(name).ok();
+            let value = value.filter(|_| is_visible && (1..=255).contains(&name.len()));
+            let reason = "an idempotency key is 1 to 255 visible ASCII characters";
+            headers.insert(IDEMPOTENCY_KEY, value.ok_or_else(|| ClientError::invalid(reason))?);
+        }
+        let target = target.as_str().to_owned();
+        Ok((Message { method, target, headers, body }, repeat))
+    }
+}
+
+fn read_message(target: &Target) -> Message {
+    Message {
+        method: Method::GET,
+        target: target.as_str().to_owned(),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+    }
+}
+
+fn document<T: DeserializeOwned>(answer: &Answer) -> Option<T> {
+    serde_json::from_slice(&answer.body).ok()
+}
+
+#[allow(clippy::option_option, reason = "the outer one is about the document")]
+fn previous(body: Option<&synod_kv::http::RecordBody>) -> Option<Option<Record>> {
+    body.map_or(Some(None), |body| Record::from_body(body).map(Some))
+}
+
+/// What a definite refusal of the call becomes.
+fn refusal(answer: &Answer) -> ClientError {
+    let Some(problem) = document::<Problem>(answer) else { return garbled() };
+    if answer.status == StatusCode::PRECONDITION_FAILED {
+        return ClientError::ConditionFailed { current: problem.current_revision.map(Revision) };
+    }
+    ClientError::Refused(Box::new(problem))
+}
+
+fn not_found(answer: &Answer) -> Result<(), ClientError> {
+    if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
+}
+
+fn garbled() -> ClientError {
+    ClientError::Unreachable { attempts: 1, last: "an answer that no node gives".to_owned() }
+}
+
+fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
+    let idempotency_key = match repeat {
+        Repeat::Named(name) | Repeat::Never(Some(name)) => Some(name),
+        Repeat::Freely | Repeat::Never(None) => None,
+    };
+    let last = "a success in a form that no node gives".to_owned();
+    ClientError::Ambiguous { attempts, last, idempotency_key }
+}

@@ -1,0 +1,246 @@
+//! Whether, when and where to try again.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::StatusCode;
+use synod_kv::http::{Effect, Problem, ProblemKind};
+use tokio::time::{Instant, sleep};
+
+use crate::attempt::{Answer, Exchange, Failure, Message};
+use crate::endpoints::Endpoints;
+use crate::error::ClientError;
+use crate::options::ClientOptions;
+
+/// What may be done with a request whose outcome is unknown.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Repeat {
+    /// A read: it has no effect.
+    Freely,
+    /// A write with this name: the cluster takes it once.
+    Named(String),
+    /// A write without a name: only if it certainly had no effect. The name is there
+    /// if the caller gave one and wants to retry on its own.
+    Never(Option<String>),
+}
+
+/// Sends calls until they are answered or there is no point in going on.
+#[derive(Debug)]
+pub(crate) struct Retrier {
+    pub(crate) endpoints: Endpoints,
+    pub(crate) options: ClientOptions,
+    exchange: Exchange,
+    budget: Budget,
+}
+
+/// An attempt that gave nothing to return.
+#[derive(Debug)]
+struct Setback {
+    effect_unknown: bool,
+    text: String,
+    problem: Option<Box<Problem>>,
+    /// Trying again can't help.
+    is_final: bool,
+    /// How long the node asks to be left alone.
+    pause: Duration,
+}
+
+impl Retrier {
+    pub(crate) fn new(endpoints: Endpoints, options: ClientOptions) -> Self {
+        let exchange = Exchange::new(&options);
+        let budget = Budget::new(&options);
+        Self { endpoints, options, exchange, budget }
+    }
+
+    /// Sends `message` until there is an answer that says what became of it: success,
+    /// 404 for the key, or 412. With it comes the number of attempts.
+    pub(crate) async fn call(
+        &self,
+        message: &Message,
+        repeat: &Repeat,
+    ) -> Result<(Answer, u32), ClientError> {
+        self.budget.earn();
+        let deadline = Instant::now() + self.options.call_timeout;
+        let mut effect_unknown = false;
+        let mut attempts = 0;
+        let mut tried = Vec::new();
+        loop {
+            let node = self.endpoints.choose(&tried);
+            tried.push(node);
+            attempts += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let time = self.options.attempt_timeout.min(left).max(Duration::from_millis(1));
+            let setback = match self.attempt(node, message, time).await {
+                Ok(answer) => return Ok((answer, attempts)),
+                Err(setback) => setback,
+            };
+            effect_unknown |= setback.effect_unknown && *repeat != Repeat::Freely;
+            let is_safe = !(effect_unknown && matches!(repeat, Repeat::Never(_)));
+            let pause = self.pause(attempts, &mut tried, &setback);
+            let in_time = Instant::now() + pause < deadline;
+            if setback.is_final || !is_safe || !in_time || !self.budget.spend() {
+                return Err(give_up(setback, repeat, effect_unknown, attempts));
+            }
+            sleep(pause).await;
+        }
+    }
+
+    /// Sends `message` to one node, once.
+    pub(crate) async fn call_node(
+        &self,
+        node: usize,
+        message: &Message,
+    ) -> Result<Answer, ClientError> {
+        let time = self.options.attempt_timeout.min(self.options.call_timeout);
+        self.attempt(node, message, time)
+            .await
+            .map_err(|setback| give_up(setback, &Repeat::Freely, false, 1))
+    }
+
+    async fn attempt(
+        &self,
+        node: usize,
+        message: &Message,
+        time: Duration,
+    ) -> Result<Answer, Setback> {
+        let base = &self.endpoints.bases()[node];
+        match self.exchange.run(base, message, time).await {
+            Ok(answer) => {
+                let leader = if self.options.prefer_leader { answer.leader() } else { None };
+                self.endpoints.answered(node, leader);
+                judge(answer).inspect_err(|setback| {
+                    // The leader that it names may be another one. If it names
+                    // itself, or nobody, the next node may know more.
+                    if !setback.is_final {
+                        self.endpoints.refused(node);
+                    }
+                })
+            }
+            Err(Failure { is_unsent, text }) => {
+                self.endpoints.failed(node);
+                let effect_unknown = !is_unsent;
+                let pause = Duration::ZERO;
+                Err(Setback { effect_unknown, text, problem: None, is_final: false, pause })
+            }
+        }
+    }
+
+    /// The wait before the next attempt: none while there are nodes that were not
+    /// asked, then a random part of a time that doubles.
+    fn pause(&self, attempts: u32, tried: &mut Vec<usize>, setback: &Setback) -> Duration {
+        let nodes = self.endpoints.bases().len();
+        if tried.len() < nodes {
+            return Duration::ZERO;
+        }
+        tried.clear();
+        let rounds = attempts / u32::try_from(nodes).unwrap_or(u32::MAX);
+        let doubled = self.options.backoff_min.saturating_mul(1 << (rounds.max(1) - 1).min(16));
+        let backoff = doubled.min(self.options.backoff_max).max(setback.pause);
+        backoff.mul_f64(fastrand::f64())
+    }
+}
+
+/// Whether an answer ends the call.
+fn judge(answer: Answer) -> Result<Answer, Setback> {
+    let status = answer.status;
+    if status.is_success() || status == StatusCode::NOT_MODIFIED {
+        return Ok(answer);
+    }
+    let problem = serde_json::from_slice::<Problem>(&answer.body).ok().map(Box::new);
+    let Some(problem) = problem else {
+        // Not a node of ours, or a proxy before one.
+        let is_final = !status.is_server_error();
+        return Err(Setback {
+            effect_unknown: !status.is_client_error(),
+            text: format!("an answer {status} that no node gives"),
+            problem: None,
+            is_final,
+            pause: Duration::ZERO,
+        });
+    };
+    let kind = problem.kind();
+    if matches!(kind, Some(ProblemKind::KeyNotFound | ProblemKind::PreconditionFailed)) {
+        return Ok(answer);
+    }
+    let passes = status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT;
+    // A node without a leader will have one in a moment; a node with too much to do
+    // means what it says.
+    let pause = match kind {
+        Some(ProblemKind::Overloaded | ProblemKind::IdempotencyFull) => {
+            Duration::from_secs(answer.number("retry-after").unwrap_or(0).min(30))
+        }
+        _ => Duration::ZERO,
+    };
+    Err(Setback {
+        effect_unknown: problem.outcome == Effect::Unknown,
+        text: problem.detail.clone(),
+        problem: Some(problem),
+        is_final: !passes,
+        pause,
+    })
+}
+
+fn give_up(setback: Setback, repeat: &Repeat, effect_unknown: bool, attempts: u32) -> ClientError {
+    let last = setback.text;
+    if effect_unknown {
+        let idempotency_key = match repeat {
+            Repeat::Freely => None,
+            Repeat::Named(name) => Some(name.clone()),
+            Repeat::Never(name) => name.clone(),
+        };
+        return ClientError::Ambiguous { attempts, last, idempotency_key };
+    }
+    match setback.problem {
+        Some(problem) => ClientError::Refused(problem),
+        None => ClientError::Unreachable { attempts, last },
+    }
+}
+
+/// What is saved up for retries.
+#[derive(Debug)]
+struct Budget {
+    saved: Mutex<f64>,
+    saved_max: f64,
+    per_call: f64,
+}
+
+impl Budget {
+    fn new(options: &ClientOptions) -> Self {
+        let saved_max = f64::from(options.retries_saved_max);
+        Self { saved: Mutex::new(saved_max), saved_max, per_call: options.retries_per_call }
+    }
+
+    fn earn(&self) {
+        let mut saved = self.saved.lock().expect("no holder of this lock panics");
+        *saved = (*saved + self.per_call).min(self.saved_max);
+    }
+
+    fn spend(&self) -> bool {
+        let mut saved = self.saved.lock().expect("no holder of this lock panics");
+        let is_enough = *saved >= 1.0;
+        if is_enough {
+            *saved -= 1.0;
+        }
+        is_enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retries_are_saved_up_and_spent() {
+        let options =
+            ClientOptions { retries_saved_max: 2, retries_per_call: 0.5, ..Default::default() };
+        let budget = Budget::new(&options);
+        let spent = |times: usize| (0..times).filter(|_| budget.spend()).count();
+        assert_eq!(spent(5), 2);
+        (0..3).for_each(|_| budget.earn());
+        assert_eq!(spent(5), 1);
+        (0..100).for_each(|_| budget.earn());
+        assert_eq!(spent(5), 2);
+    }
+}

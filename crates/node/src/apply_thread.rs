@@ -1,0 +1,257 @@
+//! The apply thread: everything that waits is applied, committed in one write,
+//! and then answered.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::Receiver;
+
+use synod_host::Applied;
+use synod_kv::{Command, MapError, ServerId, StateMachine, Taken};
+use synod_paxos::{NodeId, Slot, Value};
+use synod_storage::Store;
+use synod_wire::{DecodeError, batch, command};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::owner::Report;
+use crate::request::{Answer, Answers, WriteReply};
+use crate::shared::{Shared, count};
+
+/// A commit is not let grow beyond about this many bytes.
+const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// What the owner wants of the state machine.
+#[derive(Debug)]
+pub(crate) enum ApplyTask {
+    /// Apply the values of consecutive slots, answer, and report.
+    Apply { first: Slot, values: Vec<Value>, waiters: Vec<(u64, WriteReply)> },
+    /// End, when everything before is done.
+    Stop,
+}
+
+/// Why the state machine can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The state can't be read or written.
+    #[error("{0}")]
+    Map(MapError),
+    /// A chosen value holds what this release can't read.
+    #[error("slot {slot} holds what this release cannot read: {error}")]
+    Unreadable {
+        /// The slot.
+        slot: u64,
+        /// Why.
+        error: DecodeError,
+    },
+}
+
+impl From<MapError> for ApplyError {
+    fn from(error: MapError) -> Self {
+        ApplyError::Map(error)
+    }
+}
+
+/// The state machine and how it takes values; recovery uses it as well.
+pub(crate) struct Applier {
+    machine: StateMachine<Store>,
+    origin: u32,
+    incarnation: u64,
+    /// The highest own sequence of this incarnation that was taken.
+    own_sequence: u64,
+    own_gap: bool,
+    /// Kept for its capacity.
+    commands: Vec<(ServerId, Command)>,
+    shared: Arc<Shared>,
+}
+
+impl Applier {
+    pub(crate) fn new(
+        machine: StateMachine<Store>,
+        node: NodeId,
+        incarnation: u64,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let applier = Applier {
+            machine,
+            origin: node.0,
+            incarnation,
+            own_sequence: 0,
+            own_gap: false,
+            commands: Vec::new(),
+            shared,
+        };
+        applier.publish();
+        applier
+    }
+
+    pub(crate) fn applied(&self) -> Slot {
+        Slot(self.machine.applied_slot())
+    }
+
+    /// Applies one value. What became of this node's own commands goes to `own`.
+    ///
+    /// # Errors
+    /// When the state can't be read or the value can't be decoded; then what was
+    /// staged is lost, and the node must stop.
+    pub(crate) fn apply(
+        &mut self,
+        slot: Slot,
+        value: Value,
+        mut own: impl FnMut(u64, Taken),
+    ) -> Result<(), ApplyError> {
+        let unreadable = |error| ApplyError::Unreadable { slot: slot.0, error };
+        self.commands.clear();
+        let mut cluster_time_ms = 0;
+        if let Value::Batch(bytes) = value {
+            let batch = batch::decode(bytes).map_err(unreadable)?;
+            cluster_time_ms = batch.cluster_time_ms;
+            for entry in batch.entries {
+                let command = command::decode(entry.command).map_err(unreadable)?;
+                self.commands.push((entry.id, command));
+            }
+        }
+        let taken = self.machine.apply(slot.0, cluster_time_ms, &self.commands)?;
+        assert_eq!(taken.len(), self.commands.len(), "each command has an outcome");
+        count(&self.shared.state.commands, taken.len());
+        count(&self.shared.state.values, 1);
+        for ((id, _), taken) in self.commands.iter().zip(taken) {
+            if id.origin != self.origin || id.incarnation != self.incarnation {
+                continue;
+            }
+            match taken {
+                Taken::Applied { .. } => {
+                    self.own_sequence = id.sequence;
+                    own(id.sequence, taken);
+                }
+                Taken::Gap => self.own_gap = true,
+                Taken::Duplicate => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was applied since the last commit, and lets readers see it.
+    ///
+    /// # Errors
+    /// When the state can't be written; the node must stop.
+    pub(crate) fn commit(&mut self) -> Result<(), MapError> {
+        self.machine.commit()?;
+        self.publish();
+        count(&self.shared.state.commits, 1);
+        Ok(())
+    }
+
+    pub(crate) fn staged_bytes(&self) -> usize {
+        self.machine.staged_bytes()
+    }
+
+    /// How far the state machine is, for the host.
+    pub(crate) fn report(&mut self) -> Applied {
+        Applied {
+            upto: self.applied(),
+            durable: self.shared.state.durable(),
+            cluster_time_ms: self.machine.cluster_time_ms(),
+            own_sequence: self.own_sequence,
+            own_gap: std::mem::take(&mut self.own_gap),
+        }
+    }
+
+    fn publish(&self) {
+        let machine = &self.machine;
+        self.shared.state.committed(
+            machine.applied_slot(),
+            machine.revision(),
+            machine.cluster_time_ms(),
+            machine.state_hash(),
+        );
+    }
+}
+
+/// The thread.
+pub(crate) struct ApplyThread {
+    applier: Applier,
+    tasks: Receiver<ApplyTask>,
+    reports: UnboundedSender<Report>,
+    answers: Answers,
+    shared: Arc<Shared>,
+    /// Who waits for commands that were sent, in the order of their sequences.
+    waiters: VecDeque<(u64, WriteReply)>,
+    /// Outcomes that may be told once they are committed.
+    outcomes: Vec<Answer>,
+    is_stopping: bool,
+}
+
+impl ApplyThread {
+    pub(crate) fn new(
+        applier: Applier,
+        tasks: Receiver<ApplyTask>,
+        reports: UnboundedSender<Report>,
+        answers: Answers,
+        shared: Arc<Shared>,
+    ) -> Self {
+        ApplyThread {
+            applier,
+            tasks,
+            reports,
+            answers,
+            shared,
+            waiters: VecDeque::new(),
+            outcomes: Vec::new(),
+            is_stopping: false,
+        }
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the state can't be read or written.
+    pub(crate) fn run(mut self) -> Result<(), ApplyError> {
+        while !self.is_stopping {
+            match self.tasks.recv() {
+                Ok(task) => self.take(task)?,
+                Err(_) => break,
+            }
+            while let Ok(task) = self.tasks.try_recv() {
+                self.take(task)?;
+            }
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, task: ApplyTask) -> Result<(), ApplyError> {
+        let ApplyTask::Apply { first, values, waiters } = task else {
+            self.is_stopping = true;
+            return Ok(());
+        };
+        self.waiters.extend(waiters);
+        let mut slot = first;
+        for value in values {
+            let (waiters, outcomes) = (&mut self.waiters, &mut self.outcomes);
+            self.applier.apply(slot, value, |sequence, taken| {
+                // Outcomes come in the order of the sequences, as waiters do.
+                while let Some((waiting, reply)) = waiters.pop_front_if(|w| w.0 <= sequence) {
+                    if waiting == sequence {
+                        outcomes.push(Answer::Write(reply, Ok(taken)));
+                        return;
+                    }
+                }
+            })?;
+            slot = slot.next();
+            self.shared.state.backlog_values.fetch_sub(1, Relaxed);
+            if self.applier.staged_bytes() >= COMMIT_BYTES_MAX {
+                self.commit()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing is answered before it is committed.
+    fn commit(&mut self) -> Result<(), ApplyError> {
+        self.applier.commit()?;
+        self.answers.send(&mut self.outcomes);
+        // The owner ends before this thread only when the node stops.
+        let _ = self.reports.send(Report::Applied(self.applier.report()));
+        Ok(())
+    }
+}

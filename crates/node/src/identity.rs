@@ -1,0 +1,414 @@
+//! Who a data folder is: written once by `init`, compared with the settings at
+//! each start, never changed.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use synod_journal::{ClusterId, Journal, JournalOptions, OpenError};
+use synod_paxos::{Configuration, NodeId, Position};
+
+use crate::folder::{Folder, FolderError};
+use crate::settings::Settings;
+
+const FILE: &str = "identity.json";
+const FORMAT: u32 = 1;
+
+/// Who a data folder is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: u128,
+    /// The node.
+    pub node: NodeId,
+    /// Drawn at random when the folder was made: tells it from any other folder
+    /// that claims to be this node.
+    pub store: u128,
+    /// The members and their quorums.
+    pub configuration: Configuration,
+}
+
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    format: u32,
+    cluster_id: String,
+    node_id: u32,
+    store_id: String,
+    members: Vec<u32>,
+    promise_quorum: usize,
+    accept_quorum: usize,
+    alpha: u64,
+}
+
+/// Why `init` made nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A node lives here already.
+    #[error(
+        "{} already holds node {node} of cluster {cluster:032x}; `init` never overwrites a node. \
+         To start it, use `serve`; for a new node, name another data_dir",
+        path.display()
+    )]
+    Exists {
+        /// The folder.
+        path: PathBuf,
+        /// Its node.
+        node: u32,
+        /// Its cluster.
+        cluster: u128,
+    },
+    /// Something else is there.
+    #[error("{} is not empty: it holds {found}", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+        /// Some of what is there.
+        found: String,
+    },
+    /// The identity that is there can't be read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The journal can't be made.
+    #[error("cannot make the journal: {0}")]
+    Journal(#[from] OpenError),
+    /// No random numbers.
+    #[error("cannot draw a store id from /dev/urandom: {0}")]
+    Random(std::io::Error),
+}
+
+/// Why a folder is not the one that the settings mean.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Nothing was ever made here.
+    #[error(
+        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first. If this \
+         node was a member and lost its disk, do not run `init`: a node that forgot its votes must \
+         be replaced by a member with a new id",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// The file is damaged.
+    #[error("{}: the identity of the data folder cannot be read: {reason}", file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// It is another node's, or another cluster's, or was made with other members.
+    #[error("{} belongs to {found}, but the settings say {expected}", path.display())]
+    Mismatch {
+        /// The folder.
+        path: PathBuf,
+        /// What the folder says.
+        found: String,
+        /// What the settings say.
+        expected: String,
+    },
+    /// The file can't be read.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// Makes the data folder of a new node. Interrupted anywhere, it can be run again.
+///
+/// # Errors
+/// When the folder holds anything already, or can't be used.
+pub fn init(settings: &Settings) -> Result<Identity, InitError> {
+    let folder = Folder::create(&settings.data_dir)?;
+    if let Some(identity) = Identity::read(&folder)? {
+        return Err(InitError::Exists {
+            path: folder.path().to_owned(),
+            node: identity.node.0,
+            cluster: identity.cluster,
+        });
+    }
+    let found = folder.strangers()?;
+    if !found.is_empty() {
+        let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
+    }
+    let identity = Identity {
+        cluster: settings.cluster_id(),
+        node: settings.node(),
+        store: random_id().map_err(InitError::Random)?,
+        configuration: settings.configuration(),
+    };
+    create_journal(&folder, &identity)?;
+    // Last, so that a folder with an identity has everything else.
+    folder.replace(FILE, &identity.encode())?;
+    Ok(identity)
+}
+
+fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
+    let path = folder.journal();
+    let options = JournalOptions::default();
+    match Journal::create(&path, ClusterId(identity.cluster), &options) {
+        // Left by an `init` that was interrupted, unless somebody served from it: then
+        // it holds votes, and only its identity is missing.
+        Err(OpenError::Exists(_)) => {
+            let held = Journal::inspect(&path, ClusterId(identity.cluster))?;
+            if held.incarnation > 0 || held.recovered.position > Position::ZERO {
+                let found = "a journal that was in use".to_owned();
+                return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
+            }
+            std::fs::remove_dir_all(&path).map_err(|source| FolderError::Io {
+                what: "remove",
+                path: path.clone(),
+                source,
+            })?;
+            Ok(Journal::create(&path, ClusterId(identity.cluster), &options)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+impl Identity {
+    /// Reads the identity of a folder that settings name, and compares the two.
+    pub(crate) fn open(folder: &Folder, settings: &Settings) -> Result<Identity, IdentityError> {
+        let path = folder.path();
+        let identity =
+            Identity::read(folder)?.ok_or_else(|| IdentityError::Missing(path.to_owned()))?;
+        identity.compare(path, settings)?;
+        Ok(identity)
+    }
+
+    /// Reads the identity of a folder; none when it has none.
+    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+        let Some(content) = folder.read(FILE)? else { return Ok(None) };
+        Identity::decode(&content).map(Some).map_err(|reason| IdentityError::Damaged {
+            file: folder.path().join(FILE),
+            reason,
+        })
+    }
+
+    fn compare(&self, path: &Path, settings: &Settings) -> Result<(), IdentityError> {
+        let mismatch = |found: String, expected: String| {
+            Err(IdentityError::Mismatch { path: path.to_owned(), found, expected })
+        };
+        if self.cluster != settings.cluster_id() {
+            let (found, expected) = (self.cluster, settings.cluster_id());
+            return mismatch(format!("cluster {found:032x}"), format!("{expected:032x}"));
+        }
+        if self.node != settings.node() {
+            return mismatch(format!("node {}", self.node.0), settings.node_id.to_string());
+        }
+        let wanted = settings.configuration();
+        if self.configuration.members() != wanted.members() {
+            return mismatch(
+                format!("a cluster of the nodes {}", ids(&self.configuration)),
+                ids(&wanted),
+            );
+        }
+        let quorums = [
+            ("promise", self.configuration.promise_quorum(), settings.cluster.promise_quorum),
+            ("accept", self.configuration.accept_quorum(), settings.cluster.accept_quorum),
+        ];
+        for (name, found, wanted) in quorums {
+            if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+                let found = format!("a cluster with {name} quorum {found}");
+                return mismatch(found, wanted.to_string());
+            }
+        }
+        let (found, wanted) = (self.configuration.alpha(), settings.cluster.alpha);
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != found) {
+            return mismatch(format!("a cluster with alpha {found}"), wanted.to_string());
+        }
+        Ok(())
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let written = Written {
+            format: FORMAT,
+            cluster_id: format!("{:032x}", self.cluster),
+            node_id: self.node.0,
+            store_id: format!("{:032x}", self.store),
+            members: self.configuration.members().iter().map(|member| member.0).collect(),
+            promise_quorum: self.configuration.promise_quorum(),
+            accept_quorum: self.configuration.accept_quorum(),
+            alpha: self.configuration.alpha(),
+        };
+        let mut text = serde_json::to_vec_pretty(&written).expect("plain fields");
+        text.push(b'\n');
+        text
+    }
+
+    fn decode(content: &[u8]) -> Result<Identity, String> {
+        let written: Written =
+            serde_json::from_slice(content).map_err(|error| error.to_string())?;
+        if written.format != FORMAT {
+            return Err(format!("its format is {}, this release knows {FORMAT}", written.format));
+        }
+        let members = written.members.iter().copied().map(NodeId).collect();
+        let configuration = Configuration::new(
+            members,
+            written.promise_quorum,
+            written.accept_quorum,
+            written.alpha,
+        )
+        .map_err(|error| format!("its configuration is not possible: {error:?}"))?;
+        let node = NodeId(written.node_id);
+        if !configuration.contains(node) {
+            return Err(format!("node {} is not among its own members", node.0));
+        }
+        Ok(Identity {
+            cluster: parse_id(&written.cluster_id)?,
+            node,
+            store: parse_id(&written.store_id)?,
+            configuration,
+        })
+    }
+}
+
+/// An id as it stands in a file.
+pub(crate) fn parse_id(text: &str) -> Result<u128, String> {
+    let id = u128::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
+    if id == 0 || text.len() != 32 {
+        return Err(format!("{text:?} is not an id"));
+    }
+    Ok(id)
+}
+
+fn ids(configuration: &Configuration) -> String {
+    let ids: Vec<String> = configuration.members().iter().map(|id| id.0.to_string()).collect();
+    ids.join(", ")
+}
+
+fn random_id() -> std::io::Result<u128> {
+    let mut bytes = [0; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(u128::from_le_bytes(bytes).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn settings(dir: &Path, cluster: &str, node: u32, members: &[u32], extra: &str) -> Settings {
+        let mut text = format!(
+            "node_id = {node}\ndata_dir = {:?}\n[cluster]\nid = {cluster:?}\n{extra}\n\
+             [client]\nlisten = \"127.0.0.1:0\"\n[peer]\nlisten = \"127.0.0.1:0\"\n",
+            dir.join("data")
+        );
+        for id in members {
+            text += &format!(
+                "[[members]]\nid = {id}\npeer = \"127.0.0.1:{}\"\n\
+                 client_url = \"http://127.0.0.1:{}\"\n",
+                7010 + id,
+                7000 + id
+            );
+        }
+        Settings::parse(&text, &dir.join("synod.toml")).expect("good settings")
+    }
+
+    const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
+
+    fn open(settings: &Settings) -> Result<Identity, IdentityError> {
+        Identity::open(&Folder::open(&settings.data_dir)?, settings)
+    }
+
+    #[test]
+    fn what_init_wrote_is_what_serve_finds() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), CLUSTER, 2, &[1, 2, 3], "alpha = 64");
+        let made = init(&settings).expect("made");
+        assert_eq!(open(&settings).expect("found"), made);
+        assert_eq!(made.configuration.alpha(), 64);
+        let message = init(&settings).expect_err("not twice").to_string();
+        assert!(message.contains("already holds node 2"), "{message}");
+        assert_eq!(open(&settings).expect("still there"), made);
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused_with_one_clear_message() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let made = |node, members: &[u32], cluster, extra| {
+            settings(dir.path(), cluster, node, members, extra)
+        };
+        init(&made(2, &[1, 2, 3], CLUSTER, "")).expect("made");
+        let other = "ffffffffffffffff0123456789abcdef";
+        let cases: [(Settings, &[&str]); 5] = [
+            (made(2, &[1, 2, 3], other, ""), &["cluster 0123456789abcdef", other]),
+            (made(3, &[1, 2, 3], CLUSTER, ""), &["node 2", "say 3"]),
+            (made(2, &[2, 3, 4], CLUSTER, ""), &["nodes 1, 2, 3", "say 2, 3, 4"]),
+            (made(2, &[1, 2, 3], CLUSTER, "accept_quorum = 3"), &["accept quorum 2", "say 3"]),
+            (made(2, &[1, 2, 3], CLUSTER, "alpha = 9"), &["alpha 1024", "say 9"]),
+        ];
+        for (settings, words) in cases {
+            let message = open(&settings).expect_err("a mismatch").to_string();
+            for word in words {
+                assert!(message.contains(word), "{word:?} is missing in {message:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_empty_or_foreign_folder_is_never_taken_for_a_node() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), CLUSTER, 1, &[1], "");
+        let message = open(&settings).expect_err("no folder").to_string();
+        assert!(message.contains("No such file"), "{message}");
+        drop(Folder::create(&settings.data_dir).expect("made"));
+        let message = open(&settings).expect_err("empty").to_string();
+        assert!(message.contains("synod init") && message.contains("new id"), "{message}");
+        std::fs::write(settings.data_dir.join("holiday.jpg"), b"sun").expect("written");
+        let message = init(&settings).expect_err("not empty").to_string();
+        assert!(message.contains("holiday.jpg"), "{message}");
+    }
+
+    #[test]
+    fn an_interrupted_init_can_be_run_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), CLUSTER, 1, &[1], "");
+        init(&settings).expect("made");
+        std::fs::remove_file(settings.data_dir.join(FILE)).expect("removed");
+        std::fs::write(settings.data_dir.join("identity.json.new"), b"{").expect("written");
+        init(&settings).expect("made again");
+        open(&settings).expect("found");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_enter_or_use_is_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), CLUSTER, 1, &[1], "");
+        init(&settings).expect("made");
+        let held = Folder::open(&settings.data_dir).expect("free");
+        assert!(matches!(Folder::open(&settings.data_dir), Err(FolderError::InUse(_))));
+        drop(held);
+        let mode = std::fs::Permissions::from_mode(0o750);
+        std::fs::set_permissions(&settings.data_dir, mode).expect("set");
+        let message = open(&settings).expect_err("not private").to_string();
+        assert!(message.contains("chmod 700"), "{message}");
+    }
+
+    #[test]
+    fn a_damaged_identity_is_never_replaced_by_defaults() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), CLUSTER, 1, &[1], "");
+        init(&settings).expect("made");
+        let file = settings.data_dir.join(FILE);
+        let good = std::fs::read_to_string(&file).expect("there");
+        let damages = [
+            good.replace("\"format\": 1", "\"format\": 2"),
+            good.replace("cluster_id", "cluster_ld"),
+            good.replace("\"node_id\": 1", "\"node_id\": 7"),
+            good.replace("\"promise_quorum\": 1", "\"promise_quorum\": 0"),
+            good[..good.len() / 2].to_owned(),
+            String::new(),
+        ];
+        for damage in damages {
+            assert_ne!(damage, good);
+            std::fs::write(&file, &damage).expect("written");
+            let error = open(&settings).expect_err("damaged");
+            assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
+            assert!(init(&settings).is_err());
+        }
+    }
+}

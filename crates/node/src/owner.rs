@@ -1,0 +1,393 @@
+//! The owner thread: the host, the peers' sockets, and nobody else.
+//!
+//! It drains everything that is queued, takes one step over all of it, and hands
+//! out the work. It never waits for a disk, a lock held across work, or a full
+//! queue: a heartbeat must always be able to leave.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use synod_api::Refused;
+use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
+use synod_paxos::{Ballot, Load, NodeId, Position, Slot, Value};
+use synod_transport::{Incoming, IncomingEvent, Transport};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+
+use crate::apply_thread::ApplyTask;
+use crate::clock::Clock;
+use crate::journal_thread::JournalTask;
+use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
+use crate::shared::{Shared, Snapshot, count};
+use crate::upkeep::UpkeepTask;
+
+/// Events of one source that one step takes; what is left is the next step's.
+const EVENTS_PER_STEP_MAX: usize = 8_192;
+/// How often the view for operators is made anew, at the least and at the most.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
+/// How long the last messages may take to leave.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What the other threads of the node tell the owner. The queue is bounded by the
+/// work that the owner gave them.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The journal is durable up to here.
+    Persisted(Position),
+    /// The journal's answer to a load.
+    Loaded { load: Load, values: Vec<Value> },
+    /// The state machine has committed.
+    Applied(Applied),
+    /// The state survives a crash without the journal up to here.
+    Durable(Slot),
+    /// Somebody else shall lead.
+    HandOver,
+    /// The node ends.
+    Stop,
+}
+
+/// Where the owner hands out work.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pub(crate) journal: Sender<JournalTask>,
+    pub(crate) apply: Sender<ApplyTask>,
+    pub(crate) upkeep: Sender<UpkeepTask>,
+    pub(crate) answers: Answers,
+}
+
+/// Where the owner hears from others.
+#[derive(Debug)]
+pub(crate) struct Ears {
+    pub(crate) reports: UnboundedReceiver<Report>,
+    pub(crate) requests: Receiver<Request>,
+    pub(crate) incoming: Incoming,
+}
+
+/// The owner.
+pub(crate) struct Owner {
+    host: Host,
+    clock: Clock,
+    transport: Transport,
+    ears: Ears,
+    workers: Workers,
+    shared: Arc<Shared>,
+    waiting: Waiting,
+    /// What the state machine said last, to be repeated with a new durable slot.
+    applied: Applied,
+    facts: Facts,
+    inbox: Inbox,
+    actions: Vec<Action>,
+    answers: Vec<Answer>,
+    snapshot_at: Instant,
+    is_stopping: bool,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Default)]
+struct Waiting {
+    last: u64,
+    writes: HashMap<RequestId, WriteReply>,
+    reads: HashMap<RequestId, ReadReply>,
+}
+
+/// What was drained for one step. Kept for its capacity.
+#[derive(Debug, Default)]
+struct Inbox {
+    reports: Vec<Report>,
+    peers: Vec<IncomingEvent>,
+    requests: Vec<Request>,
+}
+
+impl Inbox {
+    fn is_empty(&self) -> bool {
+        self.reports.is_empty() && self.peers.is_empty() && self.requests.is_empty()
+    }
+}
+
+/// Which promise is durable at which position, for the peers' handshakes.
+#[derive(Debug)]
+struct Facts {
+    promised: Ballot,
+    coming: VecDeque<(Position, Ballot)>,
+}
+
+impl Owner {
+    pub(crate) fn new(
+        host: Host,
+        clock: Clock,
+        transport: Transport,
+        ears: Ears,
+        workers: Workers,
+        shared: Arc<Shared>,
+        applied: Applied,
+        promised: Ballot,
+    ) -> Self {
+        Owner {
+            host,
+            clock,
+            transport,
+            ears,
+            workers,
+            shared,
+            waiting: Waiting::default(),
+            applied,
+            facts: Facts { promised, coming: VecDeque::new() },
+            inbox: Inbox::default(),
+            actions: Vec::new(),
+            answers: Vec::new(),
+            snapshot_at: Instant::now(),
+            is_stopping: false,
+        }
+    }
+
+    /// Works until it is told to stop, then closes the connections.
+    pub(crate) async fn run(mut self) {
+        self.publish(None);
+        while !self.is_stopping {
+            self.drain();
+            if self.inbox.is_empty() {
+                self.wait().await;
+                self.drain();
+            } else {
+                // The last step's messages leave, and what came meanwhile joins.
+                tokio::task::yield_now().await;
+                self.drain();
+            }
+            self.step();
+        }
+        // The connections close last: a peer takes a closed one for our death.
+        self.transport.close(CLOSE_TIMEOUT).await;
+    }
+
+    /// Sleeps until there is something to do.
+    async fn wait(&mut self) {
+        let deadline = tokio::time::Instant::from_std(self.clock.instant(self.host.deadline()));
+        let Ears { reports, requests, incoming } = &mut self.ears;
+        tokio::select! {
+            biased;
+            report = reports.recv() => self.inbox.reports.extend(report),
+            () = incoming.recv_batch(&mut self.inbox.peers) => {}
+            Some(request) = requests.recv() => self.inbox.requests.push(request),
+            () = tokio::time::sleep_until(deadline) => {}
+        }
+    }
+
+    /// Takes what is queued, without waiting.
+    fn drain(&mut self) {
+        let Ears { reports, requests, incoming } = &mut self.ears;
+        while self.inbox.reports.len() < EVENTS_PER_STEP_MAX
+            && let Ok(report) = reports.try_recv()
+        {
+            self.inbox.reports.push(report);
+        }
+        if self.inbox.peers.len() < EVENTS_PER_STEP_MAX {
+            incoming.try_recv_batch(&mut self.inbox.peers);
+        }
+        while self.inbox.requests.len() < EVENTS_PER_STEP_MAX
+            && let Ok(request) = requests.try_recv()
+        {
+            self.inbox.requests.push(request);
+        }
+    }
+
+    /// One step over everything drained.
+    fn step(&mut self) {
+        let now = self.clock.now();
+        let mut inbox = std::mem::take(&mut self.inbox);
+        for report in inbox.reports.drain(..) {
+            if let Some(event) = self.receive_report(report) {
+                self.host.receive(now, event);
+            }
+        }
+        for event in inbox.peers.drain(..) {
+            if let Some(event) = self.receive_peer(event) {
+                self.host.receive(now, event);
+            }
+        }
+        for request in inbox.requests.drain(..) {
+            let event = self.receive_request(request);
+            self.host.receive(now, event);
+        }
+        self.inbox = inbox;
+        let mut actions = std::mem::take(&mut self.actions);
+        self.host.finish(now, &mut actions);
+        for action in actions.drain(..) {
+            self.carry_out(action);
+        }
+        self.actions = actions;
+        self.workers.answers.send(&mut self.answers);
+        count(&self.shared.owner.steps, 1);
+        let leader = self.host.leader();
+        if leader != self.shared.owner.leader() || Instant::now() >= self.snapshot_at {
+            self.publish(leader);
+        }
+    }
+
+    fn receive_report(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Persisted(position) => {
+                self.facts.persisted(position);
+                self.transport.set_facts(self.facts.promised, position);
+                Some(Event::Persisted(position))
+            }
+            Report::Loaded { load, values } => Some(Event::Loaded { load, values }),
+            Report::Applied(applied) => {
+                self.applied = applied.clone();
+                self.applied.own_gap = false;
+                Some(Event::Applied(applied))
+            }
+            Report::Durable(durable) => {
+                self.applied.durable = self.applied.durable.max(durable);
+                Some(Event::Applied(self.applied.clone()))
+            }
+            Report::HandOver => Some(Event::HandOver),
+            Report::Stop => {
+                self.is_stopping = true;
+                None
+            }
+        }
+    }
+
+    fn receive_peer(&mut self, event: IncomingEvent) -> Option<Event> {
+        match event {
+            IncomingEvent::Message { from, message } => Some(Event::Received { from, message }),
+            IncomingEvent::PeerDied(peer) => {
+                tracing::info!(%peer, "the peer's process is gone");
+                Some(Event::PeerDied(peer))
+            }
+            IncomingEvent::Connected(peer) => {
+                tracing::debug!(%peer, "connected");
+                None
+            }
+            IncomingEvent::Disconnected(peer) => {
+                tracing::debug!(%peer, "disconnected");
+                None
+            }
+            IncomingEvent::Pinned { node, store } => {
+                // To a disk, so not from here.
+                let _ = self.workers.upkeep.send(UpkeepTask::Pin { node, store });
+                None
+            }
+        }
+    }
+
+    fn receive_request(&mut self, request: Request) -> Event {
+        self.waiting.last += 1;
+        let name = RequestId(self.waiting.last);
+        match request {
+            Request::Write { command, deadline, reply } => {
+                count(&self.shared.owner.writes, 1);
+                self.waiting.writes.insert(name, reply);
+                Event::Write { request: name, command, deadline }
+            }
+            Request::Read { deadline, reply } => {
+                count(&self.shared.owner.reads, 1);
+                self.waiting.reads.insert(name, reply);
+                Event::Read { request: name, deadline }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        // A worker that is gone has reported why; the node is ending.
+        match action {
+            Action::Persist { upto, records } => {
+                self.facts.handed_out(upto, records.last().map(|record| record.promised));
+                let _ = self.workers.journal.send(JournalTask::Append { upto, records });
+            }
+            Action::Send { to, message } => self.transport.send(to, &message),
+            Action::Apply { first, values, waiters } => {
+                let waiters = self.waiting.take_writers(&waiters);
+                count(&self.shared.state.backlog_values, values.len());
+                let _ = self.workers.apply.send(ApplyTask::Apply { first, values, waiters });
+            }
+            Action::Load(load) => {
+                let _ = self.workers.journal.send(JournalTask::Load(load));
+            }
+            Action::Truncate(upto) => {
+                let _ = self.workers.journal.send(JournalTask::Truncate(upto));
+            }
+            Action::ReadReady { request } => {
+                if let Some(reply) = self.waiting.reads.remove(&request) {
+                    self.answers.push(Answer::Read(reply, Ok(())));
+                }
+            }
+            Action::Refuse { request, refusal } => {
+                self.answers.extend(self.waiting.refuse(request, refusal));
+            }
+        }
+    }
+
+    /// Lets the other threads see how things are.
+    fn publish(&mut self, leader: Option<NodeId>) {
+        if leader != self.shared.owner.leader() {
+            match leader {
+                Some(leader) => tracing::info!(%leader, "following a leader"),
+                None => tracing::info!("no leader is known"),
+            }
+        }
+        self.shared.owner.set_leader(leader);
+        self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
+        self.shared.owner.set_snapshot(Snapshot {
+            status: self.host.status(self.clock.now()),
+            queues: self.host.queues(),
+            transport: self.transport.metrics(),
+            peers: self.transport.peer_metrics(),
+        });
+    }
+}
+
+impl Waiting {
+    fn take_writers(&mut self, waiters: &[Waiter]) -> Vec<(u64, WriteReply)> {
+        let reply = |waiter: &Waiter| {
+            self.writes.remove(&waiter.request).map(|reply| (waiter.sequence, reply))
+        };
+        waiters.iter().filter_map(reply).collect()
+    }
+
+    fn refuse(&mut self, request: RequestId, refusal: Refusal) -> Option<Answer> {
+        let refused = match refusal {
+            Refusal::Overloaded => Refused::Overloaded,
+            Refusal::NoLeader => Refused::NoLeader,
+        };
+        if let Some(reply) = self.writes.remove(&request) {
+            return Some(Answer::Write(reply, Err(refused)));
+        }
+        let reply = self.reads.remove(&request)?;
+        Some(Answer::Read(reply, Err(refused)))
+    }
+}
+
+impl Facts {
+    fn handed_out(&mut self, upto: Position, promised: Option<Ballot>) {
+        let newest = self.coming.back().map_or(self.promised, |(_, ballot)| *ballot);
+        if let Some(promised) = promised.filter(|promised| *promised > newest) {
+            self.coming.push_back((upto, promised));
+        }
+    }
+
+    fn persisted(&mut self, position: Position) {
+        while let Some((_, promised)) = self.coming.pop_front_if(|(upto, _)| *upto <= position) {
+            self.promised = promised;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_promise_is_stated_only_when_it_is_durable() {
+        let ballot = |round| Ballot { round, node: NodeId(1) };
+        let mut facts = Facts { promised: ballot(1), coming: VecDeque::new() };
+        facts.handed_out(Position(3), Some(ballot(1)));
+        facts.handed_out(Position(5), Some(ballot(4)));
+        facts.handed_out(Position(9), Some(ballot(4)));
+        facts.persisted(Position(4));
+        assert_eq!(facts.promised, ballot(1));
+        facts.persisted(Position(5));
+        assert_eq!((facts.promised, facts.coming.len()), (ballot(4), 0));
+    }
+}

@@ -1,0 +1,152 @@
+//! The node as the HTTP handlers see it: writes and read barriers go to the owner,
+//! reads come straight from the store.
+
+use std::sync::Arc;
+
+use synod_api::{Leader, Refused, Replica};
+use synod_kv::http::StatusBody;
+use synod_kv::read::{self, ListQuery, Page};
+use synod_kv::{Command, KeyRecord, MapError, Revision, Taken};
+use synod_paxos::{Configuration, NodeId};
+use synod_storage::Store;
+use synod_wire::command;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout_at};
+
+use crate::clock::Clock;
+use crate::fatal::Fatal;
+use crate::request::Request;
+use crate::shared::Shared;
+use crate::{metrics, status};
+
+/// A node that is this many slots behind is not ready to serve.
+const LAG_SLOTS_MAX: u64 = 1_000;
+
+/// What does not change while a node runs.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: u128,
+    pub(crate) configuration: Configuration,
+    /// All members in the order of their ids.
+    pub(crate) doors: Vec<Leader>,
+}
+
+/// A handle of the node. Clones share everything.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    facts: Facts,
+    store: Store,
+    shared: Arc<Shared>,
+    clock: Clock,
+    requests: Sender<Request>,
+    fatal: Fatal,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        facts: Facts,
+        store: Store,
+        shared: Arc<Shared>,
+        clock: Clock,
+        requests: Sender<Request>,
+        fatal: Fatal,
+    ) -> Self {
+        Handle { inner: Arc::new(Inner { facts, store, shared, clock, requests, fatal }) }
+    }
+
+    fn send(&self, request: Request) -> Result<(), Refused> {
+        self.inner.requests.try_send(request).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Overloaded,
+            TrySendError::Closed(_) => Refused::Stopping,
+        })
+    }
+
+    /// A state that can't be read stops the node: it can't be trusted to write.
+    fn checked<T>(&self, result: Result<T, MapError>) -> Result<T, MapError> {
+        if let Err(error) = &result {
+            self.inner.fatal.report("reading the state", error);
+        }
+        result
+    }
+}
+
+impl Replica for Handle {
+    async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
+        let (reply, answer) = oneshot::channel();
+        let command = command::encode(&command);
+        let deadline = self.inner.clock.at(deadline.into_std());
+        self.send(Request::Write { command, deadline, reply })?;
+        // The handler has a timer of its own. A node that ends drops the reply.
+        answer.await.unwrap_or(Err(Refused::Lost))
+    }
+
+    async fn read_barrier(&self, deadline: Instant) -> Result<(), Refused> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = self.inner.clock.at(deadline.into_std());
+        self.send(Request::Read { deadline, reply })?;
+        answer.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    async fn wait_revision(&self, revision: Revision, deadline: Instant) -> Result<(), Refused> {
+        let reached = self.inner.shared.state.wait_revision(revision);
+        timeout_at(deadline, reached).await.map_err(|_| Refused::Deadline)
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
+        self.checked(read::get(&self.inner.store, key))
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
+        self.checked(read::list(&self.inner.store, query))
+    }
+
+    fn revision(&self) -> Revision {
+        self.inner.shared.state.revision()
+    }
+
+    fn cluster_time_ms(&self) -> u64 {
+        self.inner.shared.state.cluster_time_ms()
+    }
+
+    fn node(&self) -> u32 {
+        self.inner.facts.node.0
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        let leader = self.inner.shared.owner.leader()?;
+        let index = self.inner.facts.configuration.index_of(leader)?;
+        self.inner.facts.doors.get(index).cloned()
+    }
+
+    fn status(&self) -> StatusBody {
+        let leader = self.leader();
+        status::body(&self.inner.facts, &self.inner.shared, self.inner.clock.uptime(), leader)
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if self.inner.shared.owner.leader().is_none() {
+            return Err("no leader is known to this node".to_owned());
+        }
+        let Some(snapshot) = self.inner.shared.owner.snapshot() else {
+            return Err("this node has just begun".to_owned());
+        };
+        let applied = self.inner.shared.state.applied();
+        let behind = snapshot.status.known_chosen.0.saturating_sub(applied.0);
+        if behind > LAG_SLOTS_MAX {
+            return Err(format!("this node is {behind} slots behind"));
+        }
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        metrics::text(&self.inner.facts, &self.inner.shared, self.inner.clock.uptime())
+    }
+}

@@ -1,0 +1,144 @@
+//! What the threads of a node tell each other without waiting: counters, and the
+//! last view of each.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use synod_host::Queues;
+use synod_kv::Revision;
+use synod_paxos::{NodeId, Slot, Status};
+use synod_storage::StoreMetrics;
+use synod_transport::{PeerMetrics, TransportMetrics};
+use tokio::sync::Notify;
+
+/// Shared by all threads of one node.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    pub(crate) state: StateView,
+    pub(crate) journal: JournalView,
+    pub(crate) owner: OwnerView,
+    /// Refreshed about once a second.
+    pub(crate) store: Mutex<StoreMetrics>,
+}
+
+/// How far the state machine is; written by the apply thread.
+#[derive(Debug, Default)]
+pub(crate) struct StateView {
+    applied: AtomicU64,
+    durable: AtomicU64,
+    revision: AtomicU64,
+    cluster_time_ms: AtomicU64,
+    state_hash: AtomicU64,
+    revision_changed: Notify,
+    pub(crate) commands: AtomicU64,
+    pub(crate) values: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) backlog_values: AtomicU64,
+}
+
+/// What the journal thread did.
+#[derive(Debug, Default)]
+pub(crate) struct JournalView {
+    pub(crate) syncs: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes_on_disk: AtomicU64,
+    /// The longest sync, in microseconds.
+    pub(crate) sync_us_max: AtomicU64,
+}
+
+/// What the owner thread sees.
+#[derive(Debug, Default)]
+pub(crate) struct OwnerView {
+    /// 0 for none.
+    leader: AtomicU32,
+    snapshot: Mutex<Option<Arc<Snapshot>>>,
+    pub(crate) steps: AtomicU64,
+    pub(crate) writes: AtomicU64,
+    pub(crate) reads: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// The owner's view at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) status: Status,
+    pub(crate) queues: Queues,
+    pub(crate) transport: TransportMetrics,
+    pub(crate) peers: Vec<PeerMetrics>,
+}
+
+impl StateView {
+    /// The state machine has committed everything up to here.
+    pub(crate) fn committed(&self, slot: u64, revision: Revision, time_ms: u64, hash: u64) {
+        self.applied.store(slot, Relaxed);
+        self.cluster_time_ms.store(time_ms, Relaxed);
+        self.state_hash.store(hash, Relaxed);
+        // Whoever reads the new revision finds the data: it was committed before.
+        let before = self.revision.swap(revision.0, std::sync::atomic::Ordering::AcqRel);
+        if before != revision.0 {
+            self.revision_changed.notify_waiters();
+        }
+    }
+
+    pub(crate) fn applied(&self) -> Slot {
+        Slot(self.applied.load(Relaxed))
+    }
+
+    pub(crate) fn durable(&self) -> Slot {
+        Slot(self.durable.load(Relaxed))
+    }
+
+    pub(crate) fn set_durable(&self, slot: Slot) {
+        self.durable.fetch_max(slot.0, Relaxed);
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        Revision(self.revision.load(std::sync::atomic::Ordering::Acquire))
+    }
+
+    pub(crate) fn cluster_time_ms(&self) -> u64 {
+        self.cluster_time_ms.load(Relaxed)
+    }
+
+    pub(crate) fn state_hash(&self) -> u64 {
+        self.state_hash.load(Relaxed)
+    }
+
+    /// Waits until the state is at `revision` or beyond.
+    pub(crate) async fn wait_revision(&self, revision: Revision) {
+        loop {
+            let mut changed = std::pin::pin!(self.revision_changed.notified());
+            // Enlisted before the look, so that no change falls in between.
+            changed.as_mut().enable();
+            if self.revision() >= revision {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl OwnerView {
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        Some(NodeId(self.leader.load(Relaxed))).filter(|leader| leader.0 != 0)
+    }
+
+    pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, |leader| leader.0), Relaxed);
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_snapshot(&self, snapshot: Snapshot) {
+        let snapshot = Some(Arc::new(snapshot));
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &AtomicU64, by: usize) {
+    counter.fetch_add(by as u64, Relaxed);
+}

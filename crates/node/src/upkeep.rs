@@ -1,0 +1,135 @@
+//! The upkeep thread: work that may wait and may block. How far the state is
+//! durable, flushing it so that the journal can be cut, and small files.
+
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use synod_kv::{APPLIED_KEY, MapError, State};
+use synod_paxos::{NodeId, Slot};
+use synod_storage::Store;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::folder::FolderError;
+use crate::owner::Report;
+use crate::pins::Pins;
+use crate::shared::Shared;
+
+/// How often the durable slot is looked up; it looks into files.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// This many tombstones, and as many as a quarter of all records, make a
+/// compaction of everything worth its while.
+const TOMBSTONES_MIN: u64 = 100_000;
+
+/// What others want of this thread.
+#[derive(Debug)]
+pub(crate) enum UpkeepTask {
+    /// Keep a peer's store id.
+    Pin { node: NodeId, store: u128 },
+    /// End.
+    Stop,
+}
+
+/// Why upkeep can't go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpkeepError {
+    #[error("{0}")]
+    Map(MapError),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+}
+
+/// The thread.
+#[derive(Debug)]
+pub(crate) struct Upkeep {
+    store: Store,
+    pins: Pins,
+    tasks: Receiver<UpkeepTask>,
+    reports: UnboundedSender<Report>,
+    shared: Arc<Shared>,
+    flush_interval: Duration,
+    flushed_at: Instant,
+    compaction: Option<thread::JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(crate) fn new(
+        store: Store,
+        pins: Pins,
+        tasks: Receiver<UpkeepTask>,
+        reports: UnboundedSender<Report>,
+        shared: Arc<Shared>,
+        flush_interval: Duration,
+    ) -> Self {
+        Upkeep {
+            store,
+            pins,
+            tasks,
+            reports,
+            shared,
+            flush_interval,
+            flushed_at: Instant::now(),
+            compaction: None,
+        }
+    }
+
+    /// Works until it is told to stop.
+    ///
+    /// # Errors
+    /// When the state or a file can't be written.
+    pub(crate) fn run(mut self) -> Result<(), UpkeepError> {
+        let mut look_at = Instant::now();
+        loop {
+            let pause = look_at.saturating_duration_since(Instant::now());
+            match self.tasks.recv_timeout(pause) {
+                Ok(UpkeepTask::Pin { node, store }) => self.pins.keep(node, store)?,
+                Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look().map_err(UpkeepError::Map)?;
+                    look_at = Instant::now() + LOOK_EVERY;
+                }
+            }
+        }
+    }
+
+    fn look(&mut self) -> Result<(), MapError> {
+        let durable = durable_slot(&self.store)?;
+        if durable > self.shared.state.durable() {
+            self.shared.state.set_durable(durable);
+            // The owner ends before this thread only when the node stops.
+            let _ = self.reports.send(Report::Durable(durable));
+        }
+        if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
+        {
+            self.flushed_at = Instant::now();
+            self.store.flush_begin()?;
+        }
+        let metrics = self.store.metrics();
+        *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
+        self.compact_if_due(metrics.records);
+        Ok(())
+    }
+
+    /// A compaction takes long and blocks, so it has a thread of its own.
+    fn compact_if_due(&mut self, records: u64) {
+        if self.compaction.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            return;
+        }
+        if self.store.tombstones() < TOMBSTONES_MIN.max(records / 4) {
+            return;
+        }
+        let store = self.store.clone();
+        let thread = thread::Builder::new().name("synod-compact".to_owned());
+        // Without a thread for it there is none now; it is due again in a second.
+        self.compaction = thread.spawn(move || store.compact()).ok();
+    }
+}
+
+/// Up to which slot the state survives a crash without the journal.
+pub(crate) fn durable_slot(store: &Store) -> Result<Slot, MapError> {
+    let record = store.persisted(APPLIED_KEY)?;
+    let state = record.map(|record| State::decode(&record)).transpose()?;
+    Ok(Slot(state.map_or(0, |state| state.applied_slot)))
+}
