@@ -69,11 +69,7 @@ impl Writer {
     }
 }
 
-fn check_nothing_lost(
-    cluster: &TestCluster,
-    reader: u32,
-    numbers: &BTreeMap<String, (u64, u64)>,
-) {
+fn check_nothing_lost(cluster: &TestCluster, reader: u32, numbers: &BTreeMap<String, (u64, u64)>) {
     for (key, (acknowledged, sent)) in numbers {
         let read = cluster.request(reader, "GET", &format!("/v1/kv/{key}"), &[], b"");
         let found: u64 = match read.status {

@@ -29,13 +29,8 @@ fn a_stopped_cluster_goes_on_with_its_data() {
     cluster.launch();
     assert_eq!(last_revision(&cluster), revision);
     for number in 0..50 {
-        let read = cluster.request(
-            number % 3 + 1,
-            "GET",
-            &format!("/v1/kv/kept/{number:02}"),
-            &[],
-            b"",
-        );
+        let read =
+            cluster.request(number % 3 + 1, "GET", &format!("/v1/kv/kept/{number:02}"), &[], b"");
         assert_eq!(read.text(), number.to_string());
     }
 }

@@ -197,8 +197,7 @@ impl TestCluster {
     /// Waits for the end of a node that was started by hand.
     pub fn wait_for_end(&mut self, id: u32) -> ExitStatus {
         let child = self.by_hand.get_mut(&id).expect("a node started by hand");
-        let status =
-            wait_for("the node's end", || child.try_wait().expect("the state of a child"));
+        let status = wait_for("the node's end", || child.try_wait().expect("the state of a child"));
         self.by_hand.remove(&id);
         status
     }
@@ -237,9 +236,9 @@ impl TestCluster {
     /// The node that says it leads, waited for; `ids` are asked.
     pub fn leader_among(&self, ids: &[u32]) -> u32 {
         wait_for("a leader", || {
-            ids.iter().copied().find(|id| {
-                self.status(*id).is_some_and(|status| status["role"] == "leader")
-            })
+            ids.iter()
+                .copied()
+                .find(|id| self.status(*id).is_some_and(|status| status["role"] == "leader"))
         })
     }
 

@@ -15,7 +15,7 @@ async fn start(limits: Limits) -> (Fake, Server) {
 
 #[tokio::test]
 async fn slow_headers_are_cut_with_a_word() {
-    let (fake, server) = start(Limits { header_timeout_ms: 60, ..Limits::default() }).await;
+    let (fake, server) = start(Limits { header_timeout_ms: 200, ..Limits::default() }).await;
     for begin in ["", "P", "PUT /v1/kv/a HTTP/1.1\r\nhost: synod\r\n"] {
         let mut raw = server.connect().await;
         raw.send(begin).await;
@@ -40,7 +40,7 @@ async fn slow_headers_are_cut_with_a_word() {
 
 #[tokio::test]
 async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
-    let limits = Limits { header_timeout_ms: 60, idle_timeout_ms: 60_000, ..Limits::default() };
+    let limits = Limits { header_timeout_ms: 200, idle_timeout_ms: 60_000, ..Limits::default() };
     let (_, server) = start(limits).await;
     let mut idle = server.connect().await;
     idle.send(request("GET /livez", "", "")).await;
@@ -63,11 +63,11 @@ async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
 
 #[tokio::test]
 async fn a_slow_handler_is_not_a_slow_client() {
-    let limits = Limits { header_timeout_ms: 20, idle_timeout_ms: 20, ..Limits::default() };
+    let limits = Limits { header_timeout_ms: 150, idle_timeout_ms: 150, ..Limits::default() };
     let (fake, server) = start(limits).await;
     fake.set_writes(Mode::Hang);
     let mut raw = server.connect().await;
-    raw.send(request("PUT /v1/kv/a", "synod-timeout: 200ms", "1")).await;
+    raw.send(request("PUT /v1/kv/a", "synod-timeout: 600ms", "1")).await;
     raw.answer().await.assert_problem(503, "timeout", "unknown");
 }
 

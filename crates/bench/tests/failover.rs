@@ -100,3 +100,21 @@ fn plans_that_make_no_sense_are_refused() {
         assert!(matches!(run(&plan, Fault::None), Err(BenchError::Option { .. })));
     }
 }
+
+#[test]
+fn the_report_is_one_page_with_its_numbers_beside_it() {
+    let result = run(&plan(), Fault::LosesLastWrites).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let page = synod_bench::report::write_failover(&dir.path().join("new"), &result).unwrap();
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert_eq!(html.matches("<svg").count(), 5);
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count());
+    assert!(html.contains("miss an acknowledged write") && !html.contains("was lost:"));
+    for outside in ["<script", "http://", "https://", "url(", "@import", "NaN"] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    let json = std::fs::read_to_string(page.with_file_name("results.json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["kills"].as_array().unwrap().len(), 2);
+    assert_eq!(json["passed"], false);
+}

@@ -317,8 +317,9 @@ pub(crate) struct Compare {
     /// The etcd binary [default: $SYNOD_ETCD, then $PATH].
     #[arg(long, value_name = "FILE")]
     pub(crate) etcd: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) output: BenchOutput,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[cfg(test)]

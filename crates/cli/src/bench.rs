@@ -1,17 +1,19 @@
 //! `synod bench`: a cluster to measure, and the result for people or programs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
 use synod_bench::compare::{self, CompareOptions};
 use synod_bench::failover::{self, FailoverPlan, FileControl};
+use synod_bench::report;
 use synod_bench::throughput::{self, ThroughputOptions};
 use synod_bench::{BenchError, ClusterFile, Distribution, NodeId, Placement, Progress};
 
 use crate::arena::{FreshClusters, OwnCluster};
 use crate::arguments::{Bench, BenchOutput, Compare, Failover, How, Throughput};
 use crate::failure::Failure;
+use crate::output::{print, print_json};
 
 /// Runs a benchmark.
 pub(crate) fn run(command: &Bench) -> Result<(), Failure> {
@@ -55,14 +57,19 @@ fn run_throughput(arguments: &Throughput) -> Result<(), Failure> {
         threads: arguments.threads as usize,
         ..ThroughputOptions::default()
     };
-    let progress = progress(&arguments.arena.output);
+    let progress = progress(arguments.arena.output.json);
     let result = if let Some(file) = &arguments.arena.cluster {
         throughput::run(options, &ClusterFile::new(file).nodes()?, &progress)?
     } else {
         let cluster = OwnCluster::start(&arguments.arena)?;
         throughput::run(options, &cluster.nodes(), &progress)?
     };
-    show(&arguments.arena.output, &result, || result.table())
+    show(
+        &arguments.arena.output,
+        &result,
+        || result.table(),
+        |folder| report::write_throughput(folder, &result),
+    )
 }
 
 fn run_failover(arguments: &Failover) -> Result<(), Failure> {
@@ -78,19 +85,20 @@ fn run_failover(arguments: &Failover) -> Result<(), Failure> {
         value_bytes: load.value_bytes as usize,
         ..FailoverPlan::default()
     };
-    let progress = progress(&arguments.arena.output);
+    let progress = progress(arguments.arena.output.json);
     let result = if let Some(file) = &arguments.arena.cluster {
         failover::run(&plan, &mut FileControl::new(ClusterFile::new(file)), &progress)?
     } else {
         let mut cluster = OwnCluster::start(&arguments.arena)?;
         failover::run(&plan, &mut cluster, &progress)?
     };
-    show(&arguments.arena.output, &result, || result.table())?;
-    if result.passed {
-        Ok(())
-    } else {
-        Err(Failure::failed(result.problems.join("\n")))
-    }
+    show(
+        &arguments.arena.output,
+        &result,
+        || result.table(),
+        |folder| report::write_failover(folder, &result),
+    )?;
+    if result.passed { Ok(()) } else { Err(Failure::failed(result.problems.join("\n"))) }
 }
 
 fn run_compare(arguments: &Compare) -> Result<(), Failure> {
@@ -105,24 +113,28 @@ fn run_compare(arguments: &Compare) -> Result<(), Failure> {
         etcd: arguments.etcd.clone(),
         ..CompareOptions::default()
     };
-    let result = compare::run(&options, &mut clusters, &progress(&arguments.output))?;
-    show(&arguments.output, &result, || result.table())
+    let result = compare::run(&options, &mut clusters, &progress(arguments.json))?;
+    if arguments.json { print_json(&result) } else { print(&result.table()) }
 }
 
-fn progress(output: &BenchOutput) -> Progress {
-    if output.json { Progress::silent() } else { Progress::bar() }
+fn progress(json: bool) -> Progress {
+    if json { Progress::silent() } else { Progress::bar() }
 }
 
 fn show<R: Serialize>(
     output: &BenchOutput,
     result: &R,
     table: impl FnOnce() -> String,
+    write_report: impl FnOnce(&Path) -> Result<PathBuf, BenchError>,
 ) -> Result<(), Failure> {
     if output.json {
-        crate::output::print_json(result)?;
+        print_json(result)?;
     } else {
-        crate::output::print(&table())?;
+        print(&table())?;
     }
-    let _ = output.report.as_deref().map(Path::display);
+    if let Some(folder) = &output.report {
+        let page = write_report(folder)?;
+        eprintln!("the report is in {}", page.display());
+    }
     Ok(())
 }

@@ -52,14 +52,12 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
 }
 
 pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
-    let consistency =
-        if arguments.stale { Consistency::Stale } else { Consistency::Linearizable };
+    let consistency = if arguments.stale { Consistency::Stale } else { Consistency::Linearizable };
     let options = ReadOptions { consistency, ..ReadOptions::default() };
     let key = bytes_of(&arguments.key);
     let name = key.clone();
-    let found = with_client(&arguments.reach, |client| async move {
-        client.get(&name, &options).await
-    })?;
+    let found =
+        with_client(&arguments.reach, |client| async move { client.get(&name, &options).await })?;
     let Some(found) = found else {
         return Err(no_such_key(&arguments.key));
     };

@@ -12,7 +12,6 @@ mod cluster;
 mod endpoints;
 mod failure;
 mod keys;
-mod log;
 mod output;
 mod scratch;
 mod serve;

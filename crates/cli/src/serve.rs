@@ -3,18 +3,25 @@
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use synod_node::Settings;
+use synod_node::{Settings, logging};
 
 use crate::arguments::Serve;
 use crate::failure::Failure;
-use crate::log::Log;
+
+/// Overrides the level of the settings.
+const LEVEL_VARIABLE: &str = "SYNOD_LOG";
 
 /// Writes the data folder of a new node.
 pub(crate) fn init(config: &Path) -> Result<String, Failure> {
     let settings = load(config)?;
     let identity =
         synod_node::init(&settings).map_err(|error| Failure::failed(error.to_string()))?;
-    Ok(identity.to_string())
+    Ok(format!(
+        "node {} of cluster {:032x} is ready to serve from {}",
+        identity.node.0,
+        identity.cluster,
+        settings.data_dir.display()
+    ))
 }
 
 /// Runs one node until SIGINT or SIGTERM.
@@ -23,7 +30,9 @@ pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
         die_with(parent)?;
     }
     let settings = load(&arguments.settings.config)?;
-    let _log = Log::start(&settings.log)?;
+    let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| settings.log.level.clone());
+    let _log = logging::install(&level, settings.log.json)
+        .map_err(|error| Failure::usage(error.to_string()))?;
     synod_node::serve(settings).map_err(|error| Failure::failed(error.to_string()))
 }
 

@@ -77,7 +77,9 @@ impl Retrier {
             effect_unknown |= setback.effect_unknown && *repeat != Repeat::Freely;
             let is_safe = !(effect_unknown && matches!(repeat, Repeat::Never(_)));
             let pause = self.pause(attempts, &mut tried, &setback);
-            let in_time = Instant::now() + pause < deadline;
+            // An attempt that is cut short would only make the outcome less certain.
+            let attempt_min = self.options.attempt_timeout / 10;
+            let in_time = Instant::now() + pause + attempt_min < deadline;
             if setback.is_final || !is_safe || !in_time || !self.budget.spend() {
                 return Err(give_up(setback, repeat, effect_unknown, attempts));
             }

@@ -6,7 +6,8 @@ use std::path::Path;
 use synod_paxos::{Ballot, Position, Record, RecordBody, Slot, Standing, Value};
 use synod_wire::record::sector::{PAYLOAD_BYTES, SECTOR_BYTES};
 use synod_wire::record::{
-    BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, SegmentHeader,
+    BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, RECORD_HEADER_BYTES,
+    SegmentHeader,
 };
 
 use crate::active::Active;
@@ -77,7 +78,12 @@ impl Journal {
             truncated_upto: Slot::ZERO,
             oldest_segment: 1,
             highest_slot_before: Slot::ZERO,
-            previous: PreviousEnd { sectors: 0, position: Position::ZERO, link: 0 },
+            previous: PreviousEnd {
+                sectors: 0,
+                position: Position::ZERO,
+                link: 0,
+                last_records: 0,
+            },
         };
         let path = folder.segment_path(1);
         let written = file.write_all_at(&header.encode(), 0).and_then(|()| file.sync_data());
@@ -379,6 +385,7 @@ impl Journal {
                 sectors: self.active.used,
                 position: self.durable.position,
                 link: self.durable.link,
+                last_records: narrow((self.last_headers.len() / RECORD_HEADER_BYTES) as u64),
             },
         };
         let active = Active::begin(&self.folder, file, &header)?;

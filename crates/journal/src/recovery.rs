@@ -216,10 +216,7 @@ impl Reader<'_> {
         segment.scan_sealed(next).map_err(|fault| {
             let copies = self.read(next, true).ok();
             let copies = copies.and_then(|bytes| Segment::new(&bytes, *next).first_copies());
-            let fault = match copies {
-                Some(copies) if fault.record.is_none() => segment.with_copies(fault, &copies),
-                _ => fault,
-            };
+            let fault = fault.with_headers(&copies.unwrap_or_default());
             self.refuse(header.number, fault)
         })
     }

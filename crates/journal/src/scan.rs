@@ -70,6 +70,15 @@ pub(crate) struct RecordScan {
     pub(crate) payload_at: u64,
 }
 
+/// What is known of a group without reading it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct DamagedGroup {
+    number: u32,
+    first_sector: u64,
+    /// How many headers it repeats: as many as the group before has records.
+    copies: usize,
+}
+
 /// Something wrong in a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fault {
@@ -78,8 +87,8 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
     /// Whether something intact proves the promise in force.
     pub(crate) promise_known: bool,
-    /// The number of the damaged group, and its first sector.
-    group: Option<(u32, u64)>,
+    /// The damaged group.
+    group: Option<DamagedGroup>,
     /// The header of the damaged record, if a copy of it was found.
     pub(crate) record: Option<RecordHeader>,
 }
@@ -87,6 +96,19 @@ pub(crate) struct Fault {
 impl Fault {
     pub(crate) fn new(sector: u64, what: &'static str, promise_known: bool) -> Fault {
         Fault { sector, what, promise_known, group: None, record: None }
+    }
+
+    /// With the damaged group's record that is hit, the first if it is several, when
+    /// these are the headers of the group.
+    pub(crate) fn with_headers(self, headers: &[RecordHeader]) -> Fault {
+        let (Some(group), None) = (self.group, self.record) else { return self };
+        let damaged_from = in_memory(self.sector - group.first_sector) * PAYLOAD_BYTES;
+        let mut end = GROUP_HEADER_BYTES + group.copies * RECORD_HEADER_BYTES;
+        let record = headers.iter().find(|header| {
+            end += RECORD_HEADER_BYTES + header.body_bytes as usize;
+            end > damaged_from
+        });
+        Fault { record: record.copied(), ..self }
     }
 }
 
@@ -142,8 +164,7 @@ impl<'a> Segment<'a> {
         let mut scan = self.start();
         while scan.sectors < end {
             if let Err(error) = self.read_next(&mut scan, end) {
-                let damage = self.sealed_damage(&scan, error);
-                return Err(self.with_record(damage, &scan));
+                return Err(self.with_record(self.sealed_damage(&scan, error)));
             }
         }
         let (said, found) = (InForce::at_start_of(next), scan.in_force);
@@ -165,9 +186,8 @@ impl<'a> Segment<'a> {
         let mut scan = self.start();
         while scan.sectors < self.sectors {
             if let Err(error) = self.read_next(&mut scan, self.sectors) {
-                scan.torn = self
-                    .judge_tail(&scan, error)
-                    .map_err(|fault| self.with_record(fault, &scan))?;
+                scan.torn =
+                    self.judge_tail(&scan, error).map_err(|fault| self.with_record(fault))?;
                 break;
             }
         }
@@ -203,12 +223,13 @@ impl<'a> Segment<'a> {
             (NoGroup::Contradiction(what), None) => (first, what),
             (NoGroup::Sector(_), None) => return Ok(torn),
         };
-        Err(Fault { group: Some((number, first)), ..Fault::new(sector, what, promise_known) })
+        let group = Some(self.next_group(scan));
+        Err(Fault { group, ..Fault::new(sector, what, promise_known) })
     }
 
     /// What is wrong with a group that something seals.
     fn sealed_damage(&self, scan: &SegmentScan, error: NoGroup) -> Fault {
-        let group = Some((scan.next_number(), scan.sectors));
+        let group = Some(self.next_group(scan));
         let (sector, what) = match error {
             NoGroup::Sector(sector) => (sector, ACKNOWLEDGED_DAMAGED),
             NoGroup::Contradiction(what) => (scan.sectors, what),
@@ -311,36 +332,23 @@ impl<'a> Segment<'a> {
         Ok((group, now))
     }
 
-    /// Adds to a fault what the second copy of the headers, or else the headers of
-    /// the damaged group itself, say about the record that is hit.
-    fn with_record(&self, fault: Fault, scan: &SegmentScan) -> Fault {
-        let Some((number, first)) = fault.group else {
-            return fault;
+    fn next_group(&self, scan: &SegmentScan) -> DamagedGroup {
+        let copies = match scan.groups.last() {
+            Some(before) => before.records.len(),
+            None => self.header.previous.last_records as usize,
         };
-        let following = (first + 1..self.sectors)
-            .filter(|at| matches!(self.inspect(*at), Sector::Whole { first: true, .. }))
-            .find_map(|at| self.copies(at, number + 1));
-        // Every group repeats the headers of the one before it, so their count is known
-        // even if this group's own header is gone. Only the first group's is not.
-        let copies = match (self.group_header(first, number), scan.groups.last()) {
-            (Some(header), _) => Some(header.copies as usize),
-            (None, before) => before.map(|group| group.records.len()),
-        };
-        let Some(headers) = following.or_else(|| Some(self.own_headers(first, number, copies?)))
-        else {
-            return fault;
-        };
-        Fault { record: locate(fault.sector - first, copies, &headers), ..fault }
+        DamagedGroup { number: scan.next_number(), first_sector: scan.sectors, copies }
     }
 
-    /// As [`Segment::with_record`], when the next segment has the copies.
-    pub(crate) fn with_copies(&self, fault: Fault, copies: &[RecordHeader]) -> Fault {
-        let Some((number, first)) = fault.group else {
-            return fault;
-        };
-        let before = self.group_header(first, number).map(|header| header.copies as usize);
-        let record = fault.record.or_else(|| locate(fault.sector - first, before, copies));
-        Fault { record, ..fault }
+    /// Adds to a fault what the second copy of the headers, or else the headers of
+    /// the damaged group itself, say about the record that is hit.
+    fn with_record(&self, fault: Fault) -> Fault {
+        let Some(group) = fault.group else { return fault };
+        let following = (group.first_sector + 1..self.sectors)
+            .filter(|at| matches!(self.inspect(*at), Sector::Whole { first: true, .. }))
+            .find_map(|at| self.copies(at, group.number + 1));
+        let headers = following.unwrap_or_else(|| self.own_headers(group));
+        fault.with_headers(&headers)
     }
 
     /// The copies in this segment's first group.
@@ -363,7 +371,8 @@ impl<'a> Segment<'a> {
     }
 
     /// The headers of a group's records up to the first one that is damaged itself.
-    fn own_headers(&self, first: u64, number: u32, copies: usize) -> Vec<RecordHeader> {
+    fn own_headers(&self, group: DamagedGroup) -> Vec<RecordHeader> {
+        let DamagedGroup { number, first_sector: first, copies } = group;
         let mut headers = Vec::new();
         let mut at = GROUP_HEADER_BYTES + copies * RECORD_HEADER_BYTES;
         let limit = in_memory(self.sectors - first) * PAYLOAD_BYTES;
@@ -384,23 +393,6 @@ impl<'a> Segment<'a> {
         }
         headers
     }
-}
-
-/// The first of these consecutive records that reaches into the sector number
-/// `sector` of their group, which begins with `copies` copies.
-fn locate(sector: u64, copies: Option<usize>, headers: &[RecordHeader]) -> Option<RecordHeader> {
-    if let ([only], None) = (headers, copies) {
-        return Some(*only);
-    }
-    let damaged_from = in_memory(sector) * PAYLOAD_BYTES;
-    let mut at = GROUP_HEADER_BYTES + copies? * RECORD_HEADER_BYTES;
-    for header in headers {
-        at += RECORD_HEADER_BYTES + header.body_bytes as usize;
-        if at > damaged_from {
-            return Some(*header);
-        }
-    }
-    None
 }
 
 /// A count of sectors or bytes of a segment, which is in memory as a whole.

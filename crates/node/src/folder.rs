@@ -7,7 +7,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "LOCK";
-const MARKER_FILE: &str = "VIOLATION";
+/// Says why a process must not be started again by itself.
+pub(crate) const MARKER_FILE: &str = "VIOLATION";
 const JOURNAL: &str = "journal";
 const STATE: &str = "state";
 
@@ -99,7 +100,7 @@ impl Folder {
 
     /// What an interrupted process left that must never start again by itself.
     pub(crate) fn marker(&self) -> PathBuf {
-        marker(&self.path)
+        self.path.join(MARKER_FILE)
     }
 
     /// What is in the folder beside its lock and a journal without identity, which
@@ -135,11 +136,6 @@ impl Folder {
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), FolderError> {
         replace(&self.path, name, content)
     }
-}
-
-/// The file that says why a process must not be started again by itself.
-pub(crate) fn marker(folder: &Path) -> PathBuf {
-    folder.join(MARKER_FILE)
 }
 
 /// [`Folder::replace`] for whoever has only the path.

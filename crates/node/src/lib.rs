@@ -1,1 +1,48 @@
 //! One running replica: threads, ticks, shutdown, metrics, settings.
+//!
+//! [`init`] makes a node's data folder, [`serve`] runs the node in it until a
+//! signal, [`Node`] is what runs. The threads of a node and what they do:
+//!
+//! - *owner*: the host (consensus, order, waiting clients) and the peers' sockets;
+//! - *journal*: groups of records, one sync each;
+//! - *apply*: the state machine, one commit for all that waits, then the answers;
+//! - *http*: the clients; reads go straight to the store;
+//! - *upkeep*: what may wait and may block.
+//!
+//! This crate never decides anything: what to persist, send, apply and answer comes
+//! from the host, and this crate carries it out. It has no logic worth a unit test
+//! beyond files and settings.
+
+mod apply_thread;
+mod clock;
+mod fatal;
+mod folder;
+mod identity;
+mod journal_thread;
+mod limit_settings;
+pub mod logging;
+mod metrics;
+mod node;
+mod owner;
+mod pins;
+mod recovery;
+mod replica;
+mod request;
+mod serve;
+mod settings;
+mod shared;
+mod status;
+mod tuning;
+mod upkeep;
+
+pub use apply_thread::ApplyError;
+pub use folder::FolderError;
+pub use identity::{Identity, IdentityError, InitError, init};
+pub use limit_settings::LimitSettings;
+pub use node::{Node, NodeFailure, StartError};
+pub use recovery::RecoveryError;
+pub use serve::{ServeError, serve};
+pub use settings::{
+    ClusterSettings, ListenSettings, LogSettings, MemberSettings, Settings, SettingsError,
+    TimingSettings,
+};

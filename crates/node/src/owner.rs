@@ -64,6 +64,16 @@ pub(crate) struct Ears {
     pub(crate) incoming: Incoming,
 }
 
+/// The host as recovery left it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) host: Host,
+    /// How far the state machine is.
+    pub(crate) applied: Applied,
+    /// The promise in force, which is durable.
+    pub(crate) promised: Ballot,
+}
+
 /// The owner.
 pub(crate) struct Owner {
     host: Host,
@@ -114,15 +124,14 @@ struct Facts {
 
 impl Owner {
     pub(crate) fn new(
-        host: Host,
+        core: Core,
         clock: Clock,
         transport: Transport,
         ears: Ears,
         workers: Workers,
         shared: Arc<Shared>,
-        applied: Applied,
-        promised: Ballot,
     ) -> Self {
+        let Core { host, applied, promised } = core;
         Owner {
             host,
             clock,

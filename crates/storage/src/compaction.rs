@@ -36,3 +36,74 @@ impl CompactionFilter for SweepFilter {
         c"synod.sweep"
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use bytes::Bytes;
+    use rocksdb::DB;
+    use synod_kv::{
+        Command, Condition, KvOptions, ListQuery, Operation, ServerId, StateMachine, read,
+    };
+
+    use crate::{Store, StoreOptions, database};
+
+    /// Levels of a few kilobytes, so that there are many and each compaction
+    /// takes a part of the files.
+    fn many_levels(path: &std::path::Path) -> Store {
+        let mut settings = database::settings(&StoreOptions::default());
+        settings.set_write_buffer_size(64 << 10);
+        settings.set_target_file_size_base(16 << 10);
+        settings.set_max_bytes_for_level_base(32 << 10);
+        settings.set_max_bytes_for_level_multiplier(3.0);
+        settings.set_level_zero_file_num_compaction_trigger(2);
+        Store::over(DB::open(&settings, path).unwrap())
+    }
+
+    #[test]
+    fn nothing_comes_back_when_parts_are_compacted() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = many_levels(folder.path());
+        let mut machine = StateMachine::open(store.clone(), KvOptions::default()).unwrap();
+        let mut random = fastrand::Rng::with_seed(1);
+        let mut model = BTreeMap::new();
+        for sequence in 1..=60_000 {
+            let key = Bytes::from(format!("{:05}", random.u32(..4000)));
+            let condition = Condition::Always;
+            let operation = if random.u8(..3) > 0 {
+                let value = Bytes::from(vec![random.u8(..); 50]);
+                model.insert(key.clone(), value.clone());
+                Operation::Put { key, value, condition, want_previous: false }
+            } else {
+                model.remove(&key);
+                Operation::Delete { key, condition, want_previous: false }
+            };
+            let id = ServerId { origin: 1, incarnation: 1, sequence };
+            let command = Command { idempotency: None, operation };
+            machine.apply(sequence, 0, &[(id, command)]).unwrap();
+            machine.commit().unwrap();
+            if sequence % 5000 == 0 {
+                let all = ListQuery {
+                    limit: usize::MAX,
+                    visits_max: usize::MAX,
+                    ..ListQuery::prefix(b"")
+                };
+                let page = read::list(&store, &all).unwrap();
+                let found = page.entries.into_iter().map(|entry| (entry.key, entry.record.value));
+                assert!(found.eq(model.clone()), "after {sequence} commands");
+                for number in 0..4000 {
+                    let key = Bytes::from(format!("{number:05}"));
+                    let record = read::get(&store, &key).unwrap();
+                    assert_eq!(record.map(|record| record.value), model.get(&key).cloned());
+                }
+            }
+        }
+        // The test is worth nothing if there was but one level.
+        let levels = (1..7).filter(|level| {
+            let name = format!("rocksdb.num-files-at-level{level}");
+            store.database().property_value(&name).unwrap().is_some_and(|files| files != "0")
+        });
+        assert!(levels.count() > 1);
+    }
+}

@@ -55,7 +55,7 @@ fn refuse_orphans(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn settings(options: &StoreOptions) -> Options {
+pub(crate) fn settings(options: &StoreOptions) -> Options {
     let mut settings = Options::default();
     settings.create_if_missing(true);
     set_memory(&mut settings, options);

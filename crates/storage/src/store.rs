@@ -47,15 +47,19 @@ impl Store {
     pub fn open(path: impl AsRef<Path>, options: &StoreOptions) -> Result<Self, StoreError> {
         let path = path.as_ref();
         let db = database::open(path, options)?;
+        tracing::debug!(path = %path.display(), "opened the state");
+        Ok(Store::over(db))
+    }
+
+    pub(crate) fn over(db: DB) -> Self {
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
         let mut from_files = ReadOptions::default();
         from_files.set_read_tier(ReadTier::Persisted);
-        tracing::debug!(path = %path.display(), "opened the state");
         let failure = OnceLock::new();
         let tombstones = AtomicU64::new(0);
         let inner = Inner { db, without_log, from_files, failure, tombstones };
-        Ok(Store { inner: Arc::new(inner) })
+        Store { inner: Arc::new(inner) }
     }
 
     /// The value of `key` that survives a crash: as of the last batch that was
@@ -115,6 +119,11 @@ impl Store {
     #[must_use]
     pub fn metrics(&self) -> StoreMetrics {
         StoreMetrics::of(&self.inner.db)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn database(&self) -> &DB {
+        &self.inner.db
     }
 
     /// An error if a write failed before, or a flush or compaction since.

@@ -224,41 +224,6 @@ fn compaction_drops_what_was_replaced_and_removed() {
 }
 
 #[test]
-fn a_removed_key_stays_removed_when_only_a_part_is_compacted() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = Store::open(folder.path().join("state"), &small()).unwrap();
-    let mut machine = StateMachine::open(store, KvOptions::default()).unwrap();
-    let mut slot = 0;
-    let mut apply = |machine: &mut StateMachine<Store>, operation| {
-        slot += 1;
-        let id = ServerId { origin: 1, incarnation: 1, sequence: slot };
-        machine.apply(slot, 0, &[(id, Command { idempotency: None, operation })]).unwrap();
-        machine.commit().unwrap();
-    };
-    let key = Bytes::from_static(b"key");
-    let put = |value: &'static [u8]| Operation::Put {
-        key: key.clone(),
-        value: Bytes::from_static(value),
-        condition: Condition::Always,
-        want_previous: false,
-    };
-    apply(&mut machine, put(b"old"));
-    machine.map().compact();
-    // Many small files on top make RocksDB compact some of them by itself.
-    for round in 0..30 {
-        let removed = Operation::Delete {
-            key: key.clone(),
-            condition: Condition::Always,
-            want_previous: false,
-        };
-        apply(&mut machine, put(b"new"));
-        apply(&mut machine, removed);
-        machine.map().flush().unwrap();
-        assert_eq!(read::get(machine.map(), &key).unwrap(), None, "round {round}");
-    }
-}
-
-#[test]
 fn one_folder_has_one_owner() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");

@@ -53,7 +53,10 @@ pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
                 let error = hold(&shared, &peer, lane, stream).await;
                 tracing::debug!(peer = %peer.node, ?lane, %error, "a connection to a peer ended");
                 backoff.connection_closed(since.elapsed());
-                evidence.connection_closed();
+                // One that timed out was not closed by anybody.
+                if error.kind() != io::ErrorKind::TimedOut {
+                    evidence.connection_closed();
+                }
             }
             Err(error) => {
                 peer.count(|metrics| metrics.dials_failed += 1);
@@ -122,17 +125,21 @@ fn io_failed(error: &io::Error) -> DialError {
     DialError::Failed(end, error.to_string())
 }
 
-/// Connects to the first address behind the name that takes the connection.
+/// Connects to the first address behind the name that takes the connection. That
+/// nobody listens is only said when each of them says so.
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    let mut refused = None;
+    let mut failed = None;
     for address in lookup_host(address).await? {
         match TcpStream::connect(address).await {
             Ok(stream) if !is_own_end(&stream, address) => return Ok(stream),
-            Ok(_) => last = io::ErrorKind::ConnectionRefused.into(),
-            Err(error) => last = error,
+            Ok(_) => refused = Some(io::ErrorKind::ConnectionRefused.into()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => refused = Some(error),
+            Err(error) => failed = Some(error),
         }
     }
-    Err(last)
+    let nothing = || io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    Err(failed.or(refused).unwrap_or_else(nothing))
 }
 
 /// Where nobody listens, TCP may connect a socket to itself, if the kernel happens

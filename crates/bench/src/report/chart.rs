@@ -13,6 +13,8 @@ const TOP: f64 = 40.0;
 const BOTTOM: f64 = 46.0;
 /// A zero has no place on a logarithmic axis; it is drawn at the axis' end.
 const LOG_MIN: f64 = 1e-3;
+/// Lines with more points than this are drawn thin, or they become blots.
+const THICK_POINTS_MAX: usize = 300;
 /// Labels of marks closer than this would run into each other.
 const MARK_LABEL_GAP: f64 = 18.0;
 
@@ -217,7 +219,11 @@ impl Chart {
 
 fn draw_series(series: &Series, scale: &Scale, svg: &mut String) {
     let colour = series.colour;
-    let class = if series.style == Style::Faint { "faint" } else { "line" };
+    let class = match series.style {
+        Style::Faint => "faint",
+        _ if series.points.len() > THICK_POINTS_MAX => "line thin",
+        _ => "line",
+    };
     for run in series.points.split(|point| point.1.is_none()) {
         let mut path = String::new();
         let mut last_y = None;

@@ -7,9 +7,10 @@ use crate::failover::{Bucket, FailoverResult, FindingKind, How, KillResult, Spre
 use crate::latency::median;
 use crate::table::{count, ms, or_dash, whole};
 
-/// How much around a kill the close-up shows.
-const CLOSE_UP_BEFORE_MS: f64 = -250.0;
-const CLOSE_UP_AFTER_MS: f64 = 1_000.0;
+/// The close-up shows at least and at most this much after the kill, and a
+/// quarter of it before.
+const CLOSE_UP_MS_MIN: f64 = 200.0;
+const CLOSE_UP_MS_MAX: f64 = 2_000.0;
 
 pub(super) fn render(result: &FailoverResult) -> String {
     let plan = &result.plan;
@@ -139,7 +140,7 @@ fn close_up(result: &FailoverResult, page: &mut Page) {
         name: "",
         colour: 1,
         style: Style::Faint,
-        points: shown(kill).map(|bucket| (bucket.at_ms, rate(bucket))).collect(),
+        points: shown(result, kill).map(|bucket| (bucket.at_ms, rate(bucket))).collect(),
     });
     let kill = vec![Mark { x: 0.0, label: "kill".into(), hint: "the kill".into() }];
     let mut series: Vec<Series> = each.collect();
@@ -174,10 +175,15 @@ fn close_up(result: &FailoverResult, page: &mut Page) {
     );
 }
 
-fn shown(kill: &KillResult) -> impl Iterator<Item = &Bucket> {
-    kill.buckets
-        .iter()
-        .filter(|bucket| (CLOSE_UP_BEFORE_MS..CLOSE_UP_AFTER_MS).contains(&bucket.at_ms))
+/// The buckets of the close-up, which is as wide as twice the worst outage.
+fn shown<'a>(
+    result: &FailoverResult,
+    kill: &'a KillResult,
+) -> impl Iterator<Item = &'a Bucket> + use<'a> {
+    let worst = result.silence.map_or(0.0, |silence| silence.max_ms);
+    let after_ms = (2.0 * worst).clamp(CLOSE_UP_MS_MIN, CLOSE_UP_MS_MAX);
+    let window = -after_ms / 4.0..after_ms;
+    kill.buckets.iter().filter(move |bucket| window.contains(&bucket.at_ms))
 }
 
 /// The median over the kills, interval by interval; none where fewer than half
@@ -188,6 +194,7 @@ fn across(
     colour: u8,
     y: &dyn Fn(&Bucket) -> Option<f64>,
 ) -> Series {
+    let shown = |kill| shown(result, kill);
     let longest = result.kills.iter().max_by_key(|kill| shown(kill).count());
     let times: Vec<f64> = longest.into_iter().flat_map(shown).map(|bucket| bucket.at_ms).collect();
     let point = |at_ms: f64| {
@@ -241,9 +248,9 @@ fn tables(result: &FailoverResult, page: &mut Page) {
             or_dash(kill.first_acknowledgement_ms.map(ms)),
             ms(kill.silence_ms),
             ms(kill.client_gap_ms),
-            or_dash((!errors.is_empty()).then(|| errors.join(", "))),
             count(kill.unknown),
             ms(kill.ready_ms),
+            or_dash((!errors.is_empty()).then(|| errors.join(", "))),
         ]
     });
     let heading = [
@@ -253,9 +260,9 @@ fn tables(result: &FailoverResult, page: &mut Page) {
         "First ack",
         "Silence",
         "Client gap",
-        "Errors",
         "Unknown",
         "Back after",
+        "Errors",
     ];
     page.table("Each kill", &heading, &kills.collect::<Vec<_>>());
     let phases = result.phases.iter().map(|phase| {

@@ -230,11 +230,7 @@ fn read_shape(data_dir: &Path) -> Result<Option<Shape>, Failure> {
     Ok(Some(shape))
 }
 
-fn refuse_other_shape(
-    data_dir: &Path,
-    held: &Shape,
-    wanted: &ClusterShape,
-) -> Result<(), Failure> {
+fn refuse_other_shape(data_dir: &Path, held: &Shape, wanted: &ClusterShape) -> Result<(), Failure> {
     let same_nodes = wanted.nodes.is_none_or(|nodes| nodes == held.nodes);
     let same_ports = wanted.base_port.is_none_or(|port| port == held.base_port);
     if same_nodes && same_ports {

@@ -141,10 +141,7 @@ impl LocalCluster {
     }
 
     fn node_mut(&mut self, id: u32) -> Result<&mut NodeProcess, Failure> {
-        self.nodes
-            .iter_mut()
-            .find(|node| node.place().id == id)
-            .ok_or_else(|| no_such_node(id))
+        self.nodes.iter_mut().find(|node| node.place().id == id).ok_or_else(|| no_such_node(id))
     }
 
     fn describe(&self) -> Result<(), Failure> {

@@ -138,7 +138,8 @@ impl Runner {
         let index = id as usize - 1;
         let node = &self.cluster.nodes()[index];
         let log = node.place().log_path();
-        let ended = format!("node {id} (pid {}) ended: {ending}; see {}", ending.pid, log.display());
+        let ended =
+            format!("node {id} (pid {}) ended: {ending}; see {}", ending.pid, log.display());
         let next = if self.restart {
             let pause = self.next_pause(id);
             self.restarts.insert(id, Instant::now() + pause);

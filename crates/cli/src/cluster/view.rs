@@ -68,9 +68,8 @@ pub(crate) fn leader(rows: &[NodeRow]) -> Option<&NodeRow> {
 /// The nodes as aligned lines.
 pub(crate) fn table(rows: &[NodeRow]) -> Vec<String> {
     let headings = HEADINGS.map(str::to_owned).to_vec();
-    let cells: Vec<Vec<String>> = std::iter::once(headings)
-        .chain(rows.iter().map(|row| row.cells().to_vec()))
-        .collect();
+    let cells: Vec<Vec<String>> =
+        std::iter::once(headings).chain(rows.iter().map(|row| row.cells().to_vec())).collect();
     columns(&cells).lines().map(|line| format!("  {line}")).collect()
 }
 

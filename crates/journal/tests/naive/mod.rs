@@ -4,13 +4,13 @@
 
 use std::collections::BTreeMap;
 
-pub type Ballot = (u64, u32);
+pub(crate) type Ballot = (u64, u32);
 
 /// Contents of the folder: segment number to file.
-pub type Files = BTreeMap<u64, Vec<u8>>;
+pub(crate) type Files = BTreeMap<u64, Vec<u8>>;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Content(Box<Content>),
     Missing,
     WrongCluster,
@@ -20,17 +20,17 @@ pub enum Verdict {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Content {
-    pub promised: Ballot,
-    pub chosen_upto: u64,
-    pub truncated_upto: u64,
-    pub position: u64,
-    pub incarnation: u64,
-    pub torn: bool,
+pub(crate) struct Content {
+    pub(crate) promised: Ballot,
+    pub(crate) chosen_upto: u64,
+    pub(crate) truncated_upto: u64,
+    pub(crate) position: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) torn: bool,
     /// Above the watermark: ballot, or none for chosen; value, or none for a no-op.
-    pub open: BTreeMap<u64, (Option<Ballot>, Option<Vec<u8>>)>,
+    pub(crate) open: BTreeMap<u64, (Option<Ballot>, Option<Vec<u8>>)>,
     /// Above the truncation point, up to the watermark.
-    pub chosen: BTreeMap<u64, Option<Vec<u8>>>,
+    pub(crate) chosen: BTreeMap<u64, Option<Vec<u8>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -65,7 +65,12 @@ fn ends_in_crc(b: &[u8]) -> bool {
     crc32c::crc32c(&b[..b.len() - 4]) == u32_at(b, b.len() - 4)
 }
 
-pub fn sector_kind(cluster: u128, segment: u64, sector: u64, b: &[u8]) -> Option<(u32, bool)> {
+pub(crate) fn sector_kind(
+    cluster: u128,
+    segment: u64,
+    sector: u64,
+    b: &[u8],
+) -> Option<(u32, bool)> {
     match kind(cluster, segment, sector, b) {
         Kind::Group(group, first) => Some((group, first)),
         _ => None,
@@ -87,7 +92,7 @@ fn kind(cluster: u128, segment: u64, sector: u64, b: &[u8]) -> Kind {
 }
 
 /// What stands in `files`, the segments of a journal of `cluster`.
-pub fn read(files: &Files, cluster: u128) -> Verdict {
+pub(crate) fn read(files: &Files, cluster: u128) -> Verdict {
     match read_or_refuse(files, cluster) {
         Ok(content) => Verdict::Content(Box::new(content)),
         Err(refusal) => refusal,

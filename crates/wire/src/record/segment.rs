@@ -27,7 +27,8 @@ const FOOTER_MAGIC: u64 = u64::from_le_bytes(*b"SynodEnd");
 /// | 96 | 8 | sectors in use in the segment before |
 /// | 104 | 8 | position of the last record before this segment |
 /// | 112 | 4 | link: checksum in the header of that record |
-/// | 116 | 392 | zero |
+/// | 116 | 4 | records in the last group before, whose headers the first group here repeats |
+/// | 120 | 388 | zero |
 /// | 508 | 4 | CRC32C of the 508 bytes before |
 ///
 /// It seals the segment before: what follows there after the sectors in use was
@@ -66,6 +67,8 @@ pub struct PreviousEnd {
     pub position: Position,
     /// The checksum in the header of that record.
     pub link: u32,
+    /// How many records its last group holds.
+    pub last_records: u32,
 }
 
 impl SegmentHeader {
@@ -88,6 +91,7 @@ impl SegmentHeader {
         writer.u64(self.previous.sectors);
         writer.u64(self.previous.position.0);
         writer.u32(self.previous.link);
+        writer.u32(self.previous.last_records);
         writer.finish();
         bytes
     }
@@ -121,6 +125,7 @@ impl SegmentHeader {
                 sectors: reader.u64(),
                 position: Position(reader.u64()),
                 link: reader.u32(),
+                last_records: reader.u32(),
             },
         })
     }
@@ -197,7 +202,12 @@ mod tests {
             truncated_upto: Slot(8),
             oldest_segment: 9,
             highest_slot_before: Slot(10),
-            previous: PreviousEnd { sectors: 11, position: Position(12), link: 13 },
+            previous: PreviousEnd {
+                sectors: 11,
+                position: Position(12),
+                link: 13,
+                last_records: 14,
+            },
         };
         let mut bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), Ok(header));

@@ -1,0 +1,187 @@
+//! The folder and its refusals.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
+use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Recovered, Slot, Value};
+
+const CLUSTER: ClusterId = ClusterId(77);
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096 };
+const BALLOT: Ballot = Ballot { round: 1, node: NodeId(1) };
+
+fn accepted(slot: u64, chosen_upto: u64, bytes: usize) -> Record {
+    let value = Value::Batch(Bytes::from(vec![slot as u8; bytes]));
+    let body = RecordBody::Accepted { slot: Slot(slot), ballot: BALLOT, value };
+    Record { promised: BALLOT, chosen_upto: Slot(chosen_upto), body }
+}
+
+fn created() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data/journal");
+    Journal::create(&dir, CLUSTER, &SMALL).unwrap();
+    (folder, dir)
+}
+
+fn open(dir: &Path) -> Journal {
+    Journal::open(dir, CLUSTER, &SMALL).unwrap().journal
+}
+
+fn segment(dir: &Path, number: u64) -> PathBuf {
+    dir.join(format!("{number:016}.seg"))
+}
+
+#[test]
+fn a_new_journal_is_empty_and_counts_its_lives() {
+    let (_folder, dir) = created();
+    for life in 1..=3 {
+        let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+        assert_eq!((opened.recovered, opened.incarnation), (Recovered::empty(), life));
+    }
+}
+
+#[test]
+fn a_folder_that_is_missing_or_empty_or_taken_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    assert!(matches!(Journal::open(&dir, CLUSTER, &SMALL), Err(OpenError::Missing(_))));
+    std::fs::create_dir(&dir).unwrap();
+    assert!(matches!(Journal::open(&dir, CLUSTER, &SMALL), Err(OpenError::Missing(_))));
+    Journal::create(&dir, CLUSTER, &SMALL).unwrap();
+    assert!(matches!(Journal::create(&dir, CLUSTER, &SMALL), Err(OpenError::Exists(_))));
+    let other = Journal::open(&dir, ClusterId(78), &SMALL);
+    assert!(matches!(other, Err(OpenError::WrongCluster { found: CLUSTER, .. })));
+    let journal = open(&dir);
+    assert!(matches!(Journal::open(&dir, CLUSTER, &SMALL), Err(OpenError::InUse(_))));
+    drop(journal);
+    open(&dir);
+}
+
+#[test]
+fn a_creation_that_was_cut_short_can_be_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(segment(folder.path(), 1), [0; 1024]).unwrap();
+    Journal::create(folder.path(), CLUSTER, &SMALL).unwrap();
+    open(folder.path());
+}
+
+#[test]
+fn only_the_owner_can_read_it() {
+    let (_folder, dir) = created();
+    let journal = open(&dir);
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&dir), 0o700);
+    for entry in std::fs::read_dir(&dir).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+    }
+    drop(journal);
+}
+
+#[test]
+fn a_value_larger_than_a_segment_is_kept() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    let records = [accepted(1, 0, 100_000), accepted(2, 0, 16 << 20), accepted(3, 3, 1)];
+    journal.append(&records).unwrap();
+    assert_eq!(journal.sync().unwrap(), Position(3));
+    let sizes = |journal: &Journal| -> Vec<usize> {
+        let values = journal.read_chosen(Slot(1), Slot(9), usize::MAX).unwrap();
+        values.iter().map(Value::size_bytes).collect()
+    };
+    let written = sizes(&journal);
+    assert_eq!(written.len(), 3);
+    drop(journal);
+    assert_eq!(sizes(&open(&dir)), written);
+}
+
+#[test]
+fn a_value_that_is_too_large_fails_the_journal() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    let error = journal.append(&[accepted(1, 0, (16 << 20) + 1)]).unwrap_err();
+    assert!(matches!(error, JournalError::ValueTooLarge { .. }), "{error}");
+    assert!(matches!(journal.sync(), Err(JournalError::Failed(_))));
+}
+
+#[test]
+fn truncation_frees_the_disk_and_keeps_what_is_above() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    for slot in 1..=200 {
+        journal.append(&[accepted(slot, slot - 1, 700)]).unwrap();
+        journal.sync().unwrap();
+    }
+    let full = journal.bytes_on_disk();
+    // Slot 200 is not known as chosen, so it stays whatever is asked for.
+    journal.truncate(Slot(1_000)).unwrap();
+    assert!(journal.bytes_on_disk() <= 3 * 4096 && full > 20 * 4096);
+    let first = journal.truncated_upto().next();
+    let values = journal.read_chosen(first, Slot(199), usize::MAX).unwrap();
+    assert_eq!(values.len() as u64, 199 - first.prior().0);
+    assert!(journal.read_chosen(Slot(1), Slot(199), usize::MAX).unwrap().is_empty());
+    drop(journal);
+    let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(opened.recovered.truncated_upto, first.prior());
+    assert_eq!(opened.recovered.chosen_upto, Slot(199));
+    assert_eq!((opened.recovered.open.len(), opened.recovered.promised), (1, BALLOT));
+}
+
+#[test]
+fn a_full_disk_or_a_failed_sync_stops_the_journal_for_good() {
+    // These refuse a write with "no space left", and a sync with "invalid argument".
+    for broken in ["/dev/full", "/dev/null"] {
+        let (_folder, dir) = created();
+        symlink(broken, segment(&dir, 4)).unwrap();
+        let mut journal = open_beside_symlink(&dir);
+        let mut slot = 0;
+        let error = loop {
+            slot += 1;
+            journal.append(&[accepted(slot, 0, 700)]).unwrap();
+            if let Err(error) = journal.sync() {
+                break error;
+            }
+            assert!(slot < 100, "the third segment never filled up");
+        };
+        assert!(matches!(error, JournalError::Io { .. }), "{error}");
+        let failed = |error| matches!(error, JournalError::Failed(_));
+        assert!(failed(journal.append(&[accepted(slot, 0, 1)]).unwrap_err()));
+        assert!(failed(journal.sync().unwrap_err()));
+        assert!(failed(journal.seal().unwrap_err()));
+        assert!(failed(journal.truncate(Slot(1)).unwrap_err()));
+        assert!(failed(journal.read_chosen(Slot(1), Slot(1), 1).unwrap_err()));
+        drop(journal);
+        // What was acknowledged before is there once there is room again.
+        std::fs::remove_file(segment(&dir, 4)).unwrap();
+        let recovered = Journal::open(&dir, CLUSTER, &SMALL).unwrap().recovered;
+        assert_eq!(recovered.open.len() as u64, slot - 1);
+    }
+}
+
+/// The first life uses segment 2 and has 3 made ready; 4 is the broken one.
+fn open_beside_symlink(dir: &Path) -> Journal {
+    let target = std::fs::read_link(segment(dir, 4)).unwrap();
+    std::fs::remove_file(segment(dir, 4)).unwrap();
+    let journal = open(dir);
+    symlink(target, segment(dir, 4)).unwrap();
+    journal
+}
+
+#[test]
+#[should_panic(expected = "a promise goes back")]
+fn a_promise_never_goes_back() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    journal.append(&[accepted(1, 0, 1)]).unwrap();
+    let lower = Record { promised: Ballot::ZERO, ..accepted(2, 0, 1) };
+    let _ = journal.append(&[lower]);
+}
+
+#[test]
+#[should_panic(expected = "never recorded")]
+fn the_watermark_never_passes_a_slot_that_is_not_recorded() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    journal.append(&[accepted(2, 2, 1)]).unwrap();
+    let _ = journal.sync();
+}

@@ -1,0 +1,457 @@
+//! One running node: its threads, from the first lock to the last flush.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use synod_api::Leader;
+use synod_host::{Host, HostSettings};
+use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
+use synod_kv::{KvOptions, MapError, StateMachine};
+use synod_paxos::{NodeId, Recovered};
+use synod_storage::{Store, StoreError, StoreOptions};
+use synod_transport::{Own, PeerAddress, Transport, TransportSettings};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use crate::apply_thread::{Applier, ApplyTask, ApplyThread};
+use crate::clock::Clock;
+use crate::fatal::Fatal;
+use crate::folder::{Folder, FolderError};
+use crate::identity::{Identity, IdentityError};
+use crate::journal_thread::{JournalTask, JournalThread};
+use crate::owner::{Core, Ears, Owner, Report, Workers};
+use crate::pins::Pins;
+use crate::recovery::{self, RecoveryError};
+use crate::replica::{Facts, Handle};
+use crate::request::{self, AnswerQueue, Answers};
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::tuning;
+use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
+
+/// Requests between the HTTP thread and the owner.
+const REQUESTS_MAX: usize = 16_384;
+/// Between two attempts to hand over.
+const HANDOVER_EVERY: Duration = Duration::from_millis(20);
+/// How long a leader that stops looks for a successor.
+const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The data folder is not this node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It stopped because it met what must never be.
+    #[error(
+        "this node stopped because one of its invariants did not hold, and must not start again \
+         by itself. {} says what happened; when that is understood, remove the file",
+        .0.display()
+    )]
+    Violation(PathBuf),
+    /// An address can't be listened on.
+    #[error("{field}: cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The setting.
+        field: &'static str,
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The journal can't be opened.
+    #[error("{0}")]
+    Journal(#[from] OpenError),
+    /// The state can't be opened.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The state can't be read.
+    #[error("{0}")]
+    State(MapError),
+    /// The state can't be rebuilt.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// No thread, or no runtime.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        return ". Another process has this port: stop it, or set another one";
+    }
+    ""
+}
+
+/// Why a node stopped by itself, or did not stop well.
+#[derive(Debug, thiserror::Error)]
+#[error("the node stopped: {0}")]
+pub struct NodeFailure(pub String);
+
+/// A node that runs.
+#[derive(Debug)]
+pub struct Node {
+    client_addr: SocketAddr,
+    peer_addr: SocketAddr,
+    id: NodeId,
+    shared: Arc<Shared>,
+    fatal: Fatal,
+    store: Store,
+    reports: mpsc::UnboundedSender<Report>,
+    journal_tasks: Sender<JournalTask>,
+    apply_tasks: Sender<ApplyTask>,
+    upkeep_tasks: Sender<UpkeepTask>,
+    http_stop: watch::Sender<bool>,
+    threads: Threads,
+    /// Last, so that the lock outlives everything.
+    _folder: Folder,
+}
+
+#[derive(Debug)]
+struct Threads {
+    owner: JoinHandle<()>,
+    http: JoinHandle<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Both doors, open before anything else that may take long.
+struct Doors {
+    peer: TcpListener,
+    client: TcpListener,
+}
+
+/// What the disk brought back.
+struct Recovery {
+    journal: Journal,
+    recovered: Recovered,
+    incarnation: u64,
+    store: Store,
+    applier: Applier,
+    pins: Pins,
+}
+
+impl Node {
+    /// Starts a node: takes its folder, opens its doors, rebuilds its state, starts
+    /// its threads.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Nothing keeps running then.
+    pub fn start(settings: &Settings) -> Result<Node, StartError> {
+        let folder = Folder::open(&settings.data_dir)?;
+        let identity = Identity::open(&folder, settings)?;
+        if folder.marker().exists() {
+            return Err(StartError::Violation(folder.marker()));
+        }
+        let doors = Doors {
+            peer: listen("peer.listen", &settings.peer.listen)?,
+            client: listen("client.listen", &settings.client.listen)?,
+        };
+        let shared = Arc::new(Shared::default());
+        let recovery = recover(settings, &folder, &identity, &shared)?;
+        Assembly { settings, identity, shared, clock: Clock::new(), fatal: Fatal::default() }
+            .start(folder, doors, recovery)
+    }
+
+    /// Where clients are served.
+    #[must_use]
+    pub fn client_addr(&self) -> SocketAddr {
+        self.client_addr
+    }
+
+    /// Where peers are heard.
+    #[must_use]
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.peer_addr
+    }
+
+    /// Whether this node leads, as of a moment ago.
+    #[must_use]
+    pub fn is_leader(&self) -> bool {
+        self.shared.owner.leader() == Some(self.id)
+    }
+
+    /// Waits until the node fails by itself. To be called once.
+    pub async fn failed(&self) -> NodeFailure {
+        NodeFailure(self.fatal.wait().await)
+    }
+
+    /// Stops in an orderly way: hands over, lets requests under way end, makes
+    /// everything durable, and closes the peers' door last.
+    ///
+    /// # Errors
+    /// When something failed before or meanwhile.
+    pub fn stop(self) -> Result<(), NodeFailure> {
+        self.hand_over();
+        let _ = self.http_stop.send(true);
+        let _ = self.threads.http.join();
+        let _ = self.reports.send(Report::Stop);
+        let _ = self.threads.owner.join();
+        let _ = self.journal_tasks.send(JournalTask::Stop);
+        let _ = self.apply_tasks.send(ApplyTask::Stop);
+        let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
+        for worker in self.threads.workers {
+            let _ = worker.join();
+        }
+        if let Some(message) = self.fatal.reported() {
+            return Err(NodeFailure(message));
+        }
+        self.store.flush().map_err(|error| NodeFailure(error.to_string()))
+    }
+
+    /// Asks others to lead, until one does. A single node has nobody to ask.
+    fn hand_over(&self) {
+        let asked_at = Instant::now();
+        let has_peers = self
+            .shared
+            .owner
+            .snapshot()
+            .is_some_and(|snapshot| snapshot.status.peers.iter().any(|peer| peer.reachable));
+        while has_peers && self.is_leader() && asked_at.elapsed() < HANDOVER_TIMEOUT {
+            // Again and again: what it takes may not be known at the first time.
+            let _ = self.reports.send(Report::HandOver);
+            thread::sleep(HANDOVER_EVERY);
+        }
+    }
+}
+
+/// Opens and rebuilds everything that the disk holds.
+fn recover(
+    settings: &Settings,
+    folder: &Folder,
+    identity: &Identity,
+    shared: &Arc<Shared>,
+) -> Result<Recovery, StartError> {
+    let store_options = StoreOptions {
+        memtable_bytes: settings.limits.write_buffer_bytes,
+        block_cache_bytes: settings.limits.block_cache_bytes,
+        ..StoreOptions::default()
+    };
+    let store = Store::open(folder.state(), &store_options)?;
+    let journal_options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
+    let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &journal_options)?;
+    let (journal, recovered, incarnation) =
+        (opened.journal, opened.recovered, opened.incarnation);
+    let machine = StateMachine::open(store.clone(), KvOptions::default())
+        .map_err(StartError::State)?;
+    let mut applier = Applier::new(machine, identity.node, incarnation, shared.clone());
+    recovery::replay(&journal, &recovered, &mut applier)?;
+    shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
+    let pins = Pins::open(folder)?;
+    Ok(Recovery { journal, recovered, incarnation, store, applier, pins })
+}
+
+/// What the threads are put together from.
+struct Assembly<'a> {
+    settings: &'a Settings,
+    identity: Identity,
+    shared: Arc<Shared>,
+    clock: Clock,
+    fatal: Fatal,
+}
+
+impl Assembly<'_> {
+    fn start(
+        self,
+        folder: Folder,
+        doors: Doors,
+        mut recovery: Recovery,
+    ) -> Result<Node, StartError> {
+        let (client_addr, peer_addr) =
+            (local_addr(&doors.client)?, local_addr(&doors.peer)?);
+        let (reports, report_queue) = mpsc::unbounded_channel();
+        let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
+        let (answers, answer_queue) = Answers::new(self.shared.clone());
+        let (journal_tasks, journal_queue) = channel();
+        let (apply_tasks, apply_queue) = channel();
+        let (upkeep_tasks, upkeep_queue) = channel();
+        let workers = Workers {
+            journal: journal_tasks.clone(),
+            apply: apply_tasks.clone(),
+            upkeep: upkeep_tasks.clone(),
+            answers: answers.clone(),
+        };
+        let transport = self.transport_settings(&recovery);
+        let core = self.core(&mut recovery);
+        let shared = &self.shared;
+        let (store, clock) = (recovery.store.clone(), self.clock);
+
+        let journal =
+            JournalThread::new(recovery.journal, journal_queue, reports.clone(), shared.clone());
+        let journal = self.spawn("synod-journal", || journal.run(), |error: JournalError| {
+            format!("writing the journal: {error}")
+        })?;
+        let apply = ApplyThread::new(
+            recovery.applier,
+            apply_queue,
+            reports.clone(),
+            answers,
+            shared.clone(),
+        );
+        let apply =
+            self.spawn("synod-apply", || apply.run(), |error| format!("the state: {error}"))?;
+        let upkeep = Upkeep::new(
+            recovery.store,
+            recovery.pins,
+            upkeep_queue,
+            reports.clone(),
+            shared.clone(),
+            Duration::from_millis(self.settings.timing.flush_interval_ms),
+        );
+        let upkeep =
+            self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
+        let (queues, listener, owner_shared) =
+            ((report_queue, request_queue), doors.peer, shared.clone());
+        let owner = self.spawn_runtime("synod-owner", move |runtime| {
+            LocalSet::new().block_on(&runtime, async move {
+                let (transport, incoming) = Transport::start(transport, listener)?;
+                let (reports, requests) = queues;
+                let ears = Ears { reports, requests, incoming };
+                Owner::new(core, clock, transport, ears, workers, owner_shared).run().await;
+                Ok(())
+            })
+        })?;
+        let (http_stop, http_stopped) = watch::channel(false);
+        let handle = self.handle(store.clone(), requests);
+        let http = self.start_http(doors.client, handle, answer_queue, http_stopped)?;
+        tracing::info!(node = %self.identity.node, %client_addr, %peer_addr, "the node runs");
+        Ok(Node {
+            client_addr,
+            peer_addr,
+            id: self.identity.node,
+            shared: self.shared,
+            fatal: self.fatal,
+            store,
+            reports,
+            journal_tasks,
+            apply_tasks,
+            upkeep_tasks,
+            http_stop,
+            threads: Threads { owner, http, workers: vec![journal, apply, upkeep] },
+            _folder: folder,
+        })
+    }
+
+    fn core(&self, recovery: &mut Recovery) -> Core {
+        let settings = HostSettings {
+            node: self.identity.node,
+            incarnation: recovery.incarnation,
+            configuration: self.identity.configuration.clone(),
+            options: tuning::core_options(self.settings, recovery.incarnation),
+            limits: tuning::host_limits(self.settings),
+        };
+        let applied = recovery.applier.report();
+        let promised = recovery.recovered.promised;
+        let recovered = recovery.recovered.clone();
+        let host = Host::new(settings, recovered, &applied, self.clock.now());
+        Core { host, applied, promised }
+    }
+
+    fn transport_settings(&self, recovery: &Recovery) -> TransportSettings {
+        let me = self.identity.node;
+        let members = self.settings.members_by_id();
+        let peers = members.iter().filter(|member| NodeId(member.id) != me);
+        TransportSettings {
+            own: Own {
+                cluster: self.identity.cluster,
+                node: me,
+                store: self.identity.store,
+                incarnation: recovery.incarnation,
+            },
+            promised: recovery.recovered.promised,
+            position: recovery.recovered.position,
+            peers: peers
+                .map(|member| PeerAddress {
+                    node: NodeId(member.id),
+                    address: member.peer.clone(),
+                })
+                .collect(),
+            pins: recovery.pins.list(),
+            limits: tuning::transport_limits(self.settings),
+        }
+    }
+
+    fn handle(&self, store: Store, requests: mpsc::Sender<request::Request>) -> Handle {
+        let members = self.settings.members_by_id();
+        let facts = Facts {
+            node: self.identity.node,
+            cluster: self.identity.cluster,
+            configuration: self.identity.configuration.clone(),
+            doors: members
+                .iter()
+                .map(|member| Leader::new(member.id, &member.client_url))
+                .collect(),
+        };
+        Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())
+    }
+
+    /// The thread that serves clients and completes their answers.
+    fn start_http(
+        &self,
+        listener: TcpListener,
+        handle: Handle,
+        answers: AnswerQueue,
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let limits = tuning::api_limits(self.settings);
+        self.spawn_runtime("synod-http", move |runtime| {
+            runtime.block_on(async move {
+                listener.set_nonblocking(true)?;
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                let delivery = tokio::spawn(request::deliver(answers));
+                let stop = async move {
+                    // An error says that the node is gone, which is a stop as well.
+                    let _ = stopped.wait_for(|stopped| *stopped).await;
+                };
+                synod_api::serve(listener, handle, limits, stop).await;
+                delivery.abort();
+                Ok(())
+            })
+        })
+    }
+
+    /// Starts a thread with a runtime of its own.
+    fn spawn_runtime(
+        &self,
+        name: &'static str,
+        run: impl FnOnce(Runtime) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Thread)?;
+        self.spawn(name, move || run(runtime), |error| error.to_string())
+    }
+
+    /// Starts a thread whose failure, or panic, is the node's.
+    fn spawn<E>(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() -> Result<(), E> + Send + 'static,
+        describe: impl FnOnce(E) -> String + Send + 'static,
+    ) -> Result<JoinHandle<()>, StartError> {
+        let fatal = self.fatal.clone();
+        let thread = thread::Builder::new().name(name.to_owned());
+        let spawned = thread.spawn(move || {
+            let _guard = fatal.guard(name);
+            if let Err(error) = run() {
+                fatal.report(name, describe(error));
+            }
+        });
+        spawned.map_err(StartError::Thread)
+    }
+}
+
+fn listen(field: &'static str, address: &str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .map_err(|source| StartError::Listen { field, address: address.to_owned(), source })
+}
+
+fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::Thread)
+}

@@ -1,0 +1,67 @@
+//! From the operator's settings to the options of each part.
+
+use synod_paxos::Options;
+
+use crate::settings::Settings;
+
+/// The core's times and limits.
+pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
+    let (timing, limits) = (&settings.timing, &settings.limits);
+    Options {
+        election_timeout_us: timing.election_timeout_ms * 1_000,
+        heartbeat_us: timing.heartbeat_ms * 1_000,
+        disk_stall_us: settings.disk_stall_ms() * 1_000,
+        window_slots_max: limits.window_slots_max,
+        window_bytes_max: limits.window_bytes_max,
+        value_pace_us: timing.value_pace_us,
+        value_bytes_max: limits.batch_bytes_max,
+        cache_bytes_max: limits.cache_bytes_max,
+        unsynced_bytes_max: limits.unsynced_bytes_max,
+        reads_waiting_max: limits.reads_waiting_max,
+        // Differs between nodes, and between the lives of one.
+        seed: u64::from(settings.node_id) << 32 ^ incarnation,
+        ..Options::default()
+    }
+}
+
+/// The host's limits.
+pub(crate) fn host_limits(settings: &Settings) -> synod_host::Limits {
+    let limits = &settings.limits;
+    synod_host::Limits {
+        writes_waiting_max: limits.writes_waiting_max,
+        writes_waiting_bytes_max: limits.writes_waiting_bytes_max,
+        reads_waiting_max: limits.reads_waiting_max,
+        ..synod_host::Limits::default()
+    }
+}
+
+/// The transport's limits.
+pub(crate) fn transport_limits(settings: &Settings) -> synod_transport::Limits {
+    synod_transport::Limits {
+        bulk_queue_bytes_max: settings.limits.peer_queue_bytes_max,
+        inbox_bytes_max: settings.limits.peer_queue_bytes_max,
+        ..synod_transport::Limits::default()
+    }
+}
+
+/// The limits of the clients' door.
+pub(crate) fn api_limits(settings: &Settings) -> synod_api::Limits {
+    let limits = &settings.limits;
+    synod_api::Limits {
+        key_bytes_max: limits.key_bytes_max,
+        value_bytes_max: limits.value_bytes_max,
+        connections_max: limits.connections_max,
+        header_timeout_ms: limits.header_timeout_ms,
+        idle_timeout_ms: limits.idle_timeout_ms,
+        body_timeout_ms: limits.body_timeout_ms,
+        call_timeout_default_ms: limits.call_timeout_default_ms,
+        call_timeout_max_ms: limits.call_timeout_max_ms,
+        writes_in_flight_max: limits.writes_waiting_max,
+        reads_in_flight_max: limits.reads_waiting_max,
+        list_entries_max: limits.list_entries_max,
+        list_bytes_max: limits.list_bytes_max,
+        range_delete_keys_max: limits.range_delete_keys_max,
+        shutdown_timeout_ms: settings.timing.shutdown_timeout_ms,
+        ..synod_api::Limits::default()
+    }
+}

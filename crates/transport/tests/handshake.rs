@@ -1,0 +1,314 @@
+//! Who is let in, and what happens to everybody else.
+
+mod peers;
+
+use peers::*;
+use synod_paxos::{Ballot, NodeId, Position};
+use synod_transport::{IncomingEvent, Limits, Pin};
+use synod_wire::handshake::PROTOCOL_VERSION;
+use synod_wire::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// Node 1, whose only peer is a node 2 that cannot be reached.
+fn lonely(limits: Limits) -> (Node, String) {
+    let (own, address) = listener();
+    let (gone, gone_address) = listener();
+    drop(gone);
+    (Node::start(settings(1, &[(2, &gone_address)], limits), own), address)
+}
+
+fn reason(answer: Option<Handshake>) -> RefusalReason {
+    match answer {
+        Some(Handshake::Refusal(Refusal { reason, text })) => {
+            assert!(text.len() > 40, "a reason that helps: {text}");
+            reason
+        }
+        other => panic!("no refusal: {other:?}"),
+    }
+}
+
+fn with(change: impl FnOnce(&mut Hello)) -> Hello {
+    let mut hello = hello(2, 1);
+    change(&mut hello);
+    hello
+}
+
+fn ballot(round: u64) -> Ballot {
+    Ballot { round, node: NodeId(3) }
+}
+
+#[test]
+fn each_wrong_hello_is_refused_with_its_reason() {
+    run(async {
+        let (node, address) = lonely(limits());
+        let strangers = [
+            (RefusalReason::Protocol, with(|h| h.protocol = PROTOCOL_VERSION + 1)),
+            (RefusalReason::Cluster, with(|h| h.facts.cluster = 9)),
+            (RefusalReason::Addressee, with(|h| h.to = NodeId(3))),
+            (RefusalReason::Member, with(|h| h.facts.node = NodeId(9))),
+            (RefusalReason::Member, with(|h| h.facts.node = NodeId(1))),
+        ];
+        for (expected, hello) in strangers {
+            let (answer, mut stream) = dial_as(&address, hello).await;
+            assert_eq!(reason(answer), expected);
+            closed(&mut stream).await;
+        }
+        let metrics = node.transport.metrics();
+        assert_eq!((metrics.accepted, metrics.handshakes_refused), (5, 5));
+    });
+}
+
+#[test]
+fn a_member_is_pinned_once_and_welcomed() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        for lane in [Lane::Control, Lane::Bulk, Lane::Control] {
+            let (answer, _) = dial_as(&address, with(|h| h.lane = lane)).await;
+            let Some(Handshake::Welcome(Welcome { protocol, facts })) = answer else {
+                panic!("not welcome: {answer:?}");
+            };
+            let own = (facts.cluster, facts.node, facts.store, facts.incarnation);
+            assert_eq!((protocol, own), (PROTOCOL_VERSION, (CLUSTER, NodeId(1), store(1), 1)));
+        }
+        let pinned = IncomingEvent::Pinned { node: NodeId(2), store: store(2) };
+        assert_eq!(node.leftover(), [pinned]);
+    });
+}
+
+#[test]
+fn a_member_with_another_store_than_its_pin_is_refused() {
+    run(async {
+        let (own, address) = listener();
+        let mut pinned = settings(1, &[(2, "127.0.0.1:1")], limits());
+        pinned.pins = vec![Pin { node: NodeId(2), store: store(2) }];
+        let mut node = Node::start(pinned, own);
+        let (answer, _) = dial_as(&address, with(|h| h.facts.store = 99)).await;
+        assert_eq!(reason(answer), RefusalReason::Store);
+        let (answer, _) = dial_as(&address, hello(2, 1)).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))));
+        assert_eq!(node.leftover(), [], "a known pin is not told again");
+    });
+}
+
+#[test]
+fn a_folder_that_went_back_in_time_is_refused() {
+    run(async {
+        let (_node, address) = lonely(limits());
+        let life = |incarnation, round, position| {
+            with(|h| {
+                h.facts = Facts {
+                    incarnation,
+                    process: incarnation,
+                    promised: ballot(round),
+                    position: Position(position),
+                    ..h.facts
+                };
+            })
+        };
+        assert!(matches!(dial_as(&address, life(5, 7, 70)).await.0, Some(Handshake::Welcome(_))));
+        let refused = [
+            (RefusalReason::WentBack, life(6, 6, 70)),
+            (RefusalReason::WentBack, life(6, 7, 69)),
+            (RefusalReason::Incarnation, life(4, 7, 70)),
+            (
+                RefusalReason::Incarnation,
+                with(|h| h.facts = Facts { process: 1, ..life(5, 7, 70).facts }),
+            ),
+        ];
+        for (expected, hello) in refused {
+            assert_eq!(reason(dial_as(&address, hello).await.0), expected);
+        }
+        assert!(matches!(dial_as(&address, life(6, 7, 70)).await.0, Some(Handshake::Welcome(_))));
+    });
+}
+
+#[test]
+fn a_promise_that_was_sent_is_remembered_by_its_receiver() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        let (_, mut stream) = dial_as(&address, hello(2, 1)).await;
+        let promise =
+            synod_wire::PeerMessage::Paxos(synod_paxos::Message::Promise(synod_paxos::Promise {
+                ballot: ballot(9),
+                from: synod_paxos::Slot(1),
+                chosen_upto: synod_paxos::Slot::ZERO,
+                answer: 1,
+                page: 0,
+                pages: 1,
+                accepted: Vec::new(),
+            }));
+        let mut out = bytes::BytesMut::new();
+        frame::encode(&promise, &mut out);
+        stream.write_all(&out).await.unwrap();
+        assert_eq!(node.message().await, (NodeId(2), promise));
+        let next_life = |round| {
+            with(|h| {
+                h.facts.incarnation = 2;
+                h.facts.process = 2;
+                h.facts.promised = ballot(round);
+            })
+        };
+        let (answer, _) = dial_as(&address, next_life(8)).await;
+        assert_eq!(reason(answer), RefusalReason::WentBack);
+        let (answer, _) = dial_as(&address, next_life(9)).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))));
+    });
+}
+
+#[test]
+fn the_facts_that_the_owner_sets_are_stated() {
+    run(async {
+        let (node, address) = lonely(limits());
+        node.transport.set_facts(ballot(4), Position(40));
+        node.transport.set_facts(ballot(3), Position(41));
+        let (answer, _) = dial_as(&address, hello(2, 1)).await;
+        let Some(Handshake::Welcome(welcome)) = answer else { panic!("not welcome: {answer:?}") };
+        assert_eq!((welcome.facts.promised, welcome.facts.position), (ballot(4), Position(41)));
+    });
+}
+
+#[test]
+fn a_new_life_ends_the_connections_of_the_one_before() {
+    run(async {
+        let (_node, address) = lonely(limits());
+        let (_, mut control) = dial_as(&address, hello(2, 1)).await;
+        let (_, mut bulk) = dial_as(&address, with(|h| h.lane = Lane::Bulk)).await;
+        let next_life = with(|h| {
+            h.facts.incarnation = 2;
+            h.facts.process = 3;
+        });
+        let (answer, _next) = dial_as(&address, next_life).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))));
+        closed(&mut control).await;
+        closed(&mut bulk).await;
+    });
+}
+
+#[test]
+fn each_wrong_welcome_is_refused_by_the_dialling_node() {
+    run(async {
+        let wrong: [fn(&mut Welcome); 4] = [
+            |w| w.protocol = PROTOCOL_VERSION + 1,
+            |w| w.facts.cluster = 9,
+            |w| w.facts.node = NodeId(3),
+            |w| w.facts.store = 99,
+        ];
+        for change in wrong {
+            let fake = FakePeer::new();
+            let mut pinned = settings(1, &[(2, &fake.address)], limits());
+            pinned.pins = vec![Pin { node: NodeId(2), store: store(2) }];
+            let mut node = Node::start(pinned, listener().0);
+            let mut answer = welcome(2);
+            change(&mut answer);
+            for _ in 0..4 {
+                let (_, mut stream) = fake.accept().await;
+                send_handshake(&mut stream, Handshake::Welcome(answer.clone())).await;
+                closed(&mut stream).await;
+            }
+            let metrics = node.peer_metrics();
+            assert_eq!((metrics.connects, metrics.connected), (0, false));
+            assert!(metrics.handshakes_refused >= 3);
+            assert_eq!(node.leftover(), []);
+        }
+    });
+}
+
+#[test]
+fn a_refused_node_dials_again_and_is_connected_when_the_reason_is_gone() {
+    run(async {
+        let fake = FakePeer::new();
+        let mut node = Node::start(settings(1, &[(2, &fake.address)], limits()), listener().0);
+        for _ in 0..4 {
+            let (hello, mut stream) = fake.accept().await;
+            assert_eq!((hello.facts.node, hello.to), (NodeId(1), NodeId(2)));
+            let refusal = Refusal { reason: RefusalReason::Member, text: "not yet".into() };
+            send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
+        }
+        let _lanes = fake.accept_both().await;
+        node.connected_to(2).await;
+        assert!(node.peer_metrics().handshakes_refused >= 4);
+    });
+}
+
+#[test]
+fn garbage_on_the_port_is_cut_off_and_harms_nobody() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        let (_, mut member) = dial_as(&address, hello(2, 1)).await;
+        let mut no_hello = bytes::BytesMut::new();
+        frame::encode(&small(1), &mut no_hello);
+        let garbage: [&[u8]; 4] =
+            [b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", &[0; 64], &[0xFF; 64], &no_hello];
+        for bytes in garbage {
+            let mut stream = TcpStream::connect(&address).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            closed(&mut stream).await;
+        }
+        assert_eq!(node.transport.metrics().handshakes_failed, 4);
+        member.write_all(&no_hello).await.unwrap();
+        assert_eq!(node.message().await, (NodeId(2), small(1)));
+    });
+}
+
+#[test]
+fn a_silent_or_slow_stranger_is_cut_off_at_the_deadline() {
+    run(async {
+        let (node, address) = lonely(Limits { handshake_timeout_ms: 30, ..limits() });
+        let mut silent = TcpStream::connect(&address).await.unwrap();
+        let mut slow = TcpStream::connect(&address).await.unwrap();
+        slow.write_all(&[0x53, 0xD1]).await.unwrap();
+        closed(&mut silent).await;
+        closed(&mut slow).await;
+        assert_eq!(node.transport.metrics().handshakes_failed, 2);
+    });
+}
+
+#[test]
+fn strangers_beyond_the_limit_push_out_the_oldest_and_a_member_comes_in() {
+    run(async {
+        let limits = Limits { handshakes_max: 4, handshake_timeout_ms: 3_600_000, ..limits() };
+        let (node, address) = lonely(limits);
+        let mut strangers = Vec::new();
+        for _ in 0..7 {
+            strangers.push(TcpStream::connect(&address).await.unwrap());
+        }
+        let (answer, _) = dial_as(&address, hello(2, 1)).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))));
+        for stranger in strangers.iter_mut().take(4) {
+            closed(stranger).await;
+        }
+        assert_eq!(node.transport.metrics().handshakes_evicted, 4);
+    });
+}
+
+#[test]
+fn damaged_frames_end_their_connection_and_nothing_of_them_arrives() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        for at in [0, 3, 5, 9, 13, 16, 25] {
+            let (_, mut stream) = dial_as(&address, hello(2, 1)).await;
+            stream.write_all(&damaged_frame(&small(1), at)).await.unwrap();
+            closed(&mut stream).await;
+        }
+        let messages = node.leftover();
+        assert!(messages.iter().all(|event| matches!(event, IncomingEvent::Pinned { .. })));
+    });
+}
+
+#[test]
+fn a_message_that_arrives_byte_by_byte_is_whole() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        let (_, mut stream) = dial_as(&address, hello(2, 1)).await;
+        let mut out = bytes::BytesMut::new();
+        frame::encode(&small(1), &mut out);
+        frame::encode(&small(2), &mut out);
+        for byte in &out[..] {
+            stream.write_all(&[*byte]).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(node.message().await.1, small(1));
+        assert_eq!(node.message().await.1, small(2));
+    });
+}
