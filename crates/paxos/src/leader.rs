@@ -19,6 +19,8 @@ pub(crate) struct Liveness {
     following: Option<Following>,
     /// Since when this node knows of no live leader.
     leaderless_since: Option<Time>,
+    /// Since when a quorum has reported the same.
+    quorum_since: Option<Time>,
     /// Sequence of the last heartbeat, and when the recent ones were sent.
     sequence: u64,
     sent: VecDeque<(u64, Time)>,
@@ -85,6 +87,7 @@ impl Liveness {
             peers: configuration.members().iter().map(|node| Peer::new(*node)).collect(),
             following: None,
             leaderless_since: Some(now),
+            quorum_since: None,
             sequence: options.incarnation << 32,
             sent: VecDeque::new(),
             next_heartbeat_at: now,
@@ -177,11 +180,16 @@ impl Liveness {
     /// This node promised `ballot` to another's candidacy: it gives it time.
     pub(crate) fn promised_to(&mut self, now: Time, ballot: Ballot) {
         if ballot.node != self.me {
-            self.not_before = self.not_before.max(now.plus_us(self.election_timeout_us / 2));
+            self.give_time(now);
         }
         if self.following.is_some_and(|following| following.ballot < ballot) {
             self.following = None;
         }
+    }
+
+    /// Another node stands: it goes first.
+    pub(crate) fn give_time(&mut self, now: Time) {
+        self.not_before = self.not_before.max(now.plus_us(self.election_timeout_us / 2));
     }
 
     /// This node's candidacy failed: wait longer each time, by chance, so that a
@@ -227,6 +235,7 @@ impl Liveness {
     pub(crate) fn note_leader(&mut self, now: Time, known: bool) {
         if known {
             self.leaderless_since = None;
+            self.quorum_since = None;
         } else if self.leaderless_since.is_none() {
             self.leaderless_since = Some(now);
         }
@@ -235,9 +244,8 @@ impl Liveness {
     /// Whether this node stands. It does iff a quorum, itself included, reports
     /// that it knows of no live leader, by fresh and two-way heartbeats. So nobody
     /// who hears the leader helps to unseat it.
-    pub(crate) fn stand(&self, now: Time, quorum: usize, candidacy: Candidacy) -> Stand {
-        let Some(since) = self.leaderless_since else { return Stand::No };
-        if candidacy.disk_age_us > self.disk_stall_us {
+    pub(crate) fn stand(&mut self, now: Time, quorum: usize, candidacy: Candidacy) -> Stand {
+        if self.leaderless_since.is_none() || candidacy.disk_age_us > self.disk_stall_us {
             return Stand::No;
         }
         let mut reports = 1;
@@ -258,8 +266,10 @@ impl Liveness {
             }
         }
         if reports < quorum {
+            self.quorum_since = None;
             return Stand::No;
         }
+        let since = *self.quorum_since.get_or_insert(now);
         let turn = since.plus_us(rank * self.heartbeat_us / 2).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }
     }

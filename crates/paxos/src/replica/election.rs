@@ -18,6 +18,9 @@ impl Replica {
         if from == self.node {
             return;
         }
+        if heartbeat.promised > self.highest_seen && heartbeat.promised.node == from {
+            self.liveness.give_time(now); // Its Prepare is on the way.
+        }
         self.note_seen(heartbeat.promised);
         if let Some(watermark) = heartbeat.leading.as_ref().filter(|w| w.ballot.node == from) {
             self.receive_watermark(now, from, watermark, effects);
@@ -92,7 +95,8 @@ impl Replica {
         if !matches!(self.proposer, Proposer::Idle) || known {
             return;
         }
-        match self.liveness.stand(now, self.configuration.progress_quorum(), self.candidacy(now)) {
+        let candidacy = self.candidacy(now);
+        match self.liveness.stand(now, self.configuration.progress_quorum(), candidacy) {
             Stand::Now => self.prepare(now, effects),
             Stand::At(time) => self.stand_at = Some(time),
             Stand::No => {}

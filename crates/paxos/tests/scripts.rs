@@ -1,0 +1,399 @@
+//! Scenarios as texts with a story: each file of `scripts/` is replayed by hand,
+//! message by message, and its output compared.
+//!
+//! Commands (nodes are n1, n2, ...):
+//! `cluster N` · `wait ms=N [NODE...]` lets time pass (on those nodes only) ·
+//! `deliver [KIND] [from=NODE] [to=NODE]` and `drop` (the same) · `sync NODE` ·
+//! `settle` syncs and delivers until nothing is left · `propose NODE VALUE` ·
+//! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` · `cut A B` ·
+//! `heal` · `handover NODE` · `queue` · `log NODE` · `who`.
+//!
+//! Heartbeats are delivered at once and not shown. `UPDATE_GOLDENFILES=1` writes
+//! the outputs anew.
+
+use std::{collections::BTreeMap, error::Error, fmt::Write as _};
+
+use bytes::Bytes;
+use goldenscript::{Argument, Command, Context, Runner};
+use synod_paxos::{
+    AcceptedSlot, Configuration, Effects, Input, Message, NodeId, Options, Position, ReadToken,
+    Record, RecordBody, Recovered, RejectReason, Replica, Role, Slot, Standing, Time, Value,
+};
+
+#[test]
+fn scripts() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scripts");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder of scripts") {
+        let path = entry.expect("an entry").path();
+        goldenscript::run(&mut Stage::default(), &path).expect("a script");
+        count += 1;
+    }
+    assert!(count >= 8, "the scripts are gone");
+}
+
+#[derive(Default)]
+struct Stage {
+    now: u64,
+    nodes: BTreeMap<NodeId, Node>,
+    queue: Vec<(NodeId, NodeId, Message)>,
+    cuts: Vec<(NodeId, NodeId)>,
+    reads: u64,
+    out: String,
+}
+
+struct Node {
+    life: u64,
+    durable: Vec<(Position, Record)>,
+    pending: Vec<(Position, Record)>,
+    held: Vec<(Position, NodeId, Message)>,
+    position: Position,
+    replica: Option<Replica>,
+    applied: Slot,
+}
+
+impl Runner for Stage {
+    type Command = Command;
+
+    fn run(&mut self, command: &Command, _: &Context) -> Result<String, Box<dyn Error>> {
+        let names: Vec<&str> = command.args.iter().filter_map(positional).collect();
+        let key = |name: &str| command.args.iter().find_map(|arg| key_value(arg, name));
+        let first = || names.first().copied().ok_or("a node is missing");
+        match command.name.as_str() {
+            "cluster" => self.cluster(names[0].parse()?),
+            "wait" => {
+                let ms: u64 = key("ms").ok_or("ms= is missing")?.parse()?;
+                self.wait(ms, &names.iter().map(|name| node(name)).collect::<Vec<_>>());
+            }
+            "deliver" | "drop" => {
+                let kind = names.first().copied();
+                let (from, to) = (key("from").map(node), key("to").map(node));
+                self.take(kind, from, to, command.name == "deliver");
+            }
+            "settle" => self.settle(),
+            "sync" => self.sync(node(first()?)),
+            "propose" => self.propose(node(first()?), names.get(1).ok_or("a value is missing")?),
+            "read" => {
+                self.reads += 1;
+                self.input(node(first()?), Input::Read(ReadToken(self.reads)));
+            }
+            "crash" => self.crash(node(first()?)),
+            "restart" => self.start(node(first()?)),
+            "died" => self.input(node(first()?), Input::PeerDied(node(names[1]))),
+            "handover" => self.input(node(first()?), Input::HandOver),
+            "cut" => {
+                let (a, b) = (node(names[0]), node(names[1]));
+                self.cuts.extend([(a, b), (b, a)]);
+            }
+            "heal" => self.cuts.clear(),
+            "queue" => {
+                for (from, to, message) in &self.queue {
+                    writeln!(self.out, "{from} -> {to} {}", describe(message))?;
+                }
+            }
+            "log" => self.print_log(node(first()?))?,
+            "who" => self.print_roles()?,
+            other => return Err(format!("unknown command {other}").into()),
+        }
+        Ok(std::mem::take(&mut self.out))
+    }
+}
+
+fn positional(argument: &Argument) -> Option<&str> {
+    match argument {
+        Argument::Positional(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn key_value<'a>(argument: &'a Argument, name: &str) -> Option<&'a str> {
+    match argument {
+        Argument::KeyValue(key, value) if key == name => Some(value),
+        _ => None,
+    }
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId(name.trim_start_matches('n').parse().expect("a node is called n1, n2, ..."))
+}
+
+impl Stage {
+    fn cluster(&mut self, size: u32) {
+        self.now = 1_000_000;
+        for id in 1..=size {
+            let empty = Node {
+                life: 0,
+                durable: Vec::new(),
+                pending: Vec::new(),
+                held: Vec::new(),
+                position: Position::ZERO,
+                replica: None,
+                applied: Slot::ZERO,
+            };
+            self.nodes.insert(NodeId(id), empty);
+        }
+        (1..=size).for_each(|id| self.start(NodeId(id)));
+    }
+
+    fn start(&mut self, id: NodeId) {
+        let configuration =
+            Configuration::majority(self.nodes.keys().copied().collect(), 1_024).expect("valid");
+        let node = self.nodes.get_mut(&id).expect("a node of the cluster");
+        node.life += 1;
+        let recovered = node.recover();
+        node.position = recovered.position;
+        node.applied = recovered.chosen_upto;
+        let options = Options { incarnation: node.life, ..Options::default() };
+        let (applied, now) = (node.applied, Time(self.now));
+        let durable = Slot::ZERO;
+        node.replica =
+            Some(Replica::new(id, configuration, options, recovered, applied, durable, now));
+        self.input(id, Input::Tick);
+    }
+
+    fn crash(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.replica = None;
+        if !node.pending.is_empty() {
+            let _ = writeln!(self.out, "{id} loses {} records", node.pending.len());
+        }
+        node.pending.clear();
+        node.held.clear();
+    }
+
+    fn wait(&mut self, ms: u64, only: &[NodeId]) {
+        self.now += ms * 1_000;
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for id in ids {
+            if only.is_empty() || only.contains(&id) {
+                self.input(id, Input::Tick);
+            }
+        }
+    }
+
+    fn propose(&mut self, id: NodeId, text: &str) {
+        let replica = self.nodes[&id].replica.as_ref().expect("a running node");
+        if replica.may_propose(Time(self.now), usize::MAX) {
+            let value = Value::Batch(Bytes::copy_from_slice(text.as_bytes()));
+            self.input(id, Input::Propose(value));
+        } else {
+            let _ = writeln!(self.out, "{id} may not propose");
+        }
+    }
+
+    fn input(&mut self, id: NodeId, input: Input) {
+        let now = Time(self.now);
+        let mut effects = Effects::default();
+        let Some(replica) = self.nodes.get_mut(&id).and_then(|node| node.replica.as_mut()) else {
+            return;
+        };
+        replica.step(now, input, &mut effects);
+        replica.flush(now, &mut effects);
+        self.carry_out(id, effects);
+    }
+
+    fn carry_out(&mut self, id: NodeId, effects: Effects) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        for record in effects.persist {
+            let _ = writeln!(self.out, "{id} writes {}", describe_record(&record));
+            node.position = Position(node.position.0 + 1);
+            node.pending.push((node.position, record));
+        }
+        for (slot, value) in &effects.chosen {
+            let _ = writeln!(self.out, "{id} applies {slot} = {}", describe_value(value));
+            node.applied = *slot;
+        }
+        for read in effects.reads {
+            let index = read.index.map_or("refused".into(), |index| format!("at {index}"));
+            let _ = writeln!(self.out, "{id} read {} {index}", read.token.0);
+        }
+        let (position, idle) = (node.position, node.pending.is_empty());
+        let mut leave = Vec::new();
+        for envelope in effects.send_after_durable {
+            if idle {
+                leave.push((envelope.to, envelope.message));
+            } else {
+                node.held.push((position, envelope.to, envelope.message));
+            }
+        }
+        leave.extend(effects.send_now.into_iter().map(|e| (e.to, e.message)));
+        if !effects.chosen.is_empty() {
+            let applied = Input::Applied { upto: node.applied, durable: Slot::ZERO };
+            self.input(id, applied);
+        }
+        for (to, message) in leave {
+            self.send(id, to, message);
+        }
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
+        if from == to {
+            self.input(to, Input::Received { from, message });
+        } else if self.cuts.contains(&(from, to)) {
+            if !matches!(message, Message::Heartbeat(_)) {
+                let _ = writeln!(self.out, "{from} -x {to} {}", describe(&message));
+            }
+        } else if matches!(message, Message::Heartbeat(_)) {
+            self.input(to, Input::Received { from, message });
+        } else {
+            let _ = writeln!(self.out, "{from} -> {to} {}", describe(&message));
+            self.queue.push((from, to, message));
+        }
+    }
+
+    fn take(&mut self, kind: Option<&str>, from: Option<NodeId>, to: Option<NodeId>, hand: bool) {
+        let all = std::mem::take(&mut self.queue);
+        let fits = |(a, b, message): &(NodeId, NodeId, Message)| {
+            kind.is_none_or(|kind| describe(message).to_lowercase().starts_with(kind))
+                && from.is_none_or(|from| from == *a)
+                && to.is_none_or(|to| to == *b)
+        };
+        let (taken, kept) = all.into_iter().partition::<Vec<_>, _>(fits);
+        self.queue = kept;
+        for (from, to, message) in taken.into_iter().filter(|_| hand) {
+            self.input(to, Input::Received { from, message });
+        }
+    }
+
+    fn sync(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.durable.append(&mut node.pending);
+        let position = node.position;
+        let held = std::mem::take(&mut node.held);
+        self.input(id, Input::Persisted(position));
+        for (_, to, message) in held {
+            self.send(id, to, message);
+        }
+    }
+
+    fn settle(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        for _ in 0..100 {
+            ids.iter().for_each(|id| self.sync(*id));
+            if self.queue.is_empty() {
+                return;
+            }
+            self.take(None, None, None, true);
+        }
+        panic!("it does not settle");
+    }
+
+    fn print_log(&mut self, id: NodeId) -> std::fmt::Result {
+        for (_, record) in &self.nodes[&id].durable {
+            writeln!(self.out, "{}", describe_record(record))?;
+        }
+        Ok(())
+    }
+
+    fn print_roles(&mut self) -> std::fmt::Result {
+        for (id, node) in &self.nodes {
+            let Some(replica) = &node.replica else {
+                writeln!(self.out, "{id} down")?;
+                continue;
+            };
+            let status = replica.status(Time(self.now));
+            let role = match status.role {
+                Role::Follower => "follower ",
+                Role::Candidate => "candidate",
+                Role::Leader => "leader   ",
+            };
+            let follows = status.following.map_or("-".into(), |ballot| ballot.to_string());
+            let (promised, chosen) = (status.promised, status.chosen_upto);
+            writeln!(
+                self.out,
+                "{id} {role} promised {promised} follows {follows} chosen {chosen}"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Node {
+    fn recover(&self) -> Recovered {
+        let mut recovered = Recovered::empty();
+        let mut open = BTreeMap::new();
+        for (position, record) in &self.durable {
+            recovered.promised = record.promised;
+            recovered.chosen_upto = record.chosen_upto;
+            recovered.position = *position;
+            match &record.body {
+                RecordBody::Accepted { slot, ballot, value } => {
+                    open.insert(*slot, (Standing::Accepted(*ballot), value.clone()));
+                }
+                RecordBody::Chosen { slot, value } => {
+                    open.insert(*slot, (Standing::Chosen, value.clone()));
+                }
+                RecordBody::Promise | RecordBody::StartAfter { .. } => {}
+            }
+        }
+        let open = open.into_iter().filter(|(slot, _)| *slot > recovered.chosen_upto);
+        recovered.open =
+            open.map(|(slot, (standing, value))| AcceptedSlot { slot, standing, value }).collect();
+        recovered
+    }
+}
+
+fn describe_value(value: &Value) -> String {
+    match value {
+        Value::Noop => "no-op".into(),
+        Value::Batch(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+    }
+}
+
+fn describe_record(record: &Record) -> String {
+    let in_force = format!("(promised {}, chosen {})", record.promised, record.chosen_upto);
+    match &record.body {
+        RecordBody::Promise => format!("promise {in_force}"),
+        RecordBody::Accepted { slot, ballot, value } => {
+            format!("accepted {slot} = {} in {ballot} {in_force}", describe_value(value))
+        }
+        RecordBody::Chosen { slot, value } => {
+            format!("chosen {slot} = {} {in_force}", describe_value(value))
+        }
+        RecordBody::StartAfter { slot } => format!("start after {slot} {in_force}"),
+    }
+}
+
+fn describe(message: &Message) -> String {
+    match message {
+        Message::Prepare(m) => format!("Prepare {} from {}", m.ballot, m.from),
+        Message::Promise(m) => {
+            let mut text = format!("Promise {} chosen {}", m.ballot, m.chosen_upto);
+            for accepted in &m.accepted {
+                let standing = match accepted.standing {
+                    Standing::Accepted(ballot) => format!("in {ballot}"),
+                    Standing::Chosen => "chosen".into(),
+                };
+                let value = describe_value(&accepted.value);
+                let _ = write!(text, ", {} = {value} {standing}", accepted.slot);
+            }
+            text
+        }
+        Message::Accept(m) => {
+            let value = describe_value(&m.value);
+            format!("Accept {} {} = {value}, chosen {}", m.ballot, m.slot, m.chosen_upto)
+        }
+        Message::Accepted(m) => format!("Accepted {} {}..{}", m.ballot, m.first, m.last),
+        Message::Reject(m) => match m.reason {
+            RejectReason::Promised(ballot) => format!("Reject {}: promised {ballot}", m.ballot),
+            RejectReason::TooFarBehind(slot) => format!("Reject {}: truncated {slot}", m.ballot),
+            RejectReason::Truncated(slot) => format!("Reject {}: truncated {slot}", m.ballot),
+            RejectReason::BeyondWindow(slot) => format!("Reject {}: window {slot}", m.ballot),
+        },
+        Message::Watermark(m) => {
+            format!("Watermark {} chosen {} round {}", m.ballot, m.chosen_upto, m.read_round)
+        }
+        Message::ReadEcho(m) => format!("ReadEcho {} round {}", m.ballot, m.read_round),
+        Message::ReadIndex(_) => "ReadIndex".into(),
+        Message::ReadIndexAnswer(m) => {
+            format!("ReadIndexAnswer {}", m.index.map_or("none".into(), |index| index.to_string()))
+        }
+        Message::Heartbeat(_) => "Heartbeat".into(),
+        Message::Fetch(m) => format!("Fetch {}..{}", m.first, m.last),
+        Message::Chosen(m) => {
+            let values: Vec<String> = m.values.iter().map(describe_value).collect();
+            format!("Chosen from {}: {}", m.first, values.join(" "))
+        }
+        Message::Handover(m) => format!("Handover {} chosen {}", m.ballot, m.chosen_upto),
+    }
+}
