@@ -222,7 +222,7 @@ impl Reader<'_> {
     }
 
     fn refuse(&self, number: u64, fault: Fault) -> OpenError {
-        let about = fault.record.and_then(|record| record.slot());
+        let about = fault.record.as_ref().and_then(|record| record.slot());
         let damage = Damage {
             file: self.folder.segment_path(number),
             offset: fault.sector * SECTOR_BYTES as u64,

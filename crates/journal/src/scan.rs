@@ -80,7 +80,7 @@ struct DamagedGroup {
 }
 
 /// Something wrong in a segment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Fault {
     /// The first sector that is not as it must be.
     pub(crate) sector: u64,
@@ -90,7 +90,7 @@ pub(crate) struct Fault {
     /// The damaged group.
     group: Option<DamagedGroup>,
     /// The header of the damaged record, if a copy of it was found.
-    pub(crate) record: Option<RecordHeader>,
+    pub(crate) record: Option<Box<RecordHeader>>,
 }
 
 impl Fault {
@@ -101,14 +101,14 @@ impl Fault {
     /// With the damaged group's record that is hit, the first if it is several, when
     /// these are the headers of the group.
     pub(crate) fn with_headers(self, headers: &[RecordHeader]) -> Fault {
-        let (Some(group), None) = (self.group, self.record) else { return self };
+        let (Some(group), None) = (self.group, &self.record) else { return self };
         let damaged_from = in_memory(self.sector - group.first_sector) * PAYLOAD_BYTES;
         let mut end = GROUP_HEADER_BYTES + group.copies * RECORD_HEADER_BYTES;
         let record = headers.iter().find(|header| {
             end += RECORD_HEADER_BYTES + header.body_bytes as usize;
             end > damaged_from
         });
-        Fault { record: record.copied(), ..self }
+        Fault { record: record.copied().map(Box::new), ..self }
     }
 }
 

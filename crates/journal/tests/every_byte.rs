@@ -1,6 +1,9 @@
 //! Every byte of small journals is flipped, cut away and zeroed. What the journal then
 //! answers is compared with what a second, naive reader of the format expects.
 
+// Test data is small numbers.
+#![allow(clippy::cast_possible_truncation)]
+
 mod naive;
 
 use std::collections::BTreeMap;

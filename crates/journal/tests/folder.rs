@@ -1,5 +1,8 @@
 //! The folder and its refusals.
 
+// Test data is small numbers.
+#![allow(clippy::cast_possible_truncation)]
+
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 

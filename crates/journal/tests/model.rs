@@ -1,6 +1,9 @@
 //! Random lives of a journal beside a model in memory: what was synced comes back, and
 //! of what was not, either the whole group or nothing.
 
+// Test data is small numbers.
+#![allow(clippy::cast_possible_truncation)]
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

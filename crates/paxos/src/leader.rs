@@ -17,6 +17,9 @@ pub(crate) struct Liveness {
     /// By place in the configuration; this node's own entry stays empty.
     peers: Vec<Peer>,
     following: Option<Following>,
+    /// The followed leader that died, and when. What it sent before may still
+    /// arrive; only an answer to a later heartbeat shows that it lives after all.
+    mourned: Option<(Ballot, Time)>,
     /// Since when this node knows of no live leader.
     leaderless_since: Option<Time>,
     /// Since when a quorum has reported the same.
@@ -86,6 +89,7 @@ impl Liveness {
             disk_stall_us: options.disk_stall_us,
             peers: configuration.members().iter().map(|node| Peer::new(*node)).collect(),
             following: None,
+            mourned: None,
             leaderless_since: Some(now),
             quorum_since: None,
             sequence: options.incarnation << 32,
@@ -105,7 +109,8 @@ impl Liveness {
     /// A message of the leader of `ballot` arrived: as good as a heartbeat.
     pub(crate) fn hear_leader(&mut self, now: Time, ballot: Ballot, promised: Ballot) {
         let newer = self.following.is_none_or(|following| ballot >= following.ballot);
-        if ballot >= promised && newer && ballot.node != self.me {
+        let dead = self.mourned.is_some_and(|(mourned, _)| ballot <= mourned);
+        if ballot >= promised && newer && !dead && ballot.node != self.me {
             if self.following.is_none_or(|following| ballot > following.ballot) {
                 self.not_before = now; // The candidate that it gave time to has won.
             }
@@ -124,6 +129,12 @@ impl Liveness {
         promised: Ballot,
     ) {
         let sent_at = self.sent_at(heartbeat.echo);
+        let answers_later = self.mourned.is_some_and(|(ballot, died_at)| {
+            ballot.node == self.peers[index].node && sent_at.is_some_and(|at| at > died_at)
+        });
+        if answers_later {
+            self.mourned = None;
+        }
         let peer = &mut self.peers[index];
         if peer.last.as_ref().is_some_and(|last| last.sequence >= heartbeat.sequence) {
             return; // Reordered or duplicated.
@@ -165,15 +176,15 @@ impl Liveness {
     }
 
     /// The transport has evidence that the peer's process is gone.
-    pub(crate) fn receive_death(&mut self, index: usize) {
+    pub(crate) fn receive_death(&mut self, now: Time, index: usize) {
         let peer = &mut self.peers[index];
         peer.died = true;
         peer.heard_at = None;
         peer.two_way_at = None;
         peer.followed_at = None;
         let node = peer.node;
-        if self.following.is_some_and(|following| following.ballot.node == node) {
-            self.following = None;
+        if let Some(following) = self.following.take_if(|f| f.ballot.node == node) {
+            self.mourned = Some((following.ballot, now));
         }
     }
 

@@ -187,7 +187,7 @@ impl Replica {
                 self.log.evict(self.applied, self.options.cache_bytes_max);
             }
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
-            Input::PeerDied(peer) => self.receive_death(peer),
+            Input::PeerDied(peer) => self.receive_death(now, peer),
             Input::HandOver => self.hand_over(now, effects),
         }
         self.advance(effects);

@@ -25,6 +25,7 @@ impl<'a> StoreCursor<'a> {
         StoreCursor { rows: db.raw_iterator_opt(options) }
     }
 
+    pub(crate) fn temp(rows: DBRawIterator<'a>) -> Self { StoreCursor { rows } }
     /// A move that ended nowhere either left the range or failed.
     fn check(&self) -> Result<(), MapError> {
         if self.rows.valid() { Ok(()) } else { self.rows.status().map_err(crate::store::failed) }

@@ -121,6 +121,12 @@ impl Store {
         StoreMetrics::of(&self.inner.db)
     }
 
+    #[allow(missing_docs)]
+    pub fn prefix_cursor(&self) -> StoreCursor<'_> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        StoreCursor::temp(self.inner.db.raw_iterator_opt(options))
+    }
     #[cfg(test)]
     pub(crate) fn database(&self) -> &DB {
         &self.inner.db

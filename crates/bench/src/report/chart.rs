@@ -7,7 +7,7 @@ use super::page::escape;
 
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 300.0;
-const LEFT: f64 = 74.0;
+const LEFT: f64 = 86.0;
 const RIGHT: f64 = 14.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 46.0;

@@ -15,24 +15,24 @@ pub(crate) const FILE_NAME: &str = "cluster.json";
 
 /// The content of the file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Description {
+pub(crate) struct Description {
     /// All nodes, by id.
-    pub nodes: Vec<NodeDescription>,
+    pub(crate) nodes: Vec<NodeDescription>,
 }
 
 /// One node.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct NodeDescription {
+pub(crate) struct NodeDescription {
     /// The node's id.
-    pub id: u32,
+    pub(crate) id: u32,
     /// Its process; null while it does not run under the runner.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// The base URL for clients.
-    pub client_url: String,
+    pub(crate) client_url: String,
     /// Where it listens to its peers.
-    pub peer_addr: String,
+    pub(crate) peer_addr: String,
     /// The node's own data folder.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
 }
 
 impl Description {

@@ -19,7 +19,7 @@ const LOCK_FILE: &str = "runner.lock";
 /// The folder of a local cluster and its shape. Holds the folder's lock, so two
 /// runners never share one.
 #[derive(Debug)]
-pub struct Layout {
+pub(crate) struct Layout {
     data_dir: PathBuf,
     shape: Shape,
     _lock: File,
@@ -37,39 +37,35 @@ struct Shape {
 
 /// One node's place in the layout.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The node's id, from 1.
-    pub id: u32,
+    pub(crate) id: u32,
     /// Where it serves clients.
-    pub client_addr: SocketAddr,
+    pub(crate) client_addr: SocketAddr,
     /// Where it listens to its peers.
-    pub peer_addr: SocketAddr,
+    pub(crate) peer_addr: SocketAddr,
     /// Holds the settings, the log and the data.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Place {
     /// The base URL for clients.
-    #[must_use]
-    pub fn client_url(&self) -> String {
+    pub(crate) fn client_url(&self) -> String {
         format!("http://{}", self.client_addr)
     }
 
     /// The node's settings file.
-    #[must_use]
-    pub fn settings_path(&self) -> PathBuf {
+    pub(crate) fn settings_path(&self) -> PathBuf {
         self.folder.join("synod.toml")
     }
 
     /// What the node prints.
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
+    pub(crate) fn log_path(&self) -> PathBuf {
         self.folder.join("synod.log")
     }
 
     /// The node's own data folder.
-    #[must_use]
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 }
@@ -114,20 +110,17 @@ impl Layout {
     }
 
     /// The folder of the whole cluster, absolute.
-    #[must_use]
-    pub fn data_dir(&self) -> &Path {
+    pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
     /// The name of the cluster, 32 hexadecimal digits.
-    #[must_use]
-    pub fn cluster_id(&self) -> &str {
+    pub(crate) fn cluster_id(&self) -> &str {
         &self.shape.cluster_id
     }
 
     /// Every node's place, by id.
-    #[must_use]
-    pub fn places(&self) -> Vec<Place> {
+    pub(crate) fn places(&self) -> Vec<Place> {
         (1..=self.shape.nodes).map(|id| self.place(id)).collect()
     }
 

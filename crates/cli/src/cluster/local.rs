@@ -23,7 +23,7 @@ const STOP_POLL: Duration = Duration::from_millis(10);
 
 /// The nodes of one local cluster.
 #[derive(Debug)]
-pub struct LocalCluster {
+pub(crate) struct LocalCluster {
     layout: Layout,
     nodes: Vec<NodeProcess>,
 }

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 
 /// A node's place and, while it runs, its process.
 #[derive(Debug)]
-pub struct NodeProcess {
+pub(crate) struct NodeProcess {
     place: Place,
     binary: PathBuf,
     spawner: Spawner,
@@ -29,26 +29,22 @@ impl NodeProcess {
     }
 
     /// Where the node lives.
-    #[must_use]
-    pub fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &Place {
         &self.place
     }
 
     /// The process id, while it is our child and was not seen dead.
-    #[must_use]
-    pub fn pid(&self) -> Option<u32> {
+    pub(crate) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
     /// When the process was started last.
-    #[must_use]
-    pub fn started(&self) -> Instant {
+    pub(crate) fn started(&self) -> Instant {
         self.started
     }
 
     /// The command that starts this node by hand.
-    #[must_use]
-    pub fn command_line(&self) -> String {
+    pub(crate) fn command_line(&self) -> String {
         format!(
             "{} serve --config {}",
             quoted(&self.binary.display().to_string()),

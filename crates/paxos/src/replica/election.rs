@@ -30,10 +30,10 @@ impl Replica {
         self.liveness.receive_heartbeat(now, index, heartbeat, leading, promised);
     }
 
-    pub(super) fn receive_death(&mut self, peer: NodeId) {
+    pub(super) fn receive_death(&mut self, now: Time, peer: NodeId) {
         if let Some(index) = self.configuration.index_of(peer).filter(|index| *index != self.index)
         {
-            self.liveness.receive_death(index);
+            self.liveness.receive_death(now, index);
             self.catchup.receive_death(peer);
             self.loading &= !(1 << index);
         }

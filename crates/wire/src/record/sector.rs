@@ -122,8 +122,12 @@ pub fn count_for(payload_bytes: usize) -> u64 {
 mod tests {
     use super::*;
 
+    fn counting(bytes: usize) -> Vec<u8> {
+        (0..=u8::MAX).cycle().take(bytes).collect()
+    }
+
     fn framed(payload_bytes: usize) -> Vec<u8> {
-        let payload: Vec<u8> = (0..payload_bytes).map(|i| i as u8).collect();
+        let payload = counting(payload_bytes);
         let mut sectors = Vec::new();
         put_payload(&mut sectors, &payload);
         seal(&mut sectors, Seed::new(ClusterId(7), 3), 11, 5);
@@ -135,8 +139,7 @@ mod tests {
         for length in [1, 503, 504, 505, 1008, 1009, 5000] {
             let sectors = framed(length);
             assert_eq!(sectors.len() as u64, count_for(length) * SECTOR_BYTES as u64);
-            let expected: Vec<u8> = (0..length).map(|i| i as u8).collect();
-            assert_eq!(payload(&sectors)[..length], expected);
+            assert_eq!(payload(&sectors)[..length], counting(length));
         }
     }
 
