@@ -93,25 +93,15 @@ mod tests {
     use super::*;
 
     fn entry(sequence: u64, bytes: usize) -> Bytes {
-        let id = ServerId {
-            origin: 3,
-            incarnation: 1,
-            sequence,
-        };
+        let id = ServerId { origin: 3, incarnation: 1, sequence };
         batch::encode_entry(id, &vec![b'x'; bytes])
     }
 
     fn cut(batcher: &mut Batcher, cluster_time_ms: u64) -> Vec<u64> {
-        let Value::Batch(bytes) = batcher.cut(cluster_time_ms) else {
-            panic!("not a batch")
-        };
+        let Value::Batch(bytes) = batcher.cut(cluster_time_ms) else { panic!("not a batch") };
         let batch = batch::decode(bytes).expect("a batch of our own");
         assert_eq!(batch.cluster_time_ms, cluster_time_ms);
-        batch
-            .entries
-            .iter()
-            .map(|entry| entry.id.sequence)
-            .collect()
+        batch.entries.iter().map(|entry| entry.id.sequence).collect()
     }
 
     #[test]
@@ -139,10 +129,7 @@ mod tests {
 
     #[test]
     fn the_queue_is_bounded_by_count_and_bytes() {
-        let limits = Limits {
-            queue_entries_max: 2,
-            ..Limits::default()
-        };
+        let limits = Limits { queue_entries_max: 2, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
         batcher.push(entry(1, 1));
         assert!(batcher.has_room());
@@ -150,13 +137,7 @@ mod tests {
         assert!(!batcher.has_room());
         batcher.clear();
         assert!(batcher.has_room() && batcher.is_empty() && batcher.bytes() == 0);
-        let mut batcher = Batcher::new(
-            &Limits {
-                queue_bytes_max: 50,
-                ..limits
-            },
-            1_000,
-        );
+        let mut batcher = Batcher::new(&Limits { queue_bytes_max: 50, ..limits }, 1_000);
         batcher.push(entry(1, 50));
         assert!(!batcher.has_room());
     }

@@ -15,10 +15,7 @@ pub(crate) struct ClusterClock {
 impl ClusterClock {
     /// A clock that continues from the last applied stamp.
     pub(crate) fn new(applied_ms: u64, now: Time) -> Self {
-        ClusterClock {
-            stamp_ms: applied_ms,
-            at: now,
-        }
+        ClusterClock { stamp_ms: applied_ms, at: now }
     }
 
     /// The state machine applied a value with this stamp. A stamp ahead of this

@@ -125,11 +125,7 @@ impl Commands {
         }
         self.unsent_bytes += command.len();
         self.sweep_at = Some(self.sweep_at.map_or(deadline, |at| at.min(deadline)));
-        self.unsent.push_back(Unsent {
-            request,
-            command,
-            deadline,
-        });
+        self.unsent.push_back(Unsent { request, command, deadline });
         Ok(())
     }
 
@@ -176,10 +172,7 @@ impl Commands {
     /// When it has taken a command that was never sent.
     pub(crate) fn applied(&mut self, now: Time, own_sequence: u64, gap: bool) {
         let newly = own_sequence.saturating_sub(self.taken);
-        assert!(
-            newly <= self.sent.len() as u64,
-            "a command was taken that was never sent"
-        );
+        assert!(newly <= self.sent.len() as u64, "a command was taken that was never sent");
         for _ in 0..newly {
             let entry = self.sent.pop_front().expect("the length was just checked");
             self.sent_bytes -= entry.len();
@@ -227,10 +220,7 @@ impl Commands {
             } else {
                 *unsent_bytes -= unsent.command.len();
                 let refusal = Refusal::NoLeader;
-                actions.push(Action::Refuse {
-                    request: unsent.request,
-                    refusal,
-                });
+                actions.push(Action::Refuse { request: unsent.request, refusal });
             }
             alive
         });
@@ -259,19 +249,13 @@ impl Commands {
 
     /// Gives the oldest unsent command the next sequence.
     fn number_next(&mut self) -> Option<()> {
-        let Unsent {
-            request, command, ..
-        } = self.unsent.pop_front()?;
+        let Unsent { request, command, .. } = self.unsent.pop_front()?;
         self.unsent_bytes -= command.len();
         if self.unsent.is_empty() {
             self.sweep_at = None;
         }
         let sequence = self.taken + self.sent.len() as u64 + 1;
-        let id = ServerId {
-            origin: self.node.0,
-            incarnation: self.incarnation,
-            sequence,
-        };
+        let id = ServerId { origin: self.node.0, incarnation: self.incarnation, sequence };
         let entry = batch::encode_entry(id, &command);
         self.sent_bytes += entry.len();
         self.sent.push_back(entry);
@@ -292,15 +276,9 @@ mod tests {
 
     const LEADER: Target = Target {
         route: Route::Leader(NodeId(2)),
-        ballot: Some(Ballot {
-            round: 1,
-            node: NodeId(2),
-        }),
+        ballot: Some(Ballot { round: 1, node: NodeId(2) }),
     };
-    const NOWHERE: Target = Target {
-        route: Route::Nowhere,
-        ballot: None,
-    };
+    const NOWHERE: Target = Target { route: Route::Nowhere, ballot: None };
 
     fn commands(limits: &Limits) -> Commands {
         Commands::new(NodeId(1), 7, limits, 1_000)
@@ -308,9 +286,7 @@ mod tests {
 
     fn write(commands: &mut Commands, request: u64) {
         let command = Bytes::from(vec![b'c'; 10]);
-        commands
-            .receive_write(RequestId(request), command, Time(50_000))
-            .expect("room");
+        commands.receive_write(RequestId(request), command, Time(50_000)).expect("room");
     }
 
     /// Sends all that may leave, and tells the sequences.
@@ -328,10 +304,7 @@ mod tests {
         let mut actions = Vec::new();
         commands.expire(Time(now), &mut actions);
         let request = |action: &Action| match action {
-            Action::Refuse {
-                request,
-                refusal: Refusal::NoLeader,
-            } => request.0,
+            Action::Refuse { request, refusal: Refusal::NoLeader } => request.0,
             other => panic!("unexpected {other:?}"),
         };
         actions.iter().map(request).collect()
@@ -342,31 +315,18 @@ mod tests {
         let mut commands = commands(&Limits::default());
         write(&mut commands, 100);
         write(&mut commands, 101);
-        assert_eq!(
-            send(&mut commands, 0),
-            Vec::<u64>::new(),
-            "there is nowhere to send them"
-        );
+        assert_eq!(send(&mut commands, 0), Vec::<u64>::new(), "there is nowhere to send them");
         assert_eq!(commands.take_waiters(), vec![]);
         assert!(commands.set_target(LEADER));
         assert_eq!(send(&mut commands, 0), vec![1, 2]);
-        let waiter = |sequence, request| Waiter {
-            sequence,
-            request: RequestId(request),
-        };
-        assert_eq!(
-            commands.take_waiters(),
-            vec![waiter(1, 100), waiter(2, 101)]
-        );
+        let waiter = |sequence, request| Waiter { sequence, request: RequestId(request) };
+        assert_eq!(commands.take_waiters(), vec![waiter(1, 100), waiter(2, 101)]);
         assert_eq!(commands.take_waiters(), vec![]);
         commands.applied(Time(10), 1, false);
         write(&mut commands, 102);
         assert_eq!(send(&mut commands, 10), vec![3]);
         commands.applied(Time(20), 3, false);
-        assert_eq!(
-            (commands.sent(), commands.sent_bytes, commands.deadline()),
-            (0, 0, None)
-        );
+        assert_eq!((commands.sent(), commands.sent_bytes, commands.deadline()), (0, 0, None));
     }
 
     #[test]
@@ -379,25 +339,12 @@ mod tests {
         assert!(!commands.set_target(NOWHERE));
         write(&mut commands, 3);
         assert_eq!(send(&mut commands, 0), Vec::<u64>::new());
-        assert!(
-            !commands.set_target(LEADER),
-            "the same leader in the same ballot"
-        );
+        assert!(!commands.set_target(LEADER), "the same leader in the same ballot");
         assert_eq!(send(&mut commands, 0), vec![3]);
-        let later = Ballot {
-            round: 2,
-            node: NodeId(2),
-        };
-        assert!(commands.set_target(Target {
-            ballot: Some(later),
-            ..LEADER
-        }));
+        let later = Ballot { round: 2, node: NodeId(2) };
+        assert!(commands.set_target(Target { ballot: Some(later), ..LEADER }));
         assert_eq!(send(&mut commands, 0), vec![1, 2, 3]);
-        assert_eq!(
-            commands.take_waiters().len(),
-            3,
-            "a waiter is handed out once"
-        );
+        assert_eq!(commands.take_waiters().len(), 3, "a waiter is handed out once");
     }
 
     #[test]
@@ -409,17 +356,9 @@ mod tests {
         commands.applied(Time(10), 1, true);
         assert_eq!(send(&mut commands, 10), vec![2, 3, 4]);
         commands.applied(Time(11), 1, true);
-        assert_eq!(
-            send(&mut commands, 11),
-            Vec::<u64>::new(),
-            "the same gap, already answered"
-        );
+        assert_eq!(send(&mut commands, 11), Vec::<u64>::new(), "the same gap, already answered");
         commands.applied(Time(12), 2, true);
-        assert_eq!(
-            send(&mut commands, 12),
-            vec![3, 4],
-            "there was progress, and a new gap"
-        );
+        assert_eq!(send(&mut commands, 12), vec![3, 4], "there was progress, and a new gap");
     }
 
     #[test]
@@ -441,19 +380,12 @@ mod tests {
         assert_eq!(send(&mut commands, now), vec![2]);
         assert_eq!(commands.retry_at, Some(Time(now + 1_000)));
         commands.retry_if_due(Time(now + 1_000), true);
-        assert_eq!(
-            send(&mut commands, now + 1_000),
-            Vec::<u64>::new(),
-            "nothing lost here"
-        );
+        assert_eq!(send(&mut commands, now + 1_000), Vec::<u64>::new(), "nothing lost here");
     }
 
     #[test]
     fn only_so_much_is_on_its_way_at_once() {
-        let limits = Limits {
-            writes_in_flight_max: 2,
-            ..Limits::default()
-        };
+        let limits = Limits { writes_in_flight_max: 2, ..Limits::default() };
         let mut commands = commands(&limits);
         commands.set_target(LEADER);
         (0..4).for_each(|request| write(&mut commands, request));
@@ -469,10 +401,7 @@ mod tests {
 
     #[test]
     fn the_bound_on_bytes_lets_one_large_command_through() {
-        let limits = Limits {
-            writes_in_flight_bytes_max: 5,
-            ..Limits::default()
-        };
+        let limits = Limits { writes_in_flight_bytes_max: 5, ..Limits::default() };
         let mut commands = commands(&limits);
         commands.set_target(LEADER);
         (0..2).for_each(|request| write(&mut commands, request));
@@ -487,25 +416,17 @@ mod tests {
         assert_eq!(send(&mut commands, 0), vec![1]);
         commands.set_target(NOWHERE);
         write(&mut commands, 2);
-        commands
-            .receive_write(RequestId(3), Bytes::new(), Time(90_000))
-            .expect("room");
+        commands.receive_write(RequestId(3), Bytes::new(), Time(90_000)).expect("room");
         assert_eq!(refused(&mut commands, 49_999), Vec::<u64>::new());
         assert_eq!(refused(&mut commands, 50_000), vec![2]);
         assert_eq!(refused(&mut commands, 90_000), vec![3]);
-        assert_eq!(
-            (commands.unsent(), commands.unsent_bytes, commands.sent()),
-            (0, 0, 1)
-        );
+        assert_eq!((commands.unsent(), commands.unsent_bytes, commands.sent()), (0, 0, 1));
     }
 
     #[test]
     fn too_many_or_too_large_writes_are_refused_at_once() {
-        let limits = Limits {
-            writes_waiting_max: 2,
-            writes_waiting_bytes_max: 25,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { writes_waiting_max: 2, writes_waiting_bytes_max: 25, ..Limits::default() };
         let mut commands = commands(&limits);
         let large = Bytes::from(vec![0; 26]);
         let refusal = commands.receive_write(RequestId(1), large, Time(9));

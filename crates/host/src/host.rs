@@ -108,13 +108,7 @@ impl Host {
     /// taken yet.
     #[must_use]
     pub fn new(settings: HostSettings, recovered: Recovered, applied: &Applied, now: Time) -> Host {
-        let HostSettings {
-            node,
-            incarnation,
-            configuration,
-            options,
-            limits,
-        } = settings;
+        let HostSettings { node, incarnation, configuration, options, limits } = settings;
         // Two election timeouts: after that long without progress the leader has
         // either lost what it was sent or is not a leader.
         let retry_us = options.election_timeout_us.saturating_mul(2);
@@ -139,10 +133,7 @@ impl Host {
             batcher,
             reads: Reads::new(limits.reads_waiting_max, ask_again_us),
             clock: ClusterClock::new(applied.cluster_time_ms, now),
-            viewed: View {
-                leading: None,
-                route: Route::Nowhere,
-            },
+            viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             chosen: applied.upto,
             forwards: Vec::new(),
@@ -163,16 +154,10 @@ impl Host {
     /// Takes one event. What is to be done about it comes with [`Host::finish`].
     pub fn receive(&mut self, now: Time, event: Event) {
         match event {
-            Event::Received {
-                from,
-                message: PeerMessage::Paxos(message),
-            } => {
+            Event::Received { from, message: PeerMessage::Paxos(message) } => {
                 self.run(now, Input::Received { from, message });
             }
-            Event::Received {
-                from,
-                message: PeerMessage::Forward(forward),
-            } => {
+            Event::Received { from, message: PeerMessage::Forward(forward) } => {
                 self.forwards.push((from, forward));
             }
             Event::Persisted(position) => {
@@ -185,11 +170,7 @@ impl Host {
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
             // Whether the core's time has come is looked at in each step.
             Event::Tick => {}
-            Event::Write {
-                request,
-                command,
-                deadline,
-            } => {
+            Event::Write { request, command, deadline } => {
                 if let Err(refusal) = self.commands.receive_write(request, command, deadline) {
                     self.others.push(Action::Refuse { request, refusal });
                 }
@@ -206,8 +187,7 @@ impl Host {
     /// Ends a batch of events: sends and cuts what waits, does what is due by time,
     /// and writes out what is to be done, in the order in which it must be done.
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
-        self.commands
-            .retry_if_due(now, self.replica.route() == Route::Here);
+        self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
             let leader_changed = self.refresh_view(now);
             self.take_forwards();
@@ -232,15 +212,9 @@ impl Host {
     /// When [`Event::Tick`] is due at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        let cut = if self.batcher.is_empty() {
-            None
-        } else {
-            self.replica.propose_at()
-        };
+        let cut = if self.batcher.is_empty() { None } else { self.replica.propose_at() };
         let own = [cut, self.commands.deadline(), self.reads.deadline()];
-        own.into_iter()
-            .flatten()
-            .fold(self.replica.deadline(), Time::min)
+        own.into_iter().flatten().fold(self.replica.deadline(), Time::min)
     }
 
     /// Who leads, as far as this node knows without the help of others.
@@ -282,10 +256,7 @@ impl Host {
     /// A message to this node itself never leaves it: it is the next input.
     fn deliver_looped(&mut self, now: Time) {
         while let Some(message) = self.outbox.next_looped() {
-            let input = Input::Received {
-                from: self.node,
-                message,
-            };
+            let input = Input::Received { from: self.node, message };
             self.replica.step(now, input, &mut self.effects);
             self.take_effects(now);
         }
@@ -300,11 +271,7 @@ impl Host {
         );
         for (slot, value) in effects.chosen.drain(..) {
             // Invariant 5: what is applied is a prefix of what is chosen.
-            assert_eq!(
-                slot,
-                self.chosen.next(),
-                "chosen slots come in order, without a gap"
-            );
+            assert_eq!(slot, self.chosen.next(), "chosen slots come in order, without a gap");
             self.chosen = slot;
             self.newly_chosen.first.get_or_insert(slot);
             self.newly_chosen.values.push(value);
@@ -317,22 +284,12 @@ impl Host {
     }
 
     fn receive_applied(&mut self, now: Time, applied: &Applied) {
-        assert!(
-            applied.upto <= self.chosen,
-            "a slot was applied that was never handed out"
-        );
+        assert!(applied.upto <= self.chosen, "a slot was applied that was never handed out");
         self.applied = self.applied.max(applied.upto);
         self.clock.observe(applied.cluster_time_ms, now);
-        self.commands
-            .applied(now, applied.own_sequence, applied.own_gap);
+        self.commands.applied(now, applied.own_sequence, applied.own_gap);
         self.reads.applied(self.applied);
-        self.run(
-            now,
-            Input::Applied {
-                upto: applied.upto,
-                durable: applied.durable,
-            },
-        );
+        self.run(now, Input::Applied { upto: applied.upto, durable: applied.durable });
     }
 
     fn view(&self) -> View {
@@ -341,10 +298,7 @@ impl Host {
             Route::Leader(leader) if leader == self.node => Route::Nowhere,
             route => route,
         };
-        View {
-            leading: self.replica.leads(),
-            route,
-        }
+        View { leading: self.replica.leads(), route }
     }
 
     /// Looks who leads now. Says whether that changed.
@@ -360,10 +314,7 @@ impl Host {
             Route::Leader(_) => self.replica.status(now).following,
             Route::Through(_) | Route::Nowhere => None,
         };
-        self.commands.set_target(Target {
-            route: view.route,
-            ballot,
-        })
+        self.commands.set_target(Target { route: view.route, ballot })
     }
 
     /// Commands from other nodes: queued when this node leads, passed on once if
@@ -447,10 +398,7 @@ impl Host {
     }
 
     fn forward(&mut self, to: NodeId, may_relay: bool, commands: Vec<Bytes>) {
-        let message = PeerMessage::Forward(Forward {
-            may_relay,
-            commands,
-        });
+        let message = PeerMessage::Forward(Forward { may_relay, commands });
         self.others.push(Action::Send { to, message });
     }
 
@@ -461,11 +409,7 @@ impl Host {
             // A command is in a chosen value only after it got its sequence, so its
             // waiter travels with that value's Apply or with an earlier one.
             let waiters = self.commands.take_waiters();
-            actions.push(Action::Apply {
-                first,
-                values,
-                waiters,
-            });
+            actions.push(Action::Apply { first, values, waiters });
         }
         actions.extend(self.loads.drain(..).map(Action::Load));
         actions.extend(self.truncate.take().map(Action::Truncate));

@@ -71,10 +71,7 @@ impl Outbox {
     /// # Panics
     /// When the journal reports a record that was never handed to it.
     pub(crate) fn persisted(&mut self, position: Position) {
-        assert!(
-            position <= self.handed_out,
-            "the journal reports what it was never given"
-        );
+        assert!(position <= self.handed_out, "the journal reports what it was never given");
         self.durable = self.durable.max(position);
         while let Some((needed, _)) = self.held.front()
             && *needed <= self.durable
@@ -97,22 +94,13 @@ impl Outbox {
     /// Writes out what a step gathered: the records first, so that the journal
     /// works while the messages travel.
     pub(crate) fn emit(&mut self, actions: &mut Vec<Action>) {
-        debug_assert!(
-            self.looped.is_empty(),
-            "a message to this node was left behind"
-        );
+        debug_assert!(self.looped.is_empty(), "a message to this node was left behind");
         if !self.records.is_empty() {
             let records = std::mem::take(&mut self.records);
-            actions.push(Action::Persist {
-                upto: self.handed_out,
-                records,
-            });
+            actions.push(Action::Persist { upto: self.handed_out, records });
         }
         for Envelope { to, message } in self.sends.drain(..) {
-            actions.push(Action::Send {
-                to,
-                message: PeerMessage::Paxos(message),
-            });
+            actions.push(Action::Send { to, message: PeerMessage::Paxos(message) });
         }
     }
 
@@ -139,18 +127,11 @@ mod tests {
     }
 
     fn envelope(to: NodeId, nonce: u64) -> Envelope {
-        Envelope {
-            to,
-            message: message(nonce),
-        }
+        Envelope { to, message: message(nonce) }
     }
 
     fn record() -> Record {
-        Record {
-            promised: Ballot::ZERO,
-            chosen_upto: Slot::ZERO,
-            body: RecordBody::Promise,
-        }
+        Record { promised: Ballot::ZERO, chosen_upto: Slot::ZERO, body: RecordBody::Promise }
     }
 
     fn take(outbox: &mut Outbox, records: usize, now: &[Envelope], after: &[Envelope]) {
@@ -169,10 +150,7 @@ mod tests {
                     assert!(nonces.is_empty(), "records go before messages");
                     upto = Some(position.0);
                 }
-                Action::Send {
-                    message: PeerMessage::Paxos(Message::ReadIndex(m)),
-                    to,
-                } => {
+                Action::Send { message: PeerMessage::Paxos(Message::ReadIndex(m)), to } => {
                     assert_eq!(to, PEER);
                     nonces.push(m.nonce);
                 }

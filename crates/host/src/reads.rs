@@ -136,10 +136,7 @@ impl Reads {
                 if alive {
                     next = Some(next.map_or(reader.deadline, |at| at.min(reader.deadline)));
                 } else {
-                    actions.push(Action::Refuse {
-                        request: reader.request,
-                        refusal,
-                    });
+                    actions.push(Action::Refuse { request: reader.request, refusal });
                 }
                 alive
             });
@@ -172,17 +169,12 @@ impl Reads {
 
     /// Writes out the reads that are safe.
     pub(crate) fn emit(&mut self, actions: &mut Vec<Action>) {
-        actions.extend(
-            self.ready
-                .drain(..)
-                .map(|request| Action::ReadReady { request }),
-        );
+        actions.extend(self.ready.drain(..).map(|request| Action::ReadReady { request }));
     }
 
     fn make_ready(&mut self, readers: Vec<Reader>) {
         self.waiting -= readers.len();
-        self.ready
-            .extend(readers.into_iter().map(|reader| reader.request));
+        self.ready.extend(readers.into_iter().map(|reader| reader.request));
         if self.waiting == 0 {
             self.sweep_at = None;
         }
@@ -198,9 +190,7 @@ mod tests {
     }
 
     fn read(reads: &mut Reads, request: u64, deadline: u64) {
-        reads
-            .receive_read(RequestId(request), Time(deadline))
-            .expect("room");
+        reads.receive_read(RequestId(request), Time(deadline)).expect("room");
     }
 
     fn ready(reads: &mut Reads) -> Vec<u64> {
@@ -224,10 +214,7 @@ mod tests {
     }
 
     fn outcome(token: ReadToken, index: Option<u64>) -> ReadOutcome {
-        ReadOutcome {
-            token,
-            index: index.map(Slot),
-        }
+        ReadOutcome { token, index: index.map(Slot) }
     }
 
     #[test]
@@ -265,18 +252,12 @@ mod tests {
         read(&mut reads, 1, 9_000);
         let first = reads.ask(Time(0), false).expect("a question");
         reads.settle(outcome(first, None), Slot(0), Time(10));
-        assert_eq!(
-            reads.ask(Time(500), false),
-            None,
-            "not before its rest is over"
-        );
+        assert_eq!(reads.ask(Time(500), false), None, "not before its rest is over");
         assert_eq!(reads.deadline(), Some(Time(1_010)));
         let second = reads.ask(Time(1_010), false).expect("asked again");
         assert_ne!(first, second);
         reads.settle(outcome(second, None), Slot(0), Time(1_020));
-        let third = reads
-            .ask(Time(1_021), true)
-            .expect("at once under a new leader");
+        let third = reads.ask(Time(1_021), true).expect("at once under a new leader");
         reads.settle(outcome(third, Some(0)), Slot(0), Time(1_022));
         assert_eq!(ready(&mut reads), vec![1]);
     }
@@ -291,10 +272,7 @@ mod tests {
         let token = reads.ask(Time(0), false).expect("a question");
         reads.settle(outcome(token, None), Slot(0), Time(0));
         read(&mut reads, 3, 10_100);
-        assert_eq!(
-            reads.receive_read(RequestId(4), Time(1)),
-            Err(Refusal::Overloaded)
-        );
+        assert_eq!(reads.receive_read(RequestId(4), Time(1)), Err(Refusal::Overloaded));
         assert_eq!(refused(&mut reads, 99), vec![]);
         let gone = refused(&mut reads, 100);
         assert_eq!(gone, vec![(2, Refusal::NoLeader), (1, Refusal::Overloaded)]);

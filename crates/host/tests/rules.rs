@@ -15,10 +15,7 @@ fn with_leader(size: u32) -> (Cluster, NodeId) {
     let leader = cluster.leader().expect("just seen");
     // Followers have to hear of it before they can forward.
     let following = |cluster: &Cluster| {
-        cluster
-            .nodes
-            .values()
-            .all(|node| node.host.status(cluster.now).following.is_some())
+        cluster.nodes.values().all(|node| node.host.status(cluster.now).following.is_some())
     };
     assert!(cluster.run_until(SECOND_US, following));
     // The leader has to hear of that too before it hands over to anybody.
@@ -27,32 +24,20 @@ fn with_leader(size: u32) -> (Cluster, NodeId) {
 }
 
 fn other_than(nodes: &[NodeId]) -> NodeId {
-    (1..)
-        .map(NodeId)
-        .find(|id| !nodes.contains(id))
-        .expect("ids do not end")
+    (1..).map(NodeId).find(|id| !nodes.contains(id)).expect("ids do not end")
 }
 
 fn answered(cluster: &Cluster, at: NodeId, requests: std::ops::Range<u64>) -> bool {
     let answers = &cluster.nodes[&at].answers;
-    requests
-        .into_iter()
-        .all(|request| answers.get(&RequestId(request)) == Some(&Answer::Applied))
+    requests.into_iter().all(|request| answers.get(&RequestId(request)) == Some(&Answer::Applied))
 }
 
 /// Every command once, in the order of its origin, on each living node alike.
 fn assert_taken(cluster: &mut Cluster, count: usize) {
     let done = |cluster: &Cluster| {
-        cluster
-            .nodes
-            .values()
-            .filter(|node| !node.is_dead)
-            .all(|node| node.taken.len() >= count)
+        cluster.nodes.values().filter(|node| !node.is_dead).all(|node| node.taken.len() >= count)
     };
-    assert!(
-        cluster.run_until(10 * SECOND_US, done),
-        "not all nodes applied everything"
-    );
+    assert!(cluster.run_until(10 * SECOND_US, done), "not all nodes applied everything");
     let mut living = cluster.nodes.values().filter(|node| !node.is_dead);
     let first = &living.next().expect("somebody lives").taken;
     assert_eq!(first.len(), count);
@@ -95,14 +80,7 @@ fn a_follower_forwards_all_of_a_step_in_one_message() {
     for request in 0..50 {
         let command = bytes::Bytes::from_static(b"put");
         let deadline = now.plus_us(LONG_US);
-        node.host.receive(
-            now,
-            Event::Write {
-                request: RequestId(request),
-                command,
-                deadline,
-            },
-        );
+        node.host.receive(now, Event::Write { request: RequestId(request), command, deadline });
     }
     let before = node.forwards_sent;
     cluster.step(follower, Event::Tick);
@@ -139,11 +117,7 @@ fn a_change_of_leader_is_invisible_to_clients_whose_node_lives() {
     for request in 100..150 {
         cluster.write(follower, request, LONG_US);
     }
-    assert!(cluster.run_until(20 * SECOND_US, |cluster| answered(
-        cluster,
-        follower,
-        0..150
-    )));
+    assert!(cluster.run_until(20 * SECOND_US, |cluster| answered(cluster, follower, 0..150)));
     assert_taken(&mut cluster, 150);
 }
 
@@ -153,13 +127,8 @@ fn a_write_without_a_leader_is_refused_at_its_deadline_and_not_later_applied() {
     let survivor = other_than(&[leader]);
     cluster.kill(leader);
     cluster.kill(other_than(&[leader, survivor]));
-    let alone = |cluster: &Cluster| {
-        cluster.nodes[&survivor]
-            .host
-            .status(cluster.now)
-            .following
-            .is_none()
-    };
+    let alone =
+        |cluster: &Cluster| cluster.nodes[&survivor].host.status(cluster.now).following.is_none();
     assert!(cluster.run_until(5 * SECOND_US, alone));
     cluster.run_for(100_000);
     cluster.write(survivor, 1, SECOND_US);
@@ -192,20 +161,13 @@ fn a_read_waits_until_this_node_has_applied_what_was_acknowledged_before() {
         let ready = |cluster: &Cluster| cluster.nodes[&follower].answers.contains_key(&request);
         assert!(cluster.run_until(SECOND_US, ready));
         let seen = cluster.nodes[&follower].taken.len() as u64;
-        assert!(
-            seen > round,
-            "a read was served before its write was applied here"
-        );
+        assert!(seen > round, "a read was served before its write was applied here");
     }
 }
 
 #[test]
 fn too_many_writes_are_refused_at_once() {
-    let limits = Limits {
-        writes_waiting_max: 5,
-        reads_waiting_max: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { writes_waiting_max: 5, reads_waiting_max: 2, ..Limits::default() };
     let mut cluster = Cluster::new(3, &limits);
     for request in 0..6 {
         cluster.write(NodeId(1), request, LONG_US);
@@ -231,11 +193,7 @@ fn a_peer_passes_commands_on_when_the_leader_is_out_of_reach() {
     // This node gets no Accept either: it is told what was chosen by its peer.
     let relayed = |cluster: &Cluster| cluster.nodes[&leader].taken.len() == 5;
     assert!(cluster.run_until(10 * SECOND_US, relayed));
-    assert_eq!(
-        cluster.leader(),
-        Some(leader),
-        "a half-cut node disturbs nobody"
-    );
+    assert_eq!(cluster.leader(), Some(leader), "a half-cut node disturbs nobody");
 }
 
 #[test]
@@ -255,10 +213,6 @@ fn a_leader_that_hands_over_loses_no_command() {
     let old = cluster.nodes[&leader].host.status(cluster.now);
     assert_ne!(old.role, Role::Leader);
     assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, leader, 0..40)));
-    assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(
-        cluster,
-        follower,
-        100..120
-    )));
+    assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, follower, 100..120)));
     assert_taken(&mut cluster, 60);
 }

@@ -71,9 +71,8 @@ fn run(keys: u64) -> (u64, u64) {
     let mut apply_ns = 0;
     let mut commit_ns = 0;
     for slot in 1..=PUTS / BATCH {
-        let commands: Vec<(ServerId, Command)> = ((slot - 1) * BATCH..slot * BATCH)
-            .map(|number| put(number, keys))
-            .collect();
+        let commands: Vec<(ServerId, Command)> =
+            ((slot - 1) * BATCH..slot * BATCH).map(|number| put(number, keys)).collect();
         let start = Instant::now();
         std::hint::black_box(machine.apply(slot, slot, &commands).expect("applies"));
         let applied = Instant::now();
@@ -94,16 +93,6 @@ fn put(number: u64, keys: u64) -> (ServerId, Command) {
         condition: Condition::Always,
         want_previous: false,
     };
-    let id = ServerId {
-        origin: 1,
-        incarnation: 1,
-        sequence: number + 1,
-    };
-    (
-        id,
-        Command {
-            idempotency: None,
-            operation,
-        },
-    )
+    let id = ServerId { origin: 1, incarnation: 1, sequence: number + 1 };
+    (id, Command { idempotency: None, operation })
 }

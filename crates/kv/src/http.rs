@@ -210,10 +210,7 @@ mod tests {
                     key: KeyText::new(b"a", Encoding::Text),
                     record: record(Some(ValueText::new(b"\xff", Encoding::Text))),
                 },
-                ListEntry {
-                    key: KeyText::new(b"a", Encoding::Base64),
-                    record: record(None),
-                },
+                ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None) },
             ],
             next: None,
         };
@@ -228,22 +225,12 @@ mod tests {
 
     #[test]
     fn an_answer_without_extras_is_short() {
-        let put = PutBody {
-            key: None,
-            revision: 1,
-            create_revision: 1,
-            version: 1,
-            previous: None,
-        };
+        let put =
+            PutBody { key: None, revision: 1, create_revision: 1, version: 1, previous: None };
         let written = r#"{"revision":1,"create_revision":1,"version":1}"#;
         assert_eq!(serde_json::to_string(&put).unwrap(), written);
         assert_eq!(serde_json::from_str::<PutBody>(written).unwrap(), put);
-        let delete = DeleteBody {
-            revision: 4,
-            deleted: 1,
-            more: false,
-            previous: None,
-        };
+        let delete = DeleteBody { revision: 4, deleted: 1, more: false, previous: None };
         let written = r#"{"revision":4,"deleted":1}"#;
         assert_eq!(serde_json::to_string(&delete).unwrap(), written);
         assert_eq!(serde_json::from_str::<DeleteBody>(written).unwrap(), delete);

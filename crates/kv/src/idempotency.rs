@@ -110,18 +110,11 @@ impl Idempotency {
         key: &Bytes,
         answered: Answered,
     ) {
-        assert_eq!(
-            answered.number, remembered.next,
-            "answers are numbered in order"
-        );
+        assert_eq!(answered.number, remembered.next, "answers are numbered in order");
         let mut record = Vec::new();
         write_answered(&mut record, &answered);
         let bytes = (key.len() * 2 + record.len()) as u64;
-        let queued = Queued {
-            expires_ms: answered.expires_ms,
-            bytes,
-            key: key.clone(),
-        };
+        let queued = Queued { expires_ms: answered.expires_ms, bytes, key: key.clone() };
         batch.put(&layout::idempotency_key(key), &record);
         batch.put_with(
             |out| out.extend_from_slice(&layout::idempotency_queue_key(answered.number)),
@@ -172,24 +165,16 @@ impl Idempotency {
         batch.delete(&layout::idempotency_queue_key(number));
         self.queue.remove(&number);
         remembered.first += 1;
-        remembered.bytes = remembered
-            .bytes
-            .checked_sub(head.bytes)
-            .ok_or_else(damaged)?;
+        remembered.bytes = remembered.bytes.checked_sub(head.bytes).ok_or_else(damaged)?;
         Ok(true)
     }
 
     fn read_queue(&self, map: &impl OrderedMap, number: u64) -> Result<Queued, MapError> {
         if let Some(staged) = self.queue.get(&number) {
             // A copy of the key: the head outlives the batch that it came in.
-            return Ok(Queued {
-                key: Bytes::copy_from_slice(&staged.key),
-                ..*staged
-            });
+            return Ok(Queued { key: Bytes::copy_from_slice(&staged.key), ..*staged });
         }
-        let entry = map
-            .get(&layout::idempotency_queue_key(number))?
-            .ok_or_else(damaged)?;
+        let entry = map.get(&layout::idempotency_queue_key(number))?.ok_or_else(damaged)?;
         parse_queued(&entry).ok_or_else(damaged)
     }
 }
@@ -215,11 +200,7 @@ fn parse_queued(entry: &[u8]) -> Option<Queued> {
     let mut reader = Reader::new(entry);
     let expires_ms = reader.varint()?;
     let bytes = reader.varint()?;
-    Some(Queued {
-        expires_ms,
-        bytes,
-        key: Bytes::copy_from_slice(reader.rest()),
-    })
+    Some(Queued { expires_ms, bytes, key: Bytes::copy_from_slice(reader.rest()) })
 }
 
 fn write_answered(out: &mut Vec<u8>, answered: &Answered) {
@@ -248,12 +229,7 @@ const CONDITION_FAILED: u8 = 5;
 
 fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
     match outcome {
-        Outcome::Stored {
-            revision,
-            create_revision,
-            version,
-            previous,
-        } => {
+        Outcome::Stored { revision, create_revision, version, previous } => {
             out.push(STORED);
             put_varint(out, revision.0);
             put_varint(out, create_revision.0);
@@ -269,11 +245,7 @@ fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             out.push(NOT_FOUND);
             put_varint(out, revision.0);
         }
-        Outcome::RangeDeleted {
-            revision,
-            count,
-            more,
-        } => {
+        Outcome::RangeDeleted { revision, count, more } => {
             out.push(RANGE_DELETED);
             put_varint(out, revision.0);
             put_varint(out, *count);
@@ -301,16 +273,11 @@ fn parse_outcome(reader: &mut Reader<'_>) -> Option<Outcome> {
             version: reader.varint()?,
             previous: parse_previous(reader)?,
         },
-        DELETED => Outcome::Deleted {
-            revision,
-            previous: parse_previous(reader)?,
-        },
+        DELETED => Outcome::Deleted { revision, previous: parse_previous(reader)? },
         NOT_FOUND => Outcome::NotFound { revision },
-        RANGE_DELETED => Outcome::RangeDeleted {
-            revision,
-            count: reader.varint()?,
-            more: reader.byte()? != 0,
-        },
+        RANGE_DELETED => {
+            Outcome::RangeDeleted { revision, count: reader.varint()?, more: reader.byte()? != 0 }
+        }
         CONDITION_FAILED => {
             let current = Some(Revision(reader.varint()?)).filter(|current| current.0 != 0);
             Outcome::ConditionFailed { revision, current }
@@ -330,7 +297,6 @@ fn write_previous(out: &mut Vec<u8>, previous: Option<&KeyRecord>) {
     }
 }
 
-#[allow(clippy::option_option)] // Damaged, none, or there.
 fn parse_previous(reader: &mut Reader<'_>) -> Option<Option<KeyRecord>> {
     if reader.byte()? == 0 {
         return Some(None);
@@ -341,9 +307,7 @@ fn parse_previous(reader: &mut Reader<'_>) -> Option<Option<KeyRecord>> {
         version: reader.varint()?,
         lease: reader.varint()?,
     };
-    Some(Some(
-        metadata.with_value(Bytes::copy_from_slice(reader.bytes()?)),
-    ))
+    Some(Some(metadata.with_value(Bytes::copy_from_slice(reader.bytes()?))))
 }
 
 #[cfg(test)]
@@ -360,52 +324,27 @@ mod tests {
             lease: 1 << 50,
         };
         vec![
-            Outcome::Stored {
-                revision,
-                create_revision: revision,
-                version: 1,
-                previous: None,
-            },
+            Outcome::Stored { revision, create_revision: revision, version: 1, previous: None },
             Outcome::Stored {
                 revision,
                 create_revision: Revision(7),
                 version: 4,
                 previous: Some(record.clone()),
             },
-            Outcome::Deleted {
-                revision,
-                previous: Some(record),
-            },
-            Outcome::Deleted {
-                revision,
-                previous: None,
-            },
+            Outcome::Deleted { revision, previous: Some(record) },
+            Outcome::Deleted { revision, previous: None },
             Outcome::NotFound { revision },
-            Outcome::RangeDeleted {
-                revision,
-                count: 4000,
-                more: true,
-            },
-            Outcome::ConditionFailed {
-                revision,
-                current: None,
-            },
-            Outcome::ConditionFailed {
-                revision,
-                current: Some(Revision(2)),
-            },
+            Outcome::RangeDeleted { revision, count: 4000, more: true },
+            Outcome::ConditionFailed { revision, current: None },
+            Outcome::ConditionFailed { revision, current: Some(Revision(2)) },
         ]
     }
 
     #[test]
     fn answers_come_back_and_cut_records_do_not() {
         for outcome in outcomes() {
-            let answered = Answered {
-                number: 8,
-                expires_ms: 1 << 40,
-                request_hash: u128::MAX - 5,
-                outcome,
-            };
+            let answered =
+                Answered { number: 8, expires_ms: 1 << 40, request_hash: u128::MAX - 5, outcome };
             let mut record = Vec::new();
             write_answered(&mut record, &answered);
             for cut in 0..record.len() {

@@ -151,10 +151,7 @@ impl Sweep {
     /// written after it began.
     #[must_use]
     pub fn new(whole: bool) -> Self {
-        Sweep {
-            whole,
-            previous: Vec::new(),
-        }
+        Sweep { whole, previous: Vec::new() }
     }
 
     /// Whether the entry may go. To be called for each entry of the pass, in order.
@@ -191,10 +188,7 @@ mod tests {
 
     /// Few different bytes, the two special ones among them.
     fn keys() -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(
-            prop::sample::select(vec![0u8, 1, 2, 0x7f, 0xfe, 0xff]),
-            0..6,
-        )
+        prop::collection::vec(prop::sample::select(vec![0u8, 1, 2, 0x7f, 0xfe, 0xff]), 0..6)
     }
 
     proptest! {
@@ -282,10 +276,7 @@ mod tests {
         let mut part = Sweep::new(false);
         let mut whole = Sweep::new(true);
         for (place, value, expected) in pass {
-            assert_eq!(
-                [part.drops(&place, value), whole.drops(&place, value)],
-                expected
-            );
+            assert_eq!([part.drops(&place, value), whole.drops(&place, value)], expected);
         }
     }
 }

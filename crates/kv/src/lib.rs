@@ -25,6 +25,7 @@ mod options;
 mod outcome;
 pub mod read;
 mod record;
+mod stage;
 mod state;
 mod write_set;
 

@@ -1,15 +1,8 @@
 //! The state machine.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
-
-use crate::idempotency::{Answered, Idempotency};
-use crate::metadata::{Metadata, MetadataCache};
-use crate::state::Sequence;
+use crate::stage::Stage;
 use crate::{
-    APPLIED_KEY, Command, Condition, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
-    OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet, layout, read, record,
+    Command, KvOptions, MapError, OrderedMap, Revision, ServerId, State, Taken, read::Finder,
 };
 
 /// Turns commands into changes of a map.
@@ -20,14 +13,7 @@ use crate::{
 #[derive(Debug)]
 pub struct StateMachine<M> {
     map: M,
-    options: KvOptions,
-    state: State,
-    cache: MetadataCache,
-    /// The newest record of each key that changed since the last commit.
-    staged: BTreeMap<Bytes, Option<KeyRecord>>,
-    idempotency: Idempotency,
-    batch: WriteSet,
-    is_staged: bool,
+    stage: Stage,
 }
 
 impl<M: OrderedMap> StateMachine<M> {
@@ -36,17 +22,8 @@ impl<M: OrderedMap> StateMachine<M> {
     /// # Errors
     /// When the map cannot be read or its state record is damaged.
     pub fn open(map: M, options: KvOptions) -> Result<Self, MapError> {
-        let state = State::load(&map)?;
-        Ok(StateMachine {
-            map,
-            state,
-            cache: MetadataCache::new(options.metadata_cache_bytes_max),
-            options,
-            staged: BTreeMap::new(),
-            idempotency: Idempotency::default(),
-            batch: WriteSet::new(),
-            is_staged: false,
-        })
+        let stage = Stage::new(State::load(&map)?, options);
+        Ok(StateMachine { map, stage })
     }
 
     /// Carries out the commands of the next slot; none for a no-op. The cluster
@@ -65,26 +42,9 @@ impl<M: OrderedMap> StateMachine<M> {
         cluster_time_ms: u64,
         commands: &[(ServerId, Command)],
     ) -> Result<Vec<Taken>, MapError> {
-        assert_eq!(
-            slot,
-            self.state.applied_slot + 1,
-            "slots are applied in order, each once"
-        );
-        self.is_staged = true;
-        self.state.applied_slot = slot;
-        self.state.cluster_time_ms = self.state.cluster_time_ms.max(cluster_time_ms);
-        self.state.hash.number(slot);
-        self.state.hash.number(self.state.cluster_time_ms);
-        self.idempotency.expire(
-            &self.map,
-            &mut self.batch,
-            &mut self.state.idempotency,
-            self.state.cluster_time_ms,
-        )?;
-        commands
-            .iter()
-            .map(|(id, command)| self.take(*id, command))
-            .collect()
+        let mut finder = Finder::new(&self.map);
+        self.stage.begin_slot(&self.map, slot, cluster_time_ms)?;
+        commands.iter().map(|(id, command)| self.stage.take(&mut finder, *id, command)).collect()
     }
 
     /// Writes everything staged, and how far the state machine is, at once.
@@ -92,352 +52,49 @@ impl<M: OrderedMap> StateMachine<M> {
     /// # Errors
     /// When the map cannot be written: the node must stop.
     pub fn commit(&mut self) -> Result<(), MapError> {
-        if !self.is_staged {
-            return Ok(());
-        }
-        let state = &self.state;
-        self.batch.put_with(
-            |out| out.extend_from_slice(APPLIED_KEY),
-            |out| state.encode(out),
-        );
-        self.map.write(&self.batch)?;
-        self.batch.clear();
-        self.staged.clear();
-        self.idempotency.committed();
-        self.is_staged = false;
-        Ok(())
+        self.stage.commit(&mut self.map)
     }
 
     /// The last slot applied, committed or not.
     #[must_use]
     pub fn applied_slot(&self) -> u64 {
-        self.state.applied_slot
+        self.stage.state.applied_slot
     }
 
     /// The revision with everything applied.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        self.state.revision
+        self.stage.state.revision
     }
 
     /// The highest stamp applied, in milliseconds.
     #[must_use]
     pub fn cluster_time_ms(&self) -> u64 {
-        self.state.cluster_time_ms
+        self.stage.state.cluster_time_ms
     }
 
     /// The last command taken from a node: its incarnation and its sequence.
     #[must_use]
     pub fn origin_sequence(&self, origin: u32) -> Option<(u64, u64)> {
-        self.state
-            .origins
-            .get(&origin)
-            .map(|last| (last.incarnation, last.sequence))
+        self.stage.state.origins.get(&origin).map(|last| (last.incarnation, last.sequence))
     }
 
     /// A hash over the effects of every slot applied: equal at equal slots on
     /// replicas that agree.
     #[must_use]
     pub fn state_hash(&self) -> u64 {
-        self.state.hash()
+        self.stage.state.hash()
     }
 
     /// Bytes that wait for the next commit.
     #[must_use]
     pub fn staged_bytes(&self) -> usize {
-        self.batch.size_bytes()
+        self.stage.size_bytes()
     }
 
     /// The map, with what was committed.
     #[must_use]
     pub fn map(&self) -> &M {
         &self.map
-    }
-
-    fn take(&mut self, id: ServerId, command: &Command) -> Result<Taken, MapError> {
-        for part in [u64::from(id.origin), id.incarnation, id.sequence] {
-            self.state.hash.number(part);
-        }
-        let sequence = self.state.take(id, self.options.origins_max);
-        self.state.hash.number(sequence as u64);
-        match sequence {
-            Sequence::Duplicate => return Ok(Taken::Duplicate),
-            Sequence::Gap => return Ok(Taken::Gap),
-            Sequence::Next => {}
-        }
-        let (outcome, idempotency_expires_ms) = match &command.idempotency {
-            None => (self.carry_out(&command.operation)?, None),
-            Some(key) => self.carry_out_once(key, &command.operation)?,
-        };
-        hash_outcome(&mut self.state, &outcome);
-        Ok(Taken::Applied {
-            outcome,
-            idempotency_expires_ms,
-        })
-    }
-
-    fn carry_out_once(
-        &mut self,
-        idempotency: &IdempotencyKey,
-        operation: &Operation,
-    ) -> Result<(Outcome, Option<u64>), MapError> {
-        let IdempotencyKey { key, request_hash } = idempotency;
-        let now_ms = self.state.cluster_time_ms;
-        let revision = self.state.revision;
-        if let Some(first) = self.idempotency.find(&self.map, key, now_ms)? {
-            let outcome = if first.request_hash == *request_hash {
-                first.outcome
-            } else {
-                Outcome::IdempotencyMismatch { revision }
-            };
-            return Ok((outcome, Some(first.expires_ms)));
-        }
-        let has_room = self.idempotency.make_room(
-            &self.map,
-            &mut self.batch,
-            &mut self.state.idempotency,
-            now_ms,
-            &self.options,
-        )?;
-        if !has_room {
-            return Ok((Outcome::IdempotencyFull { revision }, None));
-        }
-        let outcome = self.carry_out(operation)?;
-        let expires_ms = now_ms.saturating_add(self.options.idempotency_ttl_ms);
-        let answered = Answered {
-            number: self.state.idempotency.next,
-            expires_ms,
-            request_hash: *request_hash,
-            outcome: outcome.clone(),
-        };
-        let remembered = &mut self.state.idempotency;
-        self.idempotency
-            .remember(&mut self.batch, remembered, key, answered);
-        Ok((outcome, Some(expires_ms)))
-    }
-
-    fn carry_out(&mut self, operation: &Operation) -> Result<Outcome, MapError> {
-        match operation {
-            Operation::Put {
-                key,
-                value,
-                condition,
-                want_previous,
-            } => self.put(key, value, *condition, *want_previous),
-            Operation::Delete {
-                key,
-                condition,
-                want_previous,
-            } => self.delete(key, *condition, *want_previous),
-            Operation::DeleteRange { start, end, limit } => {
-                self.delete_range(start, end.as_ref(), *limit)
-            }
-        }
-    }
-
-    fn put(
-        &mut self,
-        key: &Bytes,
-        value: &Bytes,
-        condition: Condition,
-        want_previous: bool,
-    ) -> Result<Outcome, MapError> {
-        let current = self.metadata(key)?;
-        if let Some(refusal) = self.check(condition, current) {
-            return Ok(refusal);
-        }
-        let previous = if want_previous && current.is_some() {
-            self.record(key)?
-        } else {
-            None
-        };
-        let revision = self.advance();
-        let metadata = Metadata {
-            create_revision: current.map_or(revision, |current| current.create_revision),
-            mod_revision: revision,
-            version: current.map_or(0, |current| current.version) + 1,
-            lease: 0,
-        };
-        self.batch.put_with(
-            |out| layout::write_data_key(out, key, revision),
-            |out| record::write_value(out, &metadata, value),
-        );
-        self.state.hash.bytes(key);
-        self.state.hash.bytes(value);
-        self.cache.set(key, Some(metadata));
-        self.staged
-            .insert(key.clone(), Some(metadata.with_value(value.clone())));
-        Ok(Outcome::Stored {
-            revision,
-            create_revision: metadata.create_revision,
-            version: metadata.version,
-            previous,
-        })
-    }
-
-    fn delete(
-        &mut self,
-        key: &Bytes,
-        condition: Condition,
-        want_previous: bool,
-    ) -> Result<Outcome, MapError> {
-        let current = self.metadata(key)?;
-        if let Some(refusal) = self.check(condition, current) {
-            return Ok(refusal);
-        }
-        if current.is_none() {
-            return Ok(Outcome::NotFound {
-                revision: self.state.revision,
-            });
-        }
-        let previous = if want_previous {
-            self.record(key)?
-        } else {
-            None
-        };
-        let revision = self.advance();
-        self.remove(key, revision);
-        Ok(Outcome::Deleted { revision, previous })
-    }
-
-    fn delete_range(
-        &mut self,
-        start: &Bytes,
-        end: Option<&Bytes>,
-        limit: u32,
-    ) -> Result<Outcome, MapError> {
-        let limit = limit.min(self.options.delete_range_keys_max) as usize;
-        let keys = self.existing_keys(start, end, limit)?;
-        let revision = if keys.is_empty() {
-            self.state.revision
-        } else {
-            self.advance()
-        };
-        for key in &keys {
-            self.remove(key, revision);
-        }
-        let more = keys.len() == limit;
-        Ok(Outcome::RangeDeleted {
-            revision,
-            count: keys.len() as u64,
-            more,
-        })
-    }
-
-    /// The lowest existing keys of a range: those of the map, and over them those
-    /// that are staged.
-    fn existing_keys(
-        &self,
-        start: &Bytes,
-        end: Option<&Bytes>,
-        limit: usize,
-    ) -> Result<Vec<Bytes>, MapError> {
-        let mut keys = Vec::new();
-        if limit == 0 || end.is_some_and(|end| end <= start) {
-            return Ok(keys);
-        }
-        let mut staged = self
-            .staged
-            .range(start.clone()..)
-            .take_while(|(key, _)| end.is_none_or(|end| *key < end))
-            .peekable();
-        let mut walk = read::Walk::open(&self.map, start, end.map(|end| end.as_ref()), false)?;
-        while keys.len() < limit {
-            let Some(found) = walk.step()? else {
-                break;
-            };
-            let is_value = found.record()?.is_some();
-            let key = Bytes::from(found.key());
-            while keys.len() < limit
-                && let Some((lower, record)) = staged.next_if(|(staged, _)| **staged < key)
-            {
-                keys.extend(record.as_ref().map(|_| lower.clone()));
-            }
-            let exists = match staged.next_if(|(staged, _)| **staged == key) {
-                Some((_, record)) => record.is_some(),
-                None => is_value,
-            };
-            if exists && keys.len() < limit {
-                keys.push(key);
-            }
-        }
-        let rest = staged
-            .filter(|(_, record)| record.is_some())
-            .map(|(key, _)| key.clone());
-        let room = limit - keys.len();
-        keys.extend(rest.take(room));
-        Ok(keys)
-    }
-
-    /// Puts a tombstone.
-    fn remove(&mut self, key: &Bytes, revision: Revision) {
-        self.batch.put_with(
-            |out| layout::write_data_key(out, key, revision),
-            record::write_tombstone,
-        );
-        self.state.hash.bytes(key);
-        self.cache.set(key, None);
-        self.staged.insert(key.clone(), None);
-    }
-
-    fn advance(&mut self) -> Revision {
-        self.state.revision.0 += 1;
-        self.state.revision
-    }
-
-    /// The refusal, unless the condition holds.
-    fn check(&self, condition: Condition, current: Option<Metadata>) -> Option<Outcome> {
-        let current = current.map(|current| current.mod_revision);
-        let holds = match condition {
-            Condition::Always => true,
-            Condition::Absent => current.is_none(),
-            Condition::Exists => current.is_some(),
-            Condition::At(revision) => current == Some(revision),
-        };
-        let revision = self.state.revision;
-        (!holds).then_some(Outcome::ConditionFailed { revision, current })
-    }
-
-    /// The metadata of a key, from memory if it is there.
-    fn metadata(&mut self, key: &[u8]) -> Result<Option<Metadata>, MapError> {
-        if let Some(known) = self.cache.get(key) {
-            return Ok(known);
-        }
-        let metadata = match self.staged.get(key) {
-            Some(staged) => staged.as_ref().map(Metadata::of),
-            None => read::newest(&self.map, key, |stored| stored.metadata)?,
-        };
-        self.cache.set(key, metadata);
-        Ok(metadata)
-    }
-
-    /// The whole record of a key.
-    fn record(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
-        match self.staged.get(key) {
-            Some(staged) => Ok(staged.clone()),
-            None => read::get(&self.map, key),
-        }
-    }
-}
-
-/// Mixes what a command came to into the running hash.
-fn hash_outcome(state: &mut State, outcome: &Outcome) {
-    let (kind, revision, detail) = match outcome {
-        Outcome::Stored {
-            revision, version, ..
-        } => (1, revision, *version),
-        Outcome::Deleted { revision, .. } => (2, revision, 0),
-        Outcome::NotFound { revision } => (3, revision, 0),
-        Outcome::RangeDeleted {
-            revision, count, ..
-        } => (4, revision, *count),
-        Outcome::ConditionFailed { revision, current } => {
-            (5, revision, current.map_or(0, |current| current.0))
-        }
-        Outcome::IdempotencyMismatch { revision } => (6, revision, 0),
-        Outcome::IdempotencyFull { revision } => (7, revision, 0),
-    };
-    for number in [kind, revision.0, detail] {
-        state.hash.number(number);
     }
 }

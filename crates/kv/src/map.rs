@@ -37,19 +37,14 @@ pub trait OrderedMap {
     /// When the map cannot be read.
     fn cursor(&self, from: &[u8], to: &[u8]) -> Result<Self::Cursor<'_>, MapError>;
 
-    /// What `visit` makes of the lowest entry of `from..to`, if there is one.
+    /// A cursor for one key after the other: sought at a key's prefix (see
+    /// [`crate::layout`]), it finds the first entry with this prefix. When there
+    /// is none it is at an entry with another prefix, or at none. It only seeks.
     ///
     /// # Errors
     /// When the map cannot be read.
-    fn first<T>(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: impl FnOnce(&[u8], &[u8]) -> T,
-    ) -> Result<Option<T>, MapError> {
-        let mut cursor = self.cursor(from, to)?;
-        cursor.seek(from)?;
-        Ok(cursor.entry().map(|(key, value)| visit(key, value)))
+    fn key_cursor(&self) -> Result<Self::Cursor<'_>, MapError> {
+        self.cursor(&[], &[0xff])
     }
 
     /// Makes all changes in their order, or none.

@@ -23,9 +23,7 @@ impl MemoryMap {
 
     /// All entries in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.entries
-            .iter()
-            .map(|(key, value)| (key.as_slice(), value.as_ref()))
+        self.entries.iter().map(|(key, value)| (key.as_slice(), value.as_ref()))
     }
 
     /// Drops every entry for which `keep` says no, as a compaction would.
@@ -42,20 +40,14 @@ impl OrderedMap for MemoryMap {
     }
 
     fn cursor(&self, from: &[u8], to: &[u8]) -> Result<MemoryCursor<'_>, MapError> {
-        Ok(MemoryCursor {
-            map: self,
-            from: from.to_vec(),
-            to: to.to_vec(),
-            here: None,
-        })
+        Ok(MemoryCursor { map: self, from: from.to_vec(), to: to.to_vec(), here: None })
     }
 
     fn write(&mut self, batch: &WriteSet) -> Result<(), MapError> {
         for write in batch.iter() {
             match write {
                 Write::Put { key, value } => {
-                    self.entries
-                        .insert(key.to_vec(), Bytes::copy_from_slice(value));
+                    self.entries.insert(key.to_vec(), Bytes::copy_from_slice(value));
                 }
                 Write::Delete { key } => {
                     self.entries.remove(key);
@@ -91,15 +83,8 @@ impl MemoryCursor<'_> {
         };
         self.here = None;
         if lowest < high {
-            let mut range = self
-                .map
-                .entries
-                .range::<[u8], _>((low, Bound::Excluded(high)));
-            let found = if last {
-                range.next_back()
-            } else {
-                range.next()
-            };
+            let mut range = self.map.entries.range::<[u8], _>((low, Bound::Excluded(high)));
+            let found = if last { range.next_back() } else { range.next() };
             self.here = found.map(|(key, value)| (key.as_slice(), value.as_ref()));
         }
     }

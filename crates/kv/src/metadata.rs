@@ -65,7 +65,6 @@ impl MetadataCache {
     }
 
     /// What is known about the key: nothing, that it does not exist, or its metadata.
-    #[allow(clippy::option_option)]
     pub(crate) fn get(&mut self, key: &[u8]) -> Option<Option<Metadata>> {
         if let Some(known) = self.young.get(key) {
             return Some(*known);
@@ -82,7 +81,7 @@ impl MetadataCache {
             *entry = known;
             return;
         }
-        let key = match self.old.remove_entry(key) {
+        let key = match self.old.get_key_value(key).map(|(k,v)| (k.clone(), *v)) {
             Some((key, _)) => key,
             None => key.into(),
         };
@@ -110,12 +109,7 @@ mod tests {
 
     fn at(revision: u64) -> Option<Metadata> {
         let revision = Revision(revision);
-        Some(Metadata {
-            create_revision: revision,
-            mod_revision: revision,
-            version: 1,
-            lease: 0,
-        })
+        Some(Metadata { create_revision: revision, mod_revision: revision, version: 1, lease: 0 })
     }
 
     #[test]

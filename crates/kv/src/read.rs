@@ -83,7 +83,7 @@ pub struct Page {
 /// # Errors
 /// When the map cannot be read or the record is damaged.
 pub fn get(map: &impl OrderedMap, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
-    newest(map, key, |stored| stored.to_record())
+    Finder::new(map).newest(key, |stored| stored.to_record())
 }
 
 /// Up to where the committed data goes.
@@ -110,10 +110,7 @@ pub fn list(map: &impl OrderedMap, query: &ListQuery) -> Result<Page, MapError> 
     // The walk sees one state of the map, which may be newer than this revision.
     // Then the page is as of the newest change seen in it, removals included:
     // between that one and the state of the walk nothing in it changed.
-    let mut page = Page {
-        revision: revision(map)?,
-        ..Page::default()
-    };
+    let mut page = Page { revision: revision(map)?, ..Page::default() };
     if query.end.as_ref().is_some_and(|end| *end <= query.start) {
         return Ok(page);
     }
@@ -131,11 +128,7 @@ pub fn list(map: &impl OrderedMap, query: &ListQuery) -> Result<Page, MapError> 
         }
         if let Some(stored) = stored {
             let key = found.key();
-            let value_bytes = if query.keys_only {
-                0
-            } else {
-                stored.value.len()
-            };
+            let value_bytes = if query.keys_only { 0 } else { stored.value.len() };
             page_bytes += key.len() + value_bytes;
             let is_full = page.entries.len() >= query.limit
                 || (page_bytes > query.bytes_max && !page.entries.is_empty());
@@ -149,10 +142,7 @@ pub fn list(map: &impl OrderedMap, query: &ListQuery) -> Result<Page, MapError> 
                     true => stored.metadata.with_value(Bytes::new()),
                     false => stored.to_record(),
                 };
-                page.entries.push(Entry {
-                    key: Bytes::from(key),
-                    record,
-                });
+                page.entries.push(Entry { key: Bytes::from(key), record });
             }
         }
         page.revision = page.revision.max(found.revision);
@@ -168,18 +158,42 @@ fn resume_at(mut key: Vec<u8>, reverse: bool) -> Bytes {
     Bytes::from(key)
 }
 
-/// What `visit` makes of the newest record of a key; none when it does not exist.
-pub(crate) fn newest<T>(
-    map: &impl OrderedMap,
-    key: &[u8],
-    visit: impl FnOnce(&Stored<'_>) -> T,
-) -> Result<Option<T>, MapError> {
-    let (from, to) = layout::key_range(key);
-    let found = map.first(&from, &to, |place, value| {
-        let revision = layout::revision_after(place, from.len()).ok_or_else(damaged_place)?;
+/// Finds the newest records of keys, all in the same state of the map. Looking for
+/// many keys with one finder is cheaper than with one for each.
+pub(crate) struct Finder<'m, M: OrderedMap> {
+    pub(crate) map: &'m M,
+    cursor: Option<M::Cursor<'m>>,
+    prefix: Vec<u8>,
+}
+
+impl<'m, M: OrderedMap> Finder<'m, M> {
+    pub(crate) fn new(map: &'m M) -> Self {
+        Finder { map, cursor: None, prefix: Vec::new() }
+    }
+
+    /// What `visit` makes of the newest record of a key; none when the key does
+    /// not exist.
+    pub(crate) fn newest<T>(
+        &mut self,
+        key: &[u8],
+        visit: impl FnOnce(&Stored<'_>) -> T,
+    ) -> Result<Option<T>, MapError> {
+        self.prefix.clear();
+        layout::write_key_prefix(&mut self.prefix, key);
+        let cursor = match &mut self.cursor {
+            Some(cursor) => cursor,
+            none => none.insert(self.map.key_cursor()?),
+        };
+        cursor.seek(&self.prefix)?;
+        let Some((place, value)) =
+            cursor.entry().filter(|(place, _)| place.starts_with(&self.prefix))
+        else {
+            return Ok(None);
+        };
+        let revision =
+            layout::revision_after(place, self.prefix.len()).ok_or_else(damaged_place)?;
         Ok(record::read(value, revision)?.as_ref().map(visit))
-    })?;
-    found.unwrap_or(Ok(None))
+    }
 }
 
 /// Moves over the newest record of each key, removed ones included.
@@ -232,13 +246,7 @@ impl<C: Cursor> Walk<C> {
         }
         let cursor = map.cursor(&from, &to)?;
         let bound = if reverse { to } else { from };
-        Ok(Walk {
-            cursor,
-            bound,
-            reverse,
-            prefix: Vec::new(),
-            visits: 0,
-        })
+        Ok(Walk { cursor, bound, reverse, prefix: Vec::new(), visits: 0 })
     }
 
     /// The next key; none when the range is through.
@@ -253,11 +261,7 @@ impl<C: Cursor> Walk<C> {
         };
         let revision =
             layout::revision_after(place, self.prefix.len()).ok_or_else(damaged_place)?;
-        Ok(Some(Found {
-            prefix: &self.prefix,
-            revision,
-            value,
-        }))
+        Ok(Some(Found { prefix: &self.prefix, revision, value }))
     }
 
     /// To the newest record of the key above.

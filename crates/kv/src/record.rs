@@ -50,7 +50,6 @@ pub(crate) fn read(record: &[u8], revision: Revision) -> Result<Option<Stored<'_
     parse(record, revision).ok_or_else(|| MapError("the record of a key is damaged".to_owned()))
 }
 
-#[allow(clippy::option_option)] // Damaged, removed, or there.
 fn parse(record: &[u8], mod_revision: Revision) -> Option<Option<Stored<'_>>> {
     let mut reader = Reader::new(record);
     match reader.byte()? {
@@ -59,16 +58,8 @@ fn parse(record: &[u8], mod_revision: Revision) -> Option<Option<Stored<'_>>> {
             let create_revision = Revision(reader.varint()?);
             let version = reader.varint()?;
             let lease = reader.varint()?;
-            let metadata = Metadata {
-                create_revision,
-                mod_revision,
-                version,
-                lease,
-            };
-            Some(Some(Stored {
-                metadata,
-                value: reader.rest(),
-            }))
+            let metadata = Metadata { create_revision, mod_revision, version, lease };
+            Some(Some(Stored { metadata, value: reader.rest() }))
         }
         _ => None,
     }
@@ -78,12 +69,7 @@ fn parse(record: &[u8], mod_revision: Revision) -> Option<Option<Stored<'_>>> {
 pub(crate) fn encoded_for_tests(value: Option<&[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     let one = Revision(1);
-    let metadata = Metadata {
-        create_revision: one,
-        mod_revision: one,
-        version: 1,
-        lease: 0,
-    };
+    let metadata = Metadata { create_revision: one, mod_revision: one, version: 1, lease: 0 };
     match value {
         Some(value) => write_value(&mut out, &metadata, value),
         None => write_tombstone(&mut out),

@@ -53,8 +53,7 @@ impl State {
     /// # Errors
     /// When the map cannot be read or its record is damaged.
     pub fn load(map: &impl OrderedMap) -> Result<Self, MapError> {
-        map.get(APPLIED_KEY)?
-            .map_or_else(|| Ok(State::default()), |record| State::decode(&record))
+        map.get(APPLIED_KEY)?.map_or_else(|| Ok(State::default()), |record| State::decode(&record))
     }
 
     /// Takes the record under [`APPLIED_KEY`] apart.
@@ -90,10 +89,7 @@ impl State {
 
     /// Judges a server id and, if it is the next one, remembers it.
     pub(crate) fn take(&mut self, id: ServerId, origins_max: usize) -> Sequence {
-        let taken = LastTaken {
-            incarnation: id.incarnation,
-            sequence: id.sequence,
-        };
+        let taken = LastTaken { incarnation: id.incarnation, sequence: id.sequence };
         match self.origins.get_mut(&id.origin) {
             Some(last) if last.incarnation == id.incarnation => {
                 if id.sequence <= last.sequence {
@@ -140,10 +136,7 @@ impl State {
         };
         for _ in 0..reader.varint()? {
             let origin = u32::try_from(reader.varint()?).ok()?;
-            let last = LastTaken {
-                incarnation: reader.varint()?,
-                sequence: reader.varint()?,
-            };
+            let last = LastTaken { incarnation: reader.varint()?, sequence: reader.varint()? };
             state.origins.insert(origin, last);
         }
         reader.end()?;
@@ -156,11 +149,7 @@ mod tests {
     use super::*;
 
     fn id(origin: u32, incarnation: u64, sequence: u64) -> ServerId {
-        ServerId {
-            origin,
-            incarnation,
-            sequence,
-        }
+        ServerId { origin, incarnation, sequence }
     }
 
     #[test]
@@ -188,11 +177,7 @@ mod tests {
 
     #[test]
     fn every_damage_of_the_record_is_an_error_or_another_state() {
-        let mut state = State {
-            applied_slot: 300,
-            revision: Revision(200),
-            ..State::default()
-        };
+        let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
         state.take(id(1, 2, 1), 9);
         state.take(id(900, 1 << 40, 1), 9);
         let mut record = Vec::new();

@@ -43,10 +43,7 @@ impl WriteSet {
 
     /// Adds an insertion.
     pub fn put(&mut self, key: &[u8], value: &[u8]) {
-        self.put_with(
-            |out| out.extend_from_slice(key),
-            |out| out.extend_from_slice(value),
-        );
+        self.put_with(|out| out.extend_from_slice(key), |out| out.extend_from_slice(value));
     }
 
     /// Adds an insertion whose key and value are appended to the buffer they are
@@ -54,19 +51,13 @@ impl WriteSet {
     pub fn put_with(&mut self, key: impl FnOnce(&mut Vec<u8>), value: impl FnOnce(&mut Vec<u8>)) {
         let key = self.append(key);
         let value = self.append(value);
-        self.entries.push(Place {
-            key,
-            value_end: Some(value.end),
-        });
+        self.entries.push(Place { key, value_end: Some(value.end) });
     }
 
     /// Adds a removal.
     pub fn delete(&mut self, key: &[u8]) {
         let key = self.append(|out| out.extend_from_slice(key));
-        self.entries.push(Place {
-            key,
-            value_end: None,
-        });
+        self.entries.push(Place { key, value_end: None });
     }
 
     /// The changes in their order.
@@ -74,10 +65,7 @@ impl WriteSet {
         self.entries.iter().map(|place| {
             let key = &self.arena[place.key.clone()];
             match place.value_end {
-                Some(end) => Write::Put {
-                    key,
-                    value: &self.arena[place.key.end..end],
-                },
+                Some(end) => Write::Put { key, value: &self.arena[place.key.end..end] },
                 None => Write::Delete { key },
             }
         })
@@ -129,15 +117,9 @@ mod tests {
         set.delete(b"a");
         set.put(b"", b"");
         let expected = [
-            Write::Put {
-                key: b"a",
-                value: b"1",
-            },
+            Write::Put { key: b"a", value: b"1" },
             Write::Delete { key: b"a" },
-            Write::Put {
-                key: b"",
-                value: b"",
-            },
+            Write::Put { key: b"", value: b"" },
         ];
         assert!(set.iter().eq(expected));
         assert_eq!((set.len(), set.size_bytes()), (3, 3));

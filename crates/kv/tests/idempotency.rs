@@ -16,12 +16,7 @@ struct Cluster {
 impl Cluster {
     fn new(options: KvOptions) -> Self {
         let machine = StateMachine::open(MemoryMap::new(), options).unwrap();
-        Cluster {
-            machine,
-            slot: 0,
-            now_ms: 0,
-            sequence: 0,
-        }
+        Cluster { machine, slot: 0, now_ms: 0, sequence: 0 }
     }
 
     fn put(&mut self, idempotency: u64, value: &[u8]) -> Taken {
@@ -34,23 +29,10 @@ impl Cluster {
             condition: Condition::Always,
             want_previous: true,
         };
-        let idempotency = Some(IdempotencyKey {
-            key,
-            request_hash: value.len() as u128,
-        });
-        let command = Command {
-            idempotency,
-            operation,
-        };
-        let id = ServerId {
-            origin: 1,
-            incarnation: 1,
-            sequence: self.sequence,
-        };
-        let mut taken = self
-            .machine
-            .apply(self.slot, self.now_ms, &[(id, command)])
-            .unwrap();
+        let idempotency = Some(IdempotencyKey { key, request_hash: value.len() as u128 });
+        let command = Command { idempotency, operation };
+        let id = ServerId { origin: 1, incarnation: 1, sequence: self.sequence };
+        let mut taken = self.machine.apply(self.slot, self.now_ms, &[(id, command)]).unwrap();
         taken.pop().unwrap()
     }
 
@@ -61,32 +43,16 @@ impl Cluster {
 
     fn entries(&mut self) -> usize {
         self.machine.commit().unwrap();
-        self.machine
-            .map()
-            .iter()
-            .filter(|(place, _)| matches!(place[0], 2 | 3))
-            .count()
+        self.machine.map().iter().filter(|(place, _)| matches!(place[0], 2 | 3)).count()
     }
 }
 
 fn is_full(taken: &Taken) -> bool {
-    matches!(
-        taken,
-        Taken::Applied {
-            outcome: Outcome::IdempotencyFull { .. },
-            ..
-        }
-    )
+    matches!(taken, Taken::Applied { outcome: Outcome::IdempotencyFull { .. }, .. })
 }
 
 fn is_stored(taken: &Taken) -> bool {
-    matches!(
-        taken,
-        Taken::Applied {
-            outcome: Outcome::Stored { .. },
-            ..
-        }
-    )
+    matches!(taken, Taken::Applied { outcome: Outcome::Stored { .. }, .. })
 }
 
 #[test]
@@ -113,20 +79,14 @@ fn a_stamp_that_goes_back_forgets_nothing_and_lives_no_longer() {
 
 #[test]
 fn new_keys_are_refused_while_the_old_ones_live() {
-    let options = KvOptions {
-        idempotency_records_max: 100,
-        ..KvOptions::default()
-    };
+    let options = KvOptions { idempotency_records_max: 100, ..KvOptions::default() };
     let mut cluster = Cluster::new(options.clone());
     for number in 0..100 {
         assert!(is_stored(&cluster.put(number, b"v")));
     }
     let revision = cluster.machine.revision();
     assert!(is_full(&cluster.put(100, b"v")));
-    assert!(
-        is_stored(&cluster.put(0, b"v")),
-        "a retry gets its answer all the same"
-    );
+    assert!(is_stored(&cluster.put(0, b"v")), "a retry gets its answer all the same");
     assert_eq!(cluster.machine.revision(), revision);
     cluster.now_ms = options.idempotency_ttl_ms;
     assert!(is_stored(&cluster.put(100, b"v")));
@@ -134,15 +94,10 @@ fn new_keys_are_refused_while_the_old_ones_live() {
 
 #[test]
 fn the_bytes_of_answers_are_bounded_too() {
-    let options = KvOptions {
-        idempotency_bytes_max: 10_000,
-        ..KvOptions::default()
-    };
+    let options = KvOptions { idempotency_bytes_max: 10_000, ..KvOptions::default() };
     let mut cluster = Cluster::new(options.clone());
     let value = [7; 1000];
-    let kept = (0..100)
-        .take_while(|number| is_stored(&cluster.put(*number, &value)))
-        .count();
+    let kept = (0..100).take_while(|number| is_stored(&cluster.put(*number, &value))).count();
     // Each answer but the first has the replaced value in it.
     assert_eq!(kept, 11);
     cluster.now_ms = options.idempotency_ttl_ms;

@@ -47,23 +47,15 @@ impl Model {
         if id.sequence != next {
             return Taken::Gap;
         }
-        self.origins
-            .insert(id.origin, (id.incarnation, id.sequence));
+        self.origins.insert(id.origin, (id.incarnation, id.sequence));
         let revision = Revision(self.revision);
-        let applied = |outcome, idempotency_expires_ms| Taken::Applied {
-            outcome,
-            idempotency_expires_ms,
-        };
+        let applied =
+            |outcome, idempotency_expires_ms| Taken::Applied { outcome, idempotency_expires_ms };
         let Some(idempotency) = &command.idempotency else {
             return applied(self.carry_out(&command.operation), None);
         };
-        self.answers
-            .retain(|answer| answer.expires_ms > self.now_ms);
-        if let Some(answer) = self
-            .answers
-            .iter()
-            .find(|answer| answer.key == idempotency.key)
-        {
+        self.answers.retain(|answer| answer.expires_ms > self.now_ms);
+        if let Some(answer) = self.answers.iter().find(|answer| answer.key == idempotency.key) {
             let outcome = if answer.hash == idempotency.request_hash {
                 answer.outcome.clone()
             } else {
@@ -87,12 +79,7 @@ impl Model {
 
     fn carry_out(&mut self, operation: &Operation) -> Outcome {
         match operation {
-            Operation::Put {
-                key,
-                value,
-                condition,
-                want_previous,
-            } => {
+            Operation::Put { key, value, condition, want_previous } => {
                 let previous = self.keys.get(key).cloned();
                 if let Some(refusal) = self.refusal(*condition, previous.as_ref()) {
                     return refusal;
@@ -101,9 +88,7 @@ impl Model {
                 let revision = Revision(self.revision);
                 let record = KeyRecord {
                     value: value.clone(),
-                    create_revision: previous
-                        .as_ref()
-                        .map_or(revision, |old| old.create_revision),
+                    create_revision: previous.as_ref().map_or(revision, |old| old.create_revision),
                     mod_revision: revision,
                     version: previous.as_ref().map_or(1, |old| old.version + 1),
                     lease: 0,
@@ -116,27 +101,18 @@ impl Model {
                     previous: previous.filter(|_| *want_previous),
                 }
             }
-            Operation::Delete {
-                key,
-                condition,
-                want_previous,
-            } => {
+            Operation::Delete { key, condition, want_previous } => {
                 let previous = self.keys.get(key).cloned();
                 if let Some(refusal) = self.refusal(*condition, previous.as_ref()) {
                     return refusal;
                 }
                 if previous.is_none() {
-                    return Outcome::NotFound {
-                        revision: Revision(self.revision),
-                    };
+                    return Outcome::NotFound { revision: Revision(self.revision) };
                 }
                 self.revision += 1;
                 self.keys.remove(key);
                 let previous = previous.filter(|_| *want_previous);
-                Outcome::Deleted {
-                    revision: Revision(self.revision),
-                    previous,
-                }
+                Outcome::Deleted { revision: Revision(self.revision), previous }
             }
             Operation::DeleteRange { start, end, limit } => {
                 let limit = (*limit).min(DELETE_RANGE_KEYS_MAX) as usize;
@@ -146,11 +122,7 @@ impl Model {
                 self.revision += u64::from(!gone.is_empty());
                 let revision = Revision(self.revision);
                 let count = gone.len() as u64;
-                Outcome::RangeDeleted {
-                    revision,
-                    count,
-                    more: gone.len() == limit,
-                }
+                Outcome::RangeDeleted { revision, count, more: gone.len() == limit }
             }
         }
     }
@@ -172,9 +144,7 @@ impl Model {
         start: &'a Bytes,
         end: Option<&'a Bytes>,
     ) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a KeyRecord)> {
-        self.keys
-            .iter()
-            .filter(move |(key, _)| *key >= start && end.is_none_or(|end| *key < end))
+        self.keys.iter().filter(move |(key, _)| *key >= start && end.is_none_or(|end| *key < end))
     }
 }
 
@@ -223,12 +193,8 @@ fn command() -> impl Strategy<Value = Command> {
         key: Bytes::from(vec![key]),
         request_hash,
     });
-    (prop::option::weighted(0.4, idempotency), operation()).prop_map(|(idempotency, operation)| {
-        Command {
-            idempotency,
-            operation,
-        }
-    })
+    (prop::option::weighted(0.4, idempotency), operation())
+        .prop_map(|(idempotency, operation)| Command { idempotency, operation })
 }
 
 fn slots() -> impl Strategy<Value = Vec<Slot>> {
@@ -269,11 +235,7 @@ impl Senders {
                 *sender
             }
         };
-        ServerId {
-            origin: u32::from(choice % 3),
-            incarnation,
-            sequence,
-        }
+        ServerId { origin: u32::from(choice % 3), incarnation, sequence }
     }
 }
 

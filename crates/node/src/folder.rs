@@ -77,8 +77,7 @@ impl Folder {
         let lock_path = path.join(LOCK_FILE);
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true).mode(0o600);
-        let lock =
-            options.open(&lock_path).map_err(|source| failed("open", &lock_path, source))?;
+        let lock = options.open(&lock_path).map_err(|source| failed("open", &lock_path, source))?;
         match lock.try_lock() {
             Ok(()) => Ok(Folder { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(FolderError::InUse(path.to_owned())),

@@ -181,10 +181,9 @@ impl Identity {
     /// Reads the identity of a folder; none when it has none.
     fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
         let Some(content) = folder.read(FILE)? else { return Ok(None) };
-        Identity::decode(&content).map(Some).map_err(|reason| IdentityError::Damaged {
-            file: folder.path().join(FILE),
-            reason,
-        })
+        Identity::decode(&content)
+            .map(Some)
+            .map_err(|reason| IdentityError::Damaged { file: folder.path().join(FILE), reason })
     }
 
     fn compare(&self, path: &Path, settings: &Settings) -> Result<(), IdentityError> {

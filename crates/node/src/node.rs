@@ -2,8 +2,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -237,10 +237,9 @@ fn recover(
     let store = Store::open(folder.state(), &store_options)?;
     let journal_options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
     let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &journal_options)?;
-    let (journal, recovered, incarnation) =
-        (opened.journal, opened.recovered, opened.incarnation);
-    let machine = StateMachine::open(store.clone(), KvOptions::default())
-        .map_err(StartError::State)?;
+    let (journal, recovered, incarnation) = (opened.journal, opened.recovered, opened.incarnation);
+    let machine =
+        StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity.node, incarnation, shared.clone());
     recovery::replay(&journal, &recovered, &mut applier)?;
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
@@ -264,8 +263,7 @@ impl Assembly<'_> {
         doors: Doors,
         mut recovery: Recovery,
     ) -> Result<Node, StartError> {
-        let (client_addr, peer_addr) =
-            (local_addr(&doors.client)?, local_addr(&doors.peer)?);
+        let (client_addr, peer_addr) = (local_addr(&doors.client)?, local_addr(&doors.peer)?);
         let (reports, report_queue) = mpsc::unbounded_channel();
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
         let (answers, answer_queue) = Answers::new(self.shared.clone());
@@ -285,9 +283,11 @@ impl Assembly<'_> {
 
         let journal =
             JournalThread::new(recovery.journal, journal_queue, reports.clone(), shared.clone());
-        let journal = self.spawn("synod-journal", || journal.run(), |error: JournalError| {
-            format!("writing the journal: {error}")
-        })?;
+        let journal = self.spawn(
+            "synod-journal",
+            || journal.run(),
+            |error: JournalError| format!("writing the journal: {error}"),
+        )?;
         let apply = ApplyThread::new(
             recovery.applier,
             apply_queue,
@@ -368,10 +368,7 @@ impl Assembly<'_> {
             promised: recovery.recovered.promised,
             position: recovery.recovered.position,
             peers: peers
-                .map(|member| PeerAddress {
-                    node: NodeId(member.id),
-                    address: member.peer.clone(),
-                })
+                .map(|member| PeerAddress { node: NodeId(member.id), address: member.peer.clone() })
                 .collect(),
             pins: recovery.pins.list(),
             limits: tuning::transport_limits(self.settings),
@@ -448,8 +445,11 @@ impl Assembly<'_> {
 }
 
 fn listen(field: &'static str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .map_err(|source| StartError::Listen { field, address: address.to_owned(), source })
+    TcpListener::bind(address).map_err(|source| StartError::Listen {
+        field,
+        address: address.to_owned(),
+        source,
+    })
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {

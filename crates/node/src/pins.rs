@@ -37,12 +37,10 @@ impl Pins {
     pub(crate) fn open(folder: &Folder) -> Result<Pins, IdentityError> {
         let mut stores = BTreeMap::new();
         if let Some(content) = folder.read(FILE)? {
-            let damaged = |reason| IdentityError::Damaged {
-                file: folder.path().join(FILE),
-                reason,
-            };
-            let written: Written = serde_json::from_slice(&content)
-                .map_err(|error| damaged(error.to_string()))?;
+            let damaged =
+                |reason| IdentityError::Damaged { file: folder.path().join(FILE), reason };
+            let written: Written =
+                serde_json::from_slice(&content).map_err(|error| damaged(error.to_string()))?;
             for pin in written.members {
                 let store = parse_id(&pin.store_id).map_err(damaged)?;
                 stores.insert(NodeId(pin.node_id), store);

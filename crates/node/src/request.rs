@@ -63,9 +63,9 @@ impl Answers {
         if answers.is_empty() {
             return;
         }
-        let refused = answers.iter().filter(|answer| {
-            matches!(answer, Answer::Write(_, Err(_)) | Answer::Read(_, Err(_)))
-        });
+        let refused = answers
+            .iter()
+            .filter(|answer| matches!(answer, Answer::Write(_, Err(_)) | Answer::Read(_, Err(_))));
         let refused = refused.count() as u64;
         if refused > 0 {
             self.shared.owner.refused.fetch_add(refused, Relaxed);

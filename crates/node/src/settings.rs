@@ -202,8 +202,10 @@ impl Settings {
             let folder = file.parent().unwrap_or(Path::new("."));
             settings.data_dir = folder.join(&settings.data_dir);
         }
-        settings.check().map_err(|(field, reason)| {
-            SettingsError::Invalid { file: file.to_owned(), field, reason }
+        settings.check().map_err(|(field, reason)| SettingsError::Invalid {
+            file: file.to_owned(),
+            field,
+            reason,
         })?;
         Ok(settings)
     }

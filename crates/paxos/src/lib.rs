@@ -27,6 +27,7 @@ mod proposer;
 mod quorum;
 mod read;
 mod replica;
+pub mod single_decree;
 mod slot;
 mod time;
 mod value;

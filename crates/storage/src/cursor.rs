@@ -25,7 +25,13 @@ impl<'a> StoreCursor<'a> {
         StoreCursor { rows: db.raw_iterator_opt(options) }
     }
 
-    pub(crate) fn temp(rows: DBRawIterator<'a>) -> Self { StoreCursor { rows } }
+    /// Within the records of one key the filters tell which files to look into.
+    pub(crate) fn over_keys(db: &'a DB) -> Self {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        StoreCursor { rows: db.raw_iterator_opt(options) }
+    }
+
     /// A move that ended nowhere either left the range or failed.
     fn check(&self) -> Result<(), MapError> {
         if self.rows.valid() { Ok(()) } else { self.rows.status().map_err(crate::store::failed) }

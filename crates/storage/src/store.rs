@@ -121,12 +121,6 @@ impl Store {
         StoreMetrics::of(&self.inner.db)
     }
 
-    #[allow(missing_docs)]
-    pub fn prefix_cursor(&self) -> StoreCursor<'_> {
-        let mut options = ReadOptions::default();
-        options.set_prefix_same_as_start(true);
-        StoreCursor::temp(self.inner.db.raw_iterator_opt(options))
-    }
     #[cfg(test)]
     pub(crate) fn database(&self) -> &DB {
         &self.inner.db
@@ -169,27 +163,8 @@ impl OrderedMap for Store {
         Ok(StoreCursor::new(&self.inner.db, from, to))
     }
 
-    fn first<T>(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: impl FnOnce(&[u8], &[u8]) -> T,
-    ) -> Result<Option<T>, MapError> {
-        let mut options = ReadOptions::default();
-        let prefix = layout::key_prefix(from);
-        if prefix.is_some() && prefix == layout::key_prefix(to) {
-            // Within one key the filters tell which files to look into.
-            options.set_prefix_same_as_start(true);
-        } else {
-            options.set_total_order_seek(true);
-        }
-        let mut rows = self.inner.db.raw_iterator_opt(options);
-        rows.seek(from);
-        match rows.item() {
-            Some((key, value)) if key < to => Ok(Some(visit(key, value))),
-            Some(_) => Ok(None),
-            None => rows.status().map_err(failed).map(|()| None),
-        }
+    fn key_cursor(&self) -> Result<StoreCursor<'_>, MapError> {
+        Ok(StoreCursor::over_keys(&self.inner.db))
     }
 
     fn write(&mut self, batch: &WriteSet) -> Result<(), MapError> {

@@ -240,3 +240,33 @@ async fn write_messages(peer: &Peer, lane: Lane, mut writer: WriteHalf<'_>) -> i
         queue.written(&mut buffer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io::ErrorKind;
+
+    #[test]
+    fn only_a_refusal_or_a_reset_says_that_nobody_listens() {
+        let end = |kind: ErrorKind| match io_failed(&kind.into()) {
+            DialError::Failed(end, _) => end,
+            DialError::Refused(..) => panic!("nobody was asked"),
+        };
+        for kind in [ErrorKind::ConnectionRefused, ErrorKind::ConnectionReset] {
+            assert_eq!(end(kind), DialEnd::NobodyListens);
+        }
+        for kind in [
+            ErrorKind::TimedOut,
+            ErrorKind::HostUnreachable,
+            ErrorKind::NetworkUnreachable,
+            ErrorKind::AddrNotAvailable,
+            ErrorKind::ConnectionAborted,
+            ErrorKind::BrokenPipe,
+            ErrorKind::UnexpectedEof,
+            ErrorKind::NotFound,
+            ErrorKind::Other,
+        ] {
+            assert_eq!(end(kind), DialEnd::Other, "{kind}");
+        }
+    }
+}

@@ -61,10 +61,7 @@ impl Cluster {
                 node: id,
                 incarnation: 1,
                 configuration: configuration.clone(),
-                options: Options {
-                    seed: u64::from(id.0),
-                    ..Options::default()
-                },
+                options: Options { seed: u64::from(id.0), ..Options::default() },
                 limits: limits.clone(),
             };
             Node {
@@ -98,35 +95,19 @@ impl Cluster {
             let status = node.host.status(self.now);
             !node.is_dead && status.role == Role::Leader && status.following.is_some()
         };
-        self.nodes
-            .iter()
-            .find(|(_, node)| leads(node))
-            .map(|(id, _)| *id)
+        self.nodes.iter().find(|(_, node)| leads(node)).map(|(id, _)| *id)
     }
 
     pub(crate) fn write(&mut self, at: NodeId, request: u64, deadline_us: u64) {
         let command = Bytes::from(format!("{at}-{request}"));
         let deadline = self.now.plus_us(deadline_us);
         let request = RequestId(request);
-        self.step(
-            at,
-            Event::Write {
-                request,
-                command,
-                deadline,
-            },
-        );
+        self.step(at, Event::Write { request, command, deadline });
     }
 
     pub(crate) fn read(&mut self, at: NodeId, request: u64, deadline_us: u64) {
         let deadline = self.now.plus_us(deadline_us);
-        self.step(
-            at,
-            Event::Read {
-                request: RequestId(request),
-                deadline,
-            },
-        );
+        self.step(at, Event::Read { request: RequestId(request), deadline });
     }
 
     pub(crate) fn kill(&mut self, id: NodeId) {
@@ -169,8 +150,7 @@ impl Cluster {
 
     fn later(&mut self, to: NodeId, event: Event) {
         self.count += 1;
-        self.events
-            .insert((self.now.plus_us(HOP_US), self.count), (to, event));
+        self.events.insert((self.now.plus_us(HOP_US), self.count), (to, event));
     }
 
     pub(crate) fn step(&mut self, at: NodeId, event: Event) {
@@ -203,22 +183,12 @@ impl Cluster {
                     self.later(to, Event::Received { from: at, message });
                 }
             }
-            Action::Apply {
-                first,
-                values,
-                waiters,
-            } => {
+            Action::Apply { first, values, waiters } => {
                 node.waiters.extend(waiters);
                 let applied = node.apply(at, first, values);
                 self.later(at, Event::Applied(applied));
             }
-            Action::Load(load) => self.later(
-                at,
-                Event::Loaded {
-                    load,
-                    values: Vec::new(),
-                },
-            ),
+            Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
             Action::Truncate(_) => {}
             Action::ReadReady { request } => node.answer(request, Answer::Read),
             Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
@@ -259,10 +229,7 @@ impl Node {
         self.taken.push((id, command));
         if is_own {
             self.applied.own_sequence = id.sequence;
-            let waiter = self
-                .waiters
-                .pop_front()
-                .expect("a waiter came with or before it");
+            let waiter = self.waiters.pop_front().expect("a waiter came with or before it");
             assert_eq!(waiter.sequence, id.sequence);
             self.answer(waiter.request, Answer::Applied);
         }

@@ -13,9 +13,7 @@ pub fn encode(bytes: &[u8]) -> String {
             if digit > group.len() {
                 text.push('=');
             } else {
-                text.push(char::from(
-                    ALPHABET[(bits >> (18 - 6 * digit) & 63) as usize],
-                ));
+                text.push(char::from(ALPHABET[(bits >> (18 - 6 * digit) & 63) as usize]));
             }
         }
     }
@@ -87,9 +85,8 @@ mod tests {
 
     #[test]
     fn wrong_text_is_refused() {
-        for text in [
-            "Z", "Zg", "Zg=", "Z===", "====", "Zh==", "Zm9=", "Zg==Zg==", "Zm9v\n", "Zm-_",
-        ] {
+        for text in ["Z", "Zg", "Zg=", "Z===", "====", "Zh==", "Zm9=", "Zg==Zg==", "Zm9v\n", "Zm-_"]
+        {
             assert_eq!(decode(text), None, "{text}");
         }
     }

@@ -139,9 +139,7 @@ impl ProblemKind {
     /// The kind with this `type`; none for one of a later release.
     #[must_use]
     pub fn from_type(text: &str) -> Option<Self> {
-        ProblemKind::ALL
-            .into_iter()
-            .find(|kind| kind.as_type() == text)
+        ProblemKind::ALL.into_iter().find(|kind| kind.as_type() == text)
     }
 
     const fn parts(self) -> (&'static str, u16, &'static str) {
@@ -165,11 +163,9 @@ impl ProblemKind {
                 422,
                 "Idempotency key was used for another request",
             ),
-            Self::IdempotencyFull => (
-                "urn:synod:idempotency-full",
-                503,
-                "Too many idempotency keys",
-            ),
+            Self::IdempotencyFull => {
+                ("urn:synod:idempotency-full", 503, "Too many idempotency keys")
+            }
             Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),
             Self::NoLeader => ("urn:synod:no-leader", 503, "No leader"),
             Self::Timeout => ("urn:synod:timeout", 503, "No answer in time"),
@@ -211,11 +207,8 @@ mod tests {
 
     #[test]
     fn a_problem_has_the_members_of_the_rfc_and_its_outcome() {
-        let mut problem = Problem::new(
-            ProblemKind::NoLeader,
-            "No quorum answers.",
-            Effect::NotApplied,
-        );
+        let mut problem =
+            Problem::new(ProblemKind::NoLeader, "No quorum answers.", Effect::NotApplied);
         problem.leader = Some(LeaderHint { id: 3, url: None });
         let written = json!({
             "type": "urn:synod:no-leader", "title": "No leader", "status": 503,

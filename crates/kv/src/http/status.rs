@@ -97,10 +97,7 @@ mod tests {
             uptime_seconds: 5,
             role: RoleName::Leader,
             ballot: "3.1".to_owned(),
-            leader: Some(LeaderHint {
-                id: 1,
-                url: Some("http://127.0.0.1:7001".to_owned()),
-            }),
+            leader: Some(LeaderHint { id: 1, url: Some("http://127.0.0.1:7001".to_owned()) }),
             chosen_slot: 9,
             applied_slot: 8,
             durable_slot: 7,
@@ -120,9 +117,6 @@ mod tests {
         };
         let written = serde_json::to_string(&status).unwrap();
         assert!(written.contains(r#""role":"leader""#));
-        assert_eq!(
-            serde_json::from_str::<StatusBody>(&written).unwrap(),
-            status
-        );
+        assert_eq!(serde_json::from_str::<StatusBody>(&written).unwrap(), status);
     }
 }

@@ -1,0 +1,206 @@
+//! Whole nodes in this process: threads, sockets, disks and all.
+
+mod support;
+
+use std::net::TcpListener;
+
+use support::{Cluster, request, status, wait_for};
+use synod_node::{Node, Settings};
+
+fn leader_of(nodes: &[Option<Node>]) -> Option<usize> {
+    nodes.iter().position(|node| node.as_ref().is_some_and(Node::is_leader))
+}
+
+#[test]
+fn a_single_node_keeps_what_it_acknowledged() {
+    let cluster = Cluster::new(1);
+    let node = cluster.start(0);
+    let address = node.client_addr();
+    let put = request(address, "PUT", "/v1/kv/colour", "blue");
+    assert_eq!(put.status, 201, "{put:?}");
+    assert!(put.head.contains("etag: \"1\""), "{put:?}");
+    assert_eq!(request(address, "PUT", "/v1/kv/colour", "green").status, 200);
+    assert_eq!(request(address, "DELETE", "/v1/kv/nothing", "").status, 404);
+    let get = request(address, "GET", "/v1/kv/colour", "");
+    assert_eq!((get.status, get.body.as_str()), (200, "green"));
+    assert!(get.head.contains("synod-leader: 1 http://127.0.0.1:"), "{get:?}");
+
+    let metrics = request(address, "GET", "/metrics", "").body;
+    for name in [
+        "synod_values_chosen_total",
+        "synod_commands_applied_total 3",
+        "synod_journal_syncs_total",
+        "synod_journal_bytes_total",
+        "synod_http_requests_total",
+        "synod_elections_total",
+        "synod_is_leader 1",
+    ] {
+        assert!(metrics.contains(name), "{name} is missing in {metrics}");
+    }
+    node.stop().expect("stopped in order");
+
+    for _ in 0..3 {
+        let node = cluster.start(0);
+        wait_for("a leader", || node.is_leader());
+        let get = request(node.client_addr(), "GET", "/v1/kv/colour", "");
+        assert_eq!((get.status, get.body.as_str()), (200, "green"));
+        node.stop().expect("stopped in order");
+    }
+}
+
+#[test]
+fn three_nodes_answer_any_request_and_survive_a_leader_that_stops() {
+    let cluster = Cluster::new(3);
+    let mut nodes: Vec<Option<Node>> = cluster.start_all().into_iter().map(Some).collect();
+    let address = |nodes: &[Option<Node>], index: usize| {
+        nodes[index].as_ref().expect("it runs").client_addr()
+    };
+    for index in 0..3 {
+        let target = format!("/v1/kv/from-{index}");
+        let put = request(address(&nodes, index), "PUT", &target, "hello");
+        assert_eq!(put.status, 201, "{put:?}");
+        for other in 0..3 {
+            let get = request(address(&nodes, other), "GET", &target, "");
+            assert_eq!((get.status, get.body.as_str()), (200, "hello"), "{get:?}");
+        }
+    }
+    let survivable = |nodes: &[Option<Node>]| {
+        leader_of(nodes).map(|leader| {
+            status(nodes[leader].as_ref().expect("it runs"), "failures_survivable").clone()
+        })
+    };
+    wait_for("all three", || survivable(&nodes) == Some(1.into()));
+
+    let leader = leader_of(&nodes).expect("somebody leads");
+    nodes[leader].take().expect("it runs").stop().expect("stopped in order");
+    let survivor = (leader + 1) % 3;
+    let put = request(address(&nodes, survivor), "PUT", "/v1/kv/after", "still here");
+    assert_eq!(put.status, 201, "{put:?}");
+
+    nodes[leader] = Some(cluster.start(leader));
+    let get = request(address(&nodes, leader), "GET", "/v1/kv/after", "");
+    assert_eq!((get.status, get.body.as_str()), (200, "still here"), "{get:?}");
+    let of = |index: usize, field| status(nodes[index].as_ref().expect("it runs"), field);
+    wait_for("equal states", || {
+        (0..3).all(|index| of(index, "applied_slot") == of(0, "applied_slot"))
+    });
+    assert!((0..3).all(|index| of(index, "state_hash") == of(0, "state_hash")));
+    for node in nodes.into_iter().flatten() {
+        node.stop().expect("stopped in order");
+    }
+
+    let nodes: Vec<Option<Node>> = cluster.start_all().into_iter().map(Some).collect();
+    let get = request(address(&nodes, 0), "GET", "/v1/kv/after", "");
+    assert_eq!((get.status, get.body.as_str()), (200, "still here"), "{get:?}");
+}
+
+#[test]
+fn the_journal_is_cut_when_the_state_is_flushed() {
+    let mut cluster = Cluster::new(1);
+    cluster.settings[0].limits.segment_bytes = 64 << 10;
+    let node = cluster.start(0);
+    let value = "v".repeat(10_000);
+    for number in 0..40 {
+        let target = format!("/v1/kv/key-{number}");
+        assert_eq!(request(node.client_addr(), "PUT", &target, &value).status, 201);
+    }
+    wait_for("a cut journal", || status(&node, "truncated_slot") != 0);
+    node.stop().expect("stopped in order");
+    let node = cluster.start(0);
+    for number in 0..40 {
+        let get = request(node.client_addr(), "GET", &format!("/v1/kv/key-{number}"), "");
+        assert_eq!((get.status, get.body == value), (200, true));
+    }
+    node.stop().expect("stopped in order");
+}
+
+#[test]
+fn without_a_quorum_a_write_is_refused_within_its_time() {
+    let cluster = Cluster::new(3);
+    let node = cluster.start(0);
+    let body = "x";
+    let answer = {
+        use std::io::{Read, Write};
+        let mut stream = std::net::TcpStream::connect(node.client_addr()).expect("it listens");
+        write!(
+            stream,
+            "PUT /v1/kv/a HTTP/1.1\r\nhost: test\r\nconnection: close\r\nsynod-timeout: 300ms\r\n\
+             content-length: 1\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    };
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("not_applied"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("retry-after:"), "{answer}");
+    assert_eq!(request(node.client_addr(), "GET", "/readyz", "").status, 503);
+    assert_eq!(request(node.client_addr(), "GET", "/v1/kv/a?consistency=stale", "").status, 404);
+    node.stop().expect("stopped in order");
+}
+
+#[test]
+fn a_start_that_cannot_be_fails_with_one_clear_message() {
+    let refused = |settings: &Settings, words: &[&str]| {
+        let message = Node::start(settings).expect_err("refused").to_string();
+        for word in words {
+            assert!(message.contains(word), "{word:?} is missing in {message:?}");
+        }
+    };
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = listener.local_addr().expect("bound").to_string();
+    let mut other = settings.clone();
+    other.client.listen.clone_from(&taken);
+    refused(&other, &["client.listen", &taken, "Another process has this port"]);
+    let mut other = settings.clone();
+    other.peer.listen.clone_from(&taken);
+    refused(&other, &["peer.listen", &taken]);
+
+    let mut other = settings.clone();
+    other.data_dir = cluster.path("nowhere");
+    refused(&other, &["nowhere", "No such file"]);
+    let mut other = settings.clone();
+    other.cluster.id = "f".repeat(32);
+    refused(&other, &["belongs to cluster 0011", "ffff"]);
+
+    let node = cluster.start(0);
+    refused(settings, &["is in use by another process"]);
+    node.stop().expect("stopped in order");
+
+    let marker = settings.data_dir.join("VIOLATION");
+    std::fs::write(&marker, "two values in slot 7").expect("written");
+    refused(settings, &["VIOLATION", "remove the file"]);
+    std::fs::remove_file(&marker).expect("removed");
+    cluster.start(0).stop().expect("runs again");
+}
+
+#[test]
+fn a_member_that_comes_back_without_its_disk_is_kept_out() {
+    let cluster = Cluster::new(3);
+    let mut nodes: Vec<Option<Node>> = cluster.start_all().into_iter().map(Some).collect();
+    let first = nodes[0].as_ref().expect("it runs").client_addr();
+    assert_eq!(request(first, "PUT", "/v1/kv/a", "1").status, 201);
+    wait_for("pins", || {
+        let pins = std::fs::read_to_string(cluster.settings[0].data_dir.join("members.json"));
+        pins.is_ok_and(|text| text.matches("store_id").count() == 2)
+    });
+    nodes[2].take().expect("it runs").stop().expect("stopped in order");
+    let lost = &cluster.settings[2];
+    std::fs::remove_dir_all(&lost.data_dir).expect("removed");
+    synod_node::init(lost).expect("the operator was careless");
+    let amnesiac = cluster.start(2);
+    let text = "peer_handshakes_refused_total";
+    wait_for("a refusal", || {
+        let metrics = request(first, "GET", "/metrics", "").body;
+        metrics
+            .lines()
+            .filter(|line| line.contains(text) && !line.starts_with('#'))
+            .any(|line| !line.ends_with(" 0"))
+    });
+    assert_eq!(amnesiac.is_leader(), false);
+    assert_eq!(status(&amnesiac, "chosen_slot"), 0);
+    amnesiac.stop().expect("stopped in order");
+}
