@@ -46,7 +46,12 @@ fn write_until_it_ends(cluster: &mut TestCluster, id: u32, value_bytes: usize) -
 
 fn comes_back(cluster: &mut TestCluster, id: u32) {
     cluster.start_by_hand(id);
-    wait_until("the node is ready again", || {
+    wait_until_ready(cluster, id);
+}
+
+fn wait_until_ready(cluster: &mut TestCluster, id: u32) {
+    wait_until("the node is ready", || {
+        assert!(!cluster.has_ended(id), "it ended: {}", cluster.node_output(id));
         cluster.try_request(id, "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
     });
 }
@@ -66,7 +71,14 @@ impl SmallDisk {
         status.is_ok_and(|status| status.success()).then(|| Self { path: path.to_owned() })
     }
 
-    fn grow(&self, size: &str) {
+    fn used_kib(&self) -> u64 {
+        let output = Command::new("df").args(["-k", "--output=used"]).arg(&self.path).output();
+        let output = output.expect("df runs").stdout;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
+    }
+
+    fn resize(&self, size: &str) {
         let status = Command::new("mount")
             .args(["-o", &format!("remount,size={size}")])
             .arg(&self.path)
@@ -93,37 +105,24 @@ fn a_full_disk_stops_its_node_and_only_that() {
     let aside = data.with_file_name("aside");
     fs::rename(&data, &aside).expect("the data moves");
     fs::create_dir(&data).expect("a folder");
-    let bytes_held = folder_bytes(&aside);
-    let size = format!("{}k", bytes_held / 1024 + 2 * 1024);
-    let Some(disk) = SmallDisk::mount(&data, &size) else {
+    let Some(disk) = SmallDisk::mount(&data, "1g") else {
         eprintln!("skipped: a small file system can be mounted by root only");
         return;
     };
     copy_folder(&aside, &data);
+    comes_back(&mut cluster, 3);
 
-    cluster.start_by_hand(3);
+    // From now on there is room for a few more values.
+    disk.resize(&format!("{}k", disk.used_kib() + 1024));
     let output = write_until_it_ends(&mut cluster, 3, 256 << 10);
     assert!(
         output.contains("No space left") || output.to_lowercase().contains("disk full"),
         "the message names the cause: {output}"
     );
-    disk.grow("1g");
+    disk.resize("1g");
     comes_back(&mut cluster, 3);
     drop(cluster);
     drop(disk);
-}
-
-/// The blocks that a folder takes on disk.
-fn folder_bytes(folder: &Path) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    let entries = fs::read_dir(folder).expect("a folder");
-    entries
-        .map(|entry| {
-            let entry = entry.expect("an entry");
-            let metadata = entry.metadata().expect("its metadata");
-            if metadata.is_dir() { folder_bytes(&entry.path()) } else { metadata.blocks() * 512 }
-        })
-        .sum()
 }
 
 #[test]
@@ -140,6 +139,7 @@ fn a_failed_fsync_stops_its_node_and_only_that() {
     command.args(["-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=40+"]);
     command.arg(SYNOD).arg("serve").arg("--config").arg(cluster.settings_path(3));
     cluster.start_by_hand_with(3, command);
+    wait_until_ready(&mut cluster, 3);
     let output = write_until_it_ends(&mut cluster, 3, 64);
     assert!(output.contains("nput/output error"), "the message names the cause: {output}");
     comes_back(&mut cluster, 3);

@@ -84,11 +84,36 @@ fn settings_that_are_not_toml_are_named() {
 fn an_empty_data_folder_is_not_served() {
     let cluster = stopped_cluster();
     let data = cluster.settings_path(1).with_file_name("data");
-    fs::remove_dir_all(&data).expect("the data");
-    fs::create_dir(&data).expect("a folder");
+    for entry in fs::read_dir(&data).expect("the data") {
+        let path = entry.expect("an entry").path();
+        let removed =
+            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.expect("the data");
+    }
     let text = refusal(&serve(&cluster.settings_path(1)));
     assert!(text.contains("init"), "{text}");
-    assert_eq!(fs::read_dir(&data).expect("the folder").count(), 0, "nothing was created");
+    assert!(!data.join("identity.json").exists(), "no node was made");
+}
+
+#[test]
+fn a_missing_data_folder_is_named() {
+    let cluster = stopped_cluster();
+    let data = cluster.settings_path(1).with_file_name("data");
+    fs::remove_dir_all(&data).expect("the data");
+    let text = refusal(&serve(&cluster.settings_path(1)));
+    assert!(text.contains(&data.display().to_string()), "{text}");
+    assert!(!data.exists(), "no node was made");
+}
+
+#[test]
+fn a_data_folder_open_to_others_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let cluster = stopped_cluster();
+    let data = cluster.settings_path(1).with_file_name("data");
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).expect("permissions");
+    let text = refusal(&serve(&cluster.settings_path(1)));
+    assert!(text.contains("chmod"), "{text}");
 }
 
 #[test]
@@ -100,11 +125,13 @@ fn a_data_folder_in_use_is_refused() {
     let mut text = fs::read_to_string(cluster.settings_path(1)).expect("the settings");
     let base = cluster.client_addr(1).port() - 1;
     text = text.replace(&(base + 1).to_string(), &(port + 1).to_string());
+    let data = cluster.settings_path(1).with_file_name("data").display().to_string();
+    text = text.replace("data_dir = \"data\"", &format!("data_dir = \"{data}\""));
     text = text.replace(&(base + 11).to_string(), &(port + 11).to_string());
     let path = other.path().join("synod.toml");
     fs::write(&path, text).expect("a file");
     let message = refusal(&serve(&path));
-    assert!(message.contains("in use") || message.contains("another process"), "{message}");
+    assert!(message.contains("in use") || message.contains("process"), "{message}");
 }
 
 #[test]

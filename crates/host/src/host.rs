@@ -5,11 +5,12 @@ use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
     Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Route, Slot,
-    Status, Time, Value,
+    Status, Time,
 };
 use synod_wire::{Forward, PeerMessage, batch};
 
 use crate::Limits;
+use crate::applying::Applying;
 use crate::batcher::Batcher;
 use crate::boundary::{Action, Applied, Event};
 use crate::cluster_clock::ClusterClock;
@@ -53,13 +54,6 @@ pub struct Queues {
     pub messages_held: usize,
 }
 
-/// Newly chosen values of this step.
-#[derive(Debug, Default)]
-struct Chosen {
-    first: Option<Slot>,
-    values: Vec<Value>,
-}
-
 /// Who leads, as far as it matters for commands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct View {
@@ -90,12 +84,11 @@ pub struct Host {
     viewed: View,
     /// The state machine has applied every slot up to here.
     applied: Slot,
-    /// The last slot that was handed to the state machine.
-    chosen: Slot,
+    /// Chosen values that are not handed to it yet.
+    applying: Applying,
 
     /// Gathered since the last [`Host::finish`].
     forwards: Vec<(NodeId, Forward)>,
-    newly_chosen: Chosen,
     loads: Vec<Load>,
     truncate: Option<Slot>,
     /// Actions about requests and relayed commands, which need no order.
@@ -135,9 +128,8 @@ impl Host {
             clock: ClusterClock::new(applied.cluster_time_ms, now),
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
-            chosen: applied.upto,
+            applying: Applying::new(applied.upto),
             forwards: Vec::new(),
-            newly_chosen: Chosen::default(),
             loads: Vec::new(),
             truncate: None,
             others: Vec::new(),
@@ -264,17 +256,14 @@ impl Host {
 
     fn take_effects(&mut self, now: Time) {
         let effects = &mut self.effects;
+        self.applying.note_records(self.outbox.handed_out(), &effects.persist);
         self.outbox.take(
             &mut effects.persist,
             &mut effects.send_now,
             &mut effects.send_after_durable,
         );
         for (slot, value) in effects.chosen.drain(..) {
-            // Invariant 5: what is applied is a prefix of what is chosen.
-            assert_eq!(slot, self.chosen.next(), "chosen slots come in order, without a gap");
-            self.chosen = slot;
-            self.newly_chosen.first.get_or_insert(slot);
-            self.newly_chosen.values.push(value);
+            self.applying.push(slot, value);
         }
         self.loads.append(&mut effects.load);
         self.truncate = self.truncate.max(effects.truncate.take());
@@ -284,7 +273,10 @@ impl Host {
     }
 
     fn receive_applied(&mut self, now: Time, applied: &Applied) {
-        assert!(applied.upto <= self.chosen, "a slot was applied that was never handed out");
+        assert!(
+            applied.upto <= self.applying.chosen(),
+            "a slot was applied that was never handed out"
+        );
         self.applied = self.applied.max(applied.upto);
         self.clock.observe(applied.cluster_time_ms, now);
         self.commands.applied(now, applied.own_sequence, applied.own_gap);
@@ -404,8 +396,7 @@ impl Host {
 
     fn emit(&mut self, actions: &mut Vec<Action>) {
         self.outbox.emit(actions);
-        if let Some(first) = self.newly_chosen.first.take() {
-            let values = std::mem::take(&mut self.newly_chosen.values);
+        if let Some((first, values)) = self.applying.take_ready(self.outbox.durable()) {
             // A command is in a chosen value only after it got its sequence, so its
             // waiter travels with that value's Apply or with an earlier one.
             let waiters = self.commands.take_waiters();

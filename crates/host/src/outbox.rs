@@ -81,6 +81,16 @@ impl Outbox {
         }
     }
 
+    /// The position of the last record handed out.
+    pub(crate) fn handed_out(&self) -> Position {
+        self.handed_out
+    }
+
+    /// Every record up to here is durable.
+    pub(crate) fn durable(&self) -> Position {
+        self.durable
+    }
+
     /// The next message to this node itself.
     pub(crate) fn next_looped(&mut self) -> Option<Message> {
         self.looped.pop_front()

@@ -3,13 +3,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use synod_journal::{ClusterId, Journal, JournalOptions};
 use synod_paxos::{Ballot, NodeId, Record, RecordBody, Slot, Value};
 
+const CLUSTER: ClusterId = ClusterId(1);
 const GROUPS: u64 = 4_000;
 const BALLOT: Ballot = Ballot { round: 1, node: NodeId(1) };
 
@@ -39,6 +40,7 @@ fn main() {
             percentile(&journal, 100).as_micros(),
             rate(&journal),
         );
+        subject.report_reopening();
     }
 }
 
@@ -69,16 +71,26 @@ impl Raw {
 
 /// One record a group, as one client's write would be.
 struct Subject {
+    dir: PathBuf,
     journal: Journal,
     value: Value,
 }
 
 impl Subject {
     fn new(dir: &Path, bytes: usize) -> Subject {
-        let (cluster, options) = (ClusterId(1), JournalOptions::default());
-        Journal::create(dir, cluster, &options).expect("a new journal");
-        let journal = Journal::open(dir, cluster, &options).expect("a journal").journal;
-        Subject { journal, value: Value::Batch(Bytes::from(vec![7; bytes])) }
+        let options = JournalOptions::default();
+        Journal::create(dir, CLUSTER, &options).expect("a new journal");
+        let journal = Journal::open(dir, CLUSTER, &options).expect("a journal").journal;
+        Subject { dir: dir.to_owned(), journal, value: Value::Batch(Bytes::from(vec![7; bytes])) }
+    }
+
+    /// How long a restart takes to read and check everything.
+    fn report_reopening(self) {
+        let mib = self.journal.bytes_on_disk() >> 20;
+        drop(self.journal);
+        let start = Instant::now();
+        Journal::inspect(&self.dir, CLUSTER).expect("an intact journal");
+        println!("{:>11} | checking {mib} MiB took {} ms", "", start.elapsed().as_millis());
     }
 
     fn write(&mut self, slot: u64) {

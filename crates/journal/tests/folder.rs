@@ -131,6 +131,41 @@ fn truncation_frees_the_disk_and_keeps_what_is_above() {
 }
 
 #[test]
+fn nothing_that_is_not_known_as_chosen_is_dropped() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    for slot in 1..=50 {
+        journal.append(&[accepted(slot, 0, 700)]).unwrap();
+        journal.sync().unwrap();
+    }
+    let full = journal.bytes_on_disk();
+    journal.truncate(Slot(40)).unwrap();
+    // The first segment never holds anything.
+    assert_eq!(journal.bytes_on_disk(), full - 1536);
+    assert_eq!(journal.truncated_upto(), Slot::ZERO);
+    drop(journal);
+    assert_eq!(Journal::open(&dir, CLUSTER, &SMALL).unwrap().recovered.open.len(), 50);
+}
+
+#[test]
+fn a_segment_of_a_copy_that_went_its_own_way_is_noticed() {
+    let (folder, dir) = created();
+    let (_other_folder, other) = created();
+    for (dir, bytes) in [(&dir, 700), (&other, 701)] {
+        for life in 1..=2 {
+            let mut journal = open(dir);
+            journal.append(&[accepted(life, 0, bytes)]).unwrap();
+            journal.sync().unwrap();
+        }
+    }
+    std::fs::copy(segment(&other, 2), segment(&dir, 2)).unwrap();
+    let refused = Journal::inspect(&dir, CLUSTER);
+    let Err(OpenError::Damaged(damage)) = refused else { panic!("{refused:?}") };
+    assert_eq!(damage.file, segment(&dir, 2));
+    drop(folder);
+}
+
+#[test]
 fn a_full_disk_or_a_failed_sync_stops_the_journal_for_good() {
     // These refuse a write with "no space left", and a sync with "invalid argument".
     for broken in ["/dev/full", "/dev/null"] {

@@ -81,7 +81,7 @@ impl MetadataCache {
             *entry = known;
             return;
         }
-        let key = match self.old.get_key_value(key).map(|(k,v)| (k.clone(), *v)) {
+        let key = match self.old.remove_entry(key) {
             Some((key, _)) => key,
             None => key.into(),
         };

@@ -319,3 +319,40 @@ impl<C: Cursor> Walk<C> {
 fn damaged_place() -> MapError {
     MapError("a key of the map is damaged".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        APPLIED_KEY, Command, Condition, KvOptions, MemoryMap, Operation, ServerId, StateMachine,
+        WriteSet,
+    };
+
+    #[test]
+    fn a_page_is_as_of_the_newest_change_in_it() {
+        let mut machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+        let mut states = Vec::new();
+        for sequence in 1..=3 {
+            let key = Bytes::from(vec![b'0' + u8::try_from(sequence % 2).unwrap()]);
+            let condition = Condition::Always;
+            let operation = if sequence < 3 {
+                Operation::Put { key, value: Bytes::new(), condition, want_previous: false }
+            } else {
+                Operation::Delete { key, condition, want_previous: false }
+            };
+            let id = ServerId { origin: 1, incarnation: 1, sequence };
+            machine.apply(sequence, 0, &[(id, Command { idempotency: None, operation })]).unwrap();
+            machine.commit().unwrap();
+            states.push(machine.map().get(APPLIED_KEY).unwrap().unwrap());
+        }
+        // Commits may happen between reading the state and looking at the keys.
+        let mut map = machine.map().clone();
+        for state in &states {
+            let mut batch = WriteSet::new();
+            batch.put(APPLIED_KEY, state);
+            map.write(&batch).unwrap();
+            let page = list(&map, &ListQuery::prefix(b"")).unwrap();
+            assert_eq!((page.count, page.revision), (1, Revision(3)));
+        }
+    }
+}

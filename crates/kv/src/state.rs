@@ -166,6 +166,7 @@ mod tests {
             (id(1, 5, 3), Sequence::Next),
             (id(1, 7, 1), Sequence::Next),
             (id(1, 5, 4), Sequence::Gap),
+            (id(1, 5, 1), Sequence::Gap),
             (id(1, 7, 1), Sequence::Duplicate),
             (id(1, 7, 0), Sequence::Duplicate),
             (id(3, 1, 1), Sequence::Gap),

@@ -121,3 +121,20 @@ fn what_expired_goes_a_few_at_a_time_even_when_no_more_keys_come() {
     }
     assert_eq!(cluster.entries(), 0);
 }
+
+#[test]
+fn a_key_used_again_after_its_time_is_not_forgotten_with_its_first_use() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    for number in 0..100 {
+        cluster.put(number, b"v");
+    }
+    cluster.now_ms = KvOptions::default().idempotency_ttl_ms;
+    // Not all that expired are gone after this one, the 99th among them.
+    let again = cluster.put(99, b"w");
+    assert!(is_stored(&again));
+    for _ in 0..10 {
+        cluster.noop();
+    }
+    assert_eq!(cluster.entries(), 2);
+    assert_eq!(cluster.put(99, b"w"), again);
+}

@@ -229,7 +229,8 @@ impl Senders {
         let (incarnation, sequence) = match choice / 3 {
             4..8 => (sender.0, sender.1),
             8..12 => (sender.0, sender.1 + 2),
-            12..16 => (sender.0.saturating_sub(1), sender.1 + 1),
+            12..14 => (sender.0.saturating_sub(1), sender.1 + 1),
+            14..16 => (sender.0.saturating_sub(1), 1),
             _ => {
                 sender.1 += 1;
                 *sender

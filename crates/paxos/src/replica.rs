@@ -83,6 +83,8 @@ pub struct Replica {
     highest_seen: Ballot,
     /// What the other nodes were last told of whom this node follows.
     told: Option<Ballot>,
+    /// A peer that reaches a leader which this node does not hear.
+    through: Option<NodeId>,
     /// Up to where the leader has told the others what is chosen.
     announced: Slot,
     /// A hand-over that began then.
@@ -150,6 +152,7 @@ impl Replica {
             durable,
             highest_seen: recovered.promised,
             told: None,
+            through: None,
             announced: Slot::ZERO,
             handing_over: None,
             stand_at: Some(now),
@@ -276,7 +279,7 @@ impl Replica {
         match (self.told, &self.proposer) {
             (_, Proposer::Leading(_)) => Route::Here,
             (Some(ballot), _) => Route::Leader(ballot.node),
-            (None, _) => self.route_through(),
+            (None, _) => self.through.map_or(Route::Nowhere, Route::Through),
         }
     }
 

@@ -2,11 +2,13 @@
 //! message by message, and its output compared.
 //!
 //! Commands (nodes are n1, n2, ...):
-//! `cluster N` · `wait ms=N [NODE...]` lets time pass (on those nodes only) ·
-//! `deliver [KIND] [from=NODE] [to=NODE]` and `drop` (the same) · `sync NODE` ·
+//! `cluster N [q1=N q2=N] [page=BYTES] [alpha=N]` · `wait ms=N [NODE...]` lets time
+//! pass (on those nodes only) · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
+//! `copy` (the same; a copy is delivered and stays under way), where WHAT is how the
+//! message begins, in small letters: `accept`, `"accept 1.1 2"` · `sync NODE` ·
 //! `settle` syncs and delivers until nothing is left · `propose NODE VALUE` ·
 //! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` · `cut A B` ·
-//! `heal` · `handover NODE` · `queue` · `log NODE` · `who`.
+//! `heal` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once and not shown. `UPDATE_GOLDENFILES=1` writes
 //! the outputs anew.
@@ -17,7 +19,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
     AcceptedSlot, Configuration, Effects, Input, Message, NodeId, Options, Position, ReadToken,
-    Record, RecordBody, Recovered, RejectReason, Replica, Role, Slot, Standing, Time, Value,
+    Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Slot, Standing, Time, Value,
 };
 
 #[test]
@@ -29,12 +31,14 @@ fn scripts() {
         goldenscript::run(&mut Stage::default(), &path).expect("a script");
         count += 1;
     }
-    assert!(count >= 8, "the scripts are gone");
+    assert!(count >= 17, "the scripts are gone");
 }
 
 #[derive(Default)]
 struct Stage {
     now: u64,
+    configuration: Option<Configuration>,
+    page_bytes_max: usize,
     nodes: BTreeMap<NodeId, Node>,
     queue: Vec<(NodeId, NodeId, Message)>,
     cuts: Vec<(NodeId, NodeId)>,
@@ -60,15 +64,33 @@ impl Runner for Stage {
         let key = |name: &str| command.args.iter().find_map(|arg| key_value(arg, name));
         let first = || names.first().copied().ok_or("a node is missing");
         match command.name.as_str() {
-            "cluster" => self.cluster(names[0].parse()?),
+            "cluster" => {
+                let number = |name| key(name).map(str::parse::<usize>).transpose();
+                let size: u32 = first()?.parse()?;
+                let majority = size as usize / 2 + 1;
+                let (q1, q2) =
+                    (number("q1")?.unwrap_or(majority), number("q2")?.unwrap_or(majority));
+                let alpha = number("alpha")?.map_or(Configuration::ALPHA_DEFAULT, |n| n as u64);
+                let members = (1..=size).map(NodeId).collect();
+                let configuration = Configuration::new(members, q1, q2, alpha);
+                self.configuration = Some(configuration.map_err(|e| format!("{e:?}"))?);
+                self.page_bytes_max = number("page")?.unwrap_or(Options::default().page_bytes_max);
+                self.cluster();
+            }
             "wait" => {
                 let ms: u64 = key("ms").ok_or("ms= is missing")?.parse()?;
                 self.wait(ms, &names.iter().map(|name| node(name)).collect::<Vec<_>>());
             }
-            "deliver" | "drop" => {
-                let kind = names.first().copied();
+            "deliver" | "drop" | "copy" => {
+                let what = names.first().copied();
                 let (from, to) = (key("from").map(node), key("to").map(node));
-                self.take(kind, from, to, command.name == "deliver");
+                let taken = self.take(what, from, to);
+                if command.name == "copy" {
+                    self.queue.extend(taken.iter().cloned());
+                }
+                if command.name != "drop" {
+                    self.hand_over(taken);
+                }
             }
             "settle" => self.settle(),
             "sync" => self.sync(node(first()?)),
@@ -92,6 +114,16 @@ impl Runner for Stage {
                 }
             }
             "log" => self.print_log(node(first()?))?,
+            "route" => {
+                let node = &self.nodes[&node(first()?)];
+                let route = match node.replica.as_ref().ok_or("it is down")?.route() {
+                    Route::Here => "here".into(),
+                    Route::Leader(leader) => format!("to the leader {leader}"),
+                    Route::Through(peer) => format!("through {peer}"),
+                    Route::Nowhere => "nowhere".into(),
+                };
+                writeln!(self.out, "{route}")?;
+            }
             "who" => self.print_roles()?,
             other => return Err(format!("unknown command {other}").into()),
         }
@@ -118,9 +150,10 @@ fn node(name: &str) -> NodeId {
 }
 
 impl Stage {
-    fn cluster(&mut self, size: u32) {
+    fn cluster(&mut self) {
         self.now = 1_000_000;
-        for id in 1..=size {
+        let ids = self.configuration.as_ref().expect("just set").members().to_vec();
+        for id in &ids {
             let empty = Node {
                 life: 0,
                 durable: Vec::new(),
@@ -130,20 +163,20 @@ impl Stage {
                 replica: None,
                 applied: Slot::ZERO,
             };
-            self.nodes.insert(NodeId(id), empty);
+            self.nodes.insert(*id, empty);
         }
-        (1..=size).for_each(|id| self.start(NodeId(id)));
+        ids.into_iter().for_each(|id| self.start(id));
     }
 
     fn start(&mut self, id: NodeId) {
-        let configuration =
-            Configuration::majority(self.nodes.keys().copied().collect(), 1_024).expect("valid");
+        let configuration = self.configuration.clone().expect("a cluster");
+        let page_bytes_max = self.page_bytes_max;
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         node.life += 1;
         let recovered = node.recover();
         node.position = recovered.position;
         node.applied = recovered.chosen_upto;
-        let options = Options { incarnation: node.life, ..Options::default() };
+        let options = Options { incarnation: node.life, page_bytes_max, ..Options::default() };
         let (applied, now) = (node.applied, Time(self.now));
         let durable = Slot::ZERO;
         node.replica =
@@ -241,16 +274,26 @@ impl Stage {
         }
     }
 
-    fn take(&mut self, kind: Option<&str>, from: Option<NodeId>, to: Option<NodeId>, hand: bool) {
+    fn take(
+        &mut self,
+        what: Option<&str>,
+        from: Option<NodeId>,
+        to: Option<NodeId>,
+    ) -> Vec<(NodeId, NodeId, Message)> {
         let all = std::mem::take(&mut self.queue);
         let fits = |(a, b, message): &(NodeId, NodeId, Message)| {
-            kind.is_none_or(|kind| describe(message).to_lowercase().starts_with(kind))
+            let text = describe(message).to_lowercase() + " ";
+            what.is_none_or(|what| text.starts_with(&format!("{what} ")))
                 && from.is_none_or(|from| from == *a)
                 && to.is_none_or(|to| to == *b)
         };
         let (taken, kept) = all.into_iter().partition::<Vec<_>, _>(fits);
         self.queue = kept;
-        for (from, to, message) in taken.into_iter().filter(|_| hand) {
+        taken
+    }
+
+    fn hand_over(&mut self, taken: Vec<(NodeId, NodeId, Message)>) {
+        for (from, to, message) in taken {
             self.input(to, Input::Received { from, message });
         }
     }
@@ -273,7 +316,8 @@ impl Stage {
             if self.queue.is_empty() {
                 return;
             }
-            self.take(None, None, None, true);
+            let all = std::mem::take(&mut self.queue);
+            self.hand_over(all);
         }
         panic!("it does not settle");
     }
@@ -359,6 +403,9 @@ fn describe(message: &Message) -> String {
         Message::Prepare(m) => format!("Prepare {} from {}", m.ballot, m.from),
         Message::Promise(m) => {
             let mut text = format!("Promise {} chosen {}", m.ballot, m.chosen_upto);
+            if m.pages > 1 {
+                let _ = write!(text, " page {} of {}", m.page + 1, m.pages);
+            }
             for accepted in &m.accepted {
                 let standing = match accepted.standing {
                     Standing::Accepted(ballot) => format!("in {ballot}"),

@@ -45,20 +45,18 @@ impl Replica {
     }
 
     /// A reachable peer that hears a leader which this node does not hear.
-    pub(super) fn route_through(&self) -> Route {
+    fn find_through(&self, now: Time) -> Option<NodeId> {
         let promised = self.acceptor.promised();
-        let hears_leader = |index: &usize| {
-            let last = self.liveness.peer(*index).last.as_ref();
-            last.is_some_and(|last| {
-                last.following.is_some_and(|ballot| {
-                    ballot >= promised
-                        && ballot.node != self.node
-                        && last.hears.contains(&self.node)
-                })
+        let hears_leader = |index: usize| {
+            let last = self.liveness.peer(index).last.as_ref();
+            let following = last.and_then(|last| last.following);
+            following.is_some_and(|ballot| {
+                let reaches = last.is_some_and(|last| last.hears.contains(&ballot.node));
+                ballot >= promised && reaches
             })
         };
-        let through = self.others().find(|(index, _)| hears_leader(index));
-        through.map_or(Route::Nowhere, |(_, node)| Route::Through(node))
+        let mut reachable = self.others().filter(|(i, _)| self.liveness.is_reachable(now, *i));
+        reachable.find(|(index, _)| hears_leader(*index)).map(|(_, node)| node)
     }
 
     /// A leader that is no longer followed, gets nothing chosen or has a hanging
@@ -159,6 +157,7 @@ impl Replica {
     /// say about the leader has changed.
     pub(super) fn flush_heartbeats(&mut self, now: Time, effects: &mut Effects) {
         let view = self.view(now);
+        self.through = if view.is_none() { self.find_through(now) } else { None };
         if view == self.told && now < self.liveness.next_heartbeat_at() {
             return;
         }
