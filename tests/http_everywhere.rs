@@ -122,7 +122,8 @@ fn bad_requests_get_a_problem_document_and_store_nothing() {
     let cluster = TestCluster::start(1);
     let long_key = format!("/v1/kv/{}", "k".repeat(4_097));
     let large = vec![b'v'; 5 << 20];
-    let cases: [(&str, &str, &[(&str, &str)], &[u8]); 7] = [
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a [u8]);
+    let cases: [Case<'_>; 7] = [
         ("PUT", &long_key, &[], b"x"),
         ("PUT", "/v1/kv/bad%zz", &[], b"x"),
         ("PUT", "/v1/kv/", &[], b"x"),

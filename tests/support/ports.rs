@@ -12,7 +12,7 @@ const RANGES: u16 = 900;
 /// begins somewhere else and looks whether the ports are free.
 pub fn free_base_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % u32::from(RANGES)) as u16;
+    let start = u16::try_from(std::process::id() % u32::from(RANGES)).expect("below RANGES");
     for _ in 0..RANGES {
         let turn = NEXT.fetch_add(1, Ordering::Relaxed);
         let base = FIRST + ((start * 7 + turn) % RANGES) * PORTS_PER_CLUSTER;

@@ -1,7 +1,7 @@
 //! `synod put`, `get`, `delete` and `list`.
 
 use std::ffi::OsString;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
@@ -62,7 +62,10 @@ pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
         return Err(no_such_key(&arguments.key));
     };
     if !arguments.reach.json {
-        return print_bytes(&found.value);
+        print_bytes(&found.value)?;
+        // The prompt of a shell would stand on the value's line.
+        let ends_open = found.value.last().is_some_and(|last| *last != b'\n');
+        return if ends_open && io::stdout().is_terminal() { print("") } else { Ok(()) };
     }
     print_json(&ListEntry {
         key: KeyText::new(&key, Encoding::Text),

@@ -361,12 +361,13 @@ impl Host {
     }
 
     fn cut_value(&mut self, now: Time) -> bool {
-        let queued_bytes = self.batcher.bytes();
-        if self.batcher.is_empty() || !self.replica.may_propose(now, queued_bytes) {
+        let (waiting, bytes) = (self.batcher.len(), self.batcher.bytes());
+        if waiting == 0 || !self.replica.may_propose(now, waiting, bytes) {
             return false;
         }
         let value = self.batcher.cut(self.clock.now_ms(now));
-        self.run(now, Input::Propose(value));
+        let commands = waiting - self.batcher.len();
+        self.run(now, Input::Propose { value, commands });
         true
     }
 

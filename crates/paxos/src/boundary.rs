@@ -21,7 +21,12 @@ pub enum Input {
     /// Time passed. Due at the latest at [`crate::Replica::deadline`].
     Tick,
     /// The host offers a value. Only after [`crate::Replica::may_propose`].
-    Propose(Value),
+    Propose {
+        /// The value.
+        value: Value,
+        /// How many commands it holds.
+        commands: usize,
+    },
     /// A client wants to read; answered by a [`ReadOutcome`] with this token.
     Read(ReadToken),
     /// Every record up to this position is durable.

@@ -180,7 +180,9 @@ impl Replica {
         match input {
             Input::Received { from, message } => self.receive(now, from, message, effects),
             Input::Tick => {}
-            Input::Propose(value) => self.propose_new(now, value, effects),
+            Input::Propose { value, commands } => {
+                self.propose_new(now, value, commands, effects);
+            }
             Input::Read(token) => self.receive_read(token, effects),
             Input::Persisted(position) => self.unsynced.persisted(position),
             Input::Applied { upto, durable } => {
@@ -240,12 +242,12 @@ impl Replica {
         deadline
     }
 
-    /// Whether a leader should cut a value now, with `queued_bytes` of commands
+    /// Whether a leader should cut a value now, with this many commands and bytes
     /// waiting. Then the host calls `step` with [`Input::Propose`].
     #[must_use]
-    pub fn may_propose(&self, now: Time, queued_bytes: usize) -> bool {
+    pub fn may_propose(&self, now: Time, commands: usize, bytes: usize) -> bool {
         self.leading_with_room().is_some_and(|leading| {
-            self.pacing.is_due(now, leading.in_flight(), queued_bytes, &self.options)
+            self.pacing.is_due(now, leading.in_flight(), commands, bytes, &self.options)
         })
     }
 

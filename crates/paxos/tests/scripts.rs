@@ -3,17 +3,23 @@
 //!
 //! Commands (nodes are n1, n2, ...):
 //! `cluster N [q1=N q2=N] [page=BYTES] [alpha=N]` · `wait ms=N [NODE...]` lets time
-//! pass (on those nodes only) · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
+//! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
+//! network work meanwhile · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
 //! `copy` (the same; a copy is delivered and stays under way), where WHAT is how the
 //! message begins, in small letters: `accept`, `"accept 1.1 2"` · `sync NODE` ·
 //! `settle` syncs and delivers until nothing is left · `propose NODE VALUE` ·
 //! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` · `cut A B` ·
 //! `heal` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
-//! Heartbeats are delivered at once and not shown. `UPDATE_GOLDENFILES=1` writes
-//! the outputs anew.
+//! Heartbeats are delivered at once, in the order in which they were sent, and not
+//! shown; what a cut link loses is shown once a command, as `-x`. A node that runs is woken when its deadline has come, as the host does it.
+//! `UPDATE_GOLDENFILES=1` writes the outputs anew.
 
-use std::{collections::BTreeMap, error::Error, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    error::Error,
+    fmt::Write as _,
+};
 
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
@@ -41,6 +47,7 @@ struct Stage {
     page_bytes_max: usize,
     nodes: BTreeMap<NodeId, Node>,
     queue: Vec<(NodeId, NodeId, Message)>,
+    heartbeats: VecDeque<(NodeId, NodeId, Message)>,
     cuts: Vec<(NodeId, NodeId)>,
     reads: u64,
     out: String,
@@ -80,6 +87,13 @@ impl Runner for Stage {
             "wait" => {
                 let ms: u64 = key("ms").ok_or("ms= is missing")?.parse()?;
                 self.wait(ms, &names.iter().map(|name| node(name)).collect::<Vec<_>>());
+            }
+            "run" => {
+                let ms: u64 = key("ms").ok_or("ms= is missing")?.parse()?;
+                for _ in 0..ms {
+                    self.wait(1, &[]);
+                    self.settle();
+                }
             }
             "deliver" | "drop" | "copy" => {
                 let what = names.first().copied();
@@ -195,26 +209,37 @@ impl Stage {
     }
 
     fn wait(&mut self, ms: u64, only: &[NodeId]) {
-        self.now += ms * 1_000;
-        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
-        for id in ids {
-            if only.is_empty() || only.contains(&id) {
-                self.input(id, Input::Tick);
+        let mut ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        ids.retain(|id| only.is_empty() || only.contains(id));
+        for _ in 0..ms {
+            self.now += 1_000;
+            for id in &ids {
+                let replica = self.nodes[id].replica.as_ref();
+                if replica.is_some_and(|replica| replica.deadline() <= Time(self.now)) {
+                    self.input(*id, Input::Tick);
+                }
             }
         }
     }
 
     fn propose(&mut self, id: NodeId, text: &str) {
         let replica = self.nodes[&id].replica.as_ref().expect("a running node");
-        if replica.may_propose(Time(self.now), usize::MAX) {
+        if replica.may_propose(Time(self.now), 1, usize::MAX) {
             let value = Value::Batch(Bytes::copy_from_slice(text.as_bytes()));
-            self.input(id, Input::Propose(value));
+            self.input(id, Input::Propose { value, commands: 1 });
         } else {
             let _ = writeln!(self.out, "{id} may not propose");
         }
     }
 
     fn input(&mut self, id: NodeId, input: Input) {
+        self.step(id, input);
+        while let Some((from, to, message)) = self.heartbeats.pop_front() {
+            self.step(to, Input::Received { from, message });
+        }
+    }
+
+    fn step(&mut self, id: NodeId, input: Input) {
         let now = Time(self.now);
         let mut effects = Effects::default();
         let Some(replica) = self.nodes.get_mut(&id).and_then(|node| node.replica.as_mut()) else {
@@ -252,7 +277,7 @@ impl Stage {
         leave.extend(effects.send_now.into_iter().map(|e| (e.to, e.message)));
         if !effects.chosen.is_empty() {
             let applied = Input::Applied { upto: node.applied, durable: Slot::ZERO };
-            self.input(id, applied);
+            self.step(id, applied);
         }
         for (to, message) in leave {
             self.send(id, to, message);
@@ -261,13 +286,14 @@ impl Stage {
 
     fn send(&mut self, from: NodeId, to: NodeId, message: Message) {
         if from == to {
-            self.input(to, Input::Received { from, message });
+            self.step(to, Input::Received { from, message });
         } else if self.cuts.contains(&(from, to)) {
-            if !matches!(message, Message::Heartbeat(_)) {
-                let _ = writeln!(self.out, "{from} -x {to} {}", describe(&message));
+            let line = format!("{from} -x {to} {}\n", describe(&message));
+            if !matches!(message, Message::Heartbeat(_)) && !self.out.contains(&line) {
+                self.out.push_str(&line);
             }
         } else if matches!(message, Message::Heartbeat(_)) {
-            self.input(to, Input::Received { from, message });
+            self.heartbeats.push_back((from, to, message));
         } else {
             let _ = writeln!(self.out, "{from} -> {to} {}", describe(&message));
             self.queue.push((from, to, message));
@@ -303,10 +329,11 @@ impl Stage {
         node.durable.append(&mut node.pending);
         let position = node.position;
         let held = std::mem::take(&mut node.held);
-        self.input(id, Input::Persisted(position));
+        self.step(id, Input::Persisted(position));
         for (_, to, message) in held {
             self.send(id, to, message);
         }
+        self.input(id, Input::Tick);
     }
 
     fn settle(&mut self) {

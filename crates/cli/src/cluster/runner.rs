@@ -23,7 +23,7 @@ const EVENT_LINES_MAX: usize = 8;
 /// A node that lived this long is started again at once.
 const STEADY_LIFE: Duration = Duration::from_secs(5);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
-const TERMINAL_COLUMNS_DEFAULT: usize = 100;
+const TERMINAL_SIZE_DEFAULT: (usize, usize) = (100, 30);
 
 /// Runs a local cluster until SIGINT, SIGTERM or SIGHUP.
 pub(crate) fn run(arguments: &Cluster) -> Result<(), Failure> {
@@ -143,7 +143,10 @@ impl Runner {
         let next = if self.restart {
             let pause = self.next_pause(id);
             self.restarts.insert(id, Instant::now() + pause);
-            format!("node {id} is started again in {} ms", pause.as_millis())
+            match pause.as_millis() {
+                0 => format!("node {id} is started again"),
+                millis => format!("node {id} is started again in {millis} ms"),
+            }
         } else {
             format!("start node {id} again: {} &", node.command_line())
         };
@@ -205,17 +208,20 @@ impl Runner {
     }
 
     fn draw(&mut self) -> Result<(), Failure> {
+        let (columns, rows) = terminal_size();
         let mut lines = view::table(&self.rows);
         lines.push(String::new());
         lines.push(format!("  {}", view::summary(&self.rows)));
         lines.push(String::new());
         lines.extend(view::examples(&self.rows));
-        if !self.events.is_empty() {
-            lines.push(String::new());
-            lines.extend(self.events.iter().map(|event| format!("  {event}")));
-        }
+        lines.push(String::new());
+        // What scrolls out at the top could not be drawn over.
+        let room = rows.saturating_sub(lines.len() + 1);
+        let shown = self.events.len().saturating_sub(room);
+        lines.extend(self.events[shown..].iter().map(|event| format!("  {event}")));
+        lines.truncate(rows.saturating_sub(1));
         if let Some(screen) = &mut self.screen {
-            screen.draw(&lines, terminal_columns())?;
+            screen.draw(&lines, columns)?;
         }
         Ok(())
     }
@@ -254,10 +260,11 @@ impl Runner {
     }
 }
 
-fn terminal_columns() -> usize {
+/// Columns and rows.
+fn terminal_size() -> (usize, usize) {
     rustix::termios::tcgetwinsize(std::io::stdout())
-        .map(|size| usize::from(size.ws_col))
+        .map(|size| (usize::from(size.ws_col), usize::from(size.ws_row)))
         .ok()
-        .filter(|columns| *columns > 0)
-        .unwrap_or(TERMINAL_COLUMNS_DEFAULT)
+        .filter(|(columns, rows)| *columns > 0 && *rows > 0)
+        .unwrap_or(TERMINAL_SIZE_DEFAULT)
 }

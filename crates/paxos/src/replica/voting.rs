@@ -97,9 +97,15 @@ impl Replica {
     /// Proposes a value that the host cut. A host that offers one to a node that
     /// has just stopped leading loses it: its commands are sent again by their
     /// origins.
-    pub(super) fn propose_new(&mut self, now: Time, value: Value, effects: &mut Effects) {
+    pub(super) fn propose_new(
+        &mut self,
+        now: Time,
+        value: Value,
+        commands: usize,
+        effects: &mut Effects,
+    ) {
         if self.leading_with_room().is_some() {
-            self.pacing.cut(now);
+            self.pacing.cut(now, commands);
             self.propose(now, value, effects);
         }
     }

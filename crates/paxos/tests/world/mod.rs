@@ -312,11 +312,11 @@ impl World {
                 let Some(replica) = machine.replica.as_ref().filter(|_| !machine.paused) else {
                     continue;
                 };
-                if replica.may_propose(self.now, bytes) {
+                if replica.may_propose(self.now, 1, bytes) {
                     self.next_value += 1;
                     let mut value = self.next_value.to_le_bytes().to_vec();
                     value.resize(bytes.max(8), 0);
-                    self.input(id, Input::Propose(Value::Batch(Bytes::from(value))));
+                    self.input(id, Input::Propose { value: Value::Batch(Bytes::from(value)), commands: 1 });
                 }
                 if self.rng.u8(..) < 32 {
                     self.order += 1;
