@@ -61,6 +61,10 @@ verify: ## Check format, lints, docs and crate boundaries; changes nothing.
 	    echo "verify: cargo-deny is not installed, licences are not checked"; \
 	fi
 
+.PHONY: planted
+planted: setup ## Plant known bugs in a copy of the core; each must be found (3 minutes).
+	@$(CARGO) test -p synod-paxos --test planted -- --ignored --nocapture
+
 .PHONY: clean
 clean: ## Remove what the builds made (RocksDB stays in the cache).
 	@cargo clean
