@@ -77,8 +77,14 @@ fn check_nothing_lost(cluster: &TestCluster, reader: u32, numbers: &BTreeMap<Str
             200 => read.text().parse().expect("a number"),
             other => panic!("{key} at node {reader}: {other} {}", read.text()),
         };
-        assert!(found >= *acknowledged, "{key}: {found} read, {acknowledged} acknowledged");
-        assert!(found <= *sent, "{key}: {found} read, {sent} sent");
+        let how = format!(
+            "{key} at node {reader}: {found} read, {acknowledged} acknowledged, {sent} sent, \
+             at revision {:?} under leader {:?}",
+            read.header("synod-revision"),
+            read.header("synod-leader")
+        );
+        assert!(found >= *acknowledged, "lost or old: {how}");
+        assert!(found <= *sent, "never sent: {how}");
     }
 }
 

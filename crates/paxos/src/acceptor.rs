@@ -239,3 +239,399 @@ impl Ground<'_> {
         self.effects.send_after_durable.push(Envelope { to, message });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Position, Value};
+    use alloc::{collections::BTreeSet, format, vec};
+    use bytes::Bytes;
+
+    const ONE: Slot = Slot(1);
+    const PAGE_BYTES_MAX: usize = 1 << 20;
+
+    /// Every ballot of rounds 1 to 3 and two nodes, from low to high.
+    fn ballots() -> Vec<Ballot> {
+        let of = |round| [1, 2].map(|node| Ballot { round, node: NodeId(node) });
+        (1..=3).flat_map(of).collect()
+    }
+
+    fn promises() -> Vec<Ballot> {
+        [Ballot::ZERO].into_iter().chain(ballots()).collect()
+    }
+
+    /// The only value that is ever proposed in `ballot`.
+    fn value_of(ballot: Ballot) -> Value {
+        Value::Batch(Bytes::from(format!("value of {ballot}")))
+    }
+
+    /// What slot 1 can hold under a promise, with its value.
+    fn held_under(promised: Ballot) -> Vec<Option<(Standing, Value)>> {
+        let mut held = vec![None];
+        for ballot in ballots().into_iter().filter(|ballot| *ballot <= promised) {
+            held.push(Some((Standing::Accepted(ballot), value_of(ballot))));
+        }
+        held.push(Some((Standing::Chosen, Value::Noop)));
+        held
+    }
+
+    struct Bench {
+        acceptor: Acceptor,
+        log: Log,
+        unsynced: Unsynced,
+        effects: Effects,
+    }
+
+    impl Bench {
+        fn new(promised: Ballot, held: Option<&(Standing, Value)>) -> Bench {
+            let mut log = Log::new(Slot::ZERO, Slot::ZERO);
+            match held.cloned() {
+                None => {}
+                Some((Standing::Chosen, value)) => log.learn(ONE, value),
+                Some((Standing::Accepted(ballot), value)) => log.accept(ONE, ballot, value),
+            }
+            let unsynced = Unsynced::new(Position::ZERO);
+            let acceptor = Acceptor::new(promised, 4, 0);
+            Bench { acceptor, log, unsynced, effects: Effects::default() }
+        }
+
+        fn prepare(&mut self, ballot: Ballot, from: Slot, page_bytes_max: usize) -> bool {
+            let Bench { acceptor, log, unsynced, effects } = self;
+            let mut ground = Ground { now: Time(1), log, unsynced, effects };
+            let prepare = Prepare { ballot, from };
+            acceptor.receive_prepare(ballot.node, &prepare, page_bytes_max, &mut ground)
+        }
+
+        fn accept(&mut self, ballot: Ballot, slot: Slot, value: Value, read_round: u64) -> bool {
+            let Bench { acceptor, log, unsynced, effects } = self;
+            let mut ground = Ground { now: Time(1), log, unsynced, effects };
+            let chosen_upto = Slot::ZERO;
+            let accept = Accept { ballot, slot, value, chosen_upto, read_round };
+            acceptor.receive_accept(ballot.node, accept, &mut ground)
+        }
+
+        fn held(&self) -> Option<(Standing, Value)> {
+            self.log.get(ONE).map(|entry| (entry.standing, entry.value.clone()))
+        }
+
+        /// What was said, all of it after the disk, and to whom it must be said.
+        fn said(&mut self, to: NodeId) -> Vec<Message> {
+            assert!(self.effects.send_now.is_empty(), "a vote never leaves before the disk");
+            let envelopes = core::mem::take(&mut self.effects.send_after_durable);
+            assert!(envelopes.iter().all(|envelope| envelope.to == to));
+            envelopes.into_iter().map(|envelope| envelope.message).collect()
+        }
+
+        fn wrote(&mut self) -> Vec<Record> {
+            core::mem::take(&mut self.effects.persist)
+        }
+    }
+
+    fn reject(ballot: Ballot, reason: RejectReason) -> Vec<Message> {
+        vec![Message::Reject(Reject { ballot, reason })]
+    }
+
+    /// Paxos Made Simple 2.2, Phase 1(b): "If an acceptor receives a prepare request with
+    /// number n greater than that of any prepare request to which it has already responded,
+    /// then it responds to the request with a promise not to accept any more proposals
+    /// numbered less than n and with the highest-numbered proposal (if any) that it has
+    /// accepted."
+    #[test]
+    fn it_responds_with_a_promise_and_the_highest_numbered_proposal_it_has_accepted() {
+        for promised in promises() {
+            for held in held_under(promised) {
+                for ballot in ballots() {
+                    let mut bench = Bench::new(promised, held.as_ref());
+                    let raised = bench.prepare(ballot, ONE, PAGE_BYTES_MAX);
+                    assert_eq!(raised, ballot > promised);
+                    assert_eq!(bench.held(), held, "a prepare request changes no acceptance");
+                    assert_eq!(bench.acceptor.promised(), promised.max(ballot));
+                    let said = bench.said(ballot.node);
+                    let wrote = bench.wrote();
+                    if ballot < promised {
+                        assert_eq!(said, reject(ballot, RejectReason::Promised(promised)));
+                        assert!(wrote.is_empty());
+                        continue;
+                    }
+                    let accepted = held.clone().map(|(standing, value)| AcceptedSlot {
+                        slot: ONE,
+                        standing,
+                        value,
+                    });
+                    let promise = Promise {
+                        ballot,
+                        from: ONE,
+                        chosen_upto: Slot::ZERO,
+                        answer: 1,
+                        page: 0,
+                        pages: 1,
+                        accepted: accepted.into_iter().collect(),
+                    };
+                    assert_eq!(said, vec![Message::Promise(promise)]);
+                    let (chosen_upto, body) = (Slot::ZERO, RecordBody::Promise);
+                    let record = Record { promised: ballot, chosen_upto, body };
+                    assert_eq!(wrote, if raised { vec![record] } else { vec![] });
+                }
+            }
+        }
+    }
+
+    /// Paxos Made Simple 2.2, P1a: "An acceptor can accept a proposal numbered n iff it has
+    /// not responded to a prepare request having a number greater than n."
+    #[test]
+    fn an_acceptor_accepts_iff_it_has_not_promised_a_higher_number() {
+        for promised in promises() {
+            for held in held_under(promised) {
+                for ballot in ballots() {
+                    let known = held.as_ref().map(|(standing, _)| *standing);
+                    let chosen = known == Some(Standing::Chosen);
+                    let value = if chosen { Value::Noop } else { value_of(ballot) };
+                    let mut bench = Bench::new(promised, held.as_ref());
+                    let voted = bench.accept(ballot, ONE, value.clone(), 0);
+                    assert_eq!(voted, ballot >= promised);
+                    assert_eq!(bench.acceptor.promised(), promised.max(ballot));
+                    let (said, wrote) = (bench.said(ballot.node), bench.wrote());
+                    if !voted {
+                        assert_eq!(said, reject(ballot, RejectReason::Promised(promised)));
+                        assert_eq!((bench.held(), wrote), (held.clone(), vec![]));
+                        continue;
+                    }
+                    let accepted = Accepted { ballot, first: ONE, last: ONE, read_round: 0 };
+                    assert_eq!(said, vec![Message::Accepted(accepted)]);
+                    let standing =
+                        if chosen { Standing::Chosen } else { Standing::Accepted(ballot) };
+                    assert_eq!(bench.held(), Some((standing, value.clone())));
+                    // The promise and the acceptance are one record (pitfalls 3 and 5).
+                    let body = match known {
+                        Some(Standing::Chosen) if ballot > promised => Some(RecordBody::Promise),
+                        Some(Standing::Chosen) => None,
+                        Some(Standing::Accepted(b)) if b == ballot => None,
+                        _ => Some(RecordBody::Accepted { slot: ONE, ballot, value }),
+                    };
+                    let record = |body| Record { promised: ballot, chosen_upto: Slot::ZERO, body };
+                    assert_eq!(wrote, body.map(record).into_iter().collect::<Vec<_>>());
+                }
+            }
+        }
+    }
+
+    /// "The Bug in Paxos Made Simple" (Brooker 2021), and Paxos Made Moderately Complex, 2.1:
+    /// an acceptor's ballot number only ever rises, by either message.
+    #[test]
+    fn a_promise_never_decreases_whatever_arrives_in_whatever_order() {
+        let ballots = ballots();
+        for first in promises() {
+            for steps in 0..(2 * ballots.len()).pow(3) {
+                let mut bench = Bench::new(first, None);
+                let mut highest = first;
+                for step in [steps, steps / 12, steps / 144].map(|step| step % 12) {
+                    let ballot = ballots[step % ballots.len()];
+                    if step < ballots.len() {
+                        bench.prepare(ballot, ONE, PAGE_BYTES_MAX);
+                    } else {
+                        let voted = bench.accept(ballot, ONE, value_of(ballot), 0);
+                        assert_eq!(voted, ballot >= highest);
+                    }
+                    highest = highest.max(ballot);
+                    assert_eq!(bench.acceptor.promised(), highest);
+                    assert!(bench.log.last_accepted().0 <= highest);
+                }
+                let wrote = bench.wrote();
+                assert!(wrote.windows(2).all(|two| two[0].promised <= two[1].promised));
+                let last = wrote.last().map_or(first, |record| record.promised);
+                assert_eq!(last, highest, "the last record alone tells the promise");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "two values in ballot")]
+    fn two_values_in_one_ballot_are_a_bug_that_stops_the_node() {
+        let ballot = ballots()[0];
+        let mut bench = Bench::new(ballot, Some(&(Standing::Accepted(ballot), value_of(ballot))));
+        bench.accept(ballot, ONE, Value::Noop, 0);
+    }
+
+    /// Paxos Made Simple 2.2, P2: "If a proposal with value v is chosen, then every
+    /// higher-numbered proposal that is chosen has value v."
+    #[test]
+    #[should_panic(expected = "proposes against a choice")]
+    fn a_higher_proposal_with_another_value_than_the_chosen_one_stops_the_node() {
+        let mut bench = Bench::new(Ballot::ZERO, Some(&(Standing::Chosen, Value::Noop)));
+        bench.accept(ballots()[5], ONE, value_of(ballots()[5]), 0);
+    }
+
+    /// Every way to hold slots 1 to 4 with a chosen prefix, asked from every slot, in pages
+    /// of every size: together the pages hold each slot above the prefix once, in order.
+    #[test]
+    fn a_promise_reports_each_slot_above_the_chosen_prefix_once() {
+        let ballot = ballots()[3];
+        for prefix in 0..=2_u64 {
+            for holds in 0..16_u64 {
+                let mut bench = Bench::new(Ballot::ZERO, None);
+                for slot in 1..=4 {
+                    if slot <= prefix {
+                        bench.log.learn(Slot(slot), Value::Noop);
+                        bench.log.advance();
+                    } else if holds & (1 << (slot - 1)) != 0 {
+                        bench.log.accept(Slot(slot), ballots()[0], value_of(ballots()[0]));
+                    }
+                }
+                for (from, page_bytes_max) in (1..=6).flat_map(|from| [(from, 0), (from, 200)]) {
+                    bench.prepare(ballot, Slot(from), page_bytes_max);
+                    let pages: Vec<Promise> = bench
+                        .said(ballot.node)
+                        .into_iter()
+                        .map(|message| match message {
+                            Message::Promise(promise) => promise,
+                            other => panic!("{other:?}"),
+                        })
+                        .collect();
+                    for (number, page) in (0..).zip(&pages) {
+                        assert_eq!((page.page, page.pages as usize), (number, pages.len()));
+                        assert_eq!(page.answer, pages[0].answer);
+                        assert_eq!((page.from, page.chosen_upto), (Slot(from), Slot(prefix)));
+                        let bytes: usize = page.accepted.iter().map(|a| a.value.size_bytes()).sum();
+                        assert!(bytes <= page_bytes_max || page.accepted.len() == 1);
+                    }
+                    let reported: Vec<u64> =
+                        pages.iter().flat_map(|p| &p.accepted).map(|a| a.slot.0).collect();
+                    let held = |slot: &u64| *slot > prefix && holds & (1 << (slot - 1)) != 0;
+                    let expected: Vec<u64> = (from..=4).filter(held).collect();
+                    assert_eq!(reported, expected, "from {from}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_answers_to_one_prepare_can_be_told_apart() {
+        let mut bench = Bench::new(Ballot::ZERO, None);
+        let mut answers = BTreeSet::new();
+        for _ in 0..3 {
+            bench.prepare(ballots()[0], ONE, PAGE_BYTES_MAX);
+            for message in bench.said(ballots()[0].node) {
+                let Message::Promise(promise) = message else { panic!("no promise") };
+                assert!(answers.insert(promise.answer));
+            }
+        }
+    }
+
+    /// Whoever must catch up first gets no promise; whoever proposes outside the window gets
+    /// no vote. Neither changes anything.
+    #[test]
+    fn outside_of_its_log_an_acceptor_neither_promises_nor_votes() {
+        let [low, high] = [ballots()[0], ballots()[5]];
+        let mut bench = Bench::new(low, None);
+        bench.log = Log::new(Slot(5), Slot(7));
+        let window_end = Slot(11);
+        for slot in (0..=14).map(Slot) {
+            let promises = bench.prepare(low, slot, PAGE_BYTES_MAX);
+            assert!(!promises, "nothing to raise");
+            let said = bench.said(low.node);
+            if slot <= Slot(5) {
+                assert_eq!(said, reject(low, RejectReason::TooFarBehind(Slot(5))));
+                assert!(!bench.prepare(high, slot, PAGE_BYTES_MAX));
+                bench.said(high.node);
+            } else {
+                assert!(matches!(said[..], [Message::Promise(_)]));
+            }
+            let ballot = if (6..=11).contains(&slot.0) { low } else { high };
+            let voted = bench.accept(ballot, slot, Value::Noop, 0);
+            assert_eq!(voted, (6..=11).contains(&slot.0), "slot {slot}");
+            let said = bench.said(ballot.node);
+            if slot <= Slot(5) {
+                assert_eq!(said, reject(ballot, RejectReason::Truncated(Slot(5))));
+            } else if slot > window_end {
+                assert_eq!(said, reject(ballot, RejectReason::BeyondWindow(window_end)));
+            }
+            assert_eq!(bench.acceptor.promised(), low, "a refusal promises nothing");
+        }
+    }
+
+    /// Pitfall 15: a damaged message must not use up the rounds.
+    #[test]
+    fn a_ballot_that_jumps_too_far_is_ignored() {
+        let jump = |by| Ballot { round: 3 + Ballot::ROUND_JUMP_MAX + by, node: NodeId(1) };
+        for (ballot, taken) in [(jump(0), true), (jump(1), false)] {
+            let promised = Ballot { round: 3, node: NodeId(1) };
+            let mut bench = Bench::new(promised, None);
+            assert_eq!(bench.prepare(ballot, ONE, PAGE_BYTES_MAX), taken);
+            assert_eq!(bench.acceptor.promised() == ballot, taken);
+            let mut bench = Bench::new(promised, None);
+            assert_eq!(bench.accept(ballot, ONE, Value::Noop, 0), taken);
+            assert_eq!(bench.acceptor.promised() == ballot, taken);
+            let mut bench = Bench::new(promised, None);
+            assert_eq!(bench.acceptor.promise_to_leader(ballot), taken);
+        }
+    }
+
+    #[test]
+    fn a_promise_to_a_leader_is_given_iff_it_rises() {
+        for promised in promises() {
+            for ballot in ballots() {
+                let mut acceptor = Acceptor::new(promised, 4, 0);
+                assert_eq!(acceptor.promise_to_leader(ballot), ballot > promised);
+                assert_eq!(acceptor.promised(), promised.max(ballot));
+            }
+        }
+    }
+
+    /// A read round counts only in exactly the promised ballot, and a new promise starts
+    /// from none.
+    #[test]
+    fn a_read_round_is_noted_only_in_the_promised_ballot() {
+        for promised in ballots() {
+            for ballot in ballots() {
+                for (known, round) in (0..3).flat_map(|known| (0..3).map(move |r| (known, r))) {
+                    let mut acceptor = Acceptor::new(promised, 4, 0);
+                    acceptor.note_read_round(promised, known);
+                    let new = acceptor.note_read_round(ballot, round);
+                    assert_eq!(new, ballot == promised && round > known);
+                    assert_eq!(acceptor.read_round(), if new { round } else { known });
+                    if acceptor.promise_to_leader(ballot) {
+                        assert_eq!(acceptor.read_round(), 0);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Pitfall 19. Accepts for four slots and two ballots, in every order, in one batch: the
+    /// ranges that are acknowledged are exactly the slots that were accepted.
+    #[test]
+    fn a_range_asserts_every_slot_in_it_and_no_hole() {
+        let two = [ballots()[0], ballots()[1]];
+        for steps in 0..8_usize.pow(4) {
+            let mut bench = Bench::new(Ballot::ZERO, None);
+            let mut accepted = BTreeSet::new();
+            for step in [steps, steps / 8, steps / 64, steps / 512].map(|step| step % 8) {
+                let (ballot, slot) = (two[step / 4], Slot(step as u64 % 4 + 1));
+                if bench.accept(ballot, slot, Value::Noop, step as u64) {
+                    accepted.insert((ballot, slot));
+                }
+            }
+            let mut asserted = BTreeSet::new();
+            for envelope in &bench.effects.send_after_durable {
+                let Message::Accepted(range) = &envelope.message else { continue };
+                assert_eq!(envelope.to, range.ballot.node);
+                for slot in range.first.0..=range.last.0 {
+                    asserted.insert((range.ballot, Slot(slot)));
+                }
+            }
+            assert_eq!(asserted, accepted, "steps {steps:o}");
+        }
+    }
+
+    #[test]
+    fn the_acknowledgement_of_a_chosen_slot_needs_no_new_acceptance() {
+        let mut bench = Bench::new(Ballot::ZERO, Some(&(Standing::Chosen, Value::Noop)));
+        bench.log.advance();
+        bench.log.evict(ONE, 0);
+        assert!(bench.log.get(ONE).is_none(), "its value is on disk only");
+        assert!(bench.accept(ballots()[0], ONE, Value::Noop, 0));
+        let bodies: Vec<RecordBody> = bench.wrote().into_iter().map(|r| r.body).collect();
+        assert_eq!(bodies, vec![RecordBody::Promise]);
+        assert!(matches!(bench.said(NodeId(1))[..], [Message::Accepted(_)]));
+    }
+}

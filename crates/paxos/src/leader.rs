@@ -143,7 +143,7 @@ impl Liveness {
         peer.died = false;
         if let Some(sent_at) = sent_at {
             if peer.two_way_at.is_none_or(|known| sent_at > known) {
-                let sample = now.since_us(sent_at);
+                let sample = now.since_us(sent_at).saturating_sub(heartbeat.echo_held_us).max(1);
                 peer.round_trip_us = match peer.round_trip_us {
                     0 => sample,
                     smoothed => (smoothed * 7 + sample) / 8,
@@ -315,9 +315,12 @@ impl Liveness {
         self.sequence
     }
 
-    /// The highest sequence heard from the member at `index`.
-    pub(crate) fn echo_for(&self, index: usize) -> u64 {
-        self.peers[index].last.as_ref().map_or(0, |last| last.sequence)
+    /// The highest sequence heard from the member at `index`, and how long ago in
+    /// microseconds.
+    pub(crate) fn echo_for(&self, now: Time, index: usize) -> (u64, u64) {
+        let peer = &self.peers[index];
+        let sequence = peer.last.as_ref().map_or(0, |last| last.sequence);
+        (sequence, peer.heard_at.map_or(0, |at| now.since_us(at)))
     }
 
     /// When the next heartbeat is due.

@@ -187,6 +187,9 @@ pub struct Heartbeat {
     /// The highest heartbeat sequence received from the addressee; 0 for none.
     /// What makes contact two-way, and dates it by the addressee's own clock.
     pub echo: u64,
+    /// How long the sender has held the echoed heartbeat, in microseconds: what is
+    /// left of the time between the two is the round trip.
+    pub echo_held_us: u64,
     /// The sender's promise.
     pub promised: Ballot,
     /// The ballot whose leader the sender hears and holds for live; its own

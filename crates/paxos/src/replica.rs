@@ -369,6 +369,6 @@ impl Replica {
     fn retransmit_us(&self) -> u64 {
         let slowest = self.others().map(|(index, _)| self.liveness.peer(index).round_trip_us).max();
         let limit = self.options.election_timeout_us / 2;
-        self.options.retransmit_min_us.max(2 * slowest.unwrap_or(0).min(limit))
+        self.options.retransmit_min_us.max(4 * slowest.unwrap_or(0)).min(limit)
     }
 }

@@ -174,6 +174,7 @@ impl Replica {
         let heartbeat = Heartbeat {
             sequence: 0,
             echo: 0,
+            echo_held_us: 0,
             promised: self.acceptor.promised(),
             following: view,
             leading,
@@ -186,8 +187,9 @@ impl Replica {
         };
         let sequence = self.liveness.next_sequence(now);
         for (index, to) in self.others() {
-            let echo = self.liveness.echo_for(index);
-            let message = Message::Heartbeat(Heartbeat { sequence, echo, ..heartbeat.clone() });
+            let (echo, echo_held_us) = self.liveness.echo_for(now, index);
+            let heartbeat = Heartbeat { sequence, echo, echo_held_us, ..heartbeat.clone() };
+            let message = Message::Heartbeat(heartbeat);
             effects.send_now.push(Envelope { to, message });
         }
     }

@@ -316,7 +316,10 @@ impl World {
                     self.next_value += 1;
                     let mut value = self.next_value.to_le_bytes().to_vec();
                     value.resize(bytes.max(8), 0);
-                    self.input(id, Input::Propose { value: Value::Batch(Bytes::from(value)), commands: 1 });
+                    self.input(
+                        id,
+                        Input::Propose { value: Value::Batch(Bytes::from(value)), commands: 1 },
+                    );
                 }
                 if self.rng.u8(..) < 32 {
                     self.order += 1;

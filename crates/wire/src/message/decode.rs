@@ -109,6 +109,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         last_accepted: (block.ballot()?, block.slot()?),
         durable_upto: block.slot()?,
         disk_age_us: block.u64()?,
+        echo_held_us: block.u64()?,
         hears,
     })
 }

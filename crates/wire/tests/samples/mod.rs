@@ -187,6 +187,7 @@ fn heartbeat(d: &mut Distinct) -> Message {
         last_accepted: (d.ballot(), d.slot()),
         durable_upto: d.slot(),
         disk_age_us: d.u64(),
+        echo_held_us: d.u64(),
         hears: vec![NodeId(d.u32()), NodeId(d.u32())],
     })
 }
@@ -376,6 +377,7 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 last_accepted: (last_ballot, last_slot),
                 durable_upto,
                 disk_age_us: age,
+                echo_held_us: age,
                 hears,
             })
         })
