@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use support::cluster::TestCluster;
@@ -24,6 +25,8 @@ struct Writer {
 }
 
 const KEYS: u64 = 20;
+/// Longer than the servers' deadline; a paused node does not answer at all.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 impl Writer {
     fn start(nodes: Vec<SocketAddr>) -> Self {
@@ -32,23 +35,32 @@ impl Writer {
         let numbers: Arc<Mutex<BTreeMap<String, (u64, u64)>>> = Arc::default();
         let (ends, count, kept) = (stop.clone(), acknowledged.clone(), numbers.clone());
         let thread = std::thread::spawn(move || {
-            let mut at = 0;
+            let mut failures = 0;
             let mut number = 0;
             while !ends.load(Ordering::Relaxed) {
                 number += 1;
-                let key = format!("writer/{:02}", number % KEYS);
+                // A write without an answer may have its effect late, after
+                // others: nothing more is written to its key.
+                let key = format!("writer/{:02}/{failures}", number % KEYS);
                 kept.lock().unwrap().entry(key.clone()).or_default().1 = number;
-                let node = nodes[at % nodes.len()];
+                let node = nodes[failures % nodes.len()];
                 let body = number.to_string();
                 let target = format!("/v1/kv/{key}");
                 let timeout = [("synod-timeout", "1s")];
-                match http::request(node, "PUT", &target, &timeout, body.as_bytes()) {
+                match http::request_within(
+                    PATIENCE,
+                    node,
+                    "PUT",
+                    &target,
+                    &timeout,
+                    body.as_bytes(),
+                ) {
                     Ok(answer) if answer.status < 300 => {
                         kept.lock().unwrap().entry(key).or_default().0 = number;
                         count.fetch_add(1, Ordering::Relaxed);
                     }
                     // Refused or unknown: try another node with the next number.
-                    _ => at += 1,
+                    _ => failures += 1,
                 }
             }
         });

@@ -45,28 +45,37 @@ pub fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Response> {
-    let mut head = format!("{method} {target} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n");
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    if !body.is_empty() || method == "PUT" {
-        head.push_str(&format!("content-length: {}\r\n", body.len()));
-    }
-    head.push_str("\r\n");
-    let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(body);
-    send_raw(server, &bytes)
+    request_within(TIMEOUT, server, method, target, headers, body)
 }
 
-/// Sends bytes as they are and reads one answer.
+/// The same, with another bound on each wait.
 ///
 /// # Errors
-/// When the connection fails or the answer is not HTTP.
-pub fn send_raw(server: SocketAddr, bytes: &[u8]) -> io::Result<Response> {
-    let mut stream = TcpStream::connect_timeout(&server, TIMEOUT)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    stream.write_all(bytes)?;
+/// As [`request`].
+pub fn request_within(
+    timeout: Duration,
+    server: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> io::Result<Response> {
+    let mut bytes =
+        format!("{method} {target} HTTP/1.1\r\nhost: {server}\r\nconnection: close\r\n")
+            .into_bytes();
+    for (name, value) in headers {
+        bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+    }
+    if !body.is_empty() || method == "PUT" {
+        bytes.extend_from_slice(format!("content-length: {}\r\n", body.len()).as_bytes());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend_from_slice(body);
+
+    let mut stream = TcpStream::connect_timeout(&server, timeout)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    stream.write_all(&bytes)?;
     let mut answer = Vec::new();
     stream.take(RESPONSE_BYTES_MAX).read_to_end(&mut answer)?;
     parse(&answer)

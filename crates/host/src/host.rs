@@ -31,7 +31,7 @@ pub struct HostSettings {
     pub incarnation: u64,
     /// The members and their quorums.
     pub configuration: Configuration,
-    /// The core's times and limits.
+    /// The core's times and limits. Its incarnation is replaced by the one above.
     pub options: Options,
     /// The host's own limits.
     pub limits: Limits,
@@ -101,7 +101,10 @@ impl Host {
     /// taken yet.
     #[must_use]
     pub fn new(settings: HostSettings, recovered: Recovered, applied: &Applied, now: Time) -> Host {
-        let HostSettings { node, incarnation, configuration, options, limits } = settings;
+        let HostSettings { node, incarnation, configuration, mut options, limits } = settings;
+        // One source for both: a core that believed to be in an earlier life would be
+        // taken for its own past by its peers.
+        options.incarnation = incarnation;
         // Two election timeouts: after that long without progress the leader has
         // either lost what it was sent or is not a leader.
         let retry_us = options.election_timeout_us.saturating_mul(2);

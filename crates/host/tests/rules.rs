@@ -3,8 +3,9 @@
 mod support;
 
 use support::{Answer, Cluster};
-use synod_host::{Event, Limits, Refusal, RequestId};
-use synod_paxos::{NodeId, Role};
+use synod_host::{Action, Event, Limits, Refusal, RequestId};
+use synod_paxos::{Message, NodeId, Role};
+use synod_wire::PeerMessage;
 
 const SECOND_US: u64 = 1_000_000;
 const LONG_US: u64 = 60 * SECOND_US;
@@ -215,4 +216,26 @@ fn a_leader_that_hands_over_loses_no_command() {
     assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, leader, 0..40)));
     assert!(cluster.run_until(5 * SECOND_US, |cluster| answered(cluster, follower, 100..120)));
     assert_taken(&mut cluster, 60);
+}
+
+#[test]
+fn a_node_that_comes_back_is_not_taken_for_its_own_past() {
+    let mut cluster = Cluster::new(3, &Limits::default());
+    let mut heard = Vec::new();
+    for incarnation in [1, 2] {
+        cluster.restart(NodeId(1), incarnation);
+        let mut actions = Vec::new();
+        let node = cluster.nodes.get_mut(&NodeId(1)).expect("a member");
+        let now = node.host.deadline();
+        node.host.step(now, Event::Tick, &mut actions);
+        let sequence = |action: &Action| match action {
+            Action::Send { message: PeerMessage::Paxos(Message::Heartbeat(heartbeat)), .. } => {
+                Some(heartbeat.sequence)
+            }
+            _ => None,
+        };
+        heard.push(actions.iter().find_map(sequence).expect("a heartbeat"));
+    }
+    // As many heartbeats as a node can send in a long life lie between the two.
+    assert!(heard[1] - heard[0] > u64::from(u32::MAX / 2), "{heard:?}");
 }

@@ -107,3 +107,152 @@ impl Catchup {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{vec, vec::Vec};
+
+    const TIMEOUT_US: u64 = 300_000;
+    const START: Time = Time(1_000_000);
+
+    fn source(node: u32, available_from: u64, chosen_upto: u64, is_leader: bool) -> Source {
+        let (available_from, chosen_upto) = (Slot(available_from), Slot(chosen_upto));
+        Source { node: NodeId(node), available_from, chosen_upto, is_leader }
+    }
+
+    /// A node that has slots 1 to 4 and knows of 9, after its patience.
+    fn behind() -> (Catchup, Time) {
+        let mut catchup = Catchup::new(7);
+        catchup.note(START, Slot(4), Slot(9));
+        (catchup, START.plus_us(Catchup::PATIENCE_US))
+    }
+
+    fn ask(catchup: &mut Catchup, now: Time, sources: &[Source]) -> Option<(NodeId, Fetch)> {
+        catchup.next(now, Slot(5), Slot(9), false, sources.iter().copied())
+    }
+
+    /// Three peers, each with every combination of what it holds, one of them or none the
+    /// leader, one of them or none the last that failed: the best of those that hold the next
+    /// slot is asked, for no more than it holds.
+    #[test]
+    fn the_best_peer_that_holds_the_next_slot_is_asked() {
+        let holds = [(1, 3), (1, 5), (5, 7), (5, 12), (6, 12)];
+        for code in 0..125_usize {
+            for (leader, failed) in (0..=3).flat_map(|leader| (0..=3).map(move |f| (leader, f))) {
+                let (mut catchup, now) = behind();
+                catchup.last_failed = Some(NodeId(failed));
+                let of = |place: usize| holds[code / 5_usize.pow(place as u32) % 5];
+                let sources: Vec<Source> = (1..=3_u32)
+                    .map(|node| {
+                        let (from, upto) = of(node as usize - 1);
+                        source(node, from, upto, node == leader)
+                    })
+                    .collect();
+                let able = |s: &&Source| s.available_from <= Slot(5) && s.chosen_upto >= Slot(5);
+                let able: Vec<&Source> = sources.iter().filter(able).collect();
+                // In this order: neither failed nor leads, leads, failed; then the lowest id.
+                let pick = |fits: &dyn Fn(u32) -> bool| able.iter().find(|s| fits(s.node.0));
+                let best = pick(&|node| node != failed && node != leader)
+                    .or_else(|| pick(&|node| node != failed))
+                    .or_else(|| pick(&|_| true));
+                let expected = best.map(|s| {
+                    let last = s.chosen_upto.min(Slot(9));
+                    (s.node, Fetch { nonce: (7 << 32) + 1, first: Slot(5), last })
+                });
+                assert_eq!(ask(&mut catchup, now, &sources), expected);
+            }
+        }
+    }
+
+    #[test]
+    fn an_accept_on_its_way_is_not_a_gap() {
+        let (mut catchup, due) = behind();
+        let sources = [source(2, 1, 9, false)];
+        assert_eq!(catchup.due_at(TIMEOUT_US), Some(due));
+        let early = Time(due.0 - 1);
+        assert_eq!(ask(&mut catchup, early, &sources), None);
+        // The prefix moved: patience begins anew. It is complete: nothing is missing.
+        catchup.note(early, Slot(5), Slot(9));
+        assert_eq!(ask(&mut catchup, due, &sources), None);
+        catchup.note(due, Slot(9), Slot(9));
+        assert_eq!((catchup.behind_us(due), catchup.due_at(TIMEOUT_US)), (None, None));
+        assert_eq!(ask(&mut catchup, due.plus_us(TIMEOUT_US), &sources), None);
+    }
+
+    #[test]
+    fn after_a_chunk_the_next_one_is_asked_for_at_once() {
+        let (mut catchup, now) = behind();
+        let sources = [source(2, 1, 9, false)];
+        let (_, fetch) = ask(&mut catchup, now, &sources).expect("due");
+        assert!(catchup.receive_chunk(NodeId(2), fetch.nonce, false));
+        catchup.note(now, Slot(7), Slot(9));
+        assert_eq!(catchup.next(now, Slot(8), Slot(9), false, sources.into_iter()), None);
+        let next = catchup.next(now, Slot(8), Slot(9), true, sources.into_iter());
+        let nonce = fetch.nonce + 1;
+        assert_eq!(next, Some((NodeId(2), Fetch { nonce, first: Slot(8), last: Slot(9) })));
+    }
+
+    /// Every sequence of three chunks, each from one of two peers with one of three nonces:
+    /// only the peer that was asked, with the nonce of the open request, and only once.
+    #[test]
+    fn a_chunk_that_nobody_asked_for_is_not_taken() {
+        let letters: Vec<(NodeId, u64)> =
+            [2, 3].into_iter().flat_map(|node| (0..3).map(move |n| (NodeId(node), n))).collect();
+        for sequence in 0..letters.len().pow(3) {
+            let (mut catchup, now) = behind();
+            assert!(!catchup.receive_chunk(NodeId(2), 7 << 32, false), "nothing was asked for");
+            let (to, fetch) = ask(&mut catchup, now, &[source(2, 1, 9, false)]).expect("due");
+            let mut open = true;
+            for step in [sequence, sequence / 6, sequence / 36] {
+                let (from, nonce) = letters[step % 6];
+                let nonce = (7 << 32) + nonce;
+                let taken = catchup.receive_chunk(from, nonce, false);
+                let fits = from == to && nonce == fetch.nonce;
+                assert_eq!(taken, open && fits);
+                open &= !fits;
+                assert_eq!(ask(&mut catchup, now, &[]).is_some(), false, "one at a time");
+            }
+        }
+    }
+
+    /// Silence, an empty answer and death all send the node to another peer, and back to the
+    /// same one only when there is no other.
+    #[test]
+    fn whoever_fails_goes_to_the_end_of_the_line() {
+        let fail: [fn(&mut Catchup, Time, NodeId, u64); 3] = [
+            |catchup, now, _, _| catchup.expire(now.plus_us(TIMEOUT_US), TIMEOUT_US),
+            |catchup, _, node, nonce| assert!(catchup.receive_chunk(node, nonce, true)),
+            |catchup, _, node, _| catchup.receive_death(node),
+        ];
+        for fail in fail {
+            let (mut catchup, now) = behind();
+            let two = vec![source(2, 1, 9, false), source(3, 1, 9, false)];
+            let (mut asked, mut nonces) = (Vec::new(), Vec::new());
+            for sources in [&two[..], &two, &two, &two[..1], &two[..1]] {
+                let (node, fetch) = ask(&mut catchup, now, sources).expect("it is still behind");
+                assert_eq!(ask(&mut catchup, now, sources), None, "one request at a time");
+                asked.push(node.0);
+                nonces.push(fetch.nonce);
+                fail(&mut catchup, now, node, fetch.nonce);
+            }
+            assert_eq!(asked, [2, 3, 2, 2, 2]);
+            assert!(nonces.windows(2).all(|two| two[0] < two[1]), "never used twice");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_waited_for_no_longer_than_the_timeout() {
+        let (mut catchup, now) = behind();
+        let two = [source(2, 1, 9, false), source(3, 1, 9, false)];
+        ask(&mut catchup, now, &two);
+        let due = now.plus_us(TIMEOUT_US);
+        assert_eq!(catchup.due_at(TIMEOUT_US), Some(due));
+        catchup.expire(Time(due.0 - 1), TIMEOUT_US);
+        assert_eq!(ask(&mut catchup, due, &two), None);
+        catchup.receive_death(NodeId(3));
+        assert_eq!(ask(&mut catchup, due, &two), None, "another's death is no reason");
+        catchup.expire(due, TIMEOUT_US);
+        assert_eq!(ask(&mut catchup, due, &two).map(|(node, _)| node), Some(NodeId(3)));
+    }
+}

@@ -363,3 +363,449 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Watermark;
+    use alloc::vec;
+
+    const START: Time = Time(10_000_000);
+    const ME: NodeId = NodeId(2);
+    const NO_LOG: (Ballot, Slot) = (Ballot::ZERO, Slot::ZERO);
+    const HEALTHY: Candidacy = Candidacy { last_accepted: NO_LOG, disk_age_us: 0 };
+
+    fn ballot(round: u64, node: u32) -> Ballot {
+        Ballot { round, node: NodeId(node) }
+    }
+
+    fn options() -> Options {
+        Options::default()
+    }
+
+    fn heartbeat(sequence: u64, echo: u64) -> Heartbeat {
+        Heartbeat {
+            sequence,
+            echo,
+            echo_held_us: 0,
+            promised: Ballot::ZERO,
+            following: None,
+            leading: None,
+            chosen_upto: Slot::ZERO,
+            available_from: Slot(1),
+            last_accepted: NO_LOG,
+            durable_upto: Slot::ZERO,
+            disk_age_us: 0,
+            hears: Vec::new(),
+        }
+    }
+
+    /// A member of a cluster, with the heartbeats of the others made by hand. This node is
+    /// n2, so that there is one with a lower and one with a higher id.
+    struct Bench {
+        liveness: Liveness,
+        now: Time,
+        sequence: u64,
+        leading: Option<Ballot>,
+        promised: Ballot,
+    }
+
+    impl Bench {
+        fn new(members: u32) -> Bench {
+            let configuration =
+                Configuration::majority((1..=members).map(NodeId).collect(), 16).expect("valid");
+            let liveness = Liveness::new(ME, &configuration, &options(), START);
+            Bench { liveness, now: START, sequence: 0, leading: None, promised: Ballot::ZERO }
+        }
+
+        /// A new heartbeat of the peer, which answers the last one of this node.
+        fn hear(&mut self, node: u32, change: impl FnOnce(&mut Heartbeat)) {
+            let echo = self.liveness.next_sequence(self.now);
+            self.sequence += 1;
+            let mut heartbeat = heartbeat(self.sequence, echo);
+            change(&mut heartbeat);
+            self.receive(node, heartbeat);
+        }
+
+        fn receive(&mut self, node: u32, heartbeat: Heartbeat) {
+            let Bench { now, leading, promised, .. } = *self;
+            let index = node as usize - 1;
+            self.liveness.receive_heartbeat(now, index, heartbeat, leading, promised);
+        }
+
+        fn hear_leader(&mut self, leads: Ballot) {
+            self.hear(leads.node.0, |heartbeat| {
+                heartbeat.promised = leads;
+                heartbeat.following = Some(leads);
+                heartbeat.leading = Some(watermark(leads));
+            });
+        }
+
+        fn following(&self) -> Option<Ballot> {
+            self.liveness.following(self.now, self.promised)
+        }
+
+        fn stand(&mut self) -> Stand {
+            let known = self.following().is_some();
+            self.liveness.note_leader(self.now, known);
+            self.liveness.stand(self.now, 2, HEALTHY)
+        }
+
+        fn wait_us(&mut self, us: u64) {
+            self.now = self.now.plus_us(us);
+        }
+    }
+
+    fn watermark(ballot: Ballot) -> Watermark {
+        Watermark { ballot, chosen_upto: Slot::ZERO, read_round: 0 }
+    }
+
+    /// What this node may have heard of a peer, and whether it counts as a report that there
+    /// is no live leader.
+    const HEARD: [(&str, bool); 8] = [
+        ("nothing", false),
+        ("no leader", true),
+        ("no leader, but no answer to a heartbeat of ours", false),
+        ("a leader", false),
+        ("no leader, three heartbeats ago", false),
+        ("no leader, and then its death", false),
+        ("a leader, and then none", true),
+        ("no leader, and then an older report of one", true),
+    ];
+
+    fn let_hear(bench: &mut Bench, node: u32, heard: &str) {
+        match heard {
+            "nothing" => {}
+            "no leader" => bench.hear(node, |_| {}),
+            "no leader, but no answer to a heartbeat of ours" => bench.hear(node, |h| h.echo = 0),
+            "a leader" => bench.hear(node, |h| h.following = Some(ballot(1, 7))),
+            "no leader, three heartbeats ago" => {
+                bench.now = START;
+                bench.hear(node, |_| {});
+            }
+            "no leader, and then its death" => {
+                bench.hear(node, |_| {});
+                bench.liveness.receive_death(bench.now, node as usize - 1);
+            }
+            "a leader, and then none" => {
+                bench.hear(node, |h| h.following = Some(ballot(1, 7)));
+                bench.hear(node, |_| {});
+            }
+            "no leader, and then an older report of one" => {
+                let (sequence, echo) = (bench.sequence, bench.liveness.next_sequence(bench.now));
+                bench.hear(node, |h| h.sequence += 1);
+                let following = Some(ballot(1, 7));
+                bench.receive(node, Heartbeat { following, ..heartbeat(sequence + 1, echo) });
+                bench.sequence += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Five members: what is heard of three of the others, in every combination. This node
+    /// stands iff that makes a quorum of three reports, its own included.
+    #[test]
+    fn a_node_stands_iff_a_quorum_reports_no_live_leader() {
+        for code in 0..8_usize.pow(3) {
+            let mut bench = Bench::new(5);
+            let mut reports = 1;
+            for (place, node) in [1, 3, 4].into_iter().enumerate() {
+                bench.now = START.plus_us(3 * options().heartbeat_us);
+                let (heard, counts) = HEARD[code / 8_usize.pow(place as u32) % 8];
+                let_hear(&mut bench, node, heard);
+                reports += usize::from(counts);
+            }
+            bench.now = START.plus_us(3 * options().heartbeat_us);
+            let stand = bench.liveness.stand(bench.now, 3, HEALTHY);
+            assert_eq!(stand != Stand::No, reports >= 3, "{code:o}");
+        }
+    }
+
+    #[test]
+    fn nobody_who_hears_the_leader_stands() {
+        let mut bench = Bench::new(3);
+        bench.hear(3, |_| {});
+        bench.hear_leader(ballot(1, 1));
+        assert_eq!((bench.following(), bench.stand()), (Some(ballot(1, 1)), Stand::No));
+    }
+
+    /// Every combination of what the three nodes accepted last: as many go before this one as
+    /// have a better log, or as good a one and a lower id, and can write it to their disk.
+    #[test]
+    fn candidates_go_in_order_of_log_and_then_of_id() {
+        let logs =
+            [NO_LOG, (ballot(1, 1), Slot(1)), (ballot(1, 1), Slot(2)), (ballot(2, 1), Slot(1))];
+        for code in 0..4_usize.pow(3) * 4 {
+            let [mine, one, three] =
+                [code % 4, code / 4 % 4, code / 16 % 4].map(|place| logs[place]);
+            let stalled = [code / 64 % 2 == 1, code / 128 == 1];
+            let mut bench = Bench::new(3);
+            for ((node, log), stalled) in [(1, one), (3, three)].into_iter().zip(stalled) {
+                bench.hear(node, |heartbeat| {
+                    heartbeat.last_accepted = log;
+                    heartbeat.disk_age_us = if stalled { options().disk_stall_us + 1 } else { 0 };
+                });
+            }
+            let before_me = [one >= mine, three > mine];
+            let rank = (0..2).filter(|place| before_me[*place] && !stalled[*place]).count() as u64;
+            let candidacy = Candidacy { last_accepted: mine, disk_age_us: 0 };
+            let turn = bench.now.plus_us(rank * options().heartbeat_us / 2);
+            let expected = if rank == 0 { Stand::Now } else { Stand::At(turn) };
+            assert_eq!(bench.liveness.stand(bench.now, 2, candidacy), expected, "{code}");
+            assert_eq!(bench.liveness.stand(turn, 2, candidacy), Stand::Now);
+        }
+    }
+
+    #[test]
+    fn a_node_whose_disk_hangs_does_not_stand() {
+        let mut bench = Bench::new(3);
+        bench.hear(1, |_| {});
+        bench.hear(3, |_| {});
+        for (disk_age_us, stands) in [(300_000, true), (300_001, false)] {
+            let candidacy = Candidacy { last_accepted: (ballot(9, 1), Slot(9)), disk_age_us };
+            let stand = bench.liveness.stand(bench.now, 2, candidacy);
+            assert_eq!(stand == Stand::Now, stands);
+            assert_eq!(stand == Stand::No, !stands);
+        }
+    }
+
+    /// Two leaders' messages in every order, under every promise, before and after a silence:
+    /// a node follows the highest ballot that it heard within an election timeout, unless it
+    /// promised a higher one.
+    #[test]
+    fn a_node_follows_the_highest_live_ballot_that_its_promise_allows() {
+        let ballots = [ballot(1, 1), ballot(1, 3), ballot(2, 1), ballot(2, 3)];
+        let timeout = options().election_timeout_us;
+        for promised in ballots.into_iter().chain([Ballot::ZERO]) {
+            for (first, second) in ballots.into_iter().flat_map(|a| ballots.map(|b| (a, b))) {
+                let mut bench = Bench::new(3);
+                bench.promised = promised;
+                bench.liveness.hear_leader(bench.now, first, promised);
+                bench.wait_us(100);
+                bench.liveness.hear_leader(bench.now, second, promised);
+                let highest = first.max(second);
+                let expected = (highest >= promised).then_some(highest);
+                assert_eq!(bench.following(), expected);
+                // The highest was heard last unless it came first.
+                bench.wait_us(timeout - 100 - 1);
+                assert_eq!(bench.following(), expected);
+                bench.wait_us(1);
+                assert_eq!(bench.following(), expected.filter(|_| second == highest));
+                bench.wait_us(100);
+                assert_eq!(bench.following(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_does_not_follow_itself() {
+        let mut bench = Bench::new(3);
+        bench.liveness.hear_leader(bench.now, ballot(1, ME.0), Ballot::ZERO);
+        assert_eq!(bench.following(), None);
+    }
+
+    #[test]
+    fn a_promise_to_a_candidate_ends_the_following_and_gives_it_time() {
+        let mut bench = Bench::new(3);
+        bench.hear_leader(ballot(1, 1));
+        bench.promised = ballot(2, 3);
+        bench.liveness.promised_to(bench.now, ballot(2, 3));
+        assert_eq!(bench.following(), None);
+        bench.hear(1, |_| {});
+        bench.hear(3, |_| {});
+        let turn = bench.now.plus_us(options().election_timeout_us / 2);
+        assert_eq!(bench.stand(), Stand::At(turn));
+        // It has won: when it dies, nobody owes it anything.
+        bench.hear_leader(ballot(2, 3));
+        bench.liveness.receive_death(bench.now, 2);
+        bench.hear(1, |_| {});
+        assert!(matches!(bench.stand(), Stand::Now | Stand::At(_)));
+        assert_eq!(bench.liveness.not_before, bench.now);
+    }
+
+    /// Evidence of death counts at once. What the dead leader sent before may still arrive,
+    /// in whatever form; only a heartbeat that answers a later one of ours shows that it lives.
+    #[test]
+    fn late_messages_of_a_dead_leader_do_not_revive_it() {
+        let leads = ballot(1, 1);
+        let mut bench = Bench::new(3);
+        bench.hear_leader(leads);
+        bench.hear(3, |_| {});
+        let before = bench.liveness.next_sequence(bench.now);
+        bench.wait_us(10);
+        assert_eq!(bench.stand(), Stand::No);
+        bench.liveness.receive_death(bench.now, 0);
+        assert_eq!((bench.following(), bench.stand()), (None, Stand::Now));
+        // An Accept or a Watermark, and a heartbeat, of before.
+        bench.liveness.hear_leader(bench.now, leads, Ballot::ZERO);
+        bench.sequence += 1;
+        let (following, leading) = (Some(leads), Some(watermark(leads)));
+        let late = Heartbeat { following, leading, ..heartbeat(bench.sequence, before) };
+        bench.receive(1, late);
+        bench.liveness.hear_leader(bench.now, leads, Ballot::ZERO);
+        assert_eq!((bench.following(), bench.stand()), (None, Stand::Now));
+        // A higher ballot, its own or another's, is another matter.
+        for higher in [ballot(2, 1), ballot(1, 3)] {
+            let mut bench = Bench::new(3);
+            bench.hear_leader(leads);
+            bench.liveness.receive_death(bench.now, 0);
+            bench.liveness.hear_leader(bench.now, higher, Ballot::ZERO);
+            assert_eq!(bench.following(), Some(higher));
+        }
+        // It was a false alarm.
+        bench.wait_us(10);
+        bench.hear_leader(leads);
+        assert_eq!((bench.following(), bench.stand()), (Some(leads), Stand::No));
+    }
+
+    #[test]
+    fn a_leader_that_says_that_it_does_not_lead_is_not_followed() {
+        for stalled in [false, true] {
+            let leads = ballot(1, 1);
+            let mut bench = Bench::new(3);
+            bench.hear_leader(leads);
+            assert_eq!(bench.following(), Some(leads));
+            bench.hear(1, |heartbeat| {
+                heartbeat.promised = leads;
+                heartbeat.leading = stalled.then(|| watermark(leads));
+                heartbeat.disk_age_us = if stalled { 600_001 } else { 0 };
+            });
+            assert_eq!(bench.following(), None);
+        }
+    }
+
+    #[test]
+    fn an_older_heartbeat_of_the_leader_does_not_end_its_office() {
+        let mut bench = Bench::new(3);
+        bench.hear_leader(ballot(1, 1));
+        let old = Heartbeat { promised: ballot(1, 1), ..heartbeat(bench.sequence, 0) };
+        bench.receive(1, old);
+        assert_eq!(bench.following(), Some(ballot(1, 1)));
+    }
+
+    /// A leader counts as its followers those who said so in an answer to a heartbeat that is
+    /// younger than an election timeout, in its own ballot; and itself.
+    #[test]
+    fn a_leader_is_followed_by_those_whose_answers_are_fresh() {
+        let (mine, timeout) = (ballot(3, ME.0), options().election_timeout_us);
+        let answers = [None, Some(mine), Some(ballot(2, 1)), Some(ballot(4, 1))];
+        for one in answers {
+            for three in answers {
+                let mut bench = Bench::new(3);
+                bench.leading = Some(mine);
+                bench.liveness.won(bench.now, |_| false);
+                bench.hear(1, |heartbeat| heartbeat.following = one);
+                bench.hear(3, |heartbeat| heartbeat.following = three);
+                let count = 1 + [one, three].iter().filter(|a| **a == Some(mine)).count();
+                for quorum in 1..=3 {
+                    assert_eq!(bench.liveness.is_followed(bench.now, quorum), count >= quorum);
+                    let end = bench.now.plus_us(timeout);
+                    let last = Time(end.0 - 1);
+                    assert_eq!(bench.liveness.is_followed(last, quorum), count >= quorum);
+                    assert_eq!(bench.liveness.is_followed(end, quorum), quorum == 1);
+                }
+            }
+        }
+    }
+
+    /// Pitfall 46: what a follower says counts from when it was asked, not from when its
+    /// answer arrived.
+    #[test]
+    fn an_answer_that_was_long_under_way_is_as_old_as_its_question() {
+        let mine = ballot(3, ME.0);
+        let mut bench = Bench::new(3);
+        bench.leading = Some(mine);
+        bench.liveness.won(bench.now, |_| false);
+        let echo = bench.liveness.next_sequence(bench.now);
+        bench.wait_us(options().election_timeout_us);
+        bench.receive(1, Heartbeat { following: Some(mine), ..heartbeat(1, echo) });
+        assert!(!bench.liveness.is_followed(bench.now, 2));
+        assert!(!bench.liveness.is_reachable(bench.now, 0));
+    }
+
+    /// Every sequence of five heartbeats of one voter: it is deaf after three in a row that
+    /// told of a higher promise and of no leader.
+    #[test]
+    fn a_voter_is_deaf_after_three_heartbeats_above_the_ballot_without_a_leader() {
+        let mine = ballot(3, ME.0);
+        let says = [(ballot(4, 1), None), (ballot(4, 1), Some(ballot(4, 1))), (mine, Some(mine))];
+        for sequence in 0..3_usize.pow(5) {
+            let mut bench = Bench::new(3);
+            bench.leading = Some(mine);
+            let mut in_a_row = 0;
+            for step in 0..5 {
+                let which = sequence / 3_usize.pow(step) % 3;
+                let (promised, following) = says[which];
+                bench.hear(1, |h| (h.promised, h.following) = (promised, following));
+                in_a_row = if which == 0 { in_a_row + 1 } else { 0 };
+                assert_eq!(bench.liveness.has_deaf_voter(), in_a_row >= 3);
+            }
+            bench.liveness.won(bench.now, |_| true);
+            assert!(!bench.liveness.has_deaf_voter(), "a new ballot starts anew");
+        }
+    }
+
+    /// Paxos Made Simple 2.4: "a distinguished proposer must be selected"; a duel ends because
+    /// each lost election makes the next wait longer, by chance, and never for long.
+    #[test]
+    fn back_off_grows_by_chance_and_is_bounded() {
+        let limit = 2 * options().election_timeout_us;
+        let mut longest = vec![0; 8];
+        for seed in 0..200 {
+            let mut bench = Bench::new(3);
+            bench.liveness.random ^= seed;
+            for longest in &mut longest {
+                bench.liveness.lost(bench.now);
+                let wait = bench.liveness.not_before.since_us(bench.now);
+                assert!(wait < limit);
+                *longest = wait.max(*longest);
+                bench.now = bench.now.max(bench.liveness.not_before);
+            }
+        }
+        assert!(longest[0] < longest[1] && longest[1] < longest[2] && longest[2] < longest[3]);
+        assert!(longest[0] < 2 * options().heartbeat_us && longest[7] > limit / 2, "{longest:?}");
+    }
+
+    #[test]
+    fn a_peer_is_reachable_iff_it_answers() {
+        let mut bench = Bench::new(3);
+        assert!(!bench.liveness.is_reachable(bench.now, 0));
+        bench.hear(1, |heartbeat| heartbeat.echo = 0);
+        assert!(!bench.liveness.is_reachable(bench.now, 0), "it may not hear this node");
+        bench.hear(1, |_| {});
+        assert!(bench.liveness.is_reachable(bench.now, 0));
+        assert_eq!(bench.liveness.echo_for(bench.now, 0).0, bench.sequence);
+        let end = bench.now.plus_us(options().election_timeout_us);
+        assert!(!bench.liveness.is_reachable(end, 0));
+        bench.liveness.receive_death(bench.now, 0);
+        assert!(!bench.liveness.is_reachable(bench.now, 0));
+        bench.hear(1, |_| {});
+        assert!(bench.liveness.is_reachable(bench.now, 0), "it came back");
+    }
+
+    /// The round trip is the time between a heartbeat and its echo, without what the peer
+    /// held it back; it is smoothed.
+    #[test]
+    fn a_round_trip_does_not_count_how_long_the_echo_was_held() {
+        let mut bench = Bench::new(3);
+        for (took, held, smoothed) in [(40_900, 40_000, 900), (1_700, 0, 1_000), (5, 9, 875)] {
+            let echo = bench.liveness.next_sequence(bench.now);
+            bench.wait_us(took);
+            bench.sequence += 1;
+            let answer = Heartbeat { echo_held_us: held, ..heartbeat(bench.sequence, echo) };
+            bench.receive(1, answer);
+            assert_eq!(bench.liveness.peer(0).round_trip_us, smoothed);
+        }
+    }
+
+    #[test]
+    fn an_echo_of_an_earlier_life_or_of_nothing_answers_nothing() {
+        let life = options().incarnation << 32;
+        for echo in [0, 7, life - 3, life, life + 2, life + 999, u64::MAX] {
+            let mut bench = Bench::new(3);
+            bench.liveness.next_sequence(bench.now);
+            bench.receive(1, heartbeat(1, echo));
+            assert!(!bench.liveness.is_reachable(bench.now, 0), "{echo}");
+        }
+    }
+}

@@ -270,3 +270,276 @@ impl Leading {
         self.open.front().map(|open| open.sent_at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{collections::BTreeSet, format, vec};
+    use bytes::Bytes;
+
+    const NOW: Time = Time(1_000);
+    const ONE: Slot = Slot(1);
+
+    fn three() -> Configuration {
+        Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid")
+    }
+
+    fn ballot(round: u64) -> Ballot {
+        Ballot { round, node: NodeId(1) }
+    }
+
+    fn mine() -> Ballot {
+        ballot(9)
+    }
+
+    fn text(text: &str) -> Value {
+        Value::Batch(Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn promise(answer: u64, page: u32, pages: u32, accepted: Vec<AcceptedSlot>) -> Promise {
+        let (ballot, from, chosen_upto) = (mine(), ONE, Slot::ZERO);
+        Promise { ballot, from, chosen_upto, answer, page, pages, accepted }
+    }
+
+    /// Everything that can reach a candidate from n2: two answers of two pages each, a page
+    /// of an older ballot of ours, one of a newer, one for another `from`, and a damaged one.
+    fn letters() -> Vec<Promise> {
+        let slot = |answer: u64, page: u32| {
+            let standing = Standing::Accepted(ballot(answer));
+            vec![AcceptedSlot { slot: Slot(u64::from(page) + 1), standing, value: Value::Noop }]
+        };
+        let page = |answer, page| promise(answer, page, 2, slot(answer, page));
+        vec![
+            page(1, 0),
+            page(1, 1),
+            page(2, 0),
+            page(2, 1),
+            Promise { ballot: ballot(8), ..promise(3, 0, 1, vec![]) },
+            Promise { ballot: ballot(10), ..promise(3, 0, 1, vec![]) },
+            Promise { from: Slot(2), ..promise(3, 0, 1, vec![]) },
+            promise(3, 2, 2, vec![]),
+        ]
+    }
+
+    /// Every sequence of five of these letters, lost and repeated ones included. The promise
+    /// counts when every page of the newest answer is there; once it counts it stays.
+    #[test]
+    fn a_promise_counts_when_all_pages_of_one_answer_are_there() {
+        let (configuration, letters) = (three(), letters());
+        for sequence in 0..8_usize.pow(5) {
+            let mut preparing = Preparing::new(mine(), ONE, NOW);
+            assert!(!preparing.receive_promise(
+                NodeId(1),
+                promise(1, 0, 1, vec![]),
+                &configuration
+            ));
+            let mut newest = 0;
+            let mut pages = BTreeSet::new();
+            for step in 0..5 {
+                let letter = letters[sequence / 8_usize.pow(step) % 8].clone();
+                let counts = letter.ballot == mine() && letter.from == ONE && letter.page < 2;
+                if counts && pages.len() < 2 && letter.answer > newest {
+                    newest = letter.answer;
+                    pages.clear();
+                }
+                if counts && letter.answer == newest {
+                    pages.insert(letter.page);
+                }
+                let elected = preparing.receive_promise(NodeId(2), letter, &configuration);
+                assert_eq!(elected, counts && pages.len() == 2, "sequence {sequence:o}");
+                assert_eq!(preparing.promises().contains(1), pages.len() == 2);
+                assert!(!preparing.promises().contains(2));
+            }
+            if pages.len() == 2 {
+                // Nothing of the other answer has got into it.
+                let answer = &preparing.answers[&1];
+                let all = answer.pages.iter().flatten().flatten();
+                let of_newest = |a: &AcceptedSlot| a.standing == Standing::Accepted(ballot(newest));
+                assert_eq!(all.filter(|accepted| of_newest(accepted)).count(), 2);
+            }
+        }
+    }
+
+    /// Pitfall 7: every sequence of six promises of three members, and of a stranger.
+    #[test]
+    fn a_quorum_of_promises_is_one_of_distinct_members() {
+        let configuration = three();
+        for sequence in 0..4_u32.pow(6) {
+            let mut preparing = Preparing::new(mine(), ONE, NOW);
+            let mut members = BTreeSet::new();
+            for step in 0..6 {
+                let from = NodeId(sequence / 4_u32.pow(step) % 4 + 1);
+                if from != NodeId(4) {
+                    members.insert(from);
+                }
+                let answer = promise(u64::from(step), 0, 1, vec![]);
+                let elected = preparing.receive_promise(from, answer, &configuration);
+                assert_eq!(elected, from != NodeId(4) && members.len() >= 2);
+                assert_eq!(preparing.promises().count(), members.len());
+            }
+        }
+    }
+
+    /// What an acceptor can report: what it knows as chosen, and above that, per slot,
+    /// nothing, an acceptance, or a choice that it knows of.
+    fn reports() -> Vec<(Slot, Vec<AcceptedSlot>)> {
+        let standings =
+            [None, Some(Standing::Accepted(ballot(1))), Some(Standing::Accepted(ballot(2)))];
+        let standings: Vec<_> = standings.into_iter().chain([Some(Standing::Chosen)]).collect();
+        let mut reports = Vec::new();
+        for chosen_upto in 0..=2 {
+            for code in 0..4_usize.pow(3 - chosen_upto) {
+                let mut accepted = Vec::new();
+                for (place, slot) in (chosen_upto as u64 + 1..=3).map(Slot).enumerate() {
+                    if let Some(standing) = standings[code / 4_usize.pow(place as u32) % 4] {
+                        let value = text(&format!("{standing:?} in {slot}"));
+                        accepted.push(AcceptedSlot { slot, standing, value });
+                    }
+                }
+                reports.push((Slot(chosen_upto as u64), accepted));
+            }
+        }
+        reports
+    }
+
+    /// Paxos Made Simple 2.2, Phase 2(a): "v is the value of the highest-numbered proposal
+    /// among the responses, or is any value if the responses reported no proposals." And 3:
+    /// "no-op" commands fill the gaps. Every pair of reports about three slots.
+    #[test]
+    fn the_value_is_that_of_the_highest_numbered_proposal_among_the_responses() {
+        let (configuration, reports) = (three(), reports());
+        assert_eq!(reports.len(), 64 + 16 + 4);
+        for one in &reports {
+            for two in &reports {
+                let mut preparing = Preparing::new(mine(), ONE, NOW);
+                for (from, (chosen_upto, accepted)) in [(2, one), (3, two)] {
+                    let chosen_upto = *chosen_upto;
+                    let answer = Promise { chosen_upto, ..promise(1, 0, 1, accepted.clone()) };
+                    preparing.receive_promise(NodeId(from), answer, &configuration);
+                }
+                let mut leading = preparing.lead(NOW);
+
+                let base = one.0.max(two.0);
+                let responses = || one.1.iter().chain(&two.1);
+                let last = responses().map(|a| a.slot).max().unwrap_or(base).max(base);
+                assert_eq!(leading.base, base, "chosen slots are fetched, never proposed in");
+                assert_eq!((leading.prefix(), leading.adopted_upto), (base, last));
+                for slot in base.0 + 1..=last.0 {
+                    let about = responses().filter(|a| a.slot == Slot(slot));
+                    let highest = about.max_by_key(|a| a.standing).map(|a| a.value.clone());
+                    let value = leading.next_adopted().expect("a value for each slot");
+                    assert_eq!(value, highest.unwrap_or(Value::Noop), "{one:?} {two:?}");
+                    assert_eq!(leading.propose(NOW, value), Slot(slot));
+                }
+                assert!(!leading.has_adopted());
+                assert_eq!(leading.propose(NOW, text("new")), last.next());
+            }
+        }
+    }
+
+    /// Half a promise brings nothing: its missing page could hold the higher proposal.
+    #[test]
+    fn pages_of_an_incomplete_promise_are_not_responses() {
+        let configuration = three();
+        let accepted = |value: &str| {
+            let standing = Standing::Accepted(ballot(1));
+            vec![AcceptedSlot { slot: ONE, standing, value: text(value) }]
+        };
+        let mut preparing = Preparing::new(mine(), ONE, NOW);
+        preparing.receive_promise(NodeId(3), promise(1, 0, 2, accepted("half")), &configuration);
+        preparing.receive_promise(NodeId(1), promise(1, 0, 1, vec![]), &configuration);
+        assert!(preparing.receive_promise(NodeId(2), promise(1, 0, 1, vec![]), &configuration));
+        assert!(!preparing.lead(NOW).has_adopted());
+    }
+
+    #[test]
+    fn a_candidate_never_proposes_at_or_below_what_it_knew_as_chosen() {
+        let configuration = three();
+        let from = Slot(6);
+        let mut preparing = Preparing::new(mine(), from, NOW);
+        for (member, chosen_upto) in [(1, 0), (2, 3)] {
+            let answer =
+                Promise { from, chosen_upto: Slot(chosen_upto), ..promise(1, 0, 1, vec![]) };
+            preparing.receive_promise(NodeId(member), answer, &configuration);
+        }
+        let mut leading = preparing.lead(NOW);
+        assert_eq!((leading.base, leading.propose(NOW, Value::Noop)), (Slot(5), Slot(6)));
+    }
+
+    fn leading_with(slots: u64) -> Leading {
+        let mut leading = Leading::new(mine(), Slot(2), VecDeque::new(), NOW);
+        for slot in 3..3 + slots {
+            assert_eq!(leading.propose(NOW, text(&format!("{slot}"))), Slot(slot));
+        }
+        leading
+    }
+
+    /// Three slots (3 to 5) are open. Every sequence of three answers, each a range from
+    /// anywhere to anywhere by any of three members: holes, repetitions, slots that are
+    /// chosen already and slots that were never proposed.
+    #[test]
+    fn a_value_is_chosen_when_a_single_proposal_has_been_accepted_by_a_majority() {
+        let mut letters = Vec::new();
+        for (first, last) in (2..=6).flat_map(|first| (2..=6).map(move |last| (first, last))) {
+            letters.extend((0..3).map(|member| (member, first, last)));
+        }
+        for sequence in 0..letters.len().pow(3) {
+            let mut leading = leading_with(3);
+            let mut votes = vec![BTreeSet::new(); 3];
+            let mut told = BTreeSet::new();
+            for step in 0..3 {
+                let (member, first, last) =
+                    letters[sequence / letters.len().pow(step) % letters.len()];
+                for slot in (first..=last).filter(|slot| (3..=5).contains(slot)) {
+                    votes[slot as usize - 3].insert(member);
+                }
+                let (first, last) = (Slot(first), Slot(last));
+                let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
+                for (slot, value) in leading.receive_accepted(NOW, member, &accepted, 2) {
+                    assert_eq!(value, text(&format!("{slot}")));
+                    assert!(told.insert(slot.0), "chosen once");
+                }
+                let by_majority: BTreeSet<u64> =
+                    (3..=5).filter(|slot| votes[*slot as usize - 3].len() >= 2).collect();
+                assert_eq!(told, by_majority, "sequence {sequence}");
+                let prefix = (3..=5).take_while(|slot| by_majority.contains(slot)).count() as u64;
+                assert_eq!(leading.prefix(), Slot(2 + prefix));
+                assert_eq!(leading.proposed_upto(), Slot(5));
+                assert_eq!(leading.in_flight() as u64, 3 - prefix);
+                let open: Vec<u64> = leading.unchosen().map(|(slot, _)| slot.0).collect();
+                let unchosen: Vec<u64> = (3..=5).filter(|s| !by_majority.contains(s)).collect();
+                assert_eq!(open, unchosen, "only these are sent again");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "votes are counted in their own ballot")]
+    fn a_vote_of_another_ballot_is_never_counted() {
+        let accepted = Accepted { ballot: ballot(1), first: Slot(3), last: Slot(3), read_round: 0 };
+        leading_with(1).receive_accepted(NOW, 0, &accepted, 2);
+    }
+
+    /// Paxos Made Moderately Complex 4.2 and Paxos Made Simple 3: a leader "can get at most
+    /// alpha commands ahead".
+    #[test]
+    fn a_leader_gets_at_most_a_window_ahead_of_what_is_chosen() {
+        let bytes = text("3").size_bytes();
+        for open in 0..6_u64 {
+            for chosen in 0..=open {
+                let mut leading = leading_with(open);
+                for member in 0..2 {
+                    let (first, last) = (Slot(3), Slot(2 + chosen));
+                    let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
+                    leading.receive_accepted(NOW, member, &accepted, 2);
+                }
+                let left = open - chosen;
+                for window in 0..7 {
+                    assert_eq!(leading.has_room(window, usize::MAX), left < window);
+                    let room = left == 0 || (left as usize) * bytes < window as usize * bytes;
+                    assert_eq!(leading.has_room(7, window as usize * bytes), room);
+                }
+            }
+        }
+    }
+}

@@ -216,3 +216,211 @@ pub(crate) fn settle(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::{collections::BTreeSet, vec};
+
+    const NOW: Time = Time(1_000);
+
+    fn here(token: u64) -> Reader {
+        Reader::Here(ReadToken(token))
+    }
+
+    fn token_of(reader: &Reader) -> u64 {
+        match reader {
+            Reader::Here(ReadToken(token)) => *token,
+            Reader::There(..) => panic!("nobody else asked"),
+        }
+    }
+
+    /// A reader of the naive model: its round, once it has one, and whether a quorum has
+    /// confirmed that.
+    #[derive(Clone, Copy)]
+    struct Waiting {
+        token: u64,
+        round: Option<u64>,
+    }
+
+    /// Every sequence of six events: a read arrives, a round begins, or one of three members
+    /// echoes a round from 0 to 3, old rounds and such as never began included. A read is
+    /// confirmed once two distinct members have echoed its round or a later one, and its round
+    /// began after it arrived.
+    #[test]
+    fn a_round_is_confirmed_when_a_quorum_of_distinct_members_has_echoed_it() {
+        const EVENTS: u64 = 2 + 9;
+        for sequence in 0..EVENTS.pow(6) {
+            let mut rounds = Rounds::default();
+            let (mut waiting, mut newest, mut tokens) = (Vec::<Waiting>::new(), 0, 0);
+            let mut echoes: Vec<BTreeSet<u64>> = vec![BTreeSet::new(); 3];
+            for step in 0..6 {
+                match sequence / EVENTS.pow(step) % EVENTS {
+                    0 => {
+                        tokens += 1;
+                        rounds.push(here(tokens));
+                        waiting.push(Waiting { token: tokens, round: None });
+                    }
+                    1 => {
+                        let wanted = waiting.iter().any(|reader| reader.round.is_none());
+                        newest += u64::from(wanted);
+                        assert_eq!(rounds.begin(NOW), wanted);
+                        for reader in waiting.iter_mut().filter(|reader| reader.round.is_none()) {
+                            reader.round = Some(newest);
+                        }
+                    }
+                    echo => {
+                        let (member, round) = ((echo - 2) / 3, (echo - 2) % 3 + 1);
+                        if round <= newest {
+                            echoes[member as usize].insert(round);
+                        }
+                        let confirmed = rounds.receive_echo(member as usize, round, 2);
+                        let is_confirmed = |reader: &Waiting| {
+                            let echoed = |set: &&BTreeSet<u64>| {
+                                set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))
+                            };
+                            echoes.iter().filter(echoed).count() >= 2
+                        };
+                        let expected =
+                            waiting.iter().filter(|r| is_confirmed(r)).map(|r| here(r.token));
+                        let expected: Vec<Reader> = expected.collect();
+                        waiting.retain(|reader| !is_confirmed(reader));
+                        assert_eq!(confirmed, expected, "sequence {sequence}");
+                    }
+                }
+                assert_eq!((rounds.newest(), rounds.waiting()), (newest, waiting.len()));
+            }
+            let mut drained = rounds.drain();
+            drained.sort_by_key(token_of);
+            assert_eq!(drained, waiting.iter().map(|r| here(r.token)).collect::<Vec<_>>());
+            assert_eq!(rounds.waiting(), 0);
+        }
+    }
+
+    #[test]
+    fn reads_gather_while_many_rounds_are_in_flight() {
+        let mut rounds = Rounds::default();
+        for token in 1..=6 {
+            rounds.push(here(token));
+            assert_eq!(rounds.begin(NOW), token <= Rounds::OPEN_MAX as u64);
+        }
+        assert_eq!((rounds.newest(), rounds.waiting()), (4, 6));
+        assert_eq!(rounds.receive_echo(0, 4, 1).len(), 4);
+        assert!(rounds.begin(NOW));
+        assert_eq!(rounds.receive_echo(0, 5, 1), [here(5), here(6)]);
+    }
+
+    #[test]
+    fn a_round_is_sent_when_it_is_new_and_again_when_nobody_confirms_it() {
+        let mut rounds = Rounds::default();
+        assert!(!rounds.is_due(NOW, 20));
+        rounds.push(here(1));
+        rounds.begin(NOW);
+        assert!(!rounds.is_due(NOW, 20), "an Accept may carry it");
+        rounds.mark_unsent();
+        assert!(rounds.is_due(NOW, 20));
+        rounds.sent(NOW);
+        assert!(!rounds.is_due(NOW.plus_us(19), 20));
+        assert!(rounds.is_due(NOW.plus_us(20), 20));
+        rounds.receive_echo(0, 1, 1);
+        assert!(!rounds.is_due(NOW.plus_us(20), 20), "nobody waits for it any more");
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Asked {
+        NotYet,
+        In(u64, NodeId),
+        Settled,
+    }
+
+    /// Every sequence of six events at a follower: a read arrives, a question goes to one of
+    /// two leaders, one of the first three questions is answered, or what is stale is given
+    /// up while one or nobody leads. Each read ends once; an answer ends exactly those that
+    /// had arrived when its question was asked, and an answer to an earlier question none.
+    #[test]
+    fn an_answer_is_for_the_reads_that_had_arrived_before_its_question() {
+        const EVENTS: u64 = 9;
+        let leaders = [NodeId(1), NodeId(2)];
+        let life = 5 << 32;
+        for sequence in 0..EVENTS.pow(6) {
+            let mut questions = Questions::new(5);
+            let (mut reads, mut asked) = (Vec::<Asked>::new(), 0);
+            for step in 0..6 {
+                let event = sequence / EVENTS.pow(step) % EVENTS;
+                let is_open =
+                    |reads: &[Asked]| reads.iter().any(|read| matches!(read, Asked::In(..)));
+                let mut ended = Vec::new();
+                match event {
+                    0 => {
+                        questions.push(here(reads.len() as u64));
+                        reads.push(Asked::NotYet);
+                    }
+                    1 | 2 => {
+                        let leader = leaders[event as usize - 1];
+                        let due = !is_open(&reads) && reads.contains(&Asked::NotYet);
+                        asked += u64::from(due);
+                        let nonce = due.then_some(life + asked);
+                        assert_eq!(questions.ask(NOW, leader), nonce);
+                        for read in reads.iter_mut().filter(|r| due && **r == Asked::NotYet) {
+                            *read = Asked::In(asked, leader);
+                        }
+                    }
+                    3..=5 => {
+                        ended = questions.receive_answer(life + event - 2);
+                        expect(
+                            &ended,
+                            &mut reads,
+                            |read| matches!(read, Asked::In(question, _) if question == event - 2),
+                        );
+                    }
+                    _ => {
+                        let leader = leaders.get(event as usize - 6).copied();
+                        ended = questions.expire(NOW, leader, 1);
+                        expect(&ended, &mut reads, |read| match read {
+                            Asked::In(_, of) => Some(of) != leader,
+                            Asked::NotYet => leader.is_none(),
+                            Asked::Settled => false,
+                        });
+                    }
+                }
+                let left = reads.iter().filter(|read| **read != Asked::Settled).count();
+                assert_eq!(questions.waiting(), left, "sequence {sequence}: {}", ended.len());
+                assert_eq!(questions.asked_at().is_some(), is_open(&reads));
+            }
+        }
+    }
+
+    /// Exactly the reads that fit have ended.
+    fn expect(ended: &[Reader], reads: &mut [Asked], fits: impl Fn(Asked) -> bool) {
+        let mut expected = BTreeSet::new();
+        for (token, read) in (0..).zip(reads) {
+            if fits(*read) {
+                expected.insert(token);
+                *read = Asked::Settled;
+            }
+        }
+        assert_eq!(ended.iter().map(token_of).collect::<BTreeSet<_>>(), expected);
+        assert_eq!(ended.len(), expected.len());
+    }
+
+    #[test]
+    fn a_question_that_nobody_answers_is_given_up() {
+        let mut questions = Questions::new(1);
+        questions.push(here(1));
+        questions.ask(NOW, NodeId(1));
+        questions.push(here(2));
+        assert_eq!(questions.expire(NOW.plus_us(9), Some(NodeId(1)), 10), []);
+        assert_eq!(questions.expire(NOW.plus_us(10), Some(NodeId(1)), 10), [here(1)]);
+        assert_eq!(questions.ask(NOW.plus_us(10), NodeId(1)), Some((1 << 32) + 2));
+    }
+
+    #[test]
+    fn each_reader_is_told_where_it_asked() {
+        let readers = vec![here(1), Reader::There(NodeId(3), 8)];
+        let (mut outcomes, mut answers) = (Vec::new(), Vec::new());
+        let answer = |node, nonce, index| answers.push((node, nonce, index));
+        settle(readers, Some(Slot(4)), &mut outcomes, answer);
+        assert_eq!(outcomes, [ReadOutcome { token: ReadToken(1), index: Some(Slot(4)) }]);
+        assert_eq!(answers, [(NodeId(3), 8, Some(Slot(4)))]);
+    }
+}

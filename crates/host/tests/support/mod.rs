@@ -48,36 +48,9 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) fn new(size: u32, limits: &Limits) -> Cluster {
         let members: Vec<NodeId> = (1..=size).map(NodeId).collect();
-        let configuration = Configuration::majority(members.clone(), 1_024).expect("valid");
-        let applied = Applied {
-            upto: Slot::ZERO,
-            durable: Slot::ZERO,
-            cluster_time_ms: 0,
-            own_sequence: 0,
-            own_gap: false,
-        };
-        let node = |id: NodeId| {
-            let settings = HostSettings {
-                node: id,
-                incarnation: 1,
-                configuration: configuration.clone(),
-                options: Options { seed: u64::from(id.0), ..Options::default() },
-                limits: limits.clone(),
-            };
-            Node {
-                host: Host::new(settings, Recovered::empty(), &applied, Time::ZERO),
-                answers: BTreeMap::new(),
-                taken: Vec::new(),
-                forwards_sent: 0,
-                is_dead: false,
-                last_of_origin: BTreeMap::new(),
-                waiters: VecDeque::new(),
-                applied: applied.clone(),
-            }
-        };
         Cluster {
             now: Time::ZERO,
-            nodes: members.into_iter().map(|id| (id, node(id))).collect(),
+            nodes: members.iter().map(|id| (*id, Node::new(*id, 1, &members, limits))).collect(),
             events: BTreeMap::new(),
             count: 0,
             cuts: Vec::new(),
@@ -112,6 +85,13 @@ impl Cluster {
 
     pub(crate) fn kill(&mut self, id: NodeId) {
         self.nodes.get_mut(&id).expect("a member").is_dead = true;
+    }
+
+    /// Replaces a node that has not done anything yet by a later life of it.
+    pub(crate) fn restart(&mut self, id: NodeId, incarnation: u64) {
+        let members: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let node = Node::new(id, incarnation, &members, &Limits::default());
+        self.nodes.insert(id, node);
     }
 
     /// Lets time pass until `done`, at most `limit_us`. Says whether it was.
@@ -197,6 +177,33 @@ impl Cluster {
 }
 
 impl Node {
+    fn new(id: NodeId, incarnation: u64, members: &[NodeId], limits: &Limits) -> Node {
+        let applied = Applied {
+            upto: Slot::ZERO,
+            durable: Slot::ZERO,
+            cluster_time_ms: 0,
+            own_sequence: 0,
+            own_gap: false,
+        };
+        let settings = HostSettings {
+            node: id,
+            incarnation,
+            configuration: Configuration::majority(members.to_vec(), 1_024).expect("valid"),
+            options: Options { seed: u64::from(id.0), ..Options::default() },
+            limits: limits.clone(),
+        };
+        Node {
+            host: Host::new(settings, Recovered::empty(), &applied, Time::ZERO),
+            answers: BTreeMap::new(),
+            taken: Vec::new(),
+            forwards_sent: 0,
+            is_dead: false,
+            last_of_origin: BTreeMap::new(),
+            waiters: VecDeque::new(),
+            applied,
+        }
+    }
+
     fn answer(&mut self, request: RequestId, answer: Answer) {
         assert_eq!(self.answers.insert(request, answer), None, "answered twice");
     }
