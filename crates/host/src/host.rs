@@ -7,7 +7,7 @@ use synod_paxos::{
     Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Route, Slot,
     Status, Time,
 };
-use synod_wire::{Forward, PeerMessage, batch};
+use synod_wire::{Forward, PeerMessage, batch, command};
 
 use crate::Limits;
 use crate::applying::Applying;
@@ -184,7 +184,7 @@ impl Host {
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
-            let leader_changed = self.refresh_view(now);
+            let leader_changed = self.refresh_view();
             self.take_forwards();
             // Reads before values, so that their round rides on this step's Accepts.
             if let Some(token) = self.reads.ask(now, leader_changed) {
@@ -297,7 +297,7 @@ impl Host {
     }
 
     /// Looks who leads now. Says whether that changed.
-    fn refresh_view(&mut self, now: Time) -> bool {
+    fn refresh_view(&mut self) -> bool {
         let view = self.view();
         if view.leading != self.viewed.leading {
             // What was queued under another ballot is sent again by its origins.
@@ -306,7 +306,7 @@ impl Host {
         self.viewed = view;
         let ballot = match view.route {
             Route::Here => view.leading,
-            Route::Leader(_) => self.replica.status(now).following,
+            Route::Leader(_) => self.replica.follows(),
             Route::Through(_) | Route::Nowhere => None,
         };
         self.commands.set_target(Target { route: view.route, ballot })
@@ -413,7 +413,10 @@ impl Host {
     }
 }
 
-/// Whether these bytes are an encoded command with a server id that can exist.
+/// Whether these bytes are an encoded command that every replica can read, with a
+/// server id that can exist. One that nobody can read must not be chosen.
 fn is_entry(entry: &Bytes) -> bool {
-    batch::entry_id(entry).is_ok_and(|id: ServerId| id.origin != 0 && id.sequence != 0)
+    let named = |id: ServerId| id.origin != 0 && id.sequence != 0;
+    batch::decode_entry(entry.clone())
+        .is_ok_and(|entry| named(entry.id) && command::decode(entry.command).is_ok())
 }

@@ -290,7 +290,7 @@ mod tests {
                 Some((Standing::Chosen, value)) => log.learn(ONE, value),
                 Some((Standing::Accepted(ballot), value)) => log.accept(ONE, ballot, value),
             }
-            let unsynced = Unsynced::new(Position::ZERO);
+            let unsynced = Unsynced::new(Position::ZERO, Slot::ZERO);
             let acceptor = Acceptor::new(promised, 4, 0);
             Bench { acceptor, log, unsynced, effects: Effects::default() }
         }

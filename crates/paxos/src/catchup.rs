@@ -12,6 +12,8 @@ pub(crate) struct Catchup {
     behind: Option<(Slot, Time)>,
     /// Peers that failed us go to the end of the line.
     last_failed: Option<NodeId>,
+    /// Nobody could be asked when this was last tried: heartbeats wake it.
+    blocked: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +37,13 @@ impl Catchup {
     pub(crate) const PATIENCE_US: u64 = 5_000;
 
     pub(crate) fn new(incarnation: u64) -> Catchup {
-        Catchup { nonce: incarnation << 32, open: None, behind: None, last_failed: None }
+        Catchup {
+            nonce: incarnation << 32,
+            open: None,
+            behind: None,
+            last_failed: None,
+            blocked: false,
+        }
     }
 
     /// Notes how far this node is and how far it could be.
@@ -56,6 +64,7 @@ impl Catchup {
     pub(crate) fn due_at(&self, timeout_us: u64) -> Option<Time> {
         match (self.open, self.behind) {
             (Some(open), _) => Some(open.asked_at.plus_us(timeout_us)),
+            (None, Some(_)) if self.blocked => None,
             (None, Some((_, since))) => Some(since.plus_us(Self::PATIENCE_US)),
             (None, None) => None,
         }
@@ -66,6 +75,11 @@ impl Catchup {
         if let Some(open) = self.open.take_if(|open| now.since_us(open.asked_at) >= timeout_us) {
             self.last_failed = Some(open.from);
         }
+    }
+
+    /// Whether a request can be made at all now.
+    pub(crate) fn block(&mut self, blocked: bool) {
+        self.blocked = blocked;
     }
 
     /// The next request, if one is due: `eager` after a chunk that left more.
@@ -83,7 +97,9 @@ impl Catchup {
         }
         let able = sources.filter(|s| s.available_from <= first && first <= s.chosen_upto);
         // A follower ships before the leader does, and whoever failed us goes last.
-        let best = able.min_by_key(|s| (Some(s.node) == self.last_failed, s.is_leader, s.node))?;
+        let best = able.min_by_key(|s| (Some(s.node) == self.last_failed, s.is_leader, s.node));
+        self.blocked = best.is_none();
+        let best = best?;
         self.nonce += 1;
         self.open = Some(Open { nonce: self.nonce, from: best.node, asked_at: now });
         let last = last.min(best.chosen_upto);
@@ -142,10 +158,10 @@ mod tests {
             for (leader, failed) in (0..=3).flat_map(|leader| (0..=3).map(move |f| (leader, f))) {
                 let (mut catchup, now) = behind();
                 catchup.last_failed = Some(NodeId(failed));
-                let of = |place: usize| holds[code / 5_usize.pow(place as u32) % 5];
+                let of = |place: u32| holds[code / 5_usize.pow(place) % 5];
                 let sources: Vec<Source> = (1..=3_u32)
                     .map(|node| {
-                        let (from, upto) = of(node as usize - 1);
+                        let (from, upto) = of(node - 1);
                         source(node, from, upto, node == leader)
                     })
                     .collect();
@@ -211,7 +227,7 @@ mod tests {
                 let fits = from == to && nonce == fetch.nonce;
                 assert_eq!(taken, open && fits);
                 open &= !fits;
-                assert_eq!(ask(&mut catchup, now, &[]).is_some(), false, "one at a time");
+                assert_eq!(ask(&mut catchup, now, &[]), None, "one at a time");
             }
         }
     }

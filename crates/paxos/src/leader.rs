@@ -200,26 +200,39 @@ impl Liveness {
 
     /// Another node stands: it goes first.
     pub(crate) fn give_time(&mut self, now: Time) {
-        self.not_before = self.not_before.max(now.plus_us(self.election_timeout_us / 2));
+        let patience = (self.election_timeout_us / 2) << self.attempts.min(4);
+        self.not_before = self.not_before.max(now.plus_us(patience));
     }
 
     /// This node's candidacy failed: wait longer each time, by chance, so that a
     /// duel ends.
     pub(crate) fn lost(&mut self, now: Time) {
         self.attempts = (self.attempts + 1).min(6);
-        let spread = (self.heartbeat_us << self.attempts).min(2 * self.election_timeout_us);
+        let spread = (self.heartbeat_us << self.attempts).min(16 * self.election_timeout_us);
         let wait = self.random_below(spread.max(1));
         self.not_before = self.not_before.max(now.plus_us(wait));
     }
 
     /// This node leads.
-    pub(crate) fn won(&mut self, now: Time, promises: impl Fn(usize) -> bool) {
+    pub(crate) fn won(&mut self, now: Time) {
         self.following = None;
         self.attempts = 0;
-        for (index, peer) in self.peers.iter_mut().enumerate() {
+        for peer in &mut self.peers {
             peer.deaf = 0;
-            peer.followed_at = promises(index).then_some(now);
+            // Whoever did not promise has an election timeout to follow.
+            peer.followed_at = Some(now);
         }
+    }
+
+    /// How long a candidate waits for the next page of a promise.
+    pub(crate) fn candidate_patience_us(&self) -> u64 {
+        self.election_timeout_us << self.attempts.min(4)
+    }
+
+    /// Forgets a leader that has been silent for too long.
+    pub(crate) fn note_silence(&mut self, now: Time) {
+        let limit = self.election_timeout_us;
+        self.following.take_if(|following| now.since_us(following.heard_at) >= limit);
     }
 
     /// The live leader's ballot as this node sees it, itself left aside.
@@ -509,9 +522,9 @@ mod tests {
         for code in 0..8_usize.pow(3) {
             let mut bench = Bench::new(5);
             let mut reports = 1;
-            for (place, node) in [1, 3, 4].into_iter().enumerate() {
+            for (place, node) in [(0, 1), (1, 3), (2, 4)] {
                 bench.now = START.plus_us(3 * options().heartbeat_us);
-                let (heard, counts) = HEARD[code / 8_usize.pow(place as u32) % 8];
+                let (heard, counts) = HEARD[code / 8_usize.pow(place) % 8];
                 let_hear(&mut bench, node, heard);
                 reports += usize::from(counts);
             }
@@ -683,8 +696,9 @@ mod tests {
         assert_eq!(bench.following(), Some(ballot(1, 1)));
     }
 
-    /// A leader counts as its followers those who said so in an answer to a heartbeat that is
-    /// younger than an election timeout, in its own ballot; and itself.
+    /// A leader counts as its followers those who said so, in its own ballot, in an answer to
+    /// a heartbeat that is younger than an election timeout; and itself. When it wins, all
+    /// others have an election timeout to do so.
     #[test]
     fn a_leader_is_followed_by_those_whose_answers_are_fresh() {
         let (mine, timeout) = (ballot(3, ME.0), options().election_timeout_us);
@@ -693,16 +707,19 @@ mod tests {
             for three in answers {
                 let mut bench = Bench::new(3);
                 bench.leading = Some(mine);
-                bench.liveness.won(bench.now, |_| false);
+                bench.liveness.won(bench.now);
+                bench.wait_us(1_000);
                 bench.hear(1, |heartbeat| heartbeat.following = one);
                 bench.hear(3, |heartbeat| heartbeat.following = three);
                 let count = 1 + [one, three].iter().filter(|a| **a == Some(mine)).count();
+                let grace = START.plus_us(timeout);
+                let end = bench.now.plus_us(timeout);
                 for quorum in 1..=3 {
-                    assert_eq!(bench.liveness.is_followed(bench.now, quorum), count >= quorum);
-                    let end = bench.now.plus_us(timeout);
-                    let last = Time(end.0 - 1);
-                    assert_eq!(bench.liveness.is_followed(last, quorum), count >= quorum);
-                    assert_eq!(bench.liveness.is_followed(end, quorum), quorum == 1);
+                    let followed = |at| bench.liveness.is_followed(at, quorum);
+                    assert!(followed(bench.now) && followed(Time(grace.0 - 1)));
+                    assert_eq!(followed(grace), count >= quorum);
+                    assert_eq!(followed(Time(end.0 - 1)), count >= quorum);
+                    assert_eq!(followed(end), quorum == 1);
                 }
             }
         }
@@ -715,7 +732,7 @@ mod tests {
         let mine = ballot(3, ME.0);
         let mut bench = Bench::new(3);
         bench.leading = Some(mine);
-        bench.liveness.won(bench.now, |_| false);
+        bench.liveness.won(bench.now);
         let echo = bench.liveness.next_sequence(bench.now);
         bench.wait_us(options().election_timeout_us);
         bench.receive(1, Heartbeat { following: Some(mine), ..heartbeat(1, echo) });
@@ -740,7 +757,7 @@ mod tests {
                 in_a_row = if which == 0 { in_a_row + 1 } else { 0 };
                 assert_eq!(bench.liveness.has_deaf_voter(), in_a_row >= 3);
             }
-            bench.liveness.won(bench.now, |_| true);
+            bench.liveness.won(bench.now);
             assert!(!bench.liveness.has_deaf_voter(), "a new ballot starts anew");
         }
     }

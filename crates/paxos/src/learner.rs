@@ -179,7 +179,8 @@ mod tests {
                             }
                         }
                         Heard::Accept(ballot, slot) => {
-                            let held = &mut expected[slot.0 as usize - 1];
+                            let held = expected.iter_mut().zip(1..).find(|(_, at)| *at == slot.0);
+                            let (held, _) = held.expect("slots 1 to 3");
                             // The acceptor takes nothing below what it accepted.
                             if *held < Some(Standing::Accepted(ballot)) {
                                 log.accept(slot, ballot, value_of(ballot));

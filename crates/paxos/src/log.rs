@@ -64,6 +64,11 @@ impl Log {
         Slot(self.first.0 + self.entries.len() as u64 - 1).max(self.chosen_upto)
     }
 
+    /// Bytes of the values in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
     /// The highest acceptance.
     pub(crate) fn last_accepted(&self) -> (Ballot, Slot) {
         self.last_accepted

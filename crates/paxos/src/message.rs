@@ -148,7 +148,8 @@ pub struct Watermark {
     pub ballot: Ballot,
     /// Every slot up to here is chosen.
     pub chosen_upto: Slot,
-    /// The newest read round of this leader; answered at once if it is new.
+    /// The newest read round of this leader, answered at once; 0 when no read
+    /// waits.
     pub read_round: u64,
 }
 

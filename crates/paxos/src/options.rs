@@ -35,6 +35,15 @@ pub struct Options {
     pub seed: u64,
 }
 
+impl Options {
+    /// Bytes of values that a replica holds in memory at the most: what it caches,
+    /// and two windows that wait for being chosen and applied.
+    #[must_use]
+    pub fn log_bytes_max(&self) -> usize {
+        self.cache_bytes_max.saturating_add(self.window_bytes_max.saturating_mul(2))
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Options {

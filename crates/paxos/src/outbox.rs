@@ -1,19 +1,23 @@
 //! Collects what one batch of steps brings about.
 
-use crate::{Accepted, Effects, Envelope, Message, NodeId, Position, Record, RecordBody, Time};
+use crate::{
+    Accepted, Effects, Envelope, Message, NodeId, Position, Record, RecordBody, Slot, Time,
+};
 use alloc::collections::VecDeque;
 
 /// The journal as the core sees it: what was handed out and is not durable yet.
 #[derive(Debug)]
 pub(crate) struct Unsynced {
     handed_out: Position,
+    /// The watermark of the newest record.
+    recorded_upto: Slot,
     pending: VecDeque<(Position, Time, usize)>,
     bytes: usize,
 }
 
 impl Unsynced {
-    pub(crate) fn new(position: Position) -> Unsynced {
-        Unsynced { handed_out: position, pending: VecDeque::new(), bytes: 0 }
+    pub(crate) fn new(position: Position, recorded_upto: Slot) -> Unsynced {
+        Unsynced { handed_out: position, recorded_upto, pending: VecDeque::new(), bytes: 0 }
     }
 
     /// Hands `record` to the journal.
@@ -27,9 +31,15 @@ impl Unsynced {
                 RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
             };
         self.handed_out = Position(self.handed_out.0 + 1);
+        self.recorded_upto = record.chosen_upto;
         self.pending.push_back((self.handed_out, now, bytes));
         self.bytes += bytes;
         effects.persist.push(record);
+    }
+
+    /// Up to here the journal itself knows what is chosen.
+    pub(crate) fn recorded_upto(&self) -> Slot {
+        self.recorded_upto
     }
 
     /// The journal reports that it is durable up to `position`.

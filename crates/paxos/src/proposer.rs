@@ -29,8 +29,12 @@ pub(crate) struct Preparing {
     pub(crate) ballot: Ballot,
     /// The first slot that this node does not know as chosen.
     pub(crate) from: Slot,
-    pub(crate) started: Time,
+    /// When anything of a promise last arrived; the clock of giving up. Two syncs
+    /// and the transfer of pages lie between a Prepare and its quorum.
+    pub(crate) progress_at: Time,
+    /// When the Prepares last left, and how often they did.
     pub(crate) sent_at: Time,
+    pub(crate) sent: u32,
     /// What came of each member's promise, by its place.
     answers: BTreeMap<usize, Answer>,
 }
@@ -54,7 +58,14 @@ impl Preparing {
     const PAGES_MAX: u32 = 65_536;
 
     pub(crate) fn new(ballot: Ballot, from: Slot, now: Time) -> Preparing {
-        Preparing { ballot, from, started: now, sent_at: now, answers: BTreeMap::new() }
+        Preparing {
+            ballot,
+            from,
+            progress_at: now,
+            sent_at: now,
+            sent: 1,
+            answers: BTreeMap::new(),
+        }
     }
 
     /// Takes one page; says whether a quorum has promised completely. A promise of
@@ -90,6 +101,11 @@ impl Preparing {
             answer.pages[promise.page as usize] = Some(promise.accepted);
         }
         self.promises().count() >= configuration.promise_quorum()
+    }
+
+    /// Whether pages of the member at `index` have come, all or some.
+    pub(crate) fn has_answer_of(&self, index: usize) -> bool {
+        self.answers.contains_key(&index)
     }
 
     /// The members whose promise is complete.
@@ -156,6 +172,9 @@ pub(crate) struct Leading {
     open_bytes: usize,
     /// Since when no slot was chosen though some are open.
     pub(crate) progress_at: Time,
+    /// Smoothed time from an Accept to its answer in microseconds, the acceptor's
+    /// sync included; 0 when unknown.
+    answer_us: u64,
 }
 
 /// One proposed slot.
@@ -164,7 +183,17 @@ pub(crate) struct Open {
     pub(crate) value: Value,
     pub(crate) voters: Voters,
     pub(crate) sent_at: Time,
+    /// How often it was sent again.
+    pub(crate) repeats: u32,
     chosen: bool,
+}
+
+impl Open {
+    /// When this slot is due to be sent again.
+    pub(crate) fn repeat_at(&self, pause_us: u64) -> Time {
+        const DOUBLINGS_MAX: u32 = 6;
+        self.sent_at.plus_us(pause_us << self.repeats.min(DOUBLINGS_MAX))
+    }
 }
 
 impl Leading {
@@ -178,6 +207,7 @@ impl Leading {
             open: VecDeque::new(),
             open_bytes: 0,
             progress_at: now,
+            answer_us: 0,
         }
     }
 
@@ -220,7 +250,8 @@ impl Leading {
             self.progress_at = now;
         }
         self.open_bytes += value.size_bytes();
-        let open = Open { value, voters: Voters::default(), sent_at: now, chosen: false };
+        let open =
+            Open { value, voters: Voters::default(), sent_at: now, repeats: 0, chosen: false };
         self.open.push_back(open);
         self.proposed_upto()
     }
@@ -243,7 +274,13 @@ impl Leading {
         while slot <= last {
             let index = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
             let open = &mut self.open[index];
-            open.voters.insert(member);
+            if open.voters.insert(member) && open.repeats == 0 && slot == last {
+                let sample = now.since_us(open.sent_at);
+                self.answer_us = match self.answer_us {
+                    0 => sample,
+                    smoothed => (smoothed * 7 + sample) / 8,
+                };
+            }
             if !open.chosen && open.voters.count() >= accept_quorum {
                 open.chosen = true;
                 chosen.push((slot, open.value.clone()));
@@ -265,9 +302,15 @@ impl Leading {
         (first..).map(Slot).zip(self.open.iter_mut()).filter(|(_, open)| !open.chosen)
     }
 
-    /// When the oldest unchosen slot was last sent.
-    pub(crate) fn oldest_sent_at(&self) -> Option<Time> {
-        self.open.front().map(|open| open.sent_at)
+    /// When the oldest unchosen slot is due to be sent again. The pause follows the
+    /// measured time of an answer and doubles with each repeat.
+    pub(crate) fn repeat_at(&self, least_us: u64) -> Option<Time> {
+        self.open.front().map(|open| open.repeat_at(self.repeat_us(least_us)))
+    }
+
+    /// The first pause before an Accept is sent again.
+    pub(crate) fn repeat_us(&self, least_us: u64) -> u64 {
+        least_us.max(4 * self.answer_us)
     }
 }
 
@@ -387,16 +430,16 @@ mod tests {
             [None, Some(Standing::Accepted(ballot(1))), Some(Standing::Accepted(ballot(2)))];
         let standings: Vec<_> = standings.into_iter().chain([Some(Standing::Chosen)]).collect();
         let mut reports = Vec::new();
-        for chosen_upto in 0..=2 {
-            for code in 0..4_usize.pow(3 - chosen_upto) {
+        for (chosen_upto, open) in [(0, 3), (1, 2), (2, 1)] {
+            for code in 0..4_usize.pow(open) {
                 let mut accepted = Vec::new();
-                for (place, slot) in (chosen_upto as u64 + 1..=3).map(Slot).enumerate() {
-                    if let Some(standing) = standings[code / 4_usize.pow(place as u32) % 4] {
+                for (place, slot) in (0..).zip((chosen_upto + 1..=3).map(Slot)) {
+                    if let Some(standing) = standings[code / 4_usize.pow(place) % 4] {
                         let value = text(&format!("{standing:?} in {slot}"));
                         accepted.push(AcceptedSlot { slot, standing, value });
                     }
                 }
-                reports.push((Slot(chosen_upto as u64), accepted));
+                reports.push((Slot(chosen_upto), accepted));
             }
         }
         reports
@@ -485,13 +528,13 @@ mod tests {
         }
         for sequence in 0..letters.len().pow(3) {
             let mut leading = leading_with(3);
-            let mut votes = vec![BTreeSet::new(); 3];
+            let mut votes: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
             let mut told = BTreeSet::new();
             for step in 0..3 {
                 let (member, first, last) =
                     letters[sequence / letters.len().pow(step) % letters.len()];
                 for slot in (first..=last).filter(|slot| (3..=5).contains(slot)) {
-                    votes[slot as usize - 3].insert(member);
+                    votes.entry(slot).or_default().insert(member);
                 }
                 let (first, last) = (Slot(first), Slot(last));
                 let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
@@ -499,8 +542,11 @@ mod tests {
                     assert_eq!(value, text(&format!("{slot}")));
                     assert!(told.insert(slot.0), "chosen once");
                 }
-                let by_majority: BTreeSet<u64> =
-                    (3..=5).filter(|slot| votes[*slot as usize - 3].len() >= 2).collect();
+                let by_majority: BTreeSet<u64> = votes
+                    .iter()
+                    .filter(|(_, voters)| voters.len() >= 2)
+                    .map(|(slot, _)| *slot)
+                    .collect();
                 assert_eq!(told, by_majority, "sequence {sequence}");
                 let prefix = (3..=5).take_while(|slot| by_majority.contains(slot)).count() as u64;
                 assert_eq!(leading.prefix(), Slot(2 + prefix));
@@ -534,10 +580,12 @@ mod tests {
                     leading.receive_accepted(NOW, member, &accepted, 2);
                 }
                 let left = open - chosen;
-                for window in 0..7 {
-                    assert_eq!(leading.has_room(window, usize::MAX), left < window);
-                    let room = left == 0 || (left as usize) * bytes < window as usize * bytes;
-                    assert_eq!(leading.has_room(7, window as usize * bytes), room);
+                for window in 0..7_u32 {
+                    let room = left < u64::from(window);
+                    assert_eq!(leading.has_room(window.into(), usize::MAX), room);
+                    // The first value always has room, however large it is.
+                    let window_bytes = window as usize * bytes;
+                    assert_eq!(leading.has_room(7, window_bytes), room || left == 0);
                 }
             }
         }

@@ -55,6 +55,12 @@ impl Rounds {
         self.newest
     }
 
+    /// The newest round if it waits for echoes; 0 when none does, so that nobody
+    /// answers for nothing.
+    pub(crate) fn open_round(&self) -> u64 {
+        if self.open.is_empty() { 0 } else { self.newest }
+    }
+
     /// Begins a round for the reads that have arrived, if there are any.
     pub(crate) fn begin(&mut self, now: Time) -> bool {
         if self.arrived.is_empty() || self.open.len() >= Self::OPEN_MAX {
@@ -244,12 +250,14 @@ mod tests {
     }
 
     /// Every sequence of six events: a read arrives, a round begins, or one of three members
-    /// echoes a round from 0 to 3, old rounds and such as never began included. A read is
+    /// echoes one of the first three rounds, old rounds and such as never began included. A read is
     /// confirmed once two distinct members have echoed its round or a later one, and its round
     /// began after it arrived.
     #[test]
     fn a_round_is_confirmed_when_a_quorum_of_distinct_members_has_echoed_it() {
-        const EVENTS: u64 = 2 + 9;
+        const EVENTS: usize = 2 + 9;
+        let echoed = (0..3).flat_map(|member| (1..=3).map(move |round| (member, round)));
+        let echoed: Vec<(usize, u64)> = echoed.collect();
         for sequence in 0..EVENTS.pow(6) {
             let mut rounds = Rounds::default();
             let (mut waiting, mut newest, mut tokens) = (Vec::<Waiting>::new(), 0, 0);
@@ -269,12 +277,12 @@ mod tests {
                             reader.round = Some(newest);
                         }
                     }
-                    echo => {
-                        let (member, round) = ((echo - 2) / 3, (echo - 2) % 3 + 1);
+                    event => {
+                        let (member, round) = echoed[event - 2];
                         if round <= newest {
-                            echoes[member as usize].insert(round);
+                            echoes[member].insert(round);
                         }
-                        let confirmed = rounds.receive_echo(member as usize, round, 2);
+                        let confirmed = rounds.receive_echo(member, round, 2);
                         let is_confirmed = |reader: &Waiting| {
                             let echoed = |set: &&BTreeSet<u64>| {
                                 set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))

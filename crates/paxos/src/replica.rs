@@ -3,6 +3,8 @@
 //! Has no rules of its own. The rules of safety stand in `acceptor`, `proposer`,
 //! `learner` and `read`; those of liveness in `leader` and `catchup`.
 
+use alloc::vec::Vec;
+
 use crate::{
     Ballot, Configuration, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
     RecordBody, Recovered, Role, Slot, Standing, Status, Time, Value,
@@ -89,12 +91,14 @@ pub struct Replica {
     announced: Slot,
     /// A hand-over that began then.
     handing_over: Option<Time>,
+    /// Who was asked to take the office last: another goes first next time.
+    handed_to: Option<NodeId>,
     /// When this node will stand if nothing changes.
     stand_at: Option<Time>,
     stood_at: Time,
     elections: u64,
-    /// Members for whom the journal is reading.
-    loading: u32,
+    /// For which members the journal is reading, and the newest nonce of each.
+    loading: Vec<Option<u64>>,
     /// What the first record has to say.
     start: Option<Start>,
     /// A chunk of catch-up arrived: ask for the next at once.
@@ -134,6 +138,7 @@ impl Replica {
             }
         }
         let window = configuration.alpha().saturating_mul(2);
+        let recorded_upto = recovered.chosen_upto;
         let life = options.incarnation << 32;
         let liveness = Liveness::new(node, &configuration, &options, now);
         Replica {
@@ -146,7 +151,7 @@ impl Replica {
             rounds: Rounds::default(),
             questions: Questions::new(options.incarnation),
             catchup: Catchup::new(options.incarnation),
-            unsynced: Unsynced::new(recovered.position),
+            unsynced: Unsynced::new(recovered.position, recorded_upto),
             pacing: Pacing::default(),
             applied,
             durable,
@@ -155,10 +160,11 @@ impl Replica {
             through: None,
             announced: Slot::ZERO,
             handing_over: None,
+            handed_to: None,
             stand_at: Some(now),
             stood_at: Time::ZERO,
             elections: 0,
-            loading: 0,
+            loading: alloc::vec![None; configuration.members().len()],
             start,
             eager: false,
             log,
@@ -188,8 +194,10 @@ impl Replica {
             Input::Applied { upto, durable } => {
                 assert!(upto <= self.log.chosen_upto(), "applied what is not chosen");
                 self.applied = self.applied.max(upto);
-                self.durable = self.durable.max(durable);
-                self.log.evict(self.applied, self.options.cache_bytes_max);
+                self.durable = self.durable.max(durable.min(self.applied));
+                // What the journal's newest watermark does not cover cannot be read back.
+                let readable = self.applied.min(self.unsynced.recorded_upto());
+                self.log.evict(readable, self.options.cache_bytes_max);
             }
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
             Input::PeerDied(peer) => self.receive_death(now, peer),
@@ -203,6 +211,7 @@ impl Replica {
     /// The host calls it after the last step of a batch and before it carries the
     /// effects out.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
+        self.liveness.note_silence(now);
         self.keep_office(now, effects);
         self.propose_adopted(now, effects);
         self.stand_if_due(now, effects);
@@ -233,9 +242,13 @@ impl Replica {
         at_most(self.questions.asked_at().map(|at| at.plus_us(timeout)));
         match &self.proposer {
             Proposer::Idle => {}
-            Proposer::Preparing(preparing) => at_most(Some(preparing.sent_at.plus_us(retransmit))),
+            Proposer::Preparing(preparing) => {
+                let patience = self.liveness.candidate_patience_us();
+                at_most(Some(preparing.progress_at.plus_us(patience)));
+                at_most(self.prepare_due_at());
+            }
             Proposer::Leading(leading) => {
-                at_most(leading.oldest_sent_at().map(|at| at.plus_us(retransmit)));
+                at_most(leading.repeat_at(retransmit));
                 at_most(self.rounds.sent_at().map(|at| at.plus_us(retransmit)));
             }
         }
@@ -273,6 +286,21 @@ impl Replica {
         let window = self.options.window_slots_max.min(self.configuration.alpha());
         leading.has_room(window, self.options.window_bytes_max)
             && leading.proposed_upto() < self.acceptor.window_end(&self.log)
+            && self.has_memory()
+    }
+
+    /// Whether this node may take more values in: what its disk has not synced and
+    /// what its state machine has not applied stay bounded.
+    fn has_memory(&self) -> bool {
+        self.unsynced.bytes() <= self.options.unsynced_bytes_max
+            && self.log.bytes() <= self.options.log_bytes_max()
+    }
+
+    /// The ballot whose leader this node follows (its own when it leads), as it told
+    /// the others last.
+    #[must_use]
+    pub fn follows(&self) -> Option<Ballot> {
+        self.told
     }
 
     /// Where commands have to go now.

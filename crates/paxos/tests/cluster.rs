@@ -14,7 +14,7 @@ fn run(seed: u64) -> World {
     world.value_bytes = [8, 100, 3_000][rng.usize(..3)];
     world.run_for(3_000_000);
     world.heal();
-    world.demand_progress(10_000_000);
+    world.demand_progress(30_000_000);
     world
 }
 

@@ -72,10 +72,18 @@ pub fn encode_entry(id: ServerId, command: &[u8]) -> Bytes {
 /// # Errors
 /// When the bytes are not exactly one entry.
 pub fn entry_id(entry: &Bytes) -> Result<ServerId, DecodeError> {
-    let mut reader = Reader::new(entry.clone(), "an entry");
+    decode_entry(entry.clone()).map(|entry| entry.id)
+}
+
+/// Decodes an entry; the command is a slice of `bytes` and is not looked into.
+///
+/// # Errors
+/// When the bytes are not exactly one entry.
+pub fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
+    let mut reader = Reader::new(bytes, "an entry");
     let entry = read_entry(&mut reader)?;
     reader.finish()?;
-    Ok(entry.id)
+    Ok(entry)
 }
 
 /// Decodes a batch; the commands are slices of `bytes` and are not looked into.

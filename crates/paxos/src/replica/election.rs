@@ -35,7 +35,7 @@ impl Replica {
         {
             self.liveness.receive_death(now, index);
             self.catchup.receive_death(peer);
-            self.loading &= !(1 << index);
+            self.loading[index] = None;
         }
     }
 
@@ -64,12 +64,13 @@ impl Replica {
     pub(super) fn keep_office(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         let timeout = self.options.election_timeout_us;
-        let followed = self.liveness.is_followed(now, self.configuration.progress_quorum());
+        let followed = self.liveness.is_followed(now, self.configuration.accept_quorum());
         let stuck = leading.in_flight() > 0 && now.since_us(leading.progress_at) > 2 * timeout;
         let hollow = self.log.chosen_upto() < leading.base
             && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout);
         if !followed || stuck || hollow {
             self.give_up_office(effects);
+            self.liveness.lost(now);
             return;
         }
         if self.handing_over.is_some_and(|since| now.since_us(since) >= HANDOVER_PATIENCE_US) {
@@ -129,12 +130,14 @@ impl Replica {
             let fit = self.liveness.is_reachable(now, index)
                 && last.following == Some(ballot)
                 && last.disk_age_us <= self.options.disk_stall_us;
-            fit.then_some((last.last_accepted, last.chosen_upto, node))
+            let fresh = self.handed_to != Some(node);
+            fit.then_some((fresh, last.last_accepted, last.chosen_upto, node))
         });
-        if let Some((_, _, to)) = able.max() {
+        if let Some((_, _, _, to)) = able.max() {
             let message = Message::Handover(Handover { ballot, chosen_upto });
             effects.send_now.push(Envelope { to, message });
             self.handing_over = Some(now);
+            self.handed_to = Some(to);
         }
     }
 
@@ -166,7 +169,7 @@ impl Replica {
             Proposer::Leading(leading) => Some(Watermark {
                 ballot: leading.ballot,
                 chosen_upto: leading.prefix(),
-                read_round: self.rounds.newest(),
+                read_round: self.rounds.open_round(),
             }),
             Proposer::Idle | Proposer::Preparing(_) => None,
         };

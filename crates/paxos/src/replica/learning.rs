@@ -34,7 +34,8 @@ impl Replica {
         }
         self.announced = chosen_upto;
         self.rounds.sent(now);
-        let watermark = Watermark { ballot, chosen_upto, read_round: self.rounds.newest() };
+        let read_round = self.rounds.open_round();
+        let watermark = Watermark { ballot, chosen_upto, read_round };
         self.send_to_others(&Message::Watermark(watermark), effects);
     }
 
@@ -47,7 +48,9 @@ impl Replica {
         self.catchup.expire(now, timeout);
         let eager = core::mem::take(&mut self.eager);
         let backlog = chosen_upto.0 - self.applied.0;
-        if known == chosen_upto || backlog > 4 * self.options.window_slots_max {
+        let full = backlog > 4 * self.options.window_slots_max || !self.has_memory();
+        self.catchup.block(full);
+        if known == chosen_upto || full {
             return;
         }
         let leader = self.view(now).map(|ballot| ballot.node);
@@ -80,8 +83,7 @@ impl Replica {
         let last = last.min(self.log.chosen_upto()).min(first.plus(FETCH_SLOTS_MAX));
         if first > self.log.truncated_upto() && first < self.log.first() && first <= last {
             // One read at a time for each peer; it asks again if this one is lost.
-            if self.loading & (1 << index) == 0 {
-                self.loading |= 1 << index;
+            if self.loading[index].replace(nonce).is_none() {
                 let bytes_max = self.options.page_bytes_max;
                 effects.load.push(Load { to: from, nonce, first, last, bytes_max });
             }
@@ -100,10 +102,9 @@ impl Replica {
     }
 
     pub(super) fn receive_loaded(&mut self, load: Load, values: Vec<Value>, effects: &mut Effects) {
-        if let Some(index) = self.configuration.index_of(load.to) {
-            self.loading &= !(1 << index);
-        }
-        self.ship(load.to, load.nonce, load.first, values, effects);
+        let index = self.configuration.index_of(load.to);
+        let newest = index.and_then(|index| self.loading[index].take());
+        self.ship(load.to, newest.unwrap_or(load.nonce), load.first, values, effects);
     }
 
     fn ship(&self, to: NodeId, nonce: u64, first: Slot, values: Vec<Value>, effects: &mut Effects) {
@@ -123,9 +124,10 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let Chosen { nonce, first, values, .. } = chosen;
-        if !self.catchup.receive_chunk(from, nonce, values.is_empty()) {
-            return; // An answer that was given up, or that nobody asked for.
-        }
+        // What is chosen is a fact, however late it is told: the nonce only says
+        // whether the next request may leave.
+        let answered = self.catchup.receive_chunk(from, nonce, values.is_empty());
+        self.eager |= answered && !values.is_empty();
         for (slot, value) in (first.0..).map(Slot).zip(values) {
             if slot > self.log.chosen_upto().plus(FETCH_SLOTS_MAX) {
                 break;
@@ -143,7 +145,6 @@ impl Replica {
             }
             self.advance(effects);
         }
-        self.eager = true;
     }
 
     /// Until there are snapshots, the journal keeps everything that some member

@@ -66,17 +66,19 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let Proposer::Preparing(preparing) = &mut self.proposer else { return };
+        if promise.ballot == preparing.ballot {
+            preparing.progress_at = now;
+        }
         if !preparing.receive_promise(from, promise, &self.configuration) {
             return;
         }
-        let promises = preparing.promises();
         let Proposer::Preparing(preparing) = core::mem::replace(&mut self.proposer, Proposer::Idle)
         else {
             unreachable!("matched above")
         };
         let leading = preparing.lead(now);
         self.announced = leading.prefix();
-        self.liveness.won(now, |index| promises.contains(index));
+        self.liveness.won(now);
         self.pacing = Pacing::default();
         self.proposer = Proposer::Leading(leading);
         self.propose_adopted(now, effects);
@@ -139,6 +141,14 @@ impl Replica {
             return;
         }
         let promised_before = self.acceptor.promised();
+        if !self.has_memory() {
+            self.liveness.hear_leader(now, ballot, self.acceptor.promised());
+            let window_end = self.log.chosen_upto();
+            let reason = RejectReason::BeyondWindow(window_end);
+            let message = Message::Reject(Reject { ballot, reason });
+            effects.send_now.push(Envelope { to: from, message });
+            return;
+        }
         let Replica { log, unsynced, .. } = self;
         let mut ground = Ground { now, log, unsynced, effects };
         let voted = self.acceptor.receive_accept(from, accept, &mut ground);
@@ -233,49 +243,73 @@ impl Replica {
 
     pub(super) fn note_seen(&mut self, ballot: Ballot) {
         let limit = self.acceptor.promised().round.saturating_add(Ballot::ROUND_JUMP_MAX);
-        if ballot.round <= limit {
+        if ballot.round < limit {
             self.highest_seen = self.highest_seen.max(ballot);
         }
     }
 
     /// Sends again what stayed unanswered.
     pub(super) fn retransmit(&mut self, now: Time, effects: &mut Effects) {
-        let retransmit_us = self.retransmit_us();
-        match &mut self.proposer {
+        match self.proposer {
             Proposer::Idle => {}
-            Proposer::Preparing(preparing) => {
-                if now.since_us(preparing.started) >= self.options.election_timeout_us {
-                    self.give_up_office(effects);
-                    self.liveness.lost(now);
-                } else if now.since_us(preparing.sent_at) >= retransmit_us {
-                    preparing.sent_at = now;
-                    let promises = preparing.promises();
-                    let Preparing { ballot, from, .. } = *preparing;
-                    let prepare = Message::Prepare(Prepare { ballot, from });
-                    for (_, to) in self.others().filter(|(index, _)| !promises.contains(*index)) {
-                        let message = prepare.clone();
-                        effects.send_after_durable.push(Envelope { to, message });
-                    }
+            Proposer::Preparing(_) => self.retransmit_prepare(now, effects),
+            Proposer::Leading(_) => self.retransmit_accepts(now, effects),
+        }
+    }
+
+    /// A candidate gives up when nothing has arrived for an election timeout, longer
+    /// after each lost election: the disks may be slow.
+    fn retransmit_prepare(&mut self, now: Time, effects: &mut Effects) {
+        let patience_us = self.liveness.candidate_patience_us();
+        let Some(due) = self.prepare_due_at() else { return };
+        let Proposer::Preparing(preparing) = &mut self.proposer else { return };
+        if now.since_us(preparing.progress_at) >= patience_us {
+            self.give_up_office(effects);
+            self.liveness.lost(now);
+        } else if now >= due {
+            preparing.sent_at = now;
+            preparing.sent += 1;
+            let Preparing { ballot, from, .. } = *preparing;
+            let prepare = Message::Prepare(Prepare { ballot, from });
+            // Whose pages are arriving needs no reminder, which would make it send
+            // all of them again.
+            let members = (0..).zip(self.configuration.members().iter().copied());
+            for (index, to) in members {
+                if to != self.node && !preparing.has_answer_of(index) {
+                    let message = prepare.clone();
+                    effects.send_after_durable.push(Envelope { to, message });
                 }
             }
-            Proposer::Leading(leading) => {
-                let due = |at: Time| now.since_us(at) >= retransmit_us;
-                if !leading.oldest_sent_at().is_some_and(due) {
-                    return;
-                }
-                let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
-                let read_round = self.rounds.newest();
-                for (slot, open) in leading.unchosen().take(RETRANSMIT_SLOTS_MAX) {
-                    open.sent_at = now;
-                    for (index, to) in (0..).zip(self.configuration.members().iter().copied()) {
-                        let reachable = self.liveness.is_reachable(now, index);
-                        if to != self.node && reachable && !open.voters.contains(index) {
-                            let value = open.value.clone();
-                            let accept = Accept { ballot, slot, value, chosen_upto, read_round };
-                            let message = Message::Accept(accept);
-                            effects.send_now.push(Envelope { to, message });
-                        }
-                    }
+        }
+    }
+
+    /// When the Prepares are due to be sent again.
+    pub(super) fn prepare_due_at(&self) -> Option<Time> {
+        let Proposer::Preparing(preparing) = &self.proposer else { return None };
+        let pause_us = self.retransmit_us().max(self.options.election_timeout_us / 4);
+        Some(preparing.sent_at.plus_us(pause_us << preparing.sent.min(4)))
+    }
+
+    fn retransmit_accepts(&mut self, now: Time, effects: &mut Effects) {
+        let least_us = self.retransmit_us();
+        let Proposer::Leading(leading) = &mut self.proposer else { return };
+        if leading.repeat_at(least_us).is_none_or(|due| now < due) {
+            return;
+        }
+        let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
+        let (read_round, pause_us) = (self.rounds.newest(), leading.repeat_us(least_us));
+        for (slot, open) in leading.unchosen().take(RETRANSMIT_SLOTS_MAX) {
+            if now < open.repeat_at(pause_us) {
+                continue;
+            }
+            open.sent_at = now;
+            open.repeats += 1;
+            for (index, to) in (0..).zip(self.configuration.members().iter().copied()) {
+                let reachable = self.liveness.is_reachable(now, index);
+                if to != self.node && reachable && !open.voters.contains(index) {
+                    let value = open.value.clone();
+                    let accept = Accept { ballot, slot, value, chosen_upto, read_round };
+                    effects.send_now.push(Envelope { to, message: Message::Accept(accept) });
                 }
             }
         }

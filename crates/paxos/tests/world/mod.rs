@@ -2,6 +2,8 @@
 //! loses, duplicates, delays and cuts, disks that lose what was not synced, and
 //! processes that crash and pause. An oracle watches every durable acceptance.
 
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
@@ -20,6 +22,9 @@ pub(crate) struct Faults {
     pub(crate) pauses: f64,
     pub(crate) cuts: f64,
     pub(crate) sync_us_max: u64,
+    pub(crate) load_us_max: u64,
+    /// Quorums that are no majorities.
+    pub(crate) flexible: bool,
     /// Messages wait for each other and share a step, as under load.
     pub(crate) batching: bool,
 }
@@ -34,6 +39,8 @@ impl Faults {
             pauses: 0.0,
             cuts: 0.0,
             sync_us_max: 200,
+            load_us_max: 600,
+            flexible: false,
             batching: false,
         }
     }
@@ -48,7 +55,9 @@ impl Faults {
             pauses: maybe(1.0),
             cuts: maybe(1.0),
             delay_us_max: [300, 3_000, 60_000][rng.usize(..3)],
-            sync_us_max: [200, 5_000, 100_000][rng.usize(..3)],
+            sync_us_max: [200, 5_000, 100_000, 280_000][rng.usize(..4)],
+            load_us_max: [600, 400_000][rng.usize(..2)],
+            flexible: rng.u8(..4) == 0,
             batching: rng.bool(),
         }
     }
@@ -161,7 +170,13 @@ impl World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let ids: Vec<NodeId> = (1..=members).map(NodeId).collect();
         let alpha = [4, 32, 1024][rng.usize(..3)];
-        let configuration = Configuration::majority(ids.clone(), alpha).unwrap();
+        // Any quorums that meet: flexible ones too.
+        let members_count = ids.len();
+        let q1 =
+            if !faults.flexible { members_count / 2 + 1 } else { rng.usize(1..=members_count) };
+        let q2 = (members_count + 1 - q1).max(rng.usize(1..=members_count)).max(1);
+        let q2 = if q1 == members_count / 2 + 1 { q1 } else { q2 };
+        let configuration = Configuration::new(ids.clone(), q1, q2, alpha).unwrap();
         let options = Options {
             window_slots_max: [2, 16, 256][rng.usize(..3)],
             cache_bytes_max: [0, 4_096, 1 << 20][rng.usize(..3)],
@@ -296,10 +311,12 @@ impl World {
     }
 
     fn wake_later(&mut self, node: NodeId) {
+        let now = self.now;
         let machine = self.machine(node);
         let life = machine.life;
         let deadline = machine.replica.as_ref().unwrap().deadline();
-        let delay = deadline.since_us(self.now).clamp(100, 50_000);
+        assert!(deadline > now, "{node} would spin: its deadline has passed");
+        let delay = deadline.since_us(now).clamp(100, 50_000);
         self.at(delay, Happening::Wake { node, life });
     }
 
@@ -501,7 +518,8 @@ impl World {
             self.apply(id, slot, &value);
         }
         for load in effects.load {
-            self.at(500, Happening::Loaded { node: id, life, load });
+            let delay = self.rng.u64(100..self.faults.load_us_max.max(101));
+            self.at(delay, Happening::Loaded { node: id, life, load });
         }
         for outcome in effects.reads {
             let (reader, read_life, acknowledged) = self.reads[&outcome.token];
@@ -579,7 +597,9 @@ impl World {
 
     /// All faults end; everything that is down comes back.
     pub(crate) fn heal(&mut self) {
-        self.faults = Faults::none();
+        // Disks stay as slow as they are.
+        let sync_us_max = self.faults.sync_us_max.min(130_000);
+        self.faults = Faults { sync_us_max, ..Faults::none() };
         self.cuts.clear();
         for index in 0..self.machines.len() {
             let id = self.machines[index].id;
@@ -634,7 +654,12 @@ impl Machine {
         let mut values = Vec::new();
         let mut bytes = 0;
         let mut slot = load.first;
-        while slot <= load.last && bytes < load.bytes_max {
+        // A journal gives back only what its own newest watermark covers, or what was
+        // recorded as chosen.
+        let newest = self.durable.iter().chain(&self.pending).last();
+        let recorded_upto = newest.map_or(Slot::ZERO, |(_, record)| record.chosen_upto);
+        let last = load.last.min(recorded_upto);
+        while slot <= last && bytes < load.bytes_max {
             let records = self.durable.iter().chain(&self.pending).rev();
             let value = records.filter_map(|(_, record)| match &record.body {
                 RecordBody::Accepted { slot: at, value, .. }
