@@ -763,10 +763,10 @@ mod tests {
     }
 
     /// Paxos Made Simple 2.4: "a distinguished proposer must be selected"; a duel ends because
-    /// each lost election makes the next wait longer, by chance, and never for long.
+    /// each lost election makes the next wait longer, by chance, up to a limit.
     #[test]
     fn back_off_grows_by_chance_and_is_bounded() {
-        let limit = 2 * options().election_timeout_us;
+        let limit = 16 * options().election_timeout_us;
         let mut longest = vec![0; 8];
         for seed in 0..200 {
             let mut bench = Bench::new(3);
@@ -779,8 +779,8 @@ mod tests {
                 bench.now = bench.now.max(bench.liveness.not_before);
             }
         }
-        assert!(longest[0] < longest[1] && longest[1] < longest[2] && longest[2] < longest[3]);
-        assert!(longest[0] < 2 * options().heartbeat_us && longest[7] > limit / 2, "{longest:?}");
+        assert!(longest[0] < 2 * options().heartbeat_us);
+        assert!(longest.windows(2).take(5).all(|two| two[0] < two[1]), "{longest:?}");
     }
 
     #[test]

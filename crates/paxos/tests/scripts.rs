@@ -2,7 +2,7 @@
 //! message by message, and its output compared.
 //!
 //! Commands (nodes are n1, n2, ...):
-//! `cluster N [q1=N q2=N] [page=BYTES] [alpha=N]` · `wait ms=N [NODE...]` lets time
+//! `cluster N [q1=N q2=N] [page=BYTES] [window=BYTES]` · `wait ms=N [NODE...]` lets time
 //! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
 //! network work meanwhile · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
 //! `copy` (the same; a copy is delivered and stays under way), where WHAT is how the
@@ -24,7 +24,7 @@ use std::{
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
-    AcceptedSlot, Configuration, Effects, Input, Message, NodeId, Options, Position, ReadToken,
+    AcceptedSlot, Configuration, Effects, Input, Load, Message, NodeId, Options, Position, ReadToken,
     Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Slot, Standing, Time, Value,
 };
 
@@ -37,14 +37,14 @@ fn scripts() {
         goldenscript::run(&mut Stage::default(), &path).expect("a script");
         count += 1;
     }
-    assert!(count >= 17, "the scripts are gone");
+    assert!(count >= 19, "the scripts are gone");
 }
 
 #[derive(Default)]
 struct Stage {
     now: u64,
     configuration: Option<Configuration>,
-    page_bytes_max: usize,
+    options: Options,
     nodes: BTreeMap<NodeId, Node>,
     queue: Vec<(NodeId, NodeId, Message)>,
     heartbeats: VecDeque<(NodeId, NodeId, Message)>,
@@ -77,11 +77,17 @@ impl Runner for Stage {
                 let majority = size as usize / 2 + 1;
                 let (q1, q2) =
                     (number("q1")?.unwrap_or(majority), number("q2")?.unwrap_or(majority));
-                let alpha = number("alpha")?.map_or(Configuration::ALPHA_DEFAULT, |n| n as u64);
                 let members = (1..=size).map(NodeId).collect();
+                let alpha = Configuration::ALPHA_DEFAULT;
                 let configuration = Configuration::new(members, q1, q2, alpha);
                 self.configuration = Some(configuration.map_err(|e| format!("{e:?}"))?);
-                self.page_bytes_max = number("page")?.unwrap_or(Options::default().page_bytes_max);
+                if let Some(bytes) = number("page")? {
+                    self.options.page_bytes_max = bytes;
+                }
+                if let Some(bytes) = number("window")? {
+                    self.options.window_bytes_max = bytes;
+                    self.options.cache_bytes_max = 0;
+                }
                 self.cluster();
             }
             "wait" => {
@@ -184,13 +190,12 @@ impl Stage {
 
     fn start(&mut self, id: NodeId) {
         let configuration = self.configuration.clone().expect("a cluster");
-        let page_bytes_max = self.page_bytes_max;
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         node.life += 1;
         let recovered = node.recover();
         node.position = recovered.position;
         node.applied = recovered.chosen_upto;
-        let options = Options { incarnation: node.life, page_bytes_max, ..Options::default() };
+        let options = Options { incarnation: node.life, ..self.options.clone() };
         let (applied, now) = (node.applied, Time(self.now));
         let durable = Slot::ZERO;
         node.replica =
@@ -265,6 +270,7 @@ impl Stage {
             let index = read.index.map_or("refused".into(), |index| format!("at {index}"));
             let _ = writeln!(self.out, "{id} read {} {index}", read.token.0);
         }
+        let loaded: Vec<Input> = effects.load.into_iter().map(|load| node.load(load)).collect();
         let (position, idle) = (node.position, node.pending.is_empty());
         let mut leave = Vec::new();
         for envelope in effects.send_after_durable {
@@ -281,6 +287,9 @@ impl Stage {
         }
         for (to, message) in leave {
             self.send(id, to, message);
+        }
+        for input in loaded {
+            self.step(id, input);
         }
     }
 
@@ -380,6 +389,23 @@ impl Stage {
 }
 
 impl Node {
+    /// Reads chosen values back, as far as the watermark in the journal covers them.
+    fn load(&self, load: Load) -> Input {
+        let records: Vec<&Record> =
+            self.durable.iter().chain(&self.pending).map(|(_, record)| record).collect();
+        let covered = records.last().map_or(Slot::ZERO, |record| record.chosen_upto);
+        let value_of = |wanted: Slot| {
+            records.iter().rev().find_map(|record| match &record.body {
+                RecordBody::Accepted { slot, value, .. } | RecordBody::Chosen { slot, value } => {
+                    (*slot == wanted).then(|| value.clone())
+                }
+                RecordBody::Promise | RecordBody::StartAfter { .. } => None,
+            })
+        };
+        let slots = (load.first.0..=load.last.min(covered).0).map(Slot);
+        Input::Loaded { load, values: slots.map_while(value_of).collect() }
+    }
+
     fn recover(&self) -> Recovered {
         let mut recovered = Recovered::empty();
         let mut open = BTreeMap::new();

@@ -241,7 +241,7 @@ impl Runner {
     }
 
     async fn stop(&mut self, stops: &mut StopSignals) -> Result<(), Failure> {
-        println!("stopping {} nodes", self.cluster.nodes().len());
+        println!("stopping the nodes");
         self.cluster.ask_to_stop()?;
         let deadline = Instant::now() + STOP_DEADLINE;
         let mut reap = interval(REAP);
@@ -255,6 +255,11 @@ impl Runner {
         }
         for id in self.cluster.kill_all()? {
             println!("node {id} did not stop in time and was killed");
+        }
+        for row in self.current_rows() {
+            if row.pid.is_none() && self.was_by_hand(row.id) {
+                println!("node {} was started by hand and runs on", row.id);
+            }
         }
         Ok(())
     }

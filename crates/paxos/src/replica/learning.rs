@@ -48,7 +48,9 @@ impl Replica {
         self.catchup.expire(now, timeout);
         let eager = core::mem::take(&mut self.eager);
         let backlog = chosen_upto.0 - self.applied.0;
-        let full = backlog > 4 * self.options.window_slots_max || !self.has_memory();
+        // With everything applied that can be, only the missing slot makes room again.
+        let full =
+            backlog > 4 * self.options.window_slots_max || (backlog > 0 && !self.has_memory());
         self.catchup.block(full);
         if known == chosen_upto || full {
             return;
