@@ -105,9 +105,9 @@ impl Host {
         // One source for both: a core that believed to be in an earlier life would be
         // taken for its own past by its peers.
         options.incarnation = incarnation;
-        // Two election timeouts: after that long without progress the leader has
-        // either lost what it was sent or is not a leader.
-        let retry_us = options.election_timeout_us.saturating_mul(2);
+        // Half an election timeout without any progress: what was sent last was lost,
+        // for example in a connection that was just being made. The pause doubles.
+        let retry_us = options.election_timeout_us / 2;
         let ask_again_us = options.heartbeat_us / 2;
         let outbox = Outbox::new(node, recovered.position);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
@@ -220,6 +220,17 @@ impl Host {
             Route::Leader(leader) => Some(leader),
             Route::Through(_) | Route::Nowhere => None,
         }
+    }
+
+    /// Whether something here waits for the state machine: reads, or room. If not,
+    /// an [`Event::Applied`] may come along with the next event.
+    #[must_use]
+    pub fn awaits_applied(&self) -> bool {
+        const BACKLOG_SLOTS: u64 = 32;
+        let backlog = self.applying.chosen().0 - self.applied.0;
+        self.reads.waiting() > 0
+            || backlog > BACKLOG_SLOTS
+            || self.commands.sent() > self.limits.writes_in_flight_max / 2
     }
 
     /// The core's present view.

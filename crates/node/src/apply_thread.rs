@@ -251,7 +251,9 @@ impl ApplyThread {
         self.applier.commit()?;
         self.answers.send(&mut self.outcomes);
         // The owner ends before this thread only when the node stops.
-        let _ = self.reports.send(Report::Applied(self.applier.report()));
+        if self.shared.state.leave_report(self.applier.report()) {
+            let _ = self.reports.send(Report::Applied);
+        }
         Ok(())
     }
 }

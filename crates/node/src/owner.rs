@@ -37,8 +37,8 @@ pub(crate) enum Report {
     Persisted(Position),
     /// The journal's answer to a load.
     Loaded { load: Load, values: Vec<Value> },
-    /// The state machine has committed.
-    Applied(Applied),
+    /// The state machine has left a report.
+    Applied,
     /// The state survives a crash without the journal up to here.
     Durable(Slot),
     /// Somebody else shall lead.
@@ -104,6 +104,8 @@ struct Waiting {
 /// What was drained for one step. Kept for its capacity.
 #[derive(Debug, Default)]
 struct Inbox {
+    /// How far the state machine is.
+    applied: Option<Applied>,
     reports: Vec<Report>,
     peers: Vec<IncomingEvent>,
     requests: Vec<Request>,
@@ -111,7 +113,10 @@ struct Inbox {
 
 impl Inbox {
     fn is_empty(&self) -> bool {
-        self.reports.is_empty() && self.peers.is_empty() && self.requests.is_empty()
+        self.applied.is_none()
+            && self.reports.is_empty()
+            && self.peers.is_empty()
+            && self.requests.is_empty()
     }
 }
 
@@ -184,6 +189,9 @@ impl Owner {
 
     /// Takes what is queued, without waiting.
     fn drain(&mut self) {
+        if self.inbox.applied.is_none() {
+            self.inbox.applied = self.shared.state.take_report();
+        }
         let Ears { reports, requests, incoming } = &mut self.ears;
         while self.inbox.reports.len() < EVENTS_PER_STEP_MAX
             && let Ok(report) = reports.try_recv()
@@ -204,6 +212,11 @@ impl Owner {
     fn step(&mut self) {
         let now = self.clock.now();
         let mut inbox = std::mem::take(&mut self.inbox);
+        if let Some(applied) = inbox.applied.take() {
+            self.applied = applied.clone();
+            self.applied.own_gap = false;
+            self.host.receive(now, Event::Applied(applied));
+        }
         for report in inbox.reports.drain(..) {
             if let Some(event) = self.receive_report(report) {
                 self.host.receive(now, event);
@@ -226,6 +239,7 @@ impl Owner {
         }
         self.actions = actions;
         self.workers.answers.send(&mut self.answers);
+        self.shared.state.await_report(self.host.awaits_applied());
         count(&self.shared.owner.steps, 1);
         let leader = self.host.leader();
         if leader != self.shared.owner.leader() || Instant::now() >= self.snapshot_at {
@@ -241,11 +255,8 @@ impl Owner {
                 Some(Event::Persisted(position))
             }
             Report::Loaded { load, values } => Some(Event::Loaded { load, values }),
-            Report::Applied(applied) => {
-                self.applied = applied.clone();
-                self.applied.own_gap = false;
-                Some(Event::Applied(applied))
-            }
+            Report::Applied => None, // It was taken at the beginning of the step.
+
             Report::Durable(durable) => {
                 self.applied.durable = self.applied.durable.max(durable);
                 Some(Event::Applied(self.applied.clone()))

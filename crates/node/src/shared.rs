@@ -1,10 +1,13 @@
 //! What the threads of a node tell each other without waiting: counters, and the
 //! last view of each.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use synod_host::Queues;
+use synod_host::{Applied, Queues};
 use synod_kv::Revision;
 use synod_paxos::{NodeId, Slot, Status};
 use synod_storage::StoreMetrics;
@@ -30,6 +33,11 @@ pub(crate) struct StateView {
     cluster_time_ms: AtomicU64,
     state_hash: AtomicU64,
     revision_changed: Notify,
+    /// What the apply thread has to report and the owner has not taken yet.
+    report: Mutex<Option<Applied>>,
+    /// Whether the owner wants to be woken for it; else it takes it when it is
+    /// awake anyway.
+    report_awaited: AtomicBool,
     pub(crate) commands: AtomicU64,
     pub(crate) values: AtomicU64,
     pub(crate) commits: AtomicU64,
@@ -79,6 +87,27 @@ impl StateView {
         if before != revision.0 {
             self.revision_changed.notify_waiters();
         }
+    }
+
+    /// Leaves a report for the owner. Says whether the owner has to be woken.
+    pub(crate) fn leave_report(&self, applied: Applied) -> bool {
+        let gap = applied.own_gap;
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        let gap_before = report.as_ref().is_some_and(|report| report.own_gap);
+        *report = Some(Applied { own_gap: gap || gap_before, ..applied });
+        drop(report);
+        gap || self.report_awaited.load(SeqCst)
+    }
+
+    /// The report that was left, if there is one.
+    pub(crate) fn take_report(&self) -> Option<Applied> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Whether the owner sleeps only until the next report. It looks once more
+    /// after it has said so.
+    pub(crate) fn await_report(&self, awaited: bool) {
+        self.report_awaited.store(awaited, SeqCst);
     }
 
     pub(crate) fn applied(&self) -> Slot {

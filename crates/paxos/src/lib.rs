@@ -3,6 +3,7 @@
 //! This crate decides one value per slot, and who may propose. It is written to
 //! be read beside the papers: "The Part-Time Parliament" (Lamport 1998), "Paxos
 //! Made Simple" (Lamport 2001) and "Paxos Made Moderately Complex" (van Renesse
+//! and Altinbuken 2015).
 //!
 //! This crate never reads a clock, touches a file or a socket, starts a thread,
 //! draws from the system's randomness or iterates over a map of random order.

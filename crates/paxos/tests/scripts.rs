@@ -24,8 +24,9 @@ use std::{
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
-    AcceptedSlot, Configuration, Effects, Input, Load, Message, NodeId, Options, Position, ReadToken,
-    Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Slot, Standing, Time, Value,
+    AcceptedSlot, Configuration, Effects, Input, Load, Message, NodeId, Options, Position,
+    ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Slot, Standing,
+    Time, Value,
 };
 
 #[test]

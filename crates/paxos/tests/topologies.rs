@@ -2,7 +2,6 @@
 //! does not Guarantee Liveness in the face of Network Faults", Howard and Abraham
 //! 2020), and what this design makes of them.
 
-#[allow(dead_code, reason = "these tests use a part of it")]
 mod world;
 
 use synod_paxos::{NodeId, Slot};

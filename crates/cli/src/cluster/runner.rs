@@ -242,6 +242,10 @@ impl Runner {
 
     async fn stop(&mut self, stops: &mut StopSignals) -> Result<(), Failure> {
         println!("stopping the nodes");
+        let rows = self.current_rows().into_iter();
+        let serves = |row: &NodeRow| matches!(row.state, NodeState::Answers(_));
+        let by_hand: Vec<u32> =
+            rows.filter(|row| row.pid.is_none() && serves(row)).map(|row| row.id).collect();
         self.cluster.ask_to_stop()?;
         let deadline = Instant::now() + STOP_DEADLINE;
         let mut reap = interval(REAP);
@@ -256,10 +260,8 @@ impl Runner {
         for id in self.cluster.kill_all()? {
             println!("node {id} did not stop in time and was killed");
         }
-        for row in self.current_rows() {
-            if row.pid.is_none() && self.was_by_hand(row.id) {
-                println!("node {} was started by hand and runs on", row.id);
-            }
+        for id in by_hand {
+            println!("node {id} was started by hand and runs on");
         }
         Ok(())
     }

@@ -228,6 +228,10 @@ impl World {
         self.queue.push(Event { at: self.now.plus_us(delay_us), order: self.order, what });
     }
 
+    fn size(&self) -> u32 {
+        u32::try_from(self.machines.len()).expect("a few machines")
+    }
+
     pub(crate) fn machine(&mut self, id: NodeId) -> &mut Machine {
         &mut self.machines[id.0 as usize - 1]
     }
@@ -269,7 +273,8 @@ impl World {
                 }
                 machine.inbox.push((from, message));
                 let paused = machine.paused;
-                if !paused && !(self.faults.batching && self.rng.bool()) {
+                let waits = paused || (self.faults.batching && self.rng.bool());
+                if !waits {
                     self.input(to, Input::Tick);
                 }
             }
@@ -352,7 +357,7 @@ impl World {
     }
 
     fn nemesis(&mut self) {
-        let victim = NodeId(self.rng.u32(1..=self.machines.len() as u32));
+        let victim = NodeId(self.rng.u32(1..=self.size()));
         let victim = self.leader().filter(|_| self.rng.bool()).unwrap_or(victim);
         if self.rng.f64() < self.faults.crashes * 0.2 {
             let down = self.rng.u64(1_000..600_000);
@@ -410,7 +415,7 @@ impl World {
             self.note_durable(id, &record);
         }
         self.oracle.count("crash");
-        for peer in 1..=self.machines.len() as u32 {
+        for peer in 1..=self.size() {
             let delay = self.rng.u64(100..3_000);
             self.at(delay, Happening::Died { node: NodeId(peer), peer: id });
         }
