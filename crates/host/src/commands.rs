@@ -192,6 +192,15 @@ impl Commands {
         }
     }
 
+    /// A connection to `peer` was made. If commands were on their way to it, they
+    /// may have been lost with the one before.
+    pub(crate) fn connected(&mut self, peer: NodeId) {
+        let target = self.target.map(|target| target.route);
+        if target == Some(Route::Leader(peer)) || target == Some(Route::Through(peer)) {
+            self.go_back();
+        }
+    }
+
     /// Sends again when nothing was taken for too long. `lossless` says that the
     /// target is this node's own queue, which holds what it was given.
     pub(crate) fn retry_if_due(&mut self, now: Time, lossless: bool) {

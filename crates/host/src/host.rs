@@ -163,6 +163,7 @@ impl Host {
             Event::Loaded { load, values } => self.run(now, Input::Loaded { load, values }),
             Event::Applied(applied) => self.receive_applied(now, &applied),
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
+            Event::Connected(peer) => self.commands.connected(peer),
             // Whether the core's time has come is looked at in each step.
             Event::Tick => {}
             Event::Write { request, command, deadline } => {

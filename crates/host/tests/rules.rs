@@ -79,7 +79,7 @@ fn a_follower_forwards_all_of_a_step_in_one_message() {
     let now = cluster.now;
     let node = cluster.nodes.get_mut(&follower).expect("a member");
     for request in 0..50 {
-        let command = bytes::Bytes::from_static(b"put");
+        let command = support::some_command("put");
         let deadline = now.plus_us(LONG_US);
         node.host.receive(now, Event::Write { request: RequestId(request), command, deadline });
     }

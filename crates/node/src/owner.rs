@@ -278,7 +278,7 @@ impl Owner {
             }
             IncomingEvent::Connected(peer) => {
                 tracing::debug!(%peer, "connected");
-                None
+                Some(Event::Connected(peer))
             }
             IncomingEvent::Disconnected(peer) => {
                 tracing::debug!(%peer, "disconnected");

@@ -84,6 +84,12 @@ impl Preparing {
         if promise.page >= promise.pages || promise.pages > Self::PAGES_MAX {
             return false;
         }
+        // Nothing correct lies further ahead than an acceptor's window.
+        let window = configuration.alpha().saturating_mul(2);
+        let (first, last) = (promise.chosen_upto.next(), promise.chosen_upto.plus(window));
+        if promise.accepted.iter().any(|a| a.slot < first || a.slot > last) {
+            return false;
+        }
         let replace = match self.answers.get(&member) {
             Some(known) => !known.is_complete() && known.answer < promise.answer,
             None => true,
@@ -101,11 +107,6 @@ impl Preparing {
             answer.pages[promise.page as usize] = Some(promise.accepted);
         }
         self.promises().count() >= configuration.promise_quorum()
-    }
-
-    /// Whether pages of the member at `index` have come, all or some.
-    pub(crate) fn has_answer_of(&self, index: usize) -> bool {
-        self.answers.contains_key(&index)
     }
 
     /// The members whose promise is complete.

@@ -44,7 +44,12 @@ pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
     loop {
         let pause = backoff.next_pause(fastrand::f64());
         if !pause.is_zero() {
-            sleep(pause).await;
+            // A node whose peers begin before it would wait out a long pause though
+            // they can reach it: commands could come to it and not leave it.
+            tokio::select! {
+                () = sleep(pause) => {}
+                () = peer.knocked(lane) => {}
+            }
         }
         match dial(&shared, &peer, lane).await {
             Ok(stream) => {

@@ -97,6 +97,8 @@ struct OneLane {
     queue: LaneQueue,
     /// The connection on which the peer sends to us.
     inbound: RefCell<Option<Inbound>>,
+    /// Told when the peer has dialled us: it is there, so ours need not wait.
+    knock: Notify,
 }
 
 /// A connection that a peer opened, by its number.
@@ -108,7 +110,7 @@ pub(crate) struct Inbound {
 
 impl Peer {
     fn new(address: PeerAddress, member: Member, limits: &Limits) -> Self {
-        let lane = |queue| OneLane { queue, inbound: RefCell::default() };
+        let lane = |queue| OneLane { queue, inbound: RefCell::default(), knock: Notify::new() };
         Peer {
             node: address.node,
             address: address.address,
@@ -179,6 +181,13 @@ impl Peer {
         if let Some(before) = self.lane(lane).inbound.replace(Some(inbound)) {
             before.task.abort();
         }
+        self.control.knock.notify_one();
+        self.bulk.knock.notify_one();
+    }
+
+    /// Waits until the peer dials us.
+    pub(crate) async fn knocked(&self, lane: Lane) {
+        self.lane(lane).knock.notified().await;
     }
 
     /// The connection of this number has ended.

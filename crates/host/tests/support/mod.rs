@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use synod_host::{Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter};
-use synod_kv::ServerId;
+use synod_kv::{Command, Condition, Operation, ServerId};
 use synod_paxos::{Configuration, NodeId, Options, Recovered, Role, Slot, Time, Value};
-use synod_wire::{PeerMessage, batch};
+use synod_wire::{PeerMessage, batch, command};
 
 /// How long a message or a sync takes.
 const HOP_US: u64 = 1_000;
@@ -45,6 +45,13 @@ pub(crate) struct Cluster {
     pub(crate) lose_forwards: usize,
 }
 
+/// A command that every replica can read.
+pub(crate) fn some_command(key: &str) -> Bytes {
+    let key = Bytes::copy_from_slice(key.as_bytes());
+    let operation = Operation::Delete { key, condition: Condition::Always, want_previous: false };
+    command::encode(&Command { idempotency: None, operation })
+}
+
 impl Cluster {
     pub(crate) fn new(size: u32, limits: &Limits) -> Cluster {
         let members: Vec<NodeId> = (1..=size).map(NodeId).collect();
@@ -72,7 +79,7 @@ impl Cluster {
     }
 
     pub(crate) fn write(&mut self, at: NodeId, request: u64, deadline_us: u64) {
-        let command = Bytes::from(format!("{at}-{request}"));
+        let command = some_command(&format!("{at}-{request}"));
         let deadline = self.now.plus_us(deadline_us);
         let request = RequestId(request);
         self.step(at, Event::Write { request, command, deadline });

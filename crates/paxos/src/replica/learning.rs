@@ -134,7 +134,7 @@ impl Replica {
             if slot > self.log.chosen_upto().plus(FETCH_SLOTS_MAX) {
                 break;
             }
-            let foreign = matches!(&self.proposer, Proposer::Leading(l) if slot > l.base);
+            let foreign = matches!(&self.proposer, Proposer::Leading(l) if slot > l.adopted_upto);
             if foreign && !self.log.is_chosen(slot) {
                 // Somebody else got it chosen: this leader has lost its office, and
                 // must not announce what it learns from others.

@@ -141,7 +141,8 @@ impl Replica {
             return;
         }
         let promised_before = self.acceptor.promised();
-        if !self.has_memory() {
+        // The next slot is always taken: it is the one that frees memory.
+        if !self.has_memory() && slot > self.log.chosen_upto().next() {
             self.liveness.hear_leader(now, ballot, self.acceptor.promised());
             let window_end = self.log.chosen_upto();
             let reason = RejectReason::BeyondWindow(window_end);
@@ -199,7 +200,15 @@ impl Replica {
             // Chosen by others meanwhile, or by and by when the acceptor caught up.
             RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
         };
-        if higher && mine == Some(reject.ballot) {
+        if !higher || mine != Some(reject.ballot) {
+            return;
+        }
+        // A leader that meets a higher promise takes a higher ballot itself, but not
+        // again and again: a rival may have a quorum.
+        let rested = now.since_us(self.stood_at) > self.options.election_timeout_us;
+        if self.leads().is_some() && rested && self.handing_over.is_none() {
+            self.prepare(now, effects);
+        } else {
             self.give_up_office(effects);
             self.liveness.lost(now);
         }
@@ -269,13 +278,14 @@ impl Replica {
         } else if now >= due {
             preparing.sent_at = now;
             preparing.sent += 1;
+            let promises = preparing.promises();
             let Preparing { ballot, from, .. } = *preparing;
             let prepare = Message::Prepare(Prepare { ballot, from });
-            // Whose pages are arriving needs no reminder, which would make it send
-            // all of them again.
+            // While pages arrive nobody needs a reminder, which would make it send
+            // all of them again: the pause counts from the last page.
             let members = (0..).zip(self.configuration.members().iter().copied());
             for (index, to) in members {
-                if to != self.node && !preparing.has_answer_of(index) {
+                if to != self.node && !promises.contains(index) {
                     let message = prepare.clone();
                     effects.send_after_durable.push(Envelope { to, message });
                 }
@@ -287,7 +297,8 @@ impl Replica {
     pub(super) fn prepare_due_at(&self) -> Option<Time> {
         let Proposer::Preparing(preparing) = &self.proposer else { return None };
         let pause_us = self.retransmit_us().max(self.options.election_timeout_us / 4);
-        Some(preparing.sent_at.plus_us(pause_us << preparing.sent.min(4)))
+        let since = preparing.sent_at.max(preparing.progress_at);
+        Some(since.plus_us(pause_us << (preparing.sent - 1).min(4)))
     }
 
     fn retransmit_accepts(&mut self, now: Time, effects: &mut Effects) {
