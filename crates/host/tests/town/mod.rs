@@ -207,6 +207,11 @@ impl Town {
         self.queue.push(Scheduled { at: self.now.plus_us(delay_us), order: self.order, what });
     }
 
+    /// How many nodes there are.
+    fn size(&self) -> u32 {
+        u32::try_from(self.houses.len()).expect("a small town")
+    }
+
     fn house(&mut self, id: NodeId) -> &mut House {
         &mut self.houses[id.0 as usize - 1]
     }
@@ -272,7 +277,7 @@ impl Town {
     }
 
     fn nemesis(&mut self) {
-        let victim = NodeId(self.rng.u32(1..=self.houses.len() as u32));
+        let victim = NodeId(self.rng.u32(1..=self.size()));
         if self.rng.f64() < self.faults.crashes {
             self.crash(victim);
             let down = self.rng.u64(1_000..500_000);
@@ -280,7 +285,7 @@ impl Town {
         }
         if self.rng.f64() < self.faults.cuts {
             self.cuts.clear();
-            let other = NodeId(self.rng.u32(1..=self.houses.len() as u32));
+            let other = NodeId(self.rng.u32(1..=self.size()));
             self.cuts.insert((victim, other));
             if self.rng.bool() {
                 self.cuts.insert((other, victim));
@@ -310,7 +315,7 @@ impl Town {
                 self.at(2_000, Happening::Client { index });
             }
         }
-        for peer in 1..=self.houses.len() as u32 {
+        for peer in 1..=self.size() {
             let delay = self.rng.u64(100..3_000);
             self.at(delay, Happening::Deliver { to: NodeId(peer), event: Event::PeerDied(id) });
         }
@@ -360,7 +365,7 @@ impl Town {
     pub(crate) fn heal(&mut self) {
         self.faults = Faults::none();
         self.cuts.clear();
-        for id in 1..=self.houses.len() as u32 {
+        for id in 1..=self.size() {
             if self.house(NodeId(id)).process.is_none() {
                 self.start(NodeId(id));
             }
@@ -372,7 +377,7 @@ impl Town {
         if self.clients[index].is_some() {
             return;
         }
-        let node = NodeId(self.rng.u32(1..=self.houses.len() as u32));
+        let node = NodeId(self.rng.u32(1..=self.size()));
         if self.house(node).process.is_none() {
             self.at(5_000, Happening::Client { index });
             return;
