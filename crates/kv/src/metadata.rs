@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use crate::{KeyRecord, Revision};
 
@@ -44,21 +45,24 @@ impl Metadata {
 /// random order of its hashes out of the results.
 #[derive(Debug)]
 pub(crate) struct MetadataCache {
-    young: HashMap<Box<[u8]>, Option<Metadata>>,
-    old: HashMap<Box<[u8]>, Option<Metadata>>,
+    young: Generation,
+    old: Generation,
     young_bytes: usize,
     generation_bytes_max: usize,
 }
 
-/// About what an entry takes beside its key: the slot in a table that is three
-/// quarters full, and the allocation of the key.
-const ENTRY_BYTES: usize = 100;
+/// Clients choose the keys, so the hash is seeded anew by each process.
+type Generation = HashMap<Box<[u8]>, Option<Metadata>, RandomState>;
+
+/// About what an entry takes beside its key: its slot in a table that may be less
+/// than half full, and the allocation of the key.
+const ENTRY_BYTES: usize = 150;
 
 impl MetadataCache {
     pub(crate) fn new(bytes_max: usize) -> Self {
         MetadataCache {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: Generation::default(),
+            old: Generation::default(),
             young_bytes: 0,
             generation_bytes_max: bytes_max / 2,
         }

@@ -26,7 +26,7 @@ impl Default for KvOptions {
             idempotency_bytes_max: 256 << 20,
             delete_range_keys_max: 10_000,
             origins_max: 1024,
-            metadata_cache_bytes_max: 16 << 20,
+            metadata_cache_bytes_max: 64 << 20,
         }
     }
 }

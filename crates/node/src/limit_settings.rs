@@ -85,7 +85,7 @@ impl Default for LimitSettings {
             unsynced_bytes_max: 64 << 20,
             segment_bytes: 16 << 20,
             peer_queue_bytes_max: 64 << 20,
-            write_buffer_bytes: 16 << 20,
+            write_buffer_bytes: 8 << 20,
             block_cache_bytes: 32 << 20,
         }
     }

@@ -14,6 +14,6 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        StoreOptions { memtable_bytes: 16 << 20, block_cache_bytes: 32 << 20, open_files_max: 512 }
+        StoreOptions { memtable_bytes: 8 << 20, block_cache_bytes: 32 << 20, open_files_max: 512 }
     }
 }
