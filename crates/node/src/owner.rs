@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use synod_api::Refused;
 use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
-use synod_paxos::{Ballot, Load, NodeId, Position, Slot, Value};
+use synod_paxos::{Ballot, Load, NodeId, Position, Record, RecordBody, Slot, Value};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
@@ -26,6 +26,10 @@ use crate::upkeep::UpkeepTask;
 const EVENTS_PER_STEP_MAX: usize = 8_192;
 /// How often the view for operators is made anew, at the least and at the most.
 const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
+/// How long the owner looks for an answer before it sleeps.
+const LINGER: Duration = Duration::from_micros(100);
+/// A group up to here is about what one client writes.
+const SMALL_GROUP_BYTES: usize = 2 << 10;
 /// How long the last messages may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -91,6 +95,8 @@ pub(crate) struct Owner {
     answers: Vec<Answer>,
     snapshot_at: Instant,
     is_stopping: bool,
+    /// The journal was last given a group that is soon written.
+    is_lone: bool,
 }
 
 /// Who waits for an answer.
@@ -152,6 +158,7 @@ impl Owner {
             answers: Vec::new(),
             snapshot_at: Instant::now(),
             is_stopping: false,
+            is_lone: false,
         }
     }
 
@@ -160,6 +167,9 @@ impl Owner {
         self.publish(None);
         while !self.is_stopping {
             self.drain();
+            if self.inbox.is_empty() {
+                self.linger().await;
+            }
             if self.inbox.is_empty() {
                 self.wait().await;
                 self.drain();
@@ -172,6 +182,22 @@ impl Owner {
         }
         // The connections close last: a peer takes a closed one for our death.
         self.transport.close(CLOSE_TIMEOUT).await;
+    }
+
+    /// Looks for what comes next without sleeping, for a moment after a small group
+    /// went to the journal: to fall asleep and be woken costs a lone write more
+    /// than its journal takes. Under load groups are large, and nobody lingers.
+    async fn linger(&mut self) {
+        if !std::mem::take(&mut self.is_lone) {
+            return;
+        }
+        let until = Instant::now() + LINGER;
+        while self.inbox.is_empty() && Instant::now() < until {
+            // First the threads that wait for this core, then the sockets.
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
+            self.drain();
+        }
     }
 
     /// Sleeps until there is something to do.
@@ -313,6 +339,7 @@ impl Owner {
         // A worker that is gone has reported why; the node is ending.
         match action {
             Action::Persist { upto, records } => {
+                self.is_lone = is_small(&records);
                 self.facts.handed_out(upto, records.last().map(|record| record.promised));
                 let _ = self.workers.journal.send(JournalTask::Append { upto, records });
             }
@@ -392,6 +419,15 @@ impl Facts {
             self.promised = promised;
         }
     }
+}
+
+/// Whether records are few and short.
+fn is_small(records: &[Record]) -> bool {
+    let bytes = |record: &Record| match &record.body {
+        RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => value.size_bytes(),
+        RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
+    };
+    records.iter().map(bytes).sum::<usize>() <= SMALL_GROUP_BYTES
 }
 
 #[cfg(test)]
