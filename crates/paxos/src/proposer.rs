@@ -131,11 +131,15 @@ impl Preparing {
     /// anything nothing can have been chosen, and any value will do: a no-op.
     ///
     /// Slots up to the highest `chosen_upto` of the quorum are chosen already;
-    /// their values are fetched, and nothing is proposed in them (pitfall 17).
-    pub(crate) fn lead(self, now: Time) -> Leading {
+    /// their values are fetched, and nothing is proposed in them (pitfall 17). So are
+    /// those up to `known`, which this node has learnt while it was preparing, perhaps
+    /// from a later ballot. Nobody ever accepts in this ballot in a slot up to there,
+    /// so nobody takes anything from the claim that they are chosen.
+    pub(crate) fn lead(self, now: Time, known: Slot) -> Leading {
         let complete = || self.answers.values().filter(|answer| answer.is_complete());
         let base = complete().map(|answer| answer.chosen_upto).max().unwrap_or(Slot::ZERO);
         let base = base.max(self.from.prior());
+        let base = base.max(known);
         let mut highest: BTreeMap<Slot, (Standing, Value)> = BTreeMap::new();
         for accepted in complete().flat_map(|a| a.pages.iter().flatten().flatten()) {
             let AcceptedSlot { slot, standing, value } = accepted;
@@ -237,6 +241,20 @@ impl Leading {
     pub(crate) fn has_room(&self, window_slots: u64, window_bytes: usize) -> bool {
         (self.open.len() as u64) < window_slots
             && (self.open.is_empty() || self.open_bytes < window_bytes)
+    }
+
+    /// Whether this leader cannot get `value` chosen in `slot`: Phase 1 brought back
+    /// another value for it, or none though it is not this leader's turn there.
+    pub(crate) fn is_beaten_by(&self, slot: Slot, value: &Value) -> bool {
+        if slot <= self.prefix {
+            return false;
+        }
+        let place = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
+        let mine = match place.checked_sub(self.open.len()) {
+            None => Some(&self.open[place].value),
+            Some(place) => self.adopted.get(place),
+        };
+        slot > self.adopted_upto || mine != Some(value)
     }
 
     /// The next value of Phase 1 that waits.
@@ -454,17 +472,18 @@ mod tests {
         let (configuration, reports) = (three(), reports());
         assert_eq!(reports.len(), 64 + 16 + 4);
         for one in &reports {
-            for two in &reports {
+            for (two, known) in reports.iter().flat_map(|two| (0..=3).map(move |k| (two, k))) {
                 let mut preparing = Preparing::new(mine(), ONE, NOW);
                 for (from, (chosen_upto, accepted)) in [(2, one), (3, two)] {
                     let chosen_upto = *chosen_upto;
                     let answer = Promise { chosen_upto, ..promise(1, 0, 1, accepted.clone()) };
                     preparing.receive_promise(NodeId(from), answer, &configuration);
                 }
-                let mut leading = preparing.lead(NOW);
+                // What it learns while it prepares counts as chosen like the rest.
+                let mut leading = preparing.lead(NOW, Slot(known));
 
-                let base = one.0.max(two.0);
-                let responses = || one.1.iter().chain(&two.1);
+                let base = one.0.max(two.0).max(Slot(known));
+                let responses = || one.1.iter().chain(&two.1).filter(|a| a.slot > base);
                 let last = responses().map(|a| a.slot).max().unwrap_or(base).max(base);
                 assert_eq!(leading.base, base, "chosen slots are fetched, never proposed in");
                 assert_eq!((leading.prefix(), leading.adopted_upto), (base, last));
@@ -481,6 +500,30 @@ mod tests {
         }
     }
 
+    /// What Phase 1 brought back may be chosen under somebody else meanwhile, with the same
+    /// value or, if that one is later, with another; beyond it only this leader chooses.
+    #[test]
+    fn a_choice_that_this_leader_cannot_make_beats_it() {
+        let adopted = VecDeque::from([text("a"), text("b")]);
+        let mut leading = Leading::new(mine(), Slot(3), adopted, NOW);
+        for proposed in 0..=3_u64 {
+            for slot in 1..=8 {
+                let mine = match slot {
+                    4 => Some(text("a")),
+                    5 => Some(text("b")),
+                    _ => None,
+                };
+                for value in ["a", "b", "new"].map(text) {
+                    let beaten = slot > 3 && mine.as_ref() != Some(&value);
+                    let found = leading.is_beaten_by(Slot(slot), &value);
+                    assert_eq!(found, beaten, "{value:?} in {slot}, {proposed} proposed");
+                }
+            }
+            let next = leading.next_adopted().unwrap_or_else(|| text("new"));
+            leading.propose(NOW, next);
+        }
+    }
+
     /// Half a promise brings nothing: its missing page could hold the higher proposal.
     #[test]
     fn pages_of_an_incomplete_promise_are_not_responses() {
@@ -493,7 +536,7 @@ mod tests {
         preparing.receive_promise(NodeId(3), promise(1, 0, 2, accepted("half")), &configuration);
         preparing.receive_promise(NodeId(1), promise(1, 0, 1, vec![]), &configuration);
         assert!(preparing.receive_promise(NodeId(2), promise(1, 0, 1, vec![]), &configuration));
-        assert!(!preparing.lead(NOW).has_adopted());
+        assert!(!preparing.lead(NOW, Slot::ZERO).has_adopted());
     }
 
     #[test]
@@ -506,7 +549,7 @@ mod tests {
                 Promise { from, chosen_upto: Slot(chosen_upto), ..promise(1, 0, 1, vec![]) };
             preparing.receive_promise(NodeId(member), answer, &configuration);
         }
-        let mut leading = preparing.lead(NOW);
+        let mut leading = preparing.lead(NOW, Slot::ZERO);
         assert_eq!((leading.base, leading.propose(NOW, Value::Noop)), (Slot(5), Slot(6)));
     }
 

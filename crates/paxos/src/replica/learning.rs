@@ -131,14 +131,16 @@ impl Replica {
         let answered = self.catchup.receive_chunk(from, nonce, values.is_empty());
         self.eager |= answered && !values.is_empty();
         for (slot, value) in (first.0..).map(Slot).zip(values) {
-            if slot > self.log.chosen_upto().plus(FETCH_SLOTS_MAX) {
-                break;
+            if slot > self.log.chosen_upto().next() {
+                break; // Meant for an earlier life, which knew more: it is asked for again.
             }
-            let foreign = matches!(&self.proposer, Proposer::Leading(l) if slot > l.adopted_upto);
-            if foreign && !self.log.is_chosen(slot) {
+            let beaten = matches!(&self.proposer, Proposer::Leading(leading)
+                if leading.is_beaten_by(slot, &value));
+            if beaten && !self.log.is_chosen(slot) {
                 // Somebody else got it chosen: this leader has lost its office, and
                 // must not announce what it learns from others.
                 self.give_up_office(effects);
+                self.liveness.lost(now);
             }
             if learner::learn(slot, &value, &mut self.log) == learner::Learnt::New {
                 self.advance(effects);

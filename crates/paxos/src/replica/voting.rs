@@ -76,7 +76,7 @@ impl Replica {
         else {
             unreachable!("matched above")
         };
-        let leading = preparing.lead(now);
+        let leading = preparing.lead(now, self.log.chosen_upto());
         self.announced = leading.prefix();
         self.liveness.won(now);
         self.pacing = Pacing::default();
@@ -126,7 +126,12 @@ impl Replica {
         let Replica { log, unsynced, .. } = self;
         let mut ground = Ground { now, log, unsynced, effects };
         let voted = self.acceptor.receive_accept(self.node, accept, &mut ground);
-        assert!(voted, "a leader's own acceptor follows it");
+        if !voted {
+            // Somebody else got this slot chosen, and this node has learnt it meanwhile.
+            assert!(self.log.is_chosen(slot), "a leader's own acceptor follows it");
+            self.give_up_office(effects);
+            self.liveness.lost(now);
+        }
     }
 
     pub(super) fn receive_accept(

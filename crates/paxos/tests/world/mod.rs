@@ -18,9 +18,15 @@ pub(crate) struct Faults {
     pub(crate) loss: f64,
     pub(crate) duplication: f64,
     pub(crate) delay_us_max: u64,
+    /// Messages that come long after everything has moved on.
+    pub(crate) stragglers: f64,
     pub(crate) crashes: f64,
     pub(crate) pauses: f64,
     pub(crate) cuts: f64,
+    /// Evidence of a death that did not happen.
+    pub(crate) false_alarms: f64,
+    /// Camps: everybody hears either the leader or one rival of it.
+    pub(crate) camps: f64,
     pub(crate) sync_us_max: u64,
     pub(crate) load_us_max: u64,
     /// Quorums that are no majorities.
@@ -35,9 +41,12 @@ impl Faults {
             loss: 0.0,
             duplication: 0.0,
             delay_us_max: 300,
+            stragglers: 0.0,
             crashes: 0.0,
             pauses: 0.0,
             cuts: 0.0,
+            false_alarms: 0.0,
+            camps: 0.0,
             sync_us_max: 200,
             load_us_max: 600,
             flexible: false,
@@ -51,9 +60,12 @@ impl Faults {
         Faults {
             loss: maybe(0.3),
             duplication: maybe(0.3),
+            stragglers: maybe(0.1),
             crashes: maybe(1.0),
             pauses: maybe(1.0),
             cuts: maybe(1.0),
+            false_alarms: maybe(1.0),
+            camps: maybe(1.0),
             delay_us_max: [300, 3_000, 60_000][rng.usize(..3)],
             sync_us_max: [200, 5_000, 100_000, 280_000][rng.usize(..4)],
             load_us_max: [600, 400_000][rng.usize(..2)],
@@ -62,6 +74,9 @@ impl Faults {
         }
     }
 }
+
+/// A straggler may come three election timeouts late.
+const STRAGGLE_US_MAX: u64 = 900_000;
 
 /// What happens at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,9 +312,9 @@ impl World {
             }
             Happening::Resume { node } => self.resume(node),
             Happening::Died { node, peer } => {
-                let dead = self.machine(peer).replica.is_none();
+                // Evidence, not proof: the peer may be back, or was never gone.
                 let machine = self.machine(node);
-                if dead && machine.replica.is_some() && !machine.paused {
+                if machine.replica.is_some() && !machine.paused {
                     self.input(node, Input::PeerDied(peer));
                 }
             }
@@ -370,9 +385,33 @@ impl World {
             self.at(pause, Happening::Resume { node: victim });
         } else if self.rng.f64() < self.faults.cuts * 0.3 {
             self.cut_or_heal();
+        } else if self.rng.f64() < self.faults.camps * 0.3 {
+            self.divide(victim);
+        } else if self.rng.f64() < self.faults.false_alarms * 0.3 {
+            self.oracle.count("false alarm");
+            for node in (1..=self.size()).map(NodeId) {
+                if node != victim && self.rng.bool() {
+                    self.at(0, Happening::Died { node, peer: victim });
+                }
+            }
         }
         let delay = self.rng.u64(5_000..60_000);
         self.at(delay, Happening::Nemesis);
+    }
+
+    /// A rival and its camp lose the leader and take it for dead; the leader's camp
+    /// loses the rival. Between the camps everything still passes.
+    fn divide(&mut self, leader: NodeId) {
+        self.oracle.count("camps");
+        self.cuts.clear();
+        let rival = NodeId(self.rng.u32(1..=self.size()));
+        for node in (1..=self.size()).map(NodeId).filter(|node| *node != leader) {
+            let lost = if node == rival || self.rng.u8(..3) < 2 { leader } else { rival };
+            self.cuts.extend([(node, lost), (lost, node)]);
+            if lost == leader {
+                self.at(0, Happening::Died { node, peer: leader });
+            }
+        }
     }
 
     fn cut_or_heal(&mut self) {
@@ -594,7 +633,9 @@ impl World {
         }
         let copies = if self.rng.f64() < self.faults.duplication { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = self.rng.u64(20..self.faults.delay_us_max.max(21));
+            let late = self.faults.stragglers > 0.0 && self.rng.f64() < self.faults.stragglers;
+            let delay_us_max = if late { STRAGGLE_US_MAX } else { self.faults.delay_us_max };
+            let delay = self.rng.u64(20..delay_us_max.max(21));
             let message = message.clone();
             self.at(delay, Happening::Deliver { from, to, message });
         }
