@@ -1,22 +1,37 @@
 //! The leader's queue of commands that wait to be cut into a value.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
+use synod_kv::ServerId;
 use synod_paxos::Value;
 use synod_wire::batch;
 
 use crate::Limits;
 
+/// Commands of one origin's life that wait without a gap and in order: all those
+/// with these sequences.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    incarnation: u64,
+    first: u64,
+    last: u64,
+}
+
 /// Encoded commands of every origin, in the order in which they came. A command
-/// may stand in it twice: the state machine takes it once.
+/// may stand in it twice, since the state machine takes it once; but what its origin
+/// sends again while the first copy waits here is not queued once more. Else a leader
+/// that cannot propose for a while would have the most to do when it can.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     entries_max: usize,
     bytes_max: usize,
     value_bytes_max: usize,
-    entries: VecDeque<Bytes>,
+    /// Other nodes' commands with their ids.
+    entries: VecDeque<(Option<ServerId>, Bytes)>,
     bytes: usize,
+    /// By origin.
+    runs: BTreeMap<u32, Run>,
 }
 
 impl Batcher {
@@ -27,6 +42,7 @@ impl Batcher {
             value_bytes_max,
             entries: VecDeque::new(),
             bytes: 0,
+            runs: BTreeMap::new(),
         }
     }
 
@@ -35,11 +51,50 @@ impl Batcher {
         self.entries.len() < self.entries_max && self.bytes < self.bytes_max
     }
 
-    /// Appends a command for which there is room.
+    /// Appends a command of this node for which there is room.
     pub(crate) fn push(&mut self, entry: Bytes) {
+        self.append(None, entry);
+    }
+
+    /// Appends another node's command, for which there is room, unless it waits here.
+    pub(crate) fn push_forwarded(&mut self, id: ServerId, entry: Bytes) {
+        let ServerId { origin, incarnation, sequence } = id;
+        match self.runs.get_mut(&origin) {
+            Some(run) if run.incarnation == incarnation => {
+                if (run.first..=run.last).contains(&sequence) {
+                    return;
+                }
+                // Behind a gap it stands before what is missing: no part of the run.
+                if sequence == run.last + 1 {
+                    run.last = sequence;
+                }
+            }
+            Some(run) if run.incarnation > incarnation => {}
+            Some(_) | None => {
+                let run = Run { incarnation, first: sequence, last: sequence };
+                self.runs.insert(origin, run);
+            }
+        }
+        self.append(Some(id), entry);
+    }
+
+    fn append(&mut self, id: Option<ServerId>, entry: Bytes) {
         debug_assert!(self.has_room(), "the caller looks first");
         self.bytes += entry.len();
-        self.entries.push_back(entry);
+        self.entries.push_back((id, entry));
+    }
+
+    /// A command leaves the queue.
+    fn end_waiting(&mut self, id: ServerId) {
+        if let Some(run) = self.runs.get_mut(&id.origin)
+            && run.incarnation == id.incarnation
+            && (run.first..=run.last).contains(&id.sequence)
+        {
+            run.first = id.sequence + 1;
+            if run.first > run.last {
+                self.runs.remove(&id.origin);
+            }
+        }
     }
 
     /// Cuts the next value: the oldest command and as many after it as fit.
@@ -50,13 +105,14 @@ impl Batcher {
         assert!(!self.entries.is_empty(), "a value without commands was cut");
         let mut builder = batch::Builder::new(cluster_time_ms);
         let mut value_bytes = 0;
-        while let Some(entry) = self.entries.front() {
+        while let Some((_, entry)) = self.entries.front() {
             let fits =
                 value_bytes + entry.len() <= self.value_bytes_max && builder.fits(entry.len());
             if value_bytes > 0 && !fits {
                 break;
             }
-            let entry = self.entries.pop_front().expect("the front was just seen");
+            let (id, entry) = self.entries.pop_front().expect("the front was just seen");
+            id.into_iter().for_each(|id| self.end_waiting(id));
             value_bytes += entry.len();
             builder.push_entry(&entry);
         }
@@ -67,6 +123,7 @@ impl Batcher {
     /// Forgets everything: this node leads no more, and the origins send again.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
+        self.runs.clear();
         self.bytes = 0;
     }
 
@@ -125,6 +182,43 @@ mod tests {
         assert_eq!(cut(&mut batcher, 0), vec![1]);
         assert_eq!(cut(&mut batcher, 0), vec![2]);
         assert_eq!(cut(&mut batcher, 0), vec![3]);
+    }
+
+    fn forward(batcher: &mut Batcher, incarnation: u64, sequences: impl Iterator<Item = u64>) {
+        for sequence in sequences {
+            let id = ServerId { origin: 3, incarnation, sequence };
+            batcher.push_forwarded(id, batch::encode_entry(id, &[b'x'; 300]));
+        }
+    }
+
+    #[test]
+    fn what_waits_already_is_not_queued_again() {
+        let mut batcher = Batcher::new(&Limits::default(), 1_000);
+        forward(&mut batcher, 1, 1..=5);
+        forward(&mut batcher, 1, 1..=5);
+        assert_eq!(batcher.len(), 5);
+        assert_eq!(cut(&mut batcher, 0), vec![1, 2, 3]);
+        // What was cut may have met a gap, so it is taken again; what waits is not.
+        forward(&mut batcher, 1, 2..=6);
+        assert_eq!(cut(&mut batcher, 0), vec![4, 5, 2]);
+        assert_eq!(cut(&mut batcher, 0), vec![3, 6]);
+        // Behind a gap: all from the missing one on come again, in order.
+        forward(&mut batcher, 1, (1..=2).chain(4..=4));
+        forward(&mut batcher, 1, 1..=4);
+        assert_eq!(cut(&mut batcher, 0), vec![1, 2, 4]);
+        assert_eq!(cut(&mut batcher, 0), vec![3, 4]);
+    }
+
+    #[test]
+    fn a_later_life_of_an_origin_begins_anew() {
+        let mut batcher = Batcher::new(&Limits::default(), 1_000);
+        forward(&mut batcher, 1, 1..=2);
+        forward(&mut batcher, 2, 1..=2);
+        forward(&mut batcher, 2, 1..=2);
+        assert_eq!(batcher.len(), 4);
+        batcher.clear();
+        forward(&mut batcher, 2, 1..=2);
+        assert_eq!(batcher.len(), 2, "what was forgotten waits no more");
     }
 
     #[test]

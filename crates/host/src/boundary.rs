@@ -70,6 +70,9 @@ pub struct Applied {
     pub own_sequence: u64,
     /// A command of this node's present incarnation met a gap: send again.
     pub own_gap: bool,
+    /// The last slot at which the state's hash is compared with the other nodes', and
+    /// that hash; slot zero for none.
+    pub state: (Slot, u64),
 }
 
 /// One thing to do. The caller carries out the actions of a step in their order.
@@ -130,7 +133,8 @@ pub struct Waiter {
 /// has had no effect and will have none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// Too many requests wait already.
+    /// Too many requests wait already, or this node had no room to send or to serve
+    /// it before the deadline.
     Overloaded,
     /// No leader was found before the deadline.
     NoLeader,

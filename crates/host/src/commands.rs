@@ -220,6 +220,8 @@ impl Commands {
         if self.sweep_at.is_none_or(|at| now < at) {
             return;
         }
+        // With somewhere to send it, it was only room that it waited for.
+        let refusal = if self.reachable { Refusal::Overloaded } else { Refusal::NoLeader };
         let mut next: Option<Time> = None;
         let unsent_bytes = &mut self.unsent_bytes;
         self.unsent.retain(|unsent| {
@@ -228,7 +230,6 @@ impl Commands {
                 next = Some(next.map_or(unsent.deadline, |at| at.min(unsent.deadline)));
             } else {
                 *unsent_bytes -= unsent.command.len();
-                let refusal = Refusal::NoLeader;
                 actions.push(Action::Refuse { request: unsent.request, refusal });
             }
             alive

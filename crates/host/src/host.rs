@@ -4,12 +4,13 @@
 use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
-    Ballot, Configuration, Effects, Input, Load, NodeId, Options, Recovered, Replica, Route, Slot,
-    Status, Time,
+    Ballot, Configuration, Effects, Input, Load, Message, NodeId, Options, Recovered, Replica,
+    Route, Slot, Status, Time,
 };
 use synod_wire::{Forward, PeerMessage, batch, command};
 
 use crate::Limits;
+use crate::agreement::Agreement;
 use crate::applying::Applying;
 use crate::batcher::Batcher;
 use crate::boundary::{Action, Applied, Event};
@@ -87,6 +88,9 @@ pub struct Host {
     /// Chosen values that are not handed to it yet.
     applying: Applying,
 
+    /// Whether the state here is that of the others.
+    agreement: Agreement,
+
     /// Gathered since the last [`Host::finish`].
     forwards: Vec<(NodeId, Forward)>,
     loads: Vec<Load>,
@@ -132,6 +136,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto),
+            agreement: Agreement::new(node),
             forwards: Vec::new(),
             loads: Vec::new(),
             truncate: None,
@@ -150,6 +155,9 @@ impl Host {
     pub fn receive(&mut self, now: Time, event: Event) {
         match event {
             Event::Received { from, message: PeerMessage::Paxos(message) } => {
+                if let Message::Heartbeat(heartbeat) = &message {
+                    self.agreement.receive(from, heartbeat.state);
+                }
                 self.run(now, Input::Received { from, message });
             }
             Event::Received { from, message: PeerMessage::Forward(forward) } => {
@@ -163,7 +171,10 @@ impl Host {
             Event::Loaded { load, values } => self.run(now, Input::Loaded { load, values }),
             Event::Applied(applied) => self.receive_applied(now, &applied),
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
-            Event::Connected(peer) => self.commands.connected(peer),
+            Event::Connected(peer) => {
+                self.commands.connected(peer);
+                self.run(now, Input::Connected(peer));
+            }
             // Whether the core's time has come is looked at in each step.
             Event::Tick => {}
             Event::Write { request, command, deadline } => {
@@ -231,6 +242,7 @@ impl Host {
         let backlog = self.applying.chosen().0 - self.applied.0;
         self.reads.waiting() > 0
             || backlog > BACKLOG_SLOTS
+            || !self.replica.has_memory()
             || self.commands.sent() > self.limits.writes_in_flight_max / 2
     }
 
@@ -296,7 +308,9 @@ impl Host {
         self.clock.observe(applied.cluster_time_ms, now);
         self.commands.applied(now, applied.own_sequence, applied.own_gap);
         self.reads.applied(self.applied);
-        self.run(now, Input::Applied { upto: applied.upto, durable: applied.durable });
+        self.agreement.applied(applied.state);
+        let Applied { upto, durable, state, .. } = *applied;
+        self.run(now, Input::Applied { upto, durable, state });
     }
 
     fn view(&self) -> View {
@@ -345,8 +359,8 @@ impl Host {
                 return;
             }
             // One damaged entry would make the whole value unreadable for all.
-            if is_entry(&entry) {
-                self.batcher.push(entry);
+            if let Some(id) = entry_id(&entry) {
+                self.batcher.push_forwarded(id, entry);
             }
         }
     }
@@ -425,10 +439,10 @@ impl Host {
     }
 }
 
-/// Whether these bytes are an encoded command that every replica can read, with a
-/// server id that can exist. One that nobody can read must not be chosen.
-fn is_entry(entry: &Bytes) -> bool {
-    let named = |id: ServerId| id.origin != 0 && id.sequence != 0;
-    batch::decode_entry(entry.clone())
-        .is_ok_and(|entry| named(entry.id) && command::decode(entry.command).is_ok())
+/// The server id of an encoded command, if every replica can read it and the id can
+/// exist. One that nobody can read must not be chosen.
+fn entry_id(entry: &Bytes) -> Option<ServerId> {
+    let entry = batch::decode_entry(entry.clone()).ok()?;
+    let named = entry.id.origin != 0 && entry.id.sequence != 0;
+    (named && command::decode(entry.command).is_ok()).then_some(entry.id)
 }

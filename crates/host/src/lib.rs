@@ -10,6 +10,7 @@
 //! This crate never touches a socket or a file, never starts a thread, never
 //! reads a clock and never knows which thread carries out its actions.
 
+mod agreement;
 mod applying;
 mod batcher;
 mod boundary;

@@ -14,7 +14,11 @@ use crate::{
 pub struct StateMachine<M> {
     map: M,
     stage: Stage,
+    compared: (u64, u64),
 }
+
+/// The hash of the state is compared between replicas after every slot that this divides.
+const COMPARE_SLOTS: u64 = 4_096;
 
 impl<M: OrderedMap> StateMachine<M> {
     /// Goes on where the map was committed last.
@@ -23,7 +27,7 @@ impl<M: OrderedMap> StateMachine<M> {
     /// When the map cannot be read or its state record is damaged.
     pub fn open(map: M, options: KvOptions) -> Result<Self, MapError> {
         let stage = Stage::new(State::load(&map)?, options);
-        Ok(StateMachine { map, stage })
+        Ok(StateMachine { map, stage, compared: (0, 0) })
     }
 
     /// Carries out the commands of the next slot; none for a no-op. The cluster
@@ -44,7 +48,12 @@ impl<M: OrderedMap> StateMachine<M> {
     ) -> Result<Vec<Taken>, MapError> {
         let mut finder = Finder::new(&self.map);
         self.stage.begin_slot(&self.map, slot, cluster_time_ms)?;
-        commands.iter().map(|(id, command)| self.stage.take(&mut finder, *id, command)).collect()
+        let taken = commands.iter().map(|(id, command)| self.stage.take(&mut finder, *id, command));
+        let taken = taken.collect::<Result<_, _>>()?;
+        if slot.is_multiple_of(COMPARE_SLOTS) {
+            self.compared = (slot, self.state_hash());
+        }
+        Ok(taken)
     }
 
     /// Writes everything staged, and how far the state machine is, at once.
@@ -84,6 +93,13 @@ impl<M: OrderedMap> StateMachine<M> {
     #[must_use]
     pub fn state_hash(&self) -> u64 {
         self.stage.state.hash()
+    }
+
+    /// The last slot at which replicas compare their states since this was opened, and
+    /// the hash of the state there; all zero before the first.
+    #[must_use]
+    pub fn compared_hash(&self) -> (u64, u64) {
+        self.compared
     }
 
     /// Bytes that wait for the next commit.

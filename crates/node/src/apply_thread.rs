@@ -147,12 +147,14 @@ impl Applier {
 
     /// How far the state machine is, for the host.
     pub(crate) fn report(&mut self) -> Applied {
+        let compared = self.machine.compared_hash();
         Applied {
             upto: self.applied(),
             durable: self.shared.state.durable(),
             cluster_time_ms: self.machine.cluster_time_ms(),
             own_sequence: self.own_sequence,
             own_gap: std::mem::take(&mut self.own_gap),
+            state: (Slot(compared.0), compared.1),
         }
     }
 

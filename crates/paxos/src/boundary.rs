@@ -38,6 +38,9 @@ pub enum Input {
         upto: Slot,
         /// Durable up to here.
         durable: Slot,
+        /// A slot among them and the hash of the state there, which the others are
+        /// told; slot zero for none.
+        state: (Slot, u64),
     },
     /// The answer to a [`Load`].
     Loaded {
@@ -49,6 +52,8 @@ pub enum Input {
     },
     /// The transport has evidence that the peer's process is gone.
     PeerDied(NodeId),
+    /// A connection to the peer was made: what was sent to it before may be lost.
+    Connected(NodeId),
     /// The operator, or this node's shutdown, wants another leader.
     HandOver,
 }
@@ -136,7 +141,8 @@ pub enum RecordBody {
         value: Value,
     },
     /// The log starts after this slot: everything up to it is in the durable
-    /// state, and this journal need not hold it.
+    /// state, and this journal need not hold it. Nothing writes this yet; the
+    /// installation of a snapshot will.
     StartAfter {
         /// The slot.
         slot: Slot,

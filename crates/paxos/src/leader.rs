@@ -4,6 +4,7 @@
 //! on time and on hearsay.
 
 use alloc::{collections::VecDeque, vec::Vec};
+use core::cmp::Reverse;
 
 use crate::{Ballot, Configuration, Heartbeat, NodeId, Options, Slot, Time};
 
@@ -17,6 +18,8 @@ pub(crate) struct Liveness {
     /// By place in the configuration; this node's own entry stays empty.
     peers: Vec<Peer>,
     following: Option<Following>,
+    /// The leader that said itself that its disk hangs: only its own word ends that.
+    hanging: Option<Ballot>,
     /// The followed leader that died, and when. What it sent before may still
     /// arrive; only an answer to a later heartbeat shows that it lives after all.
     mourned: Option<(Ballot, Time)>,
@@ -30,6 +33,8 @@ pub(crate) struct Liveness {
     next_heartbeat_at: Time,
     /// Back-off after a lost election or a promise to another.
     not_before: Time,
+    /// To whom it gave time last.
+    gave_time_to: Option<NodeId>,
     attempts: u32,
     random: u64,
 }
@@ -45,7 +50,6 @@ pub(crate) struct Peer {
     /// The same for one that said that it follows this node's ballot.
     followed_at: Option<Time>,
     pub(crate) round_trip_us: u64,
-    died: bool,
     /// Heartbeats in a row that told of a promise above this leader's ballot.
     deaf: u32,
 }
@@ -71,6 +75,7 @@ pub(crate) enum Stand {
 /// What the decision to stand looks at on this node itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidacy {
+    pub(crate) chosen_upto: Slot,
     pub(crate) last_accepted: (Ballot, Slot),
     pub(crate) disk_age_us: u64,
 }
@@ -89,6 +94,7 @@ impl Liveness {
             disk_stall_us: options.disk_stall_us,
             peers: configuration.members().iter().map(|node| Peer::new(*node)).collect(),
             following: None,
+            hanging: None,
             mourned: None,
             leaderless_since: Some(now),
             quorum_since: None,
@@ -96,6 +102,7 @@ impl Liveness {
             sent: VecDeque::new(),
             next_heartbeat_at: now,
             not_before: now,
+            gave_time_to: None,
             attempts: 0,
             random: options.seed ^ (u64::from(me.0) << 32) ^ options.incarnation ^ 0x9e37_79b9,
         }
@@ -110,7 +117,8 @@ impl Liveness {
     pub(crate) fn hear_leader(&mut self, now: Time, ballot: Ballot, promised: Ballot) {
         let newer = self.following.is_none_or(|following| ballot >= following.ballot);
         let dead = self.mourned.is_some_and(|(mourned, _)| ballot <= mourned);
-        if ballot >= promised && newer && !dead && ballot.node != self.me {
+        let hangs = self.hanging == Some(ballot);
+        if ballot >= promised && newer && !dead && !hangs && ballot.node != self.me {
             if self.following.is_none_or(|following| ballot > following.ballot) {
                 self.not_before = now; // The candidate that it gave time to has won.
             }
@@ -119,7 +127,13 @@ impl Liveness {
         }
     }
 
-    /// Takes a heartbeat. `leading` is this node's own ballot while it leads.
+    /// Whether a heartbeat was reordered or duplicated: it says nothing that a newer one
+    /// did not say.
+    pub(crate) fn is_outdated(&self, index: usize, sequence: u64) -> bool {
+        self.peers[index].last.as_ref().is_some_and(|last| last.sequence >= sequence)
+    }
+
+    /// Takes a heartbeat that is not outdated. `leading` is this node's own ballot while it leads.
     pub(crate) fn receive_heartbeat(
         &mut self,
         now: Time,
@@ -136,11 +150,7 @@ impl Liveness {
             self.mourned = None;
         }
         let peer = &mut self.peers[index];
-        if peer.last.as_ref().is_some_and(|last| last.sequence >= heartbeat.sequence) {
-            return; // Reordered or duplicated.
-        }
         peer.heard_at = Some(now);
-        peer.died = false;
         if let Some(sent_at) = sent_at {
             if peer.two_way_at.is_none_or(|known| sent_at > known) {
                 let sample = now.since_us(sent_at).saturating_sub(heartbeat.echo_held_us).max(1);
@@ -162,11 +172,20 @@ impl Liveness {
         peer.last = Some(heartbeat);
         let node = peer.node;
         let from_leader = self.following.is_some_and(|f| f.ballot.node == node);
-        if let Some(ballot) = leads.filter(|_| !stalled) {
-            self.hear_leader(now, ballot, promised);
-        } else if from_leader && self.following.is_some_and(|f| sender >= f.ballot) {
-            // The leader itself says that it does not lead, or that its disk hangs.
-            self.following = None;
+        match leads {
+            Some(ballot) if stalled => {
+                self.hanging = Some(ballot);
+                self.following.take_if(|following| following.ballot == ballot);
+            }
+            Some(ballot) => {
+                self.hanging.take_if(|hanging| *hanging == ballot);
+                self.hear_leader(now, ballot, promised);
+            }
+            // The leader itself says that it does not lead.
+            None if from_leader && self.following.is_some_and(|f| sender >= f.ballot) => {
+                self.following = None;
+            }
+            None => {}
         }
     }
 
@@ -178,7 +197,6 @@ impl Liveness {
     /// The transport has evidence that the peer's process is gone.
     pub(crate) fn receive_death(&mut self, now: Time, index: usize) {
         let peer = &mut self.peers[index];
-        peer.died = true;
         peer.heard_at = None;
         peer.two_way_at = None;
         peer.followed_at = None;
@@ -186,12 +204,15 @@ impl Liveness {
         if let Some(following) = self.following.take_if(|f| f.ballot.node == node) {
             self.mourned = Some((following.ballot, now));
         }
+        if self.gave_time_to.take_if(|candidate| *candidate == node).is_some() {
+            self.not_before = now; // The candidate that it gave time to is gone.
+        }
     }
 
     /// This node promised `ballot` to another's candidacy: it gives it time.
     pub(crate) fn promised_to(&mut self, now: Time, ballot: Ballot) {
         if ballot.node != self.me {
-            self.give_time(now);
+            self.give_time(now, ballot.node);
         }
         if self.following.is_some_and(|following| following.ballot < ballot) {
             self.following = None;
@@ -199,7 +220,8 @@ impl Liveness {
     }
 
     /// Another node stands: it goes first.
-    pub(crate) fn give_time(&mut self, now: Time) {
+    pub(crate) fn give_time(&mut self, now: Time, candidate: NodeId) {
+        self.gave_time_to = Some(candidate);
         let patience = (self.election_timeout_us / 2) << self.attempts.min(4);
         self.not_before = self.not_before.max(now.plus_us(patience));
     }
@@ -282,10 +304,11 @@ impl Liveness {
                 continue;
             }
             reports += 1;
-            // Candidates go in order of log, then lowest id.
-            let behind = (candidacy.last_accepted, core::cmp::Reverse(self.me))
-                < (last.last_accepted, core::cmp::Reverse(peer.node));
-            if behind && last.disk_age_us <= self.disk_stall_us {
+            // Candidates go in order of log, then lowest id. What a leader misses of the
+            // chosen prefix it must fetch before it can propose, so that comes first.
+            let mine = (candidacy.chosen_upto, candidacy.last_accepted, Reverse(self.me));
+            let theirs = (last.chosen_upto, last.last_accepted, Reverse(peer.node));
+            if mine < theirs && last.disk_age_us <= self.disk_stall_us {
                 rank += 1;
             }
         }
@@ -306,7 +329,7 @@ impl Liveness {
     fn is_two_way(&self, now: Time, peer: &Peer) -> bool {
         let fresh =
             |at: Option<Time>| at.is_some_and(|at| now.since_us(at) < self.election_timeout_us);
-        !peer.died && fresh(peer.heard_at) && fresh(peer.two_way_at)
+        fresh(peer.heard_at) && fresh(peer.two_way_at)
     }
 
     /// A report of "no live leader" ages faster than a contact: its sender may have
@@ -334,6 +357,11 @@ impl Liveness {
         let peer = &self.peers[index];
         let sequence = peer.last.as_ref().map_or(0, |last| last.sequence);
         (sequence, peer.heard_at.map_or(0, |at| now.since_us(at)))
+    }
+
+    /// Something happened that the others must hear of at once.
+    pub(crate) fn hasten(&mut self, now: Time) {
+        self.next_heartbeat_at = now;
     }
 
     /// When the next heartbeat is due.
@@ -371,7 +399,6 @@ impl Peer {
             two_way_at: None,
             followed_at: None,
             round_trip_us: 0,
-            died: false,
             deaf: 0,
         }
     }
@@ -386,7 +413,8 @@ mod tests {
     const START: Time = Time(10_000_000);
     const ME: NodeId = NodeId(2);
     const NO_LOG: (Ballot, Slot) = (Ballot::ZERO, Slot::ZERO);
-    const HEALTHY: Candidacy = Candidacy { last_accepted: NO_LOG, disk_age_us: 0 };
+    const HEALTHY: Candidacy =
+        Candidacy { chosen_upto: Slot::ZERO, last_accepted: NO_LOG, disk_age_us: 0 };
 
     fn ballot(round: u64, node: u32) -> Ballot {
         Ballot { round, node: NodeId(node) }
@@ -410,6 +438,7 @@ mod tests {
             durable_upto: Slot::ZERO,
             disk_age_us: 0,
             hears: Vec::new(),
+            state: (Slot::ZERO, 0),
         }
     }
 
@@ -443,7 +472,9 @@ mod tests {
         fn receive(&mut self, node: u32, heartbeat: Heartbeat) {
             let Bench { now, leading, promised, .. } = *self;
             let index = node as usize - 1;
-            self.liveness.receive_heartbeat(now, index, heartbeat, leading, promised);
+            if !self.liveness.is_outdated(index, heartbeat.sequence) {
+                self.liveness.receive_heartbeat(now, index, heartbeat, leading, promised);
+            }
         }
 
         fn hear_leader(&mut self, leads: Ballot) {
@@ -542,12 +573,17 @@ mod tests {
         assert_eq!((bench.following(), bench.stand()), (Some(ballot(1, 1)), Stand::No));
     }
 
-    /// Every combination of what the three nodes accepted last: as many go before this one as
-    /// have a better log, or as good a one and a lower id, and can write it to their disk.
+    /// Every combination of what the three nodes know as chosen and accepted last: as many go
+    /// before this one as have a better log, or as good a one and a lower id, and can write it
+    /// to their disk. A longer prefix is better whatever was accepted above a shorter one.
     #[test]
     fn candidates_go_in_order_of_log_and_then_of_id() {
-        let logs =
-            [NO_LOG, (ballot(1, 1), Slot(1)), (ballot(1, 1), Slot(2)), (ballot(2, 1), Slot(1))];
+        let logs = [
+            (Slot(1), NO_LOG),
+            (Slot(1), (ballot(1, 1), Slot(2))),
+            (Slot(1), (ballot(2, 1), Slot(2))),
+            (Slot(9), NO_LOG),
+        ];
         for code in 0..4_usize.pow(3) * 4 {
             let [mine, one, three] =
                 [code % 4, code / 4 % 4, code / 16 % 4].map(|place| logs[place]);
@@ -555,13 +591,14 @@ mod tests {
             let mut bench = Bench::new(3);
             for ((node, log), stalled) in [(1, one), (3, three)].into_iter().zip(stalled) {
                 bench.hear(node, |heartbeat| {
-                    heartbeat.last_accepted = log;
+                    (heartbeat.chosen_upto, heartbeat.last_accepted) = log;
                     heartbeat.disk_age_us = if stalled { options().disk_stall_us + 1 } else { 0 };
                 });
             }
             let before_me = [one >= mine, three > mine];
             let rank = (0..2).filter(|place| before_me[*place] && !stalled[*place]).count() as u64;
-            let candidacy = Candidacy { last_accepted: mine, disk_age_us: 0 };
+            let (chosen_upto, last_accepted) = mine;
+            let candidacy = Candidacy { chosen_upto, last_accepted, disk_age_us: 0 };
             let turn = bench.now.plus_us(rank * options().heartbeat_us / 2);
             let expected = if rank == 0 { Stand::Now } else { Stand::At(turn) };
             assert_eq!(bench.liveness.stand(bench.now, 2, candidacy), expected, "{code}");
@@ -575,7 +612,8 @@ mod tests {
         bench.hear(1, |_| {});
         bench.hear(3, |_| {});
         for (disk_age_us, stands) in [(300_000, true), (300_001, false)] {
-            let candidacy = Candidacy { last_accepted: (ballot(9, 1), Slot(9)), disk_age_us };
+            let last_accepted = (ballot(9, 1), Slot(9));
+            let candidacy = Candidacy { last_accepted, disk_age_us, ..HEALTHY };
             let stand = bench.liveness.stand(bench.now, 2, candidacy);
             assert_eq!(stand == Stand::Now, stands);
             assert_eq!(stand == Stand::No, !stands);

@@ -213,6 +213,9 @@ pub struct Heartbeat {
     pub disk_age_us: u64,
     /// Whom the sender hears, two-way and fresh.
     pub hears: Vec<NodeId>,
+    /// A slot that the sender has applied and the hash of its state there; equal at
+    /// equal slots, or replicas have parted. Slot zero for none. For the host.
+    pub state: (Slot, u64),
 }
 
 /// Catch-up: asks for the chosen values of `first..=last`.
@@ -227,7 +230,7 @@ pub struct Fetch {
 }
 
 /// Catch-up: chosen values of consecutive slots from `first` on. Empty when the
-/// sender cannot serve the request; `available_from` and `chosen_upto` say why.
+/// sender cannot serve the request; its heartbeats say what it can ship.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chosen {
     /// The nonce of the [`Fetch`].
@@ -236,10 +239,6 @@ pub struct Chosen {
     pub first: Slot,
     /// The values.
     pub values: Vec<Value>,
-    /// The first slot that the sender can ship.
-    pub available_from: Slot,
-    /// The last slot that the sender can ship.
-    pub chosen_upto: Slot,
 }
 
 /// The leader gives its office away.
@@ -247,6 +246,6 @@ pub struct Chosen {
 pub struct Handover {
     /// The leader's ballot.
     pub ballot: Ballot,
-    /// What is chosen: the successor stands when it has all of it.
+    /// What is chosen, so that the successor need not ask for it.
     pub chosen_upto: Slot,
 }

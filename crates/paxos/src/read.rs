@@ -183,6 +183,13 @@ impl Questions {
         }
     }
 
+    /// The open question may be lost if it was put to `node`: its readers join the next.
+    pub(crate) fn give_up(&mut self, node: NodeId) {
+        if let Some(question) = self.open.take_if(|question| question.leader == node) {
+            self.arrived.splice(0..0, question.readers);
+        }
+    }
+
     /// When the open question was asked.
     pub(crate) fn asked_at(&self) -> Option<Time> {
         self.open.as_ref().map(|question| question.asked_at)

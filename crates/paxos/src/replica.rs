@@ -38,27 +38,23 @@ pub enum Route {
     Nowhere,
 }
 
-/// How the applied state stands to a journal whose watermark it is ahead of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Start {
-    /// The journal holds every applied slot; only its watermark is behind, which
-    /// is written along with other records. The state was durable only after the
-    /// records that it was applied from, and a slot that was known as chosen got
-    /// no record since: so what the journal holds there are the chosen values.
-    Watermark,
-    /// It does not: the log starts after this slot.
-    After(Slot),
-}
-
-impl Start {
-    fn of(recovered: &Recovered, applied: Slot) -> Option<Start> {
-        if applied <= recovered.chosen_upto {
-            return None;
-        }
-        let missing = applied.0 - recovered.chosen_upto.0;
-        let held = recovered.open.iter().filter(|open| open.slot <= applied).count() as u64;
-        Some(if held == missing { Start::Watermark } else { Start::After(applied) })
+/// Whether the journal's watermark is behind the applied state: it is written along
+/// with other records. The journal holds every applied slot all the same. The state
+/// was durable only after the records that it was applied from, and a slot that was
+/// known as chosen got no record since, so what the journal holds there are the
+/// chosen values.
+///
+/// # Panics
+/// When it does not hold them: then it lost records that were durable, and with them
+/// what this node promised. It must not vote any more.
+fn is_watermark_behind(recovered: &Recovered, applied: Slot) -> bool {
+    if applied <= recovered.chosen_upto {
+        return false;
     }
+    let missing = applied.0 - recovered.chosen_upto.0;
+    let held = recovered.open.iter().filter(|open| open.slot <= applied).count() as u64;
+    assert!(held == missing, "the journal lost records of slots that are applied");
+    true
 }
 
 /// One replica.
@@ -81,6 +77,8 @@ pub struct Replica {
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
+    /// What the state machine's hash was, and where.
+    state: (Slot, u64),
     /// The highest ballot heard of.
     highest_seen: Ballot,
     /// What the other nodes were last told of whom this node follows.
@@ -99,8 +97,8 @@ pub struct Replica {
     elections: u64,
     /// For which members the journal is reading, and the newest nonce of each.
     loading: Vec<Option<u64>>,
-    /// What the first record has to say.
-    start: Option<Start>,
+    /// The journal's watermark is behind: the first record brings it up.
+    watermark_behind: bool,
     /// A chunk of catch-up arrived: ask for the next at once.
     eager: bool,
 }
@@ -111,7 +109,8 @@ impl Replica {
     /// `recovered.chosen_upto` that the journal still holds.
     ///
     /// # Panics
-    /// When `node` is no member, or the state machine is behind the journal.
+    /// When `node` is no member, the state machine is behind the journal, or the
+    /// journal lacks values that the state machine has applied.
     #[must_use]
     pub fn new(
         node: NodeId,
@@ -124,12 +123,8 @@ impl Replica {
     ) -> Replica {
         let index = configuration.index_of(node).expect("a replica is a member");
         assert!(applied >= recovered.chosen_upto, "the journal's chosen prefix is applied first");
-        let start = Start::of(&recovered, applied);
-        let truncated = match start {
-            Some(Start::After(slot)) => slot,
-            Some(Start::Watermark) | None => recovered.truncated_upto,
-        };
-        let mut log = Log::new(truncated, applied);
+        let watermark_behind = is_watermark_behind(&recovered, applied);
+        let mut log = Log::new(recovered.truncated_upto, applied);
         for open in recovered.open {
             match open.standing {
                 _ if open.slot <= applied => {}
@@ -155,6 +150,7 @@ impl Replica {
             pacing: Pacing::default(),
             applied,
             durable,
+            state: (Slot::ZERO, 0),
             highest_seen: recovered.promised,
             told: None,
             through: None,
@@ -165,7 +161,7 @@ impl Replica {
             stood_at: Time::ZERO,
             elections: 0,
             loading: alloc::vec![None; configuration.members().len()],
-            start,
+            watermark_behind,
             eager: false,
             log,
             configuration,
@@ -175,12 +171,8 @@ impl Replica {
 
     /// Takes one input. The effects gather until [`Replica::flush`].
     pub fn step(&mut self, now: Time, input: Input, effects: &mut Effects) {
-        if let Some(start) = self.start.take() {
-            let body = match start {
-                Start::After(slot) => RecordBody::StartAfter { slot },
-                Start::Watermark => RecordBody::Promise,
-            };
-            let record = self.acceptor.record(body, &self.log);
+        if core::mem::take(&mut self.watermark_behind) {
+            let record = self.acceptor.record(RecordBody::Promise, &self.log);
             self.unsynced.persist(now, record, effects);
         }
         match input {
@@ -191,16 +183,18 @@ impl Replica {
             }
             Input::Read(token) => self.receive_read(token, effects),
             Input::Persisted(position) => self.unsynced.persisted(position),
-            Input::Applied { upto, durable } => {
+            Input::Applied { upto, durable, state } => {
                 assert!(upto <= self.log.chosen_upto(), "applied what is not chosen");
                 self.applied = self.applied.max(upto);
                 self.durable = self.durable.max(durable.min(self.applied));
+                self.state = state;
                 // What the journal's newest watermark does not cover cannot be read back.
                 let readable = self.applied.min(self.unsynced.recorded_upto());
                 self.log.evict(readable, self.options.cache_bytes_max);
             }
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
             Input::PeerDied(peer) => self.receive_death(now, peer),
+            Input::Connected(peer) => self.receive_connection(now, peer),
             Input::HandOver => self.hand_over(now, effects),
         }
         self.advance(effects);
@@ -250,6 +244,7 @@ impl Replica {
             Proposer::Leading(leading) => {
                 at_most(leading.repeat_at(retransmit));
                 at_most(self.rounds.sent_at().map(|at| at.plus_us(retransmit)));
+                at_most(self.handing_over.map(|at| at.plus_us(election::HANDOVER_PATIENCE_US)));
             }
         }
         deadline
@@ -291,7 +286,8 @@ impl Replica {
 
     /// Whether this node may take more values in: what its disk has not synced and
     /// what its state machine has not applied stay bounded.
-    fn has_memory(&self) -> bool {
+    #[must_use]
+    pub fn has_memory(&self) -> bool {
         self.unsynced.bytes() <= self.options.unsynced_bytes_max
             && self.log.bytes() <= self.options.log_bytes_max()
     }
@@ -362,7 +358,7 @@ impl Replica {
             Message::Promise(m) => self.receive_promise(now, from, m, effects),
             Message::Accept(m) => self.receive_accept(now, from, m, effects),
             Message::Accepted(m) => self.receive_accepted(now, index, &m, effects),
-            Message::Reject(m) => self.receive_reject(now, &m, effects),
+            Message::Reject(m) => self.receive_reject(now, index, &m, effects),
             Message::Watermark(m) => self.receive_watermark(now, from, &m, effects),
             Message::ReadEcho(m) => self.receive_read_echo(index, &m, effects),
             Message::ReadIndex(m) => self.receive_read_index(from, &m, effects),

@@ -8,7 +8,8 @@
 //! `copy` (the same; a copy is delivered and stays under way), where WHAT is how the
 //! message begins, in small letters: `accept`, `"accept 1.1 2"` · `sync NODE` ·
 //! `settle` syncs and delivers until nothing is left · `propose NODE VALUE` ·
-//! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` · `cut A B` ·
+//! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` ·
+//! `connected NODE PEER` · `cut A B` ·
 //! `heal` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
@@ -123,6 +124,7 @@ impl Runner for Stage {
             "crash" => self.crash(node(first()?)),
             "restart" => self.start(node(first()?)),
             "died" => self.input(node(first()?), Input::PeerDied(node(names[1]))),
+            "connected" => self.input(node(first()?), Input::Connected(node(names[1]))),
             "handover" => self.input(node(first()?), Input::HandOver),
             "cut" => {
                 let (a, b) = (node(names[0]), node(names[1]));
@@ -283,8 +285,8 @@ impl Stage {
         }
         leave.extend(effects.send_now.into_iter().map(|e| (e.to, e.message)));
         if !effects.chosen.is_empty() {
-            let applied = Input::Applied { upto: node.applied, durable: Slot::ZERO };
-            self.step(id, applied);
+            let (upto, durable, state) = (node.applied, Slot::ZERO, (Slot::ZERO, 0));
+            self.step(id, Input::Applied { upto, durable, state });
         }
         for (to, message) in leave {
             self.send(id, to, message);

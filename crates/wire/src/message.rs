@@ -34,7 +34,7 @@ const WATERMARK_BYTES: usize = BALLOT_BYTES + 16;
 const VALUE_BYTES: usize = 5;
 const ACCEPTED_SLOT_BYTES: usize = 8 + 1 + BALLOT_BYTES + VALUE_BYTES;
 const HEARTBEAT_BYTES: usize =
-    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 24;
+    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 40;
 
 /// The kind of frame that carries the message.
 pub(crate) fn kind(message: &PeerMessage) -> u8 {
@@ -87,7 +87,7 @@ pub(crate) fn body_bytes(message: &PeerMessage) -> usize {
             Message::Fetch(_) => 24,
             Message::Chosen(chosen) => {
                 let values = chosen.values.iter();
-                32 + COUNT_BYTES + values.map(|v| VALUE_BYTES + batch_bytes(v)).sum::<usize>()
+                16 + COUNT_BYTES + values.map(|v| VALUE_BYTES + batch_bytes(v)).sum::<usize>()
             }
         }
 }
@@ -161,8 +161,6 @@ fn encode_paxos(message: &Message, out: &mut BytesMut) {
             put_block(out, |out| {
                 out.put_u64_le(chosen.nonce);
                 out.put_u64_le(chosen.first.0);
-                out.put_u64_le(chosen.available_from.0);
-                out.put_u64_le(chosen.chosen_upto.0);
             });
             put_count(out, chosen.values.len());
             chosen.values.iter().for_each(|value| put_value(out, value));
@@ -213,6 +211,8 @@ fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.durable_upto.0);
         out.put_u64_le(heartbeat.disk_age_us);
         out.put_u64_le(heartbeat.echo_held_us);
+        out.put_u64_le(heartbeat.state.0.0);
+        out.put_u64_le(heartbeat.state.1);
     });
     put_count(out, heartbeat.hears.len());
     for NodeId(node) in &heartbeat.hears {

@@ -191,6 +191,7 @@ impl Node {
             cluster_time_ms: 0,
             own_sequence: 0,
             own_gap: false,
+            state: (Slot::ZERO, 0),
         };
         let settings = HostSettings {
             node: id,

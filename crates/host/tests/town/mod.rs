@@ -346,6 +346,7 @@ impl Town {
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: 0,
             own_gap: false,
+            state: (Slot::ZERO, 0),
         };
         let limits = Limits::default();
         let settings =
@@ -567,6 +568,7 @@ impl Town {
         let own_sequence = process.own_sequence;
         let upto = Slot(process.machine.applied_slot());
         let cluster_time_ms = process.machine.cluster_time_ms();
+        let state = (upto, process.machine.state_hash());
         self.flush_sometimes(id, upto);
         self.seen.duplicates += duplicates;
         for (server_id, slot) in taken_ids {
@@ -581,7 +583,7 @@ impl Town {
             self.answer_write(request, &outcome);
         }
         let durable = self.house(id).durable_slot;
-        let applied = Applied { upto, durable, cluster_time_ms, own_sequence, own_gap };
+        let applied = Applied { upto, durable, cluster_time_ms, own_sequence, own_gap, state };
         self.input(id, Event::Applied(applied));
     }
 

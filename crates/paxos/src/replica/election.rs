@@ -4,7 +4,7 @@ use super::*;
 use crate::{Handover, Heartbeat, Watermark, leader::Candidacy, read};
 
 /// A hand-over that brought no higher ballot in this time has failed.
-const HANDOVER_PATIENCE_US: u64 = 50_000;
+pub(super) const HANDOVER_PATIENCE_US: u64 = 50_000;
 
 impl Replica {
     pub(super) fn receive_heartbeat(
@@ -15,11 +15,11 @@ impl Replica {
         heartbeat: Heartbeat,
         effects: &mut Effects,
     ) {
-        if from == self.node {
+        if from == self.node || self.liveness.is_outdated(index, heartbeat.sequence) {
             return;
         }
         if heartbeat.promised > self.highest_seen && heartbeat.promised.node == from {
-            self.liveness.give_time(now); // Its Prepare is on the way.
+            self.liveness.give_time(now, from); // Its Prepare is on the way.
         }
         self.note_seen(heartbeat.promised);
         if let Some(watermark) = heartbeat.leading.as_ref().filter(|w| w.ballot.node == from) {
@@ -104,6 +104,7 @@ impl Replica {
 
     fn candidacy(&self, now: Time) -> Candidacy {
         Candidacy {
+            chosen_upto: self.log.chosen_upto(),
             last_accepted: self.log.last_accepted(),
             disk_age_us: self.unsynced.age_us(now),
         }
@@ -124,6 +125,9 @@ impl Replica {
     /// Asks the follower with the best log to stand.
     pub(super) fn hand_over(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
+        if self.handing_over.is_some() {
+            return; // Whoever was asked is standing: two at once would duel.
+        }
         let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
         let able = self.others().filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
@@ -131,7 +135,7 @@ impl Replica {
                 && last.following == Some(ballot)
                 && last.disk_age_us <= self.options.disk_stall_us;
             let fresh = self.handed_to != Some(node);
-            fit.then_some((fresh, last.last_accepted, last.chosen_upto, node))
+            fit.then_some((fresh, last.chosen_upto, last.last_accepted, node))
         });
         if let Some((_, _, _, to)) = able.max() {
             let message = Message::Handover(Handover { ballot, chosen_upto });
@@ -152,6 +156,9 @@ impl Replica {
         let current = handover.ballot >= self.acceptor.promised() && handover.ballot.node == from;
         let able = self.unsynced.age_us(now) <= self.options.disk_stall_us;
         if idle && current && able && from != self.node {
+            // What it takes as chosen need not travel in the promises.
+            self.learner.receive_claim(handover.ballot, handover.chosen_upto, &mut self.log);
+            self.advance(effects);
             self.prepare(now, effects);
         }
     }
@@ -187,6 +194,7 @@ impl Replica {
             durable_upto: self.durable,
             disk_age_us: self.unsynced.age_us(now),
             hears: hears.map(|(_, node)| node).collect(),
+            state: self.state,
         };
         let sequence = self.liveness.next_sequence(now);
         for (index, to) in self.others() {

@@ -46,15 +46,19 @@ impl Replica {
         let chosen_upto = self.log.chosen_upto();
         self.catchup.note(now, chosen_upto, known);
         self.catchup.expire(now, timeout);
-        let eager = core::mem::take(&mut self.eager);
         let backlog = chosen_upto.0 - self.applied.0;
         // With everything applied that can be, only the missing slot makes room again.
         let full =
             backlog > 4 * self.options.window_slots_max || (backlog > 0 && !self.has_memory());
         self.catchup.block(full);
-        if known == chosen_upto || full {
+        if known == chosen_upto {
+            self.eager = false;
             return;
         }
+        if full {
+            return; // When there is room again the next chunk is still due at once.
+        }
+        let eager = core::mem::take(&mut self.eager);
         let leader = self.view(now).map(|ballot| ballot.node);
         let first = chosen_upto.next();
         let last = known.min(chosen_upto.plus(FETCH_SLOTS_MAX));
@@ -110,9 +114,7 @@ impl Replica {
     }
 
     fn ship(&self, to: NodeId, nonce: u64, first: Slot, values: Vec<Value>, effects: &mut Effects) {
-        let available_from = self.log.truncated_upto().next();
-        let chosen_upto = self.log.chosen_upto();
-        let chosen = Chosen { nonce, first, values, available_from, chosen_upto };
+        let chosen = Chosen { nonce, first, values };
         effects.send_now.push(Envelope { to, message: Message::Chosen(chosen) });
     }
 
@@ -125,7 +127,7 @@ impl Replica {
         chosen: Chosen,
         effects: &mut Effects,
     ) {
-        let Chosen { nonce, first, values, .. } = chosen;
+        let Chosen { nonce, first, values } = chosen;
         // What is chosen is a fact, however late it is told: the nonce only says
         // whether the next request may leave.
         let answered = self.catchup.receive_chunk(from, nonce, values.is_empty());

@@ -57,13 +57,21 @@ impl Replica {
         }
     }
 
-    /// Counts an echo. The read index is at least all that Phase 1 brought back:
-    /// any of it may have been chosen, and acknowledged, under an earlier leader.
-    /// It is also at least what this node itself knows as chosen and so may have
-    /// acknowledged: that can be more than it got chosen in its own ballot.
+    /// A new connection: what waits for an answer from there asks again, and the peer
+    /// hears of this node at once.
+    pub(super) fn receive_connection(&mut self, now: Time, peer: NodeId) {
+        self.questions.give_up(peer);
+        self.liveness.hasten(now);
+    }
+
+    /// Counts an echo. The read index is at least all that Phase 1 brought back, since
+    /// no round begins before that is chosen: any of it may have been acknowledged
+    /// under an earlier leader. It is also at least what this node itself knows as
+    /// chosen and so may have acknowledged: that can be more than it got chosen in its
+    /// own ballot.
     pub(super) fn count_echo(&mut self, member: usize, read_round: u64, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
-        let index = leading.prefix().max(leading.adopted_upto).max(self.log.chosen_upto());
+        let index = leading.prefix().max(self.log.chosen_upto());
         let quorum = self.configuration.accept_quorum();
         let readers = self.rounds.receive_echo(member, read_round, quorum);
         settle(readers, Some(index), effects);
@@ -71,8 +79,12 @@ impl Replica {
 
     /// Begins a round for the reads that have arrived; this node's own acceptor
     /// echoes at once, since its promise is the ballot in which it leads.
+    ///
+    /// An index that may never be chosen would hold its readers for ever, so what
+    /// Phase 1 brought back is chosen first: the reads wait for that anyway.
     pub(super) fn begin_read_round(&mut self, now: Time, effects: &mut Effects) {
-        if self.rounds.begin(now) {
+        let Proposer::Leading(leading) = &self.proposer else { return };
+        if leading.prefix() >= leading.adopted_upto && self.rounds.begin(now) {
             self.count_echo(self.index, self.rounds.newest(), effects);
         }
     }

@@ -27,6 +27,8 @@ impl Replica {
             let message = Message::Prepare(prepare.clone());
             effects.send_after_durable.push(Envelope { to, message });
         }
+        // The others give time to a candidate of whom they hear, while its own sync lasts.
+        self.liveness.hasten(now);
     }
 
     pub(super) fn receive_prepare(
@@ -146,9 +148,12 @@ impl Replica {
             return;
         }
         let promised_before = self.acceptor.promised();
-        // The next slot is always taken: it is the one that frees memory.
-        if !self.has_memory() && slot > self.log.chosen_upto().next() {
-            self.liveness.hear_leader(now, ballot, self.acceptor.promised());
+        // The next slot is always taken: it is the one that frees memory. So does the
+        // claim, which is true whatever becomes of the Accept.
+        let full = !self.has_memory() && slot > self.log.chosen_upto().next();
+        if full && ballot >= promised_before {
+            self.liveness.hear_leader(now, ballot, promised_before);
+            self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
             let window_end = self.log.chosen_upto();
             let reason = RejectReason::BeyondWindow(window_end);
             let message = Message::Reject(Reject { ballot, reason });
@@ -190,7 +195,13 @@ impl Replica {
         self.count_echo(index, accepted.read_round, effects);
     }
 
-    pub(super) fn receive_reject(&mut self, now: Time, reject: &Reject, effects: &mut Effects) {
+    pub(super) fn receive_reject(
+        &mut self,
+        now: Time,
+        index: usize,
+        reject: &Reject,
+        effects: &mut Effects,
+    ) {
         let mine = match &self.proposer {
             Proposer::Idle => None,
             Proposer::Preparing(preparing) => Some(preparing.ballot),
@@ -209,9 +220,11 @@ impl Replica {
             return;
         }
         // A leader that meets a higher promise takes a higher ballot itself, but not
-        // again and again: a rival may have a quorum.
+        // again and again: a rival may have a quorum. One that its voter follows has.
         let rested = now.since_us(self.stood_at) > self.options.election_timeout_us;
-        if self.leads().is_some() && rested && self.handing_over.is_none() {
+        let followed = self.liveness.peer(index).last.as_ref().and_then(|last| last.following);
+        let rival = followed.is_some_and(|followed| followed > reject.ballot);
+        if self.leads().is_some() && rested && !rival && self.handing_over.is_none() {
             self.prepare(now, effects);
         } else {
             self.give_up_office(effects);

@@ -599,11 +599,12 @@ impl World {
             machine.applied_durable = slot;
         }
         let durable = machine.applied_durable;
+        let state = (slot, 0);
         self.oracle.acknowledged = self.oracle.acknowledged.max(slot);
         let now = self.now;
         let machine = self.machine(id);
         let replica = machine.replica.as_mut().unwrap();
-        replica.step(now, Input::Applied { upto: slot, durable }, &mut machine.effects);
+        replica.step(now, Input::Applied { upto: slot, durable, state }, &mut machine.effects);
     }
 
     fn sync_later(&mut self, id: NodeId) {

@@ -41,8 +41,6 @@ pub(crate) fn large(nonce: u64, bytes: usize) -> PeerMessage {
         nonce,
         first: Slot(1),
         values: vec![Value::Batch(Bytes::from(vec![0xB1; bytes])), Value::Noop],
-        available_from: Slot(2),
-        chosen_upto: Slot(3),
     }))
 }
 

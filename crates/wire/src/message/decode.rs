@@ -110,6 +110,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         durable_upto: block.slot()?,
         disk_age_us: block.u64()?,
         echo_held_us: block.u64()?,
+        state: (block.slot()?, block.u64()?),
         hears,
     })
 }
@@ -120,13 +121,7 @@ fn decode_chosen(block: &mut Reader, reader: &mut Reader) -> Result<Chosen, Deco
     for _ in 0..count {
         values.push(read_value(reader)?);
     }
-    Ok(Chosen {
-        nonce: block.u64()?,
-        first: block.slot()?,
-        available_from: block.slot()?,
-        chosen_upto: block.slot()?,
-        values,
-    })
+    Ok(Chosen { nonce: block.u64()?, first: block.slot()?, values })
 }
 
 fn decode_forward(block: &mut Reader, reader: &mut Reader) -> Result<Forward, DecodeError> {

@@ -167,8 +167,6 @@ fn liveness(d: &mut Distinct) -> Vec<(&'static str, Message)> {
                 nonce: d.u64(),
                 first: d.slot(),
                 values: vec![d.value(), Value::Noop, Value::Batch(Bytes::new()), d.value()],
-                available_from: d.slot(),
-                chosen_upto: d.slot(),
             }),
         ),
         ("handover", Message::Handover(Handover { ballot: d.ballot(), chosen_upto: d.slot() })),
@@ -189,6 +187,7 @@ fn heartbeat(d: &mut Distinct) -> Message {
         disk_age_us: d.u64(),
         echo_held_us: d.u64(),
         hears: vec![NodeId(d.u32()), NodeId(d.u32())],
+        state: (d.slot(), d.u64()),
     })
 }
 
@@ -361,11 +360,11 @@ fn any_phase() -> impl Strategy<Value = Message> {
 fn any_heartbeat() -> impl Strategy<Value = Message> {
     (
         (any::<u64>(), any::<u64>(), ballot(), option::of(ballot()), option::of(watermark())),
-        (slot(), slot(), ballot(), slot(), slot(), any::<u64>()),
+        (slot(), slot(), ballot(), slot(), slot(), any::<u64>(), slot(), any::<u64>()),
         vec(any::<u32>().prop_map(NodeId), 0..8),
     )
         .prop_map(|((sequence, echo, promised, following, leading), rest, hears)| {
-            let (chosen_upto, available_from, last_ballot, last_slot, durable_upto, age) = rest;
+            let (chosen_upto, available_from, ballot, slot, durable_upto, age, at, hash) = rest;
             Message::Heartbeat(Heartbeat {
                 sequence,
                 echo,
@@ -374,11 +373,12 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 leading,
                 chosen_upto,
                 available_from,
-                last_accepted: (last_ballot, last_slot),
+                last_accepted: (ballot, slot),
                 durable_upto,
                 disk_age_us: age,
                 echo_held_us: age,
                 hears,
+                state: (at, hash),
             })
         })
 }
@@ -397,11 +397,9 @@ fn any_other() -> impl Strategy<Value = Message> {
             first,
             last
         })),
-        (any::<u64>(), slot(), vec(value(), 0..6), slot(), slot()).prop_map(
-            |(nonce, first, values, available_from, chosen_upto)| {
-                Message::Chosen(Chosen { nonce, first, values, available_from, chosen_upto })
-            }
-        ),
+        (any::<u64>(), slot(), vec(value(), 0..6)).prop_map(|(nonce, first, values)| {
+            Message::Chosen(Chosen { nonce, first, values })
+        }),
         (ballot(), slot()).prop_map(|(ballot, chosen_upto)| {
             Message::Handover(Handover { ballot, chosen_upto })
         }),
