@@ -25,8 +25,8 @@ pub enum RecoveryError {
     /// The state ends before the journal begins.
     #[error(
         "the state ends at slot {applied}, but the journal holds nothing up to slot \
-         {truncated}: the state was replaced by an older copy, or lost. Replace this node by a \
-         member with a new id"
+         {truncated}: the state was replaced by an older copy, or lost. This node cannot serve: \
+         keep the folder. The others go on without it; this release cannot replace a member yet"
     )]
     StateLost {
         /// The last slot in the state.
@@ -34,13 +34,29 @@ pub enum RecoveryError {
         /// The last slot that the journal dropped.
         truncated: Slot,
     },
+    /// The state holds what the journal does not.
+    #[error(
+        "the state ends at slot {applied}, but the journal ends at slot {journal}: the journal lost \
+         what it had acknowledged, a promise perhaps, so this node must not vote: keep the folder, \
+         and check the disk. The others go on without it; this release cannot replace a member yet"
+    )]
+    JournalLost {
+        /// The last slot in the state.
+        applied: Slot,
+        /// The last slot up to which the journal holds everything.
+        journal: Slot,
+    },
     /// The journal does not hold what it says.
     #[error("the journal lacks the chosen slot {0}")]
     SlotMissing(Slot),
 }
 
-/// Applies everything that the journal knows as chosen and the state lacks. The
-/// state may be ahead of the journal: then there is nothing to do.
+/// Applies everything that the journal knows as chosen and the state lacks.
+///
+/// A value is applied only when the own journal holds it durably, so the journal
+/// holds each slot of the state or has dropped it in an orderly way. It may not know
+/// yet that the last ones are chosen; but if it lacks one, it lost what it had
+/// acknowledged, and nobody knows what else.
 pub(crate) fn replay(
     journal: &Journal,
     recovered: &Recovered,
@@ -50,6 +66,9 @@ pub(crate) fn replay(
     if applier.applied() < recovered.truncated_upto {
         let (applied, truncated) = (applier.applied(), recovered.truncated_upto);
         return Err(RecoveryError::StateLost { applied, truncated });
+    }
+    if let Some(journal) = lost_after(recovered, applier.applied()) {
+        return Err(RecoveryError::JournalLost { applied: applier.applied(), journal });
     }
     if last < first {
         return Ok(());
@@ -74,4 +93,39 @@ pub(crate) fn replay(
     }
     tracing::info!(applied = %applier.applied(), "the state is rebuilt");
     Ok(())
+}
+
+/// Where the journal ends, if it lacks a slot up to `applied`.
+fn lost_after(recovered: &Recovered, applied: Slot) -> Option<Slot> {
+    let mut held = recovered.chosen_upto;
+    // They come in slot order; a hole ends what can be shown to be there.
+    for open in &recovered.open {
+        if open.slot == held.next() {
+            held = open.slot;
+        }
+    }
+    (held < applied).then_some(held)
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_paxos::{AcceptedSlot, Ballot, Standing, Value};
+
+    use super::*;
+
+    #[test]
+    fn a_state_may_hold_what_is_chosen_or_open_and_nothing_else() {
+        let mut recovered = Recovered { chosen_upto: Slot(4), ..Recovered::empty() };
+        let slots = [5, 6, 8];
+        recovered.open = slots
+            .map(|slot| AcceptedSlot {
+                slot: Slot(slot),
+                standing: Standing::Accepted(Ballot::ZERO),
+                value: Value::Noop,
+            })
+            .to_vec();
+        for (applied, lost) in [(0, None), (4, None), (6, None), (7, Some(6)), (8, Some(6))] {
+            assert_eq!(lost_after(&recovered, Slot(applied)), lost.map(Slot), "{applied}");
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 mod support;
 
+use std::fs::DirBuilder;
 use std::net::TcpListener;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings};
@@ -185,6 +188,44 @@ fn a_start_that_cannot_be_fails_with_one_clear_message() {
     refused(settings, &["VIOLATION", "remove the file"]);
     std::fs::remove_file(&marker).expect("removed");
     cluster.start(0).stop().expect("runs again");
+}
+
+#[test]
+fn a_state_that_is_ahead_of_its_journal_is_refused() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    assert_eq!(request(node.client_addr(), "PUT", "/v1/kv/a", "1").status, 201);
+    node.stop().expect("stopped in order");
+    let (journal, copy) = (settings.data_dir.join("journal"), cluster.path("copy"));
+    copy_files(&journal, &copy);
+
+    let node = cluster.start(0);
+    for _ in 0..3 {
+        assert_eq!(request(node.client_addr(), "PUT", "/v1/kv/a", "2").status, 200);
+    }
+    node.stop().expect("stopped in order");
+    let kept = cluster.path("kept");
+    std::fs::rename(&journal, &kept).expect("moved");
+    copy_files(&copy, &journal);
+    let message = Node::start(settings).expect_err("the journal forgot").to_string();
+    for words in ["the journal ends at slot", "must not vote"] {
+        assert!(message.contains(words), "{words:?} is missing in {message:?}");
+    }
+
+    std::fs::remove_dir_all(&journal).expect("removed");
+    std::fs::rename(&kept, &journal).expect("moved back");
+    let node = cluster.start(0);
+    assert_eq!(request(node.client_addr(), "GET", "/v1/kv/a", "").body, "2");
+    node.stop().expect("stopped in order");
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    DirBuilder::new().mode(0o700).create(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("a file");
+        std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
 }
 
 #[test]
