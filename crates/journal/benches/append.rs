@@ -79,7 +79,7 @@ struct Subject {
 impl Subject {
     fn new(dir: &Path, bytes: usize) -> Subject {
         let options = JournalOptions::default();
-        Journal::create(dir, CLUSTER, &options).expect("a new journal");
+        Journal::create(dir, CLUSTER).expect("a new journal");
         let journal = Journal::open(dir, CLUSTER, &options).expect("a journal").journal;
         Subject { dir: dir.to_owned(), journal, value: Value::Batch(Bytes::from(vec![7; bytes])) }
     }

@@ -10,6 +10,7 @@ use synod_wire::record::{ClusterId, GroupPlace, SegmentFooter, SegmentHeader};
 use crate::error::{During, IoFailure};
 use crate::folder::Folder;
 use crate::recovery::Recovery;
+use crate::segments::{SegmentFacts, Segments};
 
 /// The newest segment, open for writing.
 #[derive(Debug)]
@@ -49,22 +50,21 @@ impl Active {
     /// in it durable: it may have been read from memory only, when the process died
     /// before its sync. After a sync that failed, the pages may even be marked as
     /// written though they were not; so what nothing seals is written once more.
+    ///
+    /// The header is `header`, which may be a new one: a sector is written as a whole
+    /// or not at all.
     pub(crate) fn resume(
         folder: &Folder,
-        cluster: ClusterId,
+        header: &SegmentHeader,
         recovery: &Recovery,
     ) -> Result<Active, IoFailure> {
-        let facts = recovery.segments.newest();
         let active = Active {
-            file: folder.open_segment_for_writing(facts.number)?,
-            path: folder.segment_path(facts.number),
-            number: facts.number,
-            seed: Seed::new(cluster, facts.number),
-            sectors: facts.file_bytes / SECTOR_BYTES as u64,
             used: recovery.newest_sectors,
-            groups: GROUP_MAX,
+            groups: recovery.newest_groups,
+            ..Active::open(folder, header.cluster, recovery.segments.newest())?
         };
-        for (first, count) in [(0, 1)].into_iter().chain(recovery.last_group) {
+        active.write(0, &header.encode())?;
+        if let Some((first, count)) = recovery.last_group {
             let length = usize::try_from(count).expect("bounded") * SECTOR_BYTES;
             let mut bytes = vec![0; length];
             let read = active.file.read_exact_at(&mut bytes, first * SECTOR_BYTES as u64);
@@ -72,6 +72,34 @@ impl Active {
             active.write(first, &bytes)?;
         }
         Ok(active)
+    }
+
+    /// Says of the segment before the newest one that it is over. A crash may have
+    /// come between the newest one's header and this.
+    pub(crate) fn end_before(
+        folder: &Folder,
+        header: &SegmentHeader,
+        segments: &Segments,
+    ) -> Result<(), IoFailure> {
+        let Some(before) = segments.before_newest() else { return Ok(()) };
+        let used = header.previous.sectors;
+        Active { used, ..Active::open(folder, header.cluster, before)? }.end()
+    }
+
+    fn open(
+        folder: &Folder,
+        cluster: ClusterId,
+        facts: &SegmentFacts,
+    ) -> Result<Active, IoFailure> {
+        Ok(Active {
+            file: folder.open_segment_for_writing(facts.number)?,
+            path: folder.segment_path(facts.number),
+            number: facts.number,
+            seed: Seed::new(cluster, facts.number),
+            sectors: facts.file_bytes / SECTOR_BYTES as u64,
+            used: 1,
+            groups: 0,
+        })
     }
 
     /// Whether a group of `sectors` fits; the last sector is the footer's.

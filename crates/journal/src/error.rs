@@ -12,7 +12,11 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// No journal was ever made here.
-    #[error("{} holds no journal; a new node needs `init`, a lost disk a new node id", .0.display())]
+    #[error(
+        "{} holds no journal; a new node needs `init`. A node that lost its disk must not vote: the \
+         others go on without it, and this release cannot replace a member yet",
+        .0.display()
+    )]
     Missing(PathBuf),
     /// `create` found a journal.
     #[error("{} already holds a journal", .0.display())]
@@ -57,9 +61,11 @@ pub enum OpenError {
 }
 
 const ADVICE_DAMAGED: &str = "what this node accepted is not all there, so it must not vote: keep \
-     the folder, check the disk, and replace this node by one with a new id";
+     the folder, and check the disk. The others go on without it; this release cannot replace a \
+     member yet";
 const ADVICE_PROMISE: &str = "a promise of this node may be lost, so it must not vote: keep the \
-     folder, check the disk, and replace this node by one with a new id";
+     folder, and check the disk. The others go on without it; this release cannot replace a member \
+     yet";
 
 /// Where a journal is damaged, and what was there if other copies tell.
 #[derive(Clone, PartialEq, Eq, Debug)]

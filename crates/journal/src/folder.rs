@@ -25,12 +25,14 @@ pub(crate) struct Folder {
 impl Folder {
     /// Makes the folder if need be, and opens it.
     pub(crate) fn create(path: &Path) -> Result<Folder, OpenError> {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.during("create folder", path)?;
-        if let Some(parent) = path.canonicalize().ok().as_deref().and_then(Path::parent) {
-            let synced = File::open(parent).and_then(|parent| parent.sync_all());
-            synced.during("sync folder", parent)?;
+        let is_missing = |level: &&Path| !level.as_os_str().is_empty() && !level.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        for level in missing.into_iter().rev() {
+            DirBuilder::new().mode(0o700).create(level).during("create folder", level)?;
+            sync_name(level)?;
         }
+        // Also of a folder that was there: a crash may have come before its sync.
+        sync_name(path)?;
         Folder::open(path)
     }
 
@@ -97,6 +99,16 @@ impl Folder {
         let path = self.segment_path(number);
         std::fs::remove_file(&path).during("remove", &path)
     }
+}
+
+/// Makes the name of a folder durable: that is up to the folder that it stands in.
+fn sync_name(path: &Path) -> Result<(), IoFailure> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let synced = File::open(parent).and_then(|parent| parent.sync_all());
+    synced.during("sync folder", parent)
 }
 
 /// The file of segment `number` in `folder`.

@@ -57,16 +57,12 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Exists`] when `dir` holds a journal; and when it is in use, or the
     /// operating system refuses.
-    pub fn create(
-        dir: &Path,
-        cluster: ClusterId,
-        _options: &JournalOptions,
-    ) -> Result<(), OpenError> {
+    pub fn create(dir: &Path, cluster: ClusterId) -> Result<(), OpenError> {
         let folder = Folder::create(dir)?;
         if recovery::is_used(&folder)? {
             return Err(OpenError::Exists(dir.to_owned()));
         }
-        // Every open begins a segment of its own, so the first one stays empty.
+        // An open begins a segment of the length that it wants, so this one stays empty.
         let (file, file_bytes) = Preparer::new(dir).take(1, SEGMENT_BYTES_MIN)?;
         let header = SegmentHeader {
             cluster,
@@ -90,8 +86,9 @@ impl Journal {
         Ok(written.during("write", &path)?)
     }
 
-    /// Opens the journal in `dir`: reads and checks all of it, then begins a segment
-    /// with the next incarnation, durably.
+    /// Opens the journal in `dir`: reads and checks all of it, then notes the next
+    /// incarnation, durably. It goes on in the newest segment if there is room; so a
+    /// node that is started again and again does not use up the disk.
     ///
     /// # Errors
     /// See [`OpenError`]. A refused journal is left as it is.
@@ -107,17 +104,25 @@ impl Journal {
             let position = recovery.in_force.position.0;
             tracing::warn!(position, "dropped a torn group that was never acknowledged");
         }
-        let newest = Active::resume(&folder, cluster, &recovery)?;
+        let incarnation = recovery.newest_header.incarnation + 1;
+        let segment_bytes = options.whole_segment_bytes();
+        // What a crash tore is dropped for good by the header of a segment after it.
+        let goes_on = !recovery.torn && recovery.newest_header.file_bytes >= segment_bytes;
+        let header = match goes_on {
+            true => SegmentHeader { incarnation, ..recovery.newest_header },
+            false => recovery.newest_header,
+        };
+        let newest = Active::resume(&folder, &header, &recovery)?;
+        Active::end_before(&folder, &header, &recovery.segments)?;
         for number in &recovery.leftover {
             folder.remove_segment(*number)?;
         }
         folder.sync()?;
-        let incarnation = recovery.incarnation + 1;
         let mut journal = Journal {
             preparer: Preparer::new(folder.path()),
             folder,
             cluster,
-            segment_bytes: options.whole_segment_bytes(),
+            segment_bytes,
             incarnation,
             in_force: recovery.in_force,
             durable: recovery.in_force,
@@ -131,7 +136,13 @@ impl Journal {
             failed: None,
         };
         journal.group.begin(&journal.last_headers);
-        journal.begin_segment(0)?;
+        if goes_on {
+            let number = journal.active.number;
+            journal.preparer.start(number + 1, segment_bytes);
+            journal.seal_last()?;
+        } else {
+            journal.begin_segment(0)?;
+        }
         Ok(Opened { journal, recovered, incarnation })
     }
 
@@ -143,7 +154,8 @@ impl Journal {
         let folder = Folder::open(dir)?;
         let recovery = recovery::recover(&folder, cluster)?;
         let recovered = recovered(&folder, cluster, &recovery)?;
-        Ok(Inspected { recovered, incarnation: recovery.incarnation, torn_tail: recovery.torn })
+        let incarnation = recovery.newest_header.incarnation;
+        Ok(Inspected { recovered, incarnation, torn_tail: recovery.torn })
     }
 
     /// Adds records to the present group; they are durable after [`Journal::sync`].
@@ -188,10 +200,7 @@ impl Journal {
     /// As [`Journal::sync`].
     pub fn seal(&mut self) -> Result<(), JournalError> {
         self.sync()?;
-        if self.last_headers.is_empty() {
-            return Ok(());
-        }
-        self.write_group().or_else(|error| self.fail(error.into()))
+        self.seal_last().or_else(|error| self.fail(error.into()))
     }
 
     /// The values of `first..=last` that are known as chosen, consecutive from `first`,
@@ -396,6 +405,13 @@ impl Journal {
         self.counters.segments += 1;
         self.preparer.start(number + 1, self.segment_bytes);
         Ok(())
+    }
+
+    fn seal_last(&mut self) -> Result<(), IoFailure> {
+        if self.last_headers.is_empty() {
+            return Ok(());
+        }
+        self.write_group()
     }
 
     /// Says durably which segment is the oldest one needed, then removes those before.

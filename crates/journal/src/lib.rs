@@ -24,8 +24,11 @@
 //!   after that, so its existence *seals* the one before: what lies before a seal was
 //!   acknowledged. [`Journal::seal`] writes an empty group when nothing else comes.
 //! - A segment's header is durable before its first group; the one before gets its
-//!   footer next. Each open begins a new segment whose header says where the one
-//!   before ended: what a crash tore there is dropped for good.
+//!   footer next.
+//! - An open goes on in the newest segment, whose header gets the next incarnation:
+//!   one sector that is written over, as a whole or not at all. If the last group is
+//!   torn it begins a new segment instead, whose header says where the one before
+//!   ended: what a crash tore there is dropped for good.
 //! - Segments are dropped from the oldest on. Before that a group says durably which
 //!   segment is the oldest one needed, so that a lost one is told from a dropped one.
 //!
@@ -40,7 +43,8 @@
 //!
 //! What this cannot see: a folder that was set back to an older state as a whole (the
 //! peers' handshake looks for that), and a last group that was acknowledged and then
-//! turned back into zeros before it was sealed.
+//! turned back into zeros before it was sealed. Of the latter, the node sees what its
+//! state machine holds already, and refuses to start.
 
 mod active;
 mod counters;

@@ -23,11 +23,14 @@ const FILE_BYTES_MAX: u64 = 2 << 30;
 #[derive(Debug)]
 pub(crate) struct Recovery {
     pub(crate) in_force: InForce,
-    pub(crate) incarnation: u64,
+    /// Of the newest segment.
+    pub(crate) newest_header: SegmentHeader,
     pub(crate) index: Index,
     pub(crate) segments: Segments,
     /// Sectors in use in the newest segment.
     pub(crate) newest_sectors: u64,
+    /// Groups in the newest segment.
+    pub(crate) newest_groups: u32,
     /// The headers of the last group's records, which no later group repeats yet.
     pub(crate) last_headers: Vec<u8>,
     /// First sector and number of sectors of the last group, if the newest segment has
@@ -93,7 +96,7 @@ impl Reader<'_> {
         let oldest = newest_scan.in_force.oldest_segment;
         leftover.extend(numbers.iter().filter(|number| **number < oldest));
 
-        let headers = self.headers(oldest, &newest_header)?;
+        let headers = self.headers(oldest, &newest_header, &numbers)?;
         let first = headers.first_key_value().expect("the newest at least").1;
         let mut found = Found::start(first);
         for (number, header) in &headers {
@@ -118,10 +121,11 @@ impl Reader<'_> {
                 truncated_upto: found.index.truncated_upto(),
                 ..newest_scan.in_force
             },
-            incarnation: newest_header.incarnation,
+            newest_header,
             index: found.index,
             segments: found.segments,
             newest_sectors: newest_scan.sectors,
+            newest_groups: newest_scan.next_number() - 1,
             last_headers: found.last_headers,
             last_group: newest_scan.groups.last().map(|group| (group.first_sector, group.sectors)),
             leftover,
@@ -138,6 +142,7 @@ impl Reader<'_> {
         &self,
         oldest: u64,
         newest: &SegmentHeader,
+        numbers: &[u64],
     ) -> Result<BTreeMap<u64, SegmentHeader>, OpenError> {
         let mut headers = BTreeMap::from([(newest.number, *newest)]);
         if oldest > newest.number || oldest == 0 {
@@ -145,7 +150,7 @@ impl Reader<'_> {
             return Err(self.refuse(newest.number, Fault::new(0, what, true)));
         }
         for number in oldest..newest.number {
-            if !self.folder.segment_path(number).exists() {
+            if numbers.binary_search(&number).is_err() {
                 return Err(self.refuse(number, Fault::new(0, "the segment is missing", true)));
             }
             headers.insert(number, self.header(number, true)?);

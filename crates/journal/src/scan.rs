@@ -48,7 +48,7 @@ pub(crate) struct SegmentScan {
 
 impl SegmentScan {
     /// The number of the group that comes next.
-    fn next_number(&self) -> u32 {
+    pub(crate) fn next_number(&self) -> u32 {
         u32::try_from(self.groups.len()).expect("fewer groups than sectors") + 1
     }
 }

@@ -31,6 +31,10 @@ impl Segments {
         self.held.back().expect("there is always a segment")
     }
 
+    pub(crate) fn before_newest(&self) -> Option<&SegmentFacts> {
+        self.held.iter().nth_back(1)
+    }
+
     /// The newest segment got values of slots up to `slot`.
     pub(crate) fn raise_highest_slot(&mut self, slot: Slot) {
         let newest = self.held.back_mut().expect("there is always a segment");

@@ -52,7 +52,7 @@ fn group(journal: &mut Journal, records: &[Record]) {
 
 /// A journal of several lives and segments, some dropped, with every kind of record.
 fn grow(dir: &Path) {
-    Journal::create(dir, CLUSTER, &OPTIONS).unwrap();
+    Journal::create(dir, CLUSTER).unwrap();
     let mut journal = open(dir);
     group(&mut journal, &[promise(1, 0)]);
     group(&mut journal, &[accepted(1, 0, 1, batch(1, 700)), accepted(1, 0, 2, Value::Noop)]);

@@ -23,7 +23,7 @@ fn accepted(slot: u64, chosen_upto: u64, bytes: usize) -> Record {
 fn created() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("data/journal");
-    Journal::create(&dir, CLUSTER, &SMALL).unwrap();
+    Journal::create(&dir, CLUSTER).unwrap();
     (folder, dir)
 }
 
@@ -45,14 +45,63 @@ fn a_new_journal_is_empty_and_counts_its_lives() {
 }
 
 #[test]
+fn opening_again_and_again_costs_no_disk() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    let (files, bytes) = (files(&dir), journal.bytes_on_disk());
+    for life in 2..=50 {
+        // As an election does at each start.
+        if life % 25 == 0 {
+            let promised = Ballot { round: life, node: NodeId(1) };
+            let body = RecordBody::Promise;
+            let record = Record { promised, chosen_upto: Slot::ZERO, body };
+            journal.append(&[record]).unwrap();
+            journal.sync().unwrap();
+        }
+        drop(journal);
+        let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+        assert_eq!(opened.incarnation, life);
+        assert_eq!(opened.recovered.promised.round, life - life % 25);
+        journal = opened.journal;
+        assert_eq!(journal.bytes_on_disk(), bytes, "life {life}");
+    }
+    drop(journal);
+    assert_eq!(self::files(&dir), files);
+}
+
+/// How many segments there are, without the one that is being made ready.
+fn files(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let segments = entries.map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    segments.filter(|bytes| bytes.iter().any(|byte| *byte != 0)).count()
+}
+
+#[test]
+fn a_footer_that_a_crash_kept_from_being_written_is_written_by_the_next_life() {
+    let (_folder, dir) = created();
+    drop(open(&dir));
+    let (first, second) = (segment(&dir, 1), segment(&dir, 2));
+    let mut bytes = std::fs::read(&first).unwrap();
+    let footer_at = bytes.len() - 512;
+    assert!(bytes[footer_at..].iter().any(|byte| *byte != 0));
+    bytes[footer_at..].fill(0);
+    std::fs::write(&first, &bytes).unwrap();
+    drop(open(&dir));
+    // Without the footer the loss of the second segment would go unnoticed.
+    std::fs::remove_file(&second).unwrap();
+    let refused = Journal::inspect(&dir, CLUSTER);
+    assert!(matches!(refused, Err(OpenError::PromiseNotProvable(_))), "{refused:?}");
+}
+
+#[test]
 fn a_folder_that_is_missing_or_empty_or_taken_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("journal");
     assert!(matches!(Journal::open(&dir, CLUSTER, &SMALL), Err(OpenError::Missing(_))));
     std::fs::create_dir(&dir).unwrap();
     assert!(matches!(Journal::open(&dir, CLUSTER, &SMALL), Err(OpenError::Missing(_))));
-    Journal::create(&dir, CLUSTER, &SMALL).unwrap();
-    assert!(matches!(Journal::create(&dir, CLUSTER, &SMALL), Err(OpenError::Exists(_))));
+    Journal::create(&dir, CLUSTER).unwrap();
+    assert!(matches!(Journal::create(&dir, CLUSTER), Err(OpenError::Exists(_))));
     let other = Journal::open(&dir, ClusterId(78), &SMALL);
     assert!(matches!(other, Err(OpenError::WrongCluster { found: CLUSTER, .. })));
     let journal = open(&dir);
@@ -65,7 +114,7 @@ fn a_folder_that_is_missing_or_empty_or_taken_is_refused() {
 fn a_creation_that_was_cut_short_can_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(segment(folder.path(), 1), [0; 1024]).unwrap();
-    Journal::create(folder.path(), CLUSTER, &SMALL).unwrap();
+    Journal::create(folder.path(), CLUSTER).unwrap();
     open(folder.path());
 }
 
@@ -151,7 +200,7 @@ fn nothing_that_is_not_known_as_chosen_is_dropped() {
 fn a_segment_of_a_copy_that_went_its_own_way_is_noticed() {
     let (folder, dir) = created();
     let (_other_folder, other) = created();
-    for (dir, bytes) in [(&dir, 700), (&other, 701)] {
+    for (dir, bytes) in [(&dir, 2500), (&other, 2501)] {
         for life in 1..=2 {
             let mut journal = open(dir);
             journal.append(&[accepted(life, 0, bytes)]).unwrap();

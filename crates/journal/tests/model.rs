@@ -153,7 +153,7 @@ impl World {
         let folder = memory.is_dir().then(|| tempfile::tempdir_in(memory).ok()).flatten();
         let folder = folder.unwrap_or_else(|| tempfile::tempdir().unwrap());
         let options = JournalOptions { segment_bytes };
-        Journal::create(folder.path(), CLUSTER, &options).unwrap();
+        Journal::create(folder.path(), CLUSTER).unwrap();
         let (now, durable) = (Model::new(), Model::new());
         let mut world = World { folder, options, journal: None, incarnation: 0, now, durable };
         world.reopen();

@@ -54,12 +54,19 @@ pub enum FolderError {
 }
 
 impl Folder {
-    /// Takes a folder, which is made if it does not exist.
+    /// Takes a folder, which is made if it does not exist. Its name is durable when
+    /// this returned, and so are those of the folders made above it: what is in it
+    /// must not be lost with it.
     pub(crate) fn create(path: &Path) -> Result<Folder, FolderError> {
-        if !path.exists() {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-            made.map_err(|source| failed("create the data folder", path, source))?;
+        let is_missing = |level: &&Path| !level.as_os_str().is_empty() && !level.exists();
+        let missing: Vec<&Path> = path.ancestors().take_while(is_missing).collect();
+        for level in missing.into_iter().rev() {
+            let made = DirBuilder::new().mode(0o700).create(level);
+            made.map_err(|source| failed("create the folder", level, source))?;
+            sync_name(level)?;
         }
+        // Also of a folder that was there: a crash may have come before its sync.
+        sync_name(path)?;
         Folder::open(path)
     }
 
@@ -152,6 +159,16 @@ pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), F
         File::open(folder)?.sync_all()
     };
     write().map_err(|source| failed("write", &path, source))
+}
+
+/// Makes the name of a folder durable: that is up to the folder that it stands in.
+fn sync_name(path: &Path) -> Result<(), FolderError> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let synced = File::open(parent).and_then(|parent| parent.sync_all());
+    synced.map_err(|source| failed("sync", parent, source))
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> FolderError {

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use synod_journal::{ClusterId, Journal, JournalOptions, OpenError};
+use synod_journal::{ClusterId, Journal, OpenError};
 use synod_paxos::{Configuration, NodeId, Position};
 
 use crate::folder::{Folder, FolderError};
@@ -88,7 +88,7 @@ pub enum IdentityError {
     #[error(
         "{} holds no node. For a new cluster, run `synod init` on each of its nodes first. If this \
          node was a member and lost its disk, do not run `init`: a node that forgot its votes must \
-         be replaced by a member with a new id",
+         not come back. The others go on without it; this release cannot replace a member yet",
         .0.display()
     )]
     Missing(PathBuf),
@@ -147,8 +147,7 @@ pub fn init(settings: &Settings) -> Result<Identity, InitError> {
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
     let path = folder.journal();
-    let options = JournalOptions::default();
-    match Journal::create(&path, ClusterId(identity.cluster), &options) {
+    match Journal::create(&path, ClusterId(identity.cluster)) {
         // Left by an `init` that was interrupted, unless somebody served from it: then
         // it holds votes, and only its identity is missing.
         Err(OpenError::Exists(_)) => {
@@ -162,7 +161,7 @@ fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError>
                 path: path.clone(),
                 source,
             })?;
-            Ok(Journal::create(&path, ClusterId(identity.cluster), &options)?)
+            Ok(Journal::create(&path, ClusterId(identity.cluster))?)
         }
         result => Ok(result?),
     }
@@ -356,7 +355,10 @@ mod tests {
         assert!(message.contains("No such file"), "{message}");
         drop(Folder::create(&settings.data_dir).expect("made"));
         let message = open(&settings).expect_err("empty").to_string();
-        assert!(message.contains("synod init") && message.contains("new id"), "{message}");
+        assert!(
+            message.contains("synod init") && message.contains("must not come back"),
+            "{message}"
+        );
         std::fs::write(settings.data_dir.join("holiday.jpg"), b"sun").expect("written");
         let message = init(&settings).expect_err("not empty").to_string();
         assert!(message.contains("holiday.jpg"), "{message}");

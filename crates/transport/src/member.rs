@@ -46,7 +46,7 @@ impl Member {
                 format!(
                     "{node} came with store {:032x}, but it had store {store:032x} before. A node \
                      that lost its data folder must not come back under its old id: give it back \
-                     the folder, or replace the member by one with a new id",
+                     the folder, or leave it out, since this release cannot replace a member yet",
                     facts.store
                 ),
             ));
@@ -75,8 +75,8 @@ impl Member {
                 format!(
                     "the data folder of {node} went back in time: it states promise {} and \
                      position {}, but had stated promise {} and position {}. It is an old copy or \
-                     is in use twice, and may have forgotten votes: replace the member by one \
-                     with a new id and an empty folder",
+                     is in use twice, and may have forgotten votes, so it must not take part; this \
+                     release cannot replace a member yet",
                     facts.promised, facts.position.0, self.promised, self.position.0
                 ),
             ));
