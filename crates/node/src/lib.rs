@@ -15,6 +15,7 @@
 
 mod apply_thread;
 mod clock;
+mod doors;
 mod fatal;
 mod folder;
 mod identity;

@@ -20,6 +20,7 @@ use tokio::task::LocalSet;
 
 use crate::apply_thread::{Applier, ApplyTask, ApplyThread};
 use crate::clock::Clock;
+use crate::doors::{ClientDoor, Doors, provide_descriptors};
 use crate::fatal::Fatal;
 use crate::folder::{Folder, FolderError};
 use crate::identity::{Identity, IdentityError};
@@ -67,6 +68,17 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Too few files can be open.
+    #[error(
+        "this process may open {limit} files, which is too few: raise `ulimit -n`, or LimitNOFILE \
+         of its unit, to {wanted}"
+    )]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+        /// What all connections would need.
+        wanted: u64,
+    },
     /// The journal can't be opened.
     #[error("{0}")]
     Journal(#[from] OpenError),
@@ -105,27 +117,21 @@ pub struct Node {
     shared: Arc<Shared>,
     fatal: Fatal,
     store: Store,
+    client_door: ClientDoor,
+    running: Running,
+    /// Last, so that a node that stopped in order has the lock to the end.
+    _folder: Folder,
+}
+
+/// The threads behind the doors, and how they are told what to do.
+#[derive(Debug)]
+struct Running {
     reports: mpsc::UnboundedSender<Report>,
     journal_tasks: Sender<JournalTask>,
     apply_tasks: Sender<ApplyTask>,
     upkeep_tasks: Sender<UpkeepTask>,
-    http_stop: watch::Sender<bool>,
-    threads: Threads,
-    /// Last, so that the lock outlives everything.
-    _folder: Folder,
-}
-
-#[derive(Debug)]
-struct Threads {
     owner: JoinHandle<()>,
-    http: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
-}
-
-/// Both doors, open before anything else that may take long.
-struct Doors {
-    peer: TcpListener,
-    client: TcpListener,
 }
 
 /// What the disk brought back.
@@ -133,31 +139,68 @@ struct Recovery {
     journal: Journal,
     recovered: Recovered,
     incarnation: u64,
-    store: Store,
     applier: Applier,
     pins: Pins,
 }
 
 impl Node {
     /// Starts a node: takes its folder, opens its doors, rebuilds its state, starts
-    /// its threads.
+    /// its threads. Clients are answered from the start: while the state is being
+    /// rebuilt they are told that this node is not ready.
     ///
     /// # Errors
-    /// See [`StartError`]. Nothing keeps running then.
+    /// See [`StartError`].
     pub fn start(settings: &Settings) -> Result<Node, StartError> {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         if folder.marker().exists() {
             return Err(StartError::Violation(folder.marker()));
         }
-        let doors = Doors {
-            peer: listen("peer.listen", &settings.peer.listen)?,
-            client: listen("client.listen", &settings.client.listen)?,
+        let connections_max = provide_descriptors(settings.limits.connections_max)?;
+        let Doors { peer, client } = Doors::open(settings)?;
+        let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
+        let store_options = StoreOptions {
+            memtable_bytes: settings.limits.write_buffer_bytes,
+            block_cache_bytes: settings.limits.block_cache_bytes,
+            ..StoreOptions::default()
         };
+        let store = Store::open(folder.state(), &store_options)?;
         let shared = Arc::new(Shared::default());
-        let recovery = recover(settings, &folder, &identity, &shared)?;
-        Assembly { settings, identity, shared, clock: Clock::new(), fatal: Fatal::default() }
-            .start(folder, doors, recovery)
+        let (clock, fatal) = (Clock::new(), Fatal::default());
+        let assembly = Assembly { settings, identity, shared, clock, fatal };
+
+        let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
+        let (answers, answer_queue) = Answers::new(assembly.shared.clone());
+        let handle = assembly.handle(store.clone(), requests);
+        let limits = tuning::api_limits(settings, connections_max);
+        let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
+        let recovered = recover(&folder, &assembly, store.clone());
+        let started = recovered.and_then(|recovery| {
+            assembly.start_threads(peer, request_queue, answers, store.clone(), recovery)
+        });
+        let running = match started {
+            Ok(running) => running,
+            Err(error) => {
+                client_door.close();
+                return Err(error);
+            }
+        };
+        let Assembly { identity, shared, fatal, .. } = assembly;
+        tracing::info!(
+            node = %identity.node, cluster = settings.cluster.name, %client_addr, %peer_addr,
+            "the node runs"
+        );
+        Ok(Node {
+            client_addr,
+            peer_addr,
+            id: identity.node,
+            shared,
+            fatal,
+            store,
+            client_door,
+            running,
+            _folder: folder,
+        })
     }
 
     /// Where clients are served.
@@ -183,23 +226,15 @@ impl Node {
         NodeFailure(self.fatal.wait().await)
     }
 
-    /// Stops in an orderly way: hands over, lets requests under way end, makes
-    /// everything durable, and closes the peers' door last.
+    /// Stops in an orderly way: hands over, lets requests under way end, closes the
+    /// peers' door, and makes everything durable.
     ///
     /// # Errors
     /// When something failed before or meanwhile.
     pub fn stop(self) -> Result<(), NodeFailure> {
         self.hand_over();
-        let _ = self.http_stop.send(true);
-        let _ = self.threads.http.join();
-        let _ = self.reports.send(Report::Stop);
-        let _ = self.threads.owner.join();
-        let _ = self.journal_tasks.send(JournalTask::Stop);
-        let _ = self.apply_tasks.send(ApplyTask::Stop);
-        let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
-        for worker in self.threads.workers {
-            let _ = worker.join();
-        }
+        self.client_door.close();
+        self.running.stop();
         if let Some(message) = self.fatal.reported() {
             return Err(NodeFailure(message));
         }
@@ -216,35 +251,39 @@ impl Node {
             .is_some_and(|snapshot| snapshot.status.peers.iter().any(|peer| peer.reachable));
         while has_peers && self.is_leader() && asked_at.elapsed() < HANDOVER_TIMEOUT {
             // Again and again: what it takes may not be known at the first time.
-            let _ = self.reports.send(Report::HandOver);
+            let _ = self.running.reports.send(Report::HandOver);
             thread::sleep(HANDOVER_EVERY);
         }
     }
 }
 
+impl Running {
+    fn stop(self) {
+        let _ = self.reports.send(Report::Stop);
+        let _ = self.owner.join();
+        let _ = self.journal_tasks.send(JournalTask::Stop);
+        let _ = self.apply_tasks.send(ApplyTask::Stop);
+        let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+    }
+}
+
 /// Opens and rebuilds everything that the disk holds.
-fn recover(
-    settings: &Settings,
-    folder: &Folder,
-    identity: &Identity,
-    shared: &Arc<Shared>,
-) -> Result<Recovery, StartError> {
-    let store_options = StoreOptions {
-        memtable_bytes: settings.limits.write_buffer_bytes,
-        block_cache_bytes: settings.limits.block_cache_bytes,
-        ..StoreOptions::default()
-    };
-    let store = Store::open(folder.state(), &store_options)?;
-    let journal_options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
-    let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &journal_options)?;
+fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
+    let Assembly { settings, identity, shared, .. } = to;
+    let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
+    let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &options)?;
     let (journal, recovered, incarnation) = (opened.journal, opened.recovered, opened.incarnation);
     let machine =
         StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity.node, incarnation, shared.clone());
+    shared.rebuilding(recovered.chosen_upto);
     recovery::replay(&journal, &recovered, &mut applier)?;
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
     let pins = Pins::open(folder)?;
-    Ok(Recovery { journal, recovered, incarnation, store, applier, pins })
+    Ok(Recovery { journal, recovered, incarnation, applier, pins })
 }
 
 /// What the threads are put together from.
@@ -257,16 +296,15 @@ struct Assembly<'a> {
 }
 
 impl Assembly<'_> {
-    fn start(
-        self,
-        folder: Folder,
-        doors: Doors,
+    fn start_threads(
+        &self,
+        peers_door: TcpListener,
+        requests: mpsc::Receiver<request::Request>,
+        answers: Answers,
+        store: Store,
         mut recovery: Recovery,
-    ) -> Result<Node, StartError> {
-        let (client_addr, peer_addr) = (local_addr(&doors.client)?, local_addr(&doors.peer)?);
+    ) -> Result<Running, StartError> {
         let (reports, report_queue) = mpsc::unbounded_channel();
-        let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
-        let (answers, answer_queue) = Answers::new(self.shared.clone());
         let (journal_tasks, journal_queue) = channel();
         let (apply_tasks, apply_queue) = channel();
         let (upkeep_tasks, upkeep_queue) = channel();
@@ -279,7 +317,6 @@ impl Assembly<'_> {
         let transport = self.transport_settings(&recovery);
         let core = self.core(&mut recovery);
         let shared = &self.shared;
-        let (store, clock) = (recovery.store.clone(), self.clock);
 
         let journal =
             JournalThread::new(recovery.journal, journal_queue, reports.clone(), shared.clone());
@@ -298,7 +335,7 @@ impl Assembly<'_> {
         let apply =
             self.spawn("synod-apply", || apply.run(), |error| format!("the state: {error}"))?;
         let upkeep = Upkeep::new(
-            recovery.store,
+            store,
             recovery.pins,
             upkeep_queue,
             reports.clone(),
@@ -307,36 +344,18 @@ impl Assembly<'_> {
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
-        let (queues, listener, owner_shared) =
-            ((report_queue, request_queue), doors.peer, shared.clone());
+        let (clock, owner_shared) = (self.clock, shared.clone());
         let owner = self.spawn_runtime("synod-owner", move |runtime| {
             LocalSet::new().block_on(&runtime, async move {
-                let (transport, incoming) = Transport::start(transport, listener)?;
-                let (reports, requests) = queues;
-                let ears = Ears { reports, requests, incoming };
+                let (transport, incoming) = Transport::start(transport, peers_door)?;
+                let ears = Ears { reports: report_queue, requests, incoming };
                 Owner::new(core, clock, transport, ears, workers, owner_shared).run().await;
                 Ok(())
             })
         })?;
-        let (http_stop, http_stopped) = watch::channel(false);
-        let handle = self.handle(store.clone(), requests);
-        let http = self.start_http(doors.client, handle, answer_queue, http_stopped)?;
-        tracing::info!(node = %self.identity.node, %client_addr, %peer_addr, "the node runs");
-        Ok(Node {
-            client_addr,
-            peer_addr,
-            id: self.identity.node,
-            shared: self.shared,
-            fatal: self.fatal,
-            store,
-            reports,
-            journal_tasks,
-            apply_tasks,
-            upkeep_tasks,
-            http_stop,
-            threads: Threads { owner, http, workers: vec![journal, apply, upkeep] },
-            _folder: folder,
-        })
+        shared.begin_to_serve();
+        let workers = vec![journal, apply, upkeep];
+        Ok(Running { reports, journal_tasks, apply_tasks, upkeep_tasks, owner, workers })
     }
 
     fn core(&self, recovery: &mut Recovery) -> Core {
@@ -395,10 +414,10 @@ impl Assembly<'_> {
         listener: TcpListener,
         handle: Handle,
         answers: AnswerQueue,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Result<JoinHandle<()>, StartError> {
-        let limits = tuning::api_limits(self.settings);
-        self.spawn_runtime("synod-http", move |runtime| {
+        limits: synod_api::Limits,
+    ) -> Result<ClientDoor, StartError> {
+        let (stop, mut stopped) = watch::channel(false);
+        let thread = self.spawn_runtime("synod-http", move |runtime| {
             runtime.block_on(async move {
                 listener.set_nonblocking(true)?;
                 let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -411,7 +430,8 @@ impl Assembly<'_> {
                 delivery.abort();
                 Ok(())
             })
-        })
+        })?;
+        Ok(ClientDoor { thread, stop })
     }
 
     /// Starts a thread with a runtime of its own.
@@ -442,14 +462,6 @@ impl Assembly<'_> {
         });
         spawned.map_err(StartError::Thread)
     }
-}
-
-fn listen(field: &'static str, address: &str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|source| StartError::Listen {
-        field,
-        address: address.to_owned(),
-        source,
-    })
 }
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {

@@ -62,7 +62,10 @@ impl Handle {
         Handle { inner: Arc::new(Inner { facts, store, shared, clock, requests, fatal }) }
     }
 
+    /// While the state is being rebuilt nobody would take a request before its time
+    /// is over, and another node may serve it at once.
     fn send(&self, request: Request) -> Result<(), Refused> {
+        self.inner.shared.serving().map_err(|_| Refused::NoLeader)?;
         self.inner.requests.try_send(request).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Overloaded,
             TrySendError::Closed(_) => Refused::Stopping,
@@ -132,6 +135,7 @@ impl Replica for Handle {
     }
 
     fn ready(&self) -> Result<(), String> {
+        self.inner.shared.serving()?;
         if self.inner.shared.owner.leader().is_none() {
             return Err("no leader is known to this node".to_owned());
         }

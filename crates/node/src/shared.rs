@@ -5,7 +5,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use synod_host::{Applied, Queues};
 use synod_kv::Revision;
@@ -22,6 +22,37 @@ pub(crate) struct Shared {
     pub(crate) owner: OwnerView,
     /// Refreshed about once a second.
     pub(crate) store: Mutex<StoreMetrics>,
+    /// Whether the owner takes requests; not before the state is rebuilt.
+    is_serving: AtomicBool,
+    /// Up to which slot the state is being rebuilt; known when the journal is read.
+    rebuilt_upto: OnceLock<Slot>,
+}
+
+impl Shared {
+    /// The state is being rebuilt up to here.
+    pub(crate) fn rebuilding(&self, upto: Slot) {
+        // Told once: a node is rebuilt once.
+        let _ = self.rebuilt_upto.set(upto);
+    }
+
+    /// The owner takes requests from now on.
+    pub(crate) fn begin_to_serve(&self) {
+        self.is_serving.store(true, Relaxed);
+    }
+
+    /// Whether the owner takes requests. If not, the text says how far the node is.
+    pub(crate) fn serving(&self) -> Result<(), String> {
+        if self.is_serving.load(Relaxed) {
+            return Ok(());
+        }
+        match self.rebuilt_upto.get() {
+            None => Err("this node starts: it reads its journal".to_owned()),
+            Some(upto) => {
+                let applied = self.state.applied();
+                Err(format!("this node starts: its state is rebuilt, slot {applied} of {upto}"))
+            }
+        }
+    }
 }
 
 /// How far the state machine is; written by the apply thread.

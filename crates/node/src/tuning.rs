@@ -44,13 +44,13 @@ pub(crate) fn transport_limits(settings: &Settings) -> synod_transport::Limits {
     }
 }
 
-/// The limits of the clients' door.
-pub(crate) fn api_limits(settings: &Settings) -> synod_api::Limits {
+/// The limits of the clients' door, which may have so many connections.
+pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_api::Limits {
     let limits = &settings.limits;
     synod_api::Limits {
         key_bytes_max: limits.key_bytes_max,
         value_bytes_max: limits.value_bytes_max,
-        connections_max: limits.connections_max,
+        connections_max,
         header_timeout_ms: limits.header_timeout_ms,
         idle_timeout_ms: limits.idle_timeout_ms,
         body_timeout_ms: limits.body_timeout_ms,

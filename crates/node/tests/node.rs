@@ -3,10 +3,11 @@
 mod support;
 
 use std::fs::DirBuilder;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings};
 
@@ -225,6 +226,56 @@ fn copy_files(from: &Path, to: &Path) {
     for entry in std::fs::read_dir(from).expect("a folder") {
         let entry = entry.expect("a file");
         std::fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+}
+
+#[test]
+fn clients_are_told_at_once_that_a_node_is_not_ready_yet() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    assert_eq!(request(node.client_addr(), "PUT", "/v1/kv/a", "1").status, 201);
+    node.stop().expect("stopped in order");
+    // The last file that recovery reads; it waits until somebody writes.
+    let pins = settings.data_dir.join("members.json");
+    let content = std::fs::read_to_string(&pins).unwrap_or_else(|_| "{\"members\":[]}".to_owned());
+    let _ = std::fs::remove_file(&pins);
+    mknodat(CWD, &pins, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("a pipe");
+    let address: SocketAddr = settings.client.listen.parse().expect("an address");
+
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| cluster.start(0));
+        let pins = FilledPipe { path: &pins, content };
+        wait_for("the door", || TcpStream::connect(address).is_ok());
+        assert_eq!(request(address, "GET", "/livez", "").status, 200);
+        wait_for("the journal to be read", || {
+            let ready = request(address, "GET", "/readyz", "");
+            assert_eq!(ready.status, 503);
+            ready.body.contains("its state is rebuilt")
+        });
+        let put = request(address, "PUT", "/v1/kv/a", "2");
+        assert_eq!(put.status, 503, "{put:?}");
+        assert!(put.body.contains("not_applied") && put.head.contains("retry-after"), "{put:?}");
+        assert_eq!(request(address, "GET", "/v1/kv/a", "").status, 503);
+        assert!(request(address, "GET", "/metrics", "").body.contains("synod_applied_slot"));
+        assert!(!starting.is_finished());
+
+        drop(pins);
+        let node = starting.join().expect("started");
+        assert_eq!(request(address, "PUT", "/v1/kv/a", "2").status, 200);
+        node.stop().expect("stopped in order");
+    });
+}
+
+/// A pipe whose reader waits until this is dropped, be it by a failure of the test.
+struct FilledPipe<'a> {
+    path: &'a Path,
+    content: String,
+}
+
+impl Drop for FilledPipe<'_> {
+    fn drop(&mut self) {
+        std::fs::write(self.path, &self.content).expect("somebody reads");
     }
 }
 
