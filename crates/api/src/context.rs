@@ -30,8 +30,8 @@ pub(crate) struct Context<R> {
 #[derive(Debug)]
 pub(crate) struct Wrote {
     pub(crate) outcome: Outcome,
-    /// Until when a retry is known, as an HTTP date.
-    pub(crate) idempotency_expires: Option<HeaderValue>,
+    /// Until when a retry is known, in cluster time.
+    pub(crate) idempotency_expires_ms: Option<u64>,
 }
 
 impl<R: Replica> Context<R> {
@@ -138,16 +138,21 @@ impl<R: Replica> Context<R> {
         let taken = timeout_at(deadline.answer, write).await.unwrap_or(Err(Refused::Deadline));
         match taken.map_err(Problem::of_write)? {
             Taken::Applied { outcome, idempotency_expires_ms } => {
-                let idempotency_expires = idempotency_expires_ms.map(|ms| self.date(ms));
-                Ok(Wrote { outcome, idempotency_expires })
+                Ok(Wrote { outcome, idempotency_expires_ms })
             }
             // Not the taking of this write, so not its outcome either.
             Taken::Duplicate | Taken::Gap => Err(Problem::of_write(Refused::Lost)),
         }
     }
 
-    /// A moment of cluster time by this node's clock. Cluster time counts from
-    /// nowhere in particular, so the date is for clients only.
+    /// Says in an answer until when a retry of its write is known. It is a date by
+    /// this node's clock: cluster time counts from nowhere in particular.
+    pub(crate) fn say_expiry(&self, response: &mut Response<Body>, expires_ms: Option<u64>) {
+        if let Some(expires_ms) = expires_ms {
+            response.headers_mut().insert(response::IDEMPOTENCY_EXPIRES, self.date(expires_ms));
+        }
+    }
+
     fn date(&self, cluster_time_ms: u64) -> HeaderValue {
         let left_ms = cluster_time_ms.saturating_sub(self.replica.cluster_time_ms());
         let moment = SystemTime::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX)));

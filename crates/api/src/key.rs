@@ -131,9 +131,7 @@ async fn delete<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Respon
 fn answer_write<R: Replica>(context: &Context<R>, wrote: Wrote) -> Response<Body> {
     let mut response =
         outcome_answer(wrote.outcome).unwrap_or_else(|problem| context.refuse(problem));
-    if let Some(expires) = wrote.idempotency_expires {
-        response.headers_mut().insert(response::IDEMPOTENCY_EXPIRES, expires);
-    }
+    context.say_expiry(&mut response, wrote.idempotency_expires_ms);
     response
 }
 
@@ -180,13 +178,13 @@ pub(crate) fn refused(outcome: Outcome) -> Problem {
         }
         Outcome::IdempotencyMismatch { revision } => Problem::new(
             Kind::IdempotencyMismatch,
-            "The Idempotency-Key was used for another request. Nothing was changed: take a new key.",
+            "The Idempotency-Key was used for another request: take a new key.",
         )
         .at(revision),
         Outcome::IdempotencyFull { revision } => Problem::new(
             Kind::IdempotencyFull,
-            "No further Idempotency-Key can be remembered for now. Nothing was changed: try again \
-             later, or without a key.",
+            "No further Idempotency-Key can be remembered for now: try again later, or without a \
+             key.",
         )
         .at(revision),
         other => {

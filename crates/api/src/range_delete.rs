@@ -5,7 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use synod_kv::http::DeleteBody;
-use synod_kv::{Command, Condition, Operation, Outcome, layout};
+use synod_kv::{Command, Condition, Operation, Outcome, Revision, layout};
 
 use crate::call::{self, Deadline};
 use crate::context::{Context, Wrote};
@@ -46,35 +46,37 @@ pub(crate) async fn answer<R: Replica>(
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
     let name = call::idempotency_key(&head.headers)?;
+    let mut walk = Walk { start: prefix.clone(), prefix, name, commands: 0, expires_ms: None };
     let mut deleted = 0;
-    let mut commands: u64 = 0;
     loop {
-        let command = command(context, &prefix, name.as_ref(), commands);
-        commands += 1;
-        let wrote = match context.write(command, deadline).await {
-            Ok(wrote) => wrote,
-            Err(problem) if deleted > 0 => {
-                let before = format!("{deleted} keys were removed already.");
-                return Err(problem.after(&before).with_effect_unknown());
+        let command = walk.command(context.limits.range_delete_keys_max);
+        let wrote = context.write(command, deadline).await;
+        let (revision, next) = match wrote.and_then(|wrote| walk.take(wrote)) {
+            Ok((revision, count, next)) => {
+                deleted += count;
+                (revision, next)
             }
-            Err(problem) => return Err(problem),
+            Err(problem) => return Err(partial(problem, deleted)),
         };
-        let Wrote { outcome, idempotency_expires } = wrote;
-        let Outcome::RangeDeleted { revision, count, more } = outcome else {
-            return Err(refused(outcome));
-        };
-        deleted += count;
-        if more && !deadline.is_over() {
+        let more = next.is_some();
+        if let Some(next) = next.filter(|_| !deadline.is_over()) {
+            walk.start = next;
             continue;
         }
         let body = DeleteBody { revision: revision.0, deleted, more, previous: None };
         let mut response = at(response::json(StatusCode::OK, &body), revision);
-        let headers = response.headers_mut();
-        headers.insert(COMMANDS, HeaderValue::from(commands));
-        if let Some(expires) = idempotency_expires {
-            headers.insert(response::IDEMPOTENCY_EXPIRES, expires);
-        }
+        response.headers_mut().insert(COMMANDS, HeaderValue::from(walk.commands));
+        context.say_expiry(&mut response, walk.expires_ms);
         return Ok(response);
+    }
+}
+
+/// What a command that failed says, after others removed keys: the call as a whole
+/// had an effect, whatever became of its last part.
+fn partial(problem: Problem, deleted: u64) -> Problem {
+    match deleted {
+        0 => problem,
+        _ => problem.after(&format!("{deleted} keys were removed already.")).with_effect_unknown(),
     }
 }
 
@@ -95,25 +97,55 @@ fn prefix_of<R: Replica>(context: &Context<R>, query: &Query<'_>) -> Result<Byte
     }
 }
 
-/// The next command of the range. With a name, each command has a name of its own
-/// that a client can't give, so a retry goes through the same outcomes again.
-fn command<R: Replica>(
-    context: &Context<R>,
-    prefix: &Bytes,
-    name: Option<&Bytes>,
-    before: u64,
-) -> Command {
-    let idempotency = name.map(|name| {
-        let name = match before {
-            0 => name.clone(),
-            _ => [name, b"\0".as_slice(), before.to_string().as_bytes()].concat().into(),
+/// A range delete on its way through its range.
+struct Walk {
+    prefix: Bytes,
+    /// Where the next command begins. Behind what the commands before removed, for
+    /// each of them would pass all those tombstones again, on every replica.
+    start: Bytes,
+    /// The client's name for the whole.
+    name: Option<Bytes>,
+    /// Commands so far.
+    commands: u64,
+    /// Until when the first command is remembered, and with it the whole.
+    expires_ms: Option<u64>,
+}
+
+impl Walk {
+    /// The next command.
+    fn command(&self, limit: u32) -> Command {
+        let idempotency = self.name.as_ref().map(|name| {
+            let name = self.name_of_command(name);
+            call::name_write(name, "DELETE RANGE", &[&self.prefix], Condition::Always, false, b"")
+        });
+        let operation = Operation::DeleteRange {
+            start: self.start.clone(),
+            end: layout::prefix_end(&self.prefix).map(Bytes::from),
+            limit,
         };
-        call::name_write(name, "DELETE RANGE", &[prefix], Condition::Always, false, b"")
-    });
-    let operation = Operation::DeleteRange {
-        start: prefix.clone(),
-        end: layout::prefix_end(prefix).map(Bytes::from),
-        limit: context.limits.range_delete_keys_max,
-    };
-    Command { idempotency, operation }
+        Command { idempotency, operation }
+    }
+
+    /// The first command has the client's name. Each further one has a name that no
+    /// client can give, so a retry goes through the same outcomes again. All outlive
+    /// the first, and none may answer for a later life of it: hence its expiry.
+    fn name_of_command(&self, name: &Bytes) -> Bytes {
+        match self.expires_ms {
+            None => name.clone(),
+            Some(expires_ms) => {
+                let rest = format!("\0{}\0{expires_ms}", self.commands);
+                [name.as_ref(), rest.as_bytes()].concat().into()
+            }
+        }
+    }
+
+    /// Takes note of an outcome: its revision, its keys, and where the range goes on.
+    fn take(&mut self, wrote: Wrote) -> Result<(Revision, u64, Option<Bytes>), Problem> {
+        let Outcome::RangeDeleted { revision, count, next } = wrote.outcome else {
+            return Err(refused(wrote.outcome));
+        };
+        self.commands += 1;
+        self.expires_ms = self.expires_ms.or(wrote.idempotency_expires_ms);
+        Ok((revision, count, next))
+    }
 }

@@ -7,6 +7,7 @@ use fake::Fake;
 use raw::Server;
 use serde_json::{Value, json};
 use synod_api::Limits;
+use synod_kv::{KvOptions, Operation};
 
 async fn start(limits: Limits) -> (Fake, Server) {
     let fake = Fake::default();
@@ -143,6 +144,60 @@ async fn a_range_is_removed_in_as_many_commands_as_it_takes() {
     assert_eq!((all.status, &all.json()["deleted"]), (200, &json!(2)));
     let nothing = server.ask("DELETE /v1/kv?prefix=&all", "", "").await;
     assert_eq!(nothing.json(), json!({"revision": 11, "deleted": 0}));
+}
+
+#[tokio::test]
+async fn each_command_of_a_range_begins_behind_the_last_one() {
+    let (fake, server) = start(Limits { range_delete_keys_max: 2, ..Limits::default() }).await;
+    fill(&server, &["a1", "a2", "a3", "a4", "b"]).await;
+    server.ask("DELETE /v1/kv?prefix=a", "", "").await;
+    let starts: Vec<_> = fake
+        .operations()
+        .into_iter()
+        .filter_map(|operation| match operation {
+            Operation::DeleteRange { start, .. } => Some(start),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(starts, ["a", "a2\0", "a4\0"]);
+}
+
+#[tokio::test]
+async fn a_range_that_was_removed_in_part_is_not_called_untouched() {
+    let options = KvOptions { idempotency_records_max: 1, ..KvOptions::default() };
+    let fake = Fake::new(options);
+    let limits = Limits { range_delete_keys_max: 2, ..Limits::default() };
+    let server = Server::start(fake.clone(), limits).await;
+    fill(&server, &["a1", "a2", "a3"]).await;
+    let answer = server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
+    answer.assert_problem(503, "idempotency-full", "unknown");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("2 keys were removed already."), "{detail}");
+    assert!(fake.value(b"a2").is_none() && fake.value(b"a3").is_some());
+}
+
+#[tokio::test]
+async fn a_named_range_delete_is_remembered_as_a_whole() {
+    const MINUTE_MS: u64 = 60_000;
+    let (fake, server) = start(Limits { range_delete_keys_max: 2, ..Limits::default() }).await;
+    fill(&server, &["a1", "a2", "a3", "a4", "a5"]).await;
+    // Three commands, a minute from each to the next.
+    fake.set_clock(0, MINUTE_MS);
+    let call = async || server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
+    let first = call().await;
+    let date = |name: &str| httpdate::parse_http_date(first.header(name)).unwrap();
+    // Ten minutes from the first command, of which two are over.
+    let left = date("synod-idempotency-expires").duration_since(date("date")).unwrap();
+    assert!((7 * 60..9 * 60).contains(&left.as_secs()), "{left:?}");
+    fake.set_clock(11 * MINUTE_MS - 1, 0);
+    fill(&server, &["a1", "a2", "a3", "a4"]).await;
+    assert_eq!(call().await.json(), json!({"revision": 8, "deleted": 5}));
+    assert!(fake.value(b"a1").is_some());
+    // The first command is forgotten now and the others are not; they must not
+    // answer for the range as it is today.
+    fake.set_clock(11 * MINUTE_MS, 0);
+    assert_eq!(call().await.json()["deleted"], 4);
+    assert_eq!(server.ask("GET /v1/kv", "", "").await.json()["count"], 0);
 }
 
 #[tokio::test]

@@ -163,9 +163,10 @@ impl Client {
         loop {
             let options = PutOptions::default();
             let (message, repeat) = self.write(Method::DELETE, target, &options, Bytes::new())?;
-            let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
+            let called = self.shared.retrier.call(&message, &repeat).await;
+            let (answer, attempts) = called.map_err(|error| in_part(error, deleted))?;
             if answer.status != StatusCode::OK {
-                return Err(refusal(&answer));
+                return Err(in_part(refusal(&answer), deleted));
             }
             let Some(body) = document::<DeleteBody>(&answer) else {
                 return Err(garbled_write(attempts, repeat));
@@ -296,6 +297,20 @@ fn refusal(answer: &Answer) -> ClientError {
         return ClientError::ConditionFailed { current: problem.current_revision.map(Revision) };
     }
     ClientError::Refused(Box::new(problem))
+}
+
+/// What the end of a range delete becomes when calls before it removed keys: even a
+/// refusal does not mean any more that there was no effect.
+fn in_part(error: ClientError, deleted: u64) -> ClientError {
+    match error {
+        ClientError::Ambiguous { .. } => error,
+        _ if deleted == 0 => error,
+        error => ClientError::Ambiguous {
+            attempts: 1,
+            last: format!("{deleted} keys were removed, then: {error}"),
+            idempotency_key: None,
+        },
+    }
 }
 
 fn not_found(answer: &Answer) -> Result<(), ClientError> {

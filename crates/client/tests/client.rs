@@ -15,6 +15,8 @@ use synod_client::{
     Client, ClientError, ClientOptions, Condition, Consistency, ListOptions, ProblemKind,
     PutOptions, ReadOptions, Revision,
 };
+use synod_kv::KvOptions;
+use synod_kv::http::{Effect, Problem};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -151,6 +153,50 @@ async fn lists_ranges_and_status() {
     assert_eq!(client.status().await.unwrap().node, fake::NODE);
     assert_eq!(client.status_of(0).await.unwrap().revision, fake_revision(&fake));
     assert!(client.status_of(1).await.is_err());
+}
+
+#[tokio::test]
+async fn a_range_that_was_removed_in_part_is_not_called_refused() {
+    // The second name of the range finds no room.
+    let options = KvOptions { idempotency_records_max: 1, ..KvOptions::default() };
+    let fake = Fake::new(options);
+    let limits = Limits { range_delete_keys_max: 2, ..Limits::default() };
+    let url = serve_with(&fake, limits).await;
+    let options = ClientOptions { retries_saved_max: 0, ..ClientOptions::default() };
+    let client = Client::new([&url], options).unwrap();
+    for key in ["a1", "a2", "a3"] {
+        client.put(key.as_bytes(), "v", &once()).await.unwrap();
+    }
+    let error = client.delete_prefix(b"a").await.unwrap_err();
+    assert!(error.outcome_unknown(), "{error:?}");
+    assert_eq!(fake.value(b"a1"), None);
+
+    // The same when it takes several calls: the first does something, the second
+    // is refused.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let problem = Problem::new(ProblemKind::BadQuery, "No.", Effect::NotApplied);
+    let answers = [
+        ("200 OK", r#"{"revision":7,"deleted":3,"more":true}"#.to_owned()),
+        ("400 Bad Request", serde_json::to_string(&problem).unwrap()),
+    ];
+    tokio::spawn(async move {
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let error = frugal(&url).delete_prefix(b"a").await.unwrap_err();
+    let ClientError::Ambiguous { last, .. } = error else { panic!("{error:?}") };
+    assert!(last.starts_with("3 keys were removed, then: No."), "{last}");
 }
 
 fn fake_revision(fake: &Fake) -> u64 {

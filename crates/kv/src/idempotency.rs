@@ -245,11 +245,14 @@ fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             out.push(NOT_FOUND);
             put_varint(out, revision.0);
         }
-        Outcome::RangeDeleted { revision, count, more } => {
+        Outcome::RangeDeleted { revision, count, next } => {
             out.push(RANGE_DELETED);
             put_varint(out, revision.0);
             put_varint(out, *count);
-            out.push(u8::from(*more));
+            out.push(u8::from(next.is_some()));
+            if let Some(next) = next {
+                put_bytes(out, next);
+            }
         }
         Outcome::ConditionFailed { revision, current } => {
             out.push(CONDITION_FAILED);
@@ -275,9 +278,14 @@ fn parse_outcome(reader: &mut Reader<'_>) -> Option<Outcome> {
         },
         DELETED => Outcome::Deleted { revision, previous: parse_previous(reader)? },
         NOT_FOUND => Outcome::NotFound { revision },
-        RANGE_DELETED => {
-            Outcome::RangeDeleted { revision, count: reader.varint()?, more: reader.byte()? != 0 }
-        }
+        RANGE_DELETED => Outcome::RangeDeleted {
+            revision,
+            count: reader.varint()?,
+            next: match reader.byte()? {
+                0 => None,
+                _ => Some(Bytes::copy_from_slice(reader.bytes()?)),
+            },
+        },
         CONDITION_FAILED => {
             let current = Some(Revision(reader.varint()?)).filter(|current| current.0 != 0);
             Outcome::ConditionFailed { revision, current }
@@ -334,7 +342,8 @@ mod tests {
             Outcome::Deleted { revision, previous: Some(record) },
             Outcome::Deleted { revision, previous: None },
             Outcome::NotFound { revision },
-            Outcome::RangeDeleted { revision, count: 4000, more: true },
+            Outcome::RangeDeleted { revision, count: 4000, next: None },
+            Outcome::RangeDeleted { revision, count: 1, next: Some(Bytes::from_static(b"a\0")) },
             Outcome::ConditionFailed { revision, current: None },
             Outcome::ConditionFailed { revision, current: Some(Revision(2)) },
         ]

@@ -52,8 +52,10 @@ pub enum Outcome {
         revision: Revision,
         /// How many keys it removed.
         count: u64,
-        /// The limit was reached: there may be more.
-        more: bool,
+        /// The limit was reached, so there may be more: where the range goes on,
+        /// right above the last key removed. Whoever begins again at the old start
+        /// passes every tombstone of this command once more.
+        next: Option<Bytes>,
     },
     /// The precondition does not hold. Nothing changed.
     ConditionFailed {

@@ -229,8 +229,11 @@ impl Stage {
         for key in &keys {
             self.remove(key, revision);
         }
-        let more = keys.len() == limit;
-        Ok(Outcome::RangeDeleted { revision, count: keys.len() as u64, more })
+        let next = (keys.len() == limit).then(|| match keys.last() {
+            Some(last) => [last.as_ref(), &[0]].concat().into(),
+            None => start.clone(),
+        });
+        Ok(Outcome::RangeDeleted { revision, count: keys.len() as u64, next })
     }
 
     /// The lowest existing keys of a range: those of the map, and over them those

@@ -122,7 +122,9 @@ impl Model {
                 self.revision += u64::from(!gone.is_empty());
                 let revision = Revision(self.revision);
                 let count = gone.len() as u64;
-                Outcome::RangeDeleted { revision, count, more: gone.len() == limit }
+                let last = gone.last().map(|last| [last.as_ref(), &[0]].concat().into());
+                let next = (gone.len() == limit).then(|| last.unwrap_or_else(|| start.clone()));
+                Outcome::RangeDeleted { revision, count, next }
             }
         }
     }

@@ -9,7 +9,8 @@ use synod_api::{Leader, Refused, Replica};
 use synod_kv::http::{LeaderHint, RoleName, StatusBody};
 use synod_kv::read::{self, ListQuery, Page};
 use synod_kv::{
-    Command, KeyRecord, KvOptions, MapError, MemoryMap, Revision, ServerId, StateMachine, Taken,
+    Command, KeyRecord, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId,
+    StateMachine, Taken,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -34,6 +35,9 @@ pub struct Fake {
 struct Shared {
     machine: Mutex<StateMachine<MemoryMap>>,
     sequence: Mutex<u64>,
+    clock: Mutex<Clock>,
+    /// Every operation that was applied.
+    operations: Mutex<Vec<Operation>>,
     writes: watch::Sender<Mode>,
     barriers: watch::Sender<Mode>,
     /// How many calls wait now.
@@ -45,15 +49,29 @@ struct Shared {
     is_broken: Mutex<bool>,
 }
 
+/// Cluster time: each command moves it by a step.
+struct Clock {
+    now_ms: u64,
+    step_ms: u64,
+}
+
 pub const NODE: u32 = 1;
 
 impl Default for Fake {
     fn default() -> Self {
-        let machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+        Self::new(KvOptions::default())
+    }
+}
+
+impl Fake {
+    pub fn new(options: KvOptions) -> Self {
+        let machine = StateMachine::open(MemoryMap::new(), options).unwrap();
         Self {
             shared: Arc::new(Shared {
                 machine: Mutex::new(machine),
                 sequence: Mutex::new(0),
+                clock: Mutex::new(Clock { now_ms: 0, step_ms: 1 }),
+                operations: Mutex::default(),
                 writes: watch::Sender::new(Mode::Serve),
                 barriers: watch::Sender::new(Mode::Serve),
                 waiting: watch::Sender::new(0),
@@ -65,9 +83,15 @@ impl Default for Fake {
             }),
         }
     }
-}
 
-impl Fake {
+    pub fn set_clock(&self, now_ms: u64, step_ms: u64) {
+        *self.shared.clock.lock().unwrap() = Clock { now_ms, step_ms };
+    }
+
+    pub fn operations(&self) -> Vec<Operation> {
+        self.shared.operations.lock().unwrap().clone()
+    }
+
     pub fn set_writes(&self, mode: Mode) {
         self.shared.writes.send_replace(mode);
     }
@@ -110,7 +134,10 @@ impl Fake {
         let mut sequence = self.shared.sequence.lock().unwrap();
         *sequence += 1;
         let id = ServerId { origin: NODE, incarnation: 1, sequence: *sequence };
-        let mut taken = machine.apply(*sequence, *sequence, &[(id, command)]).unwrap();
+        let mut clock = self.shared.clock.lock().unwrap();
+        clock.now_ms += clock.step_ms;
+        self.shared.operations.lock().unwrap().push(command.operation.clone());
+        let mut taken = machine.apply(*sequence, clock.now_ms, &[(id, command)]).unwrap();
         machine.commit().unwrap();
         self.shared.revision.send_replace(machine.revision().0);
         taken.remove(0)
@@ -190,7 +217,7 @@ impl Replica for Fake {
     }
 
     fn cluster_time_ms(&self) -> u64 {
-        *self.shared.sequence.lock().unwrap()
+        self.shared.clock.lock().unwrap().now_ms
     }
 
     fn node(&self) -> u32 {
