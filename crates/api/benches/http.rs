@@ -10,15 +10,15 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
-use synod_api::{Leader, Limits, Refused, Replica, Route, serve_by};
+use synod_api::{Count, Leader, Limits, Refused, Replica, Route, serve_by};
 use synod_kv::http::{RoleName, StatusBody};
-use synod_kv::read::{ListQuery, Page};
-use synod_kv::{Command, KeyRecord, MapError, Operation, Outcome, Revision, Taken};
+use synod_kv::read::{Counter, ListQuery, Look, Page};
+use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -202,12 +202,18 @@ impl Replica for Memory {
         Ok(())
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
-        Ok(self.keys.lock().expect("no panic").1.get(key).cloned())
+    fn get(&self, key: &[u8]) -> Result<Look, MapError> {
+        let (revision, keys) = &*self.keys.lock().expect("no panic");
+        Ok(Look { record: keys.get(key).cloned(), revision: Revision(*revision) })
     }
 
     fn list(&self, _: &ListQuery) -> Result<Page, MapError> {
         Ok(Page::default())
+    }
+
+    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
+        static EMPTY: LazyLock<MemoryMap> = LazyLock::new(MemoryMap::new);
+        Counter::new(&*EMPTY, &query)
     }
 
     fn revision(&self) -> Revision {

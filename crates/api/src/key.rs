@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use synod_kv::http::{DeleteBody, Encoding, PutBody, RecordBody};
-use synod_kv::{Command, Condition, KeyRecord, Operation, Outcome, Revision};
+use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, Revision};
 
 use crate::call::{self, Deadline};
 use crate::context::{Context, Wrote};
@@ -49,9 +49,7 @@ async fn get<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<
         return Ok(redirected);
     }
     context.prepare_read(&head.headers, &query).await?;
-    let record = context.replica.get(&key)?;
-    // Taken after the record, so it is never below what the answer shows.
-    let revision = context.replica.revision();
+    let Look { record, revision } = context.replica.get(&key)?;
     let Some(record) = record else {
         return Err(Problem::new(Kind::KeyNotFound, "There is no such key.").at(revision));
     };

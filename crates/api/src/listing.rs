@@ -2,7 +2,7 @@
 //!
 //! This version keeps no old revisions, so each page shows the range at the newest
 //! revision of its own time, which it names; pages and streams go on behind the last
-//! key that they showed.
+//! key that they showed. A count is of one state from its beginning to its end.
 
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
@@ -23,7 +23,7 @@ use crate::context::Context;
 use crate::key::at;
 use crate::limits::Limits;
 use crate::problem::Problem;
-use crate::replica::Replica;
+use crate::replica::{Count, Replica};
 use crate::response::{self, Body};
 use crate::target::{self, Query};
 
@@ -60,7 +60,7 @@ pub(crate) async fn answer<R: Replica>(
         return Ok(redirected);
     }
     context.prepare_read(&head.headers, &query).await?;
-    if listing.query.count_only {
+    if listing.count_only {
         return count(context, listing, deadline).await;
     }
     if wants_lines(&head.headers) {
@@ -75,6 +75,8 @@ pub(crate) async fn answer<R: Replica>(
 struct Listing {
     query: ListQuery,
     encoding: Encoding,
+    /// Only their number.
+    count_only: bool,
     /// Entries that the client asked for, if it said so.
     limit: Option<usize>,
 }
@@ -112,10 +114,10 @@ impl Listing {
         list.limit = limit.unwrap_or(limits.list_entries_default);
         list.reverse = query.flag("reverse")?;
         list.keys_only = query.flag("keys_only")?;
-        list.count_only = query.flag("count_only")?;
         list.bytes_max = limits.list_bytes_max;
         list.visits_max = VISITS_MAX;
-        Ok(Self { query: list, encoding, limit })
+        let count_only = query.flag("count_only")?;
+        Ok(Self { query: list, encoding, count_only, limit })
     }
 
     fn go_on(&mut self, next: Bytes) {
@@ -137,23 +139,15 @@ fn answer_page(listing: &Listing, page: &Page) -> Response<Body> {
 /// Counts for as long as the call may take; what is left then is told by `next`.
 async fn count<R: Replica>(
     context: &Context<R>,
-    mut listing: Listing,
+    listing: Listing,
     deadline: Deadline,
 ) -> Result<Response<Body>, Problem> {
     let _place = context.admission.read()?;
-    let mut counted = 0;
-    loop {
-        let mut page = context.replica.list(&listing.query)?;
-        counted += page.count;
-        match page.next.take_if(|_| !deadline.is_over()) {
-            Some(next) => listing.go_on(next),
-            None => {
-                page.count = counted;
-                return Ok(answer_page(&listing, &page));
-            }
-        }
+    let mut count = context.replica.count(listing.query.clone())?;
+    while !count.go_on(VISITS_MAX)? && !deadline.is_over() {
         yield_now().await;
     }
+    Ok(answer_page(&listing, count.page()))
 }
 
 /// Whether the client asked for one JSON document a line.

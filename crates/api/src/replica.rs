@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use synod_kv::http::StatusBody;
-use synod_kv::read::{ListQuery, Page};
-use synod_kv::{Command, KeyRecord, MapError, Revision, Taken};
+use synod_kv::read::{Counter, ListQuery, Look, Page};
+use synod_kv::{Command, Cursor, MapError, Revision, Taken};
 use tokio::time::Instant;
 
 /// One replica of the store, as the handlers see it. A clone is a handle to the
@@ -40,17 +40,23 @@ pub trait Replica: Clone + Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), Refused>> + Send;
 
-    /// The record of a key in the local state.
+    /// A key in the local state, and a revision of that state.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError>;
+    fn get(&self, key: &[u8]) -> Result<Look, MapError>;
 
     /// A page of the local state.
     ///
     /// # Errors
     /// When the state cannot be read.
     fn list(&self, query: &ListQuery) -> Result<Page, MapError>;
+
+    /// A count of the keys that the query asks for, in the local state as it is now.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError>;
 
     /// The revision of the local state: of one that was readable before the call.
     fn revision(&self) -> Revision;
@@ -76,6 +82,28 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// The replica's metrics in the text format of Prometheus.
     fn metrics(&self) -> String;
+}
+
+/// A count under way. It is of one state, so it can be left and taken up again.
+pub trait Count {
+    /// Goes on over about so many records. Tells whether the range is through.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError>;
+
+    /// The count so far, and where the rest begins.
+    fn page(&self) -> &Page;
+}
+
+impl<C: Cursor> Count for Counter<C> {
+    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError> {
+        Counter::go_on(self, visits_max)
+    }
+
+    fn page(&self) -> &Page {
+        Counter::page(self)
+    }
 }
 
 /// Who leads, and where its clients' door is.

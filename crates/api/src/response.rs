@@ -13,7 +13,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use synod_kv::Revision;
 
-/// The store's revision as the answer saw it.
+/// A revision of the store at which what the answer shows was so: never below what
+/// is shown, and never above the state that was looked at. For a stream it is the
+/// state that all of it is at or beyond.
 pub(crate) const REVISION: HeaderName = HeaderName::from_static("synod-revision");
 /// The leader's id and URL.
 pub(crate) const LEADER: HeaderName = HeaderName::from_static("synod-leader");

@@ -3,10 +3,12 @@
 mod fake;
 mod raw;
 
+use bytes::Bytes;
 use fake::Fake;
 use raw::{Server, request};
 use serde_json::json;
 use synod_api::Limits;
+use synod_kv::{Condition, Operation};
 
 async fn start() -> (Fake, Server) {
     let fake = Fake::default();
@@ -163,4 +165,37 @@ async fn a_retry_with_its_name_has_effect_once() {
         other.assert_problem(422, "idempotency-mismatch", "not_applied");
     }
     assert_eq!(fake.value(b"a").unwrap(), b"2");
+}
+
+#[tokio::test]
+async fn an_answer_names_a_revision_at_which_it_was_so() {
+    let (fake, server) = start().await;
+    let get = async || server.ask("GET /v1/kv/a", "", "").await;
+    server.ask("PUT /v1/kv/a", "", "1").await;
+    // What is changed behind the look is not claimed.
+    let key = Bytes::from("a");
+    let put = Operation::Put {
+        key: key.clone(),
+        value: Bytes::from("2"),
+        condition: Condition::Always,
+        want_previous: false,
+    };
+    fake.after_get(put.clone());
+    let answer = get().await;
+    assert_eq!(answer.body, b"1");
+    assert_eq!((answer.header("etag"), answer.header("synod-revision")), ("\"1\"", "1"));
+    let delete = Operation::Delete { key, condition: Condition::Always, want_previous: false };
+    fake.after_get(delete);
+    assert_eq!(get().await.header("synod-revision"), "2");
+    fake.after_get(put);
+    let answer = get().await;
+    assert_eq!((answer.status, answer.header("synod-revision")), (404, "3"));
+    // What is committed and not yet published is named all the same when it shows.
+    fake.stop_publishing();
+    server.ask("PUT /v1/kv/a", "", "3").await;
+    let answer = get().await;
+    assert_eq!((answer.header("etag"), answer.header("synod-revision")), ("\"5\"", "5"));
+    server.ask("DELETE /v1/kv/a", "", "").await;
+    let answer = get().await;
+    assert_eq!((answer.status, answer.header("synod-revision")), (404, "6"));
 }

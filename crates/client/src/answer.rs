@@ -30,7 +30,8 @@ pub struct Found {
     pub version: u64,
     /// The lease that the key lives under; 0 for none.
     pub lease: u64,
-    /// The store's revision, at which or after which this was so.
+    /// A revision of the store at which this was so. Whoever goes on from here needs
+    /// the changes after it, and no others.
     pub revision: Revision,
 }
 

@@ -37,6 +37,6 @@ pub use map::{Cursor, MapError, OrderedMap};
 pub use memory::{MemoryCursor, MemoryMap};
 pub use options::KvOptions;
 pub use outcome::{KeyRecord, Outcome, Taken};
-pub use read::{Entry, ListQuery, Page};
+pub use read::{Counter, Entry, ListQuery, Look, Page};
 pub use state::State;
 pub use write_set::{Write, WriteSet};

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use synod_kv::layout::Sweep;
 use synod_kv::{
-    Command, Condition, IdempotencyKey, KeyRecord, KvOptions, ListQuery, MemoryMap, Operation,
-    Outcome, Page, Revision, ServerId, StateMachine, Taken, read,
+    Command, Condition, Counter, IdempotencyKey, KeyRecord, KvOptions, ListQuery, MemoryMap,
+    Operation, Outcome, Page, Revision, ServerId, StateMachine, Taken, read,
 };
 
 const IDEMPOTENCY_RECORDS_MAX: usize = 3;
@@ -324,7 +324,7 @@ proptest! {
         visits_max in prop::sample::select(vec![0, 1, 2, 5, 1000]),
         flags: [bool; 3],
     ) {
-        let [reverse, keys_only, count_only] = flags;
+        let [reverse, keys_only, counts_to_the_end] = flags;
         let mut model = Model::default();
         let mut machine = StateMachine::open(MemoryMap::new(), options(0)).unwrap();
         let commands: Vec<(ServerId, Command)> = (1..)
@@ -340,11 +340,10 @@ proptest! {
         machine.commit().unwrap();
 
         let mut query = ListQuery {
-            limit, reverse, keys_only, count_only, bytes_max, visits_max,
+            limit, reverse, keys_only, bytes_max, visits_max,
             ..ListQuery::range(start.clone(), end.clone())
         };
         let mut entries = Vec::new();
-        let mut count = 0;
         loop {
             let page: Page = read::list(machine.map(), &query).unwrap();
             prop_assert_eq!(page.revision, Revision(model.revision));
@@ -355,9 +354,7 @@ proptest! {
                 .map(|entry| entry.key.len() + entry.record.value.len())
                 .sum();
             prop_assert!(page.entries.len() <= 1 || bytes <= bytes_max);
-            prop_assert!(count_only || page.count == page.entries.len() as u64);
-            prop_assert!(!count_only || page.entries.is_empty());
-            count += page.count;
+            prop_assert_eq!(page.count, page.entries.len() as u64);
             entries.extend(page.entries);
             let Some(next) = page.next else {
                 break;
@@ -367,7 +364,7 @@ proptest! {
             } else {
                 next > query.start || entries.is_empty() && next == query.start
             };
-            prop_assert!(moves_on || count_only, "{next:?} after {query:?}");
+            prop_assert!(moves_on, "{next:?} after {query:?}");
             if reverse {
                 query.end = Some(next);
             } else {
@@ -378,10 +375,26 @@ proptest! {
         if reverse {
             expected.reverse();
         }
-        prop_assert_eq!(count, expected.len() as u64);
-        if !count_only {
-            prop_assert_eq!(entries.len(), expected.len());
+        prop_assert_eq!(entries.len(), expected.len());
+        let mut rest = ListQuery { reverse, ..ListQuery::range(start.clone(), end.clone()) };
+        let mut count = 0;
+        loop {
+            let mut counter = Counter::new(machine.map(), &rest).unwrap();
+            let mut is_through = counter.go_on(visits_max).unwrap();
+            while counts_to_the_end && !is_through {
+                is_through = counter.go_on(visits_max).unwrap();
+            }
+            let page = counter.page();
+            prop_assert_eq!(page.next.is_none(), is_through);
+            prop_assert_eq!(page.revision, Revision(model.revision));
+            count += page.count;
+            match page.next.clone() {
+                None => break,
+                next if reverse => rest.end = next,
+                Some(next) => rest.start = next,
+            }
         }
+        prop_assert_eq!(count, expected.len() as u64);
         for (entry, (key, record)) in entries.iter().zip(expected) {
             prop_assert_eq!(&entry.key, key);
             let value = if keys_only { Bytes::new() } else { record.value.clone() };

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use synod_api::{Leader, Refused, Replica};
+use synod_api::{Count, Leader, Refused, Replica};
 use synod_kv::http::StatusBody;
-use synod_kv::read::{self, ListQuery, Page};
-use synod_kv::{Command, KeyRecord, MapError, Revision, Taken};
+use synod_kv::read::{self, Counter, ListQuery, Look, Page};
+use synod_kv::{Command, MapError, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
-use synod_storage::Store;
+use synod_storage::{Store, StoreCursor};
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -81,6 +81,22 @@ impl Handle {
     }
 }
 
+/// A count whose errors stop the node, too.
+struct Counting<'a> {
+    handle: &'a Handle,
+    counter: Counter<StoreCursor<'a>>,
+}
+
+impl Count for Counting<'_> {
+    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError> {
+        self.handle.checked(self.counter.go_on(visits_max))
+    }
+
+    fn page(&self) -> &Page {
+        self.counter.page()
+    }
+}
+
 impl Replica for Handle {
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
         let (reply, answer) = oneshot::channel();
@@ -103,12 +119,17 @@ impl Replica for Handle {
         timeout_at(deadline, reached).await.map_err(|_| Refused::Deadline)
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
-        self.checked(read::get(&self.inner.store, key))
+    fn get(&self, key: &[u8]) -> Result<Look, MapError> {
+        self.checked(read::look(&self.inner.store, key, self.revision()))
     }
 
     fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
         self.checked(read::list(&self.inner.store, query))
+    }
+
+    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
+        let counter = self.checked(Counter::new(&self.inner.store, &query))?;
+        Ok(Counting { handle: self, counter })
     }
 
     fn revision(&self) -> Revision {

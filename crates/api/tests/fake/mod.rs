@@ -5,12 +5,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use synod_api::{Leader, Refused, Replica};
+use synod_api::{Count, Leader, Refused, Replica};
 use synod_kv::http::{LeaderHint, RoleName, StatusBody};
-use synod_kv::read::{self, ListQuery, Page};
+use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{
-    Command, KeyRecord, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId,
-    StateMachine, Taken,
+    Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -47,6 +46,8 @@ struct Shared {
     leader: Mutex<Option<Leader>>,
     ready: Mutex<Result<(), String>>,
     is_broken: Mutex<bool>,
+    is_published: Mutex<bool>,
+    after_get: Mutex<Option<Command>>,
 }
 
 /// Cluster time: each command moves it by a step.
@@ -80,6 +81,8 @@ impl Fake {
                 leader: Mutex::new(Some(Leader::new(NODE, "http://127.0.0.1:7001/"))),
                 ready: Mutex::new(Ok(())),
                 is_broken: Mutex::new(false),
+                is_published: Mutex::new(true),
+                after_get: Mutex::default(),
             }),
         }
     }
@@ -108,6 +111,17 @@ impl Fake {
         *self.shared.ready.lock().unwrap() = ready;
     }
 
+    /// From now on commits are in the data, but not in the revision yet.
+    pub fn stop_publishing(&self) {
+        *self.shared.is_published.lock().unwrap() = false;
+    }
+
+    /// What is applied right behind the next look at a key.
+    pub fn after_get(&self, operation: Operation) {
+        let command = Command { idempotency: None, operation };
+        *self.shared.after_get.lock().unwrap() = Some(command);
+    }
+
     pub fn break_reads(&self) {
         *self.shared.is_broken.lock().unwrap() = true;
     }
@@ -126,7 +140,7 @@ impl Fake {
     }
 
     pub fn value(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.get(key).unwrap().map(|record| record.value.to_vec())
+        self.get(key).unwrap().record.map(|record| record.value.to_vec())
     }
 
     fn apply(&self, command: Command) -> Taken {
@@ -139,7 +153,9 @@ impl Fake {
         self.shared.operations.lock().unwrap().push(command.operation.clone());
         let mut taken = machine.apply(*sequence, clock.now_ms, &[(id, command)]).unwrap();
         machine.commit().unwrap();
-        self.shared.revision.send_replace(machine.revision().0);
+        if *self.shared.is_published.lock().unwrap() {
+            self.shared.revision.send_replace(machine.revision().0);
+        }
         taken.remove(0)
     }
 
@@ -202,14 +218,27 @@ impl Replica for Fake {
         Ok(())
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<KeyRecord>, MapError> {
+    fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         self.check()?;
-        read::get(self.shared.machine.lock().unwrap().map(), key)
+        let reached = self.revision();
+        let look = read::look(self.shared.machine.lock().unwrap().map(), key, reached);
+        if let Some(command) = self.shared.after_get.lock().unwrap().take() {
+            self.apply(command);
+        }
+        look
     }
 
     fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
         self.check()?;
         read::list(self.shared.machine.lock().unwrap().map(), query)
+    }
+
+    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
+        self.check()?;
+        // The state of now has to outlive the lock.
+        let map: &'static MemoryMap =
+            Box::leak(Box::new(self.shared.machine.lock().unwrap().map().clone()));
+        Counter::new(map, &query)
     }
 
     fn revision(&self) -> Revision {
