@@ -1,21 +1,28 @@
 //! What a connection does, counted where it happens, so that one slow timer can
 //! tell a busy connection from a stuck one.
 //!
+//! It is also the place where the words of hyper's own are withheld. hyper refuses
+//! what is no HTTP with a bare status line and no way to add to it; but it does so
+//! only between two requests, and then nothing that is written can be ours.
+//!
 //! hyper has a timer for headers of its own. It runs between requests too, so an
 //! idle connection would have to end after `header_timeout_ms`, and it is made
 //! anew for each request, which costs more than these counters.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::{io, mem};
 
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::limits::Limits;
+use crate::response::Body;
 
 /// Counters of one connection. They order nothing else, hence `Relaxed`.
 #[derive(Debug, Default)]
@@ -29,6 +36,12 @@ pub(crate) struct Activity {
     /// `bytes_read` when the last answer was ready: what came since then is the
     /// beginning of another request.
     bytes_before: AtomicU64,
+    /// Answers that are in hyper's buffer to their last byte.
+    handed_over: AtomicU64,
+    /// Answers that the socket has to their last byte.
+    flushed: AtomicU64,
+    /// The status of the answer that was withheld; 0 for none.
+    withheld: AtomicU16,
 }
 
 impl Activity {
@@ -41,6 +54,70 @@ impl Activity {
     pub(crate) fn answer(&self) {
         self.bytes_before.store(self.bytes_read.load(Relaxed), Relaxed);
         self.answers.fetch_add(1, Relaxed);
+    }
+
+    /// The status of the answer that hyper gave on its own and that was withheld.
+    pub(crate) fn withheld(&self) -> Option<u16> {
+        Some(self.withheld.load(Relaxed)).filter(|status| *status != 0)
+    }
+
+    /// Whether no request ever came.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.requests.load(Relaxed) == 0
+    }
+
+    /// Takes note of an answer that is not ours: hyper's head of it begins with
+    /// `HTTP/1.1 400`. Tells whether it is one. Where an answer of ours is still on
+    /// its way nothing is withheld, so that it can never be one of ours.
+    fn withholds(&self, bytes: &[u8]) -> bool {
+        if self.flushed.load(Relaxed) != self.requests.load(Relaxed) {
+            return false;
+        }
+        let status = bytes.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok());
+        let status = status.and_then(|digits| digits.parse().ok()).unwrap_or(400);
+        // Only the first write has the head.
+        let _ = self.withheld.compare_exchange(0, status, Relaxed, Relaxed);
+        true
+    }
+}
+
+/// The body of an answer, which tells when hyper has taken all of it: then it is
+/// dropped, also where it is not sent, as for HEAD.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    body: Body,
+    activity: Arc<Activity>,
+}
+
+impl Answer {
+    pub(crate) fn new(body: Body, activity: Arc<Activity>) -> Self {
+        Self { body, activity }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.activity.handed_over.fetch_add(1, Relaxed);
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -169,6 +246,9 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.activity.withholds(bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.count_write(result)
     }
@@ -178,6 +258,9 @@ impl AsyncWrite for Counted {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.activity.withholds(slices.first().map_or(&[], |slice| slice)) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.count_write(result)
     }
@@ -187,10 +270,18 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        // hyper comes here with nothing left in its buffer.
+        let flushed = self.activity.handed_over.load(Relaxed);
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.activity.flushed.store(flushed, Relaxed);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.activity.withheld().is_some() {
+            // Something is still to be said.
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -20,7 +20,12 @@ pub(crate) struct Admission {
     streams: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     connections_max: u32,
+    farewells: Arc<Semaphore>,
 }
+
+/// Connections beyond the limit that are kept open until their client has read why
+/// it is turned away.
+const FAREWELLS_MAX: usize = 64;
 
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
@@ -32,6 +37,7 @@ impl Admission {
             streams: Arc::new(Semaphore::new(limits.list_streams_max)),
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
+            farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
         }
     }
 
@@ -71,6 +77,11 @@ impl Admission {
     /// A place for a connection; none when all are taken.
     pub(crate) fn connection(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.connections).try_acquire_owned().ok()
+    }
+
+    /// A place for a connection that is turned away; none when all are taken.
+    pub(crate) fn farewell(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.farewells).try_acquire_owned().ok()
     }
 
     /// Connections that are open now.

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::activity::{Activity, Counted, Waiting, Watch};
+use crate::activity::{Activity, Answer, Counted, Waiting, Watch};
 use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
@@ -75,16 +75,21 @@ pub(crate) async fn serve<R: Replica>(
             activity.request();
             let response = front.answer(request).await;
             activity.answer();
-            Ok::<_, Infallible>(response)
+            Ok::<_, Infallible>(response.map(|body| Answer::new(body, Arc::clone(activity))))
         }
     });
-    let io = TokioIo::new(Counted::new(stream, activity));
+    let io = TokioIo::new(Counted::new(stream, Arc::clone(&activity)));
     let mut connection = http.serve_connection(io, service);
     let end = drive(&mut connection, &mut watch, &mut phase).await;
     let stream = connection.into_parts().io.into_inner().into_inner();
     match end {
         End::Cut | End::Stuck(Waiting::Client | Waiting::Handler) => {}
-        End::Stuck(Waiting::Request) | End::Closed => linger(stream, &[]).await,
+        End::Stuck(Waiting::Request) => linger(stream, &[]).await,
+        End::Closed(result) => {
+            let refusal = refusal(&result, &activity, front.limits());
+            let words = refusal.map(|problem| front.last_words(problem));
+            linger(stream, words.as_deref().unwrap_or(&[])).await;
+        }
         End::Stuck(Waiting::Headers) => {
             // hyper is not asked: the request never reached it.
             let detail = "The headers of the request did not come in time.";
@@ -94,9 +99,40 @@ pub(crate) async fn serve<R: Replica>(
     }
 }
 
+/// What a request is answered that hyper could not read, or would not.
+fn refusal(result: &hyper::Result<()>, activity: &Activity, limits: &Limits) -> Option<Problem> {
+    let status = match (activity.withheld(), result) {
+        (Some(status), _) => status,
+        // hyper has no word for the preface of HTTP/2.
+        (None, Err(error)) if error.is_parse() && activity.is_fresh() => 400,
+        (None, _) => return None,
+    };
+    let key_bytes_max = limits.key_bytes_max;
+    Some(match status {
+        431 => Problem::new(
+            Kind::HeadersTooLarge,
+            format!(
+                "The request line and the headers may have {} bytes in {} lines, and a key \
+                 {key_bytes_max} bytes.",
+                limits.head_bytes_max(),
+                limits.headers_max
+            ),
+        ),
+        414 => Problem::new(
+            Kind::KeyTooLong,
+            format!("The target of the request is too long; a key may have {key_bytes_max} bytes."),
+        ),
+        _ => Problem::new(
+            Kind::BadRequest,
+            "This is no well-formed request of HTTP/1.1, so nothing of it was carried out.",
+        ),
+    })
+}
+
 enum End {
-    /// Nothing more is to be sent; the client may not have read all of it.
-    Closed,
+    /// hyper has nothing more to send; the client may not have read all of it. An
+    /// error is the client's doing: a reset, a malformed request, a body cut off.
+    Closed(hyper::Result<()>),
     /// The server goes down.
     Cut,
     /// The client let a limit pass.
@@ -116,9 +152,7 @@ where
     loop {
         tokio::select! {
             biased;
-            // Errors are the client's doing: a reset, a malformed request (hyper has
-            // answered it), a body cut off.
-            _ = &mut *connection => return End::Closed,
+            result = &mut *connection => return End::Closed(result),
             () = &mut look => {
                 if let Some(waiting) = watch.look() {
                     return End::Stuck(waiting);
@@ -142,7 +176,7 @@ trait Graceful {
 
 impl<S> Graceful for http1::Connection<TokioIo<Counted>, S>
 where
-    S: hyper::service::HttpService<Incoming, ResBody = crate::response::Body>,
+    S: hyper::service::HttpService<Incoming, ResBody = Answer>,
     S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     fn drain(&mut self) {
@@ -153,7 +187,7 @@ where
 /// Sends the last bytes, then waits a little for the client to read and hang up: a
 /// socket that is closed with unread bytes in it resets the connection, which can
 /// take the answer away from the client.
-async fn linger(mut stream: TcpStream, last: &[u8]) {
+pub(crate) async fn linger(mut stream: TcpStream, last: &[u8]) {
     let wind_up = async {
         stream.write_all(last).await?;
         stream.shutdown().await?;

@@ -85,6 +85,7 @@ impl<R: Replica> Front<R> {
     pub(crate) fn last_words(&self, problem: Problem) -> Vec<u8> {
         let mut response = self.context.refuse(problem);
         self.context.stamp(&mut response);
+        self.context.counters.count(response.status());
         let (head, body) = response.into_parts();
         let Body::Whole(Some(body)) = body else { unreachable!("a problem is a whole document") };
         let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();

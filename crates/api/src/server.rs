@@ -80,7 +80,7 @@ fn take<R: Replica>(
     watched: &watch::Receiver<Phase>,
 ) {
     let Some(place) = front.admission().connection() else {
-        return turn_away(&stream, front);
+        return turn_away(stream, front);
     };
     let (http, front, watched) = (http.clone(), front.clone(), watched.clone());
     tokio::spawn(async move {
@@ -89,10 +89,18 @@ fn take<R: Replica>(
     });
 }
 
-/// Says why before it hangs up, as far as one write without waiting goes.
-fn turn_away<R: Replica>(stream: &TcpStream, front: &Front<R>) {
+/// Says why before it hangs up. A few of those who are turned away get the time to
+/// read it; the others as far as one write without waiting goes.
+fn turn_away<R: Replica>(stream: TcpStream, front: &Front<R>) {
     let problem = Problem::new(Kind::Overloaded, "This node has too many connections already.");
-    let _ = stream.try_write(&front.last_words(problem));
+    let words = front.last_words(problem);
+    match front.admission().farewell() {
+        Some(place) => drop(tokio::spawn(async move {
+            connection::linger(stream, &words).await;
+            drop(place);
+        })),
+        None => drop(stream.try_write(&words)),
+    }
 }
 
 /// An accept fails for the connection that was to be taken, which is the client's

@@ -154,15 +154,18 @@ async fn headers_have_a_limit() {
     for headers in [many, few, long] {
         let mut raw = server.connect().await;
         raw.try_send(format!("GET /livez HTTP/1.1\r\n{headers}\r\n")).await;
-        let answer = raw.answer().await;
-        assert_eq!(answer.status, 431, "{answer:?}");
+        raw.answer().await.assert_problem(431, "headers-too-large", "not_applied");
         assert!(raw.is_closed().await);
     }
     let enough: String = (0..60).map(|number| format!("x-{number}: y\r\n")).collect();
     assert_eq!(server.call(format!("GET /livez HTTP/1.1\r\n{enough}\r\n")).await.status, 200);
     let target = "a".repeat(70_000);
     let answer = server.call(format!("GET /v1/kv/{target} HTTP/1.1\r\n\r\n")).await;
-    assert!(matches!(answer.status, 414 | 431), "{answer:?}");
+    answer.assert_problem(431, "headers-too-large", "not_applied");
+    let large = Limits { key_bytes_max: 64 * 1024, ..Limits::default() };
+    let (_, server) = start(large).await;
+    let answer = server.call(format!("GET /v1/kv/{target} HTTP/1.1\r\n\r\n")).await;
+    answer.assert_problem(414, "key-too-long", "not_applied");
 }
 
 #[tokio::test]
@@ -177,14 +180,48 @@ async fn what_is_no_http_is_refused() {
         "PUT /v1/kv/a b HTTP/1.1\r\n\r\n",
         "PUT /v1/kv/a HTTP/9.1\r\n\r\n",
         "\u{16}\u{3}\u{1}\u{2}\u{0}\u{1}\u{0}\u{1}\u{fc}\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let mut raw = server.connect().await;
         raw.send(bytes).await;
         let answer = raw.answer().await;
-        assert_eq!(answer.status, 400, "{bytes}: {answer:?}");
+        answer.assert_problem(400, "bad-request", "not_applied");
+        assert_eq!(answer.header("connection"), "close", "{bytes}");
+        assert_eq!(answer.header("synod-revision"), "0", "{bytes}");
         assert!(raw.is_closed().await, "{bytes}");
     }
     assert_eq!(fake.writes_seen(), 0);
+    let metrics = String::from_utf8(server.ask("GET /metrics", "", "").await.body).unwrap();
+    let refused = "synod_http_answers_total{class=\"4xx\"} 9";
+    assert!(metrics.contains(refused), "{metrics}");
+}
+
+#[tokio::test]
+async fn what_is_no_http_does_not_take_away_the_answers_before_it() {
+    let (fake, server) = start(Limits::default()).await;
+    server.ask("PUT /v1/kv/a", "", "1").await;
+    let good = [
+        request("PUT /v1/kv/a", "", "2"),
+        request("GET /v1/kv/a", "", ""),
+        request("HEAD /v1/kv/a", "", ""),
+        request("GET /v1/kv", "accept: application/x-ndjson", ""),
+        "PUT /v1/kv/a HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n3".to_owned(),
+    ];
+    for request in &good {
+        let mut raw = server.connect().await;
+        raw.send(format!("{request}no http\r\n\r\n")).await;
+        let mut answers = raw.rest().await;
+        let last = answers.split_off(answers.find("HTTP/1.1 400").expect("a refusal"));
+        assert!(answers.contains("HTTP/1.1 20"), "{request}: {answers}");
+        assert!(last.contains("urn:synod:bad-request"), "{request}: {last}");
+    }
+    // One behind the other: while an answer is on its way, nothing is withheld.
+    let mut raw = server.connect().await;
+    raw.send(format!("{}no http\r\n\r\n", good[..2].concat().repeat(50))).await;
+    let answers = raw.rest().await;
+    assert_eq!(answers.matches("HTTP/1.1 200").count(), 100);
+    assert_eq!(answers.matches("HTTP/1.1 400").count(), 1);
+    assert_eq!(fake.writes_seen(), 53);
 }
 
 #[tokio::test]

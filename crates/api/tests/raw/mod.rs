@@ -126,6 +126,12 @@ impl Raw {
         }
     }
 
+    /// Everything up to the end.
+    pub async fn rest(&mut self) -> String {
+        while self.read_until(|_| None).await.is_some() {}
+        String::from_utf8(std::mem::take(&mut self.read)).unwrap()
+    }
+
     /// Whether the server hangs up without another byte.
     pub async fn is_closed(&mut self) -> bool {
         self.read_until(|bytes| (!bytes.is_empty()).then_some(0)).await.is_none()
