@@ -9,6 +9,9 @@ SHELL := /bin/bash
 CARGO := .ci/cargo
 # Options of the local cluster, for example: make cluster ARGS="--nodes 5 --fresh"
 ARGS ?=
+# Options of the two benchmarks. ARGS goes to both, so it can only hold what both know.
+THROUGHPUT_ARGS ?=
+FAILOVER_ARGS ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
@@ -29,7 +32,7 @@ env: ## Print the environment of the build, for: eval "$(make -s env)"
 
 .PHONY: build
 build: ## Build the optimised binary, target/release/synod.
-	@$(CARGO) build --release --bin synod
+	@$(CARGO) build --locked --release --bin synod
 
 .PHONY: cluster
 cluster: build ## Start a local cluster of three nodes (ARGS="--nodes 5 --fresh").
@@ -38,19 +41,20 @@ cluster: build ## Start a local cluster of three nodes (ARGS="--nodes 5 --fresh"
 .PHONY: test
 test: setup ## Run every test.
 	@if command -v cargo-nextest >/dev/null; then \
-	    $(CARGO) nextest run --workspace --config-file .ci/nextest.toml && \
-	    $(CARGO) test --workspace --doc; \
+	    $(CARGO) nextest run --locked --workspace --config-file .ci/nextest.toml && \
+	    $(CARGO) test --locked --workspace --doc; \
 	else \
-	    $(CARGO) test --workspace; \
+	    $(CARGO) test --locked --workspace; \
 	fi
 
 .PHONY: bench
-bench: build ## Measure throughput and failover of a local cluster.
-	@$(TARGET_DIR)/release/synod bench throughput $(ARGS)
-	@$(TARGET_DIR)/release/synod bench failover $(ARGS)
+bench: build ## Measure throughput and failover (FAILOVER_ARGS="--kills 5").
+	@$(TARGET_DIR)/release/synod bench throughput $(ARGS) $(THROUGHPUT_ARGS)
+	@$(TARGET_DIR)/release/synod bench failover $(ARGS) $(FAILOVER_ARGS)
 
 .PHONY: verify
 verify: ## Check format, lints, docs and crate boundaries; changes nothing.
+	@.ci/setup
 	@cargo fmt --all --check
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
