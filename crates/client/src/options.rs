@@ -9,6 +9,11 @@ use synod_kv::{Condition, Revision};
 use crate::error::ClientError;
 
 /// How a [`crate::Client`] behaves.
+///
+/// Each write gets a name unless [`PutOptions::no_retry`] says otherwise, and the
+/// cluster remembers names for ten minutes, up to a bound: about 8,000 new ones a
+/// second can be given for long, by all clients together. Beyond that named writes are
+/// refused (`idempotency-full`) until the oldest names expire.
 #[derive(Clone, PartialEq, Debug)]
 pub struct ClientOptions {
     /// A call, with all its attempts, takes at most this long. At most five
@@ -107,7 +112,8 @@ pub struct PutOptions {
     /// The write's name; none: the client makes one.
     pub idempotency_key: Option<String>,
     /// Send it without a name of the client's making, and again only if it certainly
-    /// had no effect.
+    /// had no effect. For many writes a second that may as well be done twice, or
+    /// whose outcome may stay unknown: a name can't be given later.
     pub no_retry: bool,
 }
 

@@ -137,8 +137,10 @@ impl Retrier {
         tried.clear();
         let rounds = attempts / u32::try_from(nodes).unwrap_or(u32::MAX);
         let doubled = self.options.backoff_min.saturating_mul(1 << (rounds.max(1) - 1).min(16));
-        let backoff = doubled.min(self.options.backoff_max).max(setback.pause);
-        backoff.mul_f64(fastrand::f64())
+        let backoff = doubled.min(self.options.backoff_max);
+        // What the node asks for is kept whole; only what comes on top is drawn, so
+        // that clients do not come back all at once.
+        setback.pause + backoff.mul_f64(fastrand::f64())
     }
 }
 
@@ -232,6 +234,24 @@ impl Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_left_alone_for_as_long_as_it_asks() {
+        let endpoints = Endpoints::new(&["127.0.0.1:1"]).unwrap();
+        let retrier = Retrier::new(endpoints, ClientOptions::default());
+        let pause = Duration::from_secs(1);
+        let setback = Setback {
+            effect_unknown: false,
+            text: String::new(),
+            problem: None,
+            is_final: false,
+            pause,
+        };
+        for attempts in 1..100 {
+            let drawn = retrier.pause(attempts, &mut vec![0], &setback);
+            assert!((pause..=pause + retrier.options.backoff_max).contains(&drawn), "{drawn:?}");
+        }
+    }
 
     #[test]
     fn retries_are_saved_up_and_spent() {

@@ -22,8 +22,10 @@ impl Default for KvOptions {
     fn default() -> Self {
         KvOptions {
             idempotency_ttl_ms: 10 * 60 * 1000,
-            idempotency_records_max: 1_000_000,
-            idempotency_bytes_max: 256 << 20,
+            // With the names that our client makes both are reached at once, at about
+            // 8,000 new names a second that last.
+            idempotency_records_max: 5_000_000,
+            idempotency_bytes_max: 512 << 20,
             delete_range_keys_max: 10_000,
             origins_max: 1024,
             metadata_cache_bytes_max: 64 << 20,
