@@ -9,11 +9,12 @@
 //! idle connection would have to end after `header_timeout_ms`, and it is made
 //! anew for each request, which costs more than these counters.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::{io, mem};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -23,6 +24,10 @@ use tokio::time::Instant;
 
 use crate::limits::Limits;
 use crate::response::Body;
+
+/// What a client must take of an answer within [`Limits::send_stall_ms`], so that a
+/// byte now and then does not keep a place for ever. About 2 KiB a second.
+const SEND_BYTES_MIN: u64 = 64 * 1024;
 
 /// Counters of one connection. They order nothing else, hence `Relaxed`.
 #[derive(Debug, Default)]
@@ -34,7 +39,9 @@ pub(crate) struct Activity {
     requests: AtomicU64,
     answers: AtomicU64,
     /// `bytes_read` when the last answer was ready: what came since then is the
-    /// beginning of another request.
+    /// beginning of another request. Not quite: it may be the rest of a body that
+    /// was refused unread, and the beginning may have come before. Then the wrong
+    /// one of two limits is kept, but one is.
     bytes_before: AtomicU64,
     /// Answers that are in hyper's buffer to their last byte.
     handed_over: AtomicU64,
@@ -139,17 +146,17 @@ pub(crate) enum Waiting {
 pub(crate) struct Watch {
     activity: Arc<Activity>,
     waiting: Waiting,
-    /// Requests and bytes written when `waiting` began.
+    /// Requests and bytes written at `since`.
     progress: (u64, u64),
     since: Instant,
-    header_timeout: std::time::Duration,
-    idle_timeout: std::time::Duration,
-    send_stall: std::time::Duration,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    send_stall: Duration,
 }
 
 impl Watch {
     pub(crate) fn new(activity: Arc<Activity>, limits: &Limits) -> Self {
-        let ms = std::time::Duration::from_millis;
+        let ms = Duration::from_millis;
         Self {
             activity,
             waiting: Waiting::Headers,
@@ -162,14 +169,13 @@ impl Watch {
     }
 
     /// How long until the next look: a limit is noticed at most this much too late.
-    pub(crate) fn period(&self) -> std::time::Duration {
+    pub(crate) fn period(&self) -> Duration {
         let shortest = self.header_timeout.min(self.idle_timeout).min(self.send_stall);
-        (shortest / 4).max(std::time::Duration::from_millis(5))
+        (shortest / 4).max(Duration::from_millis(5))
     }
 
     /// What the connection has waited for longer than it may, if anything.
-    pub(crate) fn look(&mut self) -> Option<Waiting> {
-        let now = Instant::now();
+    pub(crate) fn look(&mut self, now: Instant) -> Option<Waiting> {
         let activity = &self.activity;
         let (requests, answers) = (activity.requests.load(Relaxed), activity.answers.load(Relaxed));
         let waiting = if activity.write_blocked.load(Relaxed) {
@@ -184,9 +190,13 @@ impl Watch {
             Waiting::Request
         };
         let progress = (requests, activity.bytes_written.load(Relaxed));
-        let before = mem::replace(&mut self.progress, progress);
-        if waiting != self.waiting || progress != before {
+        let moves_on = match waiting {
+            Waiting::Client => progress.1 - self.progress.1 >= SEND_BYTES_MIN,
+            Waiting::Handler | Waiting::Headers | Waiting::Request => progress != self.progress,
+        };
+        if waiting != self.waiting || moves_on {
             self.waiting = waiting;
+            self.progress = progress;
             self.since = now;
         }
         let limit = match waiting {
@@ -283,5 +293,31 @@ impl AsyncWrite for Counted {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_must_take_more_than_a_byte_now_and_then() {
+        let stall = Duration::from_secs(30);
+        let stalls = |bytes_a_look: u64| {
+            let activity = Arc::new(Activity::default());
+            let mut watch = Watch::new(Arc::clone(&activity), &Limits::default());
+            activity.request();
+            activity.answer();
+            activity.write_blocked.store(true, Relaxed);
+            let begin = Instant::now();
+            (0..100).map(|look| begin + stall * look / 4).find_map(|now| {
+                activity.bytes_written.fetch_add(bytes_a_look, Relaxed);
+                watch.look(now)
+            })
+        };
+        assert_eq!(stalls(0), Some(Waiting::Client));
+        assert_eq!(stalls(1), Some(Waiting::Client));
+        assert_eq!(stalls(SEND_BYTES_MIN / 8), Some(Waiting::Client));
+        assert_eq!(stalls(SEND_BYTES_MIN / 3), None);
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Admission {
     writes: Semaphore,
     reads: Semaphore,
     body_pages: Semaphore,
+    answer_pages: Arc<Semaphore>,
+    answer_pages_max: usize,
     streams: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     connections_max: u32,
@@ -30,7 +32,10 @@ const FAREWELLS_MAX: usize = 64;
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         let connections_max = limits.connections_max.clamp(1, 1 << 20);
+        let answer_pages_max = (limits.answers_bytes_max / PAGE_BYTES).clamp(1, 1 << 28);
         Self {
+            answer_pages: Arc::new(Semaphore::new(answer_pages_max)),
+            answer_pages_max,
             writes: Semaphore::new(limits.writes_in_flight_max),
             reads: Semaphore::new(limits.reads_in_flight_max),
             body_pages: Semaphore::new(limits.bodies_bytes_max / PAGE_BYTES),
@@ -64,6 +69,19 @@ impl Admission {
     pub(crate) fn body(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Problem> {
         let pages = u32::try_from(bytes.div_ceil(PAGE_BYTES)).unwrap_or(u32::MAX);
         self.body_pages.try_acquire_many(pages).map_err(|_| overloaded("request bodies"))
+    }
+
+    /// Room for an answer of so many bytes. One that is larger than all the room
+    /// takes all of it.
+    ///
+    /// # Errors
+    /// When there is not so much left.
+    pub(crate) fn answer(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+        let pages = bytes.div_ceil(PAGE_BYTES).min(self.answer_pages_max);
+        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        Arc::clone(&self.answer_pages)
+            .try_acquire_many_owned(pages)
+            .map_err(|_| overloaded("large answers"))
     }
 
     /// A place for a streamed listing.

@@ -154,7 +154,7 @@ where
             biased;
             result = &mut *connection => return End::Closed(result),
             () = &mut look => {
-                if let Some(waiting) = watch.look() {
+                if let Some(waiting) = watch.look(Instant::now()) {
                     return End::Stuck(waiting);
                 }
                 look.as_mut().reset(Instant::now() + period);

@@ -17,6 +17,9 @@ use crate::replica::{Refused, Replica};
 use crate::response::{self, Body};
 use crate::target::{self, Query};
 
+/// Answers up to this size are not counted: the bound on connections bounds them.
+const ANSWER_BYTES_FREE: usize = 16 * 1024;
+
 /// Shared by all connections of a server.
 #[derive(Debug)]
 pub(crate) struct Context<R> {
@@ -158,6 +161,19 @@ impl<R: Replica> Context<R> {
         let moment = SystemTime::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX)));
         HeaderValue::from_str(&httpdate::fmt_http_date(moment))
             .expect("an HTTP date is a header value")
+    }
+
+    /// Takes room for an answer that is large: its client may be slow to take it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn hold(&self, response: Response<Body>) -> Result<Response<Body>, Problem> {
+        let bytes = response.body().held_bytes();
+        if bytes <= ANSWER_BYTES_FREE {
+            return Ok(response);
+        }
+        let room = self.admission.answer(bytes)?;
+        Ok(response.map(|body| body.hold(room)))
     }
 
     /// The answer to a refused request.

@@ -61,7 +61,7 @@ async fn get<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<
         response::value(record.value.clone())
     };
     describe(response.headers_mut(), &record);
-    Ok(at(response, revision))
+    context.hold(at(response, revision))
 }
 
 /// What the headers of an answer say about a key.
@@ -127,8 +127,14 @@ async fn delete<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Respon
 
 /// The answer to a write of one key.
 fn answer_write<R: Replica>(context: &Context<R>, wrote: Wrote) -> Response<Body> {
-    let mut response =
-        outcome_answer(wrote.outcome).unwrap_or_else(|problem| context.refuse(problem));
+    let has_room = |response| {
+        context
+            .hold(response)
+            .map_err(|problem| problem.after("The write was carried out.").with_effect_unknown())
+    };
+    let mut response = outcome_answer(wrote.outcome)
+        .and_then(has_room)
+        .unwrap_or_else(|problem| context.refuse(problem));
     context.say_expiry(&mut response, wrote.idempotency_expires_ms);
     response
 }

@@ -19,7 +19,7 @@ pub struct Limits {
     pub idle_timeout_ms: u64,
     /// From the end of the headers to the end of the body.
     pub body_timeout_ms: u64,
-    /// How long a client may take nothing of an answer that waits for it.
+    /// How long a client may take less than 64 KiB of an answer that waits for it.
     pub send_stall_ms: u64,
     /// How long a call may take when the request does not say.
     pub call_timeout_default_ms: u64,
@@ -31,6 +31,9 @@ pub struct Limits {
     pub reads_in_flight_max: usize,
     /// Bodies of all requests together.
     pub bodies_bytes_max: usize,
+    /// Answers of more than 16 KiB that wait for their clients, all together. One
+    /// always fits.
+    pub answers_bytes_max: usize,
     /// Entries of a listed page when the request does not say.
     pub list_entries_default: usize,
     /// Entries of a listed page.
@@ -61,6 +64,7 @@ impl Default for Limits {
             writes_in_flight_max: 4_096,
             reads_in_flight_max: 4_096,
             bodies_bytes_max: 128 * 1024 * 1024,
+            answers_bytes_max: 256 * 1024 * 1024,
             list_entries_default: 100,
             list_entries_max: 1_000,
             list_bytes_max: 1024 * 1024,

@@ -67,7 +67,7 @@ pub(crate) async fn answer<R: Replica>(
         return stream(context, listing);
     }
     let page = context.replica.list(&listing.query)?;
-    Ok(answer_page(&listing, &page))
+    context.hold(answer_page(&listing, &page))
 }
 
 /// What a request asks for.
@@ -111,7 +111,7 @@ impl Listing {
             (end, prefix_end) => end.or(prefix_end),
         };
         let mut list = ListQuery::range(start.max(prefix), range_end);
-        list.limit = limit.unwrap_or(limits.list_entries_default);
+        list.limit = limit.unwrap_or(limits.list_entries_default.min(limits.list_entries_max));
         list.reverse = query.flag("reverse")?;
         list.keys_only = query.flag("keys_only")?;
         list.bytes_max = limits.list_bytes_max;
@@ -277,6 +277,16 @@ mod tests {
         let raw = format!("start={text}");
         let query = Query::parse(Some(&raw), &PARAMETERS).unwrap();
         assert_eq!(query.bytes("start", 256).unwrap().unwrap(), key);
+    }
+
+    #[test]
+    fn a_page_has_no_more_than_the_settings_allow() {
+        let limits = Limits { list_entries_max: 10, ..Limits::default() };
+        let limit = |raw| {
+            let query = Query::parse(Some(raw), &PARAMETERS).unwrap();
+            Listing::parse(&query, &limits).ok().map(|listing| listing.query.limit)
+        };
+        assert_eq!((limit(""), limit("limit=7"), limit("limit=11")), (Some(10), Some(7), None));
     }
 
     #[test]

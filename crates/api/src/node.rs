@@ -36,7 +36,7 @@ pub(crate) fn livez<R: Replica>(_: &Context<R>) -> Result<Response<Body>, Proble
 pub(crate) fn readyz<R: Replica>(context: &Context<R>) -> Result<Response<Body>, Problem> {
     match context.replica.ready() {
         Ok(()) => Ok(response::text(StatusCode::OK, PLAIN, "ok\n".to_owned())),
-        Err(missing) => Err(Problem::new(Kind::NoLeader, missing)),
+        Err(missing) => Err(Problem::new(Kind::NotReady, missing)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `If-Match` and `If-None-Match`.
 
-use http::header::{HeaderMap, HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use synod_kv::{Condition, Revision};
 
 use crate::problem::{Kind, Problem};
@@ -54,11 +54,15 @@ impl Known {
                     .to_owned(),
             ));
         }
-        match single(headers, &IF_NONE_MATCH)? {
-            None => Ok(Self::Nothing),
-            Some("*") => Ok(Self::Anything),
-            Some(tags) => tags
-                .split(',')
+        // Lines of the same name are one list (RFC 9110, 5.3).
+        let lines = headers.get_all(IF_NONE_MATCH).iter();
+        let lines = lines.map(|line| text(&IF_NONE_MATCH, line)).collect::<Result<Vec<_>, _>>()?;
+        match lines.as_slice() {
+            [] => Ok(Self::Nothing),
+            ["*"] => Ok(Self::Anything),
+            lines => lines
+                .iter()
+                .flat_map(|tags| tags.split(','))
                 .map(|tag| {
                     let tag = tag.trim();
                     // A read compares weakly (RFC 9110, 13.1.2), so caches may weaken.
@@ -87,10 +91,14 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
     if values.next().is_some() {
         return Err(malformed(format!("{} is given twice: send it once.", title(name))));
     }
+    text(name, value).map(Some)
+}
+
+fn text<'a>(name: &HeaderName, value: &'a HeaderValue) -> Result<&'a str, Problem> {
     let text = value
         .to_str()
         .map_err(|_| malformed(format!("{} holds bytes that are no text.", title(name))))?;
-    Ok(Some(text.trim()))
+    Ok(text.trim())
 }
 
 /// The revision in `"N"`.
@@ -120,8 +128,6 @@ fn malformed(detail: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
@@ -155,6 +161,10 @@ mod tests {
         let known = of("\"1\", W/\"2\"").unwrap();
         assert_eq!(known, Known::Revisions(vec![Revision(1), Revision(2)]));
         assert!(known.covers(Revision(2)) && !known.covers(Revision(3)));
+        let twice = headers(&[(IF_NONE_MATCH, "\"1\""), (IF_NONE_MATCH, "W/\"2\"")]);
+        assert_eq!(Known::of_read(&twice).unwrap(), known);
+        let any = headers(&[(IF_NONE_MATCH, "*"), (IF_NONE_MATCH, "\"1\"")]);
+        assert!(Known::of_read(&any).is_err());
         assert!(of("1").is_err());
         assert!(of("\"1\",").is_err());
         assert!(Known::of_read(&headers(&[(IF_MATCH, "*")])).is_err());

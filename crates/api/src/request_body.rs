@@ -81,7 +81,10 @@ fn too_large(bytes_max: usize) -> Problem {
 }
 
 fn cut_off() -> Problem {
-    Problem::new(Kind::BadRequest, "The connection ended before the body did. Nothing was stored.")
+    Problem::new(
+        Kind::BadRequest,
+        "The body was cut off or its chunks are malformed. Nothing was stored.",
+    )
 }
 
 fn too_slow() -> Problem {

@@ -12,6 +12,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use synod_kv::Revision;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A revision of the store at which what the answer shows was so: never below what
 /// is shown, and never above the state that was looked at. For a stream it is the
@@ -48,6 +49,35 @@ impl Body {
     /// These bytes.
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         Self::Whole(Some(bytes.into()))
+    }
+
+    /// How many bytes are there already.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Whole(bytes) => bytes.as_ref().map_or(0, Bytes::len),
+            Self::Routed(_) => 0,
+        }
+    }
+
+    /// The same bytes, with the room that they take.
+    pub(crate) fn hold(self, room: OwnedSemaphorePermit) -> Self {
+        match self {
+            Self::Whole(Some(bytes)) => Self::whole(Bytes::from_owner(Held { bytes, _room: room })),
+            other => other,
+        }
+    }
+}
+
+/// Bytes and the room that they take. It is free again when the last of them is in
+/// the socket, which is later than the end of the body.
+struct Held {
+    bytes: Bytes,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 

@@ -212,7 +212,7 @@ async fn a_node_tells_about_itself() {
     fake.set_ready(Err("No leader is known.".to_owned()));
     fake.set_leader(None);
     let unready = server.ask("GET /readyz", "", "").await;
-    assert_eq!((unready.status, unready.header("retry-after")), (503, "1"));
+    unready.assert_problem(503, "not-ready", "not_applied");
     assert_eq!(unready.json()["detail"], "No leader is known.");
     assert_eq!(server.ask("GET /livez", "", "").await.status, 200);
     let metrics = String::from_utf8(server.ask("GET /metrics", "", "").await.body).unwrap();

@@ -40,7 +40,7 @@ async fn slow_headers_are_cut_with_a_word() {
 
 #[tokio::test]
 async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
-    let limits = Limits { header_timeout_ms: 200, idle_timeout_ms: 60_000, ..Limits::default() };
+    let limits = Limits { header_timeout_ms: 2_000, idle_timeout_ms: 60_000, ..Limits::default() };
     let (_, server) = start(limits).await;
     let mut idle = server.connect().await;
     idle.send(request("GET /livez", "", "")).await;
@@ -63,11 +63,11 @@ async fn a_second_request_is_timed_too_and_idleness_has_its_own_limit() {
 
 #[tokio::test]
 async fn a_slow_handler_is_not_a_slow_client() {
-    let limits = Limits { header_timeout_ms: 150, idle_timeout_ms: 150, ..Limits::default() };
+    let limits = Limits { header_timeout_ms: 2_000, idle_timeout_ms: 2_000, ..Limits::default() };
     let (fake, server) = start(limits).await;
     fake.set_writes(Mode::Hang);
     let mut raw = server.connect().await;
-    raw.send(request("PUT /v1/kv/a", "synod-timeout: 600ms", "1")).await;
+    raw.send(request("PUT /v1/kv/a", "synod-timeout: 4s", "1")).await;
     raw.answer().await.assert_problem(503, "timeout", "unknown");
 }
 
@@ -282,12 +282,56 @@ async fn a_reader_that_takes_nothing_is_cut() {
     }
     // The server's side closes though the client still holds its own; then the
     // place is free, which the metrics tell.
-    loop {
+    let is_cut = async || {
         let metrics = server.ask("GET /metrics", "", "").await.body;
-        if String::from_utf8(metrics).unwrap().contains("synod_http_connections 1\n") {
+        String::from_utf8(metrics).unwrap().contains("synod_http_connections 1\n")
+    };
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(10));
+    for look in 0.. {
+        assert!(look < 3_000, "the server kept a client that took nothing");
+        if is_cut().await {
             break;
         }
+        ticks.tick().await;
     }
     drop(raw);
     drop(fake);
+}
+
+#[tokio::test]
+async fn large_answers_that_nobody_takes_have_a_bound() {
+    // More than the sockets of both ends hold.
+    const VALUE_BYTES: usize = 32 * 1024 * 1024;
+    let limits = Limits {
+        value_bytes_max: VALUE_BYTES,
+        answers_bytes_max: VALUE_BYTES,
+        ..Limits::default()
+    };
+    let (fake, server) = start(limits).await;
+    let value = "v".repeat(VALUE_BYTES);
+    assert_eq!(server.ask("PUT /v1/kv/large", "", &value).await.status, 201);
+    server.ask("PUT /v1/kv/small", "", &value[..16 * 1024]).await;
+    let mut lazy = server.connect().await;
+    lazy.send(request("GET /v1/kv/large", "", "")).await;
+    assert_eq!(lazy.answer_to_head().await.status, 200);
+    for line in ["GET /v1/kv/large", "GET /v1/kv?prefix=large"] {
+        server.ask(line, "", "").await.assert_problem(503, "overloaded", "not_applied");
+    }
+    assert_eq!(server.ask("GET /v1/kv/small", "", "").await.status, 200);
+    let put = server.ask("PUT /v1/kv/large?prev", "", &value[..100_000]).await;
+    put.assert_problem(503, "overloaded", "unknown");
+    assert_eq!(fake.value(b"large").unwrap().len(), 100_000);
+    drop(lazy);
+    // The room is free again as soon as the server has seen that.
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(10));
+    for look in 0.. {
+        assert!(look < 3_000, "the room was not given back");
+        if server.ask("GET /v1/kv/large", "", "").await.status == 200 {
+            break;
+        }
+        ticks.tick().await;
+    }
+    for _ in 0..5 {
+        assert_eq!(server.ask("GET /v1/kv/large", "", "").await.status, 200);
+    }
 }

@@ -95,7 +95,7 @@ impl LimitSettings {
     /// The bounds of each bound.
     pub(crate) fn check(&self) -> Result<(), Wrong> {
         let bounds = [
-            ("key_bytes_max", self.key_bytes_max as u64, 1, 64 * KIB),
+            ("key_bytes_max", self.key_bytes_max as u64, 1, 16 * KIB),
             ("value_bytes_max", self.value_bytes_max as u64, 1, 8 * MIB),
             ("connections_max", self.connections_max as u64, 1, 1_000_000),
             ("header_timeout_ms", self.header_timeout_ms, 10, 600_000),

@@ -14,9 +14,6 @@ pub struct Problem {
     pub status: u16,
     /// What happened this time, and what to do about it.
     pub detail: String,
-    /// The request that it happened to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub instance: Option<String>,
     /// Whether the request may have had an effect.
     pub outcome: Effect,
     /// Who leads, where that helps.
@@ -83,6 +80,8 @@ pub enum ProblemKind {
     Overloaded,
     /// No leader with a quorum was found in time.
     NoLeader,
+    /// The node can't serve yet, or not any more.
+    NotReady,
     /// The time for the answer is over.
     Timeout,
     /// The answer was lost: the node caught up by a way that skips it.
@@ -95,7 +94,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 20] = [
+    pub const ALL: [ProblemKind; 21] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -112,6 +111,7 @@ impl ProblemKind {
         ProblemKind::IdempotencyFull,
         ProblemKind::Overloaded,
         ProblemKind::NoLeader,
+        ProblemKind::NotReady,
         ProblemKind::Timeout,
         ProblemKind::OutcomeUnknown,
         ProblemKind::ShuttingDown,
@@ -168,6 +168,7 @@ impl ProblemKind {
             }
             Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),
             Self::NoLeader => ("urn:synod:no-leader", 503, "No leader"),
+            Self::NotReady => ("urn:synod:not-ready", 503, "Not ready"),
             Self::Timeout => ("urn:synod:timeout", 503, "No answer in time"),
             Self::OutcomeUnknown => ("urn:synod:outcome-unknown", 503, "Outcome unknown"),
             Self::ShuttingDown => ("urn:synod:shutting-down", 503, "Shutting down"),
@@ -185,7 +186,6 @@ impl Problem {
             title: kind.title().to_owned(),
             status: kind.status(),
             detail: detail.into(),
-            instance: None,
             outcome,
             leader: None,
             current_revision: None,
