@@ -19,6 +19,8 @@ use support::wait::wait_until;
 struct Writer {
     stop: Arc<AtomicBool>,
     acknowledged: Arc<AtomicU64>,
+    /// Grows when the keys written so far are to stay as they are.
+    generation: Arc<AtomicU64>,
     /// The number last acknowledged, and the number last sent, of each key.
     numbers: Arc<Mutex<BTreeMap<String, (u64, u64)>>>,
     thread: JoinHandle<()>,
@@ -33,7 +35,9 @@ impl Writer {
         let stop = Arc::new(AtomicBool::new(false));
         let acknowledged = Arc::new(AtomicU64::new(0));
         let numbers: Arc<Mutex<BTreeMap<String, (u64, u64)>>> = Arc::default();
+        let generation = Arc::new(AtomicU64::new(0));
         let (ends, count, kept) = (stop.clone(), acknowledged.clone(), numbers.clone());
+        let current = generation.clone();
         let thread = std::thread::spawn(move || {
             let mut failures = 0;
             let mut number = 0;
@@ -41,7 +45,8 @@ impl Writer {
                 number += 1;
                 // A write without an answer may have its effect late, after
                 // others: nothing more is written to its key.
-                let key = format!("writer/{:02}/{failures}", number % KEYS);
+                let generation = current.load(Ordering::Acquire);
+                let key = format!("writer/{:02}/{failures}/{generation}", number % KEYS);
                 kept.lock().unwrap().entry(key.clone()).or_default().1 = number;
                 let node = nodes[failures % nodes.len()];
                 let body = number.to_string();
@@ -64,7 +69,13 @@ impl Writer {
                 }
             }
         });
-        Self { stop, acknowledged, numbers, thread }
+        Self { stop, acknowledged, generation, numbers, thread }
+    }
+
+    /// Leaves the keys written so far as they are: later writes would hide the
+    /// loss of the last ones.
+    fn freeze(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     fn wait_for_more(&self, count: u64) {
@@ -115,7 +126,9 @@ fn writes_go_on_when_the_leader_is_killed_and_it_catches_up() {
     for _ in 0..3 {
         writer.wait_for_more(100);
         let old = cluster.leader();
-        cluster.kill(old);
+        cluster.signal(old, Signal::KILL);
+        writer.freeze();
+        cluster.wait_for_death(old);
         let others: Vec<u32> = cluster.ids().filter(|id| *id != old).collect();
         let new = cluster.leader_among(&others);
         assert_ne!(new, old);
@@ -138,6 +151,7 @@ fn writes_go_on_when_the_leader_is_paused() {
     writer.wait_for_more(50);
     let old = cluster.leader();
     cluster.signal(old, Signal::STOP);
+    writer.freeze();
     let others: Vec<u32> = cluster.ids().filter(|id| *id != old).collect();
     cluster.leader_among(&others);
     writer.wait_for_more(50);
@@ -157,6 +171,7 @@ fn all_nodes_killed_at_once_come_back_with_everything() {
     for id in cluster.ids() {
         cluster.signal(id, Signal::KILL);
     }
+    writer.freeze();
     wait_until("the runner sees the nodes' ends", || {
         cluster.ids().all(|id| cluster.pid(id).is_none())
     });

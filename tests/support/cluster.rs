@@ -147,9 +147,14 @@ impl TestCluster {
         kill_process(pid, signal).expect("the node takes a signal");
     }
 
-    /// Kills a node and waits until its port is closed.
+    /// Kills a node and waits until whoever started it has seen its end.
     pub fn kill(&mut self, id: u32) {
         self.signal(id, Signal::KILL);
+        self.wait_for_death(id);
+    }
+
+    /// Waits until whoever started a killed node has seen its end.
+    pub fn wait_for_death(&mut self, id: u32) {
         if let Some(mut child) = self.by_hand.remove(&id) {
             child.wait().expect("the end of a node");
         } else {

@@ -109,7 +109,8 @@ impl Connection {
         }
     }
 
-    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<(), RequestError> {
+    /// Gives the body of the answer.
+    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<Bytes, RequestError> {
         match self {
             Self::Synod(connection) => connection.put(key, value).await,
             Self::Etcd(connection) => connection.put(key, value).await,

@@ -62,10 +62,12 @@ impl EtcdConnection {
         })
     }
 
-    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<(), RequestError> {
+    /// Gives nothing where others give the key's version: etcd's answer to a
+    /// put has none.
+    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<Bytes, RequestError> {
         let message = PutRequest { key: Bytes::copy_from_slice(key), value: value.clone() };
         let call = self.put.clone();
-        self.call::<PutResponse>(call, &message).await.map(|_| ())
+        self.call::<PutResponse>(call, &message).await.map(|_| Bytes::new())
     }
 
     /// A linearizable read, as etcd's are unless asked otherwise.

@@ -28,6 +28,8 @@ use result::{Kill, Run, assemble};
 const POLL: Duration = Duration::from_millis(5);
 /// How long a check while the load runs may take.
 const CHECK_UNDER_LOAD_MAX: Duration = Duration::from_secs(10);
+/// What one key may cost, on top of the patience, when all are read.
+const READ_MAX: Duration = Duration::from_millis(5);
 
 /// Takes the leader away as often as planned, under load.
 ///
@@ -67,7 +69,8 @@ struct Conductor<'a> {
 
 impl Conductor<'_> {
     fn conduct(&mut self, sockets: Arc<[SocketAddr]>) -> Result<Run, BenchError> {
-        let load = Arc::new(Load::new(self.plan.clone(), sockets));
+        let ids = self.nodes.iter().map(|node| node.id).collect();
+        let load = Arc::new(Load::new(self.plan.clone(), sockets, ids));
         let shared = Arc::clone(&load);
         let builder = thread::Builder::new().name("load".into());
         let generator = builder.spawn(move || client::generate(&shared))?;
@@ -83,11 +86,13 @@ impl Conductor<'_> {
         for (_, id) in &everyone {
             self.wait_ready(*id)?;
         }
-        let deadline = Instant::now() + self.plan.patience;
-        let last = check::read_back(&load, self.plan.protocol, &everyone, deadline)?;
+        let keys: Arc<[_]> = load.ledger().keys_from(0).collect();
+        let deadline = Instant::now() + self.plan.patience + READ_MAX * u32_of(keys.len());
+        let last = check::read_back(&load, self.plan.protocol, &everyone, keys, deadline)?;
         let unchecked = last.unanswered;
         let checked_at_end = last.reads;
         check.absorb(last);
+        check.absorb(load.take_answers());
         let log = load.take_log()?;
         Ok(Run { log, kills, end_us, check, checked_at_end, unchecked_at_end: unchecked })
     }
@@ -96,6 +101,9 @@ impl Conductor<'_> {
         let mut random = fastrand::Rng::with_seed(self.plan.seed);
         let mut check = CheckResult::default();
         let mut kills = Vec::new();
+        // Keys of before the last kill were read after that one, and are again
+        // in the end.
+        let mut frozen_before = 0;
         for number in 1..=self.plan.kills {
             self.settle(load, &mut random)?;
             let leader = self.wait_leader(None)?;
@@ -104,6 +112,7 @@ impl Conductor<'_> {
                 How::Stop => format!("kill {number}: node {leader} led and is stopped"),
             });
             let mut kill = self.take_away(load, leader)?;
+            let frozen = kill.keys_frozen;
             let survivors: Vec<_> = self
                 .nodes
                 .iter()
@@ -112,7 +121,9 @@ impl Conductor<'_> {
                 .filter(|(_, id)| *id != leader)
                 .collect();
             let deadline = Instant::now() + CHECK_UNDER_LOAD_MAX.min(self.plan.patience);
-            check.absorb(check::read_back(load, self.plan.protocol, &survivors, deadline)?);
+            let keys = load.ledger().keys_from(frozen_before).collect();
+            frozen_before = frozen;
+            check.absorb(check::read_back(load, self.plan.protocol, &survivors, keys, deadline)?);
             self.progress.say(format!("kill {number}: bringing node {leader} back"));
             kill.ready_ms = self.bring_back(leader)?;
             kills.push(kill);
@@ -133,6 +144,8 @@ impl Conductor<'_> {
             How::Kill => self.control.kill(leader)?,
             How::Stop => self.control.stop(leader)?,
         }
+        load.freeze();
+        let keys_frozen = load.ledger().count();
         // A request that was sent while the signal was on its way may still
         // have met the living leader.
         let sent_after_us = load.at_us(Instant::now());
@@ -150,6 +163,7 @@ impl Conductor<'_> {
             sent_after_us,
             end_us: load.at_us(Instant::now()),
             next_leader,
+            keys_frozen,
             ready_ms: 0.0,
         })
     }
@@ -204,6 +218,10 @@ impl Conductor<'_> {
         }
         Ok(())
     }
+}
+
+fn u32_of(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn join(generator: JoinHandle<Result<(), BenchError>>) -> Result<(), BenchError> {

@@ -46,12 +46,13 @@ impl Session {
         self.at
     }
 
+    /// Gives the body of the answer.
     pub(crate) async fn put(
         &mut self,
         key: &[u8],
         value: &Bytes,
         patience: Duration,
-    ) -> Result<(), RequestError> {
+    ) -> Result<Bytes, RequestError> {
         let connection = self.connection(patience).await?;
         let answer = timeout(patience, connection.put(key, value)).await;
         self.settle(answer.unwrap_or(Err(RequestError::unknown(ErrorKind::Timeout))))

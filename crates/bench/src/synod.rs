@@ -55,14 +55,15 @@ impl SynodConnection {
         self.open
     }
 
-    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<(), RequestError> {
+    /// Gives the answer's body, for [`version_of`].
+    pub(crate) async fn put(&mut self, key: &[u8], value: &Bytes) -> Result<Bytes, RequestError> {
         self.begin("PUT", key);
         // Writing into memory cannot fail.
         let _ = write!(self.outgoing, "content-length: {}\r\n\r\n", value.len());
         self.outgoing.extend_from_slice(value);
         let response = self.exchange().await?;
         match response.status {
-            200 | 201 => Ok(()),
+            200 | 201 => Ok(response.body),
             _ => Err(response.refusal()),
         }
     }
@@ -112,6 +113,16 @@ impl SynodConnection {
         let body = answer.split_off(head.head_bytes).freeze();
         Ok(Some(Response { status: head.status, body }))
     }
+}
+
+/// How often the key was written, this write included, as the answer to a PUT
+/// says it. Apart from the request, for only a check of the store asks.
+pub(crate) fn version_of(put_answer: &[u8]) -> Option<u64> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        version: u64,
+    }
+    serde_json::from_slice(put_answer).ok().map(|stored: Stored| stored.version)
 }
 
 impl Response {
@@ -182,6 +193,13 @@ mod tests {
         assert_eq!(refusal(503, r#"{"outcome":"unknown"}"#), Effect::Unknown);
         assert_eq!(refusal(503, "busy"), Effect::Unknown);
         assert_eq!(refusal(413, ""), Effect::NotApplied);
+    }
+
+    #[test]
+    fn a_puts_answer_tells_the_keys_version() {
+        assert_eq!(version_of(br#"{"revision":9,"create_revision":2,"version":7}"#), Some(7));
+        assert_eq!(version_of(br#"{"revision":9}"#), None);
+        assert_eq!(version_of(b""), None);
     }
 
     #[test]

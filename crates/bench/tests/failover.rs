@@ -60,6 +60,24 @@ fn lost_writes_are_found() {
 }
 
 #[test]
+fn the_loss_of_the_very_last_write_is_found() {
+    let result = run(&plan(), Fault::LosesNewestWrite).unwrap();
+    // Each kill loses one write, which several reads show.
+    let (keys, reads) = (result.check.keys_lost(), result.check.losses);
+    assert!((1..=2).contains(&keys), "{:?}", result.check.findings);
+    assert!(reads > keys as u64 && !result.passed);
+}
+
+#[test]
+fn a_write_that_was_applied_twice_is_found() {
+    let result = run(&plan(), Fault::AppliesTwice).unwrap();
+    assert!(result.check.violations > 0 && !result.passed);
+    assert!(result.table().contains("found version "), "{}", result.table());
+    let result = run(&plan(), Fault::None).unwrap();
+    assert!(result.check.versions > 0 && result.check.versions <= result.acknowledged);
+}
+
+#[test]
 fn writes_that_nobody_sent_are_found() {
     let result = run(&plan(), Fault::InventsWrites).unwrap();
     assert!(result.check.violations > 0 && !result.passed);

@@ -1,14 +1,15 @@
-//! Reads every key back through the nodes and holds it against the ledger.
+//! Reads keys back through the nodes and holds them against the ledger.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tokio::task::JoinSet;
 
 use super::client::Load;
-use super::ledger::{Found, KeyId, Verdict, judge};
+use super::ledger::{Found, KeyId, Ledger, Verdict, judge, judge_version};
 use crate::session::Session;
 use crate::{BenchError, NodeId, Protocol};
 
@@ -47,61 +48,98 @@ pub enum FindingKind {
 /// What reading the keys back has shown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CheckResult {
-    /// Keys that were to be read.
+    /// Keys that were written; all of them are read in the end.
     pub keys: usize,
     /// Reads that were answered and held against the ledger.
     pub reads: u64,
     /// Reads that a node did not answer in the time given.
     pub unanswered: u64,
-    /// Reads that showed the loss of an acknowledged write.
+    /// Answers to writes whose version of the key was held against the ledger.
+    pub versions: u64,
+    /// Reads and answers that showed the loss of an acknowledged write.
     pub losses: u64,
-    /// Reads that showed something that must not be there.
+    /// Reads and answers that showed something that must not be there.
     pub violations: u64,
-    /// The first of both, in detail.
+    /// The first of both, in detail; one a key.
     pub findings: Vec<Finding>,
+    /// The keys that lost a write: many reads may show the same loss.
+    #[serde(rename = "keys_lost", serialize_with = "count")]
+    lost: BTreeSet<KeyId>,
+}
+
+fn count<S: Serializer>(keys: &BTreeSet<KeyId>, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_u64(keys.len() as u64)
 }
 
 impl CheckResult {
+    /// How many keys lost an acknowledged write.
+    pub fn keys_lost(&self) -> usize {
+        self.lost.len()
+    }
+
     /// Adds what another check has shown; its keys are the same or more.
     pub(super) fn absorb(&mut self, other: Self) {
         self.keys = self.keys.max(other.keys);
         self.reads += other.reads;
         self.unanswered += other.unanswered;
+        self.versions += other.versions;
         self.losses += other.losses;
         self.violations += other.violations;
-        self.findings.extend(other.findings);
-        self.findings.truncate(FINDINGS_MAX);
+        self.lost.extend(other.lost);
+        other.findings.into_iter().for_each(|finding| self.keep(finding));
     }
 
-    fn note(&mut self, verdict: Verdict, finding: impl FnOnce(FindingKind) -> Finding) {
-        self.reads += 1;
+    fn keep(&mut self, finding: Finding) {
+        let known = |other: &Finding| (other.kind, &other.key) == (finding.kind, &finding.key);
+        if self.findings.len() < FINDINGS_MAX && !self.findings.iter().any(known) {
+            self.findings.push(finding);
+        }
+    }
+
+    /// Holds the version that the answer to a key's last write told against the
+    /// ledger.
+    pub(super) fn note_version(&mut self, ledger: &Ledger, key: KeyId, node: NodeId, version: u64) {
+        self.versions += 1;
+        let entry = ledger.entry(key);
+        self.note(key, judge_version(entry, version), |kind| Finding {
+            kind,
+            key: String::from_utf8_lossy(&ledger.name(key)).into_owned(),
+            node,
+            found: format!("version {version} after {} writes", entry.writes),
+            acknowledged: entry.acknowledged,
+            sent: entry.sent,
+        });
+    }
+
+    fn note(&mut self, key: KeyId, verdict: Verdict, finding: impl FnOnce(FindingKind) -> Finding) {
         let kind = match verdict {
             Verdict::Consistent => return,
             Verdict::Loss => FindingKind::Loss,
             Verdict::Violation => FindingKind::Violation,
         };
         match kind {
-            FindingKind::Loss => self.losses += 1,
+            FindingKind::Loss => {
+                self.losses += 1;
+                self.lost.insert(key);
+            }
             FindingKind::Violation => self.violations += 1,
         }
-        if self.findings.len() < FINDINGS_MAX {
-            self.findings.push(finding(kind));
-        }
+        self.keep(finding(kind));
     }
 }
 
-/// Reads every key through each of these nodes (indices into the load's),
+/// Reads these keys through each of these nodes (indices into the load's),
 /// while the load may be running. A read that fails is tried again on the
-/// same node until the deadline.
+/// same node until the deadline; none begins after it.
 pub(super) fn read_back(
     load: &Arc<Load>,
     protocol: Protocol,
     nodes: &[(usize, NodeId)],
+    keys: Arc<[KeyId]>,
     deadline: Instant,
 ) -> Result<CheckResult, BenchError> {
-    let keys: Arc<[KeyId]> = load.ledger().keys().collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut result = CheckResult { keys: keys.len(), ..CheckResult::default() };
+    let mut result = CheckResult { keys: load.ledger().count(), ..CheckResult::default() };
     let parts = runtime.block_on(async {
         let mut readers = JoinSet::new();
         for (index, id) in nodes.iter().copied() {
@@ -143,6 +181,10 @@ impl Reader {
     }
 
     async fn read(&mut self, key: KeyId, result: &mut CheckResult) {
+        if Instant::now() >= self.deadline {
+            result.unanswered += 1;
+            return;
+        }
         let (before, name) = {
             let ledger = self.load.ledger();
             (ledger.entry(key).clone(), ledger.name(key))
@@ -164,7 +206,8 @@ impl Reader {
             let ledger = self.load.ledger();
             (ledger.entry(key).clone(), ledger.parse(key, value.as_ref()))
         };
-        result.note(judge(&before, found, &after), |kind| Finding {
+        result.reads += 1;
+        result.note(key, judge(&before, found, &after), |kind| Finding {
             kind,
             key: String::from_utf8_lossy(&name).into_owned(),
             node: self.node,

@@ -1,20 +1,26 @@
 //! The clients of a failover run: each writes rising numbers to its own keys,
 //! one write at a time, and goes on to another node when one fails it.
+//!
+//! When a leader goes, every client turns to new keys. A leader that loses its
+//! last writes loses the newest number of a few keys; were these keys written
+//! on, the next acknowledged number would hide the loss before anybody looks.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
 use super::acknowledgement::{Acknowledgement, first_after};
-use super::ledger::Ledger;
+use super::check::CheckResult;
+use super::ledger::{KeyId, Ledger};
 use super::plan::FailoverPlan;
-use crate::BenchError;
 use crate::connection::{Effect, ErrorKind};
 use crate::latency::micros;
 use crate::session::Session;
+use crate::synod::version_of;
+use crate::{BenchError, NodeId};
 
 /// So that a client's writes meet different keys, as users' do.
 const KEYS_PER_CLIENT: usize = 4;
@@ -46,24 +52,33 @@ pub(super) struct Log {
 pub(super) struct Load {
     plan: FailoverPlan,
     nodes: Arc<[SocketAddr]>,
+    ids: Vec<NodeId>,
     begin: Instant,
     stopped: AtomicBool,
+    /// How often the keys written so far were left as they are.
+    freezes: AtomicU64,
     log: Mutex<Log>,
     ledger: Mutex<Ledger>,
+    /// What the answers to writes have shown.
+    answers: Mutex<CheckResult>,
 }
 
 impl Load {
     /// The load's clock starts now.
-    pub(super) fn new(plan: FailoverPlan, nodes: Arc<[SocketAddr]>) -> Self {
+    pub(super) fn new(plan: FailoverPlan, nodes: Arc<[SocketAddr]>, ids: Vec<NodeId>) -> Self {
+        assert_eq!(nodes.len(), ids.len(), "each node has its id");
         let run = fastrand::Rng::new().u32(..);
         let ledger = Ledger::new(run, plan.key_bytes, plan.value_bytes);
         Self {
             plan,
             nodes,
+            ids,
             begin: Instant::now(),
             stopped: AtomicBool::new(false),
+            freezes: AtomicU64::new(0),
             log: Mutex::new(Log::default()),
             ledger: Mutex::new(ledger),
+            answers: Mutex::new(CheckResult::default()),
         }
     }
 
@@ -80,12 +95,23 @@ impl Load {
         self.stopped.store(true, Ordering::Relaxed);
     }
 
+    /// No write begins on a key of before any more: whatever is lost of them now
+    /// stays to be seen.
+    pub(super) fn freeze(&self) {
+        self.freezes.fetch_add(1, Ordering::Release);
+    }
+
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the answers to writes have shown so far.
+    pub(super) fn take_answers(&self) -> CheckResult {
+        std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn acknowledged(&self) -> usize {
@@ -122,6 +148,13 @@ impl Load {
         });
     }
 
+    /// Holds what a write's answer says of its key against the ledger.
+    fn check_answer(&self, key: KeyId, node: usize, version: u64) {
+        let ledger = self.ledger();
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.note_version(&ledger, key, self.ids[node], version);
+    }
+
     fn fail(&self, failure: Failure) {
         let mut log = self.log();
         if log.failures.len() >= FAILURES_MAX {
@@ -150,11 +183,18 @@ async fn run_client(load: Arc<Load>, client: usize) {
     let nodes = load.nodes.len();
     let mut session = Session::new(load.plan.protocol, Arc::clone(&load.nodes), client % nodes);
     let mut random = fastrand::Rng::with_seed(load.plan.seed ^ ((client as u64 + 1) << 20));
+    let mut freezes = load.freezes.load(Ordering::Acquire);
     let mut keys: Vec<_> = (0..KEYS_PER_CLIENT).map(|_| load.ledger().open()).collect();
     let mut failures = 0;
     for turn in 0.. {
         if load.stopped.load(Ordering::Relaxed) {
             return;
+        }
+        let freezes_now = load.freezes.load(Ordering::Acquire);
+        if freezes_now != freezes {
+            freezes = freezes_now;
+            let mut ledger = load.ledger();
+            keys.iter_mut().for_each(|key| *key = ledger.open());
         }
         let turn: usize = turn % KEYS_PER_CLIENT;
         let key = keys[turn];
@@ -168,9 +208,12 @@ async fn run_client(load: Arc<Load>, client: usize) {
         let answer = session.put(&name, &value, Duration::from_micros(patience)).await;
         let now = Instant::now();
         match answer {
-            Ok(()) => {
-                load.ledger().acknowledge(key, number);
+            Ok(answer) => {
                 load.acknowledge(client, node, sent, now);
+                load.ledger().acknowledge(key, number);
+                if let Some(version) = version_of(&answer) {
+                    load.check_answer(key, node, version);
+                }
                 failures = 0;
             }
             Err(error) => {

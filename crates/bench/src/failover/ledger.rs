@@ -7,6 +7,11 @@
 //! write that was acknowledged; so its key is not written again and the client
 //! goes on with a new one. Then a number below the last acknowledged is always
 //! a loss, never a late echo.
+//!
+//! A store that counts the writes of each key must have counted exactly those
+//! that were acknowledged: one less is a loss, one more was applied twice.
+
+use std::cmp::Ordering;
 
 use bytes::Bytes;
 
@@ -24,6 +29,8 @@ pub(super) struct Entry {
     pub(super) acknowledged: u64,
     /// The highest number that was ever sent; 0 if none.
     pub(super) sent: u64,
+    /// How many writes were acknowledged.
+    pub(super) writes: u64,
     /// Numbers sent since then of which was said that they have no effect.
     refused: Vec<u64>,
 }
@@ -69,9 +76,15 @@ impl Ledger {
         id
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = KeyId> + use<> {
+    /// How many keys there are.
+    pub(super) fn count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The keys but for the first so many.
+    pub(super) fn keys_from(&self, first: usize) -> impl Iterator<Item = KeyId> + use<> {
         let count = u32::try_from(self.entries.len()).expect("fewer keys than requests");
-        (0..count).map(KeyId)
+        (0..count).map(KeyId).skip(first)
     }
 
     pub(super) fn entry(&self, key: KeyId) -> &Entry {
@@ -89,6 +102,7 @@ impl Ledger {
         let entry = &mut self.entries[key.0 as usize];
         assert!(number > entry.acknowledged && number <= entry.sent, "one write at a time");
         entry.acknowledged = number;
+        entry.writes += 1;
         entry.refused.clear();
     }
 
@@ -142,10 +156,23 @@ pub(super) fn judge(before: &Entry, found: Found, after: &Entry) -> Verdict {
     };
     if number < before.acknowledged {
         Verdict::Loss
-    } else if number > after.sent || after.refused.contains(&number) {
+    } else if number > after.sent
+        || before.refused.contains(&number)
+        || after.refused.contains(&number)
+    {
         Verdict::Violation
     } else {
         Verdict::Consistent
+    }
+}
+
+/// Judges what the answer to the last acknowledged write said of how often its
+/// key was written.
+pub(super) fn judge_version(entry: &Entry, version: u64) -> Verdict {
+    match version.cmp(&entry.writes) {
+        Ordering::Less => Verdict::Loss,
+        Ordering::Equal => Verdict::Consistent,
+        Ordering::Greater => Verdict::Violation,
     }
 }
 
@@ -212,6 +239,31 @@ mod tests {
         ledger.acknowledge(key, number);
         assert_eq!(judged(&ledger, key, Found::Number(2)), Verdict::Consistent);
         assert_eq!(judged(&ledger, key, Found::Number(1)), Verdict::Loss);
+    }
+
+    #[test]
+    fn a_refused_write_that_was_read_is_a_violation_whatever_came_after() {
+        let (mut ledger, key) = ledger();
+        let refused = ledger.begin(key);
+        ledger.fail(key, refused, Effect::NotApplied);
+        let before = ledger.entry(key).clone();
+        let number = ledger.begin(key);
+        ledger.acknowledge(key, number);
+        let found = Found::Number(refused);
+        assert_eq!(judge(&before, found, ledger.entry(key)), Verdict::Violation);
+    }
+
+    #[test]
+    fn each_acknowledged_write_counts_once_and_no_other_does() {
+        let (mut ledger, key) = ledger();
+        let number = ledger.begin(key);
+        ledger.acknowledge(key, number);
+        let number = ledger.begin(key);
+        ledger.fail(key, number, Effect::NotApplied);
+        let number = ledger.begin(key);
+        ledger.acknowledge(key, number);
+        let verdicts = [1, 2, 3].map(|version| judge_version(ledger.entry(key), version));
+        assert_eq!(verdicts, [Verdict::Loss, Verdict::Consistent, Verdict::Violation]);
     }
 
     #[test]

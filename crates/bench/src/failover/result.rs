@@ -30,6 +30,8 @@ pub(super) struct Kill {
     pub(super) index: u16,
     pub(super) at_us: u64,
     pub(super) sent_after_us: u64,
+    /// How many keys had been opened when all were left as they are.
+    pub(super) keys_frozen: usize,
     /// When the watch ended, before the node was brought back.
     pub(super) end_us: u64,
     pub(super) next_leader: Option<NodeId>,

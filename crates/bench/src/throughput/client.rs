@@ -121,7 +121,7 @@ async fn run_client(load: Arc<Load>, client: usize, pacer: Option<Pacer>) {
         } else {
             let value = load.values.draw(&mut random);
             let answer = session.put(&key, &value, load.options.timeout).await;
-            (OperationKind::Write, answer.map(|()| true))
+            (OperationKind::Write, answer.map(|_| true))
         };
         let failed = answer.is_err();
         record(&load, kind, due, answer);

@@ -10,9 +10,13 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
+
+/// How long a cluster whose node was killed answers nothing.
+const ELECTION: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default, Clone, Copy, PartialEq)]
 pub enum Fault {
@@ -20,6 +24,10 @@ pub enum Fault {
     None,
     /// A kill takes the newest value of every key with it.
     LosesLastWrites,
+    /// A kill takes the one write with it that was acknowledged last.
+    LosesNewestWrite,
+    /// A kill has the next write applied twice.
+    AppliesTwice,
     /// A kill makes a write appear that nobody asked for.
     InventsWrites,
     /// Every answer to a write is a refusal.
@@ -38,7 +46,20 @@ struct State {
     stopped: BTreeSet<usize>,
     connections: Vec<(usize, TcpStream)>,
     writes: u64,
+    /// How often each key was written.
+    versions: BTreeMap<String, u64>,
+    /// The key of the write that was acknowledged last.
+    newest: Option<String>,
+    applies_twice: bool,
+    /// Nothing is answered before this; an election takes its time.
+    elected_at: Option<Instant>,
     fault: Fault,
+}
+
+impl State {
+    fn election_left(&self) -> Option<Duration> {
+        self.elected_at?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
 }
 
 struct Shared {
@@ -101,6 +122,12 @@ impl FakeCluster {
                 values.push(value);
             }
         }
+        let newest = state.newest.take().filter(|_| fault == Fault::LosesNewestWrite);
+        if let Some(values) = newest.and_then(|key| state.map.get_mut(&key)) {
+            values.pop();
+        }
+        state.applies_twice = fault == Fault::AppliesTwice;
+        state.elected_at = Some(Instant::now() + ELECTION);
         if fault == Fault::LeaderComesBack {
             // It is back before anybody else has noticed.
             state.dead.remove(&node);
@@ -164,6 +191,9 @@ fn serve(shared: &Shared, node: usize, mut stream: TcpStream) {
         while state.stopped.contains(&node) {
             state = shared.changed.wait(state).unwrap();
         }
+        while let Some(left) = state.election_left().filter(|_| path.starts_with("/v1/kv/")) {
+            state = shared.changed.wait_timeout(state, left).unwrap().0;
+        }
         if state.dead.contains(&node) {
             return;
         }
@@ -172,6 +202,9 @@ fn serve(shared: &Shared, node: usize, mut stream: TcpStream) {
         let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
         if stream.write_all(&[head.as_bytes(), &body].concat()).is_err() {
             return;
+        }
+        if method == "PUT" && status == 200 {
+            shared.state.lock().unwrap().newest = Some(path.clone());
         }
         if !path.starts_with("/v1/kv/") {
             let _ = stream.shutdown(Shutdown::Both);
@@ -210,7 +243,9 @@ fn answer(
             if values.len() > 2 {
                 values.remove(0);
             }
-            (200, b"{}".to_vec())
+            let version = state.versions.entry(key.to_owned()).or_default();
+            *version += if std::mem::take(&mut state.applies_twice) { 2 } else { 1 };
+            (200, format!("{{\"version\":{version}}}").into_bytes())
         }
         _ if state.fault == Fault::RefusesReads => (500, Vec::new()),
         ("GET", key) => match state.map.get(key).and_then(|values| values.last()) {
