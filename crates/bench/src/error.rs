@@ -61,6 +61,12 @@ pub enum BenchError {
         /// The errors seen instead, by kind.
         errors: String,
     },
+    /// The load went well and then came to a halt.
+    #[error("no write was acknowledged for {waited_s} s")]
+    Stalled {
+        /// How long was waited, in seconds.
+        waited_s: u64,
+    },
     /// The generator kept as many acknowledgements as it may.
     #[error("more than {limit} acknowledgements: ask for fewer kills or a shorter run")]
     TooManyAcknowledgements {

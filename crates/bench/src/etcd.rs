@@ -32,6 +32,7 @@ pub(crate) struct EtcdConnection {
 #[derive(Debug)]
 pub(crate) struct MemberStatus {
     pub(crate) leads: bool,
+    pub(crate) term: u64,
 }
 
 impl std::fmt::Debug for EtcdConnection {
@@ -83,7 +84,7 @@ impl EtcdConnection {
         let answer: StatusResponse = self.call(call, &StatusRequest {}).await?;
         let header = answer.header.unwrap_or_default();
         let leads = answer.leader != 0 && answer.leader == header.member_id;
-        Ok(MemberStatus { leads })
+        Ok(MemberStatus { leads, term: header.raft_term })
     }
 
     async fn call<A: Message + Default>(

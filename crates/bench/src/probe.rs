@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::NodeAddress;
 use crate::connection::Protocol;
 use crate::etcd::{EtcdConnection, MemberStatus};
-use crate::{NodeAddress, NodeId};
+use crate::leader::{Ballot, Leader};
 
 /// A page of metrics is some tens of KiB.
 const ANSWER_BYTES_MAX: u64 = 4 << 20;
@@ -46,32 +47,39 @@ impl Counters {
     }
 }
 
-/// The node that says it leads; the first if several do.
+/// The node that says it leads. If several do, the one with the highest ballot:
+/// one that was deposed says so until it hears of it.
 pub(crate) fn leader(
     protocol: Protocol,
     nodes: &[NodeAddress],
     timeout: Duration,
-) -> Option<NodeId> {
-    nodes.iter().find(|node| leads(protocol, node, timeout)).map(|node| node.id)
+) -> Option<Leader> {
+    let claims = nodes.iter().filter_map(|node| claim(protocol, node, timeout));
+    claims.max_by_key(|leader| leader.ballot)
 }
 
-fn leads(protocol: Protocol, node: &NodeAddress, timeout: Duration) -> bool {
-    let Ok(socket) = node.socket() else {
-        return false;
-    };
-    match protocol {
+fn claim(protocol: Protocol, node: &NodeAddress, timeout: Duration) -> Option<Leader> {
+    let socket = node.socket().ok()?;
+    let ballot = match protocol {
         Protocol::Synod => {
-            let answer = get(socket, "/v1/status", timeout);
-            let status = answer.filter(|answer| answer.status == 200);
-            status.is_some_and(|status| role_is_leader(&status.body))
+            let status = get(socket, "/v1/status", timeout)?;
+            leaders_ballot(&status.body).filter(|_| status.status == 200)?
         }
-        Protocol::Etcd => etcd_status(socket, timeout).is_some_and(|status| status.leads),
-    }
+        Protocol::Etcd => {
+            let status = etcd_status(socket, timeout).filter(|status| status.leads)?;
+            Some(Ballot { round: status.term, node: 0 })
+        }
+    };
+    Some(Leader { node: node.id, ballot })
 }
 
-fn role_is_leader(status: &[u8]) -> bool {
-    let document: Option<serde_json::Value> = serde_json::from_slice(status).ok();
-    document.as_ref().and_then(|status| status.get("role")?.as_str()) == Some("leader")
+/// The ballot in the status of a node that leads, if it tells one; nothing
+/// from any other node.
+fn leaders_ballot(status: &[u8]) -> Option<Option<Ballot>> {
+    let status: serde_json::Value = serde_json::from_slice(status).ok()?;
+    let leads = status.get("role")?.as_str() == Some("leader");
+    let ballot = || status.get("ballot")?.as_str().and_then(Ballot::parse);
+    leads.then(ballot)
 }
 
 /// Whether a node says that it can serve clients.
@@ -228,8 +236,10 @@ mod tests {
 
     #[test]
     fn only_the_role_leader_leads() {
-        assert!(role_is_leader(br#"{"role": "leader", "leader": 1}"#));
-        assert!(!role_is_leader(br#"{"role": "follower", "leader": "leader"}"#));
-        assert!(!role_is_leader(b"role: leader"));
+        let ballot = leaders_ballot(br#"{"role": "leader", "leader": 1, "ballot": "4.2"}"#);
+        assert_eq!(ballot, Some(Ballot::parse("4.2")));
+        assert_eq!(leaders_ballot(br#"{"role": "leader", "ballot": 4}"#), Some(None));
+        assert_eq!(leaders_ballot(br#"{"role": "follower", "leader": "leader"}"#), None);
+        assert_eq!(leaders_ballot(b"role: leader"), None);
     }
 }

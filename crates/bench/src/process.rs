@@ -42,6 +42,20 @@ fn parse_stat(stat: &str, ticks_per_s: u64, page_bytes: u64) -> Option<ProcessUs
     })
 }
 
+/// Whether every thread of a process stands still. One that is not there does.
+pub(crate) fn is_paused(pid: u32) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{pid}/task")) else {
+        return true;
+    };
+    let runs = |stat: String| parse_state(&stat).is_some_and(|state| !"TtZX".contains(state));
+    !threads.flatten().any(|one| std::fs::read_to_string(one.path().join("stat")).is_ok_and(runs))
+}
+
+/// The letter after the command's name.
+fn parse_state(stat: &str) -> Option<char> {
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
 /// Sends a signal to one process.
 pub(crate) fn send_signal(pid: u32, signal: Signal) -> std::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -58,8 +72,22 @@ mod tests {
         let line = "7 (a (b) c) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 9 0 5 1000 25 99";
         let read = parse_stat(line, 100, 4096).unwrap();
         assert_eq!(read, ProcessUse { cpu_s: 3.0, resident_bytes: 25 * 4096 });
+        assert_eq!(parse_state(line), Some('S'));
         assert_eq!(parse_stat("7 (a) S 1", 100, 4096), None);
         assert_eq!(parse_stat("", 100, 4096), None);
+    }
+
+    #[test]
+    fn a_process_is_paused_between_its_stop_and_its_continuation() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(!is_paused(child.id()));
+        send_signal(child.id(), Signal::STOP).unwrap();
+        while !is_paused(child.id()) {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(is_paused(child.id()), "nothing runs of a process that is gone");
     }
 
     #[test]

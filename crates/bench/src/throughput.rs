@@ -117,8 +117,8 @@ fn first_node(
         Placement::Leader => {
             let deadline = Instant::now() + LEADER_WAIT;
             loop {
-                if let Some(id) = probe::leader(options.protocol, nodes, PROBE_TIMEOUT) {
-                    break id;
+                if let Some(leader) = probe::leader(options.protocol, nodes, PROBE_TIMEOUT) {
+                    break leader.node;
                 }
                 if Instant::now() > deadline {
                     return Err(BenchError::NoLeader { waited_s: LEADER_WAIT.as_secs() });

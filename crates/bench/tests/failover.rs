@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fake::{FakeCluster, Fault};
 use synod_bench::failover::{self, FailoverPlan, FailoverResult, How};
-use synod_bench::{BenchError, Progress};
+use synod_bench::{BenchError, NodeId, Progress};
 
 fn plan() -> FailoverPlan {
     FailoverPlan {
@@ -89,6 +89,32 @@ fn a_leader_that_came_back_is_no_failover() {
     assert_eq!(result.failovers, 0);
     assert!(result.kills.iter().all(|kill| kill.came_back));
     assert_eq!(result.first_acknowledgement, None);
+    assert!(!result.passed, "nothing was measured");
+}
+
+#[test]
+fn of_two_leaders_the_later_one_is_taken_away() {
+    let result = run(&FailoverPlan { kills: 1, ..plan() }, Fault::TwoLeaders).unwrap();
+    assert_eq!(result.problems, [""; 0]);
+    assert_eq!((result.kills[0].node, result.kills[0].next_leader), (NodeId(2), Some(NodeId(3))));
+}
+
+#[test]
+fn what_was_found_before_an_error_is_told_with_it() {
+    let plan = FailoverPlan { patience: Duration::from_secs(1), ..plan() };
+    let result = run(&plan, Fault::StaysDead).unwrap();
+    assert_eq!((result.kills.len(), result.failovers), (1, 1));
+    assert!(result.check.reads > 0 && !result.passed);
+    let problems = result.problems.join("\n");
+    assert!(problems.contains("ended early: node 1 was not ready"), "{problems}");
+    assert!(problems.contains("1 kills were not done"), "{problems}");
+}
+
+#[test]
+fn two_nodes_are_too_few_for_a_failover() {
+    let mut cluster = FakeCluster::start(2, Fault::None);
+    let error = failover::run(&plan(), &mut cluster, &Progress::silent()).unwrap_err();
+    assert!(matches!(error, BenchError::Option { option: "--nodes", .. }), "{error}");
 }
 
 #[test]
@@ -96,7 +122,7 @@ fn a_check_that_could_not_check_fails() {
     let plan = FailoverPlan { kills: 1, patience: Duration::from_millis(800), ..plan() };
     let result = run(&plan, Fault::RefusesReads).unwrap();
     assert_eq!(result.check.reads, 0);
-    assert!(!result.passed && result.problems.len() == 2, "{:?}", result.problems);
+    assert!(!result.passed && result.problems.len() == 3, "{:?}", result.problems);
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub(crate) struct ResponseHeader {
     pub(crate) member_id: u64,
     #[prost(int64, tag = "3")]
     pub(crate) revision: i64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) raft_term: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -107,7 +109,8 @@ mod tests {
         frame.extend_from_slice(message);
         let status: StatusResponse = decode_frame(&frame.freeze()).unwrap();
         assert_eq!((status.version.as_str(), status.leader), ("3.5.1", 5));
-        assert_eq!(status.header.unwrap().member_id, 5);
+        let header = status.header.unwrap();
+        assert_eq!((header.member_id, header.raft_term), (5, 2));
     }
 
     proptest! {

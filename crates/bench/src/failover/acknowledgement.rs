@@ -115,11 +115,19 @@ pub(super) fn longest_client_silences(
 ) -> Vec<u64> {
     let mut begins = vec![from_us; clients];
     let mut longest = vec![0; clients];
-    // Each client has a request under way all the time; one whose last
-    // acknowledgement is older than the whole window shows as silent in it.
-    let window_us = end_us.saturating_sub(from_us);
-    for one in within(acknowledgements, from_us.saturating_sub(window_us), from_us) {
-        begins[usize::from(one.client)] = one.acknowledged_us;
+    // As for all together, an interval begins with the last acknowledgement
+    // before the window, however old that is.
+    let mut unseen = clients;
+    let mut seen = vec![false; clients];
+    for one in within(acknowledgements, 0, from_us).iter().rev() {
+        let client = usize::from(one.client);
+        if !std::mem::replace(&mut seen[client], true) {
+            begins[client] = one.acknowledged_us;
+            unseen -= 1;
+        }
+        if unseen == 0 {
+            break;
+        }
     }
     for one in within(acknowledgements, from_us, end_us) {
         let client = usize::from(one.client);
@@ -222,7 +230,9 @@ mod tests {
         // Client 0: 900..1050, 1050..1900, 1900..2200; client 1: 950..1700,
         // 1700..2100, 2100..2200.
         assert_eq!(longest_client_silences(&example(), 2, 1000, 2200), [850, 750]);
-        // A client without any answer in the window is silent throughout.
+        // One whose last answer is older than the window is long is as silent.
+        assert_eq!(longest_client_silences(&example(), 2, 1950, 2000), [100, 300]);
+        // A client without any answer is silent throughout.
         assert_eq!(longest_client_silences(&example(), 3, 1000, 2200)[2], 1200);
     }
 

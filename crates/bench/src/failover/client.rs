@@ -118,13 +118,18 @@ impl Load {
         self.log().acknowledgements.len()
     }
 
-    pub(super) fn take_log(&self) -> Result<Log, BenchError> {
-        let mut log = std::mem::take(&mut *self.log());
-        if log.full {
-            return Err(BenchError::TooManyAcknowledgements { limit: ACKNOWLEDGEMENTS_MAX });
+    /// An error once no more is kept, and the load has ended for that.
+    pub(super) fn refuse_full(&self) -> Result<(), BenchError> {
+        match self.log().full {
+            true => Err(BenchError::TooManyAcknowledgements { limit: ACKNOWLEDGEMENTS_MAX }),
+            false => Ok(()),
         }
+    }
+
+    pub(super) fn take_log(&self) -> Log {
+        let mut log = std::mem::take(&mut *self.log());
         log.acknowledgements.sort_by_key(|one| one.acknowledged_us);
-        Ok(log)
+        log
     }
 
     /// When the first request sent after a time was acknowledged by another

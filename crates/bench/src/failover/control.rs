@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::process::send_signal;
-use crate::{ClusterFile, NodeAddress, NodeId, Protocol, probe};
+use crate::{ClusterFile, Leader, NodeAddress, NodeId, Protocol, probe};
 
 /// A node under load answers its status within this, or is taken for silent.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(300);
@@ -59,8 +59,14 @@ pub trait ClusterControl {
     /// When it does not start.
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError>;
 
-    /// The node that leads now, if one says so. Nodes given as suspects are
-    /// asked last: one that was just stopped would cost the whole timeout.
+    /// Whether [`restart`](Self::restart) is what starts a killed node; else
+    /// somebody else does, at a time of their own.
+    fn restarts_nodes(&self) -> bool {
+        true
+    }
+
+    /// The node that leads now, if one says so. A suspect is asked only when
+    /// no other does: one that was just stopped would cost the whole timeout.
     ///
     /// # Errors
     /// When it is not known which nodes there are.
@@ -68,10 +74,12 @@ pub trait ClusterControl {
         &mut self,
         protocol: Protocol,
         suspect: Option<NodeId>,
-    ) -> Result<Option<NodeId>, ControlError> {
-        let mut nodes = self.nodes()?;
-        nodes.sort_by_key(|node| Some(node.id) == suspect);
-        Ok(probe::leader(protocol, &nodes, PROBE_TIMEOUT))
+    ) -> Result<Option<Leader>, ControlError> {
+        let nodes = self.nodes()?;
+        let (suspects, others): (Vec<_>, Vec<_>) =
+            nodes.into_iter().partition(|node| Some(node.id) == suspect);
+        let leader = |nodes: &[NodeAddress]| probe::leader(protocol, nodes, PROBE_TIMEOUT);
+        Ok(leader(&others).or_else(|| leader(&suspects)))
     }
 
     /// Whether a node says that it can serve clients.
@@ -129,6 +137,10 @@ impl ClusterControl for FileControl {
 
     fn cont(&mut self, node: NodeId) -> Result<(), ControlError> {
         self.signal(node, Signal::CONT).map(|_| ())
+    }
+
+    fn restarts_nodes(&self) -> bool {
+        false
     }
 
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {

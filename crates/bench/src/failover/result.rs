@@ -13,7 +13,7 @@ use super::client::{Failure, Log};
 use super::plan::FailoverPlan;
 use crate::connection::Effect;
 use crate::latency::{median, quantile};
-use crate::{NodeAddress, NodeId};
+use crate::{Leader, NodeAddress, NodeId};
 
 /// Buckets around a kill are this wide.
 const FINE_US: u64 = 10_000;
@@ -26,7 +26,7 @@ const AFTER_US: u64 = 1_000_000;
 /// One kill, as it was done.
 #[derive(Debug)]
 pub(super) struct Kill {
-    pub(super) node: NodeId,
+    pub(super) leader: Leader,
     pub(super) index: u16,
     pub(super) at_us: u64,
     pub(super) sent_after_us: u64,
@@ -34,8 +34,17 @@ pub(super) struct Kill {
     pub(super) keys_frozen: usize,
     /// When the watch ended, before the node was brought back.
     pub(super) end_us: u64,
-    pub(super) next_leader: Option<NodeId>,
-    pub(super) ready_ms: f64,
+    pub(super) next_leader: Option<Leader>,
+    pub(super) ready_ms: Option<f64>,
+}
+
+impl Kill {
+    /// Whether another node took over. One that led already says that the node
+    /// that was taken away had been deposed before.
+    fn has_successor(&self) -> bool {
+        let follows = |next: Leader| next.node != self.leader.node && self.leader.precedes(&next);
+        self.next_leader.is_some_and(follows)
+    }
 }
 
 /// All that a run brought in.
@@ -45,8 +54,11 @@ pub(super) struct Run {
     pub(super) kills: Vec<Kill>,
     pub(super) end_us: u64,
     pub(super) check: CheckResult,
+    pub(super) unchecked_kills: usize,
     pub(super) checked_at_end: u64,
     pub(super) unchecked_at_end: u64,
+    /// What ended the run before all kills were done and all nodes back.
+    pub(super) ended_early: Option<String>,
 }
 
 /// What clients saw of one kill.
@@ -73,11 +85,14 @@ pub struct KillResult {
     pub unknown: u64,
     /// Who led afterwards, if anybody said so.
     pub next_leader: Option<NodeId>,
-    /// Whether the node came back and led before another did: then this was
-    /// no failover and does not count as one.
+    /// Whether the node came back and led before another did.
     pub came_back: bool,
-    /// From asking for its return until the node was ready.
-    pub ready_ms: f64,
+    /// Whether another node took over and acknowledged a request; a kill after
+    /// which none did is no failover and does not count as one.
+    pub failed_over: bool,
+    /// From asking for its return until the node was ready; none when that did
+    /// not happen, or when the node only stood still or was started by others.
+    pub ready_ms: Option<f64>,
     /// Acknowledgements in 10 ms intervals; 0 is the kill.
     pub buckets: Vec<Bucket>,
 }
@@ -119,7 +134,7 @@ pub struct FailoverResult {
     pub problems: Vec<String>,
     /// How many nodes the cluster has.
     pub nodes: usize,
-    /// How many kills ended with another node leading.
+    /// How many kills ended with another node leading and serving.
     pub failovers: usize,
     /// Over these, from the kill to the first acknowledgement.
     pub first_acknowledgement: Option<Spread>,
@@ -147,7 +162,7 @@ pub(super) fn assemble(plan: &FailoverPlan, nodes: &[NodeAddress], run: Run) -> 
     let log = &run.log;
     let kills: Vec<KillResult> =
         run.kills.iter().map(|kill| kill_result(plan, kill, log)).collect();
-    let counted: Vec<&KillResult> = kills.iter().filter(|kill| !kill.came_back).collect();
+    let counted: Vec<&KillResult> = kills.iter().filter(|kill| kill.failed_over).collect();
     let spread = |of: fn(&KillResult) -> Option<f64>| {
         Spread::of(counted.iter().filter_map(|kill| of(kill)).collect())
     };
@@ -185,7 +200,7 @@ fn kill_result(plan: &FailoverPlan, kill: &Kill, log: &Log) -> KillResult {
     let before_us = BEFORE_US.min(kill.at_us / FINE_US * FINE_US);
     let shown_until_us = kill.end_us.min(kill.at_us + DURING_US + AFTER_US);
     KillResult {
-        node: kill.node,
+        node: kill.leader.node,
         at_ms: ms(kill.at_us),
         first_acknowledgement_ms: first.map(|first_us| ms(first_us - kill.at_us)),
         silence,
@@ -194,8 +209,9 @@ fn kill_result(plan: &FailoverPlan, kill: &Kill, log: &Log) -> KillResult {
         client_gaps_ms: gaps,
         errors,
         unknown,
-        next_leader: kill.next_leader,
-        came_back: kill.next_leader == Some(kill.node),
+        next_leader: kill.next_leader.map(|next| next.node),
+        came_back: kill.next_leader.is_some_and(|next| next.node == kill.leader.node),
+        failed_over: kill.has_successor() && first.is_some(),
         ready_ms: kill.ready_ms,
         buckets: buckets(all, (kill.at_us - before_us, shown_until_us), FINE_US, kill.at_us),
     }
@@ -248,10 +264,14 @@ fn problems(plan: &FailoverPlan, run: &Run, kills: &[KillResult]) -> Vec<String>
             problems.push(problem);
         }
     };
-    report(check.losses > 0, format!("{} reads miss an acknowledged write", check.losses));
+    let seen_by = |count: u64| format!("{count} reads and answers show it");
+    report(
+        check.losses > 0,
+        format!("{} keys miss an acknowledged write: {}", check.keys_lost(), seen_by(check.losses)),
+    );
     report(
         check.violations > 0,
-        format!("{} reads found what must not be there", check.violations),
+        format!("something is there that must not be: {}", seen_by(check.violations)),
     );
     report(run.log.acknowledgements.is_empty(), "no write was acknowledged".into());
     report(run.checked_at_end == 0, "no key could be read back at the end".into());
@@ -259,8 +279,17 @@ fn problems(plan: &FailoverPlan, run: &Run, kills: &[KillResult]) -> Vec<String>
         run.unchecked_at_end > 0,
         format!("{} reads at the end were not answered", run.unchecked_at_end),
     );
+    let failovers = kills.iter().filter(|kill| kill.failed_over).count();
+    report(failovers == 0, "no kill ended with another node leading".into());
+    report(
+        run.unchecked_kills > 0,
+        format!("after {} kills no key could be read back under load", run.unchecked_kills),
+    );
     let unrecovered = kills.iter().filter(|kill| kill.first_acknowledgement_ms.is_none()).count();
     report(unrecovered > 0, format!("after {unrecovered} kills no new request was acknowledged"));
+    if let Some(reason) = &run.ended_early {
+        report(true, format!("the run ended early: {reason}"));
+    }
     let short = plan.kills as usize - kills.len();
     report(short > 0, format!("{short} kills were not done"));
     problems
@@ -270,5 +299,33 @@ impl Spread {
     fn of(mut values: Vec<f64>) -> Option<Self> {
         let median_ms = median(&mut values)?;
         Some(Self { min_ms: *values.first()?, median_ms, max_ms: *values.last()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Ballot;
+
+    #[test]
+    fn only_another_node_with_a_higher_ballot_is_a_successor() {
+        let leader = |node, ballot| Leader { node: NodeId(node), ballot: Ballot::parse(ballot) };
+        let succeeded = |next_leader| {
+            let kill = Kill {
+                leader: leader(1, "7.1"),
+                index: 0,
+                at_us: 0,
+                sent_after_us: 0,
+                keys_frozen: 0,
+                end_us: 1,
+                next_leader,
+                ready_ms: None,
+            };
+            kill.has_successor()
+        };
+        assert!(succeeded(Some(leader(2, "8.2"))));
+        assert!(!succeeded(Some(leader(2, "6.2"))), "it led all the time");
+        assert!(!succeeded(Some(leader(1, "8.1"))), "it came back");
+        assert!(!succeeded(None));
     }
 }

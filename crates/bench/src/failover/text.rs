@@ -24,7 +24,9 @@ impl FailoverResult {
             "keys read back",
             &format!("{} in {} reads", count(check.keys as u64), count(check.reads)),
         ]);
-        lines.row(["acknowledged writes lost", &count(check.losses)]);
+        lines.row(["reads not answered", &count(check.unanswered)]);
+        lines.row(["versions checked", &count(check.versions)]);
+        lines.row(["keys that lost a write", &count(check.keys_lost() as u64)]);
         lines.row(["violations", &count(check.violations)]);
         text.push_str(&lines.render());
         text.push_str(&format!("errors: {errors}\n"));
@@ -72,7 +74,7 @@ impl FailoverResult {
                 table::ms(kill.client_gap_ms),
                 count(kill.errors.values().sum()),
                 count(kill.unknown),
-                table::ms(kill.ready_ms),
+                or_dash(kill.ready_ms.map(table::ms)),
             ]);
         }
         let spreads = [self.first_acknowledgement, self.silence, self.client_gap];

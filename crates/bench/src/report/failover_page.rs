@@ -74,8 +74,8 @@ fn tiles(result: &FailoverResult, page: &mut Page) {
         tile("Longest silence around it", result.silence),
         tile("Longest gap of any client", result.client_gap),
         (
-            "Lost acknowledged writes",
-            count(result.check.losses),
+            "Keys that lost an acknowledged write",
+            count(result.check.keys_lost() as u64),
             format!("{} writes with unknown outcome", count(result.unknown)),
         ),
     ]);
@@ -208,7 +208,7 @@ fn across(
 }
 
 fn gaps(result: &FailoverResult) -> Chart {
-    let counted = || result.kills.iter().filter(|kill| !kill.came_back);
+    let counted = || result.kills.iter().filter(|kill| kill.failed_over);
     let first = counted().filter_map(|kill| kill.first_acknowledgement_ms).collect();
     let silence = counted().map(|kill| kill.silence_ms).collect();
     let clients = counted().flat_map(|kill| kill.client_gaps_ms.iter().copied()).collect();
@@ -249,7 +249,7 @@ fn tables(result: &FailoverResult, page: &mut Page) {
             ms(kill.silence_ms),
             ms(kill.client_gap_ms),
             count(kill.unknown),
-            ms(kill.ready_ms),
+            or_dash(kill.ready_ms.map(ms)),
             or_dash((!errors.is_empty()).then(|| errors.join(", "))),
         ]
     });

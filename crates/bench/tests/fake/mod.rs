@@ -32,6 +32,10 @@ pub enum Fault {
     InventsWrites,
     /// Every answer to a write is a refusal.
     RefusesWrites,
+    /// A node that led before says that it still does.
+    TwoLeaders,
+    /// A node that was killed stays dead whatever is done.
+    StaysDead,
     /// The killed leader leads again as soon as it is back.
     LeaderComesBack,
     /// Reads are never answered well.
@@ -42,6 +46,8 @@ pub enum Fault {
 struct State {
     map: BTreeMap<String, Vec<Vec<u8>>>,
     leader: usize,
+    /// Grows from leader to leader.
+    round: u64,
     dead: BTreeSet<usize>,
     stopped: BTreeSet<usize>,
     connections: Vec<(usize, TcpStream)>,
@@ -74,7 +80,9 @@ pub struct FakeCluster {
 
 impl FakeCluster {
     pub fn start(nodes: usize, fault: Fault) -> Self {
-        let state = State { fault, ..State::default() };
+        // With two leaders, the first node's time is over.
+        let leader = usize::from(fault == Fault::TwoLeaders);
+        let state = State { fault, leader, round: 2, ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let mut addresses = Vec::new();
         for node in 0..nodes {
@@ -109,6 +117,7 @@ impl FakeCluster {
         let nodes = self.addresses.len();
         if state.leader == node && state.fault != Fault::LeaderComesBack {
             state.leader = (node + 1) % nodes;
+            state.round += 1;
         }
         let fault = state.fault;
         for values in state.map.values_mut() {
@@ -150,6 +159,7 @@ impl ClusterControl for FakeCluster {
         let mut state = self.shared.state.lock().unwrap();
         state.stopped.insert(node);
         state.leader = (node + 1) % self.addresses.len();
+        state.round += 1;
         Ok(())
     }
 
@@ -160,7 +170,10 @@ impl ClusterControl for FakeCluster {
     }
 
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.shared.state.lock().unwrap().dead.remove(&index(node));
+        let mut state = self.shared.state.lock().unwrap();
+        if state.fault != Fault::StaysDead {
+            state.dead.remove(&index(node));
+        }
         Ok(())
     }
 }
@@ -221,7 +234,13 @@ fn answer(
     body: Vec<u8>,
 ) -> (u16, Vec<u8>) {
     match (method, path) {
-        (_, "/v1/status") if state.leader == node => (200, br#"{"role":"leader"}"#.to_vec()),
+        (_, "/v1/status") if state.leader == node => {
+            let status = format!(r#"{{"role":"leader","ballot":"{}.{}"}}"#, state.round, node + 1);
+            (200, status.into_bytes())
+        }
+        (_, "/v1/status") if state.fault == Fault::TwoLeaders && node == 0 => {
+            (200, br#"{"role":"leader","ballot":"1.1"}"#.to_vec())
+        }
         (_, "/v1/status") => (200, br#"{"role":"follower"}"#.to_vec()),
         (_, "/readyz") => (200, Vec::new()),
         (_, "/metrics") => {
