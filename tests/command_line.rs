@@ -40,6 +40,23 @@ fn keys_are_stored_read_listed_and_deleted() {
 }
 
 #[test]
+fn a_listing_that_is_cut_off_says_so_to_programs_too() {
+    let cluster = TestCluster::start(1);
+    for key in ["cut/a", "cut/b c", "cut/d"] {
+        assert!(run(&cluster, &["put", key, "x"]).status.success());
+    }
+    let cut = run(&cluster, &["list", "cut/", "--json", "--limit", "1"]);
+    let page: serde_json::Value = serde_json::from_slice(&cut.stdout).expect("JSON");
+    assert_eq!((&page["count"], &page["next"]), (&1.into(), &"cut/b%20c".into()), "{page}");
+    assert!(text(&cut.stderr).contains("more keys"), "{}", text(&cut.stderr));
+
+    let whole = run(&cluster, &["list", "cut/", "--json"]);
+    let page: serde_json::Value = serde_json::from_slice(&whole.stdout).expect("JSON");
+    assert_eq!((&page["count"], page.get("next")), (&3.into(), None), "{page}");
+    assert_eq!(text(&whole.stderr), "");
+}
+
+#[test]
 fn a_value_comes_from_standard_input_byte_by_byte() {
     let cluster = TestCluster::start(1);
     let bytes: Vec<u8> = (0..=255).collect();

@@ -2,6 +2,9 @@
 
 mod support;
 
+use std::fs;
+
+use rustix::process::Signal;
 use support::cluster::{TestCluster, synod};
 use support::wait::wait_until;
 
@@ -41,7 +44,7 @@ fn last_revision(cluster: &TestCluster) -> String {
 }
 
 #[test]
-fn a_node_that_dies_is_shown_and_started_again_only_if_asked() {
+fn a_node_that_dies_is_shown_with_the_command_that_starts_it() {
     let mut cluster = TestCluster::start(3);
     cluster.kill(2);
     wait_until("the end of the node is shown", || {
@@ -53,12 +56,65 @@ fn a_node_that_dies_is_shown_and_started_again_only_if_asked() {
     let line = output.lines().find(|line| line.starts_with("start node 2 again: "));
     let command = line.expect("the line").trim_start_matches("start node 2 again: ");
     assert!(command.contains("serve --config"), "{command}");
+    assert_eq!(cluster.pid(2), None, "nobody asked for a restart");
     cluster.start_by_hand(2);
-    wait_until("node 2 is ready", || {
-        cluster.try_request(2, "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
-    });
+    wait_until_ready(&cluster, 2);
     let status = synod(&["status", "--json", "--endpoints", &cluster.endpoints()]);
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+}
+
+#[test]
+fn a_dead_node_is_started_again_if_that_is_asked_for() {
+    let mut cluster = TestCluster::prepare(3);
+    cluster.option("--restart");
+    let binary = cluster.use_copy();
+    cluster.launch();
+    let old = cluster.pid(2).expect("node 2 runs");
+    cluster.signal(2, Signal::KILL);
+    wait_until("another process of node 2", || cluster.pid(2).is_some_and(|pid| pid != old));
+    wait_until_ready(&cluster, 2);
+
+    // As while the program is being built again.
+    let aside = binary.with_extension("aside");
+    fs::rename(&binary, &aside).expect("the binary moves");
+    cluster.signal(2, Signal::KILL);
+    wait_until("the trouble is told", || cluster.runner_output().contains("is tried again"));
+    assert!(cluster.pid(1).is_some() && cluster.pid(2).is_none() && cluster.pid(3).is_some());
+    fs::rename(&aside, &binary).expect("the binary comes back");
+    wait_until_ready(&cluster, 2);
+    assert!(cluster.stop().success(), "{}", cluster.runner_output());
+}
+
+#[test]
+fn a_description_that_cannot_be_written_stops_no_node() {
+    let cluster = TestCluster::start(3);
+    // A folder is where the runner would write the new content.
+    let blocked = cluster.data_dir().join("cluster.new");
+    fs::create_dir(&blocked).expect("a folder");
+    cluster.signal(2, Signal::KILL);
+    wait_until("the trouble is told", || cluster.runner_output().contains("cluster.json; "));
+    cluster.leader_among(&[1, 3]);
+    fs::remove_dir(&blocked).expect("the folder goes");
+    wait_until("the description is true again", || cluster.pid(2).is_none());
+}
+
+#[test]
+fn a_runner_that_nobody_listens_to_stops_its_nodes_cleanly() {
+    let mut cluster = TestCluster::prepare(3);
+    cluster.launch_unheard();
+    let status = cluster.stop_by(Signal::HUP);
+    assert_eq!(status.code(), Some(0), "{status}");
+    for id in cluster.ids() {
+        assert_eq!(cluster.pid(id), None, "cluster.json is kept current to the end");
+        let log = cluster.node_output(id);
+        assert!(log.contains("stopping"), "node {id} was not asked to stop: {log}");
+    }
+}
+
+fn wait_until_ready(cluster: &TestCluster, id: u32) {
+    wait_until("a node is ready", || {
+        cluster.try_request(id, "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
+    });
 }
 
 #[test]

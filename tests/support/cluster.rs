@@ -38,6 +38,8 @@ pub struct TestCluster {
     folder: TempDir,
     base_port: u16,
     nodes: u32,
+    binary: PathBuf,
+    runner_options: Vec<String>,
     runner: Option<Child>,
     by_hand: BTreeMap<u32, Child>,
 }
@@ -57,9 +59,24 @@ impl TestCluster {
             folder: folder(),
             base_port: free_base_port(),
             nodes,
+            binary: SYNOD.into(),
+            runner_options: Vec::new(),
             runner: None,
             by_hand: BTreeMap::new(),
         }
+    }
+
+    /// Runs a copy of the binary, which may be moved away; says where it is.
+    pub fn use_copy(&mut self) -> PathBuf {
+        let copy = self.folder.path().join("synod");
+        fs::copy(SYNOD, &copy).expect("a copy of the binary");
+        self.binary = copy.clone();
+        copy
+    }
+
+    /// Gives the runner one more option.
+    pub fn option(&mut self, option: &str) {
+        self.runner_options.push(option.to_owned());
     }
 
     /// Starts `synod cluster` and waits until it serves.
@@ -74,17 +91,34 @@ impl TestCluster {
             .append(true)
             .open(self.runner_log())
             .expect("a log of the runner");
-        let runner = Command::new(SYNOD)
+        let second = output.try_clone().expect("a second handle");
+        let mut command = self.runner_command();
+        let runner = command.stdin(Stdio::null()).stdout(second).stderr(output).spawn();
+        self.runner = Some(runner.expect("synod cluster starts"));
+    }
+
+    fn runner_command(&self) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
             .args(["cluster", "--no-tty", "--nodes", &self.nodes.to_string()])
             .args(["--base-port", &self.base_port.to_string()])
             .arg("--data-dir")
             .arg(self.data_dir())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone().expect("a second handle"))
-            .stderr(output)
-            .spawn()
-            .expect("synod cluster starts");
-        self.runner = Some(runner);
+            .args(&self.runner_options);
+        command
+    }
+
+    /// Starts `synod cluster` with nobody left to read what it prints, and waits
+    /// until it serves.
+    pub fn launch_unheard(&mut self) {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let second = writer.try_clone().expect("a second handle");
+        let mut command = self.runner_command();
+        let runner = command.stdin(Stdio::null()).stdout(writer).stderr(second).spawn();
+        self.runner = Some(runner.expect("synod cluster starts"));
+        drop(command);
+        drop(reader);
+        self.wait_until_complete();
     }
 
     /// The folder that holds cluster.json.
@@ -275,9 +309,14 @@ impl TestCluster {
 
     /// Stops the cluster as Ctrl-C does; the data stays.
     pub fn stop(&mut self) -> ExitStatus {
+        self.stop_by(Signal::INT)
+    }
+
+    /// Sends the runner a signal that stops the cluster.
+    pub fn stop_by(&mut self, signal: Signal) -> ExitStatus {
         let mut runner = self.runner.take().expect("a running cluster");
         let pid = i32::try_from(runner.id()).ok().and_then(Pid::from_raw).expect("a process id");
-        kill_process(pid, Signal::INT).expect("the runner takes a signal");
+        kill_process(pid, signal).expect("the runner takes a signal");
         wait_for("the runner's end", || runner.try_wait().expect("the state of the runner"))
     }
 }

@@ -13,7 +13,7 @@ use synod_bench::{BenchError, ClusterFile, Distribution, NodeId, Placement, Prog
 use crate::arena::{FreshClusters, OwnCluster};
 use crate::arguments::{Bench, BenchOutput, Compare, Failover, How, Throughput};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, warn};
 
 /// Runs a benchmark.
 pub(crate) fn run(command: &Bench) -> Result<(), Failure> {
@@ -134,7 +134,7 @@ fn show<R: Serialize>(
     }
     if let Some(folder) = &output.report {
         let page = write_report(folder)?;
-        eprintln!("the report is in {}", page.display());
+        warn(&format!("the report is in {}", page.display()));
     }
     Ok(())
 }

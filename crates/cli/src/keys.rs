@@ -8,7 +8,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use synod_client::{
     Condition, Consistency, DeleteOptions, Entry, ListOptions, PutOptions, ReadOptions, Record,
-    Revision,
+    Revision, percent_encode,
 };
 use synod_kv::http::{
     DeleteBody, Encoding, KeyText, ListEntry, ListPage, PutBody, RecordBody, ValueText,
@@ -16,7 +16,7 @@ use synod_kv::http::{
 
 use crate::arguments::{Delete, Get, List, Put};
 use crate::failure::Failure;
-use crate::output::{columns, print, print_bytes, print_json};
+use crate::output::{columns, print, print_bytes, print_json, warn};
 use crate::talk::with_client;
 
 /// More than any cluster takes as a value; a longer input is refused here.
@@ -104,7 +104,7 @@ pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
 pub(crate) fn list(arguments: &List) -> Result<(), Failure> {
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let prefix = bytes_of(&arguments.prefix);
-    let (entries, revision, more) = with_client(&arguments.reach, |client| async move {
+    let (entries, revision, next) = with_client(&arguments.reach, |client| async move {
         let mut query = ListOptions::prefix(prefix);
         let mut entries: Vec<Entry> = Vec::new();
         loop {
@@ -114,23 +114,22 @@ pub(crate) fn list(arguments: &List) -> Result<(), Failure> {
             entries.extend(page.entries);
             match page.next {
                 Some(next) if entries.len() < limit => query = query.after(next),
-                next => return Ok((entries, page.revision, next.is_some())),
+                next => return Ok((entries, page.revision, next)),
             }
         }
     })?;
+    if next.is_some() {
+        warn("there are more keys: raise --limit, or give a longer prefix");
+    }
     if arguments.reach.json {
         return print_json(&ListPage {
             revision: revision.0,
             count: entries.len() as u64,
             entries: entries.iter().map(list_entry).collect(),
-            next: None,
+            next: next.as_deref().map(percent_encode),
         });
     }
-    print_table(&entries)?;
-    if more {
-        eprintln!("there are more keys: raise --limit, or give a longer prefix");
-    }
-    Ok(())
+    print_table(&entries)
 }
 
 /// Keys asked for at once; the servers' own bound on a page.

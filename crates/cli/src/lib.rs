@@ -33,7 +33,7 @@ pub fn main() -> ExitCode {
     match run(&Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("synod: {failure}");
+            output::warn(&format!("synod: {failure}"));
             failure.exit_code()
         }
     }

@@ -23,6 +23,18 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(format!("{text}{end}").as_bytes())
 }
 
+/// Says something that nobody has to hear: whoever stopped reading, or closed
+/// the terminal, does not stop the work.
+pub(crate) fn tell(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// The same on standard error.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Prints JSON for people and programs.
 pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     print(&serde_json::to_string_pretty(value).context("cannot encode JSON")?)

@@ -6,7 +6,7 @@ use synod_client::StatusBody;
 use crate::arguments::Reach;
 use crate::cluster::statuses;
 use crate::failure::Failure;
-use crate::output::{columns, print_bytes, print_json};
+use crate::output::{columns, print_bytes, print_json, warn};
 use crate::talk::with_client;
 
 /// What became of the question to one node.
@@ -78,7 +78,7 @@ fn row(report: &NodeReport) -> Vec<String> {
 fn print_errors(reports: &[NodeReport]) {
     for report in reports {
         if let Some(error) = &report.error {
-            eprintln!("{}: {error}", report.url);
+            warn(&format!("{}: {error}", report.url));
         }
     }
 }

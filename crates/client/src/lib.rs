@@ -26,3 +26,4 @@ pub use options::{
 };
 pub use synod_kv::http::{Problem, ProblemKind, StatusBody};
 pub use synod_kv::{Condition, Revision};
+pub use target::percent_encode;

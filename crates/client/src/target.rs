@@ -65,6 +65,14 @@ impl Target {
     }
 }
 
+/// A key as it may stand in a URL: what a listing's answers say as `next`.
+#[must_use]
+pub fn percent_encode(key: &[u8]) -> String {
+    let mut text = String::with_capacity(key.len());
+    encode(key, &mut text);
+    text
+}
+
 /// Percent-encodes everything that has a meaning in a URL.
 fn encode(bytes: &[u8], text: &mut String) {
     for byte in bytes {

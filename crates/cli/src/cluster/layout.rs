@@ -1,6 +1,7 @@
 //! Where the nodes of a local cluster live: folders, ports, addresses.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -70,16 +71,37 @@ impl Place {
     }
 }
 
-/// A layout, and whether its nodes still have to be written.
+/// A layout, and what its nodes need before they can be started.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) layout: Layout,
+    /// Whether the nodes still have to be written.
     pub(crate) is_new: bool,
+    /// Whether what a cluster left there has to be deleted first.
+    pub(crate) is_fresh: bool,
+    /// The nodes of the cluster that is to be deleted.
+    replaced: Vec<Place>,
+}
+
+impl Opened {
+    /// Refuses when a port that a node needs is taken, and when a node runs
+    /// whose data would be deleted.
+    pub(crate) fn check_ports(&self) -> Result<(), Failure> {
+        for place in &self.replaced {
+            check_ports_of(place).map_err(|failure| {
+                Failure::failed(format!(
+                    "a node of the cluster that --fresh would delete seems to run: {failure}"
+                ))
+            })?;
+        }
+        self.layout.places().iter().try_for_each(check_ports_of)
+    }
 }
 
 impl Layout {
     /// Takes the folder `data_dir`: a new one gets the shape asked for, a used
-    /// one must have it. `fresh` deletes what a cluster left there before.
+    /// one must have it. With `fresh` a used one counts as new, and what a
+    /// cluster left there is to be deleted by [`Layout::make_room`].
     pub(crate) fn open(
         data_dir: &Path,
         wanted: &ClusterShape,
@@ -93,20 +115,35 @@ impl Layout {
         let lock = take_lock(&data_dir)?;
         if fresh {
             refuse_foreign_files(&data_dir)?;
-            remove_cluster(&data_dir)?;
+            // A shape that cannot be read is no reason to keep it.
+            let held = read_shape(&data_dir).ok().flatten();
+            let replaced = held.map_or_else(Vec::new, |shape| places(&data_dir, &shape));
+            let layout = Self::new(data_dir, wanted, lock);
+            return Ok(Opened { layout, is_new: true, is_fresh: true, replaced });
         }
-        let held = read_shape(&data_dir)?;
-        if let Some(shape) = held {
+        let replaced = Vec::new();
+        if let Some(shape) = read_shape(&data_dir)? {
             refuse_other_shape(&data_dir, &shape, wanted)?;
-            return Ok(Opened { layout: Self { data_dir, shape, _lock: lock }, is_new: false });
+            let layout = Self { data_dir, shape, _lock: lock };
+            return Ok(Opened { layout, is_new: false, is_fresh: false, replaced });
         }
         refuse_leftovers(&data_dir)?;
+        let layout = Self::new(data_dir, wanted, lock);
+        Ok(Opened { layout, is_new: true, is_fresh: false, replaced })
+    }
+
+    fn new(data_dir: PathBuf, wanted: &ClusterShape, lock: File) -> Self {
         let shape = Shape {
             nodes: wanted.nodes.unwrap_or(NODES_DEFAULT),
             base_port: wanted.base_port.unwrap_or(BASE_PORT_DEFAULT),
             cluster_id: format!("{:032x}", fastrand::u128(1..)),
         };
-        Ok(Opened { layout: Self { data_dir, shape, _lock: lock }, is_new: true })
+        Self { data_dir, shape, _lock: lock }
+    }
+
+    /// Deletes what a cluster left in the folder.
+    pub(crate) fn make_room(&self) -> Result<(), Failure> {
+        remove_cluster(&self.data_dir)
     }
 
     /// The folder of the whole cluster, absolute.
@@ -121,44 +158,50 @@ impl Layout {
 
     /// Every node's place, by id.
     pub(crate) fn places(&self) -> Vec<Place> {
-        (1..=self.shape.nodes).map(|id| self.place(id)).collect()
-    }
-
-    fn place(&self, id: u32) -> Place {
-        let offset = u16::try_from(id).expect("at most nine nodes");
-        let port = self.shape.base_port + offset;
-        Place {
-            id,
-            client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
-            folder: self.data_dir.join(format!("node-{id}")),
-        }
+        places(&self.data_dir, &self.shape)
     }
 
     /// Writes down the shape: from now on the folder holds a whole cluster. To
     /// be called when every node is written.
     pub(crate) fn keep_shape(&self) -> Result<(), Failure> {
         let text = toml::to_string(&self.shape).context("cannot encode the cluster's shape")?;
-        replace_file(&self.data_dir.join(SHAPE_FILE), text.as_bytes())
-    }
-
-    /// Refuses when a port that a node needs is taken.
-    pub(crate) fn check_ports(&self) -> Result<(), Failure> {
-        for place in self.places() {
-            for address in [place.client_addr, place.peer_addr] {
-                TcpListener::bind(address).map(drop).map_err(|error| {
-                    Failure::failed(format!(
-                        "node {} cannot listen on {address}: {error}.\n\
-                         Stop what listens there (ss -ltnp 'sport = :{}' shows it), or start a \
-                         new cluster elsewhere with --base-port and --data-dir",
-                        place.id,
-                        address.port()
-                    ))
-                })?;
-            }
-        }
+        // The nodes' data is durable when they are written; without the shape it
+        // would be of no use.
+        let content = text.as_bytes();
+        replace(&self.data_dir.join(SHAPE_FILE), content, |file| file.sync_all())?;
+        File::open(&self.data_dir)
+            .and_then(|folder| folder.sync_all())
+            .with_context(|| format!("cannot sync {}", self.data_dir.display()))?;
         Ok(())
     }
+}
+
+fn places(data_dir: &Path, shape: &Shape) -> Vec<Place> {
+    let place = |id: u32| {
+        let port = shape.base_port + u16::try_from(id).expect("at most nine nodes");
+        Place {
+            id,
+            client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
+            folder: data_dir.join(format!("node-{id}")),
+        }
+    };
+    (1..=shape.nodes).map(place).collect()
+}
+
+fn check_ports_of(place: &Place) -> Result<(), Failure> {
+    for address in [place.client_addr, place.peer_addr] {
+        TcpListener::bind(address).map(drop).map_err(|error| {
+            Failure::failed(format!(
+                "node {} cannot listen on {address}: {error}.\n\
+                 Stop what listens there (ss -ltnp 'sport = :{}' shows it), or start a \
+                 new cluster elsewhere with --base-port and --data-dir",
+                place.id,
+                address.port()
+            ))
+        })?;
+    }
+    Ok(())
 }
 
 /// A base port at which a new cluster's ports are free now, below those that
@@ -178,10 +221,22 @@ pub(crate) fn free_base_port(nodes: u32) -> Result<u16, Failure> {
 
 /// Writes a file so that a reader sees the old or the new content, never half.
 pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<(), Failure> {
+    replace(path, content, |_| Ok(()))
+}
+
+fn replace(
+    path: &Path,
+    content: &[u8],
+    finish: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), Failure> {
     let new = path.with_extension("new");
-    fs::write(&new, content)
-        .and_then(|()| fs::rename(&new, path))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let write = || {
+        let mut file = File::create(&new)?;
+        file.write_all(content)?;
+        finish(&file)?;
+        fs::rename(&new, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))?;
     Ok(())
 }
 
@@ -336,8 +391,26 @@ mod tests {
 
         fs::remove_file(folder.path().join("notes.txt")).expect("removed");
         let fresh = Layout::open(folder.path(), &five, true).expect("a new layout");
-        assert!(fresh.is_new);
+        assert!(fresh.is_new && fresh.is_fresh);
+        assert!(folder.path().join("node-1").exists(), "the ports are looked at first");
+        fresh.layout.make_room().expect("room");
         assert!(!folder.path().join("node-1").exists());
+    }
+
+    #[test]
+    fn a_cluster_that_runs_is_not_deleted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let base_port = free_base_port(1).expect("free ports");
+        let one = ClusterShape { nodes: Some(1), base_port: Some(base_port) };
+        open(folder.path(), &one).expect("new").layout.keep_shape().expect("written");
+        let _node = TcpListener::bind((Ipv4Addr::LOCALHOST, base_port + 1)).expect("a listener");
+
+        let elsewhere = free_base_port(1).expect("free ports");
+        let other = ClusterShape { nodes: Some(1), base_port: Some(elsewhere) };
+        let fresh = Layout::open(folder.path(), &other, true).expect("a new layout");
+        let refusal = fresh.check_ports().expect_err("a node runs").to_string();
+        assert!(refusal.contains("--fresh would delete"), "{refusal}");
+        assert!(refusal.contains(&(base_port + 1).to_string()), "{refusal}");
     }
 
     #[test]
@@ -372,7 +445,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let shape = ClusterShape { nodes: Some(1), base_port: Some(port - 1) };
         let opened = open(folder.path(), &shape).expect("new");
-        let refusal = opened.layout.check_ports().expect_err("taken").to_string();
+        let refusal = opened.check_ports().expect_err("taken").to_string();
         assert!(refusal.contains(&port.to_string()), "{refusal}");
     }
 }

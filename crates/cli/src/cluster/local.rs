@@ -26,6 +26,16 @@ const STOP_POLL: Duration = Duration::from_millis(10);
 pub(crate) struct LocalCluster {
     layout: Layout,
     nodes: Vec<NodeProcess>,
+    description: Freshness,
+}
+
+/// Whether cluster.json says how things are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Freshness {
+    Current,
+    Stale,
+    /// Stale, and somebody was told why.
+    KnownStale,
 }
 
 impl LocalCluster {
@@ -36,8 +46,11 @@ impl LocalCluster {
         fresh: bool,
     ) -> Result<Self, Failure> {
         let opened = Layout::open(data_dir, shape, fresh)?;
+        opened.check_ports()?;
+        if opened.is_fresh {
+            opened.layout.make_room()?;
+        }
         let layout = opened.layout;
-        layout.check_ports()?;
         if opened.is_new {
             write_nodes(&layout)?;
             layout.keep_shape()?;
@@ -49,7 +62,7 @@ impl LocalCluster {
             .into_iter()
             .map(|place| NodeProcess::new(place, binary.clone(), spawner.clone()))
             .collect();
-        Ok(Self { layout, nodes })
+        Ok(Self { layout, nodes, description: Freshness::Stale })
     }
 
     /// Starts every node.
@@ -64,14 +77,16 @@ impl LocalCluster {
     pub(crate) fn start(&mut self, id: u32) -> Result<(), Failure> {
         let node = self.node_mut(id)?;
         node.kill()?;
-        node.start()?;
-        self.describe()
+        let started = node.start();
+        self.describe_if_possible();
+        started
     }
 
-    /// Sends a signal to a node; does nothing if it does not run.
+    /// Sends a signal to a node that runs.
     pub(crate) fn signal(&self, id: u32, signal: Signal) -> Result<(), Failure> {
         match self.nodes.iter().find(|node| node.place().id == id) {
-            Some(node) => node.signal(signal),
+            Some(node) if node.pid().is_some() => node.signal(signal),
+            Some(_) => Err(Failure::failed(format!("node {id} does not run"))),
             None => Err(no_such_node(id)),
         }
     }
@@ -95,9 +110,20 @@ impl LocalCluster {
             }
         }
         if !ended.is_empty() {
-            self.describe()?;
+            self.describe_if_possible();
         }
         Ok(ended)
+    }
+
+    /// Writes cluster.json if that did not work before. Gives the reason when
+    /// it still does not, but only once.
+    pub(crate) fn describe_again(&mut self) -> Option<Failure> {
+        if self.description == Freshness::Current {
+            return None;
+        }
+        let failure = self.describe().err()?;
+        let known = std::mem::replace(&mut self.description, Freshness::KnownStale);
+        (known != Freshness::KnownStale).then_some(failure)
     }
 
     /// Asks every node to stop; no waiting.
@@ -144,8 +170,17 @@ impl LocalCluster {
         self.nodes.iter_mut().find(|node| node.place().id == id).ok_or_else(|| no_such_node(id))
     }
 
-    fn describe(&self) -> Result<(), Failure> {
-        Description::of(&self.nodes).write(self.layout.data_dir())
+    fn describe(&mut self) -> Result<(), Failure> {
+        Description::of(&self.nodes).write(self.layout.data_dir())?;
+        self.description = Freshness::Current;
+        Ok(())
+    }
+
+    /// A disk that is full must not stop the nodes that could go on.
+    fn describe_if_possible(&mut self) {
+        if self.describe().is_err() && self.description == Freshness::Current {
+            self.description = Freshness::Stale;
+        }
     }
 }
 
@@ -156,6 +191,9 @@ impl Drop for LocalCluster {
             // There is nobody left to tell.
             let _ = node.kill();
         }
+        // Nobody must take the dead processes' ids for nodes; a folder that is
+        // gone says nothing of them anyway.
+        let _ = self.describe();
     }
 }
 

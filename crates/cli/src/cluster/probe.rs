@@ -38,6 +38,11 @@ impl Probes {
         self.health[index].as_ref()
     }
 
+    /// Forgets what a node said that has ended since.
+    pub(crate) fn forget(&mut self, index: usize) {
+        self.health[index] = None;
+    }
+
     /// Asks all nodes at once and waits for those that answer.
     pub(crate) async fn refresh(&mut self) {
         let statuses = statuses(&self.client).await;

@@ -2,7 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
@@ -47,8 +47,8 @@ impl NodeProcess {
     pub(crate) fn command_line(&self) -> String {
         format!(
             "{} serve --config {}",
-            quoted(&self.binary.display().to_string()),
-            quoted(&self.place.settings_path().display().to_string())
+            quoted(&from_here(&self.binary).display().to_string()),
+            quoted(&from_here(&self.place.settings_path()).display().to_string())
         )
     }
 
@@ -137,6 +137,17 @@ impl std::fmt::Display for Ending {
     }
 }
 
+/// A path as it is shorter to type: from the current folder if it lies in it.
+pub(crate) fn from_here(path: &Path) -> PathBuf {
+    let here = std::env::current_dir().ok();
+    match here.and_then(|here| path.strip_prefix(here).map(Path::to_owned).ok()) {
+        // A shell looks for a bare word elsewhere.
+        Some(short) if short.components().count() == 1 => Path::new(".").join(short),
+        Some(short) if short.components().count() > 1 => short,
+        _ => path.to_owned(),
+    }
+}
+
 /// Quotes a word for the shell where it needs it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
@@ -149,6 +160,15 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_in_the_current_folder_are_shown_from_there() {
+        let here = std::env::current_dir().expect("a current folder");
+        assert_eq!(from_here(&here.join("a/b")), Path::new("a/b"));
+        assert_eq!(from_here(&here.join("synod")), Path::new("./synod"));
+        assert_eq!(from_here(Path::new("/elsewhere/b")), Path::new("/elsewhere/b"));
+        assert_eq!(from_here(&here), here);
+    }
 
     #[test]
     fn words_survive_the_shell() {

@@ -1,7 +1,7 @@
 //! `synod cluster`: starts the nodes, shows how they do, and stops them.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,10 +9,11 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::local::{LocalCluster, STOP_DEADLINE};
 use super::probe::Probes;
-use super::process::{Ending, NodeProcess};
+use super::process::{Ending, NodeProcess, from_here};
 use super::view::{self, NodeRow, NodeState, Screen};
 use crate::arguments::Cluster;
 use crate::failure::Failure;
+use crate::output::tell;
 
 /// How often the nodes are asked and the table is drawn.
 const REFRESH: Duration = Duration::from_millis(500);
@@ -22,6 +23,7 @@ const REAP: Duration = Duration::from_millis(50);
 const EVENT_LINES_MAX: usize = 8;
 /// A node that lived this long is started again at once.
 const STEADY_LIFE: Duration = Duration::from_secs(5);
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 const TERMINAL_SIZE_DEFAULT: (usize, usize) = (100, 30);
 
@@ -101,7 +103,7 @@ impl Runner {
         self.cluster.start_all()?;
         let count = self.cluster.nodes().len();
         let folder = self.cluster.data_dir().display();
-        println!("synod cluster of {count} nodes in {folder}; Ctrl-C stops it\n");
+        tell(&format!("synod cluster of {count} nodes in {folder}; Ctrl-C stops it\n"));
         self.rows = self.current_rows();
         Ok(())
     }
@@ -117,11 +119,14 @@ impl Runner {
                 () = stops.recv() => return Ok(()),
                 _ = reap.tick() => {
                     self.notice_ends()?;
-                    self.restart_due()?;
+                    self.restart_due();
                 }
                 _ = refresh.tick() => {
+                    if let Some(failure) = self.cluster.describe_again() {
+                        self.say(format!("{failure}; the nodes go on"));
+                    }
                     self.probes.refresh().await;
-                    self.show()?;
+                    self.show();
                 }
             }
         }
@@ -129,15 +134,16 @@ impl Runner {
 
     fn notice_ends(&mut self) -> Result<(), Failure> {
         for (id, ending) in self.cluster.reap()? {
-            self.notice_end(id, &ending)?;
+            self.notice_end(id, &ending);
         }
         Ok(())
     }
 
-    fn notice_end(&mut self, id: u32, ending: &Ending) -> Result<(), Failure> {
+    fn notice_end(&mut self, id: u32, ending: &Ending) {
         let index = id as usize - 1;
+        self.probes.forget(index);
         let node = &self.cluster.nodes()[index];
-        let log = node.place().log_path();
+        let log = from_here(&node.place().log_path());
         let ended =
             format!("node {id} (pid {}) ended: {ending}; see {}", ending.pid, log.display());
         let next = if self.restart {
@@ -150,30 +156,40 @@ impl Runner {
         } else {
             format!("start node {id} again: {} &", node.command_line())
         };
-        self.say(ended)?;
-        self.say(next)
+        self.say(ended);
+        self.say(next);
     }
 
     fn next_pause(&mut self, id: u32) -> Duration {
         let lived = self.cluster.nodes()[id as usize - 1].started().elapsed();
+        if lived >= STEADY_LIFE {
+            self.pauses.insert(id, Duration::ZERO);
+            return Duration::ZERO;
+        }
+        self.longer_pause(id)
+    }
+
+    fn longer_pause(&mut self, id: u32) -> Duration {
         let pause = self.pauses.entry(id).or_default();
-        *pause = if lived >= STEADY_LIFE {
-            Duration::ZERO
-        } else {
-            (*pause * 2).clamp(Duration::from_millis(100), RESTART_PAUSE_MAX)
-        };
+        *pause = (*pause * 2).clamp(RESTART_PAUSE_MIN, RESTART_PAUSE_MAX);
         *pause
     }
 
-    fn restart_due(&mut self) -> Result<(), Failure> {
+    /// A node that cannot be started now, because the program's file is just
+    /// being replaced or the disk is full, is tried again; the others go on.
+    fn restart_due(&mut self) {
         let now = Instant::now();
         let due: Vec<u32> =
             self.restarts.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
         for id in due {
             self.restarts.remove(&id);
-            self.cluster.start(id)?;
+            if let Err(failure) = self.cluster.start(id) {
+                let pause = self.longer_pause(id);
+                self.restarts.insert(id, Instant::now() + pause);
+                let millis = pause.as_millis();
+                self.say(format!("{failure}; node {id} is tried again in {millis} ms"));
+            }
         }
-        Ok(())
     }
 
     fn current_rows(&self) -> Vec<NodeRow> {
@@ -190,10 +206,10 @@ impl Runner {
         self.cluster.nodes().iter().enumerate().map(row).collect()
     }
 
-    fn show(&mut self) -> Result<(), Failure> {
+    fn show(&mut self) {
         let rows = self.current_rows();
         for line in view::changes(&self.rows, &rows) {
-            self.say(line)?;
+            self.say(line);
         }
         self.rows = rows;
         if self.screen.is_some() {
@@ -202,12 +218,11 @@ impl Runner {
         let complete = self.rows.iter().all(|row| matches!(row.state, NodeState::Answers(_)));
         if !self.examples_shown && complete && view::leader(&self.rows).is_some() {
             self.examples_shown = true;
-            println!("\n{}\n", view::examples(&self.rows).join("\n"));
+            tell(&format!("\n{}\n", view::examples(&self.rows).join("\n")));
         }
-        Ok(())
     }
 
-    fn draw(&mut self) -> Result<(), Failure> {
+    fn draw(&mut self) {
         let (columns, rows) = terminal_size();
         let mut lines = view::table(&self.rows);
         lines.push(String::new());
@@ -216,32 +231,26 @@ impl Runner {
         lines.extend(view::examples(&self.rows));
         lines.push(String::new());
         // What scrolls out at the top could not be drawn over.
-        let room = rows.saturating_sub(lines.len() + 1);
-        let shown = self.events.len().saturating_sub(room);
-        lines.extend(self.events[shown..].iter().map(|event| format!("  {event}")));
         lines.truncate(rows.saturating_sub(1));
+        let room = rows.saturating_sub(lines.len() + 1);
+        let events: Vec<String> = self.events.iter().map(|event| format!("  {event}")).collect();
         if let Some(screen) = &mut self.screen {
-            screen.draw(&lines, columns)?;
+            screen.draw(&lines, view::newest_within(&events, columns, room), columns);
         }
-        Ok(())
     }
 
-    fn say(&mut self, line: String) -> Result<(), Failure> {
+    fn say(&mut self, line: String) {
         if self.screen.is_none() {
-            let mut out = std::io::stdout().lock();
-            writeln!(out, "{line}")?;
-            out.flush()?;
-            return Ok(());
+            return tell(&line);
         }
         self.events.push(line);
         if self.events.len() > EVENT_LINES_MAX {
             self.events.remove(0);
         }
-        Ok(())
     }
 
     async fn stop(&mut self, stops: &mut StopSignals) -> Result<(), Failure> {
-        println!("stopping the nodes");
+        tell("stopping the nodes");
         let rows = self.current_rows().into_iter();
         let serves = |row: &NodeRow| matches!(row.state, NodeState::Answers(_));
         let by_hand: Vec<u32> =
@@ -258,10 +267,10 @@ impl Runner {
             }
         }
         for id in self.cluster.kill_all()? {
-            println!("node {id} did not stop in time and was killed");
+            tell(&format!("node {id} did not stop in time and was killed"));
         }
         for id in by_hand {
-            println!("node {id} was started by hand and runs on");
+            tell(&format!("node {id} was started by hand and runs on"));
         }
         Ok(())
     }

@@ -125,29 +125,55 @@ pub(crate) fn changes(before: &[NodeRow], now: &[NodeRow]) -> Vec<String> {
     lines
 }
 
+/// The last of these lines that a terminal of so many columns shows whole in
+/// so many rows.
+pub(crate) fn newest_within(lines: &[String], columns: usize, rows: usize) -> &[String] {
+    let mut taken = 0;
+    let fits = lines.iter().rev().take_while(|line| {
+        taken += rows_of(line, columns);
+        taken <= rows
+    });
+    &lines[lines.len() - fits.count()..]
+}
+
+/// How many rows a terminal uses for a line.
+fn rows_of(line: &str, columns: usize) -> usize {
+    line.chars().count().div_ceil(columns.max(1)).max(1)
+}
+
 /// Draws blocks of lines over each other on a terminal.
 #[derive(Debug, Default)]
 pub(crate) struct Screen {
-    lines_drawn: usize,
+    rows_drawn: usize,
 }
 
 impl Screen {
-    /// Puts `lines` where the last block stood; `width` columns are there.
-    pub(crate) fn draw(&mut self, lines: &[String], width: usize) -> io::Result<()> {
+    /// Puts lines where the last block stood; so many columns are there. The
+    /// table's lines are cut at the edge. Events are wrapped, for they hold
+    /// commands to copy. Whether anybody looks does not matter.
+    pub(crate) fn draw(&mut self, table: &[String], events: &[String], columns: usize) {
+        let text = self.block(table, events, columns);
+        let mut out = io::stdout().lock();
+        let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+
+    fn block(&mut self, table: &[String], events: &[String], columns: usize) -> String {
         let mut text = String::new();
-        if self.lines_drawn > 0 {
-            // Up to the first line of the last block, then clear all below.
-            let _ = write!(text, "\x1b[{}F\x1b[J", self.lines_drawn);
+        if self.rows_drawn > 0 {
+            // Up to the first row of the last block, then clear all below.
+            let _ = write!(text, "\x1b[{}F\x1b[J", self.rows_drawn);
         }
-        for line in lines {
-            // A wrapped line would make the count of lines wrong.
-            text.extend(line.chars().take(width.saturating_sub(1)));
+        for line in table {
+            text.extend(line.chars().take(columns.saturating_sub(1)));
             text.push('\n');
         }
-        self.lines_drawn = lines.len();
-        let mut out = io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()
+        for line in events {
+            text.push_str(line);
+            text.push('\n');
+        }
+        let wrapped: usize = events.iter().map(|line| rows_of(line, columns)).sum();
+        self.rows_drawn = table.len() + wrapped;
+        text
     }
 }
 
@@ -198,6 +224,20 @@ mod tests {
         );
         assert_eq!(changes(&led, &led), Vec::<String>::new());
         assert_eq!(changes(&led, &one), ["node 2 does not answer"]);
+    }
+
+    #[test]
+    fn events_are_shown_whole_and_drawn_over_whole() {
+        let events = ["old", "1234567890", "12345678901"].map(str::to_owned);
+        assert_eq!(newest_within(&events, 10, 3), &events[1..]);
+        assert_eq!(newest_within(&events, 10, 1), &events[3..]);
+        assert_eq!(newest_within(&events, 80, 9), &events);
+
+        let mut screen = Screen::default();
+        let table = ["a table too wide".to_owned()];
+        let first = screen.block(&table, &events[1..], 10);
+        assert_eq!(first, "a table t\n1234567890\n12345678901\n");
+        assert!(screen.block(&table, &[], 10).starts_with("\x1b[4F\x1b[J"));
     }
 
     #[test]
