@@ -84,8 +84,8 @@ pub trait ClusterStarter {
 /// Measures Synod and, if it is found, etcd.
 ///
 /// # Errors
-/// When an option makes no sense or a store that was started does not serve.
-/// That etcd is not there is no error: the result says so.
+/// When an option makes no sense or nothing could be measured at all. That etcd
+/// is not there is no error, nor that a later round failed: the result says so.
 pub fn run(
     options: &CompareOptions,
     synod: &mut dyn ClusterStarter,
@@ -94,12 +94,16 @@ pub fn run(
     if options.clients.is_empty() || options.rounds == 0 {
         return Err(BenchError::option("--clients", "and rounds must not be empty"));
     }
+    if (1..options.clients.len()).any(|at| options.clients[..at].contains(&options.clients[at])) {
+        return Err(BenchError::option("--clients", "names a number twice"));
+    }
     let (mut etcd, skipped) = match EtcdCluster::find(options) {
         Ok(etcd) => (Some(etcd), None),
         Err(reason) => (None, Some(reason)),
     };
     let mut collected = Collected::default();
-    for round in 1..=options.rounds {
+    let mut ended_early = None;
+    'rounds: for round in 1..=options.rounds {
         // Every second round the other store comes first.
         let order = [Protocol::Synod, Protocol::Etcd];
         let order = if round % 2 == 1 { order } else { [order[1], order[0]] };
@@ -118,12 +122,20 @@ pub fn run(
             say("starting");
             let measured = measure(options, protocol, starter, &mut collected, &say);
             let stopped = starter.stop_all();
-            measured?;
-            stopped?;
+            let Err(error) = measured.and(stopped.map_err(BenchError::from)) else {
+                continue;
+            };
+            if collected.runs.is_empty() {
+                return Err(error);
+            }
+            ended_early = Some(format!("round {round} of {name}: {error}"));
+            break 'rounds;
         }
     }
     let peer = etcd.as_ref().map(ClusterStarter::name);
-    Ok(CompareResult::new(options.clone(), synod.name(), peer, skipped, &collected))
+    let mut result = CompareResult::new(options.clone(), synod.name(), peer, skipped, &collected);
+    result.ended_early = ended_early;
+    Ok(result)
 }
 
 /// The results by store and by position in the list of client numbers.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::process::ProcessUse;
-use crate::{BenchError, NodeAddress, Placement, Progress, Protocol, probe};
+use crate::{BenchError, NodeAddress, NodeId, Placement, Progress, Protocol, probe};
 use client::Load;
 pub use options::ThroughputOptions;
 pub(crate) use options::seconds;
@@ -21,13 +21,16 @@ pub use recorder::TimelinePoint;
 pub use result::{NodeUse, OperationResult, ThroughputResult};
 use result::{Sample, assemble};
 
-const LEADER_WAIT: Duration = Duration::from_secs(30);
+/// How long a cluster that was just started gets.
+const START_WAIT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Loads a running cluster and measures it.
 ///
 /// # Errors
-/// When an option makes no sense, no node leads, the generator cannot start,
+/// When an option makes no sense, no node leads or one that gets clients is not
+/// ready, the generator cannot start,
 /// or nothing at all was acknowledged.
 pub fn run(
     options: ThroughputOptions,
@@ -37,6 +40,10 @@ pub fn run(
     options.check(nodes)?;
     let sockets = nodes.iter().map(NodeAddress::socket).collect::<Result<Arc<[_]>, _>>()?;
     let first = first_node(&options, nodes)?;
+    if options.placement == Placement::Spread {
+        // A client whose node does not serve yet would go to another for good.
+        wait_ready(options.protocol, nodes)?;
+    }
     let load = Arc::new(Load::new(options.clone(), sockets, first)?);
     if options.preload() {
         progress.say("storing the keys that will be read");
@@ -111,23 +118,40 @@ fn first_node(
     options: &ThroughputOptions,
     nodes: &[NodeAddress],
 ) -> Result<Option<usize>, BenchError> {
+    let leader = wait_leader(options.protocol, nodes)?;
     let id = match options.placement {
         Placement::Spread => return Ok(None),
         Placement::Node(id) => id,
-        Placement::Leader => {
-            let deadline = Instant::now() + LEADER_WAIT;
-            loop {
-                if let Some(leader) = probe::leader(options.protocol, nodes, PROBE_TIMEOUT) {
-                    break leader.node;
-                }
-                if Instant::now() > deadline {
-                    return Err(BenchError::NoLeader { waited_s: LEADER_WAIT.as_secs() });
-                }
-                thread::sleep(Duration::from_millis(50));
-            }
-        }
+        Placement::Leader => leader,
     };
     Ok(nodes.iter().position(|node| node.id == id))
+}
+
+fn wait_leader(protocol: Protocol, nodes: &[NodeAddress]) -> Result<NodeId, BenchError> {
+    let deadline = Instant::now() + START_WAIT;
+    loop {
+        if let Some(leader) = probe::leader(protocol, nodes, PROBE_TIMEOUT) {
+            return Ok(leader.node);
+        }
+        if Instant::now() > deadline {
+            return Err(BenchError::NoLeader { waited_s: START_WAIT.as_secs() });
+        }
+        thread::sleep(POLL);
+    }
+}
+
+fn wait_ready(protocol: Protocol, nodes: &[NodeAddress]) -> Result<(), BenchError> {
+    let deadline = Instant::now() + START_WAIT;
+    for node in nodes {
+        while !probe::ready(protocol, node, PROBE_TIMEOUT) {
+            if Instant::now() > deadline {
+                let waited_s = START_WAIT.as_secs();
+                return Err(BenchError::NotReady { node: node.id, waited_s });
+            }
+            thread::sleep(POLL);
+        }
+    }
+    Ok(())
 }
 
 impl Sample {

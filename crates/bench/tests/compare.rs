@@ -2,6 +2,7 @@
 
 mod fake;
 
+use std::path::Path;
 use std::time::Duration;
 
 use fake::{FakeCluster, Fault};
@@ -13,6 +14,8 @@ use synod_bench::{NodeAddress, Progress};
 struct Starter {
     running: Option<FakeCluster>,
     started: usize,
+    /// Which start fails, counted from 1.
+    fails_at: Option<usize>,
 }
 
 impl ClusterStarter for Starter {
@@ -21,6 +24,9 @@ impl ClusterStarter for Starter {
     }
 
     fn start_fresh(&mut self) -> Result<Vec<NodeAddress>, ControlError> {
+        if self.fails_at == Some(self.started + 1) {
+            return Err(ControlError("it does not start".into()));
+        }
         assert!(self.running.is_none(), "one round ends before the next begins");
         self.started += 1;
         let cluster = FakeCluster::start(1, Fault::None);
@@ -35,18 +41,37 @@ impl ClusterStarter for Starter {
     }
 }
 
-#[test]
-fn without_etcd_the_other_store_is_measured_and_the_reason_stated() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = CompareOptions {
+fn options(dir: &Path) -> CompareOptions {
+    CompareOptions {
         clients: vec![1, 3],
         rounds: 2,
         duration: Duration::from_millis(200),
         warm_up: Duration::from_millis(50),
-        data_dir: dir.path().to_owned(),
-        etcd: Some(dir.path().join("no-etcd")),
+        data_dir: dir.to_owned(),
+        etcd: Some(dir.join("no-etcd")),
         ..CompareOptions::default()
-    };
+    }
+}
+
+#[test]
+fn a_round_that_fails_does_not_cost_those_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
+    let mut starter = Starter { fails_at: Some(2), ..Starter::default() };
+    let result = compare::run(&options, &mut starter, &Progress::silent()).unwrap();
+    assert!(result.rows.iter().all(|row| row.synod.is_some()));
+    assert!(result.table().contains("FAILED: round 2 of fake 1: it does not start"));
+
+    let mut starter = Starter { fails_at: Some(1), ..Starter::default() };
+    compare::run(&options, &mut starter, &Progress::silent()).unwrap_err();
+    let twice = CompareOptions { clients: vec![3, 1, 3], ..options };
+    compare::run(&twice, &mut Starter::default(), &Progress::silent()).unwrap_err();
+}
+
+#[test]
+fn without_etcd_the_other_store_is_measured_and_the_reason_stated() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = options(dir.path());
     let mut starter = Starter::default();
     let result = compare::run(&options, &mut starter, &Progress::silent()).unwrap();
     assert_eq!((starter.started, result.rows.len()), (2, 2));

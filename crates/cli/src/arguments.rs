@@ -186,7 +186,9 @@ pub(crate) enum Bench {
 pub(crate) struct Arena {
     #[command(flatten)]
     pub(crate) shape: ClusterShape,
-    /// Drive the running cluster that this cluster.json describes.
+    /// Drive the running cluster that this cluster.json describes. What is
+    /// written stays there: keys that begin with k0 (throughput, which also
+    /// overwrites such keys) or with 16 hexadecimal digits (failover).
     #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "base_port", "data_dir"])]
     pub(crate) cluster: Option<PathBuf>,
     /// Where the benchmark's own cluster keeps its data [default: a folder
@@ -296,7 +298,8 @@ pub(crate) enum How {
 #[derive(Args, Debug)]
 pub(crate) struct Compare {
     /// Numbers of clients to compare with, one after the other.
-    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 64, 256])]
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', default_values_t = [1, 64, 256],
+          value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) clients: Vec<u32>,
     /// How often each store is started and measured.
     #[arg(long, value_name = "COUNT", default_value_t = 3,

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::arguments::{BASE_PORT_DEFAULT, DATA_DIR_DEFAULT};
 use crate::cluster::{Description, FILE_NAME};
+use crate::output::warn;
 
 /// Those given, else those of the local cluster in the default data folder,
 /// else the first node of a local cluster with the default ports.
@@ -18,7 +19,12 @@ pub(crate) fn resolve(given: &[String]) -> Vec<String> {
 }
 
 fn local(data_dir: &Path) -> Option<Vec<String>> {
-    let description = Description::read(&data_dir.join(FILE_NAME)).ok()?;
+    let path = data_dir.join(FILE_NAME);
+    if !path.exists() {
+        return None;
+    }
+    let described = Description::read(&path);
+    let description = described.map_err(|failure| warn(&format!("synod: {failure}"))).ok()?;
     let urls: Vec<String> = description.nodes.into_iter().map(|node| node.client_url).collect();
     (!urls.is_empty()).then_some(urls)
 }

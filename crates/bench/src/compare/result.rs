@@ -55,6 +55,8 @@ pub struct CompareResult {
     pub etcd: Option<String>,
     /// Why etcd was not measured.
     pub skipped: Option<String>,
+    /// Why not all rounds were done.
+    pub ended_early: Option<String>,
     /// By number of clients.
     pub rows: Vec<Row>,
 }
@@ -73,7 +75,7 @@ impl CompareResult {
             etcd: Figures::of(&collected.of(Protocol::Etcd, clients)),
         };
         let rows = options.clients.iter().map(row).collect();
-        Self { options, synod, etcd, skipped, rows }
+        Self { options, synod, etcd, skipped, ended_early: None, rows }
     }
 
     /// A short table for a terminal, with ratios where there are two stores.
@@ -104,6 +106,9 @@ impl CompareResult {
         let mut text = table.render();
         if let Some(reason) = &self.skipped {
             text.push_str(&format!("etcd was not measured: {reason}\n"));
+        }
+        if let Some(reason) = &self.ended_early {
+            text.push_str(&format!("FAILED: {reason}\n"));
         }
         text
     }

@@ -137,8 +137,7 @@ fn record(load: &Load, kind: OperationKind, due: Instant, answer: Result<bool, R
     let mut recording = load.recording();
     match answer {
         Ok(found) => {
-            recording.succeeded(kind, due, now);
-            if !found {
+            if recording.succeeded(kind, due, now) && !found {
                 recording.missed();
             }
         }

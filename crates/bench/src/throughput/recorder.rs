@@ -71,9 +71,10 @@ impl Recording {
         self.writes.count() + self.reads.count() == 0
     }
 
-    pub(super) fn succeeded(&mut self, kind: OperationKind, due: Instant, now: Instant) {
+    /// Whether it counts: it was answered within the measured time.
+    pub(super) fn succeeded(&mut self, kind: OperationKind, due: Instant, now: Instant) -> bool {
         if !self.advance(now) {
-            return;
+            return false;
         }
         let latency = micros(now.saturating_duration_since(due));
         self.current.record_us(latency);
@@ -81,6 +82,7 @@ impl Recording {
             OperationKind::Write => self.writes.record_us(latency),
             OperationKind::Read => self.reads.record_us(latency),
         }
+        true
     }
 
     pub(super) fn missed(&mut self) {

@@ -32,6 +32,9 @@ pub enum Fault {
     InventsWrites,
     /// Every answer to a write is a refusal.
     RefusesWrites,
+    /// A node is ready only when it was asked a few times, and until then
+    /// refuses what it is asked for.
+    SlowStart,
     /// A node that led before says that it still does.
     TwoLeaders,
     /// A node that was killed stays dead whatever is done.
@@ -57,12 +60,20 @@ struct State {
     /// The key of the write that was acknowledged last.
     newest: Option<String>,
     applies_twice: bool,
+    /// How often a node was asked whether it is ready.
+    questions: u64,
+    /// Requests for keys that came before it was.
+    early: u64,
     /// Nothing is answered before this; an election takes its time.
     elected_at: Option<Instant>,
     fault: Fault,
 }
 
 impl State {
+    fn starts(&self) -> bool {
+        self.fault == Fault::SlowStart && self.questions <= 4
+    }
+
     fn election_left(&self) -> Option<Duration> {
         self.elected_at?.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
     }
@@ -105,6 +116,11 @@ impl FakeCluster {
 
     pub fn writes(&self) -> u64 {
         self.shared.state.lock().unwrap().writes
+    }
+
+    /// Requests for keys that came before the nodes were ready.
+    pub fn early_requests(&self) -> u64 {
+        self.shared.state.lock().unwrap().early
     }
 
     pub fn kill_node(&self, node: usize) {
@@ -242,7 +258,10 @@ fn answer(
             (200, br#"{"role":"leader","ballot":"1.1"}"#.to_vec())
         }
         (_, "/v1/status") => (200, br#"{"role":"follower"}"#.to_vec()),
-        (_, "/readyz") => (200, Vec::new()),
+        (_, "/readyz") => {
+            state.questions += 1;
+            (if state.starts() { 503 } else { 200 }, Vec::new())
+        }
         (_, "/metrics") => {
             let writes = state.writes;
             let values = writes / 8;
@@ -251,6 +270,10 @@ fn answer(
                  synod_journal_syncs_total{{node=\"{node}\"}} {values}\n"
             );
             (200, text.into_bytes())
+        }
+        ("PUT", _) if state.starts() => {
+            state.early += 1;
+            (503, br#"{"outcome":"not_applied"}"#.to_vec())
         }
         ("PUT", _) if state.fault == Fault::RefusesWrites => {
             (503, br#"{"outcome":"not_applied"}"#.to_vec())
