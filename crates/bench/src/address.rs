@@ -5,9 +5,11 @@ use std::fmt;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::BenchError;
+use crate::process::{names_path, send_signal};
 
 /// A cluster file holds a line or two a node; more than this is another file.
 const CLUSTER_FILE_BYTES_MAX: u64 = 1 << 20;
@@ -56,7 +58,27 @@ pub struct ClusterFile {
 
 #[derive(Deserialize)]
 struct ClusterFileBody {
-    nodes: Vec<NodeAddress>,
+    nodes: Vec<ClusterFileNode>,
+}
+
+/// A node of the file.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ClusterFileNode {
+    #[serde(flatten)]
+    pub(crate) address: NodeAddress,
+    /// Its own data folder, if the file says so.
+    #[serde(default)]
+    data_dir: Option<PathBuf>,
+}
+
+impl ClusterFileNode {
+    /// Its process, if it runs on this machine and is still the node's.
+    pub(crate) fn process(&self) -> Option<u32> {
+        // The settings lie beside the data and stand in the command line.
+        let folder = self.data_dir.as_deref().and_then(Path::parent);
+        let ours = |pid: &u32| folder.is_none_or(|folder| names_path(*pid, folder));
+        self.address.pid.filter(ours)
+    }
 }
 
 impl ClusterFile {
@@ -72,6 +94,22 @@ impl ClusterFile {
     /// When it cannot be read, is not JSON of the expected form, or names no
     /// node.
     pub fn nodes(&self) -> Result<Vec<NodeAddress>, BenchError> {
+        Ok(self.entries()?.into_iter().map(|node| node.address).collect())
+    }
+
+    /// Continues every process of the cluster that was stopped.
+    ///
+    /// # Errors
+    /// As [`nodes`](Self::nodes).
+    pub fn continue_all(&self) -> Result<(), BenchError> {
+        for pid in self.entries()?.iter().filter_map(ClusterFileNode::process) {
+            // It may have ended by now, and then need not be continued.
+            let _ = send_signal(pid, Signal::CONT);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn entries(&self) -> Result<Vec<ClusterFileNode>, BenchError> {
         let unreadable = |source| BenchError::File { path: self.path.clone(), source };
         let malformed =
             |reason: String| BenchError::ClusterFile { path: self.path.clone(), reason };
@@ -108,6 +146,20 @@ mod tests {
         assert_eq!(nodes[0].pid, Some(42));
         assert_eq!(nodes[0].socket().unwrap(), "127.0.0.1:8001".parse().unwrap());
         assert_eq!((nodes[1].id, nodes[1].pid), (NodeId(2), None));
+    }
+
+    #[test]
+    fn an_id_that_is_another_processs_by_now_is_not_the_nodes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mine = std::process::id();
+        let node = |data_dir| ClusterFileNode {
+            address: NodeAddress { id: NodeId(1), pid: Some(mine), client_url: String::new() },
+            data_dir,
+        };
+        assert_eq!(node(Some(folder.path().join("node-1/data"))).process(), None);
+        let program = std::env::current_exe().unwrap();
+        assert_eq!(node(Some(program.with_file_name("data"))).process(), Some(mine));
+        assert_eq!(node(None).process(), Some(mine));
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod throughput;
 
 mod address;
 mod connection;
+mod disk;
 mod error;
 mod etcd;
 mod keys;
@@ -32,9 +33,11 @@ mod table;
 
 pub use address::{ClusterFile, NodeAddress, NodeId};
 pub use connection::{Effect, ErrorKind, Protocol, RequestError};
+pub use disk::in_memory;
 pub use error::BenchError;
 pub use keys::Distribution;
 pub use latency::Latency;
 pub use leader::{Ballot, Leader};
+pub use process::names_path;
 pub use progress::Progress;
 pub use session::Placement;

@@ -1,5 +1,7 @@
 //! What a process on this machine has used, and the signals sent to it.
 
+use std::path::Path;
+
 use rustix::process::{Pid, Signal};
 
 /// What a process has used so far.
@@ -56,6 +58,14 @@ fn parse_state(stat: &str) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
+/// Whether a process that runs has this path in its command line, as a node has
+/// its folder: an id that was read from a file may be another's by now.
+pub fn names_path(pid: u32, path: &Path) -> bool {
+    let path = path.as_os_str().as_encoded_bytes();
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    !path.is_empty() && command.windows(path.len()).any(|part| part == path)
+}
+
 /// Sends a signal to one process.
 pub(crate) fn send_signal(pid: u32, signal: Signal) -> std::io::Result<()> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
@@ -88,6 +98,29 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(is_paused(child.id()), "nothing runs of a process that is gone");
+    }
+
+    #[test]
+    fn a_process_is_known_by_a_path_in_its_command_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("read");
+        std::fs::write(&file, "").unwrap();
+        // It ends with its input, so also when this test fails.
+        let mut cat = std::process::Command::new("cat")
+            .arg("-")
+            .arg(&file)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The command line is there a moment after the process.
+        while !names_path(cat.id(), folder.path()) {
+            std::thread::yield_now();
+        }
+        assert!(!names_path(cat.id(), &folder.path().join("other")));
+        assert!(!names_path(cat.id(), Path::new("")));
+        cat.kill().unwrap();
+        cat.wait().unwrap();
+        assert!(!names_path(cat.id(), folder.path()));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The clusters that benchmarks start for themselves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,18 +11,22 @@ use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
 
 use crate::arguments::{Arena, ClusterShape};
-use crate::cluster::{LocalCluster, free_base_port};
+use crate::cluster::{LocalCluster, NODES_DEFAULT, NodeProcess, free_base_port};
 use crate::failure::Failure;
 use crate::scratch::Scratch;
 
-const NODES_DEFAULT: u32 = 3;
+const LOG_LINES_SHOWN: usize = 5;
 
 /// A local cluster that lives as long as this value.
 #[derive(Debug)]
 pub(crate) struct OwnCluster {
     cluster: LocalCluster,
+    /// Nodes that were killed and not started again.
+    killed: BTreeSet<u32>,
+    /// Nodes that ended by themselves, and how.
+    fallen: BTreeMap<u32, String>,
     /// Deleted after the cluster.
-    _folder: Option<Scratch>,
+    folder: Option<Scratch>,
 }
 
 impl OwnCluster {
@@ -42,17 +47,32 @@ impl OwnCluster {
         }
         let mut cluster = LocalCluster::open(&data_dir, &shape, false)?;
         cluster.start_all()?;
-        Ok(Self { cluster, _folder: folder })
+        Ok(Self { cluster, killed: BTreeSet::new(), fallen: BTreeMap::new(), folder })
+    }
+
+    /// Leaves data and logs where they are when the cluster ends.
+    pub(crate) fn keep(&mut self) {
+        if let Some(folder) = &mut self.folder {
+            folder.keep();
+        }
     }
 
     /// Where its nodes are now.
     pub(crate) fn nodes(&self) -> Vec<NodeAddress> {
-        let address = |node: &crate::cluster::NodeProcess| NodeAddress {
-            id: NodeId(u64::from(node.place().id)),
-            pid: node.pid(),
-            client_url: node.place().client_url(),
-        };
-        self.cluster.nodes().iter().map(address).collect()
+        addresses(&self.cluster)
+    }
+
+    /// Takes notice of the nodes that ended.
+    fn reap(&mut self) -> Result<(), Failure> {
+        for (id, ending) in self.cluster.reap()? {
+            if !self.killed.contains(&id) {
+                let log = self.cluster.nodes()[id as usize - 1].place().log_path();
+                let log = fs::read(&log).unwrap_or_default();
+                let how = format!("node {id} ended by itself: {ending}\n{}", last_lines(&log));
+                self.fallen.insert(id, how);
+            }
+        }
+        Ok(())
     }
 
     fn signal(&self, node: NodeId, signal: Signal) -> Result<(), ControlError> {
@@ -66,7 +86,15 @@ impl ClusterControl for OwnCluster {
     }
 
     fn kill(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.signal(node, Signal::KILL)
+        self.signal(node, Signal::KILL)?;
+        self.killed.insert(node_id(node)?);
+        Ok(())
+    }
+
+    fn fallen(&mut self) -> Result<Vec<(NodeId, String)>, ControlError> {
+        self.reap().map_err(control_error)?;
+        let fallen = self.fallen.iter();
+        Ok(fallen.map(|(id, how)| (NodeId(u64::from(*id)), how.clone())).collect())
     }
 
     fn stop(&mut self, node: NodeId) -> Result<(), ControlError> {
@@ -78,8 +106,27 @@ impl ClusterControl for OwnCluster {
     }
 
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
-        self.cluster.start(node_id(node)?).map_err(control_error)
+        let id = node_id(node)?;
+        self.cluster.start(id).map_err(control_error)?;
+        self.killed.remove(&id);
+        Ok(())
     }
+}
+
+fn addresses(cluster: &LocalCluster) -> Vec<NodeAddress> {
+    let address = |node: &NodeProcess| NodeAddress {
+        id: NodeId(u64::from(node.place().id)),
+        pid: node.pid(),
+        client_url: node.place().client_url(),
+    };
+    cluster.nodes().iter().map(address).collect()
+}
+
+/// The end of a log, which says why its node ended.
+fn last_lines(log: &[u8]) -> String {
+    let text = String::from_utf8_lossy(log);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
 }
 
 /// Starts one cluster after the other, each with empty data.
@@ -109,9 +156,8 @@ impl FreshClusters {
         let shape = ClusterShape { nodes: Some(self.nodes), base_port };
         let mut cluster = LocalCluster::open(&self.data_dir(), &shape, true)?;
         cluster.start_all()?;
-        let own = OwnCluster { cluster, _folder: None };
-        let nodes = own.nodes();
-        self.current = Some(own.cluster);
+        let nodes = addresses(&cluster);
+        self.current = Some(cluster);
         Ok(nodes)
     }
 
@@ -144,4 +190,15 @@ fn control_error(failure: Failure) -> ControlError {
 
 fn node_id(node: NodeId) -> Result<u32, ControlError> {
     u32::try_from(node.0).map_err(|_| ControlError(format!("there is no node {node}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_shown() {
+        assert_eq!(last_lines(b"1\n2\n3\n4\n5\n6\n"), "2\n3\n4\n5\n6");
+        assert_eq!(last_lines(b""), "");
+    }
 }

@@ -13,6 +13,7 @@ use synod_bench::{BenchError, ClusterFile, Distribution, NodeId, Placement, Prog
 use crate::arena::{FreshClusters, OwnCluster};
 use crate::arguments::{Bench, BenchOutput, Compare, Failover, How, Throughput};
 use crate::failure::Failure;
+use crate::interrupt::before_the_end;
 use crate::output::{print, print_json, warn};
 
 /// Runs a benchmark.
@@ -26,11 +27,15 @@ pub(crate) fn run(command: &Bench) -> Result<(), Failure> {
 
 impl From<BenchError> for Failure {
     fn from(error: BenchError) -> Self {
-        match &error {
-            BenchError::Option { .. } => Failure::usage(error.to_string()),
-            _ => Failure::failed(error.to_string()),
+        match is_usage(&error) {
+            true => Failure::usage(error.to_string()),
+            false => Failure::failed(error.to_string()),
         }
     }
+}
+
+fn is_usage(error: &BenchError) -> bool {
+    matches!(error, BenchError::Option { .. })
 }
 
 fn run_throughput(arguments: &Throughput) -> Result<(), Failure> {
@@ -61,8 +66,12 @@ fn run_throughput(arguments: &Throughput) -> Result<(), Failure> {
     let result = if let Some(file) = &arguments.arena.cluster {
         throughput::run(options, &ClusterFile::new(file).nodes()?, &progress)?
     } else {
-        let cluster = OwnCluster::start(&arguments.arena)?;
-        throughput::run(options, &cluster.nodes(), &progress)?
+        let mut cluster = OwnCluster::start(&arguments.arena)?;
+        let outcome = throughput::run(options, &cluster.nodes(), &progress);
+        if outcome.as_ref().is_err_and(|error| !is_usage(error)) {
+            cluster.keep();
+        }
+        outcome?
     };
     show(
         &arguments.arena.output,
@@ -87,10 +96,20 @@ fn run_failover(arguments: &Failover) -> Result<(), Failure> {
     };
     let progress = progress(arguments.arena.output.json);
     let result = if let Some(file) = &arguments.arena.cluster {
-        failover::run(&plan, &mut FileControl::new(ClusterFile::new(file)), &progress)?
+        let file = ClusterFile::new(file);
+        let cluster = file.clone();
+        // Nobody else would know why a node of theirs stands still.
+        before_the_end(move || {
+            let _ = cluster.continue_all();
+        })?;
+        failover::run(&plan, &mut FileControl::new(file), &progress)?
     } else {
         let mut cluster = OwnCluster::start(&arguments.arena)?;
-        failover::run(&plan, &mut cluster, &progress)?
+        let outcome = failover::run(&plan, &mut cluster, &progress);
+        if !outcome.as_ref().map_or_else(is_usage, |result| result.passed) {
+            cluster.keep();
+        }
+        outcome?
     };
     show(
         &arguments.arena.output,
@@ -114,7 +133,8 @@ fn run_compare(arguments: &Compare) -> Result<(), Failure> {
         ..CompareOptions::default()
     };
     let result = compare::run(&options, &mut clusters, &progress(arguments.json))?;
-    if arguments.json { print_json(&result) } else { print(&result.table()) }
+    if arguments.json { print_json(&result) } else { print(&result.table()) }?;
+    result.ended_early.map_or(Ok(()), |reason| Err(Failure::failed(reason)))
 }
 
 fn progress(json: bool) -> Progress {

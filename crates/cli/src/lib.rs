@@ -11,6 +11,7 @@ mod bench;
 mod cluster;
 mod endpoints;
 mod failure;
+mod interrupt;
 mod keys;
 mod output;
 mod scratch;

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::signal::unix::{SignalKind, signal};
+use synod_bench::names_path;
 
 use crate::cluster::{Description, FILE_NAME};
 use crate::failure::Failure;
+use crate::interrupt::before_the_end;
+use crate::output::warn;
 
-/// What a shell says of a program that SIGINT ended.
-const EXIT_INTERRUPTED: i32 = 130;
 /// A killed node may write for a moment yet.
 const DELETE_ATTEMPTS: u32 = 40;
 const DELETE_PAUSE: Duration = Duration::from_millis(50);
@@ -23,6 +23,7 @@ const DELETE_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Scratch {
     path: PathBuf,
+    is_kept: bool,
 }
 
 impl Scratch {
@@ -32,8 +33,21 @@ impl Scratch {
         let here = std::env::current_dir().context("there is no current folder")?;
         let path = here.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        delete_when_interrupted(path.clone())?;
-        Ok(Self { path })
+        let doomed = path.clone();
+        before_the_end(move || {
+            kill_nodes(&doomed);
+            delete_or_warn(&doomed);
+        })?;
+        if synod_bench::in_memory(&path)? {
+            warn(&format!("{} is in memory: a sync costs nothing there", path.display()));
+        }
+        Ok(Self { path, is_kept: false })
+    }
+
+    /// Leaves the folder where it is in the end: what a benchmark has found must
+    /// be looked into.
+    pub(crate) fn keep(&mut self) {
+        self.is_kept = true;
     }
 
     /// Where it is, absolute.
@@ -44,34 +58,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(error) = delete(&self.path) {
-            eprintln!("synod: cannot delete {}: {error}", self.path.display());
+        if self.is_kept {
+            warn(&format!("data and logs of the nodes are kept in {}", self.path.display()));
+        } else {
+            delete_or_warn(&self.path);
         }
     }
-}
-
-/// From now on SIGINT and SIGTERM end this process in an orderly way.
-fn delete_when_interrupted(path: PathBuf) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _context = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    let wait = move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        kill_nodes(&path);
-        if let Err(error) = delete(&path) {
-            eprintln!("synod: cannot delete {}: {error}", path.display());
-        }
-        std::process::exit(EXIT_INTERRUPTED);
-    };
-    thread::Builder::new().name("interrupt".to_owned()).spawn(wait)?;
-    Ok(())
 }
 
 /// Kills the nodes of the clusters in the folder, so that they write no more.
@@ -84,12 +76,20 @@ fn kill_nodes(path: &Path) {
             continue;
         };
         for node in description.nodes {
-            let pid = node.pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+            // Whoever has the id of a node that ended is not to be killed.
+            let pid = node.pid.filter(|pid| names_path(*pid, path));
+            let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             if let Some(pid) = pid {
                 // If it has ended already there is nothing to kill.
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
+    }
+}
+
+fn delete_or_warn(path: &Path) {
+    if let Err(error) = delete(path) {
+        warn(&format!("synod: cannot delete {}: {error}", path.display()));
     }
 }
 
@@ -114,5 +114,12 @@ mod tests {
         fs::write(path.join("data"), "x").expect("a file");
         drop(scratch);
         assert!(!path.exists());
+
+        let mut scratch = Scratch::new().expect("a folder");
+        scratch.keep();
+        let path = scratch.path().to_owned();
+        drop(scratch);
+        assert!(path.exists());
+        fs::remove_dir(path).expect("the folder");
     }
 }

@@ -10,19 +10,22 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{ClusterStarter, CompareOptions};
+use crate::disk::in_memory;
 use crate::failover::{ClusterControl, ControlError};
 use crate::process::send_signal;
 use crate::{NodeAddress, NodeId, Protocol, probe};
 
 const START_WAIT: Duration = Duration::from_secs(30);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
-/// What a file system in memory calls itself to `statfs`.
-const TMPFS_MAGIC: i64 = 0x0102_1994;
 
-/// A local etcd cluster. It is killed when this is dropped.
+/// A local etcd cluster. It is killed when this is dropped, and where
+/// `setpriv` is there also when this process is killed, or when the thread that
+/// started it ends.
 #[derive(Debug)]
 pub struct EtcdCluster {
     binary: PathBuf,
+    /// Whether the kernel can be asked to end etcd with us.
+    setpriv: bool,
     version: String,
     data_dir: PathBuf,
     members: Vec<Member>,
@@ -56,8 +59,10 @@ impl EtcdCluster {
         }
         let data_dir = options.data_dir.join(format!("synod-bench-etcd-{}", std::process::id()));
         on_a_disk(&options.data_dir)?;
+        let probe = Command::new("setpriv").args(["--pdeathsig", "KILL", "true"]).status();
         Ok(Self {
             binary,
+            setpriv: probe.is_ok_and(|status| status.success()),
             version: version.trim().into(),
             data_dir,
             members: Vec::new(),
@@ -77,7 +82,8 @@ impl EtcdCluster {
         fs::create_dir_all(&dir)?;
         let log = File::options().create(true).append(true).open(dir.join("log"))?;
         let (client, peer) = (url(member.client_port), url(member.peer_port));
-        let child = Command::new(&self.binary)
+        let child = self
+            .command()
             .args(["--name", &format!("n{}", member.id)])
             .arg("--data-dir")
             .arg(dir.join("data"))
@@ -85,13 +91,43 @@ impl EtcdCluster {
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &all.join(","), "--initial-cluster-state", "new"])
             .args(["--log-level", "error"])
-            .env_remove("ETCD_NAME")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .map_err(|error| ControlError(format!("cannot start etcd: {error}")))?;
         Ok(child)
+    }
+
+    /// etcd without what the environment would set: both stores run with their
+    /// defaults.
+    fn command(&self) -> Command {
+        let mut command =
+            Command::new(if self.setpriv { Path::new("setpriv") } else { &self.binary });
+        if self.setpriv {
+            command.args(["--pdeathsig", "KILL", "--"]).arg(&self.binary);
+        }
+        let set = std::env::vars_os().map(|(name, _)| name);
+        for name in set.filter(|name| name.to_string_lossy().starts_with("ETCD_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Writes down what runs, so that whoever cleans up after us finds it.
+    fn describe(&self) -> Result<(), ControlError> {
+        let node = |member: &Member| {
+            serde_json::json!({
+                "id": member.id,
+                "pid": member.child.as_ref().map(Child::id),
+                "client_url": format!("http://127.0.0.1:{}", member.client_port),
+                "peer_addr": format!("127.0.0.1:{}", member.peer_port),
+                "data_dir": self.data_dir.join(format!("n{}", member.id)).join("data"),
+            })
+        };
+        let nodes: Vec<_> = self.members.iter().map(node).collect();
+        let text = serde_json::json!({ "nodes": nodes }).to_string();
+        Ok(fs::write(self.data_dir.join("cluster.json"), text)?)
     }
 
     fn member(&mut self, node: NodeId) -> Result<&mut Member, ControlError> {
@@ -165,6 +201,7 @@ impl ClusterStarter for EtcdCluster {
             let child = self.spawn(index)?;
             self.members[index].child = Some(child);
         }
+        self.describe()?;
         self.wait_ready()?;
         Ok(self.addresses())
     }
@@ -204,7 +241,7 @@ impl ClusterControl for EtcdCluster {
         let index = index.expect("the member was found above");
         let child = self.spawn(index)?;
         self.members[index].child = Some(child);
-        Ok(())
+        self.describe()
     }
 }
 
@@ -227,8 +264,7 @@ fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
 
 fn on_a_disk(dir: &Path) -> Result<(), String> {
     fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    let stat = rustix::fs::statfs(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-    if stat.f_type == TMPFS_MAGIC {
+    if in_memory(dir).map_err(|error| format!("{}: {error}", dir.display()))? {
         return Err(format!("{} is in memory, so an fsync costs nothing there", dir.display()));
     }
     Ok(())

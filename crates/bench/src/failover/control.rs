@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::address::ClusterFileNode;
 use crate::process::send_signal;
 use crate::{ClusterFile, Leader, NodeAddress, NodeId, Protocol, probe};
 
@@ -59,6 +60,14 @@ pub trait ClusterControl {
     /// When it does not start.
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError>;
 
+    /// Nodes that ended without having been killed, and how, where that is known.
+    ///
+    /// # Errors
+    /// When it cannot be found out.
+    fn fallen(&mut self) -> Result<Vec<(NodeId, String)>, ControlError> {
+        Ok(Vec::new())
+    }
+
     /// Whether [`restart`](Self::restart) is what starts a killed node; else
     /// somebody else does, at a time of their own.
     fn restarts_nodes(&self) -> bool {
@@ -69,12 +78,16 @@ pub trait ClusterControl {
     /// no other does: one that was just stopped would cost the whole timeout.
     ///
     /// # Errors
-    /// When it is not known which nodes there are.
+    /// When it is not known which nodes there are, or when one has fallen: what
+    /// the others do then is not what was to be measured.
     fn leader(
         &mut self,
         protocol: Protocol,
         suspect: Option<NodeId>,
     ) -> Result<Option<Leader>, ControlError> {
+        if let Some((_, how)) = self.fallen()?.into_iter().next() {
+            return Err(ControlError(how));
+        }
         let nodes = self.nodes()?;
         let (suspects, others): (Vec<_>, Vec<_>) =
             nodes.into_iter().partition(|node| Some(node.id) == suspect);
@@ -85,8 +98,11 @@ pub trait ClusterControl {
     /// Whether a node says that it can serve clients.
     ///
     /// # Errors
-    /// When it is not known which nodes there are.
+    /// When it is not known which nodes there are, or when this one has fallen.
     fn ready(&mut self, protocol: Protocol, node: NodeId) -> Result<bool, ControlError> {
+        if let Some((_, how)) = self.fallen()?.into_iter().find(|(fallen, _)| *fallen == node) {
+            return Err(ControlError(how));
+        }
         let nodes = self.nodes()?;
         let node = nodes.iter().find(|candidate| candidate.id == node);
         Ok(node.is_some_and(|node| probe::ready(protocol, node, PROBE_TIMEOUT)))
@@ -108,8 +124,9 @@ impl FileControl {
     }
 
     fn pid(&self, node: NodeId) -> Result<u32, ControlError> {
-        let nodes = self.file.nodes().map_err(|error| ControlError(error.to_string()))?;
-        let pid = nodes.iter().find(|candidate| candidate.id == node).and_then(|node| node.pid);
+        let nodes = self.file.entries().map_err(|error| ControlError(error.to_string()))?;
+        let known = nodes.iter().find(|candidate| candidate.address.id == node);
+        let pid = known.and_then(ClusterFileNode::process);
         pid.ok_or_else(|| ControlError(format!("node {node} does not run on this machine")))
     }
 

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::arguments::{BASE_PORT_DEFAULT, ClusterShape};
 use crate::failure::Failure;
 
-const NODES_DEFAULT: u32 = 3;
+/// How many nodes a new cluster has unless told otherwise.
+pub(crate) const NODES_DEFAULT: u32 = 3;
 /// Peers listen this far above the clients' ports.
 const PEER_PORT_OFFSET: u16 = 10;
 const SHAPE_FILE: &str = "cluster.toml";
