@@ -31,7 +31,9 @@ use crate::failure::Failure;
 /// cluster's answer is no.
 #[must_use]
 pub fn main() -> ExitCode {
-    match run(&Arguments::parse().command) {
+    let outcome = run(&Arguments::parse().command);
+    interrupt::stay_for_the_end();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output::warn(&format!("synod: {failure}"));

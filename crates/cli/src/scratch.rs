@@ -11,7 +11,7 @@ use synod_bench::names_path;
 
 use crate::cluster::{Description, FILE_NAME};
 use crate::failure::Failure;
-use crate::interrupt::before_the_end;
+use crate::interrupt::{before_the_end, stay_for_the_end};
 use crate::output::warn;
 
 /// A killed node may write for a moment yet.
@@ -58,6 +58,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        stay_for_the_end();
         if self.is_kept {
             warn(&format!("data and logs of the nodes are kept in {}", self.path.display()));
         } else {
