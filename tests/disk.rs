@@ -98,6 +98,13 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success());
 }
 
+/// Where every test must run, a skipped one is a failed one.
+fn skip(reason: &str) {
+    let must_run = std::env::var_os("SYNOD_TESTS_MUST_RUN").is_some_and(|set| set == "1");
+    assert!(!must_run, "{reason}, and SYNOD_TESTS_MUST_RUN is set");
+    eprintln!("skipped: {reason}");
+}
+
 #[test]
 fn a_full_disk_stops_its_node_and_only_that() {
     let mut cluster = TestCluster::start(3);
@@ -106,8 +113,7 @@ fn a_full_disk_stops_its_node_and_only_that() {
     fs::rename(&data, &aside).expect("the data moves");
     fs::create_dir(&data).expect("a folder");
     let Some(disk) = SmallDisk::mount(&data, "1g") else {
-        eprintln!("skipped: a small file system can be mounted by root only");
-        return;
+        return skip("a small file system can be mounted by root only");
     };
     copy_folder(&aside, &data);
     comes_back(&mut cluster, 3);
@@ -128,8 +134,7 @@ fn a_full_disk_stops_its_node_and_only_that() {
 #[test]
 fn a_failed_fsync_stops_its_node_and_only_that() {
     if Command::new("strace").arg("-V").output().is_err() {
-        eprintln!("skipped: strace is not installed");
-        return;
+        return skip("strace is not installed");
     }
     let mut cluster = TestCluster::start(3);
     let _data = without_node(&mut cluster, 3);

@@ -45,12 +45,12 @@ fn a_taken_client_port_is_named() {
 
 #[test]
 fn a_cluster_names_a_taken_port_before_it_writes_anything() {
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
-    let port = taken.local_addr().expect("an address").port();
+    let base = support::ports::free_base_port();
+    let port = base + 2;
+    let _taken = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).expect("a listener");
     let folder = folder();
     let data_dir = folder.path().join("cluster").display().to_string();
-    let base = (port - 2).to_string();
-    let output = synod(&["cluster", "--base-port", &base, "--data-dir", &data_dir]);
+    let output = synod(&["cluster", "--base-port", &base.to_string(), "--data-dir", &data_dir]);
     let text = refusal(&output);
     assert!(text.contains(&port.to_string()), "{text}");
     assert!(!Path::new(&data_dir).join("node-1").exists());
@@ -143,7 +143,7 @@ fn a_data_folder_of_another_node_is_refused() {
     fs::remove_dir_all(&mine).expect("the data");
     fs::rename(&theirs, &mine).expect("the folder");
     let text = refusal(&serve(&cluster.settings_path(1)));
-    assert!(text.contains("node"), "{text}");
+    assert!(text.contains("belongs to node 2, but"), "{text}");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_data_folder_of_another_cluster_is_refused() {
     fs::remove_dir_all(&mine).expect("the data");
     fs::rename(other.settings_path(1).with_file_name("data"), &mine).expect("the folder");
     let text = refusal(&serve(&one.settings_path(1)));
-    assert!(text.contains("cluster"), "{text}");
+    assert!(text.contains("belongs to cluster "), "{text}");
 }
 
 #[test]

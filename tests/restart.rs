@@ -92,7 +92,7 @@ fn a_description_that_cannot_be_written_stops_no_node() {
     let blocked = cluster.data_dir().join("cluster.new");
     fs::create_dir(&blocked).expect("a folder");
     cluster.signal(2, Signal::KILL);
-    wait_until("the trouble is told", || cluster.runner_output().contains("cluster.json; "));
+    wait_until("the trouble is told", || cluster.runner_output().contains("cannot write"));
     cluster.leader_among(&[1, 3]);
     fs::remove_dir(&blocked).expect("the folder goes");
     wait_until("the description is true again", || cluster.pid(2).is_none());

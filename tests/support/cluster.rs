@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,7 +15,7 @@ use tempfile::TempDir;
 
 use super::http::{self, Response};
 use super::ports::free_base_port;
-use super::wait::{wait_for, wait_until};
+use super::wait::{PATIENCE, wait_for, wait_until};
 
 /// The binary under test.
 pub const SYNOD: &str = env!("CARGO_BIN_EXE_synod");
@@ -25,12 +27,26 @@ pub fn folder() -> TempDir {
 
 /// Runs the binary to its end.
 pub fn synod(arguments: &[&str]) -> Output {
-    Command::new(SYNOD)
-        .args(arguments)
-        .env_remove("SYNOD_ENDPOINTS")
-        .stdin(Stdio::null())
-        .output()
-        .expect("synod runs")
+    output_of(Command::new(SYNOD).args(arguments).env_remove("SYNOD_ENDPOINTS"), PATIENCE)
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// When it does not end in this time; then it is killed.
+pub fn output_of(command: &mut Command, patience: Duration) -> Output {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the command starts");
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+    let (sender, receiver) = channel();
+    let waiter = thread::spawn(move || sender.send(child.wait_with_output()));
+    let ended = receiver.recv_timeout(patience);
+    if ended.is_err() {
+        // It has not been waited for, so the id is still its own.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+    let _ = waiter.join();
+    ended.unwrap_or_else(|_| panic!("{command:?} does not end")).expect("its output")
 }
 
 /// A running local cluster; stopped when dropped.
