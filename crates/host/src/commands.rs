@@ -434,6 +434,21 @@ mod tests {
     }
 
     #[test]
+    fn a_command_that_only_lacked_room_is_not_told_that_there_is_no_leader() {
+        let limits = Limits { writes_in_flight_max: 1, ..Limits::default() };
+        for (target, refusal) in [(LEADER, Refusal::Overloaded), (NOWHERE, Refusal::NoLeader)] {
+            let mut commands = commands(&limits);
+            commands.set_target(LEADER);
+            (0..2).for_each(|request| write(&mut commands, request));
+            assert_eq!(send(&mut commands, 0), vec![1]);
+            commands.set_target(target);
+            let mut actions = Vec::new();
+            commands.expire(Time(50_000), &mut actions);
+            assert_eq!(actions, vec![Action::Refuse { request: RequestId(1), refusal }]);
+        }
+    }
+
+    #[test]
     fn too_many_or_too_large_writes_are_refused_at_once() {
         let limits =
             Limits { writes_waiting_max: 2, writes_waiting_bytes_max: 25, ..Limits::default() };

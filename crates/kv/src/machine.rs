@@ -114,3 +114,24 @@ impl<M: OrderedMap> StateMachine<M> {
         &self.map
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryMap;
+
+    #[test]
+    fn the_hash_is_kept_at_the_last_slot_where_all_compare() {
+        let mut machine =
+            StateMachine::open(MemoryMap::default(), KvOptions::default()).expect("memory");
+        let mut expected = (0, 0);
+        for slot in 1..=2 * COMPARE_SLOTS + 1 {
+            assert_eq!(machine.compared_hash(), expected);
+            machine.apply(slot, slot, &[]).expect("memory");
+            if slot == COMPARE_SLOTS || slot == 2 * COMPARE_SLOTS {
+                expected = (slot, machine.state_hash());
+            }
+        }
+        assert_ne!(machine.state_hash(), expected.1);
+    }
+}

@@ -674,6 +674,42 @@ mod tests {
         assert_eq!(bench.liveness.not_before, bench.now);
     }
 
+    #[test]
+    fn time_given_to_a_candidate_ends_with_its_death() {
+        for (dead, ends) in [(3, true), (1, false)] {
+            let mut bench = Bench::new(3);
+            bench.liveness.give_time(bench.now, NodeId(3));
+            bench.liveness.receive_death(bench.now, dead - 1);
+            assert_eq!(bench.liveness.not_before == bench.now, ends);
+        }
+    }
+
+    /// What a leader with a hanging disk sends besides does not revive it, which would make
+    /// its followers change their mind with every Accept; its own word does.
+    #[test]
+    fn a_leader_with_a_hanging_disk_is_followed_again_by_its_own_word_only() {
+        let leads = ballot(1, 1);
+        let mut bench = Bench::new(3);
+        bench.hear_leader(leads);
+        let says = |bench: &mut Bench, disk_age_us| {
+            bench.hear(1, |heartbeat| {
+                (heartbeat.promised, heartbeat.following) = (leads, Some(leads));
+                (heartbeat.leading, heartbeat.disk_age_us) = (Some(watermark(leads)), disk_age_us);
+            });
+        };
+        says(&mut bench, 600_001);
+        for _ in 0..3 {
+            bench.liveness.hear_leader(bench.now, leads, Ballot::ZERO);
+            assert_eq!(bench.following(), None);
+        }
+        says(&mut bench, 600_000);
+        assert_eq!(bench.following(), Some(leads));
+        // Another leader, or the same in a higher ballot, is another matter.
+        says(&mut bench, 600_001);
+        bench.liveness.hear_leader(bench.now, ballot(2, 1), Ballot::ZERO);
+        assert_eq!(bench.following(), Some(ballot(2, 1)));
+    }
+
     /// Evidence of death counts at once. What the dead leader sent before may still arrive,
     /// in whatever form; only a heartbeat that answers a later one of ours shows that it lives.
     #[test]

@@ -396,3 +396,48 @@ impl Replica {
         self.options.retransmit_min_us.max(4 * slowest.unwrap_or(0)).min(limit)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AcceptedSlot;
+
+    /// A replica whose state has applied five slots, three of which its journal knows as
+    /// chosen, and which holds these slots above them.
+    fn with_journal(held: &[u64]) -> Replica {
+        let standing = Standing::Accepted(Ballot::ZERO.next(NodeId(2)));
+        let open = held.iter().map(|slot| AcceptedSlot {
+            slot: Slot(*slot),
+            standing,
+            value: Value::Noop,
+        });
+        let recovered = Recovered {
+            promised: Ballot::ZERO.next(NodeId(2)),
+            chosen_upto: Slot(3),
+            open: open.collect(),
+            ..Recovered::empty()
+        };
+        let configuration =
+            Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid");
+        let (applied, now) = (Slot(5), Time(1_000_000));
+        let options = Options::default();
+        Replica::new(NodeId(1), configuration, options, recovered, applied, applied, now)
+    }
+
+    #[test]
+    fn a_state_ahead_of_the_watermark_brings_it_up_with_the_first_record() {
+        let mut replica = with_journal(&[4, 5, 6]);
+        let mut effects = Effects::default();
+        replica.step(Time(1_000_000), Input::Tick, &mut effects);
+        let record = &effects.persist[0];
+        assert_eq!((&record.body, record.chosen_upto), (&RecordBody::Promise, Slot(5)));
+        assert_eq!(effects.persist.len(), 1);
+    }
+
+    /// The journal was durable before the state: it has lost what this node promised.
+    #[test]
+    #[should_panic(expected = "the journal lost records")]
+    fn a_journal_without_an_applied_slot_is_refused() {
+        with_journal(&[5, 6]);
+    }
+}
