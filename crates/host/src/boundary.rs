@@ -33,7 +33,8 @@ pub enum Event {
     Applied(Applied),
     /// The transport has evidence that the peer's process is gone.
     PeerDied(NodeId),
-    /// A connection to the peer was made: what was sent to it before may be lost.
+    /// A connection to the peer was made, one of several perhaps: what was sent to it
+    /// before may be lost.
     Connected(NodeId),
     /// Time passed; due at the latest at [`crate::Host::deadline`].
     Tick,

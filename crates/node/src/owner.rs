@@ -302,8 +302,8 @@ impl Owner {
                 tracing::info!(%peer, "the peer's process is gone");
                 Some(Event::PeerDied(peer))
             }
-            IncomingEvent::Connected(peer) => {
-                tracing::debug!(%peer, "connected");
+            IncomingEvent::Connected { node: peer, lane } => {
+                tracing::debug!(%peer, ?lane, "connected");
                 Some(Event::Connected(peer))
             }
             IncomingEvent::Disconnected(peer) => {

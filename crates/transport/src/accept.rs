@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use synod_wire::handshake::PROTOCOL_VERSION;
 use synod_wire::{DecodeError, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
 use tokio::io::AsyncReadExt;
@@ -20,6 +20,10 @@ use crate::peer::{Inbound, Peer, Shared};
 
 /// The least room for one read.
 const READ_BYTES: usize = 64 << 10;
+/// A message up to this size leaves the read buffer as a copy. A slice would keep the
+/// whole buffer for as long as somebody keeps the message, and a value may be kept in
+/// the core's cache for long: limits in bytes would hold many times as much.
+const COPIED_BYTES_MAX: usize = 16 << 10;
 /// The most that a read buffer grows by at once.
 const GROWTH_BYTES_MAX: usize = 4 << 20;
 /// Pause after the listener failed, which it does when file descriptors run out.
@@ -120,6 +124,10 @@ async fn serve(shared: Rc<Shared>, strangers: Rc<Strangers>, mut stream: TcpStre
     peer.remove_inbound(lane, number);
     if let Err(error) = error {
         let peer = peer.node;
+        let interval_ms = shared.limits.warning_interval_ms;
+        if !shared.damage_grumble.borrow_mut().is_due(peer, interval_ms) {
+            return;
+        }
         tracing::warn!(%peer, ?lane, %error, "the connection of a peer was closed: its bytes are damaged");
     }
 }
@@ -217,7 +225,7 @@ fn decode_messages(
             return Ok(bytes - buffer.len());
         }
         buffer.advance(frame::HEADER_BYTES);
-        let body = buffer.split_to(header.body_bytes()).freeze();
+        let body = take_body(buffer, header.body_bytes());
         let message = frame::decode(header, body)?;
         peer.hear(&message);
         peer.count(|metrics| {
@@ -225,5 +233,29 @@ fn decode_messages(
             metrics.bytes_received += bytes as u64;
         });
         messages.push(IncomingEvent::Message { from: peer.node, message });
+    }
+}
+
+fn take_body(buffer: &mut BytesMut, bytes: usize) -> Bytes {
+    if bytes > COPIED_BYTES_MAX {
+        return buffer.split_to(bytes).freeze();
+    }
+    let body = Bytes::copy_from_slice(&buffer[..bytes]);
+    buffer.advance(bytes);
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_message_that_is_kept_does_not_keep_the_read_buffer() {
+        let mut buffer = BytesMut::with_capacity(READ_BYTES);
+        buffer.extend_from_slice(&[7; 300]);
+        let kept = take_body(&mut buffer, 300);
+        // All of the buffer can be used again though the message lives.
+        assert!(buffer.try_reclaim(READ_BYTES));
+        assert_eq!(kept, [7; 300][..]);
     }
 }

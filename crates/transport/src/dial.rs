@@ -189,7 +189,7 @@ async fn hold(shared: &Shared, peer: &Peer, lane: Lane, mut stream: TcpStream) -
     }
 }
 
-/// An open queue, announced to the owner if it is the control lane's.
+/// An open queue, announced to the owner.
 struct OpenLane<'a> {
     shared: &'a Shared,
     peer: &'a Peer,
@@ -202,8 +202,8 @@ impl<'a> OpenLane<'a> {
         peer.count(|metrics| metrics.connects += 1);
         if lane == Lane::Control {
             peer.count(|metrics| metrics.connected = true);
-            shared.inbox.push(IncomingEvent::Connected(peer.node));
         }
+        shared.inbox.push(IncomingEvent::Connected { node: peer.node, lane });
         OpenLane { shared, peer, lane }
     }
 }

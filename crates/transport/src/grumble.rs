@@ -2,18 +2,23 @@
 
 use std::time::Duration;
 
-use synod_wire::RefusalReason;
 use tokio::time::Instant;
 
 /// Lets a warning through when its reason is new, or was last told long ago.
-#[derive(Default, Debug)]
-pub(crate) struct Grumble {
-    last: Option<(RefusalReason, Instant)>,
+#[derive(Debug)]
+pub(crate) struct Grumble<R> {
+    last: Option<(R, Instant)>,
 }
 
-impl Grumble {
+impl<R> Default for Grumble<R> {
+    fn default() -> Self {
+        Grumble { last: None }
+    }
+}
+
+impl<R: Copy + PartialEq> Grumble<R> {
     /// Whether to warn now.
-    pub(crate) fn is_due(&mut self, reason: RefusalReason, interval_ms: u64) -> bool {
+    pub(crate) fn is_due(&mut self, reason: R, interval_ms: u64) -> bool {
         let now = Instant::now();
         let interval = Duration::from_millis(interval_ms);
         let due = match self.last {
@@ -29,6 +34,8 @@ impl Grumble {
 
 #[cfg(test)]
 mod tests {
+    use synod_wire::RefusalReason;
+
     use super::*;
 
     #[test]

@@ -20,9 +20,15 @@ pub enum IncomingEvent {
     /// There is evidence that the peer's process is gone: a connection was closed
     /// and nothing listens there any more. Told once per closed connection.
     PeerDied(NodeId),
-    /// Our control lane to the peer stands; what is sent from now on may arrive.
-    Connected(NodeId),
-    /// It stands no longer.
+    /// Our lane to the peer stands; what is sent on it from now on may arrive, and
+    /// what was sent on it before is lost.
+    Connected {
+        /// The peer.
+        node: NodeId,
+        /// The lane.
+        lane: Lane,
+    },
+    /// Our control lane to the peer stands no longer.
     Disconnected(NodeId),
     /// First contact: from now on the peer is only accepted with this store id. To
     /// be kept, and given to the next life as a [`crate::Pin`].

@@ -2,8 +2,9 @@
 //!
 //! Each node dials each peer twice, and what it dials it only sends on: one
 //! connection (a *lane*) for votes, heartbeats and everything else that is small,
-//! one for what is large, so that the small never waits behind the large. Messages
-//! may be lost, doubled by a retry of the core, or overtake each other between the
+//! one for what is large, so that the small never waits behind the large. Clients'
+//! commands all take the second, since they count in their order only. Messages may
+//! be lost, doubled by a retry of the core, or overtake each other between the
 //! lanes; they are never damaged and never said to come from somebody else than the
 //! node that shook hands.
 //!

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use synod_paxos::{Message, NodeId};
-use synod_wire::{Facts, Lane, PeerMessage, Refusal};
+use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -25,7 +25,9 @@ pub(crate) struct Shared {
     pub(crate) inbox: Rc<Inbox>,
     pub(crate) metrics: Cell<TransportMetrics>,
     /// Refusals of strangers, who have no peer of their own to grumble about.
-    pub(crate) grumble: RefCell<Grumble>,
+    pub(crate) grumble: RefCell<Grumble<RefusalReason>>,
+    /// Connections that brought damaged bytes, by who is said to have sent them.
+    pub(crate) damage_grumble: RefCell<Grumble<NodeId>>,
     /// Told when the listener shall close.
     pub(crate) closing: Notify,
 }
@@ -63,6 +65,7 @@ impl Shared {
             peers,
             metrics: Cell::default(),
             grumble: RefCell::default(),
+            damage_grumble: RefCell::default(),
             closing: Notify::new(),
         }
     }
@@ -88,7 +91,7 @@ pub(crate) struct Peer {
     control: OneLane,
     bulk: OneLane,
     metrics: Cell<PeerMetrics>,
-    grumble: RefCell<Grumble>,
+    grumble: RefCell<Grumble<RefusalReason>>,
 }
 
 /// One lane of a peer, in both directions.

@@ -87,12 +87,13 @@ impl Transport {
     }
 
     /// Catch-up never waits for anybody's vote, nor anybody's vote for it; a long
-    /// message goes the same way.
+    /// message goes the same way. So do all commands: those of one node count only in
+    /// their order, which two lanes would not keep, and what does not fit into the
+    /// queue must be the newest.
     fn lane(&self, message: &PeerMessage, body_bytes: usize) -> Lane {
         let may_be_long = match message {
-            PeerMessage::Paxos(Message::Chosen(_)) => return Lane::Bulk,
+            PeerMessage::Forward(_) | PeerMessage::Paxos(Message::Chosen(_)) => return Lane::Bulk,
             PeerMessage::Paxos(Message::Accept(_) | Message::Promise(_)) => true,
-            PeerMessage::Forward(_) => true,
             PeerMessage::Paxos(_) => false,
         };
         if may_be_long && body_bytes > self.shared.limits.control_message_bytes_max {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use peers::*;
 use synod_paxos::NodeId;
 use synod_transport::{IncomingEvent, Limits};
+use synod_wire::{Handshake, Lane};
 
 #[test]
 fn messages_of_both_lanes_arrive_in_their_order() {
@@ -31,6 +32,43 @@ fn messages_of_both_lanes_arrive_in_their_order() {
         assert_eq!(smalls, (0..100).map(small).collect::<Vec<_>>());
         let expected: Vec<_> = (0..100).step_by(10).map(|nonce| large(nonce, 300_000)).collect();
         assert_eq!(larges, expected);
+    });
+}
+
+#[test]
+fn commands_arrive_in_their_order_however_long_they_are() {
+    run(async {
+        let (first, mut second) = pair(limits()).await;
+        let sent: Vec<_> = (0..30)
+            .map(|nonce| commands(nonce, if nonce % 3 == 0 { 1 << 20 } else { 100 }))
+            .collect();
+        for message in &sent {
+            first.transport.send(NodeId(2), message);
+        }
+        for message in sent {
+            assert!(second.message().await.1 == message);
+        }
+    });
+}
+
+#[test]
+fn each_lane_tells_that_it_is_connected() {
+    run(async {
+        let fake = FakePeer::new();
+        let mut node = Node::start(settings(1, &[(2, &fake.address)], limits()), listener().0);
+        let is_bulk = |event: &IncomingEvent| {
+            *event == IncomingEvent::Connected { node: NodeId(2), lane: Lane::Bulk }
+        };
+        let (_control, bulk) = fake.accept_both().await;
+        node.wait_for(is_bulk).await;
+        drop(bulk);
+        let (hello, mut bulk) = fake.accept().await;
+        assert_eq!(hello.lane, Lane::Bulk);
+        send_handshake(&mut bulk, Handshake::Welcome(welcome(2))).await;
+        node.wait_for(is_bulk).await;
+        // What is sent then arrives.
+        node.transport.send(NodeId(2), &commands(1, 10));
+        assert_eq!(read_message(&mut bulk).await, Some(commands(1, 10)));
     });
 }
 

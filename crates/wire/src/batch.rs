@@ -164,10 +164,33 @@ impl Builder {
         self.out.len()
     }
 
-    /// The encoded batch.
+    /// The encoded batch. It may be kept for long, so it keeps no room that it does
+    /// not need.
     #[must_use]
     pub fn finish(mut self) -> Bytes {
         self.out[COUNT_OFFSET..HEADER_BYTES].copy_from_slice(&self.entries.to_le_bytes());
+        if self.out.len() * 2 < self.out.capacity() {
+            return Bytes::copy_from_slice(&self.out);
+        }
         self.out.freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_batch_keeps_no_room_for_a_large_one() {
+        for bytes in [0, 100, 9_000, 100_000] {
+            let mut builder = Builder::new(5);
+            let id = ServerId { origin: 1, incarnation: 2, sequence: 3 };
+            builder.push_entry(&encode_entry(id, &vec![9; bytes]));
+            let encoded = builder.finish();
+            assert_eq!(decode(encoded.clone()).expect("a batch").entries[0].command.len(), bytes);
+            let length = encoded.len();
+            let kept = encoded.try_into_mut().expect("nobody else has it").capacity();
+            assert!(kept <= 2 * length, "{kept} bytes for {length}");
+        }
     }
 }

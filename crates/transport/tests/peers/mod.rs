@@ -6,12 +6,14 @@ use std::future::Future;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
+use synod_kv::ServerId;
 use synod_paxos::{Ballot, Chosen, Message, NodeId, Position, ReadIndex, Slot, Value};
 use synod_transport::{
     Incoming, IncomingEvent, Limits, Own, PeerAddress, PeerMetrics, Transport, TransportSettings,
 };
+use synod_wire::batch::encode_entry;
 use synod_wire::handshake::PROTOCOL_VERSION;
-use synod_wire::{Facts, Handshake, Hello, Lane, PeerMessage, Welcome, frame, handshake};
+use synod_wire::{Facts, Forward, Handshake, Hello, Lane, PeerMessage, Welcome, frame, handshake};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -42,6 +44,13 @@ pub(crate) fn large(nonce: u64, bytes: usize) -> PeerMessage {
         first: Slot(1),
         values: vec![Value::Batch(Bytes::from(vec![0xB1; bytes])), Value::Noop],
     }))
+}
+
+/// Commands of a node, of so many bytes.
+pub(crate) fn commands(nonce: u8, bytes: usize) -> PeerMessage {
+    let id = ServerId { origin: 1, incarnation: 1, sequence: u64::from(nonce) };
+    let commands = vec![encode_entry(id, &vec![nonce; bytes])];
+    PeerMessage::Forward(Forward { may_relay: true, commands })
 }
 
 /// A listener whose port stays the node's for the whole test.
@@ -101,7 +110,8 @@ impl Node {
     }
 
     pub(crate) async fn connected_to(&mut self, node: u32) {
-        self.wait_for(|event| *event == IncomingEvent::Connected(NodeId(node))).await;
+        let control = IncomingEvent::Connected { node: NodeId(node), lane: Lane::Control };
+        self.wait_for(|event| *event == control).await;
     }
 
     pub(crate) async fn message(&mut self) -> (NodeId, PeerMessage) {
