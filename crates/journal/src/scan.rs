@@ -75,6 +75,8 @@ pub(crate) struct RecordScan {
 struct DamagedGroup {
     number: u32,
     first_sector: u64,
+    /// Of the last record before it.
+    position_before: Position,
     /// How many headers it repeats: as many as the group before has records.
     copies: usize,
 }
@@ -98,10 +100,13 @@ impl Fault {
         Fault { sector, what, promise_known, group: None, record: None }
     }
 
-    /// With the damaged group's record that is hit, the first if it is several, when
-    /// these are the headers of the group.
+    /// With the damaged group's record that is hit, the first if it is several, if
+    /// these are the headers of the group and not of a later one.
     pub(crate) fn with_headers(self, headers: &[RecordHeader]) -> Fault {
         let (Some(group), None) = (self.group, &self.record) else { return self };
+        if headers.first().is_none_or(|first| first.position.0 != group.position_before.0 + 1) {
+            return self;
+        }
         let damaged_from = in_memory(self.sector - group.first_sector) * PAYLOAD_BYTES;
         let mut end = GROUP_HEADER_BYTES + group.copies * RECORD_HEADER_BYTES;
         let record = headers.iter().find(|header| {
@@ -337,7 +342,12 @@ impl<'a> Segment<'a> {
             Some(before) => before.records.len(),
             None => self.header.previous.last_records as usize,
         };
-        DamagedGroup { number: scan.next_number(), first_sector: scan.sectors, copies }
+        DamagedGroup {
+            number: scan.next_number(),
+            first_sector: scan.sectors,
+            position_before: scan.in_force.position,
+            copies,
+        }
     }
 
     /// Adds to a fault what the second copy of the headers, or else the headers of
@@ -347,8 +357,11 @@ impl<'a> Segment<'a> {
         let following = (group.first_sector + 1..self.sectors)
             .filter(|at| matches!(self.inspect(*at), Sector::Whole { first: true, .. }))
             .find_map(|at| self.copies(at, group.number + 1));
-        let headers = following.unwrap_or_else(|| self.own_headers(group));
-        fault.with_headers(&headers)
+        match following {
+            // That is all there is to know, even if the group has no records.
+            Some(headers) => Fault { group: None, ..fault.with_headers(&headers) },
+            None => fault.with_headers(&self.own_headers(group)),
+        }
     }
 
     /// The copies in this segment's first group.
@@ -372,7 +385,7 @@ impl<'a> Segment<'a> {
 
     /// The headers of a group's records up to the first one that is damaged itself.
     fn own_headers(&self, group: DamagedGroup) -> Vec<RecordHeader> {
-        let DamagedGroup { number, first_sector: first, copies } = group;
+        let DamagedGroup { number, first_sector: first, copies, .. } = group;
         let mut headers = Vec::new();
         let mut at = GROUP_HEADER_BYTES + copies * RECORD_HEADER_BYTES;
         let limit = in_memory(self.sectors - first) * PAYLOAD_BYTES;

@@ -88,6 +88,8 @@ struct Case {
     _folder: tempfile::TempDir,
     dir: PathBuf,
     files: Files,
+    /// As they were written.
+    pristine: Files,
 }
 
 impl Case {
@@ -96,7 +98,7 @@ impl Case {
         let dir = folder.path().join("journal");
         grow(&dir);
         let files = read_files(&dir);
-        Case { _folder: folder, dir, files }
+        Case { _folder: folder, dir, pristine: files.clone(), files }
     }
 
     fn path(&self, segment: u64) -> PathBuf {
@@ -125,7 +127,9 @@ impl Case {
         let answer = Journal::inspect(&self.dir, CLUSTER);
         let damage_at = |damage: &Damage| {
             let name = damage.file.file_stem().unwrap().to_str().unwrap();
-            (name.parse::<u64>().unwrap(), damage.offset)
+            let segment = name.parse::<u64>().unwrap();
+            self.check_record(segment, damage, what);
+            (segment, damage.offset)
         };
         match (&expected, &answer) {
             (Verdict::Content(content), Ok(found)) => {
@@ -144,6 +148,20 @@ impl Case {
             _ => panic!("{what}: expected {expected:?}, got {answer:?}"),
         }
         expected
+    }
+
+    /// The record that is named is the first one that is hit, and there is a name
+    /// whenever a later group of the segment repeats it.
+    fn check_record(&self, segment: u64, damage: &Damage, what: &str) {
+        // A segment that nobody wrote can only be missing.
+        let Some(pristine) = self.pristine.get(&segment) else { return };
+        let hit = naive::record_hit(pristine, CLUSTER.0, segment, damage.offset);
+        if let Some(position) = damage.position {
+            assert_eq!(Some(position.0), hit.map(|hit| hit.position), "{what}: {damage}");
+        }
+        if what.starts_with("flip") && hit.is_some_and(|hit| hit.is_repeated) {
+            assert!(damage.position.is_some(), "{what}: {damage}");
+        }
     }
 
     /// Opens a copy of the folder for good, twice, and reads everything back.

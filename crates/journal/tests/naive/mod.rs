@@ -242,6 +242,38 @@ fn sealed_groups(
     }
 }
 
+/// A record, and whether a later group of its segment repeats its header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Hit {
+    pub(crate) position: u64,
+    pub(crate) is_repeated: bool,
+}
+
+/// The first record that the sector at `offset` of an intact segment holds anything
+/// of, or, if that has only a group's beginning, the first one of the group.
+pub(crate) fn record_hit(b: &[u8], cluster: u128, segment: u64, offset: u64) -> Option<Hit> {
+    let table = table(b, segment, cluster);
+    let (groups, _) = cut(b, &table, 1, table.len() - 1);
+    let damaged = offset as usize / 512;
+    let mut first = 1;
+    for (index, payload) in groups.iter().enumerate() {
+        let sectors = payload.len().div_ceil(504);
+        if (first..first + sectors).contains(&damaged) {
+            let damaged_from = (damaged - first) * 504;
+            let mut end = 88 + u32_at(payload, 20) as usize * 84;
+            for number in 1..=u64::from(u32_at(payload, 16)) {
+                end += 84 + u32_at(payload, end + 56) as usize;
+                if end > damaged_from {
+                    let position = u64_at(payload, 24) + number;
+                    return Some(Hit { position, is_repeated: index + 1 < groups.len() });
+                }
+            }
+        }
+        first += sectors;
+    }
+    None
+}
+
 /// The complete groups, and whether a torn one follows.
 fn groups_of_newest(
     b: &[u8],
