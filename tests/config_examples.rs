@@ -82,5 +82,5 @@ fn what_stands_in_comments_loads_too() {
     let settings = Settings::parse(&opened.join("\n"), &path);
     let settings = settings.unwrap_or_else(|error| panic!("{error}"));
     assert_eq!(settings.cluster.alpha, Some(1_024));
-    assert_eq!(settings.peer.advertise.as_deref(), Some("synod-1.example:7011"));
+    assert_eq!(settings.timing.disk_stall_ms, Some(300));
 }

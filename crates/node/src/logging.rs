@@ -104,8 +104,11 @@ struct Writer {
 
 impl Write for Writer {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let kept = &text[..text.len().min(LINE_BYTES_MAX)];
-        if self.lines.try_send(Line::Text(kept.to_vec())).is_err() {
+        let mut kept = text[..text.len().min(LINE_BYTES_MAX)].to_vec();
+        if kept.len() < text.len() {
+            kept.push(b'\n');
+        }
+        if self.lines.try_send(Line::Text(kept)).is_err() {
             self.dropped.fetch_add(1, Relaxed);
         }
         Ok(text.len())
@@ -127,6 +130,19 @@ impl<'a> MakeWriter<'a> for Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_is_still_a_line() {
+        let (lines, queue) = mpsc::sync_channel(4);
+        let mut writer = Writer { lines, dropped: Arc::default() };
+        writer.write_all(&[b'x'; 2 * LINE_BYTES_MAX]).expect("taken");
+        writer.write_all(b"next\n").expect("taken");
+        drop(writer);
+        let mut out = Vec::new();
+        print(&queue, &AtomicU64::new(0), &mut out);
+        let lengths: Vec<usize> = out.split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        assert_eq!(lengths, [LINE_BYTES_MAX, 4, 0]);
+    }
 
     #[test]
     fn a_reader_that_stalls_costs_lines_and_never_time() {

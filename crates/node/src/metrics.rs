@@ -31,7 +31,11 @@ pub(crate) fn text(facts: &Facts, shared: &Shared, uptime: Duration) -> String {
 
 fn write_state(page: &mut Page, shared: &Shared) {
     let state = &shared.state;
-    page.counter("commands_applied_total", "Commands applied.", state.commands.load(Relaxed));
+    page.counter(
+        "commands_applied_total",
+        "Commands taken from slots, those without effect included.",
+        state.commands.load(Relaxed),
+    );
     page.counter("values_applied_total", "Slots applied.", state.values.load(Relaxed));
     page.counter("commits_total", "Writes to the state.", state.commits.load(Relaxed));
     page.gauge("applied_slot", "Applied up to here.", state.applied().0);
@@ -84,11 +88,13 @@ fn write_owner(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     page.counter("peer_handshakes_failed_total", "Of them, without handshake.", failed);
     let refused = transport.handshakes_refused;
     page.counter("peer_handshakes_refused_total", "Of them, refused.", refused);
+    let failed = transport.accepts_failed;
+    page.counter("peer_accepts_failed_total", "Failures of the listener.", failed);
 }
 
 fn write_peers(page: &mut Page, peers: &[PeerMetrics]) {
     type Field = fn(&PeerMetrics) -> u64;
-    let counters: [(&str, &str, Field); 8] = [
+    let counters: [(&str, &str, Field); 10] = [
         ("peer_frames_sent_total", "Messages sent.", |peer| peer.frames_sent),
         ("peer_bytes_sent_total", "Bytes sent.", |peer| peer.bytes_sent),
         ("peer_socket_writes_total", "Writes to sockets.", |peer| peer.writes),
@@ -100,6 +106,10 @@ fn write_peers(page: &mut Page, peers: &[PeerMetrics]) {
                 + peer.frames_dropped_oversize
         }),
         ("peer_connects_total", "Connections made.", |peer| peer.connects),
+        ("peer_dials_failed_total", "Dials without a handshake.", |peer| peer.dials_failed),
+        ("peer_refusals_total", "Handshakes that one of the two refused.", |peer| {
+            peer.handshakes_refused
+        }),
         ("peer_deaths_total", "Evidence of its death.", |peer| peer.deaths),
     ];
     for (name, help, field) in counters {
@@ -120,7 +130,14 @@ fn write_store(page: &mut Page, store: &StoreMetrics) {
         ("state_file_bytes", "Files of the state.", store.file_bytes),
         ("state_block_cache_bytes", "Block cache in use.", store.block_cache_bytes),
         ("state_pending_compaction_bytes", "To be compacted.", store.pending_compaction_bytes),
+        ("state_running_jobs", "Flushes and compactions at work.", store.running_jobs),
         ("state_records", "About how many records.", store.records),
+        ("state_background_errors", "Failed flushes and compactions.", store.background_errors),
+        (
+            "state_delayed_write_bytes_per_second",
+            "Writes are slowed down to this; 0 when they are not.",
+            store.delayed_write_bytes_per_second,
+        ),
         ("state_write_stopped", "1 while writes wait.", u64::from(store.is_write_stopped)),
     ];
     for (name, help, value) in gauges {

@@ -238,7 +238,10 @@ impl Node {
         if let Some(message) = self.fatal.reported() {
             return Err(NodeFailure(message));
         }
-        self.store.flush().map_err(|error| NodeFailure(error.to_string()))
+        self.store.flush().map_err(|error| NodeFailure(error.to_string()))?;
+        // A compaction would hold the state's folder beyond the end of this node.
+        self.store.stop_work();
+        Ok(())
     }
 
     /// Asks others to lead, until one does. A single node has nobody to ask.

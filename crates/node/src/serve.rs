@@ -1,14 +1,25 @@
 //! A process that is one node: from its start to a signal, or to a failure.
 
+use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::folder;
 use crate::node::{Node, NodeFailure, StartError};
 use crate::settings::Settings;
+
+/// How long a process that must end may take for its last words: its disk may hang,
+/// and nobody may read what it prints.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How much longer than `timing.shutdown_timeout_ms` a stopping node may take, for
+/// the hand-over and the last flush.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 
 /// Why a node's process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -26,31 +37,89 @@ pub enum ServeError {
 
 /// Runs a node until SIGINT or SIGTERM. A failure of its disk ends it, and so does
 /// a panic of any of its threads: the process aborts, after it left a file that
-/// keeps it from being started again unseen.
+/// keeps it from being started again unseen. A second signal ends it without waiting.
 ///
 /// # Errors
 /// See [`ServeError`]. The caller prints it and ends the process; threads may still
-/// be running, and say nothing more to anybody.
+/// be running. If a failed process does not end soon, it is aborted.
 pub fn serve(settings: Settings) -> Result<(), ServeError> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(ServeError::Signals)?;
     // Before the node starts, so that a signal during its recovery is not lost.
-    let (mut interrupt, mut terminate) = {
+    let mut signals = {
         let _entered = runtime.enter();
         let listen = |kind| signal(kind).map_err(ServeError::Signals);
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
+        Signals(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
     };
     abort_on_panic(&settings.data_dir);
     let node = Node::start(&settings)?;
-    runtime.block_on(async {
+    let failed = runtime.block_on(async {
         tokio::select! {
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
-            failure = node.failed() => Err(failure),
+            () = signals.next() => None,
+            failure = node.failed() => Some(failure),
         }
-    })?;
+    });
+    if let Some(failure) = failed {
+        abort_after(LAST_WORDS);
+        // Its threads live, so the folder stays locked until the process is gone.
+        std::mem::forget(node);
+        return Err(failure.into());
+    }
     tracing::info!("stopping");
-    Ok(node.stop()?)
+    let patience = Duration::from_millis(settings.timing.shutdown_timeout_ms) + STOP_GRACE;
+    let stopped = runtime.block_on(in_time(move || node.stop(), patience, signals.next()));
+    if stopped.is_err() {
+        abort_after(LAST_WORDS);
+    }
+    Ok(stopped?)
+}
+
+/// What asks the process to end.
+struct Signals(Signal, Signal);
+
+impl Signals {
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.0.recv() => {}
+            _ = self.1.recv() => {}
+        }
+    }
+}
+
+/// Stops a node on a thread of its own, and gives up when time is over or somebody
+/// asks again: a disk that hangs must not keep the process alive.
+async fn in_time(
+    stop: impl FnOnce() -> Result<(), NodeFailure> + Send + 'static,
+    patience: Duration,
+    asked_again: impl Future<Output = ()>,
+) -> Result<(), NodeFailure> {
+    let (done, stopped) = oneshot::channel();
+    let stopping = thread::Builder::new().name("synod-stop".to_owned());
+    let spawned = stopping.spawn(move || {
+        // Nobody waits any more when it took too long.
+        let _ = done.send(stop());
+    });
+    let late = || {
+        let text = "it did not stop in time; what it acknowledged is in its journal";
+        Err(NodeFailure(text.to_owned()))
+    };
+    if let Err(error) = spawned {
+        return Err(NodeFailure(format!("cannot start a thread: {error}")));
+    }
+    tokio::select! {
+        result = stopped => result.unwrap_or_else(|_| late()),
+        () = asked_again => late(),
+        () = tokio::time::sleep(patience) => late(),
+    }
+}
+
+/// Aborts the process if it still lives then.
+fn abort_after(time: Duration) {
+    // Without a thread for it there is no watchdog, and nothing better to do.
+    let _ = thread::Builder::new().name("synod-watchdog".to_owned()).spawn(move || {
+        thread::sleep(time);
+        std::process::abort();
+    });
 }
 
 /// A panic is a bug, most likely in an invariant. The thread it happened on is
@@ -60,7 +129,9 @@ fn abort_on_panic(data_dir: &Path) {
     let data_dir = data_dir.to_owned();
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
-        let thread = std::thread::current();
+        // The others must not go on while this thread waits for a disk or a reader.
+        abort_after(LAST_WORDS);
+        let thread = thread::current();
         let name = thread.name().unwrap_or("a thread").to_owned();
         let text = format!("{name} panicked: {info}\n");
         if let Err(error) = folder::replace(&data_dir, folder::MARKER_FILE, text.as_bytes()) {
@@ -69,4 +140,85 @@ fn abort_on_panic(data_dir: &Path) {
         print(info);
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Set for a process that shall panic, and names its data folder.
+    const PANIC_IN: &str = "SYNOD_TEST_PANIC_IN";
+    const SIGABRT: i32 = 6;
+
+    /// Runs [`panics_when_it_is_asked_to`] in a process of its own. Nobody reads what
+    /// it prints.
+    fn panicking_process(data_dir: &Path) -> std::process::ExitStatus {
+        let mut child = Command::new(std::env::current_exe().expect("this test"))
+            .args(["--exact", "serve::tests::panics_when_it_is_asked_to", "--nocapture"])
+            .env(PANIC_IN, data_dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        child.wait().expect("it ends")
+    }
+
+    #[test]
+    fn panics_when_it_is_asked_to() {
+        let Some(data_dir) = std::env::var_os(PANIC_IN) else { return };
+        abort_on_panic(Path::new(&data_dir));
+        // Fills the pipe, and then holds standard error for ever.
+        thread::spawn(|| {
+            loop {
+                let _ = io::stderr().lock().write_all(&[b'x'; 1 << 20]);
+            }
+        });
+        let broken = thread::Builder::new().name("synod-owner".to_owned());
+        let _ = broken.spawn(|| panic!("two values in slot 7")).expect("a thread").join();
+    }
+
+    #[test]
+    fn a_panic_ends_the_process_and_keeps_the_node_from_coming_back() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("synod.toml");
+        let text = "node_id = 1\ndata_dir = \"data\"\n[cluster]\n\
+                    id = \"00112233445566778899aabbccddeeff\"\n\
+                    [peer]\nlisten = \"127.0.0.1:1\"\n[client]\nlisten = \"127.0.0.1:2\"\n\
+                    [[members]]\nid = 1\npeer = \"127.0.0.1:1\"\n\
+                    client_url = \"http://127.0.0.1:2\"\n";
+        let settings = Settings::parse(text, &file).expect("good settings");
+        crate::init(&settings).expect("a fresh folder");
+        let status = panicking_process(&settings.data_dir);
+        assert_eq!(status.signal(), Some(SIGABRT), "{status:?}");
+        let marker = settings.data_dir.join(folder::MARKER_FILE);
+        let words = std::fs::read_to_string(&marker).expect("the marker");
+        assert!(words.contains("synod-owner panicked"), "{words}");
+        assert!(words.contains("two values in slot 7"), "{words}");
+        let refused = Node::start(&settings).expect_err("it must not come back");
+        assert!(matches!(refused, StartError::Violation(path) if path == marker));
+    }
+
+    #[test]
+    fn a_stop_that_hangs_ends_in_time_or_when_it_is_asked_for_again() {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let hang = || loop {
+            thread::park();
+        };
+        let never = std::future::pending();
+        let late = runtime.block_on(in_time(hang, Duration::from_millis(10), never));
+        assert!(late.expect_err("late").to_string().contains("did not stop in time"));
+        let hour = Duration::from_secs(3_600);
+        let asked = runtime.block_on(in_time(hang, hour, async {}));
+        assert!(asked.is_err());
+        let never = std::future::pending();
+        let failed = || Err(NodeFailure("no space".to_owned()));
+        let failed = runtime.block_on(in_time(failed, hour, never));
+        assert_eq!(failed.expect_err("failed").0, "no space");
+        let never = std::future::pending();
+        assert!(runtime.block_on(in_time(|| Ok(()), hour, never)).is_ok());
+    }
 }

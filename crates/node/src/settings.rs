@@ -52,7 +52,7 @@ pub struct Settings {
 pub struct ClusterSettings {
     /// 32 hexadecimal digits, made once at random. Dashes are ignored.
     pub id: String,
-    /// For people.
+    /// For people: a node says it when it starts.
     #[serde(default = "default_cluster_name")]
     pub name: String,
     /// Promises that make a leader; a majority by default. Read by `init` only.
@@ -67,11 +67,8 @@ pub struct ClusterSettings {
 #[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListenSettings {
-    /// Address and port to bind.
+    /// Address and port to bind. How others reach the node stands among the members.
     pub listen: String,
-    /// How others reach it, when that differs from this node's entry among the
-    /// members: a URL for clients, host and port for peers.
-    pub advertise: Option<String>,
 }
 
 /// One member.
@@ -234,19 +231,11 @@ impl Settings {
         self.try_configuration().expect("the settings were checked")
     }
 
-    /// This node's entry among the members, with what it advertises.
+    /// The members in the order of their ids.
     #[must_use]
     pub fn members_by_id(&self) -> Vec<MemberSettings> {
         let mut members = self.members.clone();
         members.sort_by_key(|member| member.id);
-        for member in members.iter_mut().filter(|member| member.id == self.node_id) {
-            if let Some(url) = &self.client.advertise {
-                member.client_url.clone_from(url);
-            }
-            if let Some(address) = &self.peer.advertise {
-                member.peer.clone_from(address);
-            }
-        }
         members
     }
 
@@ -279,12 +268,6 @@ impl Settings {
     fn check_addresses(&self) -> Result<(), Wrong> {
         check_address("client.listen", &self.client.listen)?;
         check_address("peer.listen", &self.peer.listen)?;
-        if let Some(url) = &self.client.advertise {
-            check_url("client.advertise", url)?;
-        }
-        if let Some(address) = &self.peer.advertise {
-            check_address("peer.advertise", address)?;
-        }
         if self.client.listen == self.peer.listen && !self.client.listen.ends_with(":0") {
             return wrong("peer.listen", "is the same address as client.listen");
         }
@@ -445,17 +428,6 @@ client_url = "http://127.0.0.1:7003"
         assert_eq!(settings.log.level, "info");
     }
 
-    #[test]
-    fn an_advertised_address_replaces_the_members() {
-        let text = GOOD.replace(
-            "listen = \"127.0.0.1:7012\"",
-            "listen = \"0.0.0.0:7012\"\nadvertise = \"two.example:7012\"",
-        );
-        let members = parse(&text).expect("good").members_by_id();
-        assert_eq!(members[1].peer, "two.example:7012");
-        assert_eq!(members[1].client_url, "http://127.0.0.1:7002");
-    }
-
     /// What is replaced by what, and the words that the message must have.
     const WRONG: &[(&str, &str, &[&str])] = &[
         ("node_id = 2", "node_id = 4", &["node_id", "4 is not among the members"]),
@@ -489,6 +461,7 @@ client_url = "http://127.0.0.1:7003"
         ),
         ("[client]\n", "promise_quorum = 1\n[client]\n", &["cluster.promise_quorum", "both"]),
         ("[client]\n", "alpha = 0\n[client]\n", &["cluster.alpha"]),
+        ("[client]", "[client]\nadvertise = \"http://a:1\"", &["advertise", "unknown field"]),
         ("[client]", "[client", &["line"]),
     ];
 

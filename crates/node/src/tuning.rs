@@ -47,7 +47,10 @@ pub(crate) fn transport_limits(settings: &Settings) -> synod_transport::Limits {
 /// The limits of the clients' door, which may have so many connections.
 pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_api::Limits {
     let limits = &settings.limits;
+    let defaults = synod_api::Limits::default();
     synod_api::Limits {
+        // What may wait for its outcome must be able to come in.
+        bodies_bytes_max: limits.writes_waiting_bytes_max.max(defaults.bodies_bytes_max),
         key_bytes_max: limits.key_bytes_max,
         value_bytes_max: limits.value_bytes_max,
         connections_max,
@@ -62,6 +65,6 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         list_bytes_max: limits.list_bytes_max,
         range_delete_keys_max: limits.range_delete_keys_max,
         shutdown_timeout_ms: settings.timing.shutdown_timeout_ms,
-        ..synod_api::Limits::default()
+        ..defaults
     }
 }

@@ -95,6 +95,8 @@ impl Upkeep {
     }
 
     fn look(&mut self) -> Result<(), MapError> {
+        // Of a flush or compaction that failed behind our back.
+        self.store.check()?;
         let durable = durable_slot(&self.store)?;
         if durable > self.shared.state.durable() {
             self.shared.state.set_durable(durable);

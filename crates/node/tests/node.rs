@@ -286,23 +286,33 @@ fn a_member_that_comes_back_without_its_disk_is_kept_out() {
     let first = nodes[0].as_ref().expect("it runs").client_addr();
     assert_eq!(request(first, "PUT", "/v1/kv/a", "1").status, 201);
     wait_for("pins", || {
-        let pins = std::fs::read_to_string(cluster.settings[0].data_dir.join("members.json"));
-        pins.is_ok_and(|text| text.matches("store_id").count() == 2)
+        cluster.settings[..2].iter().all(|settings| {
+            let pins = std::fs::read_to_string(settings.data_dir.join("members.json"));
+            pins.is_ok_and(|text| text.matches("store_id").count() == 2)
+        })
     });
     nodes[2].take().expect("it runs").stop().expect("stopped in order");
     let lost = &cluster.settings[2];
     std::fs::remove_dir_all(&lost.data_dir).expect("removed");
     synod_node::init(lost).expect("the operator was careless");
     let amnesiac = cluster.start(2);
-    let text = "peer_handshakes_refused_total";
-    wait_for("a refusal", || {
-        let metrics = request(first, "GET", "/metrics", "").body;
-        metrics
-            .lines()
-            .filter(|line| line.contains(text) && !line.starts_with('#'))
-            .any(|line| !line.ends_with(" 0"))
-    });
+    let refusals = |of: &Node| -> u64 {
+        let metrics = request(of.client_addr(), "GET", "/metrics", "").body;
+        let lines = metrics.lines().map(|line| line.split_once(' ').unwrap_or_default());
+        let refused = lines.filter(|(name, _)| *name == "synod_peer_handshakes_refused_total");
+        refused.filter_map(|(_, value)| value.parse::<u64>().ok()).sum()
+    };
+    let survivors = || nodes[..2].iter().flatten();
+    wait_for("refusals by both", || survivors().all(|node| refusals(node) >= 2));
+    // Whatever the others agree on meanwhile does not reach it.
+    for number in 0..10 {
+        let put = request(first, "PUT", &format!("/v1/kv/{number}"), "1");
+        assert_eq!(put.status, 201, "{put:?}");
+    }
+    let now: Vec<u64> = survivors().map(refusals).collect();
+    wait_for("more refusals", || survivors().zip(&now).all(|(node, then)| refusals(node) > *then));
     assert!(!amnesiac.is_leader());
     assert_eq!(status(&amnesiac, "chosen_slot"), 0);
+    assert_eq!(request(amnesiac.client_addr(), "GET", "/readyz", "").status, 503);
     amnesiac.stop().expect("stopped in order");
 }

@@ -68,7 +68,7 @@ pub(crate) fn settings(options: &StoreOptions) -> Options {
 fn set_memory(settings: &mut Options, options: &StoreOptions) {
     settings.set_write_buffer_size(options.memtable_bytes);
     settings.set_max_write_buffer_number(3);
-    settings.set_max_open_files(c_int::from(options.open_files_max.cast_signed().max(64)));
+    settings.set_max_open_files(c_int::from(options.open_files_max.max(64)));
 
     // The newest record of a key is the first one with the key's prefix, so the
     // filters are made over prefixes: one entry a key, however often it changed.

@@ -108,6 +108,12 @@ impl Store {
         self.inner.db.compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
     }
 
+    /// Ends flushes and compactions that are at work, [`Store::compact`] included, and
+    /// lets none begin. The store can be read from then on, and nothing more.
+    pub fn stop_work(&self) {
+        self.inner.db.cancel_all_background_work(true);
+    }
+
     /// Tombstones written by this process since the last [`Store::compact`]. When
     /// they are many beside [`StoreMetrics::records`], it is time for one.
     #[must_use]
@@ -126,8 +132,11 @@ impl Store {
         &self.inner.db
     }
 
-    /// An error if a write failed before, or a flush or compaction since.
-    fn check(&self) -> Result<(), MapError> {
+    /// Whether it can still be written.
+    ///
+    /// # Errors
+    /// When a write failed before, or a flush or compaction since.
+    pub fn check(&self) -> Result<(), MapError> {
         if let Some(failure) = self.inner.failure.get() {
             return Err(failure.clone());
         }
