@@ -7,7 +7,7 @@ use std::time::Duration;
 use synod_bench::compare::{self, ClusterStarter, CompareOptions, EtcdCluster};
 use synod_bench::failover::{self, ControlError, FailoverPlan};
 use synod_bench::throughput::{self, ThroughputOptions};
-use synod_bench::{NodeAddress, Placement, Progress, Protocol};
+use synod_bench::{ClusterFile, NodeAddress, Placement, Progress, Protocol};
 
 fn options(dir: &tempfile::TempDir) -> CompareOptions {
     CompareOptions {
@@ -32,6 +32,9 @@ fn etcd_stores_what_it_acknowledges() {
         return;
     };
     let nodes = etcd.start_fresh().unwrap();
+    // Whoever cleans up after a benchmark that was killed finds them.
+    let folder = dir.path().join(format!("synod-bench-etcd-{}", std::process::id()));
+    assert_eq!(ClusterFile::new(folder.join("cluster.json")).nodes().unwrap(), nodes);
     let load = ThroughputOptions {
         protocol: Protocol::Etcd,
         clients: 4,
