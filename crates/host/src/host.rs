@@ -10,7 +10,7 @@ use synod_paxos::{
 use synod_wire::{Forward, PeerMessage, batch, command};
 
 use crate::Limits;
-use crate::agreement::Agreement;
+use crate::agreement::{Agreement, Disagreement};
 use crate::applying::Applying;
 use crate::batcher::Batcher;
 use crate::boundary::{Action, Applied, Event};
@@ -115,6 +115,7 @@ impl Host {
         let ask_again_us = options.heartbeat_us / 2;
         let outbox = Outbox::new(node, recovered.position);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
+        let members = configuration.members().len();
         let replica = Replica::new(
             node,
             configuration,
@@ -136,7 +137,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto),
-            agreement: Agreement::new(node),
+            agreement: Agreement::new(node, members),
             forwards: Vec::new(),
             loads: Vec::new(),
             truncate: None,
@@ -250,6 +251,12 @@ impl Host {
     #[must_use]
     pub fn status(&self, now: Time) -> Status {
         self.replica.status(now)
+    }
+
+    /// The first difference between this node's state and another's, if one was found.
+    #[must_use]
+    pub fn disagreement(&self) -> Option<Disagreement> {
+        self.agreement.disagreement()
     }
 
     /// What waits at this moment.

@@ -21,6 +21,7 @@ mod limits;
 mod outbox;
 mod reads;
 
+pub use agreement::Disagreement;
 pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};
 pub use host::{Host, HostSettings, Queues};
 pub use limits::Limits;

@@ -10,7 +10,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
-use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
+use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
 use synod_paxos::{Ballot, Load, NodeId, Position, Record, RecordBody, Slot, Value};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
@@ -95,6 +95,7 @@ pub(crate) struct Owner {
     answers: Vec<Answer>,
     snapshot_at: Instant,
     is_stopping: bool,
+    has_told_disagreement: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
 }
@@ -158,6 +159,7 @@ impl Owner {
             answers: Vec::new(),
             snapshot_at: Instant::now(),
             is_stopping: false,
+            has_told_disagreement: false,
             is_lone: false,
         }
     }
@@ -373,6 +375,16 @@ impl Owner {
                 Some(leader) => tracing::info!(%leader, "following a leader"),
                 None => tracing::info!("no leader is known"),
             }
+        }
+        if let Some(found) = self.host.disagreement()
+            && !std::mem::replace(&mut self.has_told_disagreement, true)
+        {
+            let Disagreement { slot, peer, mine, theirs } = found;
+            tracing::error!(
+                %slot, %peer,
+                "the state differs from the peer's: {mine:016x} here, {theirs:016x} there; \
+                 one of the two is damaged"
+            );
         }
         self.shared.owner.set_leader(leader);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
