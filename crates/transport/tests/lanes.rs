@@ -104,7 +104,7 @@ fn the_largest_message_arrives_and_a_larger_one_is_dropped_and_counted() {
     run(async {
         let (first, mut second) = pair(limits()).await;
         // Both values of the message, their count, and the block before them.
-        let overhead_bytes = 2 + 32 + 4 + 2 * 5;
+        let overhead_bytes = 2 + 16 + 4 + 2 * 5;
         let bytes_max = synod_wire::frame::FRAME_BYTES_MAX - overhead_bytes;
         first.transport.send(NodeId(2), &large(1, bytes_max + 1));
         first.transport.send(NodeId(2), &large(2, bytes_max));
