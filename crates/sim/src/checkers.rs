@@ -1,0 +1,75 @@
+//! What must hold, one property a file.
+
+pub mod agreement;
+pub mod durability;
+pub mod exactly_once;
+pub mod linearizability;
+pub mod liveness;
+pub mod memory;
+pub mod promises;
+pub mod state_hash;
+
+use std::fmt;
+
+/// Which property was broken.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Checker {
+    /// One value per slot.
+    Agreement,
+    /// What was acknowledged stays.
+    Durability,
+    /// Promises and ballots only rise, and rest on the disk.
+    Promises,
+    /// Equal states at equal slots.
+    StateHash,
+    /// A request has effect once.
+    ExactlyOnce,
+    /// Clients see one register per key, in real time.
+    Linearizability,
+    /// A healed quorum makes progress.
+    Liveness,
+    /// Nothing grows without bound.
+    Memory,
+    /// The product's own assertions.
+    Assertion,
+}
+
+impl Checker {
+    /// Its name for people.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Checker::Agreement => "agreement",
+            Checker::Durability => "durability",
+            Checker::Promises => "promises",
+            Checker::StateHash => "state hash",
+            Checker::ExactlyOnce => "exactly once",
+            Checker::Linearizability => "linearizability",
+            Checker::Liveness => "liveness",
+            Checker::Memory => "memory",
+            Checker::Assertion => "assertion",
+        }
+    }
+}
+
+/// A broken property.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which.
+    pub checker: Checker,
+    /// How, for people.
+    pub text: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.checker.name(), self.text)
+    }
+}
+
+/// A check: it held, or how it did not.
+pub type Check = Result<(), Violation>;
+
+pub(crate) fn demand(holds: bool, checker: Checker, text: impl FnOnce() -> String) -> Check {
+    if holds { Ok(()) } else { Err(Violation { checker, text: text() }) }
+}

@@ -1,0 +1,107 @@
+//! A healed quorum makes progress.
+//!
+//! In the second phase of a run exactly a quorum lives, on a good network and good
+//! disks, and the rest is dead. Then each living node must answer a write and a read
+//! that were asked after the healing, within a bound. And at the end all of them
+//! must have applied the same slots. Progress is demanded of every node and not of
+//! the leader alone, so a node that cannot catch up is found.
+
+use std::collections::BTreeMap;
+
+use synod_paxos::NodeId;
+
+use crate::checkers::{Check, Checker, demand};
+
+/// What a node has answered since the healing, and when.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answered {
+    write_us: Option<u64>,
+    read_us: Option<u64>,
+}
+
+/// Watches the second phase.
+#[derive(Debug)]
+pub struct Liveness {
+    healed_us: u64,
+    bound_us: u64,
+    nodes: BTreeMap<NodeId, Answered>,
+}
+
+impl Liveness {
+    /// The network was healed, and these nodes live.
+    #[must_use]
+    pub fn new(healed_us: u64, bound_us: u64, nodes: &[NodeId]) -> Self {
+        let nodes = nodes.iter().map(|node| (*node, Answered::default())).collect();
+        Liveness { healed_us, bound_us, nodes }
+    }
+
+    /// A node answered an operation that was asked of it at `asked_us`.
+    pub fn answered(&mut self, node: NodeId, is_write: bool, asked_us: u64, now_us: u64) {
+        let healed_us = self.healed_us;
+        if let Some(known) = self.nodes.get_mut(&node).filter(|_| asked_us >= healed_us) {
+            let at = if is_write { &mut known.write_us } else { &mut known.read_us };
+            at.get_or_insert(now_us);
+        }
+    }
+
+    /// How things are now.
+    ///
+    /// # Errors
+    /// When the bound has passed and a node has not answered.
+    pub fn check(&self, now_us: u64) -> Check {
+        let bound_us = self.bound_us;
+        let late = |answered: &Answered| answered.write_us.is_none() || answered.read_us.is_none();
+        let missing = self.nodes.iter().find(|(_, answered)| late(answered));
+        demand(now_us <= self.healed_us + bound_us || missing.is_none(), Checker::Liveness, || {
+            let (node, answered) = missing.expect("it is late");
+            let what = if answered.write_us.is_none() { "write" } else { "read" };
+            format!("{node} answered no {what} within {} ms of the healing", bound_us / 1_000)
+        })
+    }
+
+    /// At the end: how far each node has applied.
+    ///
+    /// # Errors
+    /// When they differ.
+    pub fn ended(&self, applied: &[(NodeId, u64)]) -> Check {
+        let equal = applied.windows(2).all(|pair| pair[0].1 == pair[1].1);
+        demand(equal, Checker::Liveness, || {
+            format!("at the end the living nodes have not applied the same: {applied:?}")
+        })
+    }
+
+    /// How long after the healing the last node had answered both.
+    #[must_use]
+    pub fn worst_us(&self) -> Option<u64> {
+        let both = |answered: &Answered| Some(answered.write_us?.max(answered.read_us?));
+        let times: Option<Vec<u64>> = self.nodes.values().map(both).collect();
+        times?.into_iter().max().map(|last| last - self.healed_us)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_answers_only_old_questions_is_found() {
+        let mut liveness = Liveness::new(100, 50, &[NodeId(1), NodeId(2)]);
+        for node in [NodeId(1), NodeId(2)] {
+            liveness.answered(node, true, 101, 120);
+            liveness.answered(node, false, if node.0 == 2 { 99 } else { 100 }, 130);
+        }
+        liveness.check(150).expect("the bound has not passed");
+        assert!(liveness.check(151).is_err());
+        assert_eq!(liveness.worst_us(), None);
+        liveness.answered(NodeId(2), false, 110, 149);
+        liveness.check(151).expect("all answered");
+        assert_eq!(liveness.worst_us(), Some(49));
+    }
+
+    #[test]
+    fn nodes_that_end_apart_are_found() {
+        let liveness = Liveness::new(0, 0, &[]);
+        liveness.ended(&[(NodeId(1), 5), (NodeId(3), 5)]).expect("equal");
+        assert!(liveness.ended(&[(NodeId(1), 5), (NodeId(3), 4)]).is_err());
+    }
+}

@@ -1,0 +1,336 @@
+//! The clients: they ask for one thing after the other, lose patience, ask again,
+//! and write down what they were told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use fastrand::Rng;
+use synod_host::{Event, Refusal, RequestId};
+use synod_kv::{Command, Condition, IdempotencyKey, Operation as Write, Outcome, Revision, read};
+use synod_paxos::NodeId;
+use synod_wire::command;
+
+use crate::checkers::Check;
+use crate::coverage::Rare;
+use crate::history::{Answer, Operation, Request, key_bytes, value_bytes, value_name};
+use crate::plan::{Load, Plan};
+use crate::words;
+use crate::world::{Happening, World};
+
+/// A request under an idempotency key is sent so often at the most.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// What the clients do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// Everything.
+    Mixed,
+    /// One read after the other, of every key in turn.
+    Sweep,
+    /// They wait for what they asked.
+    Stopped,
+}
+
+/// An operation that a client waits for.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    operation: usize,
+    attempts: u32,
+}
+
+/// One sending of an operation to a node.
+#[derive(Clone, Copy, Debug)]
+struct Attempt {
+    client: usize,
+    operation: usize,
+    node: NodeId,
+    sent_us: u64,
+}
+
+/// All clients.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    rng: Rng,
+    pub(crate) mode: Mode,
+    open: Vec<Option<Open>>,
+    attempts: BTreeMap<RequestId, Attempt>,
+    pub(crate) operations: Vec<Operation>,
+    last_request: u64,
+    /// The highest revision that anybody was told.
+    told: Revision,
+    /// Which key the sweep reads next.
+    swept: u8,
+}
+
+impl Clients {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Clients {
+            rng: plan.rng(0xc11e),
+            mode: Mode::Mixed,
+            open: vec![None; plan.load.clients],
+            attempts: BTreeMap::new(),
+            operations: Vec::new(),
+            last_request: 0,
+            told: Revision(0),
+            swept: 0,
+        }
+    }
+
+    /// Invents what a client asks for next.
+    fn invent(&mut self, client: usize, load: &Load, now_us: u64) -> Operation {
+        let sweeps = self.mode == Mode::Sweep;
+        let (rng, told) = (&mut self.rng, self.told);
+        let mut key = rng.u8(..load.keys);
+        if sweeps {
+            key = self.swept % load.keys;
+            self.swept = self.swept.wrapping_add(1) % load.keys;
+        }
+        let condition = match rng.u8(..6) {
+            0 => Condition::Absent,
+            1 => Condition::Exists,
+            2 => Condition::At(Revision(told.0.saturating_sub(rng.u64(..6)))),
+            _ => Condition::Always,
+        };
+        let reads = sweeps || rng.u8(..100) < load.reads_percent;
+        let keyed = !reads && rng.u8(..100) < load.keyed_percent;
+        let name = self.operations.len() as u64;
+        let request = match (reads, rng.u8(..4)) {
+            (true, _) => Request::Get,
+            (false, 0) => Request::Delete(condition),
+            (false, _) => Request::Put(condition),
+        };
+        let padding_bytes = rng.usize(..=load.padding_bytes_max);
+        let command = encode(name, key, request, keyed, padding_bytes, rng.bool());
+        let (returned, ambiguous, floor) = (None, false, told);
+        Operation {
+            client,
+            key,
+            request,
+            keyed,
+            command,
+            called_us: now_us,
+            returned,
+            ambiguous,
+            floor,
+        }
+    }
+
+    fn take(&mut self, request: RequestId) -> Option<Attempt> {
+        self.attempts.remove(&request)
+    }
+}
+
+fn encode(
+    name: u64,
+    key: u8,
+    request: Request,
+    keyed: bool,
+    padding_bytes: usize,
+    want_previous: bool,
+) -> Bytes {
+    let key = key_bytes(key);
+    let operation = match request {
+        Request::Get => return Bytes::new(),
+        Request::Put(condition) => {
+            let value = value_bytes(name, padding_bytes);
+            Write::Put { key, value, condition, want_previous }
+        }
+        Request::Delete(condition) => Write::Delete { key, condition, want_previous },
+    };
+    let idempotency = keyed.then(|| IdempotencyKey {
+        key: Bytes::from(name.to_le_bytes().to_vec()),
+        request_hash: u128::from(name),
+    });
+    command::encode(&Command { idempotency, operation })
+}
+
+impl World<'_> {
+    /// A client without anything open asks for something, or asks again.
+    pub(crate) fn ask(&mut self, client: usize) -> Check {
+        let living: Vec<NodeId> =
+            self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id).collect();
+        if self.clients.mode == Mode::Stopped && self.clients.open[client].is_none() {
+            return Ok(());
+        }
+        if living.is_empty() {
+            self.at(50_000, Happening::Client { client });
+            return Ok(());
+        }
+        let node = living[self.clients.rng.usize(..living.len())];
+        let open = match self.clients.open[client] {
+            Some(open) => Open { attempts: open.attempts + 1, ..open },
+            None => {
+                let operation = self.clients.invent(client, &self.plan.load, self.now_us);
+                self.clients.operations.push(operation);
+                Open { operation: self.clients.operations.len() - 1, attempts: 1 }
+            }
+        };
+        self.clients.open[client] = Some(open);
+        self.attempt(client, open.operation, node)
+    }
+
+    fn attempt(&mut self, client: usize, operation: usize, id: NodeId) -> Check {
+        let now_us = self.now_us;
+        let clients = &mut self.clients;
+        clients.last_request += 1;
+        let request = RequestId(clients.last_request);
+        let attempt = Attempt { client, operation, node: id, sent_us: now_us };
+        clients.attempts.insert(request, attempt);
+        let patience_us = clients.rng.u64(100_000..2_000_000);
+        let Operation { command, key, request: asked, keyed, .. } = &clients.operations[operation];
+        let (command, is_write) = (command.clone(), *asked != Request::Get);
+        self.trace.note(
+            now_us,
+            [words::ASKS, request.0, operation as u64, u64::from(id.0)],
+            || {
+                let under = if *keyed { " under a key" } else { "" };
+                format!("client {client} asks {id}: #{operation} {asked:?} key {key}{under}")
+            },
+        );
+        self.at(patience_us + 200_000, Happening::GiveUp { request });
+        let node = self.node(id);
+        let (life, deadline) = (node.life, node.clock.read(now_us).plus_us(patience_us));
+        if is_write {
+            self.checks.exactly_once.submitted(id.0, life, request, operation);
+            self.hear(id, Event::Write { request, command, deadline })
+        } else {
+            self.hear(id, Event::Read { request, deadline })
+        }
+    }
+
+    /// A read is safe now: what does it see?
+    pub(crate) fn read_ready(&mut self, id: NodeId, request: RequestId) -> Check {
+        let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
+        let key = key_bytes(self.clients.operations[attempt.operation].key);
+        let process = self.node(id).process.as_ref().expect("it steps");
+        let map = process.machine.map();
+        let record = read::get(map, &key).expect("memory does not fail");
+        let revision = read::revision(map).expect("memory does not fail");
+        let found = record.map(|record| (value_name(&record.value), record.mod_revision));
+        self.answered(id, request, Answer::Found(found, revision));
+        Ok(())
+    }
+
+    /// A node answers.
+    pub(crate) fn answered(&mut self, id: NodeId, request: RequestId, answer: Answer) {
+        let now_us = self.now_us;
+        let Some(attempt) = self.clients.take(request) else { return };
+        let Attempt { client, operation: index, sent_us, .. } = attempt;
+        self.note_answer(&answer);
+        self.trace.note(
+            now_us,
+            [words::ANSWERS, request.0, index as u64, revision_of(&answer).0],
+            || format!("{id} answers client {client}: #{index} {answer:?}"),
+        );
+        let operation = &mut self.clients.operations[index];
+        if let Some(liveness) = &mut self.checks.liveness {
+            liveness.answered(id, operation.is_write(), sent_us, now_us);
+        }
+        operation.returned = Some((now_us, answer));
+        self.clients.told = self.clients.told.max(revision_of_last(operation));
+        self.rest(client);
+    }
+
+    /// A node will never send what it was asked.
+    pub(crate) fn refused(&mut self, id: NodeId, request: RequestId, refusal: Refusal) {
+        let (now_us, life) = (self.now_us, self.node(id).life);
+        self.checks.exactly_once.refused(id.0, life, request);
+        self.coverage.rare(match refusal {
+            Refusal::NoLeader => Rare::RefusedNoLeader,
+            Refusal::Overloaded => Rare::RefusedOverloaded,
+        });
+        let Some(attempt) = self.clients.take(request) else { return };
+        self.trace.note(now_us, [words::REFUSES, request.0, u64::from(id.0), 0], || {
+            format!("{id} refuses #{}: {refusal:?}", attempt.operation)
+        });
+        if !self.asks_again(attempt.client) {
+            let operation = &mut self.clients.operations[attempt.operation];
+            if !operation.ambiguous {
+                operation.returned = Some((now_us, Answer::Refused));
+            }
+            self.rest(attempt.client);
+        }
+    }
+
+    /// A client's patience with one attempt is over.
+    pub(crate) fn give_up(&mut self, request: RequestId) {
+        if let Some(attempt) = self.clients.take(request) {
+            self.trace.note(self.now_us, [words::GIVES_UP, request.0, 0, 0], || {
+                format!("client {} gives up on #{}", attempt.client, attempt.operation)
+            });
+            self.lost(attempt);
+        }
+    }
+
+    /// A node's process is gone, and its clients' connections with it.
+    pub(crate) fn disconnect_clients(&mut self, id: NodeId) {
+        let open = self.clients.attempts.iter().filter(|(_, attempt)| attempt.node == id);
+        let requests: Vec<RequestId> = open.map(|(request, _)| *request).collect();
+        for request in requests {
+            let attempt = self.clients.take(request).expect("just seen");
+            self.lost(attempt);
+        }
+    }
+
+    /// Nobody will say what became of this attempt.
+    fn lost(&mut self, attempt: Attempt) {
+        self.clients.operations[attempt.operation].ambiguous = true;
+        if !self.asks_again(attempt.client) {
+            self.rest(attempt.client);
+        }
+    }
+
+    /// With a key a client may ask again. Says whether it does.
+    fn asks_again(&mut self, client: usize) -> bool {
+        let Some(open) = self.clients.open[client] else { return false };
+        let keyed = self.clients.operations[open.operation].keyed;
+        let again = keyed && open.attempts < ATTEMPTS_MAX;
+        if again {
+            let delay_us = self.clients.rng.u64(1_000..100_000);
+            self.at(delay_us, Happening::Client { client });
+        }
+        again
+    }
+
+    /// A client is done with its operation, and thinks of the next.
+    fn rest(&mut self, client: usize) {
+        self.clients.open[client] = None;
+        let think_us = match self.clients.mode {
+            Mode::Mixed => self.clients.rng.u64(1_000..self.plan.load.think_us * 2),
+            Mode::Sweep | Mode::Stopped => 10_000,
+        };
+        self.at(think_us, Happening::Client { client });
+    }
+
+    fn note_answer(&mut self, answer: &Answer) {
+        match answer {
+            Answer::Outcome(Outcome::ConditionFailed { .. }) => {
+                self.coverage.rare(Rare::ConditionFailed);
+            }
+            Answer::Outcome(Outcome::IdempotencyFull { .. }) => {
+                self.coverage.rare(Rare::KeyTableFull);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn revision_of_last(operation: &Operation) -> Revision {
+    operation.returned.as_ref().map_or(Revision(0), |(_, answer)| revision_of(answer))
+}
+
+fn revision_of(answer: &Answer) -> Revision {
+    match answer {
+        Answer::Refused => Revision(0),
+        Answer::Found(_, revision) => *revision,
+        Answer::Outcome(
+            Outcome::Stored { revision, .. }
+            | Outcome::Deleted { revision, .. }
+            | Outcome::NotFound { revision }
+            | Outcome::RangeDeleted { revision, .. }
+            | Outcome::ConditionFailed { revision, .. }
+            | Outcome::IdempotencyMismatch { revision }
+            | Outcome::IdempotencyFull { revision },
+        ) => *revision,
+    }
+}

@@ -1,0 +1,126 @@
+//! What happened in many runs. A simulation that never reached a state has not
+//! tested it; so a fault that never struck fails a long run.
+
+use std::collections::BTreeMap;
+
+use crate::fault::Fault;
+
+/// From so many seeds on everything listed must have happened.
+pub const SEEDS_MIN: u64 = 100;
+
+macro_rules! rare {
+    ($($name:ident $text:literal,)*) => {
+        /// Something that happens seldom and is worth having happened.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[expect(missing_docs, reason = "each has a name in words below")]
+        pub enum Rare {
+            $($name,)*
+        }
+
+        impl Rare {
+            /// Every one.
+            pub const ALL: &[Rare] = &[$(Rare::$name,)*];
+
+            /// Its name for people.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Rare::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+rare! {
+    GapFilled "leader change with a gap",
+    PromiseFromAhead "promise from a node ahead",
+    PromisePages "promise of several pages",
+    RejectPromised "refused by a higher promise",
+    RejectTooFarBehind "candidate too far behind",
+    RejectTruncated "accept below a truncation",
+    RejectBeyondWindow "accept beyond a window",
+    TwoLeaders "two nodes that hold themselves for leaders",
+    LeaderKilled "leader killed",
+    TornTail "torn tail dropped",
+    LostTail "unsynced group lost",
+    WholeTail "unacknowledged group kept",
+    DamageRefused "damaged journal refused",
+    DamageRead "damage met by a running node",
+    DamageFoundLater "damage under a running node",
+    DamageDropped "damage truncated away",
+    AmnesiaRefused "wiped disk refused",
+    Replayed "state rebuilt from the journal",
+    CatchUp "values shipped to a node behind",
+    CatchUpFromJournal "values shipped from a journal",
+    Relayed "commands relayed by a peer",
+    ReadByFollower "read index asked of the leader",
+    HandedOver "hand-over sent",
+    CommandDuplicate "command taken twice, without effect",
+    CommandGap "command ahead of its predecessor",
+    KeyReplayed "retry under its idempotency key answered again",
+    KeyTableFull "no room for an idempotency key",
+    ConditionFailed "precondition failed",
+    RefusedNoLeader "refused: no leader",
+    RefusedOverloaded "refused: overloaded",
+    UnknownWithEffect "unknown outcome that had effect",
+    UnknownWithoutEffect "unknown outcome without effect",
+    Truncated "journal truncated",
+    StoppedByDisk "node stopped by its disk",
+    StartFailed "start failed on a full disk",
+}
+
+/// Counts.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Coverage {
+    faults: BTreeMap<Fault, u64>,
+    rare: BTreeMap<Rare, u64>,
+}
+
+impl Coverage {
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        *self.faults.entry(fault).or_default() += 1;
+    }
+
+    pub(crate) fn rare(&mut self, rare: Rare) {
+        *self.rare.entry(rare).or_default() += 1;
+    }
+
+    /// How often a fault struck.
+    #[must_use]
+    pub fn of_fault(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault).copied().unwrap_or(0)
+    }
+
+    /// How often something rare happened.
+    #[must_use]
+    pub fn of_rare(&self, rare: Rare) -> u64 {
+        self.rare.get(&rare).copied().unwrap_or(0)
+    }
+
+    /// Adds what happened in another run.
+    pub fn merge(&mut self, other: &Coverage) {
+        for (fault, count) in &other.faults {
+            *self.faults.entry(*fault).or_default() += count;
+        }
+        for (rare, count) in &other.rare {
+            *self.rare.entry(*rare).or_default() += count;
+        }
+    }
+
+    /// The names of everything that never happened.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        let faults = Fault::ALL.iter().filter(|fault| self.of_fault(**fault) == 0);
+        let rare = Rare::ALL.iter().filter(|rare| self.of_rare(**rare) == 0);
+        faults.map(|fault| fault.name()).chain(rare.map(|rare| rare.name())).collect()
+    }
+
+    /// Every name and its count: the faults first.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        let faults = Fault::ALL.iter().map(|fault| (fault.name(), self.of_fault(*fault)));
+        let rare = Rare::ALL.iter().map(|rare| (rare.name(), self.of_rare(*rare)));
+        faults.chain(rare).collect()
+    }
+}

@@ -1,0 +1,338 @@
+//! A node's journal on a disk that may lie.
+//!
+//! What a restart may conclude follows the rules that `synod-journal` documents:
+//! records are written in groups, one sync each; the next group seals the one
+//! before. A group that was being written when the machine stopped is there, or
+//! torn and dropped as one. Damage anywhere else is noticed, and then the node
+//! must not start. What the journal cannot notice by design (a last, unsealed
+//! group that was acknowledged and turned back into zeros) is not simulated.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use synod_paxos::{
+    AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Slot, Standing, Value,
+};
+
+/// Records that one sync made durable.
+#[derive(Clone, Debug)]
+struct Group {
+    records: Vec<(Position, Record)>,
+    damaged: bool,
+}
+
+/// What became of the group that was being written when its process died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Tail {
+    /// It never reached the disk.
+    Lost,
+    /// A part of its sectors did.
+    Torn,
+    /// All of it did, though nobody was told.
+    Whole,
+}
+
+/// What the journal holds of a slot.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) standing: Standing,
+    pub(crate) value: Value,
+    /// Where the record stands.
+    pub(crate) position: Position,
+}
+
+/// What is in force at the start of the oldest group, as its segment's header
+/// repeats it.
+#[derive(Clone, Copy, Debug)]
+struct Base {
+    promised: Ballot,
+    chosen_upto: Slot,
+    truncated_upto: Slot,
+    position: Position,
+}
+
+/// An intact journal was expected, and something that was synced is not as written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Damaged;
+
+/// The journal.
+#[derive(Debug)]
+pub(crate) struct Disk {
+    base: Base,
+    groups: VecDeque<Group>,
+    writing: Option<Group>,
+    /// Handed over and not being written yet.
+    queued: Vec<(Position, Record)>,
+    /// The newest record of each slot, durable or not.
+    held: BTreeMap<Slot, Held>,
+    /// The newest watermark of a record, durable or not.
+    chosen_upto: Slot,
+    /// In force durably.
+    promised: Ballot,
+    /// Every record up to here is durable.
+    durable: Position,
+    /// How many groups a segment has: only whole segments are dropped.
+    segment_groups: usize,
+    /// No room for another group.
+    pub(crate) full: bool,
+    /// The next sync fails.
+    pub(crate) sync_fails: bool,
+    /// Syncs end no earlier than this.
+    pub(crate) hangs_until_us: u64,
+    /// Something was damaged that no truncation has dropped since.
+    pub(crate) damaged_groups: usize,
+}
+
+impl Disk {
+    pub(crate) fn new(segment_groups: usize) -> Self {
+        let base = Base {
+            promised: Ballot::ZERO,
+            chosen_upto: Slot::ZERO,
+            truncated_upto: Slot::ZERO,
+            position: Position::ZERO,
+        };
+        Disk {
+            base,
+            groups: VecDeque::new(),
+            writing: None,
+            queued: Vec::new(),
+            held: BTreeMap::new(),
+            chosen_upto: Slot::ZERO,
+            promised: Ballot::ZERO,
+            durable: Position::ZERO,
+            segment_groups,
+            full: false,
+            sync_fails: false,
+            hangs_until_us: 0,
+            damaged_groups: 0,
+        }
+    }
+
+    /// Takes records to be written; the last one gets the position `upto`.
+    pub(crate) fn append(&mut self, upto: Position, records: Vec<Record>) {
+        let first = upto.0 + 1 - records.len() as u64;
+        for (position, record) in (first..).map(Position).zip(records) {
+            hold(&mut self.held, self.chosen_upto, position, &record);
+            self.raise_watermark(record.chosen_upto);
+            self.queued.push((position, record));
+        }
+    }
+
+    /// As the real journal does, this one refuses a watermark over a slot that was
+    /// never recorded.
+    fn raise_watermark(&mut self, chosen_upto: Slot) {
+        while self.chosen_upto < chosen_upto {
+            let slot = self.chosen_upto.next();
+            assert!(
+                slot <= self.base.truncated_upto || self.held.contains_key(&slot),
+                "slot {slot} is recorded as chosen and was never recorded"
+            );
+            self.chosen_upto = slot;
+        }
+    }
+
+    /// Starts to write everything queued as one group, unless a group is being
+    /// written or nothing is queued. Says whether it did.
+    pub(crate) fn begin_group(&mut self) -> bool {
+        if self.writing.is_some() || self.queued.is_empty() {
+            return false;
+        }
+        let records = std::mem::take(&mut self.queued);
+        self.writing = Some(Group { records, damaged: false });
+        true
+    }
+
+    /// The sync of the group that is being written ended well. Returns its records.
+    pub(crate) fn finish_group(&mut self) -> &[(Position, Record)] {
+        let group = self.writing.take().expect("a group is being written");
+        self.keep(group)
+    }
+
+    fn keep(&mut self, group: Group) -> &[(Position, Record)] {
+        let (position, last) = group.records.last().expect("a group has records");
+        self.promised = last.promised;
+        self.durable = *position;
+        self.groups.push_back(group);
+        &self.groups.back().expect("just pushed").records
+    }
+
+    /// The process died. Returns the records that nobody was told of and that are
+    /// durable nevertheless.
+    pub(crate) fn crash(&mut self, tail: Tail) -> &[(Position, Record)] {
+        self.queued.clear();
+        let writing = self.writing.take();
+        let kept = writing.filter(|_| tail == Tail::Whole);
+        let found = kept.is_some();
+        if let Some(group) = kept {
+            self.keep(group);
+        }
+        match self.groups.back() {
+            Some(group) if found => &group.records,
+            _ => &[],
+        }
+    }
+
+    /// Whether a group is being written.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// What a restart finds.
+    ///
+    /// # Errors
+    /// When something that was synced is not as it was written.
+    pub(crate) fn recover(&mut self) -> Result<Recovered, Damaged> {
+        assert!(self.writing.is_none() && self.queued.is_empty(), "the process is gone");
+        if self.groups.iter().any(|group| group.damaged) {
+            return Err(Damaged);
+        }
+        let mut held = BTreeMap::new();
+        let mut recovered = Recovered {
+            promised: self.base.promised,
+            chosen_upto: self.base.chosen_upto,
+            truncated_upto: self.base.truncated_upto,
+            open: Vec::new(),
+            position: self.base.position,
+        };
+        for (position, record) in self.groups.iter().flat_map(|group| &group.records) {
+            hold(&mut held, recovered.chosen_upto, *position, record);
+            recovered.promised = record.promised;
+            recovered.chosen_upto = recovered.chosen_upto.max(record.chosen_upto);
+            recovered.position = *position;
+            if let RecordBody::StartAfter { slot } = record.body {
+                recovered.truncated_upto = recovered.truncated_upto.max(slot);
+            }
+        }
+        held.retain(|slot, _| *slot > recovered.truncated_upto);
+        let open = held.range(recovered.chosen_upto.next()..);
+        let open = open.map(|(slot, held)| AcceptedSlot {
+            slot: *slot,
+            standing: held.standing,
+            value: held.value.clone(),
+        });
+        recovered.open = open.collect();
+        self.held = held;
+        self.chosen_upto = recovered.chosen_upto;
+        self.promised = recovered.promised;
+        self.durable = recovered.position;
+        Ok(recovered)
+    }
+
+    /// Drops whole segments that hold nothing above `upto`.
+    pub(crate) fn truncate(&mut self, upto: Slot) {
+        let upto = upto.min(self.chosen_upto);
+        while self.groups.len() > self.segment_groups {
+            let segment = self.groups.iter().take(self.segment_groups);
+            let records = segment.flat_map(|group| &group.records);
+            if records.clone().any(|(_, record)| slot_of(record).is_some_and(|slot| slot > upto)) {
+                return;
+            }
+            let highest = records.filter_map(|(_, record)| slot_of(record)).max();
+            for _ in 0..self.segment_groups {
+                let group = self.groups.pop_front().expect("counted");
+                self.damaged_groups -= usize::from(group.damaged);
+                let (position, last) = group.records.last().expect("a group has records");
+                self.base.promised = last.promised;
+                self.base.chosen_upto = self.base.chosen_upto.max(last.chosen_upto);
+                self.base.position = *position;
+            }
+            let truncated = self.base.truncated_upto.max(highest.unwrap_or(Slot::ZERO));
+            // The watermark in force lies in a later segment, or did when this was dropped.
+            self.base.chosen_upto = self.base.chosen_upto.max(truncated);
+            self.base.truncated_upto = truncated;
+            self.held.retain(|slot, _| *slot > truncated);
+        }
+    }
+
+    /// Chosen values, as the journal would read them back.
+    ///
+    /// # Errors
+    /// When one of them is not as it was written: the node stops.
+    pub(crate) fn load(&self, load: &Load) -> Result<Vec<Value>, Damaged> {
+        self.values(load.first, load.last, load.bytes_max)
+    }
+
+    /// The chosen values from `first` to `last`, as many as there are without a gap.
+    ///
+    /// # Errors
+    /// As [`Disk::load`].
+    pub(crate) fn values(
+        &self,
+        first: Slot,
+        last: Slot,
+        bytes_max: usize,
+    ) -> Result<Vec<Value>, Damaged> {
+        let mut values = Vec::new();
+        let (mut slot, mut bytes) = (first, 0);
+        while slot <= last && bytes < bytes_max {
+            let Some(held) = self.held.get(&slot) else { break };
+            if slot > self.chosen_upto && held.standing != Standing::Chosen {
+                break;
+            }
+            if self.is_damaged_at(held.position) {
+                return Err(Damaged);
+            }
+            bytes += held.value.size_bytes();
+            values.push(held.value.clone());
+            slot = slot.next();
+        }
+        Ok(values)
+    }
+
+    fn is_damaged_at(&self, position: Position) -> bool {
+        self.damaged_groups > 0
+            && self
+                .groups
+                .iter()
+                .any(|group| group.damaged && group.records.iter().any(|(at, _)| *at == position))
+    }
+
+    /// Damages a group: the sealed one at `share` of a thousand from the oldest.
+    /// Says whether there is one.
+    pub(crate) fn damage(&mut self, share_permille: usize) -> bool {
+        let sealed = self.groups.len().saturating_sub(1);
+        if sealed == 0 {
+            return false;
+        }
+        let group = &mut self.groups[share_permille * sealed / 1_000];
+        self.damaged_groups += usize::from(!group.damaged);
+        group.damaged = true;
+        true
+    }
+
+    /// The promise in force durably.
+    pub(crate) fn promised(&self) -> Ballot {
+        self.promised
+    }
+
+    /// What the journal durably holds of a slot.
+    pub(crate) fn durably_held(&self, slot: Slot) -> Option<&Held> {
+        self.held.get(&slot).filter(|held| held.position <= self.durable)
+    }
+
+    /// Everything up to here was dropped.
+    pub(crate) fn truncated_upto(&self) -> Slot {
+        self.base.truncated_upto
+    }
+}
+
+fn slot_of(record: &Record) -> Option<Slot> {
+    match record.body {
+        RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } => Some(slot),
+        RecordBody::Promise | RecordBody::StartAfter { .. } => None,
+    }
+}
+
+fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, record: &Record) {
+    let (slot, standing, value) = match &record.body {
+        RecordBody::Accepted { slot, ballot, value } => {
+            (*slot, Standing::Accepted(*ballot), value.clone())
+        }
+        RecordBody::Chosen { slot, value } => (*slot, Standing::Chosen, value.clone()),
+        RecordBody::Promise | RecordBody::StartAfter { .. } => return,
+    };
+    // What is known as chosen stays as it stands; what was learnt beats every ballot.
+    let beaten = held.get(&slot).is_some_and(|known| known.standing > standing);
+    if slot > chosen_upto && !beaten {
+        held.insert(slot, Held { standing, value, position });
+    }
+}

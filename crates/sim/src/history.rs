@@ -1,0 +1,75 @@
+//! What clients asked for and what they were told.
+
+use bytes::Bytes;
+use synod_kv::{Condition, Outcome, Revision};
+
+/// What a client asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Stores a value that no other operation stores.
+    Put(Condition),
+    /// Removes the key.
+    Delete(Condition),
+    /// Reads the key.
+    Get,
+}
+
+/// What a client is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// What became of its write.
+    Outcome(Outcome),
+    /// What it read: the value's name and the key's revision, or nothing; and the
+    /// revision of the store.
+    Found(Option<(u64, Revision)>, Revision),
+    /// It was refused, and has no effect.
+    Refused,
+}
+
+/// One operation of a client, from its first attempt to its last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Operation {
+    /// Who asked.
+    pub client: usize,
+    /// About which key.
+    pub key: u8,
+    /// What.
+    pub request: Request,
+    /// Under an idempotency key.
+    pub keyed: bool,
+    /// The command as it was sent; empty for a read.
+    pub command: Bytes,
+    /// When it was first sent.
+    pub called_us: u64,
+    /// When it was answered, and how. None: nobody knows.
+    pub returned: Option<(u64, Answer)>,
+    /// Some attempt may have had effect though nobody said so.
+    pub ambiguous: bool,
+    /// The highest revision that anybody was told before it was called.
+    pub floor: Revision,
+}
+
+impl Operation {
+    /// Whether it goes through the log.
+    #[must_use]
+    pub fn is_write(&self) -> bool {
+        self.request != Request::Get
+    }
+}
+
+/// The key's bytes.
+pub(crate) fn key_bytes(key: u8) -> Bytes {
+    Bytes::from(vec![b'k', key])
+}
+
+/// A value that names its operation, and is as long as asked.
+pub(crate) fn value_bytes(operation: u64, padding_bytes: usize) -> Bytes {
+    let mut value = operation.to_le_bytes().to_vec();
+    value.resize(8 + padding_bytes, b'.');
+    Bytes::from(value)
+}
+
+/// The operation that stored a value.
+pub(crate) fn value_name(value: &[u8]) -> u64 {
+    value.first_chunk().map_or(u64::MAX, |name| u64::from_le_bytes(*name))
+}

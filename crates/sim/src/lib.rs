@@ -1,0 +1,42 @@
+//! Many hosts in one thread, on simulated time, network and disks, from one seed.
+//!
+//! The hosts, the consensus core, the state machine and the encodings are those of
+//! production. Around them stands a small world in which everything that may go
+//! wrong does: a [`Plan`] is drawn from a seed, [`run()`] carries it out and checks
+//! every property in [`checkers`], and the same seed gives the same run to the byte.
+//! A seed that fails is found again by its number, told line by line, and shrunk by
+//! [`minimize`]. docs/simulation.md says what is checked and what is not.
+//!
+//! This crate never reads a clock, never draws from the system's randomness, never
+//! iterates over a map of random order, and never touches a socket or a file.
+
+mod campaign;
+pub mod checkers;
+mod client;
+mod clock;
+mod coverage;
+mod disk;
+mod fault;
+mod history;
+mod lifecycle;
+mod minimize;
+mod nemesis;
+mod network;
+mod node;
+mod plan;
+mod run;
+mod schedule;
+mod store;
+mod trace;
+mod words;
+mod world;
+
+pub use campaign::{Summary, run_seeds};
+pub use checkers::{Checker, Violation};
+pub use coverage::{Coverage, Rare, SEEDS_MIN};
+pub use fault::Fault;
+pub use history::{Answer, Operation, Request};
+pub use minimize::minimize;
+pub use plan::{Load, Pace, Plan, Sizes};
+pub use run::{Report, run, run_traced};
+pub use trace::Sink;

@@ -1,0 +1,506 @@
+//! What goes wrong, and when.
+
+use std::collections::BTreeMap;
+
+use fastrand::Rng;
+use synod_host::Event;
+use synod_paxos::NodeId;
+
+use crate::checkers::Check;
+use crate::coverage::Rare;
+use crate::disk::{Disk, Tail};
+use crate::fault::Fault;
+use crate::node::Fate;
+use crate::plan::Plan;
+use crate::words;
+use crate::world::{Happening, World};
+
+/// Clocks may jump by so much altogether in a run: less than an idempotency key is
+/// remembered, so that a retry is never taken for a new request.
+const JUMPS_US_MAX: u64 = 120_000_000;
+
+/// Who hears whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Shape {
+    Halves,
+    OneWay,
+    Bridge,
+    Chain,
+    Ring,
+}
+
+/// A cut that lasts for a while.
+#[derive(Clone, Debug)]
+struct Cut {
+    episode: u64,
+    shape: Shape,
+    /// The members in the order that the shape refers to.
+    order: Vec<u32>,
+    /// How many of them are on the first side.
+    split: usize,
+    /// How often it still comes and goes.
+    flaps: u32,
+    is_open: bool,
+    ends_us: u64,
+}
+
+/// The source of all faults.
+#[derive(Debug)]
+pub(crate) struct Nemesis {
+    loose: bool,
+    rngs: BTreeMap<Fault, Rng>,
+    tails: Rng,
+    cut: Option<Cut>,
+    episodes: u64,
+    jumped_us: u64,
+    losable: usize,
+}
+
+impl Nemesis {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let rngs =
+            (0..).zip(Fault::ALL).map(|(number, fault)| (fault, plan.rng(0xfa_0000 + number)));
+        Nemesis {
+            loose: true,
+            rngs: rngs.collect(),
+            tails: plan.rng(0x7a11),
+            cut: None,
+            episodes: 0,
+            jumped_us: 0,
+            losable: plan.losable(),
+        }
+    }
+
+    /// Whether faults still happen.
+    pub(crate) fn is_loose(&self) -> bool {
+        self.loose
+    }
+
+    fn rng(&mut self, fault: Fault) -> &mut Rng {
+        self.rngs.get_mut(&fault).expect("every fault has one")
+    }
+
+    /// What becomes of the group that is being written when a process dies.
+    pub(crate) fn draw_tail(&mut self) -> Tail {
+        match self.tails.u8(..3) {
+            0 => Tail::Lost,
+            1 => Tail::Torn,
+            _ => Tail::Whole,
+        }
+    }
+}
+
+impl World<'_> {
+    /// Schedules the first strike of every fault that is on.
+    pub(crate) fn unleash(&mut self) {
+        let faults: Vec<Fault> = self.plan.faults.keys().copied().collect();
+        for fault in faults {
+            self.strike_later(fault);
+            if fault == Fault::ClockRate {
+                (1..=self.plan.members).for_each(|id| self.draw_rate(NodeId(id)));
+            }
+            if fault == Fault::Reordering {
+                self.coverage.fault(fault);
+            }
+        }
+    }
+
+    fn strike_later(&mut self, fault: Fault) {
+        let strength = self.plan.strength(fault);
+        if let Some(every_us) = fault.every_us().filter(|_| strength > 0.0) {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "in range")]
+            let mean_us = (every_us as f64 / strength) as u64;
+            let delay_us = self.nemesis.rng(fault).u64(mean_us / 4..mean_us * 7 / 4);
+            self.at(delay_us, Happening::Nemesis { fault });
+        }
+    }
+
+    /// A fault strikes.
+    pub(crate) fn strike(&mut self, fault: Fault) -> Check {
+        if !self.nemesis.loose {
+            return Ok(());
+        }
+        self.strike_later(fault);
+        let victim = self.draw_victim(fault);
+        self.trace.note(self.now_us, [words::FAULT, fault as u64, u64::from(victim.0), 0], || {
+            format!("fault: {} at {victim}", fault.name())
+        });
+        match fault {
+            Fault::Delay
+            | Fault::Loss
+            | Fault::Duplication
+            | Fault::Reordering
+            | Fault::SlowDisk
+            | Fault::SlowApply
+            | Fault::ClockRate => {}
+            Fault::Disconnect => self.disconnect(victim),
+            Fault::FalseDeath => self.tell_of_false_death(victim),
+            Fault::Halves
+            | Fault::OneWay
+            | Fault::Bridge
+            | Fault::Chain
+            | Fault::Ring
+            | Fault::Flapping => self.begin_cut(fault, victim),
+            Fault::Clogging => self.clog(victim),
+            Fault::Crash => self.kill(fault, victim)?,
+            Fault::CrashInStep => self.kill_in_step(victim),
+            Fault::CrashAll => {
+                for id in 1..=self.plan.members {
+                    self.kill(fault, NodeId(id))?;
+                }
+            }
+            Fault::Destroyed | Fault::Wiped => self.destroy(fault, victim)?,
+            Fault::Pause => self.pause(victim),
+            Fault::DiskStall => {
+                let hangs_us = self.nemesis.rng(fault).u64(100_000..3_000_000);
+                self.coverage.fault(fault);
+                let until_us = self.now_us + hangs_us;
+                self.node(victim).disk.hangs_until_us = until_us;
+            }
+            Fault::SyncError => {
+                self.coverage.fault(fault);
+                self.node(victim).disk.sync_fails = true;
+            }
+            Fault::DiskFull => {
+                self.coverage.fault(fault);
+                self.node(victim).disk.full = true;
+                let freed_us = self.nemesis.rng(fault).u64(200_000..5_000_000);
+                self.at(freed_us, Happening::DiskFreed { node: victim });
+            }
+            Fault::BitFlip | Fault::LostWrite | Fault::MisdirectedWrite => {
+                self.damage(fault, victim)?;
+            }
+            Fault::ClockJump => self.jump(victim),
+            Fault::HandOver => {
+                self.coverage.fault(fault);
+                self.hear(victim, Event::HandOver)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Any node, and often the leader: that is where it hurts.
+    fn draw_victim(&mut self, fault: Fault) -> NodeId {
+        let members = self.plan.members;
+        let leads = |node: &&crate::node::Node| {
+            node.is_running() && node.process.as_ref().is_some_and(|process| process.leads)
+        };
+        let leader = self.nodes.iter().find(leads).map(|node| node.id);
+        let rng = self.nemesis.rng(fault);
+        let any = NodeId(rng.u32(1..=members));
+        let prefers_leader = fault == Fault::HandOver || rng.bool();
+        leader.filter(|_| prefers_leader).unwrap_or(any)
+    }
+
+    fn another(&mut self, fault: Fault, than: NodeId) -> NodeId {
+        let members = self.plan.members;
+        let step = self.nemesis.rng(fault).u32(1..members);
+        NodeId((than.0 - 1 + step) % members + 1)
+    }
+
+    fn disconnect(&mut self, victim: NodeId) {
+        let other = self.another(Fault::Disconnect, victim);
+        self.coverage.fault(Fault::Disconnect);
+        self.network.disconnect(victim, other);
+        let dials_us = self.nemesis.rng(Fault::Disconnect).u64(100..50_000);
+        self.at(dials_us, Happening::Connected { one: victim, other });
+    }
+
+    fn tell_of_false_death(&mut self, victim: NodeId) {
+        let fault = Fault::FalseDeath;
+        self.coverage.fault(fault);
+        for peer in 1..=self.plan.members {
+            if NodeId(peer) != victim && self.nemesis.rng(fault).bool() {
+                let delay_us = self.nemesis.rng(fault).u64(100..20_000);
+                self.at(delay_us, Happening::PeerDied { node: NodeId(peer), peer: victim });
+            }
+        }
+    }
+
+    fn begin_cut(&mut self, fault: Fault, victim: NodeId) {
+        self.coverage.fault(fault);
+        let members = self.plan.members;
+        self.nemesis.episodes += 1;
+        let episode = self.nemesis.episodes;
+        let rng = self.nemesis.rng(fault);
+        let shape = match fault {
+            Fault::OneWay => Shape::OneWay,
+            Fault::Bridge => Shape::Bridge,
+            Fault::Chain => Shape::Chain,
+            Fault::Ring => Shape::Ring,
+            Fault::Flapping if rng.bool() => Shape::OneWay,
+            _ => Shape::Halves,
+        };
+        let mut order: Vec<u32> = (0..members).collect();
+        rng.shuffle(&mut order);
+        if rng.bool() {
+            // The leader is the one cut off, or the bridge between the halves.
+            order.retain(|member| *member != victim.0 - 1);
+            let place = if shape == Shape::Bridge { members as usize / 2 } else { 0 };
+            order.insert(place, victim.0 - 1);
+        }
+        let split = rng.usize(1..members as usize);
+        let flaps = if fault == Fault::Flapping { rng.u32(3..20) } else { 1 };
+        let lasts_us = rng.u64(100_000..8_000_000);
+        let is_open = false;
+        let ends_us = self.now_us + lasts_us;
+        self.nemesis.cut = Some(Cut { episode, shape, order, split, flaps, is_open, ends_us });
+        self.change_cut(episode);
+    }
+
+    /// The present cut begins, ends, or flaps.
+    pub(crate) fn change_cut(&mut self, episode: u64) {
+        let now_us = self.now_us;
+        let Some(cut) = self.nemesis.cut.as_mut().filter(|cut| cut.episode == episode) else {
+            return;
+        };
+        cut.is_open = !cut.is_open;
+        let change_us =
+            (cut.ends_us.saturating_sub(now_us) / u64::from(cut.flaps.max(1))).max(20_000);
+        if cut.is_open {
+            cut.flaps = cut.flaps.saturating_sub(1);
+            let cut = cut.clone();
+            self.network.cut(|from, to| cut.hears(from, to));
+        } else {
+            self.network.cut(|_, _| true);
+            self.reconnect_some();
+            let cut = self.nemesis.cut.as_ref().expect("it is here");
+            if cut.flaps == 0 {
+                self.nemesis.cut = None;
+                return;
+            }
+        }
+        self.at(change_us, Happening::Cut { episode });
+    }
+
+    /// Some connections did not outlive the cut.
+    fn reconnect_some(&mut self) {
+        for one in 1..=self.plan.members {
+            for other in one + 1..=self.plan.members {
+                if self.rng.bool() {
+                    let delay_us = self.rng.u64(100..50_000);
+                    let (one, other) = (NodeId(one), NodeId(other));
+                    self.at(delay_us, Happening::Connected { one, other });
+                }
+            }
+        }
+    }
+
+    fn clog(&mut self, victim: NodeId) {
+        let fault = Fault::Clogging;
+        self.coverage.fault(fault);
+        let other = self.another(fault, victim);
+        let until_us = self.now_us + self.nemesis.rng(fault).u64(100_000..2_000_000);
+        self.network.clog(victim, other, until_us);
+        if self.nemesis.rng(fault).bool() {
+            self.network.clog(other, victim, until_us);
+        }
+    }
+
+    fn kill(&mut self, fault: Fault, victim: NodeId) -> Check {
+        if self.node(victim).process.is_some() {
+            self.coverage.fault(fault);
+            let tail = self.nemesis.draw_tail();
+            self.crash(victim, tail)?;
+            let down_us = self.draw_down(fault);
+            self.at(down_us, Happening::Start { node: victim });
+        }
+        Ok(())
+    }
+
+    fn draw_down(&mut self, fault: Fault) -> u64 {
+        let rng = self.nemesis.rng(fault);
+        if rng.bool() { rng.u64(1_000..50_000) } else { rng.u64(50_000..6_000_000) }
+    }
+
+    fn kill_in_step(&mut self, victim: NodeId) {
+        let fault = Fault::CrashInStep;
+        let actions = self.nemesis.rng(fault).usize(..6);
+        if let Some(process) = self.node(victim).process.as_mut() {
+            process.dies_after = Some(actions);
+            self.coverage.fault(fault);
+            let down_us = 1_000_000 + self.draw_down(fault);
+            self.at(down_us, Happening::Start { node: victim });
+        }
+    }
+
+    /// Whether another node may be lost for good.
+    fn may_lose_another(&self) -> bool {
+        let lost = self.nodes.iter().filter(|node| node.fate != Fate::Sound).count();
+        lost < self.nemesis.losable
+    }
+
+    fn destroy(&mut self, fault: Fault, victim: NodeId) -> Check {
+        if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
+            return Ok(());
+        }
+        if self.node(victim).fate == Fate::Lost {
+            return Ok(());
+        }
+        self.coverage.fault(fault);
+        let tail = self.nemesis.draw_tail();
+        self.crash(victim, tail)?;
+        let segment_groups = self.plan.sizes.segment_groups;
+        let store_id = self.nemesis.rng(fault).u64(1..);
+        let down_us = self.draw_down(fault);
+        let node = self.node(victim);
+        node.fate = Fate::Lost;
+        if fault == Fault::Wiped {
+            // Somebody makes a new data folder under the old name.
+            node.disk = Disk::new(segment_groups);
+            node.state = crate::store::Durable::default();
+            node.store_id = store_id;
+            self.at(down_us, Happening::Start { node: victim });
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, victim: NodeId) {
+        let fault = Fault::Pause;
+        let pause_us = self.nemesis.rng(fault).u64(10_000..4_000_000);
+        let node = self.node(victim);
+        let life = node.life;
+        if let Some(process) = node.process.as_mut().filter(|process| !process.paused) {
+            process.paused = true;
+            self.coverage.fault(fault);
+            self.at(pause_us, Happening::Resume { node: victim, life });
+        }
+    }
+
+    /// Something that was synced is not as it was written. The node may run on for a
+    /// while; now and then it is started again and finds out.
+    fn damage(&mut self, fault: Fault, victim: NodeId) -> Check {
+        if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
+            return Ok(());
+        }
+        let share = self.nemesis.rng(fault).usize(..1_000);
+        let node = self.node(victim);
+        if node.fate == Fate::Lost || !node.disk.damage(share) {
+            return Ok(());
+        }
+        node.fate = Fate::Damaged;
+        self.coverage.fault(fault);
+        if self.nemesis.rng(fault).bool() {
+            self.coverage.rare(Rare::DamageFoundLater);
+            return Ok(());
+        }
+        self.kill(fault, victim)
+    }
+
+    fn jump(&mut self, victim: NodeId) {
+        let fault = Fault::ClockJump;
+        let forward_us = self.nemesis.rng(fault).u64(1_000..20_000_000);
+        if self.nemesis.jumped_us + forward_us <= JUMPS_US_MAX {
+            self.nemesis.jumped_us += forward_us;
+            self.coverage.fault(fault);
+            self.node(victim).clock.jump(forward_us);
+            let life = self.node(victim).life;
+            self.at(0, Happening::Wake { node: victim, life });
+        }
+    }
+
+    fn draw_rate(&mut self, id: NodeId) {
+        let fault = Fault::ClockRate;
+        let (now_us, most) =
+            (self.now_us, 10 + self.plan.faults.get(&fault).map_or(0, |p| u64::from(*p) * 10));
+        let rng = self.nemesis.rng(fault);
+        let faster = 1_000 + rng.u64(..most);
+        let rate_permille =
+            if rng.bool() { faster.min(2_000) } else { 1_000_000 / faster.min(2_000) };
+        self.coverage.fault(fault);
+        self.node(id).clock.set_rate(now_us, rate_permille);
+    }
+
+    /// The end of all faults: one quorum of nodes is brought back and its network is
+    /// good; the others stay dead. Returns the living.
+    pub(crate) fn heal(&mut self) -> Result<Vec<NodeId>, crate::checkers::Violation> {
+        self.nemesis.loose = false;
+        self.nemesis.cut = None;
+        self.network.heal();
+        let mut sound: Vec<NodeId> =
+            self.nodes.iter().filter(|n| n.fate == Fate::Sound).map(|n| n.id).collect();
+        self.rng.shuffle(&mut sound);
+        let quorum = self.plan.promise_quorum.max(self.plan.accept_quorum);
+        sound.truncate(quorum);
+        sound.sort_unstable();
+        self.trace.note(self.now_us, [words::HEALED, sound.len() as u64, 0, 0], || {
+            format!("healed: {sound:?} live, the others stay dead")
+        });
+        for id in (1..=self.plan.members).map(NodeId) {
+            if sound.contains(&id) {
+                self.heal_node(id)?;
+            } else {
+                let tail = self.nemesis.draw_tail();
+                self.crash(id, tail)?;
+                self.node(id).fate = Fate::Left;
+            }
+        }
+        Ok(sound)
+    }
+
+    fn heal_node(&mut self, id: NodeId) -> Check {
+        let now_us = self.now_us;
+        let node = &mut self.nodes[id.0 as usize - 1];
+        node.clock.set_rate(now_us, 1_000);
+        node.disk.full = false;
+        node.disk.sync_fails = false;
+        node.disk.hangs_until_us = 0;
+        if let Some(process) = &mut node.process {
+            process.dies_after = None;
+            let life = node.life;
+            if process.paused {
+                process.resume(now_us, &mut self.schedule);
+            }
+            // Whatever its clock said before, it is due to be looked at.
+            process.is_woken = true;
+            process.tick_us = 0;
+            self.at(0, Happening::Wake { node: id, life });
+            return Ok(());
+        }
+        self.start(id)
+    }
+}
+
+impl Cut {
+    /// Whether messages pass from one member to another.
+    fn hears(&self, from: u32, to: u32) -> bool {
+        let place = |member| self.order.iter().position(|m| *m == member).expect("a member");
+        let (from, to, count) = (place(from), place(to), self.order.len());
+        let (first, split) = (|place: usize| place < self.split, self.split);
+        match self.shape {
+            Shape::Halves => first(from) == first(to),
+            // The second side does not hear the first.
+            Shape::OneWay => !(from < split && to >= split),
+            Shape::Bridge => {
+                let middle = count / 2;
+                from == middle || to == middle || (from < middle) == (to < middle)
+            }
+            Shape::Chain => from.abs_diff(to) <= 1,
+            Shape::Ring => {
+                matches!((from + count - to) % count, 0 | 1) || (to + count - from) % count == 1
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hears(shape: Shape, split: usize) -> Vec<(u32, u32)> {
+        let order = (0..5).collect();
+        let cut = Cut { episode: 0, shape, order, split, flaps: 0, is_open: true, ends_us: 0 };
+        let pairs = (0..5).flat_map(|from| (0..5).map(move |to| (from, to)));
+        pairs.filter(|(from, to)| from < to && cut.hears(*from, *to)).collect()
+    }
+
+    #[test]
+    fn the_shapes_are_what_they_are_called() {
+        assert_eq!(hears(Shape::Chain, 0), [(0, 1), (1, 2), (2, 3), (3, 4)]);
+        assert_eq!(hears(Shape::Ring, 0), [(0, 1), (0, 4), (1, 2), (2, 3), (3, 4)]);
+        assert_eq!(hears(Shape::Halves, 2), [(0, 1), (2, 3), (2, 4), (3, 4)]);
+        assert_eq!(hears(Shape::OneWay, 2), [(0, 1), (2, 3), (2, 4), (3, 4)]);
+        let bridge = [(0, 1), (0, 2), (1, 2), (2, 3), (2, 4), (3, 4)];
+        assert_eq!(hears(Shape::Bridge, 0), bridge);
+    }
+}

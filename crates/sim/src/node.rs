@@ -1,0 +1,165 @@
+//! One node: what survives a crash, and the process while it lives.
+
+use std::collections::VecDeque;
+
+use synod_host::{Applied, Event, Host, Waiter};
+use synod_kv::{ServerId, StateMachine, Taken};
+use synod_paxos::{Ballot, NodeId, Slot, Standing, Value};
+use synod_wire::{batch, command};
+
+use crate::checkers::agreement::Agreement;
+use crate::checkers::promises::Ground;
+use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::schedule::Schedule;
+use crate::store::{Durable, Store, Unflushed};
+use crate::world::Happening;
+
+/// What can still become of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fate {
+    /// It comes back from every crash.
+    Sound,
+    /// Its journal is damaged: it runs until it notices, and then no more.
+    Damaged,
+    /// Its disk is gone. Another store may run under its name.
+    Lost,
+    /// It stays down from the healing on, to show that a quorum suffices.
+    Left,
+}
+
+/// A machine.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) life: u64,
+    pub(crate) fate: Fate,
+    /// The random id of its data folder.
+    pub(crate) store_id: u64,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) state: Durable,
+    pub(crate) process: Option<Process>,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, clock: Clock, segment_groups: usize) -> Self {
+        Node {
+            id,
+            life: 0,
+            fate: Fate::Sound,
+            store_id: 0,
+            clock,
+            disk: Disk::new(segment_groups),
+            state: Durable::default(),
+            process: None,
+        }
+    }
+
+    /// The process, if it is the one that lives this life.
+    pub(crate) fn process(&mut self, life: u64) -> Option<&mut Process> {
+        if self.life == life { self.process.as_mut() } else { None }
+    }
+
+    /// Whether a process runs and takes part.
+    pub(crate) fn is_running(&self) -> bool {
+        self.process.as_ref().is_some_and(|process| !process.paused)
+    }
+
+    /// Whether this node still is the member that its name says.
+    pub(crate) fn is_member(&self) -> bool {
+        self.store_id == 0
+    }
+}
+
+/// A node's disk, and what is known to be chosen.
+pub(crate) struct Backed<'a> {
+    pub(crate) disk: &'a Disk,
+    pub(crate) agreement: &'a Agreement,
+}
+
+impl Ground for Backed<'_> {
+    fn promised(&self) -> Ballot {
+        self.disk.promised()
+    }
+
+    /// A slot that the node knows as chosen may be answered for without another
+    /// acceptance: no later ballot can carry another value. Then its disk must hold
+    /// the chosen value.
+    fn has_accepted(&self, slot: Slot, ballot: Ballot) -> bool {
+        slot <= self.disk.truncated_upto()
+            || self.disk.durably_held(slot).is_some_and(|held| {
+                let is_vote = match held.standing {
+                    Standing::Chosen => true,
+                    Standing::Accepted(accepted) => accepted >= ballot,
+                };
+                is_vote || self.agreement.chosen(slot) == Some(&held.value)
+            })
+    }
+}
+
+/// A running process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) host: Host,
+    pub(crate) machine: StateMachine<Store>,
+    pub(crate) unflushed: Unflushed,
+    pub(crate) waiters: VecDeque<Waiter>,
+    /// What the state machine said last.
+    pub(crate) applied: Applied,
+    /// Applies happen in order though each takes its time.
+    pub(crate) apply_free_us: u64,
+    /// Events for the next step.
+    pub(crate) inbox: Vec<Event>,
+    pub(crate) is_woken: bool,
+    pub(crate) tick_us: u64,
+    pub(crate) paused: bool,
+    /// What happened to it while it was paused.
+    pub(crate) deferred: Vec<Happening>,
+    /// It dies after so many more actions.
+    pub(crate) dies_after: Option<usize>,
+    /// It held itself for the leader when it was last looked at.
+    pub(crate) leads: bool,
+    pub(crate) steps: u64,
+}
+
+impl Process {
+    /// Pauses or goes on. What happened meanwhile happens now.
+    pub(crate) fn resume(&mut self, now_us: u64, schedule: &mut Schedule<Happening>) {
+        self.paused = false;
+        for what in self.deferred.drain(..) {
+            schedule.at(now_us, what);
+        }
+    }
+}
+
+/// A command that the state machine was given, and what it made of it.
+#[derive(Debug)]
+pub(crate) struct Took {
+    pub(crate) id: ServerId,
+    pub(crate) command: bytes::Bytes,
+    pub(crate) taken: Taken,
+}
+
+/// Applies one value.
+pub(crate) fn apply_value(
+    machine: &mut StateMachine<Store>,
+    slot: u64,
+    value: &Value,
+) -> Vec<Took> {
+    let mut commands = Vec::new();
+    let mut encoded = Vec::new();
+    let mut stamp_ms = 0;
+    if let Value::Batch(bytes) = value {
+        let batch = batch::decode(bytes.clone()).expect("a chosen batch can be read");
+        stamp_ms = batch.cluster_time_ms;
+        for entry in batch.entries {
+            let decoded = command::decode(entry.command.clone());
+            commands.push((entry.id, decoded.expect("a chosen command can be read")));
+            encoded.push(entry.command);
+        }
+    }
+    let taken = machine.apply(slot, stamp_ms, &commands).expect("memory does not fail");
+    let named = commands.into_iter().map(|(id, _)| id).zip(encoded);
+    named.zip(taken).map(|((id, command), taken)| Took { id, command, taken }).collect()
+}

@@ -1,0 +1,220 @@
+//! What a seed draws: which faults, how strong, how many members, how tight the
+//! limits are. Swarm style: a seed with few kinds of faults reaches states that
+//! one with all of them never does.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use fastrand::Rng;
+
+use crate::fault::Fault;
+
+/// One run, completely described. The same plan gives the same run to the byte.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Plan {
+    /// All draws during the run come from it.
+    pub seed: u64,
+    /// How many nodes.
+    pub members: u32,
+    /// Promises that a leader needs.
+    pub promise_quorum: usize,
+    /// Acceptances that a value needs.
+    pub accept_quorum: usize,
+    /// Which faults are on, and how strong in percent.
+    pub faults: BTreeMap<Fault, u32>,
+    /// How long faults happen, at the least.
+    pub faults_us: u64,
+    /// They go on until the clients have asked for so much.
+    pub operations_min: usize,
+    /// How long the healed quorum is watched.
+    pub healed_us: u64,
+    /// Times of nodes and network.
+    pub pace: Pace,
+    /// Limits of the nodes.
+    pub sizes: Sizes,
+    /// What the clients do.
+    pub load: Load,
+    /// Every message passes through the encoding that real nodes use.
+    pub encodes_messages: bool,
+}
+
+/// How fast things are, in microseconds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// The nodes' election timeout; a heartbeat is a sixth of it.
+    pub election_timeout_us: u64,
+    /// The longest way of a message without a fault.
+    pub delay_us_max: u64,
+    /// The longest sync without a fault.
+    pub sync_us_max: u64,
+    /// The longest apply without a fault.
+    pub apply_us_max: u64,
+    /// A node gathers events for so long before a step; 0: one step per event.
+    pub batch_us_max: u64,
+    /// The state becomes durable about so often.
+    pub flush_us: u64,
+}
+
+/// Limits that matter for what can happen.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// See [`synod_paxos::Configuration::alpha`].
+    pub alpha: u64,
+    /// Slots that a leader keeps open.
+    pub window_slots_max: u64,
+    /// Bytes of commands in a value.
+    pub value_bytes_max: usize,
+    /// Bytes in a page of a promise or a chunk of catch-up.
+    pub page_bytes_max: usize,
+    /// Chosen values kept in memory.
+    pub cache_bytes_max: usize,
+    /// Commands in one message to the leader, and in flight.
+    pub in_flight_max: usize,
+    /// Commands that a leader queues.
+    pub queue_entries_max: usize,
+    /// Groups in a segment of the journal.
+    pub segment_groups: usize,
+    /// Memory of the state machine for what is known of keys.
+    pub metadata_cache_bytes_max: usize,
+    /// Idempotency keys that are remembered.
+    pub idempotency_records_max: u64,
+}
+
+/// What the clients do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// How many there are.
+    pub clients: usize,
+    /// Different keys.
+    pub keys: u8,
+    /// The mean pause between an answer and the next question.
+    pub think_us: u64,
+    /// Reads in a hundred operations.
+    pub reads_percent: u8,
+    /// Writes with an idempotency key, in a hundred writes.
+    pub keyed_percent: u8,
+    /// Bytes that are added to a value to make it long.
+    pub padding_bytes_max: usize,
+}
+
+impl Plan {
+    /// What this seed draws.
+    #[must_use]
+    pub fn drawn(seed: u64) -> Plan {
+        let mut rng = Rng::with_seed(seed ^ 0x5eed_0001);
+        let members = if rng.u8(..5) < 3 { 3 } else { 5 };
+        let (promise_quorum, accept_quorum) = draw_quorums(&mut rng, members);
+        let load = Load {
+            clients: rng.usize(4..=8),
+            keys: [2, 5, 12][rng.usize(..3)],
+            think_us: rng.u64(250_000..500_000),
+            reads_percent: [10, 40, 70][rng.usize(..3)],
+            keyed_percent: [0, 50, 100][rng.usize(..3)],
+            padding_bytes_max: [0, 200, 4_000][rng.usize(..3)],
+        };
+        Plan {
+            seed,
+            members,
+            promise_quorum,
+            accept_quorum,
+            faults: draw_faults(&mut rng),
+            faults_us: 60_000_000,
+            operations_min: 500,
+            healed_us: 30_000_000,
+            pace: Pace {
+                election_timeout_us: [300_000, 600_000, 1_200_000][rng.usize(..3)],
+                delay_us_max: [300, 3_000, 30_000][rng.usize(..3)],
+                sync_us_max: [200, 5_000, 40_000][rng.usize(..3)],
+                apply_us_max: [100, 2_000, 20_000][rng.usize(..3)],
+                batch_us_max: [0, 200, 5_000][rng.usize(..3)],
+                flush_us: [300_000, 3_000_000][rng.usize(..2)],
+            },
+            sizes: draw_sizes(&mut rng),
+            load,
+            encodes_messages: rng.u8(..4) == 0,
+        }
+    }
+
+    /// How strong a fault is, from 0 to 1.
+    #[must_use]
+    pub fn strength(&self, fault: Fault) -> f64 {
+        f64::from(self.faults.get(&fault).copied().unwrap_or(0)) / 100.0
+    }
+
+    /// Nodes that may be lost for good: the rest still has every quorum.
+    #[must_use]
+    pub fn losable(&self) -> usize {
+        self.members as usize - self.promise_quorum.max(self.accept_quorum)
+    }
+
+    /// A source of chance for one purpose, so that switching one fault off changes
+    /// nothing about when the others strike.
+    pub(crate) fn rng(&self, purpose: u64) -> Rng {
+        let mut mixed = Rng::with_seed(self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ purpose);
+        Rng::with_seed(mixed.u64(..))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "seed {}: {} members (quorums {} and {}), {} s of faults, {} s healed",
+            self.seed,
+            self.members,
+            self.promise_quorum,
+            self.accept_quorum,
+            self.faults_us / 1_000_000,
+            self.healed_us / 1_000_000,
+        )?;
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|(fault, percent)| format!("{} {percent} %", fault.name()))
+            .collect();
+        let faults = if faults.is_empty() { "none".to_owned() } else { faults.join(", ") };
+        writeln!(f, "faults: {faults}")?;
+        writeln!(f, "pace: {:?}", self.pace)?;
+        writeln!(f, "sizes: {:?}", self.sizes)?;
+        write!(f, "load: {:?}, encodes messages: {}", self.load, self.encodes_messages)
+    }
+}
+
+fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
+    match (members, rng.u8(..10)) {
+        (5, 0) => (4, 2),
+        (5, 1) => (2, 4),
+        (members, _) => (members as usize / 2 + 1, members as usize / 2 + 1),
+    }
+}
+
+/// Each kind is on in about a third of the seeds; some seeds have nearly none, to
+/// see long runs, and some have many.
+fn draw_faults(rng: &mut Rng) -> BTreeMap<Fault, u32> {
+    let share = [10, 25, 25, 50][rng.usize(..4)];
+    let mut faults = BTreeMap::new();
+    for fault in Fault::ALL {
+        let on = rng.u8(..100) < share;
+        let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
+        if on {
+            faults.insert(fault, percent);
+        }
+    }
+    faults
+}
+
+fn draw_sizes(rng: &mut Rng) -> Sizes {
+    let alpha = [4, 64, 1_024][rng.usize(..3)];
+    Sizes {
+        alpha,
+        window_slots_max: [1, 4, 256][rng.usize(..3)].min(alpha),
+        value_bytes_max: [200, 2_000, 512 << 10][rng.usize(..3)],
+        page_bytes_max: [100, 1_000, 1 << 20][rng.usize(..3)],
+        cache_bytes_max: [0, 2_000, 16 << 20][rng.usize(..3)],
+        in_flight_max: [1, 4, 16_384][rng.usize(..3)],
+        queue_entries_max: [2, 16, 131_072][rng.usize(..3)],
+        segment_groups: [2, 16, 500][rng.usize(..3)],
+        metadata_cache_bytes_max: [0, 200, 1 << 20][rng.usize(..3)],
+        idempotency_records_max: [20, 1_000_000, 1_000_000][rng.usize(..3)],
+    }
+}

@@ -1,0 +1,180 @@
+//! One run: faults, then a healed quorum, then the final checks.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use synod_kv::Outcome;
+
+use crate::checkers::liveness::Liveness;
+use crate::checkers::{Check, Checker, Violation, demand, linearizability};
+use crate::client::Mode;
+use crate::coverage::{Coverage, Rare};
+use crate::history::Answer;
+use crate::plan::Plan;
+use crate::trace::{Sink, Trace};
+use crate::world::World;
+
+/// A healed quorum answers within so many election timeouts, and three seconds.
+const PROGRESS_TIMEOUTS: u64 = 10;
+const PROGRESS_US: u64 = 3_000_000;
+/// How long clients read every key at the end, and how long nodes then have to
+/// become equal.
+const SWEEP_US: u64 = 2_000_000;
+const SETTLE_US: u64 = 4_000_000;
+/// The faults go on until the clients have asked enough, but not for longer than
+/// so many times the planned time.
+const FAULTS_STRETCH_MAX: u64 = 4;
+
+/// What became of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// What was broken, if anything.
+    pub violation: Option<Violation>,
+    /// The hash over every event.
+    pub trace_hash: u64,
+    /// How many events there were.
+    pub events: u64,
+    /// What happened.
+    pub coverage: Coverage,
+    /// Operations that clients asked for.
+    pub operations: u64,
+    /// Those that were answered by the state.
+    pub answered: u64,
+    /// Simulated time.
+    pub simulated_us: u64,
+    /// How long after the healing every living node had answered a write and a read.
+    pub recovery_us: u64,
+}
+
+/// Carries a plan out.
+#[must_use]
+pub fn run(plan: &Plan) -> Report {
+    run_traced(plan, None)
+}
+
+/// Carries a plan out and tells every event.
+#[must_use]
+pub fn run_traced(plan: &Plan, sink: Option<Sink<'_>>) -> Report {
+    let mut report = Report {
+        seed: plan.seed,
+        violation: None,
+        trace_hash: 0,
+        events: 0,
+        coverage: Coverage::default(),
+        operations: 0,
+        answered: 0,
+        simulated_us: 0,
+        recovery_us: 0,
+    };
+    // The product asserts its own invariants; such a panic is a finding like any other.
+    let trace = Trace::new(sink);
+    let caught = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(plan.clone(), trace)?;
+        let result = world.live();
+        world.sum_up(&mut report);
+        result
+    }));
+    report.violation = match caught {
+        Ok(result) => result.err(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            let text = text.unwrap_or("a panic without words").to_owned();
+            Some(Violation { checker: Checker::Assertion, text })
+        }
+    };
+    report
+}
+
+impl World<'_> {
+    fn live(&mut self) -> Check {
+        self.suffer()?;
+        self.recover()?;
+        self.finish()
+    }
+
+    /// Phase one: anything may go wrong, and only safety is demanded.
+    fn suffer(&mut self) -> Check {
+        let faults_us = self.plan.faults_us;
+        self.run_until(faults_us)?;
+        while self.clients.operations.len() < self.plan.operations_min
+            && self.now_us < faults_us * FAULTS_STRETCH_MAX
+        {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Phase two: a quorum lives, and must make progress.
+    fn recover(&mut self) -> Check {
+        let living = self.heal()?;
+        let bound_us = PROGRESS_TIMEOUTS * self.plan.pace.election_timeout_us + PROGRESS_US;
+        let healed_us = self.now_us;
+        self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
+        self.run_until(healed_us + bound_us)?;
+        while self.now_us <= healed_us + self.plan.healed_us.max(bound_us + 1) {
+            self.step()?;
+            self.liveness().check(self.now_us)?;
+        }
+        self.clients.mode = Mode::Sweep;
+        self.run_until(self.now_us + SWEEP_US)?;
+        self.clients.mode = Mode::Stopped;
+        self.run_until(self.now_us + SETTLE_US)
+    }
+
+    fn liveness(&self) -> &Liveness {
+        self.checks.liveness.as_ref().expect("the quorum is healed")
+    }
+
+    /// What can be said only at the end.
+    fn finish(&mut self) -> Check {
+        let mut applied = Vec::new();
+        for node in &self.nodes {
+            if let Some(process) = &node.process {
+                let slot = process.machine.applied_slot();
+                self.checks.durability.ended(node.id, slot)?;
+                applied.push((node.id, slot));
+            }
+        }
+        self.liveness().ended(&applied)?;
+        let operations = &self.clients.operations;
+        let settled = self.checks.exactly_once.settle(operations)?;
+        for (operation, settled) in operations.iter().zip(&settled) {
+            if operation.returned.is_none() && operation.is_write() {
+                self.coverage.rare(match settled {
+                    Some(_) => Rare::UnknownWithEffect,
+                    None => Rare::UnknownWithoutEffect,
+                });
+            }
+            if settled.as_ref().is_some_and(|settled| settled.commands > 1) {
+                self.coverage.rare(Rare::KeyReplayed);
+            }
+        }
+        linearizability::check(operations, &settled, self.plan.load.keys)?;
+        let (wanted, asked) = (self.plan.operations_min, operations.len());
+        demand(asked >= wanted, Checker::Liveness, || {
+            format!("only {asked} operations were asked for, so too little was checked")
+        })?;
+        // A run in which nobody was told anything has checked nothing.
+        demand(self.checks.durability.checked() > 0, Checker::Durability, || {
+            "no acknowledgement was checked".to_owned()
+        })
+    }
+
+    fn sum_up(&mut self, report: &mut Report) {
+        report.trace_hash = self.trace.hash();
+        report.events = self.trace.events();
+        report.coverage = std::mem::take(&mut self.coverage);
+        report.operations = self.clients.operations.len() as u64;
+        let answered = |answer: &Answer| {
+            !matches!(answer, Answer::Refused | Answer::Outcome(Outcome::IdempotencyFull { .. }))
+        };
+        let operations = self.clients.operations.iter();
+        let told = operations.filter(|o| o.returned.as_ref().is_some_and(|(_, a)| answered(a)));
+        report.answered = told.count() as u64;
+        report.simulated_us = self.now_us;
+        let liveness = self.checks.liveness.as_ref();
+        report.recovery_us = liveness.and_then(Liveness::worst_us).unwrap_or(0);
+    }
+}

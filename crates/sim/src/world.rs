@@ -1,0 +1,610 @@
+//! Everything there is, and what happens next.
+
+use fastrand::Rng;
+use synod_host::{Action, Applied, Event, RequestId, Waiter};
+use synod_kv::Taken;
+use synod_paxos::{NodeId, RecordBody, Slot, Value};
+use synod_wire::PeerMessage;
+
+use crate::checkers::agreement::Agreement;
+use crate::checkers::durability::Durability;
+use crate::checkers::exactly_once::ExactlyOnce;
+use crate::checkers::liveness::Liveness;
+use crate::checkers::memory::Memory;
+use crate::checkers::promises::Promises;
+use crate::checkers::state_hash::StateHash;
+use crate::checkers::{Check, Checker, demand};
+use crate::client::Clients;
+use crate::clock::Clock;
+use crate::coverage::{Coverage, Rare};
+use crate::disk::Tail;
+use crate::fault::Fault;
+use crate::history::Answer;
+use crate::nemesis::Nemesis;
+use crate::network::{Fate as Sent, Network};
+use crate::node::{Backed, Node, apply_value};
+use crate::plan::Plan;
+use crate::schedule::Schedule;
+use crate::trace::Trace;
+use crate::words;
+
+/// Memory is compared with its limits once in so many steps of a node.
+const STEPS_PER_MEMORY_CHECK: u64 = 16;
+
+/// What may happen.
+#[derive(Debug)]
+pub(crate) enum Happening {
+    /// A message arrives.
+    Deliver { from: NodeId, to: NodeId, connection: u32, message: PeerMessage },
+    /// A process hears of something.
+    Hear { node: NodeId, life: u64, event: Event },
+    /// A process looks at its inbox and its clock.
+    Wake { node: NodeId, life: u64 },
+    /// A process has something due.
+    Tick { node: NodeId, life: u64 },
+    /// A sync ends.
+    Synced { node: NodeId, life: u64 },
+    /// The state machine gets to its next values.
+    Apply { node: NodeId, life: u64, first: Slot, values: Vec<Value>, waiters: Vec<Waiter> },
+    /// The state is flushed.
+    Flush { node: NodeId, life: u64 },
+    /// A flush ends.
+    Flushed { node: NodeId, life: u64, slot: u64 },
+    /// A machine starts its process.
+    Start { node: NodeId },
+    /// A paused process goes on.
+    Resume { node: NodeId, life: u64 },
+    /// A pair gets a connection.
+    Connected { one: NodeId, other: NodeId },
+    /// A node hears that a peer's process is gone.
+    PeerDied { node: NodeId, peer: NodeId },
+    /// A client has nothing to do.
+    Client { client: usize },
+    /// A client's patience ends.
+    GiveUp { request: RequestId },
+    /// A fault strikes.
+    Nemesis { fault: Fault },
+    /// A cut changes: to its next state, or to none.
+    Cut { episode: u64 },
+    /// The disk has room again.
+    DiskFreed { node: NodeId },
+}
+
+/// All that is checked while it runs.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    pub(crate) agreement: Agreement,
+    pub(crate) promises: Promises,
+    pub(crate) state_hash: StateHash,
+    pub(crate) exactly_once: ExactlyOnce,
+    pub(crate) durability: Durability,
+    pub(crate) memory: Memory,
+    pub(crate) liveness: Option<Liveness>,
+}
+
+/// The world.
+#[derive(Debug)]
+pub(crate) struct World<'t> {
+    pub(crate) plan: Plan,
+    pub(crate) now_us: u64,
+    pub(crate) schedule: Schedule<Happening>,
+    pub(crate) rng: Rng,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) network: Network,
+    pub(crate) clients: Clients,
+    pub(crate) nemesis: Nemesis,
+    pub(crate) checks: Checks,
+    pub(crate) coverage: Coverage,
+    pub(crate) trace: Trace<'t>,
+    actions: Vec<Action>,
+}
+
+impl<'t> World<'t> {
+    pub(crate) fn new(plan: Plan, trace: Trace<'t>) -> Result<Self, crate::checkers::Violation> {
+        let mut rng = plan.rng(0x3014);
+        let ids: Vec<NodeId> = (1..=plan.members).map(NodeId).collect();
+        let mut clock = || Clock::new(0, rng.u64(1_000_000..1_000_000_000));
+        let nodes: Vec<Node> =
+            ids.iter().map(|id| Node::new(*id, clock(), plan.sizes.segment_groups)).collect();
+        let (alpha, page_bytes_max) = (plan.sizes.alpha, plan.sizes.page_bytes_max);
+        let checks = Checks {
+            agreement: Agreement::new(plan.accept_quorum),
+            promises: Promises::new(ids.len()),
+            state_hash: StateHash::default(),
+            exactly_once: ExactlyOnce::default(),
+            durability: Durability::default(),
+            memory: Memory::new(crate::lifecycle::limits(&plan), alpha, page_bytes_max),
+            liveness: None,
+        };
+        let mut world = World {
+            now_us: 0,
+            schedule: Schedule::new(),
+            network: Network::new(&plan),
+            clients: Clients::new(&plan),
+            nemesis: Nemesis::new(&plan),
+            coverage: Coverage::default(),
+            actions: Vec::new(),
+            rng,
+            nodes,
+            checks,
+            trace,
+            plan,
+        };
+        for id in ids {
+            world.start(id)?;
+        }
+        for client in 0..world.plan.load.clients {
+            world.schedule.at(1_000, Happening::Client { client });
+        }
+        world.unleash();
+        Ok(world)
+    }
+
+    pub(crate) fn node(&mut self, id: NodeId) -> &mut Node {
+        &mut self.nodes[id.0 as usize - 1]
+    }
+
+    pub(crate) fn at(&mut self, delay_us: u64, what: Happening) {
+        self.schedule.at(self.now_us + delay_us, what);
+    }
+
+    /// Runs until this moment.
+    pub(crate) fn run_until(&mut self, until_us: u64) -> Check {
+        while self.now_us < until_us {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// The next happening.
+    pub(crate) fn step(&mut self) -> Check {
+        let (at_us, what) = self.schedule.pop().expect("clients never end");
+        self.now_us = at_us;
+        match what {
+            Happening::Deliver { from, to, connection, message } => {
+                if connection == self.network.connection(from, to) {
+                    self.hear(to, Event::Received { from, message })?;
+                }
+            }
+            Happening::Hear { node, life, event } => {
+                if self.node(node).process(life).is_some() {
+                    self.hear(node, event)?;
+                }
+            }
+            Happening::Wake { node, life } => {
+                if let Some(process) = self.node(node).process(life) {
+                    process.is_woken = false;
+                    if !process.paused {
+                        self.step_node(node)?;
+                    }
+                }
+            }
+            Happening::Tick { node, life } => self.tick(node, life)?,
+            Happening::Synced { node, life } => self.synced(node, life)?,
+            Happening::Apply { node, life, first, values, waiters } => {
+                let Some(process) = self.node(node).process(life) else { return Ok(()) };
+                if process.paused {
+                    let what = Happening::Apply { node, life, first, values, waiters };
+                    process.deferred.push(what);
+                } else {
+                    self.apply(node, first, &values, waiters)?;
+                }
+            }
+            Happening::Flush { node, life } => self.flush(node, life),
+            Happening::Flushed { node, life, slot } => self.flushed(node, life, slot)?,
+            Happening::Start { node } => self.start(node)?,
+            Happening::Resume { node, life } => {
+                let now_us = self.now_us;
+                let node = &mut self.nodes[node.0 as usize - 1];
+                if let Some(process) = node.process(life) {
+                    process.resume(now_us, &mut self.schedule);
+                    let (id, life) = (node.id, node.life);
+                    self.at(0, Happening::Wake { node: id, life });
+                }
+            }
+            Happening::Connected { one, other } => self.connected(one, other)?,
+            Happening::PeerDied { node, peer } => {
+                self.hear(node, Event::PeerDied(peer))?;
+            }
+            Happening::Client { client } => self.ask(client)?,
+            Happening::GiveUp { request } => self.give_up(request),
+            Happening::Nemesis { fault } => self.strike(fault)?,
+            Happening::Cut { episode } => self.change_cut(episode),
+            Happening::DiskFreed { node } => self.node(node).disk.full = false,
+        }
+        Ok(())
+    }
+
+    /// An event for a node's process, if it has one.
+    pub(crate) fn hear(&mut self, id: NodeId, event: Event) -> Check {
+        let batch_us_max = self.plan.pace.batch_us_max;
+        let node = self.node(id);
+        let life = node.life;
+        let Some(process) = node.process.as_mut() else { return Ok(()) };
+        process.inbox.push(event);
+        if process.paused || process.is_woken {
+            return Ok(());
+        }
+        if batch_us_max == 0 {
+            return self.step_node(id);
+        }
+        process.is_woken = true;
+        let delay_us = self.rng.u64(1..=batch_us_max);
+        self.at(delay_us, Happening::Wake { node: id, life });
+        Ok(())
+    }
+
+    fn tick(&mut self, id: NodeId, life: u64) -> Check {
+        let now_us = self.now_us;
+        let node = self.node(id);
+        let clock = node.clock;
+        let Some(process) = node.process(life) else { return Ok(()) };
+        if process.tick_us != now_us {
+            return Ok(()); // Another tick was scheduled earlier.
+        }
+        process.tick_us = 0;
+        if process.paused || process.is_woken {
+            return Ok(()); // It looks at its clock when it goes on.
+        }
+        if process.host.deadline() <= clock.read(now_us) {
+            self.step_node(id)
+        } else {
+            self.tick_later(id);
+            Ok(())
+        }
+    }
+
+    /// Schedules the moment when something is due, if nothing happens before.
+    fn tick_later(&mut self, id: NodeId) {
+        let now_us = self.now_us;
+        let node = self.node(id);
+        let (life, clock) = (node.life, node.clock);
+        let Some(process) = node.process.as_mut() else { return };
+        let due_us = clock.moment(process.host.deadline(), now_us + 20);
+        if process.tick_us == 0 || due_us < process.tick_us {
+            process.tick_us = due_us;
+            self.schedule.at(due_us, Happening::Tick { node: id, life });
+        }
+    }
+
+    /// A step of a node's host over everything in its inbox.
+    pub(crate) fn step_node(&mut self, id: NodeId) -> Check {
+        let now_us = self.now_us;
+        let mut actions = std::mem::take(&mut self.actions);
+        let node = self.node(id);
+        let (life, now) = (node.life, node.clock.read(now_us));
+        let process = node.process.as_mut().expect("checked by the caller");
+        let mut inbox = std::mem::take(&mut process.inbox);
+        self.trace.note(now_us, words::step(id, &inbox), || words::step_line(id, &inbox));
+        let process = self.node(id).process.as_mut().expect("it is there");
+        for event in inbox.drain(..) {
+            process.host.receive(now, event);
+        }
+        process.host.finish(now, &mut actions);
+        process.inbox = inbox;
+        process.steps += 1;
+        let check_memory = process.steps.is_multiple_of(STEPS_PER_MEMORY_CHECK);
+        let queues = check_memory.then(|| process.host.queues());
+        self.note_leader(id);
+        for action in actions.drain(..) {
+            let node = self.node(id);
+            let Some(process) = node.process(life) else { break };
+            if let Some(left) = &mut process.dies_after {
+                if *left == 0 {
+                    let tail = self.nemesis.draw_tail();
+                    self.crash(id, tail)?;
+                    break;
+                }
+                *left -= 1;
+            }
+            self.carry_out(id, action)?;
+        }
+        actions.clear();
+        self.actions = actions;
+        if let Some(queues) = queues {
+            self.checks.memory.queues(id, &queues)?;
+            self.checks.memory.under_way(self.schedule.len())?;
+        }
+        self.tick_later(id);
+        Ok(())
+    }
+
+    fn note_leader(&mut self, id: NodeId) {
+        let process = self.node(id).process.as_mut().expect("it steps");
+        let leads = process.host.leader() == Some(id);
+        let began = leads && !process.leads;
+        process.leads = leads;
+        if began {
+            let leads = |node: &Node| node.process.as_ref().is_some_and(|process| process.leads);
+            if self.nodes.iter().filter(|node| leads(node)).count() > 1 {
+                self.coverage.rare(Rare::TwoLeaders);
+            }
+            self.trace
+                .note(self.now_us, [words::LEADS, u64::from(id.0), 0, 0], || format!("{id} leads"));
+        }
+    }
+
+    fn carry_out(&mut self, id: NodeId, action: Action) -> Check {
+        let life = self.node(id).life;
+        match action {
+            Action::Persist { upto, records } => {
+                if self.node(id).is_member() {
+                    for record in &records {
+                        self.checks.promises.recorded(id, record)?;
+                        if let RecordBody::Chosen { slot, value } = &record.body {
+                            self.checks.agreement.learnt(id, *slot, value)?;
+                        }
+                    }
+                }
+                self.node(id).disk.append(upto, records);
+                self.begin_sync(id)?;
+            }
+            Action::Send { to, message } => self.send(id, to, message)?,
+            Action::Apply { first, values, waiters } => {
+                for (slot, value) in (first.0..).map(Slot).zip(&values) {
+                    self.checks.agreement.learnt(id, slot, value)?;
+                }
+                let slow = 1 + (self.plan.strength(Fault::SlowApply) * 20.0) as u64;
+                if slow > 1 && self.nemesis.is_loose() {
+                    self.coverage.fault(Fault::SlowApply);
+                }
+                let slow = if self.nemesis.is_loose() { slow } else { 1 };
+                let took_us = self.rng.u64(10..self.plan.pace.apply_us_max.max(11)) * slow;
+                let now_us = self.now_us;
+                let process = self.node(id).process.as_mut().expect("it steps");
+                process.apply_free_us = process.apply_free_us.max(now_us) + took_us;
+                let at_us = process.apply_free_us;
+                self.schedule
+                    .at(at_us, Happening::Apply { node: id, life, first, values, waiters });
+            }
+            Action::Load(load) => match self.node(id).disk.load(&load) {
+                Ok(values) => {
+                    self.coverage.rare(Rare::CatchUpFromJournal);
+                    let event = Event::Loaded { load, values };
+                    let delay_us = self.rng.u64(50..500);
+                    self.at(delay_us, Happening::Hear { node: id, life, event });
+                }
+                Err(damaged) => {
+                    self.coverage.rare(Rare::DamageRead);
+                    self.stop_by_disk(id, &format!("{damaged:?}"))?;
+                }
+            },
+            Action::Truncate(upto) => {
+                let disk = &mut self.node(id).disk;
+                let (damaged, before) = (disk.damaged_groups, disk.truncated_upto());
+                disk.truncate(upto);
+                let (dropped, truncated) =
+                    (damaged > disk.damaged_groups, before < disk.truncated_upto());
+                if dropped {
+                    self.coverage.rare(Rare::DamageDropped);
+                }
+                if truncated {
+                    self.coverage.rare(Rare::Truncated);
+                }
+            }
+            Action::ReadReady { request } => self.read_ready(id, request)?,
+            Action::Refuse { request, refusal } => self.refused(id, request, refusal),
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) -> Check {
+        demand(from != to, Checker::Assertion, || format!("{from} sends to itself"))?;
+        let node = &self.nodes[from.0 as usize - 1];
+        if let PeerMessage::Paxos(message) = &message {
+            self.checks.memory.sent(from, message)?;
+            if node.is_member() {
+                let (disk, agreement) = (&node.disk, &self.checks.agreement);
+                self.checks.promises.sent(from, message, &Backed { disk, agreement })?;
+            }
+        }
+        words::note_rare(&message, &mut self.coverage);
+        let store_id = node.store_id;
+        if !self.network.admits(from, store_id)
+            || !self.network.admits(to, self.nodes[to.0 as usize - 1].store_id)
+        {
+            self.coverage.rare(Rare::AmnesiaRefused);
+            return Ok(());
+        }
+        let fate = self.network.send(from, to, self.now_us);
+        let (first_us, second_us) = match fate {
+            Sent::Lost(fault) => {
+                if let Some(fault) = fault {
+                    self.coverage.fault(fault);
+                }
+                return Ok(());
+            }
+            Sent::Arrives { first_us, second_us, delayed } => {
+                if delayed {
+                    self.coverage.fault(Fault::Delay);
+                }
+                (first_us, second_us)
+            }
+        };
+        let message = if self.plan.encodes_messages { words::recoded(&message) } else { message };
+        let connection = self.network.connection(from, to);
+        if let Some(at_us) = second_us {
+            self.coverage.fault(Fault::Duplication);
+            let message = message.clone();
+            self.schedule.at(at_us, Happening::Deliver { from, to, connection, message });
+        }
+        self.schedule.at(first_us, Happening::Deliver { from, to, connection, message });
+        Ok(())
+    }
+
+    /// Writes the next group, unless one is being written.
+    pub(crate) fn begin_sync(&mut self, id: NodeId) -> Check {
+        let (now_us, loose) = (self.now_us, self.nemesis.is_loose());
+        let strength = if loose { self.plan.strength(Fault::SlowDisk) } else { 0.0 };
+        let mut took_us = self.rng.u64(20..self.plan.pace.sync_us_max.max(21));
+        if strength > 0.0 && self.rng.f64() < strength {
+            self.coverage.fault(Fault::SlowDisk);
+            took_us += self.rng.u64(1_000..300_000);
+        }
+        let node = self.node(id);
+        let life = node.life;
+        if node.disk.full && node.process.is_some() {
+            return self.stop_by_disk(id, "the disk is full");
+        }
+        if node.disk.begin_group() {
+            let at_us = (now_us + took_us).max(node.disk.hangs_until_us);
+            self.schedule.at(at_us, Happening::Synced { node: id, life });
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, id: NodeId, life: u64) -> Check {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        if node.process(life).is_none() || !node.disk.is_writing() {
+            return Ok(());
+        }
+        if std::mem::take(&mut node.disk.sync_fails) {
+            return self.stop_by_disk(id, "a sync failed");
+        }
+        let is_member = node.is_member();
+        let records = node.disk.finish_group();
+        let upto = records.last().expect("a group has records").0;
+        if is_member {
+            for (_, record) in records {
+                if let RecordBody::Accepted { slot, ballot, value } = &record.body {
+                    self.checks.agreement.accepted(id, *slot, *ballot, value)?;
+                }
+            }
+        }
+        self.begin_sync(id)?;
+        self.hear(id, Event::Persisted(upto))
+    }
+
+    fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
+        self.coverage.rare(Rare::StoppedByDisk);
+        self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 0, 0], || {
+            format!("{id} stops: {why}")
+        });
+        let tail = self.nemesis.draw_tail();
+        self.crash(id, tail)?;
+        let delay_us = self.rng.u64(100_000..2_000_000);
+        self.at(delay_us, Happening::Start { node: id });
+        Ok(())
+    }
+
+    fn apply(&mut self, id: NodeId, first: Slot, values: &[Value], waiters: Vec<Waiter>) -> Check {
+        let now_us = self.now_us;
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let life = node.life;
+        let process = node.process.as_mut().expect("checked by the caller");
+        process.waiters.extend(waiters);
+        let mut answers = Vec::new();
+        let mut own_gap = false;
+        for (slot, value) in (first.0..).zip(values) {
+            for took in apply_value(&mut process.machine, slot, value) {
+                let own = took.id.origin == id.0 && took.id.incarnation == life;
+                match took.taken {
+                    Taken::Applied { outcome, .. } => {
+                        let exactly_once = &mut self.checks.exactly_once;
+                        exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                        if own {
+                            process.applied.own_sequence = took.id.sequence;
+                            let waiter = process.waiters.pop_front();
+                            let fits = waiter.is_some_and(|w| w.sequence == took.id.sequence);
+                            demand(fits, Checker::ExactlyOnce, || {
+                                format!("{id} answers {waiter:?} with the outcome of {:?}", took.id)
+                            })?;
+                            answers.extend(waiter.map(|waiter| (waiter.request, slot, outcome)));
+                        }
+                    }
+                    Taken::Duplicate => self.coverage.rare(Rare::CommandDuplicate),
+                    Taken::Gap => {
+                        self.coverage.rare(Rare::CommandGap);
+                        own_gap |= own;
+                    }
+                }
+            }
+            let hash = process.machine.state_hash();
+            self.checks.state_hash.applied(id, slot, hash)?;
+            self.trace.note(now_us, [words::APPLIED, u64::from(id.0), slot, hash], || {
+                format!("{id} applies slot {slot}: state {hash:016x}")
+            });
+        }
+        process.machine.commit().expect("memory does not fail");
+        process.applied.upto = Slot(process.machine.applied_slot());
+        process.applied.cluster_time_ms = process.machine.cluster_time_ms();
+        let applied = Applied { own_gap, ..process.applied.clone() };
+        for (request, slot, outcome) in answers {
+            self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
+            self.answered(id, request, Answer::Outcome(outcome));
+        }
+        self.hear(id, Event::Applied(applied))
+    }
+
+    fn flush(&mut self, id: NodeId, life: u64) {
+        let flush_us = self.plan.pace.flush_us;
+        let Some(process) = self.node(id).process(life) else { return };
+        let slot = process.machine.applied_slot();
+        let (takes_us, next_us) =
+            (self.rng.u64(1_000..50_000), self.rng.u64(flush_us / 2..flush_us * 2));
+        self.at(takes_us, Happening::Flushed { node: id, life, slot });
+        self.at(next_us, Happening::Flush { node: id, life });
+    }
+
+    fn flushed(&mut self, id: NodeId, life: u64, slot: u64) -> Check {
+        let node = self.node(id);
+        if node.process(life).is_none() {
+            return Ok(());
+        }
+        let process = node.process.as_mut().expect("it lives");
+        if slot <= node.state.slot {
+            return Ok(());
+        }
+        node.state.flush(&process.unflushed, slot);
+        process.applied.durable = Slot(slot);
+        let applied = process.applied.clone();
+        self.hear(id, Event::Applied(applied))
+    }
+
+    fn connected(&mut self, one: NodeId, other: NodeId) -> Check {
+        let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
+        let both = self.node(one).process.is_some() && self.node(other).process.is_some();
+        let (own, peer) = (self.node(one).store_id, self.node(other).store_id);
+        if cut || !both || !self.network.admits(one, own) || !self.network.admits(other, peer) {
+            return Ok(());
+        }
+        self.hear(one, Event::Connected(other))?;
+        self.hear(other, Event::Connected(one))
+    }
+
+    /// Kills a process, if there is one.
+    pub(crate) fn crash(&mut self, id: NodeId, tail: Tail) -> Check {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let Some(process) = node.process.take() else { return Ok(()) };
+        if node.disk.is_writing() {
+            self.coverage.rare(match tail {
+                Tail::Lost => Rare::LostTail,
+                Tail::Torn => Rare::TornTail,
+                Tail::Whole => Rare::WholeTail,
+            });
+        }
+        if process.leads {
+            self.coverage.rare(Rare::LeaderKilled);
+        }
+        let is_member = node.is_member();
+        for (_, record) in node.disk.crash(tail) {
+            if let RecordBody::Accepted { slot, ballot, value } = &record.body
+                && is_member
+            {
+                self.checks.agreement.accepted(id, *slot, *ballot, value)?;
+            }
+        }
+        self.trace.note(self.now_us, [words::DIES, u64::from(id.0), tail as u64, 0], || {
+            format!("{id} dies, its unsynced group is {tail:?}")
+        });
+        self.disconnect_clients(id);
+        for peer in 1..=self.plan.members {
+            // The evidence travels fast, when it does.
+            if NodeId(peer) != id && self.rng.u8(..10) < 7 {
+                let delay_us = self.rng.u64(100..30_000);
+                self.at(delay_us, Happening::PeerDied { node: NodeId(peer), peer: id });
+            }
+        }
+        Ok(())
+    }
+}
