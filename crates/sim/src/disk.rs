@@ -64,12 +64,13 @@ pub(crate) struct Disk {
     queued: Vec<(Position, Record)>,
     /// The newest record of each slot, durable or not.
     held: BTreeMap<Slot, Held>,
+    /// The newest durable record of each slot, and the newest durable watermark.
+    synced: BTreeMap<Slot, Held>,
+    synced_chosen_upto: Slot,
     /// The newest watermark of a record, durable or not.
     chosen_upto: Slot,
     /// In force durably.
     promised: Ballot,
-    /// Every record up to here is durable.
-    durable: Position,
     /// How many groups a segment has: only whole segments are dropped.
     segment_groups: usize,
     /// No room for another group.
@@ -96,9 +97,10 @@ impl Disk {
             writing: None,
             queued: Vec::new(),
             held: BTreeMap::new(),
+            synced: BTreeMap::new(),
+            synced_chosen_upto: Slot::ZERO,
             chosen_upto: Slot::ZERO,
             promised: Ballot::ZERO,
-            durable: Position::ZERO,
             segment_groups,
             full: false,
             sync_fails: false,
@@ -148,9 +150,11 @@ impl Disk {
     }
 
     fn keep(&mut self, group: Group) -> &[(Position, Record)] {
-        let (position, last) = group.records.last().expect("a group has records");
-        self.promised = last.promised;
-        self.durable = *position;
+        for (position, record) in &group.records {
+            hold(&mut self.synced, self.synced_chosen_upto, *position, record);
+            self.synced_chosen_upto = self.synced_chosen_upto.max(record.chosen_upto);
+            self.promised = record.promised;
+        }
         self.groups.push_back(group);
         &self.groups.back().expect("just pushed").records
     }
@@ -210,10 +214,11 @@ impl Disk {
             value: held.value.clone(),
         });
         recovered.open = open.collect();
+        self.synced.clone_from(&held);
+        self.synced_chosen_upto = recovered.chosen_upto;
         self.held = held;
         self.chosen_upto = recovered.chosen_upto;
         self.promised = recovered.promised;
-        self.durable = recovered.position;
         Ok(recovered)
     }
 
@@ -239,7 +244,8 @@ impl Disk {
             // The watermark in force lies in a later segment, or did when this was dropped.
             self.base.chosen_upto = self.base.chosen_upto.max(truncated);
             self.base.truncated_upto = truncated;
-            self.held.retain(|slot, _| *slot > truncated);
+            self.held = self.held.split_off(&truncated.next());
+            self.synced = self.synced.split_off(&truncated.next());
         }
     }
 
@@ -306,7 +312,7 @@ impl Disk {
 
     /// What the journal durably holds of a slot.
     pub(crate) fn durably_held(&self, slot: Slot) -> Option<&Held> {
-        self.held.get(&slot).filter(|held| held.position <= self.durable)
+        self.synced.get(&slot)
     }
 
     /// Everything up to here was dropped.
