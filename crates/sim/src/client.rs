@@ -27,6 +27,8 @@ pub(crate) enum Mode {
     Mixed,
     /// One read after the other, of every key in turn.
     Sweep,
+    /// Everything, of every node in turn.
+    Probe,
     /// They wait for what they asked.
     Stopped,
 }
@@ -60,6 +62,9 @@ pub(crate) struct Clients {
     told: Revision,
     /// Which key the sweep reads next.
     swept: u8,
+    /// How many were sent in turn, and whether the next one is a read.
+    probes: usize,
+    reads_next: bool,
 }
 
 impl Clients {
@@ -73,6 +78,21 @@ impl Clients {
             last_request: 0,
             told: Revision(0),
             swept: 0,
+            probes: 0,
+            reads_next: false,
+        }
+    }
+
+    /// Any living node; of a healed quorum one after the other.
+    fn draw_node(&mut self, living: &[NodeId]) -> NodeId {
+        match self.mode {
+            Mode::Mixed => living[self.rng.usize(..living.len())],
+            Mode::Probe | Mode::Sweep | Mode::Stopped => {
+                self.probes += 1;
+                // Each node is asked for a write, then each for a read.
+                self.reads_next = (self.probes / living.len()).is_multiple_of(2);
+                living[self.probes % living.len()]
+            }
         }
     }
 
@@ -91,7 +111,11 @@ impl Clients {
             2 => Condition::At(Revision(told.0.saturating_sub(rng.u64(..6)))),
             _ => Condition::Always,
         };
-        let reads = sweeps || rng.u8(..100) < load.reads_percent;
+        let reads = match self.mode {
+            Mode::Mixed => rng.u8(..100) < load.reads_percent,
+            Mode::Probe => self.reads_next,
+            Mode::Sweep | Mode::Stopped => true,
+        };
         let keyed = !reads && rng.u8(..100) < load.keyed_percent;
         let name = self.operations.len() as u64;
         let request = match (reads, rng.u8(..4)) {
@@ -156,7 +180,7 @@ impl World<'_> {
             self.at(50_000, Happening::Client { client });
             return Ok(());
         }
-        let node = living[self.clients.rng.usize(..living.len())];
+        let node = self.clients.draw_node(&living);
         let open = match self.clients.open[client] {
             Some(open) => Open { attempts: open.attempts + 1, ..open },
             None => {
@@ -296,7 +320,7 @@ impl World<'_> {
     fn rest(&mut self, client: usize) {
         self.clients.open[client] = None;
         let think_us = match self.clients.mode {
-            Mode::Mixed => self.clients.rng.u64(1_000..self.plan.load.think_us * 2),
+            Mode::Mixed | Mode::Probe => self.clients.rng.u64(1_000..self.plan.load.think_us * 2),
             Mode::Sweep | Mode::Stopped => 10_000,
         };
         self.at(think_us, Happening::Client { client });

@@ -37,7 +37,6 @@ rare! {
     PromiseFromAhead "promise from a node ahead",
     PromisePages "promise of several pages",
     RejectPromised "refused by a higher promise",
-    RejectTooFarBehind "candidate too far behind",
     RejectTruncated "accept below a truncation",
     RejectBeyondWindow "accept beyond a window",
     TwoLeaders "two nodes that hold themselves for leaders",

@@ -1,7 +1,7 @@
 //! How a node comes to life: what its disk and its state give back.
 
 use synod_host::{Applied, Event, Host, HostSettings, Limits};
-use synod_kv::{KvOptions, StateMachine};
+use synod_kv::{KvOptions, StateMachine, Taken};
 use synod_paxos::{Configuration, NodeId, Options, Slot};
 
 use crate::checkers::{Check, Checker, Violation, demand};
@@ -57,7 +57,13 @@ impl World<'_> {
             if is_member {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
-            apply_value(&mut machine, slot, value);
+            // It may be the first to apply this at all.
+            for took in apply_value(&mut machine, slot, value) {
+                if let Taken::Applied { outcome, .. } = took.taken {
+                    let exactly_once = &mut self.checks.exactly_once;
+                    exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                }
+            }
             self.checks.state_hash.applied(id, slot, machine.state_hash())?;
             machine.commit().expect("memory does not fail");
         }
@@ -67,6 +73,7 @@ impl World<'_> {
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: 0,
             own_gap: false,
+            state: (Slot(machine.applied_slot()), machine.state_hash()),
         };
         self.trace.note(now_us, [words::STARTS, u64::from(id.0), life, applied.upto.0], || {
             format!("{id} starts life {life}: {recovered:?}, applied {}", applied.upto)

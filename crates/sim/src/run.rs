@@ -111,6 +111,7 @@ impl World<'_> {
         let living = self.heal()?;
         let bound_us = PROGRESS_TIMEOUTS * self.plan.pace.election_timeout_us + PROGRESS_US;
         let healed_us = self.now_us;
+        self.clients.mode = Mode::Probe;
         self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
         self.run_until(healed_us + bound_us)?;
         while self.now_us <= healed_us + self.plan.healed_us.max(bound_us + 1) {

@@ -138,12 +138,10 @@ fn message_line(message: &Message) -> String {
                 .join(", ")
         ),
         Message::Chosen(m) => format!(
-            "Chosen {{ nonce {}, {} values from slot {}, available_from {}, chosen_upto {} }}",
+            "Chosen {{ nonce {}, {} values from slot {} }}",
             m.nonce,
             m.values.len(),
-            m.first,
-            m.available_from,
-            m.chosen_upto
+            m.first
         ),
         other => format!("{other:?}"),
     }
@@ -178,7 +176,8 @@ pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
             Message::Accept(m) if m.value == Value::Noop => Rare::GapFilled,
             Message::Reject(m) => match m.reason {
                 RejectReason::Promised(_) => Rare::RejectPromised,
-                RejectReason::TooFarBehind(_) => Rare::RejectTooFarBehind,
+                // Nothing is truncated that a member lacks, so no candidate is that far behind.
+                RejectReason::TooFarBehind(_) => return,
                 RejectReason::Truncated(_) => Rare::RejectTruncated,
                 RejectReason::BeyondWindow(_) => Rare::RejectBeyondWindow,
             },

@@ -200,6 +200,18 @@ impl Walk {
         self.entries[0].after
     }
 
+    /// The steps that may be next: those called before anything else returned.
+    fn choice(&self, before: Register, hints: &[(Revision, bool)]) -> Choice {
+        let mut candidates = Vec::new();
+        let mut place = self.first();
+        while place != 0 && self.entries[place].is_call {
+            candidates.push(self.entries[place].step);
+            place = self.entries[place].after;
+        }
+        candidates.sort_by_key(|step| hints[*step]);
+        Choice { candidates, tried: 0, before, taken: None }
+    }
+
     fn unlink(&mut self, place: usize) {
         let Entry { before, after, .. } = self.entries[place];
         self.entries[before].after = after;
@@ -225,13 +237,22 @@ impl Walk {
     }
 }
 
+/// A place in the search: which steps could be next, and which are still to be tried.
+struct Choice {
+    candidates: Vec<usize>,
+    tried: usize,
+    /// The register before, and the step that was taken from here.
+    before: Register,
+    taken: Option<usize>,
+}
+
 fn search(key: u8, steps: &[Step]) -> Check {
+    let hints: Vec<_> = steps.iter().map(hint).collect();
     let mut walk = Walk::new(steps);
     let mut done = vec![0_u64; steps.len().div_ceil(64)];
     let mut seen: BTreeSet<(Vec<u64>, Register)> = BTreeSet::new();
-    let mut taken: Vec<(usize, Register)> = Vec::new();
     let mut register = Register::default();
-    let mut place = walk.first();
+    let mut choices = vec![walk.choice(register, &hints)];
     let (mut tries, mut deepest) = (0_u64, 0);
     while walk.first() != 0 {
         tries += 1;
@@ -241,33 +262,59 @@ fn search(key: u8, steps: &[Step]) -> Check {
                 steps.len()
             )
         })?;
-        let Entry { step, is_call, after, .. } = walk.entries[place];
-        if is_call {
-            if let Some(next) = carry_out(&register, &steps[step]) {
-                done[step / 64] |= 1 << (step % 64);
-                if seen.insert((done.clone(), next)) {
-                    taken.push((step, register));
-                    deepest = deepest.max(taken.len());
-                    register = next;
-                    walk.take(step);
-                    place = walk.first();
-                    continue;
-                }
-                done[step / 64] &= !(1 << (step % 64));
-            }
-            place = after;
+        let choice = choices.last_mut().expect("the first stays until the end");
+        let Some(step) = choice.candidates.get(choice.tried).copied() else {
+            // None of them can be next: take the last step back.
+            choices.pop();
+            let Some(choice) = choices.last_mut() else {
+                return Err(not_linearizable(key, steps, deepest));
+            };
+            let step = choice.taken.take().expect("it led here");
+            register = choice.before;
+            done[step / 64] &= !(1 << (step % 64));
+            walk.give_back(step);
             continue;
-        }
-        // A return that nothing before it explains: take the last step back.
-        let Some((step, before)) = taken.pop() else {
-            return Err(not_linearizable(key, steps, deepest));
         };
-        register = before;
-        done[step / 64] &= !(1 << (step % 64));
-        walk.give_back(step);
-        place = walk.entries[walk.places[step].0].after;
+        choice.tried += 1;
+        let Some(next) = carry_out(&register, &steps[step]) else { continue };
+        done[step / 64] |= 1 << (step % 64);
+        if seen.insert((done.clone(), next)) {
+            choice.taken = Some(step);
+            register = next;
+            walk.take(step);
+            deepest = deepest.max(choices.len());
+            choices.push(walk.choice(register, &hints));
+        } else {
+            done[step / 64] &= !(1 << (step % 64));
+        }
     }
     Ok(())
+}
+
+/// Which of several steps to try first. It decides nothing about what is found, only
+/// how soon: the revision that a client was told says where the product believes the
+/// operation to be.
+fn hint(step: &Step) -> (Revision, bool) {
+    match &step.answer {
+        Answer::Found(_, revision) => (*revision, true),
+        Answer::Outcome(outcome) => {
+            let (revision, is_change) = revision_of(outcome);
+            (revision, !is_change)
+        }
+        Answer::Refused => (Revision(0), true),
+    }
+}
+
+/// The store's revision with an outcome, and whether the operation made it.
+fn revision_of(outcome: &Outcome) -> (Revision, bool) {
+    match outcome {
+        Outcome::Stored { revision, .. } | Outcome::Deleted { revision, .. } => (*revision, true),
+        Outcome::NotFound { revision }
+        | Outcome::ConditionFailed { revision, .. }
+        | Outcome::RangeDeleted { revision, .. }
+        | Outcome::IdempotencyMismatch { revision }
+        | Outcome::IdempotencyFull { revision } => (*revision, false),
+    }
 }
 
 fn not_linearizable(key: u8, steps: &[Step], deepest: usize) -> Violation {
@@ -295,16 +342,7 @@ fn check_revision(index: usize, operation: &Operation) -> Check {
     let floor = operation.floor;
     let (revision, is_change) = match &operation.returned {
         Some((_, Answer::Found(_, revision))) => (*revision, false),
-        Some((_, Answer::Outcome(outcome))) => match outcome {
-            Outcome::Stored { revision, .. } | Outcome::Deleted { revision, .. } => {
-                (*revision, true)
-            }
-            Outcome::NotFound { revision }
-            | Outcome::ConditionFailed { revision, .. }
-            | Outcome::RangeDeleted { revision, .. }
-            | Outcome::IdempotencyMismatch { revision }
-            | Outcome::IdempotencyFull { revision } => (*revision, false),
-        },
+        Some((_, Answer::Outcome(outcome))) => revision_of(outcome),
         Some((_, Answer::Refused)) | None => return Ok(()),
     };
     let fits = revision > floor || (revision == floor && !is_change);

@@ -101,13 +101,7 @@ mod tests {
         queues.commands_queued = 3;
         assert!(memory.queues(NodeId(1), &queues).is_err());
         let chosen = |count| {
-            Message::Chosen(Chosen {
-                nonce: 1,
-                first: Slot(1),
-                values: vec![Value::Noop; count],
-                available_from: Slot(1),
-                chosen_upto: Slot(9),
-            })
+            Message::Chosen(Chosen { nonce: 1, first: Slot(1), values: vec![Value::Noop; count] })
         };
         memory.sent(NodeId(1), &chosen(2)).expect("64 bytes, then one more value");
         assert!(memory.sent(NodeId(1), &chosen(3)).is_err());
