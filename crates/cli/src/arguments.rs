@@ -1,9 +1,10 @@
 //! The grammar of the command line.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 /// Where a local cluster lives unless told otherwise.
 pub(crate) const DATA_DIR_DEFAULT: &str = "synod-data";
@@ -48,6 +49,8 @@ pub(crate) enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
+    /// Run whole clusters in one thread, with everything going wrong, and check them.
+    Sim(Sim),
 }
 
 /// A settings file.
@@ -325,6 +328,43 @@ pub(crate) struct Compare {
     pub(crate) json: bool,
 }
 
+/// `synod sim`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("which").required(true).args(["seeds", "seed"]))]
+pub(crate) struct Sim {
+    /// Run all seeds from A up to, not including, B.
+    #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
+    pub(crate) seeds: Option<Range<u64>>,
+    /// Run one seed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Print one line per event of the seed.
+    #[arg(long, requires = "seed")]
+    pub(crate) trace: bool,
+    /// Look for a smaller plan that fails the same check; with --trace, print its
+    /// events.
+    #[arg(long, requires = "seed")]
+    pub(crate) minimize: bool,
+    /// Threads [default: one per core].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub(crate) threads: Option<u16>,
+    /// Begin no more seeds after so many have failed.
+    #[arg(long, value_name = "COUNT", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) failures: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn parse_seeds(text: &str) -> Result<Range<u64>, String> {
+    let range = text.split_once("..").and_then(|(first, end)| {
+        let (first, end) = (first.parse().ok()?, end.parse().ok()?);
+        (first < end).then_some(first..end)
+    });
+    range.ok_or_else(|| "expected two numbers, the lower one first, as in 0..1000".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -344,6 +384,19 @@ mod tests {
             panic!("not a get");
         };
         assert_eq!(get.reach.endpoints, ["http://a", "http://b"]);
+    }
+
+    #[test]
+    fn seeds_are_a_range() {
+        let parse = |seeds| Arguments::try_parse_from(["synod", "sim", "--seeds", seeds]);
+        let Command::Sim(sim) = parse("5..9").expect("parses").command else {
+            panic!("not a sim");
+        };
+        assert_eq!(sim.seeds, Some(5..9));
+        for wrong in ["9..5", "5", "a..b", "5..5"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(Arguments::try_parse_from(["synod", "sim", "--trace"]).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! This crate never takes part in the protocol. What a node does is in
 //! `synod-node`, how a cluster is talked to in `synod-client`, and how it is
-//! measured in `synod-bench`.
+//! measured in `synod-bench`, and how it is simulated in `synod-sim`.
 
 mod arena;
 mod arguments;
@@ -16,6 +16,7 @@ mod keys;
 mod output;
 mod scratch;
 mod serve;
+mod sim;
 mod status;
 mod talk;
 
@@ -56,5 +57,6 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::List(arguments) => keys::list(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Sim(arguments) => sim::run(arguments),
     }
 }

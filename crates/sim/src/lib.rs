@@ -10,11 +10,13 @@
 //! This crate never reads a clock, never draws from the system's randomness, never
 //! iterates over a map of random order, and never touches a socket or a file.
 
+mod actions;
 mod campaign;
 pub mod checkers;
 mod client;
 mod clock;
 mod coverage;
+mod cut;
 mod disk;
 mod fault;
 mod history;
@@ -38,5 +40,5 @@ pub use fault::Fault;
 pub use history::{Answer, Operation, Request};
 pub use minimize::minimize;
 pub use plan::{Load, Pace, Plan, Sizes};
-pub use run::{Report, run, run_traced};
+pub use run::{Report, run, run_traced, running_seed};
 pub use trace::Sink;

@@ -136,14 +136,17 @@ impl Plan {
     }
 
     /// How strong a fault is, from 0 to 1.
-    #[must_use]
-    pub fn strength(&self, fault: Fault) -> f64 {
+    pub(crate) fn strength(&self, fault: Fault) -> f64 {
         f64::from(self.faults.get(&fault).copied().unwrap_or(0)) / 100.0
     }
 
+    /// How strong a fault is, in percent.
+    pub(crate) fn percent(&self, fault: Fault) -> u64 {
+        self.faults.get(&fault).copied().map_or(0, u64::from)
+    }
+
     /// Nodes that may be lost for good: the rest still has every quorum.
-    #[must_use]
-    pub fn losable(&self) -> usize {
+    pub(crate) fn losable(&self) -> usize {
         self.members as usize - self.promise_quorum.max(self.accept_quorum)
     }
 
@@ -212,7 +215,7 @@ fn draw_sizes(rng: &mut Rng) -> Sizes {
         page_bytes_max: [100, 1_000, 1 << 20][rng.usize(..3)],
         cache_bytes_max: [0, 2_000, 16 << 20][rng.usize(..3)],
         in_flight_max: [1, 4, 16_384][rng.usize(..3)],
-        queue_entries_max: [2, 16, 131_072][rng.usize(..3)],
+        queue_entries_max: [8, 16, 131_072][rng.usize(..3)],
         segment_groups: [2, 16, 500][rng.usize(..3)],
         metadata_cache_bytes_max: [0, 200, 1 << 20][rng.usize(..3)],
         idempotency_records_max: [20, 1_000_000, 1_000_000][rng.usize(..3)],

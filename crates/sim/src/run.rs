@@ -1,5 +1,6 @@
 //! One run: faults, then a healed quorum, then the final checks.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use synod_kv::Outcome;
@@ -23,6 +24,16 @@ const SETTLE_US: u64 = 4_000_000;
 /// The faults go on until the clients have asked enough, but not for longer than
 /// so many times the planned time.
 const FAULTS_STRETCH_MAX: u64 = 4;
+
+thread_local! {
+    static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// The seed that this thread runs at this moment: what a panic hook names.
+#[must_use]
+pub fn running_seed() -> Option<u64> {
+    RUNNING.get()
+}
 
 /// What became of a run.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -69,12 +80,14 @@ pub fn run_traced(plan: &Plan, sink: Option<Sink<'_>>) -> Report {
     };
     // The product asserts its own invariants; such a panic is a finding like any other.
     let trace = Trace::new(sink);
+    RUNNING.set(Some(plan.seed));
     let caught = catch_unwind(AssertUnwindSafe(|| {
         let mut world = World::new(plan.clone(), trace)?;
         let result = world.live();
         world.sum_up(&mut report);
         result
     }));
+    RUNNING.set(None);
     report.violation = match caught {
         Ok(result) => result.err(),
         Err(panic) => {

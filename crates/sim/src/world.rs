@@ -1,8 +1,7 @@
 //! Everything there is, and what happens next.
 
 use fastrand::Rng;
-use synod_host::{Action, Applied, Event, RequestId, Waiter};
-use synod_kv::Taken;
+use synod_host::{Action, Event, RequestId, Waiter};
 use synod_paxos::{NodeId, RecordBody, Slot, Value};
 use synod_wire::PeerMessage;
 
@@ -13,16 +12,15 @@ use crate::checkers::liveness::Liveness;
 use crate::checkers::memory::Memory;
 use crate::checkers::promises::Promises;
 use crate::checkers::state_hash::StateHash;
-use crate::checkers::{Check, Checker, demand};
+use crate::checkers::{Check, Violation};
 use crate::client::Clients;
 use crate::clock::Clock;
 use crate::coverage::{Coverage, Rare};
 use crate::disk::Tail;
 use crate::fault::Fault;
-use crate::history::Answer;
 use crate::nemesis::Nemesis;
-use crate::network::{Fate as Sent, Network};
-use crate::node::{Backed, Node, apply_value};
+use crate::network::Network;
+use crate::node::Node;
 use crate::plan::Plan;
 use crate::schedule::Schedule;
 use crate::trace::Trace;
@@ -100,7 +98,7 @@ pub(crate) struct World<'t> {
 }
 
 impl<'t> World<'t> {
-    pub(crate) fn new(plan: Plan, trace: Trace<'t>) -> Result<Self, crate::checkers::Violation> {
+    pub(crate) fn new(plan: Plan, trace: Trace<'t>) -> Result<Self, Violation> {
         let mut rng = plan.rng(0x3014);
         let ids: Vec<NodeId> = (1..=plan.members).map(NodeId).collect();
         let mut clock = || Clock::new(0, rng.u64(1_000_000..1_000_000_000));
@@ -322,245 +320,6 @@ impl<'t> World<'t> {
             self.trace
                 .note(self.now_us, [words::LEADS, u64::from(id.0), 0, 0], || format!("{id} leads"));
         }
-    }
-
-    fn carry_out(&mut self, id: NodeId, action: Action) -> Check {
-        let life = self.node(id).life;
-        match action {
-            Action::Persist { upto, records } => {
-                if self.node(id).is_member() {
-                    for record in &records {
-                        self.checks.promises.recorded(id, record)?;
-                        if let RecordBody::Chosen { slot, value } = &record.body {
-                            self.checks.agreement.learnt(id, *slot, value)?;
-                        }
-                    }
-                }
-                self.node(id).disk.append(upto, records);
-                self.begin_sync(id)?;
-            }
-            Action::Send { to, message } => self.send(id, to, message)?,
-            Action::Apply { first, values, waiters } => {
-                for (slot, value) in (first.0..).map(Slot).zip(&values) {
-                    self.checks.agreement.learnt(id, slot, value)?;
-                }
-                let slow = 1 + (self.plan.strength(Fault::SlowApply) * 20.0) as u64;
-                if slow > 1 && self.nemesis.is_loose() {
-                    self.coverage.fault(Fault::SlowApply);
-                }
-                let slow = if self.nemesis.is_loose() { slow } else { 1 };
-                let took_us = self.rng.u64(10..self.plan.pace.apply_us_max.max(11)) * slow;
-                let now_us = self.now_us;
-                let process = self.node(id).process.as_mut().expect("it steps");
-                process.apply_free_us = process.apply_free_us.max(now_us) + took_us;
-                let at_us = process.apply_free_us;
-                self.schedule
-                    .at(at_us, Happening::Apply { node: id, life, first, values, waiters });
-            }
-            Action::Load(load) => match self.node(id).disk.load(&load) {
-                Ok(values) => {
-                    self.coverage.rare(Rare::CatchUpFromJournal);
-                    let event = Event::Loaded { load, values };
-                    let delay_us = self.rng.u64(50..500);
-                    self.at(delay_us, Happening::Hear { node: id, life, event });
-                }
-                Err(damaged) => {
-                    self.coverage.rare(Rare::DamageRead);
-                    self.stop_by_disk(id, &format!("{damaged:?}"))?;
-                }
-            },
-            Action::Truncate(upto) => {
-                let disk = &mut self.node(id).disk;
-                let (damaged, before) = (disk.damaged_groups, disk.truncated_upto());
-                disk.truncate(upto);
-                let (dropped, truncated) =
-                    (damaged > disk.damaged_groups, before < disk.truncated_upto());
-                if dropped {
-                    self.coverage.rare(Rare::DamageDropped);
-                }
-                if truncated {
-                    self.coverage.rare(Rare::Truncated);
-                }
-            }
-            Action::ReadReady { request } => self.read_ready(id, request)?,
-            Action::Refuse { request, refusal } => self.refused(id, request, refusal),
-        }
-        Ok(())
-    }
-
-    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) -> Check {
-        demand(from != to, Checker::Assertion, || format!("{from} sends to itself"))?;
-        let node = &self.nodes[from.0 as usize - 1];
-        if let PeerMessage::Paxos(message) = &message {
-            self.checks.memory.sent(from, message)?;
-            if node.is_member() {
-                let (disk, agreement) = (&node.disk, &self.checks.agreement);
-                self.checks.promises.sent(from, message, &Backed { disk, agreement })?;
-            }
-        }
-        words::note_rare(&message, &mut self.coverage);
-        let store_id = node.store_id;
-        if !self.network.admits(from, store_id)
-            || !self.network.admits(to, self.nodes[to.0 as usize - 1].store_id)
-        {
-            self.coverage.rare(Rare::AmnesiaRefused);
-            return Ok(());
-        }
-        let fate = self.network.send(from, to, self.now_us);
-        let (first_us, second_us) = match fate {
-            Sent::Lost(fault) => {
-                if let Some(fault) = fault {
-                    self.coverage.fault(fault);
-                }
-                return Ok(());
-            }
-            Sent::Arrives { first_us, second_us, delayed } => {
-                if delayed {
-                    self.coverage.fault(Fault::Delay);
-                }
-                (first_us, second_us)
-            }
-        };
-        let message = if self.plan.encodes_messages { words::recoded(&message) } else { message };
-        let connection = self.network.connection(from, to);
-        if let Some(at_us) = second_us {
-            self.coverage.fault(Fault::Duplication);
-            let message = message.clone();
-            self.schedule.at(at_us, Happening::Deliver { from, to, connection, message });
-        }
-        self.schedule.at(first_us, Happening::Deliver { from, to, connection, message });
-        Ok(())
-    }
-
-    /// Writes the next group, unless one is being written.
-    pub(crate) fn begin_sync(&mut self, id: NodeId) -> Check {
-        let (now_us, loose) = (self.now_us, self.nemesis.is_loose());
-        let strength = if loose { self.plan.strength(Fault::SlowDisk) } else { 0.0 };
-        let mut took_us = self.rng.u64(20..self.plan.pace.sync_us_max.max(21));
-        if strength > 0.0 && self.rng.f64() < strength {
-            self.coverage.fault(Fault::SlowDisk);
-            took_us += self.rng.u64(1_000..300_000);
-        }
-        let node = self.node(id);
-        let life = node.life;
-        if node.disk.full && node.process.is_some() {
-            return self.stop_by_disk(id, "the disk is full");
-        }
-        if node.disk.begin_group() {
-            let at_us = (now_us + took_us).max(node.disk.hangs_until_us);
-            self.schedule.at(at_us, Happening::Synced { node: id, life });
-        }
-        Ok(())
-    }
-
-    fn synced(&mut self, id: NodeId, life: u64) -> Check {
-        let node = &mut self.nodes[id.0 as usize - 1];
-        if node.process(life).is_none() || !node.disk.is_writing() {
-            return Ok(());
-        }
-        if std::mem::take(&mut node.disk.sync_fails) {
-            return self.stop_by_disk(id, "a sync failed");
-        }
-        let is_member = node.is_member();
-        let records = node.disk.finish_group();
-        let upto = records.last().expect("a group has records").0;
-        if is_member {
-            for (_, record) in records {
-                if let RecordBody::Accepted { slot, ballot, value } = &record.body {
-                    self.checks.agreement.accepted(id, *slot, *ballot, value)?;
-                }
-            }
-        }
-        self.begin_sync(id)?;
-        self.hear(id, Event::Persisted(upto))
-    }
-
-    fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
-        self.coverage.rare(Rare::StoppedByDisk);
-        self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 0, 0], || {
-            format!("{id} stops: {why}")
-        });
-        let tail = self.nemesis.draw_tail();
-        self.crash(id, tail)?;
-        let delay_us = self.rng.u64(100_000..2_000_000);
-        self.at(delay_us, Happening::Start { node: id });
-        Ok(())
-    }
-
-    fn apply(&mut self, id: NodeId, first: Slot, values: &[Value], waiters: Vec<Waiter>) -> Check {
-        let now_us = self.now_us;
-        let node = &mut self.nodes[id.0 as usize - 1];
-        let life = node.life;
-        let process = node.process.as_mut().expect("checked by the caller");
-        process.waiters.extend(waiters);
-        let mut answers = Vec::new();
-        let mut own_gap = false;
-        for (slot, value) in (first.0..).zip(values) {
-            for took in apply_value(&mut process.machine, slot, value) {
-                let own = took.id.origin == id.0 && took.id.incarnation == life;
-                match took.taken {
-                    Taken::Applied { outcome, .. } => {
-                        let exactly_once = &mut self.checks.exactly_once;
-                        exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
-                        if own {
-                            process.applied.own_sequence = took.id.sequence;
-                            let waiter = process.waiters.pop_front();
-                            let fits = waiter.is_some_and(|w| w.sequence == took.id.sequence);
-                            demand(fits, Checker::ExactlyOnce, || {
-                                format!("{id} answers {waiter:?} with the outcome of {:?}", took.id)
-                            })?;
-                            answers.extend(waiter.map(|waiter| (waiter.request, slot, outcome)));
-                        }
-                    }
-                    Taken::Duplicate => self.coverage.rare(Rare::CommandDuplicate),
-                    Taken::Gap => {
-                        self.coverage.rare(Rare::CommandGap);
-                        own_gap |= own;
-                    }
-                }
-            }
-            let hash = process.machine.state_hash();
-            self.checks.state_hash.applied(id, slot, hash)?;
-            self.trace.note(now_us, [words::APPLIED, u64::from(id.0), slot, hash], || {
-                format!("{id} applies slot {slot}: state {hash:016x}")
-            });
-        }
-        process.machine.commit().expect("memory does not fail");
-        process.applied.upto = Slot(process.machine.applied_slot());
-        process.applied.cluster_time_ms = process.machine.cluster_time_ms();
-        // More often than real nodes compare, so that the hosts' own check is at work too.
-        process.applied.state = (process.applied.upto, process.machine.state_hash());
-        let applied = Applied { own_gap, ..process.applied.clone() };
-        for (request, slot, outcome) in answers {
-            self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
-            self.answered(id, request, Answer::Outcome(outcome));
-        }
-        self.hear(id, Event::Applied(applied))
-    }
-
-    fn flush(&mut self, id: NodeId, life: u64) {
-        let flush_us = self.plan.pace.flush_us;
-        let Some(process) = self.node(id).process(life) else { return };
-        let slot = process.machine.applied_slot();
-        let (takes_us, next_us) =
-            (self.rng.u64(1_000..50_000), self.rng.u64(flush_us / 2..flush_us * 2));
-        self.at(takes_us, Happening::Flushed { node: id, life, slot });
-        self.at(next_us, Happening::Flush { node: id, life });
-    }
-
-    fn flushed(&mut self, id: NodeId, life: u64, slot: u64) -> Check {
-        let node = self.node(id);
-        if node.process(life).is_none() {
-            return Ok(());
-        }
-        let process = node.process.as_mut().expect("it lives");
-        if slot <= node.state.slot {
-            return Ok(());
-        }
-        node.state.flush(&process.unflushed, slot);
-        process.applied.durable = Slot(slot);
-        let applied = process.applied.clone();
-        self.hear(id, Event::Applied(applied))
     }
 
     fn connected(&mut self, one: NodeId, other: NodeId) -> Check {
