@@ -6,7 +6,7 @@ use crate::NodeId;
 
 /// Who votes, how many of them make a quorum, and how far ahead of the chosen
 /// prefix a leader may propose. Written once by `synod init`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Configuration {
     members: Vec<NodeId>,
     promise_quorum: usize,

@@ -331,7 +331,7 @@ impl Learner {
 
 /// One node with all three roles. The caller carries its messages, those to itself
 /// included, saves its records, and decides when to try again.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Register {
     node: NodeId,
     configuration: Configuration,

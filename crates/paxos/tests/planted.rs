@@ -154,7 +154,7 @@ fn make_standalone(copy: &Path) {
         [profile.dev]\nopt-level = 1\n";
     fs::write(copy.join("Cargo.toml"), manifest).expect("a writable copy");
     // Only what the crate and the cluster tests need.
-    for test in ["scripts.rs", "planted.rs"] {
+    for test in ["scripts.rs", "planted.rs", "model.rs"] {
         let _ = fs::remove_file(copy.join("tests").join(test));
     }
 }
