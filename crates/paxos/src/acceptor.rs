@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What an acceptor remembers beside the log.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Acceptor {
     /// The highest ballot that this node promised, durable or not yet.
     promised: Ballot,

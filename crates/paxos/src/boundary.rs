@@ -98,7 +98,7 @@ impl Effects {
 }
 
 /// A message and its addressee, which may be this node itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Envelope {
     /// The addressee.
     pub to: NodeId,
@@ -108,7 +108,7 @@ pub struct Envelope {
 
 /// One record of the journal. Each repeats what is in force with it, so that the
 /// last record alone tells the promise.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Record {
     /// The promise in force after this record.
     pub promised: Ballot,
@@ -120,7 +120,7 @@ pub struct Record {
 }
 
 /// What a record says beyond what is in force.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum RecordBody {
     /// Only the promise changed.
     Promise,
@@ -150,7 +150,7 @@ pub enum RecordBody {
 }
 
 /// What a journal brings back after a restart.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Recovered {
     /// The highest promise.
     pub promised: Ballot,
@@ -181,7 +181,7 @@ impl Recovered {
 }
 
 /// Chosen values that the core wants back from the journal, to ship them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Load {
     /// For whom.
     pub to: NodeId,

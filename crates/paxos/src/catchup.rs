@@ -4,7 +4,7 @@
 use crate::{Fetch, NodeId, Slot, Time};
 
 /// The state of a node that misses chosen slots.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Catchup {
     nonce: u64,
     open: Option<Open>,
@@ -16,7 +16,7 @@ pub(crate) struct Catchup {
     blocked: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Open {
     nonce: u64,
     from: NodeId,
@@ -24,7 +24,7 @@ struct Open {
 }
 
 /// A peer that could ship values.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Source {
     pub(crate) node: NodeId,
     pub(crate) available_from: Slot,

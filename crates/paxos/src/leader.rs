@@ -9,7 +9,7 @@ use core::cmp::Reverse;
 use crate::{Ballot, Configuration, Heartbeat, NodeId, Options, Slot, Time};
 
 /// What a node knows about the liveness of the others.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Liveness {
     me: NodeId,
     election_timeout_us: u64,
@@ -40,7 +40,7 @@ pub(crate) struct Liveness {
 }
 
 /// What a node knows about one other.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) last: Option<Heartbeat>,
@@ -55,7 +55,7 @@ pub(crate) struct Peer {
 }
 
 /// The leader that this node hears.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Following {
     ballot: Ballot,
     heard_at: Time,

@@ -3,7 +3,7 @@
 use crate::{Ballot, Slot, Standing, Value, log::Log};
 
 /// The newest claim of a leader, and how far it was looked at.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Learner {
     ballot: Ballot,
     claimed_upto: Slot,

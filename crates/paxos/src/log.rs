@@ -11,14 +11,14 @@ use alloc::collections::VecDeque;
 use crate::{Ballot, Slot, Standing, Value};
 
 /// What one slot holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Entry {
     pub(crate) standing: Standing,
     pub(crate) value: Value,
 }
 
 /// The slots that this replica holds in memory, and the marks between them.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Log {
     truncated_upto: Slot,
     chosen_upto: Slot,

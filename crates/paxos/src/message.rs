@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::{Ballot, NodeId, Slot, Value};
 
 /// Everything that one replica's core says to another's.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
     /// Phase 1a.
     Prepare(Prepare),
@@ -37,7 +37,7 @@ pub enum Message {
 
 /// Phase 1a: "a proposer chooses a new proposal number n and sends a request to
 /// each acceptor", for every slot from `from` on.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Prepare {
     /// The candidate's new ballot.
     pub ballot: Ballot,
@@ -48,7 +48,7 @@ pub struct Prepare {
 /// Phase 1b: a promise never again to accept a ballot below `ballot`, "and the
 /// proposal with the highest number less than n that it has accepted", per slot.
 /// One page of it; the promise counts when all pages are there.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Promise {
     /// The ballot that is promised: the Prepare's.
     pub ballot: Ballot,
@@ -69,7 +69,7 @@ pub struct Promise {
 }
 
 /// What an acceptor holds in one slot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AcceptedSlot {
     /// The slot.
     pub slot: Slot,
@@ -80,7 +80,7 @@ pub struct AcceptedSlot {
 }
 
 /// How firmly a value stands in an acceptor's slot.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Standing {
     /// Accepted in this ballot.
     Accepted(Ballot),
@@ -89,7 +89,7 @@ pub enum Standing {
 }
 
 /// Phase 2a.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Accept {
     /// The leader's ballot.
     pub ballot: Ballot,
@@ -105,7 +105,7 @@ pub struct Accept {
 
 /// Phase 2b, for every slot of `first..=last`: each of them was accepted in
 /// `ballot` (or is known as chosen) and is durable.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Accepted {
     /// The Accepts' ballot.
     pub ballot: Ballot,
@@ -118,7 +118,7 @@ pub struct Accepted {
 }
 
 /// The refusal of a Prepare or an Accept.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Reject {
     /// The ballot that was refused.
     pub ballot: Ballot,
@@ -127,7 +127,7 @@ pub struct Reject {
 }
 
 /// Why a Prepare or an Accept was refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RejectReason {
     /// The acceptor has promised this higher ballot.
     Promised(Ballot),
@@ -142,7 +142,7 @@ pub enum RejectReason {
 }
 
 /// The leader's claim of what is chosen, sent when no Accept carries it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Watermark {
     /// The leader's ballot.
     pub ballot: Ballot,
@@ -154,7 +154,7 @@ pub struct Watermark {
 }
 
 /// "I still follow this ballot", as of read round `read_round`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadEcho {
     /// The ballot; it was the sender's promise when this was sent.
     pub ballot: Ballot,
@@ -164,14 +164,14 @@ pub struct ReadEcho {
 
 /// A follower's wish to know up to where it must have applied to serve the
 /// reads that it holds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadIndex {
     /// Never used twice by one incarnation of a node.
     pub nonce: u64,
 }
 
 /// The leader's answer to [`ReadIndex`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReadIndexAnswer {
     /// The nonce of the question.
     pub nonce: u64,
@@ -181,7 +181,7 @@ pub struct ReadIndexAnswer {
 
 /// What each node tells each other about liveness. It decides nothing about
 /// safety, except that `leading` carries the same claim as a [`Watermark`].
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Heartbeat {
     /// Rises with every heartbeat of this incarnation.
     pub sequence: u64,
@@ -219,7 +219,7 @@ pub struct Heartbeat {
 }
 
 /// Catch-up: asks for the chosen values of `first..=last`.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Fetch {
     /// Echoed by the answer; never used twice by one incarnation.
     pub nonce: u64,
@@ -231,7 +231,7 @@ pub struct Fetch {
 
 /// Catch-up: chosen values of consecutive slots from `first` on. Empty when the
 /// sender cannot serve the request; its heartbeats say what it can ship.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Chosen {
     /// The nonce of the [`Fetch`].
     pub nonce: u64,
@@ -242,7 +242,7 @@ pub struct Chosen {
 }
 
 /// The leader gives its office away.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Handover {
     /// The leader's ballot.
     pub ballot: Ballot,

@@ -1,7 +1,7 @@
 //! Local limits and times of one replica. None of them matters for safety.
 
 /// How one replica paces itself. Times in microseconds, sizes in bytes.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Options {
     /// A leader that is silent for this long is no longer held for live.
     pub election_timeout_us: u64,

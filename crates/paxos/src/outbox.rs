@@ -6,7 +6,7 @@ use crate::{
 use alloc::collections::VecDeque;
 
 /// The journal as the core sees it: what was handed out and is not durable yet.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Unsynced {
     handed_out: Position,
     /// The watermark of the newest record.

@@ -9,7 +9,7 @@
 use crate::{Options, Time};
 
 /// The leader's memory of its cuts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Pacing {
     last_cut: Option<Time>,
     /// How many commands it took.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What a proposer is doing.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Proposer {
     /// Nothing.
     Idle,
@@ -24,7 +24,7 @@ pub(crate) enum Proposer {
 }
 
 /// Phase 1 of one ballot.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Preparing {
     pub(crate) ballot: Ballot,
     /// The first slot that this node does not know as chosen.
@@ -40,7 +40,7 @@ pub(crate) struct Preparing {
 }
 
 /// The pages of one member's promise.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Answer {
     answer: u64,
     chosen_upto: Slot,
@@ -160,7 +160,7 @@ impl Preparing {
 }
 
 /// Phase 2 of one ballot.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Leading {
     pub(crate) ballot: Ballot,
     /// Every slot up to here was chosen before this ballot: "Phase 1's chosen
@@ -183,7 +183,7 @@ pub(crate) struct Leading {
 }
 
 /// One proposed slot.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Open {
     pub(crate) value: Value,
     pub(crate) voters: Voters,

@@ -2,7 +2,7 @@
 
 /// A set of members, by their place in the configuration. Inserting the same
 /// member twice counts once (pitfall 7).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Voters(u32);
 
 impl Voters {

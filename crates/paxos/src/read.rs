@@ -13,7 +13,7 @@ use alloc::{
 use crate::{NodeId, ReadOutcome, ReadToken, Slot, Time, quorum::Voters};
 
 /// Who waits for a read index.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) enum Reader {
     /// A client of this node.
     Here(ReadToken),
@@ -22,7 +22,7 @@ pub(crate) enum Reader {
 }
 
 /// The leader's rounds.
-#[derive(Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Rounds {
     /// The newest round that was sent.
     newest: u64,
@@ -136,14 +136,14 @@ impl Rounds {
 
 /// A follower's questions to the leader. One question is open at a time; reads
 /// that arrive meanwhile share the next.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Questions {
     nonce: u64,
     arrived: Vec<Reader>,
     open: Option<Question>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Question {
     nonce: u64,
     leader: NodeId,

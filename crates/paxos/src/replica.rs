@@ -58,7 +58,7 @@ fn is_watermark_behind(recovered: &Recovered, applied: Slot) -> bool {
 }
 
 /// One replica.
-#[derive(Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
     pub(crate) node: NodeId,
     /// This node's place in the configuration.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 /// The value of one slot. The core never looks inside a batch.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Value {
     /// Fills a gap that a new leader found; changes nothing.
     Noop,

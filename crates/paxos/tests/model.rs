@@ -5,6 +5,12 @@ use std::{any::Any, fmt::Debug, hash::Hash, time::Instant};
 
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
+#[path = "model/learning.rs"]
+mod learning;
+#[path = "model/machine.rs"]
+mod machine;
+#[path = "model/multi.rs"]
+mod multi;
 #[path = "model/shared.rs"]
 mod shared;
 #[path = "model/single_decree.rs"]
@@ -14,7 +20,7 @@ mod single_decree;
 const AGREEMENT: &str = "agreement";
 
 /// What all scopes together must come to.
-const UNIQUE_STATES_MIN: usize = 500_000;
+const UNIQUE_STATES_MIN: usize = 1_000_000;
 
 const THREADS: usize = 2;
 
@@ -24,6 +30,12 @@ fn every_state_of_small_scopes_is_safe() {
     for (name, scope) in single_decree::scopes() {
         unique += explore(&format!("single decree, {name}"), scope);
     }
+    for (name, scope) in multi::scopes() {
+        unique += explore(&format!("multi, {name}"), scope);
+    }
+    for (name, scope) in learning::scopes() {
+        unique += explore(&format!("learning, {name}"), scope);
+    }
     println!("{unique} unique states");
     assert!(unique >= UNIQUE_STATES_MIN, "only {unique} unique states");
 }
@@ -32,6 +44,12 @@ fn every_state_of_small_scopes_is_safe() {
 fn planted_bugs_are_refuted() {
     for (name, scope) in single_decree::bugs() {
         refute(&format!("single decree, {name}"), scope, AGREEMENT);
+    }
+    for (name, scope, property) in multi::bugs() {
+        refute(&format!("multi, {name}"), scope, property);
+    }
+    for (name, scope, property) in learning::bugs() {
+        refute(&format!("learning, {name}"), scope, property);
     }
 }
 

@@ -2,6 +2,7 @@
 //! others need neither be copied nor be hashed again.
 
 use std::{
+    cmp::Ordering,
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     ops::Deref,
@@ -16,6 +17,12 @@ impl<T: Hash> Shared<T> {
         let mut hasher = DefaultHasher::new();
         value.hash(&mut hasher);
         Shared(Arc::new((hasher.finish(), value)))
+    }
+}
+
+impl<T> Shared<T> {
+    pub(crate) fn digest(&self) -> u64 {
+        self.0.0
     }
 }
 
@@ -41,7 +48,22 @@ impl<T> Hash for Shared<T> {
 
 impl<T: PartialEq> PartialEq for Shared<T> {
     fn eq(&self, other: &Self) -> bool {
-        self.0.0 == other.0.0 && self.0.1 == other.0.1
+        Arc::ptr_eq(&self.0, &other.0) || self.0.0 == other.0.0 && self.0.1 == other.0.1
+    }
+}
+
+impl<T> Eq for Shared<T> where T: PartialEq {}
+
+/// An order for sets, the same in every run; nothing is read into it.
+impl<T: PartialEq> Ord for Shared<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.0.cmp(&other.0.0)
+    }
+}
+
+impl<T: PartialEq> PartialOrd for Shared<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
