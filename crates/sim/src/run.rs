@@ -14,9 +14,11 @@ use crate::plan::Plan;
 use crate::trace::{Sink, Trace};
 use crate::world::World;
 
-/// A healed quorum answers within so many election timeouts, and three seconds.
+/// A healed quorum answers within so many election timeouts, three seconds, and the
+/// time that so many slots take one after the other: nodes have a backlog.
 const PROGRESS_TIMEOUTS: u64 = 10;
 const PROGRESS_US: u64 = 3_000_000;
+const BACKLOG_SLOTS: u64 = 64;
 /// How long clients read every key at the end, and how long nodes then have to
 /// become equal.
 const SWEEP_US: u64 = 2_000_000;
@@ -122,7 +124,10 @@ impl World<'_> {
     /// Phase two: a quorum lives, and must make progress.
     fn recover(&mut self) -> Check {
         let living = self.heal()?;
-        let bound_us = PROGRESS_TIMEOUTS * self.plan.pace.election_timeout_us + PROGRESS_US;
+        let pace = &self.plan.pace;
+        let slot_us = 4 * pace.delay_us_max + 2 * pace.sync_us_max + 2 * pace.batch_us_max;
+        let bound_us =
+            PROGRESS_TIMEOUTS * pace.election_timeout_us + PROGRESS_US + BACKLOG_SLOTS * slot_us;
         let healed_us = self.now_us;
         self.clients.mode = Mode::Probe;
         self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
