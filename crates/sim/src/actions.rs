@@ -1,8 +1,8 @@
 //! What a node's host wants done, and how the world does it.
 
-use synod_host::{Action, Applied, Event, Waiter};
+use synod_host::{Action, Applied, Event};
 use synod_kv::Taken;
-use synod_paxos::{NodeId, Position, Record, RecordBody, Slot, Value};
+use synod_paxos::{NodeId, Position, Record, RecordBody, Slot};
 use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
@@ -25,9 +25,11 @@ impl World<'_> {
                 for (slot, value) in (first.0..).map(Slot).zip(&values) {
                     self.checks.agreement.learnt(id, slot, value)?;
                 }
-                let at_us = self.draw_apply(id);
-                self.schedule
-                    .at(at_us, Happening::Apply { node: id, life, first, values, waiters });
+                let process = self.node(id).process.as_mut().expect("it steps");
+                process.apply_queue.push_back((first, values, waiters));
+                if process.apply_queue.len() == 1 {
+                    self.apply_later(id);
+                }
             }
             Action::Load(load) => match self.node(id).disk.load(&load) {
                 Ok(values) => {
@@ -61,18 +63,16 @@ impl World<'_> {
         self.begin_sync(id)
     }
 
-    /// When the state machine will have got through what it is given now.
-    fn draw_apply(&mut self, id: NodeId) -> u64 {
+    /// Schedules the end of what the state machine is at.
+    fn apply_later(&mut self, id: NodeId) {
         let slow =
             if self.nemesis.is_loose() { self.plan.percent(Fault::SlowApply) / 5 } else { 0 };
         if slow > 0 {
             self.coverage.fault(Fault::SlowApply);
         }
         let took_us = self.rng.u64(10..self.plan.pace.apply_us_max.max(11)) * (1 + slow);
-        let now_us = self.now_us;
-        let process = self.node(id).process.as_mut().expect("it steps");
-        process.apply_free_us = process.apply_free_us.max(now_us) + took_us;
-        process.apply_free_us
+        let life = self.node(id).life;
+        self.at(took_us, Happening::Apply { node: id, life });
     }
 
     fn truncate(&mut self, id: NodeId, upto: Slot) {
@@ -187,17 +187,15 @@ impl World<'_> {
         Ok(())
     }
 
-    pub(crate) fn apply(
-        &mut self,
-        id: NodeId,
-        first: Slot,
-        values: &[Value],
-        waiters: Vec<Waiter>,
-    ) -> Check {
+    /// The state machine has got through the next values.
+    pub(crate) fn apply(&mut self, id: NodeId) -> Check {
         let now_us = self.now_us;
         let node = &mut self.nodes[id.0 as usize - 1];
         let life = node.life;
         let process = node.process.as_mut().expect("checked by the caller");
+        let (first, values, waiters) = process.apply_queue.pop_front().expect("it was at it");
+        let values = &values;
+        let is_more = !process.apply_queue.is_empty();
         process.waiters.extend(waiters);
         let mut answers = Vec::new();
         let mut own_gap = false;
@@ -240,6 +238,9 @@ impl World<'_> {
         for (request, slot, outcome) in answers {
             self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
             self.answered(id, request, Answer::Outcome(outcome));
+        }
+        if is_more {
+            self.apply_later(id);
         }
         self.hear(id, Event::Applied(applied))
     }

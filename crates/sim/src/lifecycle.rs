@@ -93,7 +93,7 @@ impl World<'_> {
             unflushed,
             waiters: std::collections::VecDeque::new(),
             applied,
-            apply_free_us: now_us,
+            apply_queue: std::collections::VecDeque::new(),
             inbox: Vec::new(),
             is_woken: false,
             tick_us: 0,

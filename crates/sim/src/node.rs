@@ -107,8 +107,8 @@ pub(crate) struct Process {
     pub(crate) waiters: VecDeque<Waiter>,
     /// What the state machine said last.
     pub(crate) applied: Applied,
-    /// Applies happen in order though each takes its time.
-    pub(crate) apply_free_us: u64,
+    /// What the state machine has still to apply, in order; it is at the first.
+    pub(crate) apply_queue: VecDeque<(Slot, Vec<Value>, Vec<Waiter>)>,
     /// Events for the next step.
     pub(crate) inbox: Vec<Event>,
     pub(crate) is_woken: bool,

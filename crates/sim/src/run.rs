@@ -25,7 +25,7 @@ const SWEEP_US: u64 = 2_000_000;
 const SETTLE_US: u64 = 4_000_000;
 /// The faults go on until the clients have asked enough, but not for longer than
 /// so many times the planned time.
-const FAULTS_STRETCH_MAX: u64 = 4;
+const FAULTS_STRETCH_MAX: u64 = 8;
 
 thread_local! {
     static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };

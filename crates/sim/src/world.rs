@@ -1,8 +1,8 @@
 //! Everything there is, and what happens next.
 
 use fastrand::Rng;
-use synod_host::{Action, Event, RequestId, Waiter};
-use synod_paxos::{NodeId, RecordBody, Slot, Value};
+use synod_host::{Action, Event, RequestId};
+use synod_paxos::{NodeId, RecordBody};
 use synod_wire::PeerMessage;
 
 use crate::checkers::agreement::Agreement;
@@ -42,8 +42,8 @@ pub(crate) enum Happening {
     Tick { node: NodeId, life: u64 },
     /// A sync ends.
     Synced { node: NodeId, life: u64 },
-    /// The state machine gets to its next values.
-    Apply { node: NodeId, life: u64, first: Slot, values: Vec<Value>, waiters: Vec<Waiter> },
+    /// The state machine has got through its next values.
+    Apply { node: NodeId, life: u64 },
     /// The state is flushed.
     Flush { node: NodeId, life: u64 },
     /// A flush ends.
@@ -179,13 +179,12 @@ impl<'t> World<'t> {
             }
             Happening::Tick { node, life } => self.tick(node, life)?,
             Happening::Synced { node, life } => self.synced(node, life)?,
-            Happening::Apply { node, life, first, values, waiters } => {
+            Happening::Apply { node, life } => {
                 let Some(process) = self.node(node).process(life) else { return Ok(()) };
                 if process.paused {
-                    let what = Happening::Apply { node, life, first, values, waiters };
-                    process.deferred.push(what);
+                    process.deferred.push(Happening::Apply { node, life });
                 } else {
-                    self.apply(node, first, &values, waiters)?;
+                    self.apply(node)?;
                 }
             }
             Happening::Flush { node, life } => self.flush(node, life),
