@@ -13,7 +13,7 @@ use synod_storage::Store;
 use synod_wire::{DecodeError, batch, command};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::owner::Report;
+use crate::report::Report;
 use crate::request::{Answer, Answers, WriteReply};
 use crate::shared::{Shared, count};
 

@@ -11,7 +11,7 @@ use synod_journal::{Journal, JournalError};
 use synod_paxos::{Load, Position, Record, Slot};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::owner::Report;
+use crate::report::Report;
 use crate::shared::Shared;
 
 /// After this long without work the last group is sealed, so that damage to it is

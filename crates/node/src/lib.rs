@@ -28,6 +28,7 @@ mod owner;
 mod pins;
 mod recovery;
 mod replica;
+mod report;
 mod request;
 mod serve;
 mod settings;

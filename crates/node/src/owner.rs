@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 use crate::apply_thread::ApplyTask;
 use crate::clock::Clock;
 use crate::journal_thread::JournalTask;
+use crate::report::Report;
 use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
 use crate::shared::{Shared, Snapshot, count};
 use crate::upkeep::UpkeepTask;
@@ -32,24 +33,6 @@ const LINGER: Duration = Duration::from_micros(100);
 const SMALL_GROUP_BYTES: usize = 2 << 10;
 /// How long the last messages may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// What the other threads of the node tell the owner. The queue is bounded by the
-/// work that the owner gave them.
-#[derive(Debug)]
-pub(crate) enum Report {
-    /// The journal is durable up to here.
-    Persisted(Position),
-    /// The journal's answer to a load.
-    Loaded { load: Load, values: Vec<Value> },
-    /// The state machine has left a report.
-    Applied,
-    /// The state survives a crash without the journal up to here.
-    Durable(Slot),
-    /// Somebody else shall lead.
-    HandOver,
-    /// The node ends.
-    Stop,
-}
 
 /// Where the owner hands out work.
 #[derive(Debug)]

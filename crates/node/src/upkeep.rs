@@ -13,8 +13,8 @@ use synod_storage::Store;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::folder::FolderError;
-use crate::owner::Report;
 use crate::pins::Pins;
+use crate::report::Report;
 use crate::shared::Shared;
 
 /// How often the durable slot is looked up; it looks into files.

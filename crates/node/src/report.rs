@@ -1,0 +1,21 @@
+//! What the other threads of a node tell its owner.
+
+use synod_paxos::{Load, Position, Slot, Value};
+
+/// What the other threads of the node tell the owner. The queue is bounded by the
+/// work that the owner gave them.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The journal is durable up to here.
+    Persisted(Position),
+    /// The journal's answer to a load.
+    Loaded { load: Load, values: Vec<Value> },
+    /// The state machine has left a report.
+    Applied,
+    /// The state survives a crash without the journal up to here.
+    Durable(Slot),
+    /// Somebody else shall lead.
+    HandOver,
+    /// The node ends.
+    Stop,
+}
