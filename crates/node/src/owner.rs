@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use synod_api::Refused;
 use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
-use synod_paxos::{Ballot, Load, NodeId, Position, Record, RecordBody, Slot, Value};
+use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
