@@ -331,7 +331,10 @@ pub(crate) struct Compare {
 /// `synod sim`.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("which").required(true).args(["seeds", "seed"]))]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Sim {
+    #[command(subcommand)]
+    pub(crate) command: Option<SimCommand>,
     /// Run all seeds from A up to, not including, B.
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     pub(crate) seeds: Option<Range<u64>>,
@@ -352,6 +355,34 @@ pub(crate) struct Sim {
     #[arg(long, value_name = "COUNT", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) failures: u32,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `synod sim ...`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum SimCommand {
+    /// Put known mistakes into the nodes, one at a time: each must be found.
+    Planted(Planted),
+}
+
+/// `synod sim planted`.
+#[derive(Args, Debug)]
+pub(crate) struct Planted {
+    /// Search for this mistake only, by its name in the table; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bug: Vec<String>,
+    /// The first seed.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) first: u64,
+    /// A mistake that so many seeds do not find is missed.
+    #[arg(long, value_name = "COUNT", default_value_t = 2_000,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seeds_max: u32,
+    /// Threads [default: one per core].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=1_024))]
+    pub(crate) threads: Option<u16>,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
@@ -397,6 +428,9 @@ mod tests {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(Arguments::try_parse_from(["synod", "sim", "--trace"]).is_err());
+        let planted = ["synod", "sim", "planted", "--seeds-max", "5"];
+        assert!(Arguments::try_parse_from(planted).is_ok());
+        assert!(Arguments::try_parse_from(["synod", "sim"]).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod failure;
 mod interrupt;
 mod keys;
 mod output;
+mod planted;
 mod scratch;
 mod serve;
 mod sim;

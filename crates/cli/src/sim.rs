@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use synod_sim::{Plan, Report, Summary, minimize, run_seeds, run_traced, running_seed};
 
-use crate::arguments::Sim;
+use crate::arguments::{Sim, SimCommand};
 use crate::failure::Failure;
 use crate::output::{columns, print, print_bytes, print_json};
 
@@ -21,6 +21,9 @@ const TELL_LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs what was asked for. Fails when a check failed.
 pub(crate) fn run(arguments: &Sim) -> Result<(), Failure> {
+    if let Some(SimCommand::Planted(planted)) = &arguments.command {
+        return crate::planted::run(planted);
+    }
     name_the_seed_of_panics();
     match (arguments.seed, &arguments.seeds) {
         (Some(seed), _) if arguments.minimize => run_minimizing(seed, arguments),
@@ -121,7 +124,7 @@ fn run_many(seeds: Range<u64>, arguments: &Sim) -> Result<(), Failure> {
     if summary.is_good() { Ok(()) } else { Err(Failure::failed(complaint(&summary))) }
 }
 
-fn cores() -> usize {
+pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 

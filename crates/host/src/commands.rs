@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use synod_kv::ServerId;
-use synod_paxos::{Ballot, NodeId, Route, Time};
+use synod_paxos::{Ballot, Bug, NodeId, Planted, Route, Time};
 use synod_wire::batch;
 
 use crate::Limits;
@@ -52,6 +52,7 @@ pub(crate) struct Commands {
     in_flight_max: usize,
     in_flight_bytes_max: usize,
     retry_us: u64,
+    planted: Planted,
 
     unsent: VecDeque<Unsent>,
     unsent_bytes: usize,
@@ -82,7 +83,13 @@ pub(crate) struct Commands {
 
 impl Commands {
     /// A sender for a new incarnation, whose sequences start at 1.
-    pub(crate) fn new(node: NodeId, incarnation: u64, limits: &Limits, retry_us: u64) -> Self {
+    pub(crate) fn new(
+        node: NodeId,
+        incarnation: u64,
+        limits: &Limits,
+        retry_us: u64,
+        planted: Planted,
+    ) -> Self {
         Commands {
             node,
             incarnation,
@@ -91,6 +98,7 @@ impl Commands {
             in_flight_max: limits.writes_in_flight_max,
             in_flight_bytes_max: limits.writes_in_flight_bytes_max,
             retry_us,
+            planted,
             unsent: VecDeque::new(),
             unsent_bytes: 0,
             sweep_at: None,
@@ -234,6 +242,10 @@ impl Commands {
             }
             alive
         });
+        if self.planted.is(Bug::TimeoutIsFailure) {
+            let late = self.waiters.drain(..).map(|waiter| waiter.request);
+            actions.extend(late.map(|request| Action::Refuse { request, refusal }));
+        }
         self.sweep_at = next.map(|at| at.max(now.plus_us(SWEEP_US)));
     }
 
@@ -274,6 +286,9 @@ impl Commands {
     }
 
     fn go_back(&mut self) {
+        if self.planted.is(Bug::ForwardedOnce) {
+            return;
+        }
         self.in_flight = 0;
         self.in_flight_bytes = 0;
         self.retry_at = None;
@@ -291,7 +306,7 @@ mod tests {
     const NOWHERE: Target = Target { route: Route::Nowhere, ballot: None };
 
     fn commands(limits: &Limits) -> Commands {
-        Commands::new(NodeId(1), 7, limits, 1_000)
+        Commands::new(NodeId(1), 7, limits, 1_000, Planted::NONE)
     }
 
     fn write(commands: &mut Commands, request: u64) {

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
-    Ballot, Configuration, Effects, Input, Load, Message, NodeId, Options, Recovered, Replica,
+    Ballot, Bug, Configuration, Effects, Input, Load, Message, NodeId, Options, Recovered, Replica,
     Route, Slot, Status, Time,
 };
 use synod_wire::{Forward, PeerMessage, batch, command};
@@ -109,11 +109,13 @@ impl Host {
         // One source for both: a core that believed to be in an earlier life would be
         // taken for its own past by its peers.
         options.incarnation = incarnation;
+        let planted = options.planted;
+        let named = if planted.is(Bug::CommandNumbersFromOneAgain) { 1 } else { incarnation };
         // Half an election timeout without any progress: what was sent last was lost,
         // for example in a connection that was just being made. The pause doubles.
         let retry_us = options.election_timeout_us / 2;
         let ask_again_us = options.heartbeat_us / 2;
-        let outbox = Outbox::new(node, recovered.position);
+        let outbox = Outbox::new(node, recovered.position, planted);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
         let members = configuration.members().len();
         let replica = Replica::new(
@@ -130,13 +132,13 @@ impl Host {
             replica,
             effects: Effects::default(),
             outbox,
-            commands: Commands::new(node, incarnation, &limits, retry_us),
+            commands: Commands::new(node, named, &limits, retry_us, planted),
             batcher,
-            reads: Reads::new(limits.reads_waiting_max, ask_again_us),
+            reads: Reads::new(limits.reads_waiting_max, ask_again_us, planted),
             clock: ClusterClock::new(applied.cluster_time_ms, now),
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
-            applying: Applying::new(applied.upto),
+            applying: Applying::new(applied.upto, planted),
             agreement: Agreement::new(node, members),
             forwards: Vec::new(),
             loads: Vec::new(),

@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 
-use synod_paxos::{Envelope, Message, NodeId, Position, Record};
+use synod_paxos::{Bug, Envelope, Message, NodeId, Planted, Position, Record};
 use synod_wire::PeerMessage;
 
 use crate::Action;
@@ -29,11 +29,12 @@ pub(crate) struct Outbox {
     sends: Vec<Envelope>,
     /// Messages to this node itself that may be delivered.
     looped: VecDeque<Message>,
+    planted: Planted,
 }
 
 impl Outbox {
     /// An outbox that counts positions on from `recovered`.
-    pub(crate) fn new(node: NodeId, recovered: Position) -> Self {
+    pub(crate) fn new(node: NodeId, recovered: Position, planted: Planted) -> Self {
         Outbox {
             node,
             handed_out: recovered,
@@ -42,6 +43,7 @@ impl Outbox {
             records: Vec::new(),
             sends: Vec::new(),
             looped: VecDeque::new(),
+            planted,
         }
     }
 
@@ -58,7 +60,7 @@ impl Outbox {
             self.release(envelope);
         }
         for envelope in send_after_durable.drain(..) {
-            if self.durable >= self.handed_out {
+            if self.durable >= self.handed_out || self.hurries(&envelope) {
                 self.release(envelope);
             } else {
                 self.held.push_back((self.handed_out, envelope));
@@ -73,8 +75,9 @@ impl Outbox {
     pub(crate) fn persisted(&mut self, position: Position) {
         assert!(position <= self.handed_out, "the journal reports what it was never given");
         self.durable = self.durable.max(position);
+        let early = u64::from(self.planted.is(Bug::AcceptedOneRecordEarly));
         while let Some((needed, _)) = self.held.front()
-            && *needed <= self.durable
+            && needed.0 <= self.durable.0 + early
         {
             let (_, envelope) = self.held.pop_front().expect("the front was just seen");
             self.release(envelope);
@@ -111,6 +114,19 @@ impl Outbox {
         }
         for Envelope { to, message } in self.sends.drain(..) {
             actions.push(Action::Send { to, message: PeerMessage::Paxos(message) });
+        }
+    }
+
+    /// Whether a planted bug lets this message go before its records are durable.
+    fn hurries(&self, envelope: &Envelope) -> bool {
+        let planted = self.planted;
+        match envelope.message {
+            Message::Promise(_) => planted.is(Bug::PromiseBeforeDurable),
+            Message::Accepted(_) if envelope.to == self.node => {
+                planted.is(Bug::OwnVoteBeforeDurable)
+            }
+            Message::Accepted(_) => planted.is(Bug::AcceptedBeforeDurable),
+            _ => false,
         }
     }
 
@@ -172,7 +188,7 @@ mod tests {
 
     #[test]
     fn positions_count_on_from_the_recovered_one() {
-        let mut outbox = Outbox::new(ME, Position(40));
+        let mut outbox = Outbox::new(ME, Position(40), Planted::NONE);
         take(&mut outbox, 2, &[], &[]);
         take(&mut outbox, 1, &[], &[]);
         assert_eq!(emitted(&mut outbox), (Some(43), vec![]));
@@ -181,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_message_that_asserts_something_durable_waits_for_exactly_its_records() {
-        let mut outbox = Outbox::new(ME, Position(0));
+        let mut outbox = Outbox::new(ME, Position(0), Planted::NONE);
         take(&mut outbox, 2, &[envelope(PEER, 1)], &[envelope(PEER, 2)]);
         take(&mut outbox, 1, &[], &[envelope(PEER, 3)]);
         // The records are out, the first message is, the others are not.
@@ -197,7 +213,7 @@ mod tests {
 
     #[test]
     fn without_new_records_a_message_still_waits_for_those_handed_out_before() {
-        let mut outbox = Outbox::new(ME, Position(7));
+        let mut outbox = Outbox::new(ME, Position(7), Planted::NONE);
         take(&mut outbox, 1, &[], &[]);
         take(&mut outbox, 0, &[], &[envelope(PEER, 1)]);
         assert_eq!(emitted(&mut outbox), (Some(8), vec![]));
@@ -210,7 +226,7 @@ mod tests {
 
     #[test]
     fn messages_to_this_node_wait_like_any_other_and_never_meet_the_network() {
-        let mut outbox = Outbox::new(ME, Position(0));
+        let mut outbox = Outbox::new(ME, Position(0), Planted::NONE);
         take(&mut outbox, 1, &[envelope(ME, 1)], &[envelope(ME, 2)]);
         assert_eq!(outbox.next_looped(), Some(message(1)));
         assert_eq!(outbox.next_looped(), None);
@@ -221,7 +237,7 @@ mod tests {
 
     #[test]
     fn an_old_report_of_the_journal_takes_nothing_back() {
-        let mut outbox = Outbox::new(ME, Position(0));
+        let mut outbox = Outbox::new(ME, Position(0), Planted::NONE);
         take(&mut outbox, 2, &[], &[]);
         outbox.persisted(Position(2));
         outbox.persisted(Position(1));
@@ -232,6 +248,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "never given")]
     fn a_report_ahead_of_what_was_handed_out_is_a_bug() {
-        Outbox::new(ME, Position(3)).persisted(Position(4));
+        Outbox::new(ME, Position(3), Planted::NONE).persisted(Position(4));
     }
 }

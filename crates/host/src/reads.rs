@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use synod_paxos::{ReadOutcome, ReadToken, Slot, Time};
+use synod_paxos::{Bug, Planted, ReadOutcome, ReadToken, Slot, Time};
 
 use crate::boundary::{Action, Refusal, RequestId};
 
@@ -42,10 +42,11 @@ pub(crate) struct Reads {
     waiting: usize,
     /// No deadline of a waiting reader lies before this.
     sweep_at: Option<Time>,
+    planted: Planted,
 }
 
 impl Reads {
-    pub(crate) fn new(waiting_max: usize, ask_again_us: u64) -> Self {
+    pub(crate) fn new(waiting_max: usize, ask_again_us: u64, planted: Planted) -> Self {
         Reads {
             waiting_max,
             ask_again_us,
@@ -58,6 +59,7 @@ impl Reads {
             ready: Vec::new(),
             waiting: 0,
             sweep_at: None,
+            planted,
         }
     }
 
@@ -102,6 +104,7 @@ impl Reads {
             return;
         };
         match outcome.index {
+            Some(_) if self.planted.is(Bug::ReadsBeforeApplied) => self.make_ready(readers),
             Some(index) if index <= applied => self.make_ready(readers),
             Some(index) => self.confirmed.entry(index).or_default().extend(readers),
             None => {
@@ -186,7 +189,7 @@ mod tests {
     use super::*;
 
     fn reads() -> Reads {
-        Reads::new(3, 1_000)
+        Reads::new(3, 1_000, Planted::NONE)
     }
 
     fn read(reads: &mut Reads, request: u64, deadline: u64) {

@@ -23,6 +23,7 @@ mod memory;
 mod metadata;
 mod options;
 mod outcome;
+pub mod planted;
 pub mod read;
 mod record;
 mod stage;

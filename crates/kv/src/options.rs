@@ -1,5 +1,7 @@
 //! The limits of the state machine.
 
+use crate::planted::Planted;
+
 /// What a [`crate::StateMachine`] is set to. All but the cache decides about
 /// results, so it must be the same on all replicas of a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,6 +18,8 @@ pub struct KvOptions {
     pub origins_max: usize,
     /// Memory for what is known about keys, so that a write need not read.
     pub metadata_cache_bytes_max: usize,
+    /// The mistake that is made on purpose; none outside of the simulation.
+    pub planted: Planted,
 }
 
 impl Default for KvOptions {
@@ -29,6 +33,7 @@ impl Default for KvOptions {
             delete_range_keys_max: 10_000,
             origins_max: 1024,
             metadata_cache_bytes_max: 64 << 20,
+            planted: Planted::NONE,
         }
     }
 }

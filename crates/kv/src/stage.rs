@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::idempotency::{Answered, Idempotency};
 use crate::metadata::{Metadata, MetadataCache};
+use crate::planted::Bug;
 use crate::read::{Finder, Walk};
 use crate::state::Sequence;
 use crate::{
@@ -66,8 +67,14 @@ impl Stage {
         if !self.is_changed {
             return Ok(());
         }
-        let state = &self.state;
-        self.batch.put_with(|out| out.extend_from_slice(APPLIED_KEY), |out| state.encode(out));
+        let (state, planted) = (&self.state, self.options.planted);
+        let mut first = WriteSet::new();
+        let early = planted.is(Bug::SlotBeforeData);
+        let set = if early { &mut first } else { &mut self.batch };
+        set.put_with(|out| out.extend_from_slice(APPLIED_KEY), |out| state.encode(out, planted));
+        if early {
+            map.write(&first)?;
+        }
         map.write(&self.batch)?;
         self.batch.clear();
         self.records.clear();
@@ -86,7 +93,11 @@ impl Stage {
         for part in [u64::from(id.origin), id.incarnation, id.sequence] {
             self.state.hash.number(part);
         }
-        let sequence = self.state.take(id, self.options.origins_max);
+        let mut sequence = self.state.take(id, self.options.origins_max);
+        let is_twice = sequence == Sequence::Duplicate;
+        if is_twice && self.options.planted.is(Bug::SequenceAppliedTwice) {
+            sequence = Sequence::Next;
+        }
         self.state.hash.number(sequence as u64);
         match sequence {
             Sequence::Duplicate => return Ok(Taken::Duplicate),
@@ -110,7 +121,9 @@ impl Stage {
         let IdempotencyKey { key, request_hash } = idempotency;
         let now_ms = self.state.cluster_time_ms;
         let revision = self.state.revision;
-        if let Some(first) = self.idempotency.find(finder.map, key, now_ms)? {
+        let first = self.idempotency.find(finder.map, key, now_ms)?;
+        let forgets = self.options.planted.is(Bug::RetryAppliedTwice);
+        if let Some(first) = first.filter(|_| !forgets) {
             let outcome = if first.request_hash == *request_hash {
                 first.outcome
             } else {
@@ -137,7 +150,10 @@ impl Stage {
             outcome: outcome.clone(),
         };
         let remembered = &mut self.state.idempotency;
-        self.idempotency.remember(&mut self.batch, remembered, key, answered);
+        let mut nowhere = WriteSet::new();
+        let forgets = self.options.planted.is(Bug::AnswersInMemoryOnly);
+        let batch = if forgets { &mut nowhere } else { &mut self.batch };
+        self.idempotency.remember(batch, remembered, key, answered);
         Ok((outcome, Some(expires_ms)))
     }
 
@@ -168,7 +184,9 @@ impl Stage {
         want_previous: bool,
     ) -> Result<Outcome, MapError> {
         let current = self.metadata(finder, key)?;
-        if let Some(refusal) = self.check(condition, current) {
+        let refusal = self.check(condition, current);
+        let stores = self.options.planted.is(Bug::FailedConditionStores);
+        if let Some(refusal) = refusal.clone().filter(|_| !stores) {
             return Ok(refusal);
         }
         let previous =
@@ -188,12 +206,13 @@ impl Stage {
         self.state.hash.bytes(value);
         self.cache.set(key, Some(metadata));
         self.records.insert(key.clone(), Some(metadata.with_value(value.clone())));
-        Ok(Outcome::Stored {
+        let stored = Outcome::Stored {
             revision,
             create_revision: metadata.create_revision,
             version: metadata.version,
             previous,
-        })
+        };
+        Ok(refusal.unwrap_or(stored))
     }
 
     fn delete<M: OrderedMap>(
@@ -315,6 +334,9 @@ impl Stage {
     ) -> Result<Option<Metadata>, MapError> {
         if let Some(known) = self.cache.get(key) {
             return Ok(known);
+        }
+        if self.options.planted.is(Bug::CacheDecides) {
+            return Ok(None);
         }
         let metadata = match self.records.get(key) {
             Some(staged) => staged.as_ref().map(Metadata::of),

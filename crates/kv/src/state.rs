@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::codec::{Reader, put_varint};
 use crate::hash::RunningHash;
 use crate::layout::APPLIED_KEY;
+use crate::planted::{Bug, Planted};
 use crate::{MapError, OrderedMap, Revision, ServerId};
 
 /// How far the state machine is. One record, written with every commit, so it
@@ -70,17 +71,19 @@ impl State {
         self.hash.0
     }
 
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, planted: Planted) {
         out.push(FORMAT);
         put_varint(out, self.applied_slot);
-        put_varint(out, self.revision.0);
+        let behind = u64::from(planted.is(Bug::RevisionBehindData));
+        put_varint(out, self.revision.0.saturating_sub(behind));
         put_varint(out, self.cluster_time_ms);
         out.extend_from_slice(&self.hash.0.to_le_bytes());
         put_varint(out, self.idempotency.first);
         put_varint(out, self.idempotency.next);
         put_varint(out, self.idempotency.bytes);
-        put_varint(out, self.origins.len() as u64);
-        for (origin, last) in &self.origins {
+        let kept = if planted.is(Bug::SequencesForgotten) { 0 } else { self.origins.len() };
+        put_varint(out, kept as u64);
+        for (origin, last) in self.origins.iter().take(kept) {
             put_varint(out, u64::from(*origin));
             put_varint(out, last.incarnation);
             put_varint(out, last.sequence);
@@ -182,7 +185,7 @@ mod tests {
         state.take(id(1, 2, 1), 9);
         state.take(id(900, 1 << 40, 1), 9);
         let mut record = Vec::new();
-        state.encode(&mut record);
+        state.encode(&mut record, Planted::NONE);
         assert_eq!(State::decode(&record), Ok(state.clone()));
         for cut in 0..record.len() {
             assert!(State::decode(&record[..cut]).is_err(), "cut at {cut}");

@@ -6,8 +6,8 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Accept, Accepted, AcceptedSlot, Ballot, Effects, Envelope, Message, NodeId, Prepare, Promise,
-    Record, RecordBody, Reject, RejectReason, Slot, Standing, Time,
+    Accept, Accepted, AcceptedSlot, Ballot, Bug, Effects, Envelope, Message, NodeId, Planted,
+    Prepare, Promise, Record, RecordBody, Reject, RejectReason, Slot, Standing, Time,
     log::{Entry, Log},
     outbox::{Unsynced, acknowledge},
 };
@@ -23,6 +23,7 @@ pub(crate) struct Acceptor {
     answers: u64,
     /// Accepts further than this above the chosen prefix are refused.
     window_slots: u64,
+    planted: Planted,
 }
 
 /// The parts of a replica that a vote touches.
@@ -34,8 +35,13 @@ pub(crate) struct Ground<'a> {
 }
 
 impl Acceptor {
-    pub(crate) fn new(promised: Ballot, window_slots: u64, answers: u64) -> Acceptor {
-        Acceptor { promised, read_round: 0, answers, window_slots }
+    pub(crate) fn new(
+        promised: Ballot,
+        window_slots: u64,
+        answers: u64,
+        planted: Planted,
+    ) -> Acceptor {
+        Acceptor { promised, read_round: 0, answers, window_slots, planted }
     }
 
     /// The highest promise.
@@ -90,7 +96,7 @@ impl Acceptor {
             return false;
         }
         let raised = self.raise(ballot);
-        if raised {
+        if raised && !self.planted.is(Bug::PromiseNotRecorded) {
             let record = self.record(RecordBody::Promise, ground.log);
             ground.persist(record);
         }
@@ -117,13 +123,18 @@ impl Acceptor {
         while slot <= ground.log.last() {
             if let Some(entry) = ground.log.get(slot) {
                 let bytes = entry.value.size_bytes();
-                if page_bytes + bytes > page_bytes_max && page_bytes > 0 {
+                let fits =
+                    page_bytes + bytes <= page_bytes_max || self.planted.is(Bug::PageWithoutBound);
+                if !fits && page_bytes > 0 {
                     pages.push(Vec::new());
                     page_bytes = 0;
                 }
                 page_bytes += bytes;
-                let accepted =
-                    AcceptedSlot { slot, standing: entry.standing, value: entry.value.clone() };
+                let standing = match self.planted.is(Bug::OneBallotForBoth) {
+                    true => Standing::Accepted(self.promised),
+                    false => entry.standing,
+                };
+                let accepted = AcceptedSlot { slot, standing, value: entry.value.clone() };
                 pages.last_mut().expect("never empty").push(accepted);
             }
             slot = slot.next();
@@ -155,7 +166,7 @@ impl Acceptor {
         ground: &mut Ground<'_>,
     ) -> bool {
         let Accept { ballot, slot, value, read_round, .. } = accept;
-        if ballot < self.promised {
+        if ballot < self.promised && !self.planted.is(Bug::AcceptsBelowPromise) {
             ground.reject(from, ballot, RejectReason::Promised(self.promised));
             return false;
         }
@@ -182,7 +193,8 @@ impl Acceptor {
         // Accepting is promising too: without this, an acceptor that missed the
         // Prepare could later accept in a lower ballot ("The Bug in Paxos Made
         // Simple", Brooker 2021).
-        let raised = self.raise(ballot);
+        let before = self.promised;
+        let raised = !self.planted.is(Bug::AcceptDoesNotRaise) && self.raise(ballot);
         if ground.log.is_chosen(slot) {
             // We differ from the paper: a value that is known as chosen is acknowledged
             // without a new acceptance, since no higher ballot can ever get another one
@@ -199,11 +211,18 @@ impl Acceptor {
             assert!(entry.value == value, "slot {slot}: two values in ballot {ballot}");
         } else {
             ground.log.accept(slot, ballot, value.clone());
-            let record = self.record(RecordBody::Accepted { slot, ballot, value }, ground.log);
+            let mut record = self.record(RecordBody::Accepted { slot, ballot, value }, ground.log);
+            if self.planted.is(Bug::PromiseAfterAcceptance) {
+                record.promised = before;
+            }
             ground.persist(record);
         }
         self.note_read_round(ballot, read_round);
-        let accepted = Accepted { ballot, first: slot, last: slot, read_round: self.read_round };
+        let first = match self.planted.is(Bug::HoleAcknowledged) {
+            true => ground.log.chosen_upto().next().min(slot),
+            false => slot,
+        };
+        let accepted = Accepted { ballot, first, last: slot, read_round: self.read_round };
         acknowledge(from, accepted, ground.effects);
         true
     }
@@ -297,7 +316,7 @@ mod tests {
                 Some((Standing::Accepted(ballot), value)) => log.accept(ONE, ballot, value),
             }
             let unsynced = Unsynced::new(Position::ZERO, Slot::ZERO);
-            let acceptor = Acceptor::new(promised, 4, 0);
+            let acceptor = Acceptor::new(promised, 4, 0, Planted::NONE);
             Bench { acceptor, log, unsynced, effects: Effects::default() }
         }
 
@@ -580,7 +599,7 @@ mod tests {
     fn a_promise_to_a_leader_is_given_iff_it_rises() {
         for promised in promises() {
             for ballot in ballots() {
-                let mut acceptor = Acceptor::new(promised, 4, 0);
+                let mut acceptor = Acceptor::new(promised, 4, 0, Planted::NONE);
                 assert_eq!(acceptor.promise_to_leader(ballot), ballot > promised);
                 assert_eq!(acceptor.promised(), promised.max(ballot));
             }
@@ -594,7 +613,7 @@ mod tests {
         for promised in ballots() {
             for ballot in ballots() {
                 for (known, round) in (0..3).flat_map(|known| (0..3).map(move |r| (known, r))) {
-                    let mut acceptor = Acceptor::new(promised, 4, 0);
+                    let mut acceptor = Acceptor::new(promised, 4, 0, Planted::NONE);
                     acceptor.note_read_round(promised, known);
                     let new = acceptor.note_read_round(ballot, round);
                     assert_eq!(new, ballot == promised && round > known);

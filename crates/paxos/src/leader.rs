@@ -6,7 +6,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::cmp::Reverse;
 
-use crate::{Ballot, Configuration, Heartbeat, NodeId, Options, Slot, Time};
+use crate::{Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Slot, Time};
 
 /// What a node knows about the liveness of the others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -37,6 +37,7 @@ pub(crate) struct Liveness {
     gave_time_to: Option<NodeId>,
     attempts: u32,
     random: u64,
+    planted: Planted,
 }
 
 /// What a node knows about one other.
@@ -104,6 +105,7 @@ impl Liveness {
             not_before: now,
             gave_time_to: None,
             attempts: 0,
+            planted: options.planted,
             random: options.seed ^ (u64::from(me.0) << 32) ^ options.incarnation ^ 0x9e37_79b9,
         }
     }
@@ -221,6 +223,9 @@ impl Liveness {
 
     /// Another node stands: it goes first.
     pub(crate) fn give_time(&mut self, now: Time, candidate: NodeId) {
+        if self.planted.is(Bug::NoBackOff) {
+            return;
+        }
         self.gave_time_to = Some(candidate);
         let patience = (self.election_timeout_us / 2) << self.attempts.min(4);
         self.not_before = self.not_before.max(now.plus_us(patience));
@@ -229,6 +234,12 @@ impl Liveness {
     /// This node's candidacy failed: wait longer each time, by chance, so that a
     /// duel ends.
     pub(crate) fn lost(&mut self, now: Time) {
+        if self.planted.is(Bug::LoserNeverStandsAgain) {
+            self.not_before = Time(u64::MAX);
+        }
+        if self.planted.is(Bug::NoBackOff) {
+            return;
+        }
         self.attempts = (self.attempts + 1).min(6);
         let spread = (self.heartbeat_us << self.attempts).min(16 * self.election_timeout_us);
         let wait = self.random_below(spread.max(1));

@@ -1,6 +1,6 @@
 //! The learner: which of the values that this node holds are the chosen ones.
 
-use crate::{Ballot, Slot, Standing, Value, log::Log};
+use crate::{Ballot, Bug, Planted, Slot, Standing, Value, log::Log};
 
 /// The newest claim of a leader, and how far it was looked at.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -8,11 +8,17 @@ pub(crate) struct Learner {
     ballot: Ballot,
     claimed_upto: Slot,
     examined_upto: Slot,
+    planted: Planted,
 }
 
 impl Learner {
-    pub(crate) fn new() -> Learner {
-        Learner { ballot: Ballot::ZERO, claimed_upto: Slot::ZERO, examined_upto: Slot::ZERO }
+    pub(crate) fn new(planted: Planted) -> Learner {
+        Learner {
+            ballot: Ballot::ZERO,
+            claimed_upto: Slot::ZERO,
+            examined_upto: Slot::ZERO,
+            planted,
+        }
     }
 
     /// The highest slot that a leader claimed to be chosen.
@@ -54,7 +60,8 @@ impl Learner {
 
     fn confirm_if_accepted_in(&self, ballot: Ballot, slot: Slot, log: &mut Log) {
         let held = log.get(slot).map(|entry| entry.standing);
-        if slot > log.chosen_upto() && held == Some(Standing::Accepted(ballot)) {
+        let is_older = self.planted.is(Bug::LearnsOlderAcceptance) && held.is_some();
+        if slot > log.chosen_upto() && (held == Some(Standing::Accepted(ballot)) || is_older) {
             log.confirm(slot);
         }
     }
@@ -165,7 +172,7 @@ mod tests {
             let start = [code % 4, code / 4 % 4, code / 16].map(|place| STANDINGS[place]);
             for sequence in 0..count.pow(3) {
                 let mut log = log_of(start);
-                let mut learner = Learner::new();
+                let mut learner = Learner::new(Planted::NONE);
                 let mut expected = start;
                 let (mut newest, mut claimed) = (Ballot::ZERO, Slot::ZERO);
                 for step in [sequence, sequence / count, sequence / count / count] {
@@ -204,7 +211,7 @@ mod tests {
     #[test]
     fn the_highest_claim_says_up_to_where_values_can_be_fetched() {
         let mut log = log_of([None; 3]);
-        let mut learner = Learner::new();
+        let mut learner = Learner::new(Planted::NONE);
         for (round, upto, known) in [(2, 3, 3), (2, 1, 3), (3, 2, 3), (3, 7, 7), (1, 9, 7)] {
             learner.receive_claim(ballot(round), Slot(upto), &mut log);
             assert_eq!(learner.claimed_upto(), Slot(known));
@@ -214,7 +221,7 @@ mod tests {
     #[test]
     fn a_claim_moves_nothing_in_the_prefix_and_is_bounded_by_the_log() {
         let mut log = log_of([Some(Standing::Accepted(ballot(1))); 3]);
-        let mut learner = Learner::new();
+        let mut learner = Learner::new(Planted::NONE);
         learner.receive_claim(ballot(1), Slot(u64::MAX - 1), &mut log);
         while log.advance().is_some() {}
         assert_eq!(log.chosen_upto(), Slot(3));

@@ -24,6 +24,7 @@ mod message;
 mod options;
 mod outbox;
 mod pacing;
+mod planted;
 mod proposer;
 mod quorum;
 mod read;
@@ -44,6 +45,7 @@ pub use message::{
     ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Standing, Watermark,
 };
 pub use options::Options;
+pub use planted::{Bug, Planted};
 pub use replica::{Replica, Route};
 pub use slot::{Position, Slot};
 pub use time::Time;

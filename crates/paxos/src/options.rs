@@ -1,5 +1,7 @@
 //! Local limits and times of one replica. None of them matters for safety.
 
+use crate::Planted;
+
 /// How one replica paces itself. Times in microseconds, sizes in bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Options {
@@ -33,6 +35,8 @@ pub struct Options {
     pub incarnation: u64,
     /// Seed of the jitter; differs between nodes.
     pub seed: u64,
+    /// The mistake that this replica makes on purpose; none outside of the simulation.
+    pub planted: Planted,
 }
 
 impl Options {
@@ -61,6 +65,7 @@ impl Default for Options {
             reads_waiting_max: 65_536,
             incarnation: 1,
             seed: 0,
+            planted: Planted::NONE,
         }
     }
 }

@@ -8,8 +8,8 @@ use alloc::{
 };
 
 use crate::{
-    Accepted, AcceptedSlot, Ballot, Configuration, NodeId, Promise, Slot, Standing, Time, Value,
-    quorum::Voters,
+    Accepted, AcceptedSlot, Ballot, Bug, Configuration, NodeId, Planted, Promise, Slot, Standing,
+    Time, Value, quorum::Voters,
 };
 
 /// What a proposer is doing.
@@ -37,6 +37,7 @@ pub(crate) struct Preparing {
     pub(crate) sent: u32,
     /// What came of each member's promise, by its place.
     answers: BTreeMap<usize, Answer>,
+    planted: Planted,
 }
 
 /// The pages of one member's promise.
@@ -48,8 +49,9 @@ struct Answer {
 }
 
 impl Answer {
-    fn is_complete(&self) -> bool {
-        self.pages.iter().all(Option::is_some)
+    fn is_complete(&self, planted: Planted) -> bool {
+        let is_enough = planted.is(Bug::PageIsWholePromise);
+        is_enough || self.pages.iter().all(Option::is_some)
     }
 }
 
@@ -57,7 +59,7 @@ impl Preparing {
     /// Pages that one promise may have: more is a damaged message.
     const PAGES_MAX: u32 = 65_536;
 
-    pub(crate) fn new(ballot: Ballot, from: Slot, now: Time) -> Preparing {
+    pub(crate) fn new(ballot: Ballot, from: Slot, now: Time, planted: Planted) -> Preparing {
         Preparing {
             ballot,
             from,
@@ -65,6 +67,7 @@ impl Preparing {
             sent_at: now,
             sent: 1,
             answers: BTreeMap::new(),
+            planted,
         }
     }
 
@@ -78,7 +81,8 @@ impl Preparing {
         configuration: &Configuration,
     ) -> bool {
         let Some(member) = configuration.index_of(from) else { return false };
-        if promise.ballot != self.ballot || promise.from != self.from {
+        let is_old = promise.ballot != self.ballot || promise.from != self.from;
+        if is_old && !self.planted.is(Bug::OldPromiseCounts) {
             return false;
         }
         if promise.page >= promise.pages || promise.pages > Self::PAGES_MAX {
@@ -91,7 +95,7 @@ impl Preparing {
             return false;
         }
         let replace = match self.answers.get(&member) {
-            Some(known) => !known.is_complete() && known.answer < promise.answer,
+            Some(known) => !known.is_complete(self.planted) && known.answer < promise.answer,
             None => true,
         };
         if replace {
@@ -113,7 +117,7 @@ impl Preparing {
     pub(crate) fn promises(&self) -> Voters {
         let mut voters = Voters::default();
         for (member, answer) in &self.answers {
-            if answer.is_complete() {
+            if answer.is_complete(self.planted) {
                 voters.insert(*member);
             }
         }
@@ -136,26 +140,36 @@ impl Preparing {
     /// from a later ballot. Nobody ever accepts in this ballot in a slot up to there,
     /// so nobody takes anything from the claim that they are chosen.
     pub(crate) fn lead(self, now: Time, known: Slot) -> Leading {
-        let complete = || self.answers.values().filter(|answer| answer.is_complete());
+        let enough = if self.planted.is(Bug::OneReportIsEnough) { 1 } else { self.answers.len() };
+        let is_complete = |answer: &&Answer| answer.is_complete(self.planted);
+        let complete = || self.answers.values().filter(is_complete).take(enough);
         let base = complete().map(|answer| answer.chosen_upto).max().unwrap_or(Slot::ZERO);
         let base = base.max(self.from.prior());
-        let base = base.max(known);
+        let base = if self.planted.is(Bug::NoopOverChosen) { known } else { base.max(known) };
         let mut highest: BTreeMap<Slot, (Standing, Value)> = BTreeMap::new();
         for accepted in complete().flat_map(|a| a.pages.iter().flatten().flatten()) {
             let AcceptedSlot { slot, standing, value } = accepted;
             let known = highest.get(slot).map(|(standing, _)| *standing);
-            if *slot > base && known.is_none_or(|known| *standing > known) {
+            let is_higher = known.is_none_or(|known| *standing > known);
+            let wins = match known {
+                Some(_) if self.planted.is(Bug::FirstReportWins) => false,
+                Some(known) if self.planted.is(Bug::LowestReportWins) => *standing < known,
+                _ => is_higher,
+            };
+            if *slot > base && wins {
                 highest.insert(*slot, (*standing, value.clone()));
             }
         }
         let last = highest.keys().next_back().copied().unwrap_or(base);
+        let forgets = self.planted.is(Bug::OwnValueDespiteReport);
         let mut adopted = VecDeque::new();
         let mut slot = base.next();
         while slot <= last {
-            adopted.push_back(highest.remove(&slot).map_or(Value::Noop, |(_, value)| value));
+            let reported = highest.remove(&slot).filter(|_| !forgets);
+            adopted.push_back(reported.map_or(Value::Noop, |(_, value)| value));
             slot = slot.next();
         }
-        Leading::new(self.ballot, base, adopted, now)
+        Leading::new(self.ballot, base, adopted, now, self.planted)
     }
 }
 
@@ -180,6 +194,7 @@ pub(crate) struct Leading {
     /// Smoothed time from an Accept to its answer in microseconds, the acceptor's
     /// sync included; 0 when unknown.
     answer_us: u64,
+    planted: Planted,
 }
 
 /// One proposed slot.
@@ -202,7 +217,13 @@ impl Open {
 }
 
 impl Leading {
-    fn new(ballot: Ballot, base: Slot, adopted: VecDeque<Value>, now: Time) -> Leading {
+    fn new(
+        ballot: Ballot,
+        base: Slot,
+        adopted: VecDeque<Value>,
+        now: Time,
+        planted: Planted,
+    ) -> Leading {
         Leading {
             ballot,
             base,
@@ -213,6 +234,7 @@ impl Leading {
             open_bytes: 0,
             progress_at: now,
             answer_us: 0,
+            planted,
         }
     }
 
@@ -257,6 +279,12 @@ impl Leading {
         slot > self.adopted_upto || mine != Some(value)
     }
 
+    /// Forgets what Phase 1 brought back above `last`. Only a planted bug does this.
+    pub(crate) fn forget_above(&mut self, last: Slot) {
+        self.adopted_upto = self.adopted_upto.min(last.max(self.base));
+        self.adopted.truncate(usize::try_from(self.adopted_upto.0 - self.base.0).unwrap_or(0));
+    }
+
     /// The next value of Phase 1 that waits.
     pub(crate) fn next_adopted(&mut self) -> Option<Value> {
         self.adopted.pop_front()
@@ -285,7 +313,8 @@ impl Leading {
         accepted: &Accepted,
         accept_quorum: usize,
     ) -> Vec<(Slot, Value)> {
-        assert!(accepted.ballot == self.ballot, "votes are counted in their own ballot");
+        let is_old = accepted.ballot != self.ballot && !self.planted.is(Bug::OldVoteCounts);
+        assert!(!is_old, "votes are counted in their own ballot");
         let mut chosen = Vec::new();
         let first = accepted.first.max(self.prefix.next());
         let last = accepted.last.min(self.proposed_upto());
@@ -293,7 +322,11 @@ impl Leading {
         while slot <= last {
             let index = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
             let open = &mut self.open[index];
-            if open.voters.insert(member) && open.repeats == 0 && slot == last {
+            let voter = match self.planted.is(Bug::VotesOfOneMemberCount) {
+                true => open.voters.count(),
+                false => member,
+            };
+            if open.voters.insert(voter) && open.repeats == 0 && slot == last {
                 let sample = now.since_us(open.sent_at);
                 self.answer_us = match self.answer_us {
                     0 => sample,
@@ -389,7 +422,7 @@ mod tests {
     fn a_promise_counts_when_all_pages_of_one_answer_are_there() {
         let (configuration, letters) = (three(), letters());
         for sequence in 0..8_usize.pow(5) {
-            let mut preparing = Preparing::new(mine(), ONE, NOW);
+            let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
             assert!(!preparing.receive_promise(
                 NodeId(1),
                 promise(1, 0, 1, vec![]),
@@ -427,7 +460,7 @@ mod tests {
     fn a_quorum_of_promises_is_one_of_distinct_members() {
         let configuration = three();
         for sequence in 0..4_u32.pow(6) {
-            let mut preparing = Preparing::new(mine(), ONE, NOW);
+            let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
             let mut members = BTreeSet::new();
             for step in 0..6 {
                 let from = NodeId(sequence / 4_u32.pow(step) % 4 + 1);
@@ -473,7 +506,7 @@ mod tests {
         assert_eq!(reports.len(), 64 + 16 + 4);
         for one in &reports {
             for (two, known) in reports.iter().flat_map(|two| (0..=3).map(move |k| (two, k))) {
-                let mut preparing = Preparing::new(mine(), ONE, NOW);
+                let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
                 for (from, (chosen_upto, accepted)) in [(2, one), (3, two)] {
                     let chosen_upto = *chosen_upto;
                     let answer = Promise { chosen_upto, ..promise(1, 0, 1, accepted.clone()) };
@@ -505,7 +538,7 @@ mod tests {
     #[test]
     fn a_choice_that_this_leader_cannot_make_beats_it() {
         let adopted = VecDeque::from([text("a"), text("b")]);
-        let mut leading = Leading::new(mine(), Slot(3), adopted, NOW);
+        let mut leading = Leading::new(mine(), Slot(3), adopted, NOW, Planted::NONE);
         for proposed in 0..=3_u64 {
             for slot in 1..=8 {
                 let mine = match slot {
@@ -532,7 +565,7 @@ mod tests {
             let standing = Standing::Accepted(ballot(1));
             vec![AcceptedSlot { slot: ONE, standing, value: text(value) }]
         };
-        let mut preparing = Preparing::new(mine(), ONE, NOW);
+        let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
         preparing.receive_promise(NodeId(3), promise(1, 0, 2, accepted("half")), &configuration);
         preparing.receive_promise(NodeId(1), promise(1, 0, 1, vec![]), &configuration);
         assert!(preparing.receive_promise(NodeId(2), promise(1, 0, 1, vec![]), &configuration));
@@ -543,7 +576,7 @@ mod tests {
     fn a_candidate_never_proposes_at_or_below_what_it_knew_as_chosen() {
         let configuration = three();
         let from = Slot(6);
-        let mut preparing = Preparing::new(mine(), from, NOW);
+        let mut preparing = Preparing::new(mine(), from, NOW, Planted::NONE);
         for (member, chosen_upto) in [(1, 0), (2, 3)] {
             let answer =
                 Promise { from, chosen_upto: Slot(chosen_upto), ..promise(1, 0, 1, vec![]) };
@@ -554,7 +587,7 @@ mod tests {
     }
 
     fn leading_with(slots: u64) -> Leading {
-        let mut leading = Leading::new(mine(), Slot(2), VecDeque::new(), NOW);
+        let mut leading = Leading::new(mine(), Slot(2), VecDeque::new(), NOW, Planted::NONE);
         for slot in 3..3 + slots {
             assert_eq!(leading.propose(NOW, text(&format!("{slot}"))), Slot(slot));
         }

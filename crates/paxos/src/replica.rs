@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Ballot, Configuration, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
+    Ballot, Bug, Configuration, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
     RecordBody, Recovered, Role, Slot, Standing, Status, Time, Value,
     acceptor::{Acceptor, Ground},
     catchup::Catchup,
@@ -124,11 +124,15 @@ impl Replica {
         let index = configuration.index_of(node).expect("a replica is a member");
         assert!(applied >= recovered.chosen_upto, "the journal's chosen prefix is applied first");
         let watermark_behind = is_watermark_behind(&recovered, applied);
+        let planted = options.planted;
+        let forgets = planted.is(Bug::PromiseForgotten);
+        let promised = if forgets { Ballot::ZERO } else { recovered.promised };
         let mut log = Log::new(recovered.truncated_upto, applied);
         for open in recovered.open {
             match open.standing {
                 _ if open.slot <= applied => {}
                 Standing::Chosen => log.learn(open.slot, open.value),
+                Standing::Accepted(_) if planted.is(Bug::AcceptancesForgotten) => {}
                 Standing::Accepted(ballot) => log.accept(open.slot, ballot, open.value),
             }
         }
@@ -139,9 +143,9 @@ impl Replica {
         Replica {
             node,
             index,
-            acceptor: Acceptor::new(recovered.promised, window, life),
+            acceptor: Acceptor::new(promised, window, life, planted),
             proposer: Proposer::Idle,
-            learner: Learner::new(),
+            learner: Learner::new(planted),
             liveness,
             rounds: Rounds::default(),
             questions: Questions::new(options.incarnation),
@@ -151,7 +155,7 @@ impl Replica {
             applied,
             durable,
             state: (Slot::ZERO, 0),
-            highest_seen: recovered.promised,
+            highest_seen: promised,
             told: None,
             through: None,
             announced: Slot::ZERO,
@@ -271,8 +275,13 @@ impl Replica {
         let Proposer::Leading(leading) = &self.proposer else { return None };
         let window = self.options.window_slots_max.min(self.configuration.alpha());
         let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
-        let free = self.handing_over.is_none() && !leading.has_adopted();
+        let free = self.handing_over.is_none() && !self.must_wait_for_adopted(leading);
         (self.has_room(leading) && applying && free).then_some(leading)
+    }
+
+    /// Values of Phase 1 go before any new one.
+    fn must_wait_for_adopted(&self, leading: &Leading) -> bool {
+        leading.has_adopted() && !self.options.planted.is(Bug::NewBeforeReported)
     }
 
     /// Whether the next slot lies in the window, and in that of this node's own

@@ -31,8 +31,8 @@ const PLANTED: &[Planted] = &[
         bug: "accepting does not raise the promise",
         changes: &[(
             "src/acceptor.rs",
-            "let raised = self.raise(ballot);\n        if ground.log.is_chosen(slot) {",
-            "let raised = false;\n        if ground.log.is_chosen(slot) {",
+            "!self.planted.is(Bug::AcceptDoesNotRaise) && self.raise(ballot)",
+            "false",
         )],
         found_by: "cluster",
     },
@@ -41,8 +41,8 @@ const PLANTED: &[Planted] = &[
         bug: "a new leader takes the first acceptance reported, not the highest",
         changes: &[(
             "src/proposer.rs",
-            "known.is_none_or(|known| *standing > known)",
-            "known.is_none()",
+            "let is_higher = known.is_none_or(|known| *standing > known);",
+            "let is_higher = known.is_none();",
         )],
         found_by: "cluster",
     },
@@ -62,12 +62,12 @@ const PLANTED: &[Planted] = &[
         changes: &[
             (
                 "src/replica/voting.rs",
-                "self.send_to_others(&Message::Accept(accept.clone()), effects);",
-                "if accept.value == Value::Noop {\n            return;\n        }\n        self.send_to_others(&Message::Accept(accept.clone()), effects);",
+                "if !self.skips(&accept.value) {",
+                "if accept.value == Value::Noop {\n            return;\n        }\n        {",
             ),
             (
                 "src/replica/voting.rs",
-                "if to != self.node && reachable && !open.voters.contains(index) {",
+                "if to != self.node && reachable && !open.voters.contains(index) && !skips {",
                 "if to != self.node && reachable && open.value != Value::Noop {",
             ),
         ],

@@ -26,6 +26,7 @@ mod nemesis;
 mod network;
 mod node;
 mod plan;
+pub mod planted;
 mod run;
 mod schedule;
 mod store;

@@ -8,6 +8,7 @@ use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::node::{Fate, Process, apply_value};
 use crate::plan::Plan;
+use crate::planted;
 use crate::store::Store;
 use crate::words;
 use crate::world::{Happening, World};
@@ -141,6 +142,7 @@ fn options(plan: &Plan, seed: u64) -> Options {
         page_bytes_max: sizes.page_bytes_max,
         cache_bytes_max: sizes.cache_bytes_max,
         seed,
+        planted: planted::core(plan.bug),
         ..Options::default()
     }
 }
@@ -159,6 +161,7 @@ fn kv_options(plan: &Plan) -> KvOptions {
     KvOptions {
         metadata_cache_bytes_max: plan.sizes.metadata_cache_bytes_max,
         idempotency_records_max: plan.sizes.idempotency_records_max,
+        planted: planted::machine(plan.bug),
         ..KvOptions::default()
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use fastrand::Rng;
 
 use crate::fault::Fault;
+use crate::planted::Bug;
 
 /// One run, completely described. The same plan gives the same run to the byte.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,6 +37,8 @@ pub struct Plan {
     pub load: Load,
     /// Every message passes through the encoding that real nodes use.
     pub encodes_messages: bool,
+    /// The mistake that every node makes; none but to test the simulation itself.
+    pub bug: Option<Bug>,
 }
 
 /// How fast things are, in microseconds.
@@ -132,6 +135,7 @@ impl Plan {
             sizes: draw_sizes(&mut rng),
             load,
             encodes_messages: rng.u8(..4) == 0,
+            bug: None,
         }
     }
 

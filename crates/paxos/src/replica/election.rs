@@ -68,7 +68,8 @@ impl Replica {
         let stuck = leading.in_flight() > 0 && now.since_us(leading.progress_at) > 2 * timeout;
         let hollow = self.log.chosen_upto() < leading.base
             && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout);
-        if !followed || stuck || hollow {
+        let stays = self.options.planted.is(Bug::LeadsUnheard);
+        if (!followed || stuck || hollow) && !stays {
             self.give_up_office(effects);
             self.liveness.lost(now);
             return;

@@ -45,7 +45,9 @@ impl Replica {
         let known = self.known_chosen();
         let chosen_upto = self.log.chosen_upto();
         self.catchup.note(now, chosen_upto, known);
-        self.catchup.expire(now, timeout);
+        if !self.options.planted.is(Bug::FetchedOnce) {
+            self.catchup.expire(now, timeout);
+        }
         let backlog = chosen_upto.0 - self.applied.0;
         // With everything applied that can be, only the missing slot makes room again.
         let full =
@@ -86,7 +88,10 @@ impl Replica {
         effects: &mut Effects,
     ) {
         let Fetch { nonce, first, last } = *fetch;
-        let last = last.min(self.log.chosen_upto()).min(first.plus(FETCH_SLOTS_MAX));
+        let last = match self.options.planted.is(Bug::ShipsUnchosen) {
+            true => self.log.last(),
+            false => last.min(self.log.chosen_upto()).min(first.plus(FETCH_SLOTS_MAX)),
+        };
         if first > self.log.truncated_upto() && first < self.log.first() && first <= last {
             // One read at a time for each peer; it asks again if this one is lost.
             if self.loading[index].replace(nonce).is_none() {
@@ -136,6 +141,9 @@ impl Replica {
             if slot > self.log.chosen_upto().next() {
                 break; // Meant for an earlier life, which knew more: it is asked for again.
             }
+            let keeps = self.options.planted.is(Bug::CatchUpKeepsOwnValue);
+            let held = self.log.get(slot).filter(|_| keeps).map(|entry| entry.value.clone());
+            let value = held.unwrap_or(value);
             let beaten = matches!(&self.proposer, Proposer::Leading(leading)
                 if leading.is_beaten_by(slot, &value));
             if beaten && !self.log.is_chosen(slot) {
@@ -158,7 +166,10 @@ impl Replica {
     pub(super) fn truncate(&mut self, effects: &mut Effects) {
         let durable = |index| self.liveness.peer(index).last.as_ref().map(|last| last.durable_upto);
         let peers = self.others().map(|(index, _)| durable(index).unwrap_or(Slot::ZERO)).min();
-        let upto = self.durable.min(peers.unwrap_or(self.durable)).min(self.log.chosen_upto());
+        let planted = self.options.planted;
+        let own = if planted.is(Bug::TruncatesApplied) { self.applied } else { self.durable };
+        let peers = peers.filter(|_| !planted.is(Bug::TruncatesWithoutPeers));
+        let upto = own.min(peers.unwrap_or(own)).min(self.log.chosen_upto());
         if upto >= self.log.truncated_upto().plus(TRUNCATE_SLOTS_MIN) {
             self.log.truncate(upto);
             effects.truncate = Some(upto);

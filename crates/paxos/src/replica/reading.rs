@@ -14,6 +14,9 @@ impl Replica {
             effects.reads.push(ReadOutcome { token, index: None });
         } else if self.leads().is_some() {
             self.rounds.push(Reader::Here(token));
+        } else if self.options.planted.is(Bug::ReadsLocally) {
+            let index = Some(self.log.chosen_upto());
+            effects.reads.push(ReadOutcome { token, index });
         } else {
             self.questions.push(Reader::Here(token));
         }
@@ -72,7 +75,8 @@ impl Replica {
     pub(super) fn count_echo(&mut self, member: usize, read_round: u64, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         let index = leading.prefix().max(self.log.chosen_upto());
-        let quorum = self.configuration.accept_quorum();
+        let alone = self.options.planted.is(Bug::ReadsWithoutQuorum);
+        let quorum = if alone { 1 } else { self.configuration.accept_quorum() };
         let readers = self.rounds.receive_echo(member, read_round, quorum);
         settle(readers, Some(index), effects);
     }
@@ -84,7 +88,9 @@ impl Replica {
     /// Phase 1 brought back is chosen first: the reads wait for that anyway.
     pub(super) fn begin_read_round(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
-        if leading.prefix() >= leading.adopted_upto && self.rounds.begin(now) {
+        let waits = leading.prefix() < leading.adopted_upto
+            && !self.options.planted.is(Bug::ReadsBeforeReported);
+        if !waits && self.rounds.begin(now) {
             self.count_echo(self.index, self.rounds.newest(), effects);
         }
     }

@@ -15,20 +15,37 @@ impl Replica {
     /// Prepare leaves, and a restarted node stands above its promise.
     pub(super) fn prepare(&mut self, now: Time, effects: &mut Effects) {
         let ballot = self.acceptor.promised().max(self.highest_seen).next(self.node);
+        let ballot = self.spoilt(ballot);
         self.give_up_office(effects);
         self.highest_seen = ballot;
         self.elections += 1;
         self.stood_at = now;
         let from = self.log.chosen_upto().next();
         let prepare = Prepare { ballot, from };
-        self.proposer = Proposer::Preparing(Preparing::new(ballot, from, now));
+        self.proposer =
+            Proposer::Preparing(Preparing::new(ballot, from, now, self.options.planted));
         self.vote_on_prepare(now, self.node, &prepare, effects);
         for (_, to) in self.others() {
             let message = Message::Prepare(prepare.clone());
-            effects.send_after_durable.push(Envelope { to, message });
+            if self.options.planted.is(Bug::PrepareBeforeDurable) {
+                effects.send_now.push(Envelope { to, message });
+            } else {
+                effects.send_after_durable.push(Envelope { to, message });
+            }
         }
         // The others give time to a candidate of whom they hear, while its own sync lasts.
         self.liveness.hasten(now);
+    }
+
+    /// The ballot of a replica that was told to get it wrong; else what was given.
+    fn spoilt(&self, ballot: Ballot) -> Ballot {
+        let planted = self.options.planted;
+        if planted.is(Bug::BallotsFromOneAgain) {
+            return Ballot { round: self.elections + 1, node: self.node };
+        }
+        let jumps = planted.is(Bug::BallotJumps) && self.elections == 2;
+        let jump = if jumps { 2 * Ballot::ROUND_JUMP_MAX } else { 0 };
+        Ballot { round: ballot.round + jump, ..ballot }
     }
 
     pub(super) fn receive_prepare(
@@ -78,12 +95,17 @@ impl Replica {
         else {
             unreachable!("matched above")
         };
-        let leading = preparing.lead(now, self.log.chosen_upto());
+        let mut leading = preparing.lead(now, self.log.chosen_upto());
+        if self.options.planted.is(Bug::PhaseOneToOwnLast) {
+            leading.forget_above(self.log.last());
+        }
         self.announced = leading.prefix();
         self.liveness.won(now);
         self.pacing = Pacing::default();
         self.proposer = Proposer::Leading(leading);
-        self.propose_adopted(now, effects);
+        if !self.options.planted.is(Bug::NewBeforeReported) {
+            self.propose_adopted(now, effects);
+        }
     }
 
     /// Proposes what Phase 1 brought back, as far as the window allows.
@@ -124,7 +146,9 @@ impl Replica {
         self.begin_read_round(now, effects);
         let read_round = self.rounds.newest();
         let accept = Accept { ballot, slot, value, chosen_upto, read_round };
-        self.send_to_others(&Message::Accept(accept.clone()), effects);
+        if !self.skips(&accept.value) {
+            self.send_to_others(&Message::Accept(accept.clone()), effects);
+        }
         let Replica { log, unsynced, .. } = self;
         let mut ground = Ground { now, log, unsynced, effects };
         let voted = self.acceptor.receive_accept(self.node, accept, &mut ground);
@@ -134,6 +158,11 @@ impl Replica {
             self.give_up_office(effects);
             self.liveness.lost(now);
         }
+    }
+
+    /// Whether a planted bug keeps this value from the other acceptors.
+    fn skips(&self, value: &Value) -> bool {
+        self.options.planted.is(Bug::GapNotFilled) && *value == Value::Noop
     }
 
     pub(super) fn receive_accept(
@@ -180,9 +209,12 @@ impl Replica {
         accepted: &Accepted,
         effects: &mut Effects,
     ) {
-        let quorum = self.configuration.accept_quorum();
+        let planted = self.options.planted;
+        let fewer = usize::from(planted.is(Bug::MinorityDecides));
+        let quorum = self.configuration.accept_quorum() - fewer;
         let Proposer::Leading(leading) = &mut self.proposer else { return };
-        if accepted.ballot != leading.ballot || accepted.first > accepted.last {
+        let is_old = accepted.ballot != leading.ballot && !planted.is(Bug::OldVoteCounts);
+        if is_old || accepted.first > accepted.last {
             return;
         }
         if index != self.index {
@@ -253,9 +285,11 @@ impl Replica {
         }
         self.liveness.hear_leader(now, ballot, self.acceptor.promised());
         self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
-        if ballot == self.acceptor.promised() && read_round > 0 {
+        let heeds =
+            ballot < self.acceptor.promised() && self.options.planted.is(Bug::EchoesDeposedLeader);
+        if (ballot == self.acceptor.promised() || heeds) && read_round > 0 {
             self.acceptor.note_read_round(ballot, read_round);
-            let read_round = self.acceptor.read_round();
+            let read_round = if heeds { read_round } else { self.acceptor.read_round() };
             let message = Message::ReadEcho(ReadEcho { ballot, read_round });
             effects.send_now.push(Envelope { to: from, message });
         }
@@ -265,7 +299,9 @@ impl Replica {
     /// is over.
     fn note_higher(&mut self, ballot: Ballot, effects: &mut Effects) {
         self.note_seen(ballot);
-        self.give_up_office(effects);
+        if !self.options.planted.is(Bug::LeadsBelowPromise) {
+            self.give_up_office(effects);
+        }
     }
 
     pub(super) fn note_seen(&mut self, ballot: Ballot) {
@@ -320,7 +356,7 @@ impl Replica {
     }
 
     fn retransmit_accepts(&mut self, now: Time, effects: &mut Effects) {
-        let least_us = self.retransmit_us();
+        let (least_us, planted) = (self.retransmit_us(), self.options.planted);
         let Proposer::Leading(leading) = &mut self.proposer else { return };
         if leading.repeat_at(least_us).is_none_or(|due| now < due) {
             return;
@@ -335,8 +371,10 @@ impl Replica {
             open.repeats += 1;
             for (index, to) in (0..).zip(self.configuration.members().iter().copied()) {
                 let reachable = self.liveness.is_reachable(now, index);
-                if to != self.node && reachable && !open.voters.contains(index) {
-                    let value = open.value.clone();
+                let skips = planted.is(Bug::GapNotFilled) && open.value == Value::Noop;
+                if to != self.node && reachable && !open.voters.contains(index) && !skips {
+                    let changes = planted.is(Bug::TwoValuesInOneBallot);
+                    let value = if changes { Value::Noop } else { open.value.clone() };
                     let accept = Accept { ballot, slot, value, chosen_upto, read_round };
                     effects.send_now.push(Envelope { to, message: Message::Accept(accept) });
                 }

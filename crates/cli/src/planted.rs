@@ -1,0 +1,117 @@
+//! `synod sim planted`: what the simulation is worth.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use synod_sim::planted::{Bug, Search, search_all};
+
+use crate::arguments::Planted;
+use crate::failure::Failure;
+use crate::output::{columns, print, print_json, warn};
+
+/// Searches for every mistake. Fails when one is not found.
+pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
+    if cfg!(panic = "abort") {
+        return Err(Failure::usage(
+            "some mistakes are found by a panic, which ends this build of synod: \
+             use a build of the profile dev (make planted)",
+        ));
+    }
+    let bugs = chosen(&arguments.bug)?;
+    // The panics are findings, and told in the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    let threads = arguments.threads.map_or_else(crate::sim::cores, usize::from);
+    let seeds_max = u64::from(arguments.seeds_max);
+    let began = Instant::now();
+    let tell = |search: &Search| {
+        if !arguments.json {
+            warn(&format!("{}: {} seeds", search.bug.name(), search.seeds));
+        }
+    };
+    let searches = search_all(&bugs, arguments.first, seeds_max, threads, tell);
+    if arguments.json {
+        print_json(&Table::of(&searches, began.elapsed()))?;
+    } else {
+        print(&text(&searches, began.elapsed()))?;
+    }
+    let missed: Vec<String> =
+        searches.iter().filter(|s| s.found.is_none()).map(|s| s.bug.name()).collect();
+    if missed.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::failed(format!("not found in {seeds_max} seeds: {}", missed.join(", "))))
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Bug>, Failure> {
+    let all = Bug::all();
+    if names.is_empty() {
+        return Ok(all);
+    }
+    let find = |name: &String| {
+        let found = all.iter().find(|bug| bug.name() == *name).copied();
+        found.ok_or_else(|| Failure::usage(format!("there is no planted bug {name}")))
+    };
+    names.iter().map(find).collect()
+}
+
+fn text(searches: &[Search], took: Duration) -> String {
+    let head = ["row", "name", "what it does", "seeds", "found by"].map(str::to_owned);
+    let mut rows = vec![head.to_vec()];
+    for search in searches {
+        rows.push(vec![
+            search.bug.row().to_string(),
+            search.bug.name(),
+            search.bug.text().to_owned(),
+            search.seeds.to_string(),
+            checker(search).unwrap_or("NOT FOUND").to_owned(),
+        ]);
+    }
+    let found = searches.iter().filter(|search| search.found.is_some()).count();
+    let (all, seconds) = (searches.len(), took.as_secs_f64());
+    format!("{}\n{found} of {all} planted bugs found in {seconds:.1} s", columns(&rows))
+}
+
+fn checker(search: &Search) -> Option<&'static str> {
+    search.found.as_ref().map(|(_, violation)| violation.checker.name())
+}
+
+/// The table for programs.
+#[derive(Serialize)]
+struct Table {
+    seconds: f64,
+    planted: usize,
+    found: usize,
+    bugs: Vec<Row>,
+}
+
+/// One mistake.
+#[derive(Serialize)]
+struct Row {
+    row: u32,
+    name: String,
+    text: &'static str,
+    seeds: u64,
+    found_by_seed: Option<u64>,
+    checker: Option<&'static str>,
+    violation: Option<String>,
+}
+
+impl Table {
+    fn of(searches: &[Search], took: Duration) -> Table {
+        let row = |search: &Search| Row {
+            row: search.bug.row(),
+            name: search.bug.name(),
+            text: search.bug.text(),
+            seeds: search.seeds,
+            found_by_seed: search.found.as_ref().map(|(seed, _)| *seed),
+            checker: checker(search),
+            violation: search.found.as_ref().map(|(_, violation)| violation.text.clone()),
+        };
+        Table {
+            seconds: took.as_secs_f64(),
+            planted: searches.len(),
+            found: searches.iter().filter(|search| search.found.is_some()).count(),
+            bugs: searches.iter().map(row).collect(),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! The score of the simulation: mistakes that others have shipped are put into the
+//! nodes one at a time, and each must be found by some check within a bound of seeds.
+//!
+//! The mistakes themselves stand in `synod-paxos` and `synod-kv`, each beside the
+//! line that is right; this crate alone switches on the feature that can make one.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fastrand::Rng;
+
+use crate::checkers::Violation;
+use crate::plan::Plan;
+use crate::run::run;
+
+/// A mistake of the nodes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Bug {
+    /// In the consensus core, or in what carries its order out.
+    Core(synod_paxos::Bug),
+    /// In the state machine.
+    Machine(synod_kv::planted::Bug),
+}
+
+impl Bug {
+    /// Found at once by any simulation that checks anything: it looks whether the
+    /// search itself works.
+    pub const CANARY: Bug = Bug::Core(synod_paxos::Bug::MinorityDecides);
+
+    /// All of them, by the row of the list of pitfalls.
+    #[must_use]
+    pub fn all() -> Vec<Bug> {
+        let core = synod_paxos::Bug::ALL.iter().copied().map(Bug::Core);
+        let machine = synod_kv::planted::Bug::ALL.iter().copied().map(Bug::Machine);
+        let mut all: Vec<Bug> = core.chain(machine).collect();
+        all.sort_by_key(|bug| bug.row());
+        all
+    }
+
+    /// So many different ones, drawn by a text such as the name of a commit, beside the
+    /// canary. The same text draws the same.
+    #[must_use]
+    pub fn drawn(by: &str, count: usize) -> Vec<Bug> {
+        let mut all = Bug::all();
+        all.retain(|bug| *bug != Bug::CANARY);
+        let seed = by.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
+        Rng::with_seed(seed).shuffle(&mut all);
+        all.truncate(count);
+        all
+    }
+
+    /// Its row in the list of pitfalls.
+    #[must_use]
+    pub fn row(self) -> u32 {
+        match self {
+            Bug::Core(bug) => bug.row(),
+            Bug::Machine(bug) => bug.row(),
+        }
+    }
+
+    /// What it does, for people.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Bug::Core(bug) => bug.text(),
+            Bug::Machine(bug) => bug.text(),
+        }
+    }
+
+    /// Its name in the code.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            Bug::Core(bug) => format!("{bug:?}"),
+            Bug::Machine(bug) => format!("{bug:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Bug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pitfall {}: {}", self.row(), self.text())
+    }
+}
+
+/// How the search for one mistake ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Search {
+    /// The mistake.
+    pub bug: Bug,
+    /// How many seeds were run, the one that found it included.
+    pub seeds: u64,
+    /// The check that found it, and the seed; none if no seed did.
+    pub found: Option<(u64, Violation)>,
+}
+
+/// Runs seeds from `first` on with this mistake until a check fails, `seeds_max` of
+/// them at the most.
+#[must_use]
+pub fn search(bug: Bug, first: u64, seeds_max: u64) -> Search {
+    for seed in first..first + seeds_max {
+        let plan = Plan { bug: Some(bug), ..Plan::drawn(seed) };
+        if let Some(violation) = run(&plan).violation {
+            return Search { bug, seeds: seed - first + 1, found: Some((seed, violation)) };
+        }
+    }
+    Search { bug, seeds: seeds_max, found: None }
+}
+
+/// Searches for each of these, on so many threads. Tells of each search that ends.
+/// The searches are in the order of the mistakes, whichever ended first.
+pub fn search_all(
+    bugs: &[Bug],
+    first: u64,
+    seeds_max: u64,
+    threads: usize,
+    tell: impl Fn(&Search) + Sync,
+) -> Vec<Search> {
+    let next = AtomicU64::new(0);
+    let ended = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let place = next.fetch_add(1, Ordering::Relaxed);
+                    let bug = usize::try_from(place).ok().and_then(|place| bugs.get(place));
+                    let Some(bug) = bug else { return };
+                    let search = search(*bug, first, seeds_max);
+                    tell(&search);
+                    ended.lock().expect("no search panics").push((place, search));
+                }
+            });
+        }
+    });
+    let mut ended = ended.into_inner().expect("no search panics");
+    ended.sort_by_key(|(place, _)| *place);
+    ended.into_iter().map(|(_, search)| search).collect()
+}
+
+/// What the core of each node is told.
+pub(crate) fn core(bug: Option<Bug>) -> synod_paxos::Planted {
+    match bug {
+        Some(Bug::Core(bug)) => synod_paxos::Planted::of(bug),
+        _ => synod_paxos::Planted::NONE,
+    }
+}
+
+/// What the state machine of each node is told.
+pub(crate) fn machine(bug: Option<Bug>) -> synod_kv::planted::Planted {
+    match bug {
+        Some(Bug::Machine(bug)) => synod_kv::planted::Planted::of(bug),
+        _ => synod_kv::planted::Planted::NONE,
+    }
+}
