@@ -66,7 +66,8 @@ verify: ## Check format, lints, docs and crate boundaries; changes nothing.
 	fi
 
 .PHONY: planted
-planted: setup ## Plant known bugs in a copy of the core; each must be found (3 minutes).
+planted: setup ## Plant known bugs in the nodes; each must be found (5 minutes).
+	@$(CARGO) run --locked --quiet -- sim planted
 	@$(CARGO) test -p synod-paxos --test planted -- --ignored --nocapture
 
 .PHONY: clean

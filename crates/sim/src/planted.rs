@@ -98,12 +98,16 @@ pub struct Search {
 }
 
 /// Runs seeds from `first` on with this mistake until a check fails, `seeds_max` of
-/// them at the most.
+/// them at the most. A seed that fails without the mistake too has found something
+/// else, and does not count.
 #[must_use]
 pub fn search(bug: Bug, first: u64, seeds_max: u64) -> Search {
     for seed in first..first + seeds_max {
-        let plan = Plan { bug: Some(bug), ..Plan::drawn(seed) };
-        if let Some(violation) = run(&plan).violation {
+        let sound = Plan::drawn(seed);
+        let plan = Plan { bug: Some(bug), ..sound.clone() };
+        if let Some(violation) = run(&plan).violation
+            && run(&sound).violation.is_none()
+        {
             return Search { bug, seeds: seed - first + 1, found: Some((seed, violation)) };
         }
     }

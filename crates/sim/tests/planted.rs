@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 
 use std::num::NonZero;
+use std::process::Command;
 use std::thread;
 
 use synod_sim::planted::{Bug, Search, search, search_all};
@@ -59,4 +60,27 @@ fn enough_different_mistakes_are_there_and_drawing_is_fair_and_repeatable() {
     assert_eq!(Bug::drawn("a", DRAWN), Bug::drawn("a", DRAWN));
     assert_ne!(Bug::drawn("a", DRAWN), Bug::drawn("b", DRAWN));
     assert!(!Bug::drawn("a", all.len()).contains(&Bug::CANARY));
+}
+
+/// The features with which cargo builds `synod-paxos` and `synod-kv` for this package alone.
+fn planted_features(package: &str) -> usize {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--edges", "normal,features", "--prefix", "none"])
+        .args(["--package", package])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let text = String::from_utf8_lossy(&tree.stdout);
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    assert!(text.contains("synod-paxos"), "{package} is built on the core");
+    text.lines().filter(|line| line.contains("feature \"planted\"")).count()
+}
+
+/// A mistake can be made only where the simulation is part of the build, and a node
+/// passes `Planted::NONE` even there.
+#[test]
+fn a_node_is_built_without_the_feature() {
+    assert_eq!(planted_features("synod-node"), 0);
+    assert_eq!(planted_features("synod-host"), 0);
+    assert!(planted_features("synod-sim") >= 2, "the test can see the feature");
 }
