@@ -39,7 +39,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("node", &["paxos", "kv", "wire", "journal", "host", "storage", "transport", "api"]),
     ("client", &["kv"]),
     ("sim", &["paxos", "kv", "wire", "host"]),
-    ("bench", &["client"]),
+    ("bench", &["client", "sim"]),
     ("cli", &["client", "node", "sim", "bench", "kv"]),
 ];
 

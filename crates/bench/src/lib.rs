@@ -10,6 +10,7 @@
 //! [`compare::run`]. Each blocks until it is done and gives a result that
 //! serialises to JSON and prints as a table; [`report`] writes it as a page.
 
+pub mod chaos;
 pub mod compare;
 pub mod failover;
 pub mod report;

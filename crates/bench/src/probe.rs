@@ -114,6 +114,18 @@ pub(crate) fn counters(
     })
 }
 
+/// How far a Synod node's state machine is, and the hash of its state there.
+pub(crate) fn state(node: &NodeAddress, timeout: Duration) -> Option<(u64, String)> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        applied_slot: u64,
+        state_hash: String,
+    }
+    let answer = get(node.socket().ok()?, "/v1/status", timeout)?;
+    let state: State = serde_json::from_slice(&answer.body).ok()?;
+    (answer.status == 200).then_some((state.applied_slot, state.state_hash))
+}
+
 /// What an etcd member says about itself.
 pub(crate) fn etcd_status(socket: SocketAddr, timeout: Duration) -> Option<MemberStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

@@ -28,13 +28,18 @@ pub(crate) struct SynodConnection {
     open: bool,
 }
 
-struct Response {
-    status: u16,
-    body: Bytes,
+/// An answer, whatever it says.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    /// The revision in the `ETag`.
+    pub(crate) revision: Option<u64>,
+    pub(crate) body: Bytes,
 }
 
 struct Head {
     status: u16,
+    revision: Option<u64>,
     head_bytes: usize,
     body_bytes: usize,
     closes: bool,
@@ -79,6 +84,21 @@ impl SynodConnection {
         }
     }
 
+    /// Any request about one key, with header lines of the caller's.
+    pub(crate) async fn ask(
+        &mut self,
+        method: &str,
+        key: &[u8],
+        headers: &str,
+        value: &[u8],
+    ) -> Result<Response, RequestError> {
+        self.begin(method, key);
+        // Writing into memory cannot fail.
+        let _ = write!(self.outgoing, "{headers}content-length: {}\r\n\r\n", value.len());
+        self.outgoing.extend_from_slice(value);
+        self.exchange().await
+    }
+
     fn begin(&mut self, method: &str, key: &[u8]) {
         self.outgoing.clear();
         self.outgoing.extend_from_slice(method.as_bytes());
@@ -111,7 +131,7 @@ impl SynodConnection {
         self.open = !head.closes;
         let mut answer = self.incoming.split_to(head.head_bytes + head.body_bytes);
         let body = answer.split_off(head.head_bytes).freeze();
-        Ok(Some(Response { status: head.status, body }))
+        Ok(Some(Response { status: head.status, revision: head.revision, body }))
     }
 }
 
@@ -129,7 +149,7 @@ impl Response {
     /// A problem document says what became of the write. Without one, only a
     /// request that was refused as malformed or unwanted is known to have had
     /// no effect.
-    fn refusal(&self) -> RequestError {
+    pub(crate) fn refusal(&self) -> RequestError {
         let document: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
         let outcome = document.as_ref().and_then(|document| document.get("outcome")?.as_str());
         let effect = match outcome {
@@ -151,19 +171,23 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, RequestError> {
         Ok(httparse::Status::Partial) if bytes.len() <= HEAD_BYTES_MAX => return Ok(None),
         _ => return Err(malformed),
     };
-    let (mut body_bytes, mut closes) = (None, false);
+    let (mut body_bytes, mut closes, mut revision) = (None, false, None);
     for header in response.headers.iter() {
         if header.name.eq_ignore_ascii_case("content-length") {
             let text = std::str::from_utf8(header.value).map_err(|_| malformed)?;
             body_bytes = Some(text.trim().parse::<usize>().map_err(|_| malformed)?);
         } else if header.name.eq_ignore_ascii_case("connection") {
             closes = header.value.eq_ignore_ascii_case(b"close");
+        } else if header.name.eq_ignore_ascii_case("etag") {
+            let text = std::str::from_utf8(header.value).map_err(|_| malformed)?;
+            revision = text.trim().trim_matches('"').parse().ok();
         }
     }
     // An answer without a length would have to be read to the connection's
     // end; none of the calls used here is answered so.
     let body_bytes = body_bytes.filter(|bytes| *bytes <= BODY_BYTES_MAX).ok_or(malformed)?;
-    Ok(Some(Head { status: response.code.ok_or(malformed)?, head_bytes, body_bytes, closes }))
+    let status = response.code.ok_or(malformed)?;
+    Ok(Some(Head { status, revision, head_bytes, body_bytes, closes }))
 }
 
 /// Percent-encodes all but unreserved characters and slashes.
@@ -184,7 +208,8 @@ mod tests {
     use super::*;
 
     fn refusal(status: u16, body: &'static str) -> Effect {
-        Response { status, body: Bytes::from_static(body.as_bytes()) }.refusal().effect
+        let body = Bytes::from_static(body.as_bytes());
+        Response { status, revision: None, body }.refusal().effect
     }
 
     #[test]
@@ -218,6 +243,8 @@ mod tests {
         for cut in 0..head.head_bytes {
             assert!(parse_head(&whole[..cut]).unwrap().is_none(), "cut at {cut}");
         }
+        let tagged = b"HTTP/1.1 200 OK\r\nETag: \"17\"\r\ncontent-length: 0\r\n\r\n";
+        assert_eq!(parse_head(tagged).unwrap().unwrap().revision, Some(17));
         assert!(parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(parse_head(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").is_err());
         assert!(parse_head(b"SMTP ready\r\n\r\n").is_err());

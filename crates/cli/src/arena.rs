@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use rustix::process::Signal;
+use synod_bench::chaos::Links;
 use synod_bench::compare::ClusterStarter;
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
@@ -48,6 +49,22 @@ impl OwnCluster {
         let mut cluster = LocalCluster::open(&data_dir, &shape, false)?;
         cluster.start_all()?;
         Ok(Self { cluster, killed: BTreeSet::new(), fallen: BTreeMap::new(), folder })
+    }
+
+    /// Starts a new cluster on free ports whose nodes reach each other only over the
+    /// links that come with it.
+    pub(crate) fn start_linked(nodes: u32) -> Result<(Self, Links), Failure> {
+        let folder = Scratch::new()?;
+        let shape = ClusterShape { nodes: Some(nodes), base_port: Some(free_base_port(nodes)?) };
+        let mut cluster = LocalCluster::open(&folder.path().join("cluster"), &shape, true)?;
+        let id = |id: u32| NodeId(u64::from(id));
+        let listening = |node: &NodeProcess| (id(node.place().id), node.place().peer_addr);
+        let peers: Vec<_> = cluster.nodes().iter().map(listening).collect();
+        let links = Links::start(&peers)?;
+        cluster.reroute(|from, to| links.proxy(id(from), id(to)))?;
+        cluster.start_all()?;
+        let (killed, fallen) = (BTreeSet::new(), BTreeMap::new());
+        Ok((Self { cluster, killed, fallen, folder: Some(folder) }, links))
     }
 
     /// Leaves data and logs where they are when the cluster ends.

@@ -8,6 +8,7 @@
 mod arena;
 mod arguments;
 mod bench;
+mod chaos;
 mod cluster;
 mod endpoints;
 mod failure;
@@ -58,6 +59,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::List(arguments) => keys::list(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
     }
 }

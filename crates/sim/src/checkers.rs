@@ -7,6 +7,7 @@ pub mod linearizability;
 pub mod liveness;
 pub mod memory;
 pub mod promises;
+pub mod search;
 pub mod state_hash;
 
 use std::fmt;

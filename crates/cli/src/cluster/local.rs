@@ -2,6 +2,7 @@
 //! shows it; the benchmarks kill its nodes and bring them back.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use anyhow::Context;
 use rustix::process::Signal;
 
 use super::description::Description;
-use super::layout::Layout;
+use super::layout::{Layout, replace_file};
 use super::process::{Ending, NodeProcess};
 use super::settings;
 use super::spawner::Spawner;
@@ -63,6 +64,24 @@ impl LocalCluster {
             .map(|place| NodeProcess::new(place, binary.clone(), spawner.clone()))
             .collect();
         Ok(Self { layout, nodes, description: Freshness::Stale })
+    }
+
+    /// Has every node dial its peers at other addresses than those at which they
+    /// listen: whoever is there can hold up what they send. To be called before they
+    /// are started.
+    pub(crate) fn reroute(
+        &self,
+        address: impl Fn(u32, u32) -> Option<SocketAddr>,
+    ) -> Result<(), Failure> {
+        for place in self.layout.places() {
+            let mut seen = self.layout.places();
+            for peer in &mut seen {
+                peer.peer_addr = address(place.id, peer.id).unwrap_or(peer.peer_addr);
+            }
+            let text = settings::text(self.layout.cluster_id(), &place, &seen);
+            replace_file(&place.settings_path(), text.as_bytes())?;
+        }
+        Ok(())
     }
 
     /// Starts every node.

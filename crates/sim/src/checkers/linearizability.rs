@@ -3,10 +3,7 @@
 //! A history is linearizable when every operation can be given a moment between its
 //! call and its return such that, carried out in that order on one register, all of
 //! them answer as they did. Keys are independent registers, and linearizability is
-//! local (Herlihy and Wing 1990), so each key is checked alone: with the algorithm
-//! of Wing and Gong in Lowe's form, which walks over the calls and returns, tries
-//! every order that real time allows, and remembers which sets of operations with
-//! which state led nowhere.
+//! local (Herlihy and Wing 1990), so each key is checked alone, by the [`search`].
 //!
 //! An operation whose client never heard of it is settled from the chosen log: it
 //! either never had effect, and is left out, or it had, and then it returned at the
@@ -17,11 +14,10 @@
 //! Revisions order all keys together: nobody may be told an older revision than
 //! somebody knew before the question was asked.
 
-use std::collections::BTreeSet;
-
 use synod_kv::{Condition, KeyRecord, Outcome, Revision};
 
 use crate::checkers::exactly_once::Settled;
+use crate::checkers::search::{self, Unexplained};
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::history::{Answer, Operation, Request, value_name};
 
@@ -53,7 +49,7 @@ struct Step {
 pub fn check(operations: &[Operation], settled: &[Option<Settled>], keys: u8) -> Check {
     for key in 0..keys {
         let steps = steps_of(operations, settled, key);
-        search(key, &steps)?;
+        check_key(key, &steps)?;
     }
     for (index, operation) in operations.iter().enumerate() {
         check_revision(index, operation)?;
@@ -154,141 +150,40 @@ fn is_previous(register: &Register, previous: Option<&KeyRecord>) -> bool {
     })
 }
 
-/// A call or a return in the order of time, linked to its neighbours.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    step: usize,
-    is_call: bool,
-    before: usize,
-    after: usize,
-}
+impl search::Step for Step {
+    type State = Register;
+    type Hint = (Revision, bool);
 
-/// The entries that are still to be linearized, as a linked list around a head.
-struct Walk {
-    entries: Vec<Entry>,
-    /// Of each step: its call and its return.
-    places: Vec<(usize, usize)>,
-}
-
-impl Walk {
-    fn new(steps: &[Step]) -> Walk {
-        let mut times = Vec::with_capacity(steps.len() * 2);
-        for (number, step) in steps.iter().enumerate() {
-            // At the same moment calls come before returns: then the two overlap.
-            times.push((step.called_us, false, number));
-            times.push((step.returned_us.max(step.called_us), true, number));
-        }
-        times.sort_unstable();
-        let count = times.len();
-        let mut walk = Walk { entries: Vec::new(), places: vec![(0, 0); steps.len()] };
-        // Entry 0 is the head; the list is a circle.
-        walk.entries.push(Entry { step: usize::MAX, is_call: false, before: count, after: 1 });
-        for (place, (_, is_return, number)) in (1..).zip(times) {
-            let after = if place == count { 0 } else { place + 1 };
-            let (is_call, before) = (!is_return, place - 1);
-            walk.entries.push(Entry { step: number, is_call, before, after });
-            let places = &mut walk.places[number];
-            if is_call { places.0 = place } else { places.1 = place }
-        }
-        if count == 0 {
-            walk.entries[0].after = 0;
-        }
-        walk
+    fn called_us(&self) -> u64 {
+        self.called_us
     }
 
-    fn first(&self) -> usize {
-        self.entries[0].after
+    /// What never had effect was left out before, so all of these returned.
+    fn returned_us(&self) -> Option<u64> {
+        Some(self.returned_us)
     }
 
-    /// The steps that may be next: those called before anything else returned.
-    fn choice(&self, before: Register, hints: &[(Revision, bool)]) -> Choice {
-        let mut candidates = Vec::new();
-        let mut place = self.first();
-        while place != 0 && self.entries[place].is_call {
-            candidates.push(self.entries[place].step);
-            place = self.entries[place].after;
-        }
-        candidates.sort_by_key(|step| hints[*step]);
-        Choice { candidates, tried: 0, before, taken: None }
+    fn carry_out(&self, register: &Register) -> Option<Register> {
+        carry_out(register, self)
     }
 
-    fn unlink(&mut self, place: usize) {
-        let Entry { before, after, .. } = self.entries[place];
-        self.entries[before].after = after;
-        self.entries[after].before = before;
-    }
-
-    fn relink(&mut self, place: usize) {
-        let Entry { before, after, .. } = self.entries[place];
-        self.entries[before].after = place;
-        self.entries[after].before = place;
-    }
-
-    fn take(&mut self, step: usize) {
-        let (call, return_) = self.places[step];
-        self.unlink(call);
-        self.unlink(return_);
-    }
-
-    fn give_back(&mut self, step: usize) {
-        let (call, return_) = self.places[step];
-        self.relink(return_);
-        self.relink(call);
+    fn hint(&self) -> (Revision, bool) {
+        hint(self)
     }
 }
 
-/// A place in the search: which steps could be next, and which are still to be tried.
-struct Choice {
-    candidates: Vec<usize>,
-    tried: usize,
-    /// The register before, and the step that was taken from here.
-    before: Register,
-    taken: Option<usize>,
-}
-
-fn search(key: u8, steps: &[Step]) -> Check {
-    let hints: Vec<_> = steps.iter().map(hint).collect();
-    let mut walk = Walk::new(steps);
-    let mut done = vec![0_u64; steps.len().div_ceil(64)];
-    let mut seen: BTreeSet<(Vec<u64>, Register)> = BTreeSet::new();
-    let mut register = Register::default();
-    let mut choices = vec![walk.choice(register, &hints)];
-    let (mut tries, mut deepest) = (0_u64, 0);
-    while walk.first() != 0 {
-        tries += 1;
-        demand(tries <= STEPS_MAX, Checker::Linearizability, || {
-            format!(
+fn check_key(key: u8, steps: &[Step]) -> Check {
+    match search::search(steps, STEPS_MAX) {
+        Ok(()) => Ok(()),
+        Err(Unexplained::NoOrder { deepest }) => Err(not_linearizable(key, steps, deepest)),
+        Err(Unexplained::TooManySteps) => Err(Violation {
+            checker: Checker::Linearizability,
+            text: format!(
                 "key {key} could not be checked: {} operations need too many steps",
                 steps.len()
-            )
-        })?;
-        let choice = choices.last_mut().expect("the first stays until the end");
-        let Some(step) = choice.candidates.get(choice.tried).copied() else {
-            // None of them can be next: take the last step back.
-            choices.pop();
-            let Some(choice) = choices.last_mut() else {
-                return Err(not_linearizable(key, steps, deepest));
-            };
-            let step = choice.taken.take().expect("it led here");
-            register = choice.before;
-            done[step / 64] &= !(1 << (step % 64));
-            walk.give_back(step);
-            continue;
-        };
-        choice.tried += 1;
-        let Some(next) = carry_out(&register, &steps[step]) else { continue };
-        done[step / 64] |= 1 << (step % 64);
-        if seen.insert((done.clone(), next)) {
-            choice.taken = Some(step);
-            register = next;
-            walk.take(step);
-            deepest = deepest.max(choices.len());
-            choices.push(walk.choice(register, &hints));
-        } else {
-            done[step / 64] &= !(1 << (step % 64));
-        }
+            ),
+        }),
     }
-    Ok(())
 }
 
 /// Which of several steps to try first. It decides nothing about what is found, only

@@ -1,0 +1,359 @@
+//! Whether a real cluster keeps its word while everything goes wrong: clients write
+//! down what they ask for and what they are told, while nodes are killed, paused and
+//! cut off from each other. In the end everything is healed, and the history must be
+//! linearizable, no acknowledged write may be missing, and all nodes must have the
+//! same state.
+
+mod check;
+mod fault;
+mod history;
+mod links;
+mod load;
+mod result;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::failover::ClusterControl;
+use crate::{BenchError, NodeAddress, NodeId, Progress, Protocol, probe};
+pub use fault::{Class, Kind};
+use fault::{Fault, Nemesis};
+use history::{End, Operation};
+pub use links::Links;
+use load::Load;
+use result::worst_of;
+pub use result::{ChaosResult, FaultResult, Operations};
+
+const POLL: Duration = Duration::from_millis(5);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+/// With fewer, one fault leaves no majority.
+const NODES_MIN: usize = 3;
+/// A healed cluster acknowledges a write within this.
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
+/// How long anything is waited for that must come at last.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When no more faults begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// After so many.
+    Faults(u32),
+    /// After so long.
+    Time(Duration),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChaosPlan {
+    /// Clients at once.
+    pub clients: usize,
+    /// When it ends.
+    pub extent: Extent,
+    /// What faults and requests are drawn from.
+    pub seed: u64,
+    /// Which faults.
+    pub classes: Vec<Class>,
+    /// Where the history is written, as JSON lines.
+    pub history: Option<PathBuf>,
+}
+
+/// Disturbs a cluster whose peers talk over `links`, and checks what its clients saw.
+///
+/// # Errors
+/// When the plan makes no sense, or when something fails that is not the cluster's
+/// fault. What the cluster does wrong is in the result.
+pub fn run(
+    plan: &ChaosPlan,
+    control: &mut dyn ClusterControl,
+    links: &Links,
+    progress: &Progress,
+) -> Result<ChaosResult, BenchError> {
+    let nodes = control.nodes()?;
+    if nodes.len() < NODES_MIN {
+        return Err(BenchError::option("--nodes", "must be at least 3"));
+    }
+    if plan.classes.is_empty() {
+        return Err(BenchError::option("--faults-only", "names no fault"));
+    }
+    progress.begin(match plan.extent {
+        Extent::Faults(faults) => u64::from(faults),
+        Extent::Time(time) => time.as_secs(),
+    });
+    let sockets = nodes.iter().map(NodeAddress::socket).collect::<Result<Vec<_>, _>>()?;
+    let load = Arc::new(Load::new(sockets, plan.clients, plan.seed));
+    let mut run = Run {
+        plan,
+        control,
+        links,
+        progress,
+        nodes,
+        load,
+        faults: Vec::new(),
+        violations: Vec::new(),
+    };
+    run.wait_ready()?;
+    let result = run.conduct();
+    progress.end();
+    result
+}
+
+struct Run<'a> {
+    plan: &'a ChaosPlan,
+    control: &'a mut dyn ClusterControl,
+    links: &'a Links,
+    progress: &'a Progress,
+    nodes: Vec<NodeAddress>,
+    load: Arc<Load>,
+    faults: Vec<FaultResult>,
+    violations: Vec<String>,
+}
+
+impl Run<'_> {
+    fn conduct(mut self) -> Result<ChaosResult, BenchError> {
+        let begin = Instant::now();
+        let load = Arc::clone(&self.load);
+        let builder = thread::Builder::new().name("load".into());
+        let generator = builder.spawn(move || load::generate(&load))?;
+        let disturbed = self.disturb(begin);
+        // The load ends in any case, so that an error leaves no thread behind.
+        self.load.stop();
+        join(generator)?;
+        disturbed?;
+        self.progress.say("reading every key through every node");
+        let ready = self.wait_ready();
+        self.blame(ready)?;
+        let mut operations = self.load.take_log();
+        let final_us = self.load.now_us();
+        let mut keys: Vec<u64> = operations.iter().map(|operation| operation.key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let unanswered = load::read_all(&self.load, &keys)?;
+        if unanswered > 0 {
+            self.violations.push(format!("{unanswered} reads were not answered in the end"));
+        }
+        operations.extend(self.load.take_log());
+        self.save(&operations)?;
+        let equal_at_slot = self.compare_states()?;
+        self.progress.say("looking for an order of all operations");
+        Ok(self.assemble(begin.elapsed(), &operations, final_us, equal_at_slot))
+    }
+
+    fn disturb(&mut self, begin: Instant) -> Result<(), BenchError> {
+        self.wait_acknowledgement("the start")?;
+        let mut nemesis = Nemesis::new(self.plan.seed, self.nodes.len(), &self.plan.classes);
+        for number in 1_u32.. {
+            let is_over = match self.plan.extent {
+                Extent::Faults(faults) => number > faults,
+                Extent::Time(time) => begin.elapsed() >= time,
+            };
+            if is_over {
+                break;
+            }
+            self.suffer(nemesis.next())?;
+            self.progress.step_to(match self.plan.extent {
+                Extent::Faults(_) => u64::from(number),
+                Extent::Time(_) => begin.elapsed().as_secs(),
+            });
+            if self.has_fallen()? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One fault from its begin to the recovery after it.
+    fn suffer(&mut self, mut fault: Fault) -> Result<(), BenchError> {
+        thread::sleep(fault.calm);
+        if fault.kind.meets_leader()
+            && let Some(leader) = self.control.leader(Protocol::Synod, None)?
+            && let Some(index) = self.nodes.iter().position(|node| node.id == leader.node)
+        {
+            // The leader is met first.
+            fault.order.retain(|other| *other != index);
+            fault.order.insert(0, index);
+        }
+        let met: Vec<NodeId> = fault.order[..fault.kind.victims(self.nodes.len())]
+            .iter()
+            .map(|index| self.nodes[*index].id)
+            .collect();
+        self.progress.say(format!("{}: {}", fault.kind, names(&met)));
+        let at_s = seconds(self.load.now_us());
+        for node in &met {
+            match fault.class {
+                Class::Kill => self.control.kill(*node)?,
+                Class::Pause => self.control.stop(*node)?,
+                Class::Partition => {}
+            }
+        }
+        for (from, to) in fault.directions() {
+            self.links.set(self.nodes[from].id, self.nodes[to].id, fault.flow);
+        }
+        thread::sleep(fault.lasts);
+        for node in &met {
+            match fault.class {
+                Class::Kill => self.control.restart(*node)?,
+                Class::Pause => self.control.cont(*node)?,
+                Class::Partition => {}
+            }
+        }
+        self.links.open_all();
+        let healed_s = seconds(self.load.now_us());
+        let recovered_ms = self.wait_acknowledgement(&fault.kind.to_string())?;
+        let nodes = met.iter().map(|node| node.0).collect();
+        let Fault { class, kind, .. } = fault;
+        self.faults.push(FaultResult { class, kind, nodes, at_s, healed_s, recovered_ms });
+        Ok(())
+    }
+
+    /// Waits for the acknowledgement of a write called from now on; says how long it
+    /// took, in milliseconds.
+    fn wait_acknowledgement(&mut self, after: &str) -> Result<Option<f64>, BenchError> {
+        let since_us = self.load.watch();
+        let begin = Instant::now();
+        while begin.elapsed() < PATIENCE {
+            if let Some(first_us) = self.load.first_acknowledgement() {
+                let took = Duration::from_micros(first_us - since_us);
+                if took > RECOVERY_MAX {
+                    let took_s = took.as_secs_f64();
+                    self.violations.push(format!(
+                        "the first write after {after} was acknowledged after {took_s:.1} s"
+                    ));
+                }
+                return Ok(Some(took.as_secs_f64() * 1000.0));
+            }
+            if self.has_fallen()? {
+                return Ok(None);
+            }
+            thread::sleep(POLL);
+        }
+        let waited_s = PATIENCE.as_secs();
+        self.violations.push(format!("no write was acknowledged within {waited_s} s of {after}"));
+        Ok(None)
+    }
+
+    /// A node that ended by itself has found something wrong, or is wrong.
+    fn has_fallen(&mut self) -> Result<bool, BenchError> {
+        let fallen = self.control.fallen()?;
+        for (_, how) in &fallen {
+            if !self.violations.contains(how) {
+                self.violations.push(how.clone());
+            }
+        }
+        Ok(!fallen.is_empty())
+    }
+
+    fn wait_ready(&mut self) -> Result<(), BenchError> {
+        for node in self.nodes.clone() {
+            let begin = Instant::now();
+            while !self.control.ready(Protocol::Synod, node.id)? {
+                if begin.elapsed() > PATIENCE {
+                    let waited_s = PATIENCE.as_secs();
+                    return Err(BenchError::NotReady { node: node.id, waited_s });
+                }
+                thread::sleep(POLL);
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster that does not come back when all is healed is what was looked for.
+    fn blame(&mut self, waited: Result<(), BenchError>) -> Result<(), BenchError> {
+        match waited {
+            Err(error @ (BenchError::NotReady { .. } | BenchError::Control(_))) => {
+                let how = error.to_string();
+                if !self.violations.contains(&how) {
+                    self.violations.push(how);
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until all nodes have applied the same slots; their states must be equal
+    /// then.
+    fn compare_states(&mut self) -> Result<Option<u64>, BenchError> {
+        let begin = Instant::now();
+        let mut before = None;
+        while begin.elapsed() < PATIENCE && !self.has_fallen()? {
+            let state = |node: &NodeAddress| probe::state(node, PROBE_TIMEOUT);
+            let states: Option<Vec<_>> = self.nodes.iter().map(state).collect();
+            let slots = states.as_ref().map(|all| all.iter().map(|(slot, _)| *slot));
+            let slot = slots.and_then(|mut slots| {
+                let first = slots.next()?;
+                slots.all(|slot| slot == first).then_some(first)
+            });
+            // Slot and hash are read one after the other: twice the same is both of
+            // one moment.
+            if let (Some(slot), Some(all), true) = (slot, &states, states == before) {
+                if all.iter().any(|(_, hash)| *hash != all[0].1) {
+                    self.violations.push(format!("the states differ at slot {slot}: {all:?}"));
+                }
+                return Ok(Some(slot));
+            }
+            before = states;
+            thread::sleep(POLL);
+        }
+        self.violations.push(format!("the nodes did not reach the same slot: {before:?}"));
+        Ok(None)
+    }
+
+    fn save(&self, operations: &[Operation]) -> Result<(), BenchError> {
+        let Some(path) = &self.plan.history else { return Ok(()) };
+        let write = || {
+            let mut file = BufWriter::new(File::create(path)?);
+            history::write(operations, &mut file)?;
+            file.flush()
+        };
+        write().map_err(|source| BenchError::File { path: path.clone(), source })
+    }
+
+    fn assemble(
+        mut self,
+        took: Duration,
+        operations: &[Operation],
+        final_us: u64,
+        equal_at_slot: Option<u64>,
+    ) -> ChaosResult {
+        let findings = check::check(operations, final_us);
+        self.violations.extend(findings.violations);
+        let ended = |end: End| operations.iter().filter(|one| one.end == end).count() as u64;
+        let (failed, unknown) = (ended(End::Failed), ended(End::Unknown));
+        let ok = operations.len() as u64 - failed - unknown;
+        let passed = self.violations.is_empty();
+        ChaosResult {
+            seed: self.plan.seed,
+            nodes: self.nodes.len(),
+            clients: self.plan.clients,
+            duration_s: took.as_secs_f64(),
+            operations: Operations { ok, failed, unknown, checked: findings.checked },
+            keys: findings.keys,
+            keys_lost: findings.lost,
+            equal_at_slot,
+            worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
+            faults: self.faults,
+            violations: self.violations,
+            passed,
+        }
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    Duration::from_micros(us).as_secs_f64()
+}
+
+fn names(nodes: &[NodeId]) -> String {
+    let names: Vec<String> = nodes.iter().map(|node| format!("node {node}")).collect();
+    names.join(", ")
+}
+
+fn join(generator: JoinHandle<Result<(), BenchError>>) -> Result<(), BenchError> {
+    match generator.join() {
+        Ok(ended) => ended,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}

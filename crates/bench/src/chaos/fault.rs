@@ -1,0 +1,234 @@
+//! What goes wrong, drawn from a seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::links::Flow;
+
+/// How long a fault lasts, and how long nothing goes wrong after it.
+const LASTS_MS: std::ops::Range<u64> = 400..2_500;
+const CALM_MS: std::ops::Range<u64> = 500..1_500;
+
+/// A class of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// SIGKILL, and started again.
+    Kill,
+    /// SIGSTOP, and continued.
+    Pause,
+    /// Directions between nodes do not work.
+    Partition,
+}
+
+impl Class {
+    /// All of them, in the order in which they take turns.
+    pub const ALL: [Class; 3] = [Class::Kill, Class::Pause, Class::Partition];
+
+    fn kinds(self) -> &'static [Kind] {
+        match self {
+            Class::Kill => &[Kind::KillLeader, Kind::KillAny, Kind::KillMinority, Kind::KillAll],
+            Class::Pause => &[Kind::PauseLeader, Kind::PauseAny, Kind::PauseMinority],
+            Class::Partition => {
+                &[Kind::Halves, Kind::IsolateLeader, Kind::OneWayIn, Kind::OneWayOut, Kind::Bridge]
+            }
+        }
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Class::Kill => "kill",
+            Class::Pause => "pause",
+            Class::Partition => "partition",
+        })
+    }
+}
+
+/// Whom a fault meets, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Any node is killed.
+    KillAny,
+    /// The leader is killed.
+    KillLeader,
+    /// As many nodes are killed as the cluster can lose.
+    KillMinority,
+    /// All nodes are killed at once.
+    KillAll,
+    /// Any node is paused.
+    PauseAny,
+    /// The leader is paused.
+    PauseLeader,
+    /// As many nodes are paused as the cluster can lose.
+    PauseMinority,
+    /// Two groups hear nothing of each other.
+    Halves,
+    /// The leader hears nobody and nobody hears it.
+    IsolateLeader,
+    /// The leader hears nobody.
+    OneWayIn,
+    /// Nobody hears the leader.
+    OneWayOut,
+    /// Two groups hear nothing of each other; one node hears all and is heard by all.
+    Bridge,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kind::KillAny => "kill any",
+            Kind::KillLeader => "kill leader",
+            Kind::KillMinority => "kill minority",
+            Kind::KillAll => "kill all",
+            Kind::PauseAny => "pause any",
+            Kind::PauseLeader => "pause leader",
+            Kind::PauseMinority => "pause minority",
+            Kind::Halves => "partition halves",
+            Kind::IsolateLeader => "isolate leader",
+            Kind::OneWayIn => "one-way in",
+            Kind::OneWayOut => "one-way out",
+            Kind::Bridge => "bridge",
+        })
+    }
+}
+
+impl Kind {
+    /// Whether it is the leader who is met, whoever that is then.
+    pub(super) fn meets_leader(self) -> bool {
+        matches!(
+            self,
+            Kind::KillLeader
+                | Kind::PauseLeader
+                | Kind::IsolateLeader
+                | Kind::OneWayIn
+                | Kind::OneWayOut
+        )
+    }
+
+    /// How many nodes it meets, of so many.
+    pub(super) fn victims(self, nodes: usize) -> usize {
+        match self {
+            Kind::KillMinority | Kind::PauseMinority | Kind::Halves => (nodes - 1) / 2,
+            Kind::KillAll => nodes,
+            _ => 1,
+        }
+    }
+}
+
+/// One fault as the seed has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) class: Class,
+    pub(super) kind: Kind,
+    /// All nodes, by index; the first of them are met.
+    pub(super) order: Vec<usize>,
+    /// What the directions do that do not work.
+    pub(super) flow: Flow,
+    pub(super) lasts: Duration,
+    pub(super) calm: Duration,
+}
+
+/// Draws one fault after the other: the classes take turns, and of each class every
+/// kind comes once before one comes again.
+#[derive(Debug)]
+pub(super) struct Nemesis {
+    random: fastrand::Rng,
+    nodes: usize,
+    classes: Vec<(Class, Vec<Kind>)>,
+    turn: usize,
+}
+
+impl Nemesis {
+    pub(super) fn new(seed: u64, nodes: usize, classes: &[Class]) -> Self {
+        let chosen = Class::ALL.into_iter().filter(|class| classes.contains(class));
+        let classes = chosen.map(|class| (class, Vec::new())).collect();
+        Self { random: fastrand::Rng::with_seed(seed), nodes, classes, turn: 0 }
+    }
+
+    pub(super) fn next(&mut self) -> Fault {
+        let turn = self.turn % self.classes.len();
+        self.turn += 1;
+        let (class, kinds) = &mut self.classes[turn];
+        if kinds.is_empty() {
+            kinds.extend_from_slice(class.kinds());
+            self.random.shuffle(kinds);
+        }
+        let (class, kind) = (*class, kinds.pop().expect("filled above"));
+        let mut order: Vec<usize> = (0..self.nodes).collect();
+        self.random.shuffle(&mut order);
+        Fault {
+            class,
+            kind,
+            order,
+            flow: if self.random.bool() { Flow::Held } else { Flow::Cut },
+            lasts: Duration::from_millis(self.random.u64(LASTS_MS)),
+            calm: Duration::from_millis(self.random.u64(CALM_MS)),
+        }
+    }
+}
+
+impl Fault {
+    /// The directions that do not work, by the nodes' indices.
+    pub(super) fn directions(&self) -> Vec<(usize, usize)> {
+        let met = &self.order[..self.kind.victims(self.order.len())];
+        let bridge = self.order[0];
+        let half = self.order.len().div_ceil(2);
+        let side = |node: usize| self.order[..half].contains(&node);
+        let fails = |from: usize, to: usize| match self.kind {
+            Kind::Halves | Kind::IsolateLeader => met.contains(&from) != met.contains(&to),
+            Kind::OneWayIn => met.contains(&to),
+            Kind::OneWayOut => met.contains(&from),
+            Kind::Bridge => from != bridge && to != bridge && side(from) != side(to),
+            _ => false,
+        };
+        let all = |from| (0..self.order.len()).map(move |to| (from, to));
+        let pairs = (0..self.order.len()).flat_map(all);
+        pairs.filter(|(from, to)| from != to && fails(*from, *to)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(kind: Kind, order: &[usize]) -> Fault {
+        let (lasts, calm) = (Duration::ZERO, Duration::ZERO);
+        Fault { class: Class::Partition, kind, order: order.to_vec(), flow: Flow::Cut, lasts, calm }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_faults_and_every_kind_comes() {
+        let drawn = |seed| {
+            let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
+            (0..15).map(|_| nemesis.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(7), drawn(7));
+        assert_ne!(drawn(7), drawn(8));
+        let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds.len(), 12, "all kinds within fifteen faults");
+        let classes: Vec<_> = drawn(7)[..7].iter().map(|fault| fault.class).collect();
+        assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
+    }
+
+    #[test]
+    fn directions_fail_as_the_kind_says() {
+        assert_eq!(fault(Kind::OneWayIn, &[1, 0, 2]).directions(), [(0, 1), (2, 1)]);
+        assert_eq!(fault(Kind::OneWayOut, &[1, 0, 2]).directions(), [(1, 0), (1, 2)]);
+        let isolated = [(0, 1), (1, 0), (1, 2), (2, 1)];
+        assert_eq!(fault(Kind::IsolateLeader, &[1, 0, 2]).directions(), isolated);
+        assert_eq!(fault(Kind::Bridge, &[1, 0, 2]).directions(), [(0, 2), (2, 0)]);
+        // Two and two around the third.
+        let bridge = fault(Kind::Bridge, &[0, 1, 2, 3, 4]).directions();
+        assert_eq!(bridge.len(), 8);
+        assert!(bridge.iter().all(|(from, to)| *from != 0 && *to != 0));
+        assert_eq!(fault(Kind::Halves, &[0, 1, 2, 3, 4]).directions().len(), 12);
+        assert_eq!(fault(Kind::KillAll, &[0, 1, 2]).directions(), []);
+    }
+}

@@ -1,0 +1,111 @@
+//! What a run of chaos has shown.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::fault::{Class, Kind};
+use crate::table::{self, Table, count, or_dash};
+
+/// Operations by how they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Operations {
+    /// Answered, a condition that did not hold included.
+    pub ok: u64,
+    /// Without effect.
+    pub failed: u64,
+    /// Nobody knows.
+    pub unknown: u64,
+    /// Held against one register per key.
+    pub checked: u64,
+}
+
+/// One fault that was carried out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FaultResult {
+    /// Which class.
+    pub class: Class,
+    /// Which kind.
+    pub kind: Kind,
+    /// The nodes it met, from 1; for a partition one side of it.
+    pub nodes: Vec<u64>,
+    /// When it began, in seconds from the start.
+    pub at_s: f64,
+    /// When it was healed.
+    pub healed_s: f64,
+    /// From then to the first acknowledgement of a write called after it, in
+    /// milliseconds.
+    pub recovered_ms: Option<f64>,
+}
+
+/// The result of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChaosResult {
+    /// What the faults were drawn from.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many clients.
+    pub clients: usize,
+    /// How long it took, in seconds.
+    pub duration_s: f64,
+    /// The clients' operations.
+    pub operations: Operations,
+    /// How many keys they used.
+    pub keys: u64,
+    /// Keys of which an acknowledged write is missing.
+    pub keys_lost: u64,
+    /// The slot at which all nodes had the same state in the end.
+    pub equal_at_slot: Option<u64>,
+    /// The faults in their order.
+    pub faults: Vec<FaultResult>,
+    /// The longest of the times to recover, in milliseconds.
+    pub worst_recovery_ms: Option<f64>,
+    /// What must not be; empty when all is well.
+    pub violations: Vec<String>,
+    /// Whether all is well.
+    pub passed: bool,
+}
+
+impl ChaosResult {
+    /// A short table for a terminal.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut kinds: BTreeMap<Kind, (u64, Option<f64>)> = BTreeMap::new();
+        for fault in &self.faults {
+            let (number, worst) = kinds.entry(fault.kind).or_default();
+            *number += 1;
+            *worst = worst_of([*worst, fault.recovered_ms]);
+        }
+        let mut faults = Table::new(["fault", "times", "slowest recovery"]);
+        for (kind, (number, worst)) in kinds {
+            faults.row([kind.to_string(), count(number), or_dash(worst.map(table::ms))]);
+        }
+        let (all, worst) = (self.faults.len() as u64, self.worst_recovery_ms);
+        faults.row(["all".to_owned(), count(all), or_dash(worst.map(table::ms))]);
+        let Operations { ok, failed, unknown, checked } = self.operations;
+        let mut lines = Table::default();
+        lines.row(["operations answered", &count(ok)]);
+        lines.row(["operations without effect", &count(failed)]);
+        lines.row(["operations unknown", &count(unknown)]);
+        lines.row(["operations checked", &count(checked)]);
+        lines.row(["keys", &count(self.keys)]);
+        lines.row(["keys that lost a write", &count(self.keys_lost)]);
+        lines.row(["equal states at slot", &or_dash(self.equal_at_slot.map(count))]);
+        let mut text = format!("{}\n{}\n", faults.render(), lines.render());
+        for violation in &self.violations {
+            text.push_str(&format!("VIOLATION: {violation}\n"));
+        }
+        let verdict = if self.passed { "passed" } else { "FAILED" };
+        let ChaosResult { seed, nodes, clients, duration_s, .. } = self;
+        text.push_str(&format!(
+            "{verdict}: seed {seed}, {nodes} nodes, {clients} clients, {duration_s:.0} s\n"
+        ));
+        text
+    }
+}
+
+/// The longest that is known.
+pub(super) fn worst_of(times: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {
+    times.into_iter().flatten().max_by(f64::total_cmp)
+}

@@ -1,0 +1,46 @@
+//! `synod chaos`: a real cluster of one's own, disturbed and checked.
+
+use std::time::Duration;
+
+use synod_bench::Progress;
+use synod_bench::chaos::{self, ChaosPlan, Class, Extent};
+
+use crate::arena::OwnCluster;
+use crate::arguments::{Chaos, FaultClass};
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+
+/// Runs what was asked for. Fails, and leaves the nodes' data, when a check failed.
+pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
+    let plan = plan_of(arguments);
+    let (mut cluster, links) = OwnCluster::start_linked(arguments.nodes)?;
+    let progress = if arguments.json { Progress::silent() } else { Progress::bar() };
+    let outcome = chaos::run(&plan, &mut cluster, &links, &progress);
+    if !outcome.as_ref().is_ok_and(|result| result.passed) {
+        cluster.keep();
+    }
+    let result = outcome?;
+    if arguments.json { print_json(&result) } else { print(&result.table()) }?;
+    if result.passed { Ok(()) } else { Err(Failure::failed(result.violations.join("\n"))) }
+}
+
+fn plan_of(arguments: &Chaos) -> ChaosPlan {
+    let class = |class: &FaultClass| match class {
+        FaultClass::Kill => Class::Kill,
+        FaultClass::Pause => Class::Pause,
+        FaultClass::Partition => Class::Partition,
+    };
+    ChaosPlan {
+        clients: arguments.clients as usize,
+        extent: match arguments.faults {
+            Some(faults) => Extent::Faults(faults),
+            None => Extent::Time(Duration::from_secs(arguments.duration_s)),
+        },
+        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
+        classes: match &arguments.faults_only[..] {
+            [] => Class::ALL.to_vec(),
+            only => only.iter().map(class).collect(),
+        },
+        history: arguments.history.clone(),
+    }
+}
