@@ -279,14 +279,16 @@ impl World<'_> {
         if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
             return Ok(());
         }
-        let share = self.nemesis.rng(fault).usize(..1_000);
+        let rng = self.nemesis.rng(fault);
+        // What is new is read most, by those who lag a little.
+        let share = if rng.bool() { rng.usize(..1_000) } else { rng.usize(900..1_000) };
         let node = self.node(victim);
         if node.fate == Fate::Lost || !node.disk.damage(share) {
             return Ok(());
         }
         node.fate = Fate::Damaged;
         self.coverage.fault(fault);
-        if self.nemesis.rng(fault).bool() {
+        if self.nemesis.rng(fault).u8(..4) > 0 {
             self.coverage.rare(Rare::DamageFoundLater);
             return Ok(());
         }
