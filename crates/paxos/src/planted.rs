@@ -86,7 +86,7 @@ bugs! {
 }
 
 /// The bug that this replica makes, which is none in production.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 pub struct Planted {
     #[cfg(feature = "planted")]
     bug: Option<Bug>,
