@@ -18,7 +18,7 @@ use crate::synod::{Response, SynodConnection};
 
 /// Keys in use at a time, and how long: with few operations on each, an order that
 /// explains them is found at once.
-const KEYS: u64 = 20;
+const KEYS: usize = 20;
 const KEYS_LAST: Duration = Duration::from_secs(3);
 /// A client pauses up to this long between two operations: what is looked for are
 /// wrong answers, not many.
@@ -163,17 +163,17 @@ async fn run_client(load: Arc<Load>, index: usize) {
     let node = index % load.nodes.len();
     let mut client = Client::new(load, node);
     // What this client knows of the keys in use.
-    let mut known = [None; KEYS as usize];
+    let mut known = [None; KEYS];
     let mut epoch = 0;
     while !client.load.stopped.load(Ordering::Relaxed) {
         let now = client.load.now_us() / micros(KEYS_LAST);
         if now != epoch {
-            (epoch, known) = (now, [None; KEYS as usize]);
+            (epoch, known) = (now, [None; KEYS]);
         }
         let slot = random.usize(..known.len());
         let request = draw(&mut random, known[slot]);
         let patience = random.u64(micros(PATIENCE_MIN)..micros(PATIENCE_MAX));
-        let key = epoch * KEYS + slot as u64;
+        let key = epoch * KEYS as u64 + slot as u64;
         let end = client.operate(key, request, Duration::from_micros(patience)).await;
         match end {
             End::Found(found) => known[slot] = found.map(|(_, revision)| revision),
