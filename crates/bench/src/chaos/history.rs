@@ -1,5 +1,6 @@
 //! What clients asked for and what they were told, and its open form: JSON lines.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use serde::Serialize;
@@ -93,13 +94,26 @@ pub(super) fn write(operations: &[Operation], target: &mut impl Write) -> io::Re
     }
     // At the same moment calls come before returns: then the two overlap.
     events.sort_unstable();
+    let mut open: BTreeMap<u64, usize> = BTreeMap::new();
     for (_, is_return, index) in events {
         let operation = &operations[index];
-        let line = if is_return { returned(operation) } else { called(operation) };
-        serde_json::to_writer(&mut *target, &line)?;
-        target.write_all(b"\n")?;
+        if !is_return {
+            // A process may return and call again within a microsecond.
+            if let Some(before) = open.insert(operation.process, index) {
+                write_line(&returned(&operations[before]), target)?;
+            }
+            write_line(&called(operation), target)?;
+        } else if open.get(&operation.process) == Some(&index) {
+            open.remove(&operation.process);
+            write_line(&returned(operation), target)?;
+        }
     }
     Ok(())
+}
+
+fn write_line(line: &Line<'_>, target: &mut impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *target, line)?;
+    target.write_all(b"\n")
 }
 
 fn called(operation: &Operation) -> Line<'static> {
@@ -148,6 +162,26 @@ fn returned(operation: &Operation) -> Line<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_process_returns_before_it_calls_again() {
+        let first = Operation {
+            number: 1,
+            process: 0,
+            node: 0,
+            key: 7,
+            request: Request::Get,
+            called_us: 0,
+            returned_us: 5,
+            end: End::Found(None),
+        };
+        let second = Operation { number: 2, called_us: 5, returned_us: 5, ..first };
+        let mut text = Vec::new();
+        write(&[first, second], &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let invokes: Vec<_> = text.lines().map(|line| line.contains("invoke")).collect();
+        assert_eq!(invokes, [true, false, true, false]);
+    }
 
     #[test]
     fn each_operation_has_its_call_and_its_return_in_the_order_of_time() {
