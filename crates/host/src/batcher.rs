@@ -1,37 +1,66 @@
 //! The leader's queue of commands that wait to be cut into a value.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use synod_kv::ServerId;
-use synod_paxos::Value;
+use synod_paxos::{Configuration, Value};
 use synod_wire::batch;
 
 use crate::Limits;
 
-/// Commands of one origin's life that wait without a gap and in order: all those
-/// with these sequences.
+/// What one origin has in the queue, and what it had cut in this ballot.
 #[derive(Clone, Copy, Debug)]
-struct Run {
+struct Origin {
+    node: u32,
+    /// The newest run of commands that came in order and without a gap: all those
+    /// of this incarnation with the sequences `first..=last`.
     incarnation: u64,
     first: u64,
     last: u64,
+    /// Commands that wait, and their bytes.
+    entries: usize,
+    bytes: usize,
 }
 
-/// Encoded commands of every origin, in the order in which they came. A command
-/// may stand in it twice, since the state machine takes it once; but what its origin
-/// sends again while the first copy waits here is not queued once more. Else a leader
-/// that cannot propose for a while would have the most to do when it can.
+impl Origin {
+    /// Whether this command was queued in this ballot, behind its predecessor or
+    /// behind what was taken before. If not, the run goes on with it or begins anew.
+    fn has(&mut self, id: ServerId) -> bool {
+        if self.incarnation == id.incarnation {
+            if (self.first..=self.last).contains(&id.sequence) {
+                return true;
+            }
+            if id.sequence == self.last + 1 {
+                self.last = id.sequence;
+                return false;
+            }
+        }
+        (self.incarnation, self.first, self.last) = (id.incarnation, id.sequence, id.sequence);
+        false
+    }
+}
+
+/// Encoded commands of every origin, in the order in which they came.
+///
+/// What an origin sends again is not queued again if it stands in the newest run of
+/// that origin, cut or not: while this node leads in one ballot, what it queued in order
+/// is chosen in order. (Had its predecessor been queued later, the run would have begun
+/// anew there.) Else an origin that learns late what became of its commands, since
+/// it lags, would have them chosen again with every retry, and the log would
+/// grow as fast as it catches up.
+///
+/// A half of the queue is divided among the origins, so that nobody who fills it can
+/// keep the others out; the other half is for whoever comes.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     entries_max: usize,
     bytes_max: usize,
     value_bytes_max: usize,
-    /// Other nodes' commands with their ids.
-    entries: VecDeque<(Option<ServerId>, Bytes)>,
+    entries: VecDeque<(u32, Bytes)>,
     bytes: usize,
-    /// By origin.
-    runs: BTreeMap<u32, Run>,
+    /// By node; few, and the same ones again and again.
+    origins: Vec<Origin>,
 }
 
 impl Batcher {
@@ -42,58 +71,64 @@ impl Batcher {
             value_bytes_max,
             entries: VecDeque::new(),
             bytes: 0,
-            runs: BTreeMap::new(),
+            origins: Vec::new(),
         }
     }
 
-    /// Whether another command fits.
-    pub(crate) fn has_room(&self) -> bool {
-        self.entries.len() < self.entries_max && self.bytes < self.bytes_max
+    /// Whether another command of this origin fits.
+    pub(crate) fn has_room(&self, origin: u32) -> bool {
+        const SHARES: usize = 2 * Configuration::MEMBERS_MAX;
+        if self.entries.len() >= self.entries_max || self.bytes >= self.bytes_max {
+            return false;
+        }
+        if self.entries.len() < self.entries_max / 2 && self.bytes < self.bytes_max / 2 {
+            return true;
+        }
+        self.origins.iter().find(|known| known.node == origin).is_none_or(|known| {
+            known.entries < (self.entries_max / SHARES).max(1)
+                && known.bytes < (self.bytes_max / SHARES).max(1)
+        })
     }
 
-    /// Appends a command of this node for which there is room.
-    pub(crate) fn push(&mut self, entry: Bytes) {
-        self.append(None, entry);
-    }
-
-    /// Appends another node's command, for which there is room, unless it waits here.
-    pub(crate) fn push_forwarded(&mut self, id: ServerId, entry: Bytes) {
-        let ServerId { origin, incarnation, sequence } = id;
-        match self.runs.get_mut(&origin) {
-            Some(run) if run.incarnation == incarnation => {
-                if (run.first..=run.last).contains(&sequence) {
+    /// Appends a command for which there is room, unless it is known already.
+    pub(crate) fn push(&mut self, id: ServerId, entry: Bytes) {
+        debug_assert!(self.has_room(id.origin), "the caller looks first");
+        let origin = match self.origins.iter().position(|known| known.node == id.origin) {
+            Some(place) => {
+                let origin = &mut self.origins[place];
+                if origin.has(id) {
                     return;
                 }
-                // Behind a gap it stands before what is missing: no part of the run.
-                if sequence == run.last + 1 {
-                    run.last = sequence;
+                origin
+            }
+            None => {
+                // Members come and go; who has nothing here is known again when it sends.
+                if self.origins.len() >= Configuration::MEMBERS_MAX {
+                    self.origins.retain(|known| known.entries > 0);
                 }
+                self.origins.push(Origin {
+                    node: id.origin,
+                    incarnation: id.incarnation,
+                    first: id.sequence,
+                    last: id.sequence,
+                    entries: 0,
+                    bytes: 0,
+                });
+                self.origins.last_mut().expect("it was just pushed")
             }
-            Some(run) if run.incarnation > incarnation => {}
-            Some(_) | None => {
-                let run = Run { incarnation, first: sequence, last: sequence };
-                self.runs.insert(origin, run);
-            }
-        }
-        self.append(Some(id), entry);
-    }
-
-    fn append(&mut self, id: Option<ServerId>, entry: Bytes) {
-        debug_assert!(self.has_room(), "the caller looks first");
+        };
+        origin.entries += 1;
+        origin.bytes += entry.len();
         self.bytes += entry.len();
-        self.entries.push_back((id, entry));
+        self.entries.push_back((id.origin, entry));
     }
 
     /// A command leaves the queue.
-    fn end_waiting(&mut self, id: ServerId) {
-        if let Some(run) = self.runs.get_mut(&id.origin)
-            && run.incarnation == id.incarnation
-            && (run.first..=run.last).contains(&id.sequence)
-        {
-            run.first = id.sequence + 1;
-            if run.first > run.last {
-                self.runs.remove(&id.origin);
-            }
+    fn end_waiting(&mut self, origin: u32, bytes: usize) {
+        self.bytes -= bytes;
+        if let Some(origin) = self.origins.iter_mut().find(|known| known.node == origin) {
+            origin.entries -= 1;
+            origin.bytes -= bytes;
         }
     }
 
@@ -111,19 +146,18 @@ impl Batcher {
             if value_bytes > 0 && !fits {
                 break;
             }
-            let (id, entry) = self.entries.pop_front().expect("the front was just seen");
-            id.into_iter().for_each(|id| self.end_waiting(id));
+            let (origin, entry) = self.entries.pop_front().expect("the front was just seen");
+            self.end_waiting(origin, entry.len());
             value_bytes += entry.len();
             builder.push_entry(&entry);
         }
-        self.bytes -= value_bytes;
         Value::Batch(builder.finish())
     }
 
     /// Forgets everything: this node leads no more, and the origins send again.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
-        self.runs.clear();
+        self.origins.clear();
         self.bytes = 0;
     }
 
@@ -149,9 +183,12 @@ mod tests {
 
     use super::*;
 
-    fn entry(sequence: u64, bytes: usize) -> Bytes {
-        let id = ServerId { origin: 3, incarnation: 1, sequence };
-        batch::encode_entry(id, &vec![b'x'; bytes])
+    fn id(origin: u32, incarnation: u64, sequence: u64) -> ServerId {
+        ServerId { origin, incarnation, sequence }
+    }
+
+    fn push(batcher: &mut Batcher, id: ServerId, bytes: usize) {
+        batcher.push(id, batch::encode_entry(id, &vec![b'x'; bytes]));
     }
 
     fn cut(batcher: &mut Batcher, cluster_time_ms: u64) -> Vec<u64> {
@@ -165,7 +202,7 @@ mod tests {
     fn a_value_holds_as_many_commands_as_fit_in_their_order() {
         let mut batcher = Batcher::new(&Limits::default(), 1_000);
         for sequence in 1..=5 {
-            batcher.push(entry(sequence, 400));
+            push(&mut batcher, id(3, 1, sequence), 400);
         }
         assert_eq!(cut(&mut batcher, 10), vec![1, 2]);
         assert_eq!(cut(&mut batcher, 11), vec![3, 4]);
@@ -176,37 +213,45 @@ mod tests {
     #[test]
     fn a_command_larger_than_a_value_goes_alone() {
         let mut batcher = Batcher::new(&Limits::default(), 1_000);
-        batcher.push(entry(1, 10));
-        batcher.push(entry(2, 5_000));
-        batcher.push(entry(3, 10));
+        push(&mut batcher, id(3, 1, 1), 10);
+        push(&mut batcher, id(3, 1, 2), 5_000);
+        push(&mut batcher, id(3, 1, 3), 10);
         assert_eq!(cut(&mut batcher, 0), vec![1]);
         assert_eq!(cut(&mut batcher, 0), vec![2]);
         assert_eq!(cut(&mut batcher, 0), vec![3]);
     }
 
     fn forward(batcher: &mut Batcher, incarnation: u64, sequences: impl Iterator<Item = u64>) {
-        for sequence in sequences {
-            let id = ServerId { origin: 3, incarnation, sequence };
-            batcher.push_forwarded(id, batch::encode_entry(id, &[b'x'; 300]));
-        }
+        sequences.for_each(|sequence| push(batcher, id(3, incarnation, sequence), 300));
     }
 
     #[test]
-    fn what_waits_already_is_not_queued_again() {
+    fn what_was_queued_in_order_is_not_queued_again_even_when_it_was_cut() {
         let mut batcher = Batcher::new(&Limits::default(), 1_000);
         forward(&mut batcher, 1, 1..=5);
         forward(&mut batcher, 1, 1..=5);
         assert_eq!(batcher.len(), 5);
         assert_eq!(cut(&mut batcher, 0), vec![1, 2, 3]);
-        // What was cut may have met a gap, so it is taken again; what waits is not.
         forward(&mut batcher, 1, 2..=6);
-        assert_eq!(cut(&mut batcher, 0), vec![4, 5, 2]);
-        assert_eq!(cut(&mut batcher, 0), vec![3, 6]);
-        // Behind a gap: all from the missing one on come again, in order.
+        assert_eq!(cut(&mut batcher, 0), vec![4, 5, 6]);
+        // Another ballot: what was cut before may be lost.
+        batcher.clear();
+        forward(&mut batcher, 1, 2..=3);
+        assert_eq!(cut(&mut batcher, 0), vec![2, 3]);
+    }
+
+    #[test]
+    fn behind_a_gap_all_from_the_missing_one_on_is_queued_again_in_order() {
+        let mut batcher = Batcher::new(&Limits::default(), 1_000);
         forward(&mut batcher, 1, (1..=2).chain(4..=4));
-        forward(&mut batcher, 1, 1..=4);
-        assert_eq!(cut(&mut batcher, 0), vec![1, 2, 4]);
+        assert_eq!(cut(&mut batcher, 0), vec![1, 2, 4], "the state machine will see the gap");
+        forward(&mut batcher, 1, 3..=4);
         assert_eq!(cut(&mut batcher, 0), vec![3, 4]);
+        // It came late and out of order; whoever sends from 3 on once more must be heard.
+        forward(&mut batcher, 1, 2..=2);
+        forward(&mut batcher, 1, 3..=5);
+        assert_eq!(cut(&mut batcher, 0), vec![2, 3, 4]);
+        assert_eq!(cut(&mut batcher, 0), vec![5]);
     }
 
     #[test]
@@ -221,18 +266,49 @@ mod tests {
         assert_eq!(batcher.len(), 2, "what was forgotten waits no more");
     }
 
+    /// Fills the queue with one origin's commands and says how many fitted.
+    fn fill(batcher: &mut Batcher, origin: u32, bytes: usize) -> usize {
+        let before = batcher.len();
+        for sequence in 1.. {
+            if !batcher.has_room(origin) {
+                break;
+            }
+            push(batcher, id(origin, 1, sequence), bytes);
+        }
+        batcher.len() - before
+    }
+
+    #[test]
+    fn whoever_fills_the_queue_leaves_room_for_the_others() {
+        let limits = Limits { queue_entries_max: 6_200, ..Limits::default() };
+        let mut batcher = Batcher::new(&limits, 1_000);
+        assert_eq!(fill(&mut batcher, 1, 1), 3_100);
+        assert_eq!(fill(&mut batcher, 2, 1), 100);
+        assert_eq!(fill(&mut batcher, 3, 1), 100);
+        assert_eq!(fill(&mut batcher, 1, 1), 0);
+        while !batcher.is_empty() {
+            cut(&mut batcher, 0);
+        }
+        assert_eq!(batcher.bytes(), 0);
+        assert!(batcher.origins.iter().all(|origin| (origin.entries, origin.bytes) == (0, 0)));
+        assert_eq!(fill(&mut batcher, 2, 1), 3_100);
+        assert_eq!(cut(&mut batcher, 0)[0], 101, "those before were cut in this ballot");
+    }
+
     #[test]
     fn the_queue_is_bounded_by_count_and_bytes() {
-        let limits = Limits { queue_entries_max: 2, ..Limits::default() };
+        let limits = Limits { queue_entries_max: 8, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
-        batcher.push(entry(1, 1));
-        assert!(batcher.has_room());
-        batcher.push(entry(2, 1));
-        assert!(!batcher.has_room());
+        assert_eq!(fill(&mut batcher, 1, 1), 4);
+        for origin in 2..=5 {
+            assert_eq!(fill(&mut batcher, origin, 1), 1);
+        }
+        assert_eq!(fill(&mut batcher, 6, 1), 0);
+        assert_eq!(batcher.len(), 8);
         batcher.clear();
-        assert!(batcher.has_room() && batcher.is_empty() && batcher.bytes() == 0);
+        assert!(batcher.has_room(1) && batcher.is_empty() && batcher.bytes() == 0);
         let mut batcher = Batcher::new(&Limits { queue_bytes_max: 50, ..limits }, 1_000);
-        batcher.push(entry(1, 50));
-        assert!(!batcher.has_room());
+        push(&mut batcher, id(1, 1, 1), 50);
+        assert!(!batcher.has_room(1) && !batcher.has_room(2));
     }
 }

@@ -153,7 +153,7 @@ impl Commands {
     /// The next command to send, already encoded: first what was sent before and
     /// has to go again, then new ones. None when all is on its way, when there is
     /// nowhere to send it, or when enough is on its way.
-    pub(crate) fn next_entry(&mut self, now: Time) -> Option<Bytes> {
+    pub(crate) fn next_entry(&mut self, now: Time) -> Option<(ServerId, Bytes)> {
         if !self.reachable || self.in_flight >= self.in_flight_max {
             return None;
         }
@@ -166,11 +166,12 @@ impl Commands {
         }
         let entry = self.sent[self.in_flight].clone();
         self.in_flight += 1;
+        let id = self.id(self.taken + self.in_flight as u64);
         self.in_flight_bytes += entry.len();
         if self.retry_at.is_none() {
             self.retry_at = Some(now.plus_us(self.retry_us << self.retries));
         }
-        Some(entry)
+        Some((id, entry))
     }
 
     /// The state machine has taken every own command up to `own_sequence`; with
@@ -269,6 +270,10 @@ impl Commands {
         self.sent.len()
     }
 
+    fn id(&self, sequence: u64) -> ServerId {
+        ServerId { origin: self.node.0, incarnation: self.incarnation, sequence }
+    }
+
     /// Gives the oldest unsent command the next sequence.
     fn number_next(&mut self) -> Option<()> {
         let Unsent { request, command, .. } = self.unsent.pop_front()?;
@@ -277,8 +282,7 @@ impl Commands {
             self.sweep_at = None;
         }
         let sequence = self.taken + self.sent.len() as u64 + 1;
-        let id = ServerId { origin: self.node.0, incarnation: self.incarnation, sequence };
-        let entry = batch::encode_entry(id, &command);
+        let entry = batch::encode_entry(self.id(sequence), &command);
         self.sent_bytes += entry.len();
         self.sent.push_back(entry);
         self.waiters.push(Waiter { sequence, request });
@@ -317,8 +321,8 @@ mod tests {
     /// Sends all that may leave, and tells the sequences.
     fn send(commands: &mut Commands, now: u64) -> Vec<u64> {
         let mut sequences = Vec::new();
-        while let Some(entry) = commands.next_entry(Time(now)) {
-            let id = batch::entry_id(&entry).expect("an entry of our own");
+        while let Some((id, entry)) = commands.next_entry(Time(now)) {
+            assert_eq!(batch::entry_id(&entry).expect("an entry of our own"), id);
             assert_eq!((id.origin, id.incarnation), (1, 7));
             sequences.push(id.sequence);
         }

@@ -364,13 +364,12 @@ impl Host {
 
     fn queue_forwarded(&mut self, commands: Vec<Bytes>) {
         for entry in commands {
-            if !self.batcher.has_room() {
+            // One damaged entry would make the whole value unreadable for all.
+            let Some(id) = entry_id(&entry) else { continue };
+            if !self.batcher.has_room(id.origin) {
                 return;
             }
-            // One damaged entry would make the whole value unreadable for all.
-            if let Some(id) = entry_id(&entry) {
-                self.batcher.push_forwarded(id, entry);
-            }
+            self.batcher.push(id, entry);
         }
     }
 
@@ -391,10 +390,10 @@ impl Host {
     }
 
     fn queue_own_commands(&mut self, now: Time) {
-        while self.batcher.has_room()
-            && let Some(entry) = self.commands.next_entry(now)
+        while self.batcher.has_room(self.node.0)
+            && let Some((id, entry)) = self.commands.next_entry(now)
         {
-            self.batcher.push(entry);
+            self.batcher.push(id, entry);
         }
     }
 
@@ -413,7 +412,7 @@ impl Host {
     fn forward_commands(&mut self, now: Time, to: NodeId, may_relay: bool) {
         let mut commands = Vec::new();
         let mut bytes = 0;
-        while let Some(entry) = self.commands.next_entry(now) {
+        while let Some((_, entry)) = self.commands.next_entry(now) {
             let full = commands.len() >= self.limits.forward_entries_max
                 || bytes + entry.len() > self.limits.forward_bytes_max;
             if full && !commands.is_empty() {

@@ -203,7 +203,7 @@ impl World<'_> {
         }
     }
 
-    fn kill(&mut self, fault: Fault, victim: NodeId) -> Check {
+    pub(crate) fn kill(&mut self, fault: Fault, victim: NodeId) -> Check {
         if self.node(victim).process.is_some() {
             self.coverage.fault(fault);
             let tail = self.nemesis.draw_tail();
@@ -219,14 +219,13 @@ impl World<'_> {
         if rng.bool() { rng.u64(1_000..50_000) } else { rng.u64(50_000..6_000_000) }
     }
 
+    /// It dies in the middle of a step, whenever that comes, and is counted then: a
+    /// node that is paused now may step for the next time in seconds.
     fn kill_in_step(&mut self, victim: NodeId) {
         let fault = Fault::CrashInStep;
         let actions = self.nemesis.rng(fault).usize(..6);
         if let Some(process) = self.node(victim).process.as_mut() {
             process.dies_after = Some(actions);
-            self.coverage.fault(fault);
-            let down_us = 1_000_000 + self.draw_down(fault);
-            self.at(down_us, Happening::Start { node: victim });
         }
     }
 

@@ -15,7 +15,8 @@ use crate::trace::{Sink, Trace};
 use crate::world::World;
 
 /// A healed quorum answers within so many election timeouts, three seconds, and the
-/// time that so many slots take one after the other: nodes have a backlog.
+/// time that its backlog takes: every command that waits in it may need a slot of its
+/// own, one slot after the other, and there may be so many slots besides.
 const PROGRESS_TIMEOUTS: u64 = 10;
 const PROGRESS_US: u64 = 3_000_000;
 const BACKLOG_SLOTS: u64 = 64;
@@ -126,8 +127,9 @@ impl World<'_> {
         let living = self.heal()?;
         let pace = &self.plan.pace;
         let slot_us = 4 * pace.delay_us_max + 2 * pace.sync_us_max + 2 * pace.batch_us_max;
+        let backlog = BACKLOG_SLOTS + self.commands_waiting();
         let bound_us =
-            PROGRESS_TIMEOUTS * pace.election_timeout_us + PROGRESS_US + BACKLOG_SLOTS * slot_us;
+            PROGRESS_TIMEOUTS * pace.election_timeout_us + PROGRESS_US + backlog * slot_us;
         let healed_us = self.now_us;
         self.clients.mode = Mode::Probe;
         self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
@@ -140,6 +142,17 @@ impl World<'_> {
         self.run_until(self.now_us + SWEEP_US)?;
         self.clients.mode = Mode::Stopped;
         self.run_until(self.now_us + SETTLE_US)
+    }
+
+    /// Commands that living nodes have queued, sent or not, for clients that may have
+    /// given up long ago.
+    fn commands_waiting(&self) -> u64 {
+        let hosts = self.nodes.iter().filter_map(|node| node.process.as_ref());
+        let waiting = hosts.map(|process| {
+            let queues = process.host.queues();
+            queues.writes_unsent + queues.writes_sent + queues.commands_queued
+        });
+        waiting.sum::<usize>() as u64
     }
 
     fn liveness(&self) -> &Liveness {

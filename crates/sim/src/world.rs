@@ -288,8 +288,7 @@ impl<'t> World<'t> {
             let Some(process) = node.process(life) else { break };
             if let Some(left) = &mut process.dies_after {
                 if *left == 0 {
-                    let tail = self.nemesis.draw_tail();
-                    self.crash(id, tail)?;
+                    self.kill(Fault::CrashInStep, id)?;
                     break;
                 }
                 *left -= 1;
