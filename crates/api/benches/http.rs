@@ -202,6 +202,14 @@ impl Replica for Memory {
         Ok(())
     }
 
+    async fn transfer(&self, _: Option<u32>, _: Instant) -> Result<Leader, Refused> {
+        Ok(self.leader.clone())
+    }
+
+    fn is_member(&self, node: u32) -> bool {
+        node == self.leader.node
+    }
+
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         let (revision, keys) = &*self.keys.lock().expect("no panic");
         Ok(Look { record: keys.get(key).cloned(), revision: Revision(*revision) })

@@ -55,6 +55,14 @@ impl<R: Replica> Context<R> {
         if !query.flag("redirect")? {
             return Ok(None);
         }
+        self.redirect_to_leader(uri)
+    }
+
+    /// The redirect to the leader, if this is another node.
+    ///
+    /// # Errors
+    /// When no leader is known.
+    pub(crate) fn redirect_to_leader(&self, uri: &Uri) -> Result<Option<Response<Body>>, Problem> {
         let Some(leader) = self.replica.leader() else {
             return Err(Problem::of_write(Refused::NoLeader));
         };

@@ -7,11 +7,12 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `node`.
+//! `range_delete`, `cluster`, `node`.
 
 mod activity;
 mod admission;
 mod call;
+mod cluster;
 mod connection;
 mod context;
 mod counters;

@@ -40,6 +40,17 @@ pub trait Replica: Clone + Send + Sync + 'static {
         deadline: Instant,
     ) -> impl Future<Output = Result<(), Refused>> + Send;
 
+    /// Asks that another node lead, `to` if it is given, until one does. Only for the
+    /// leader to ask.
+    fn transfer(
+        &self,
+        to: Option<u32>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Leader, Refused>> + Send;
+
+    /// Whether a node with this id is a member of the cluster.
+    fn is_member(&self, node: u32) -> bool;
+
     /// A key in the local state, and a revision of that state.
     ///
     /// # Errors

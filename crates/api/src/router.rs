@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{key, listing, node, range_delete};
+use crate::{cluster, key, listing, node, range_delete};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,6 +51,7 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv/", to_key())
             .route("/v1/kv/{*key}", to_key())
             .route("/v1/status", to_node(node::status))
+            .route("/v1/cluster/transfer", to_transfer())
             .route("/livez", to_node(node::livez))
             .route("/readyz", to_node(node::readyz))
             .route("/metrics", to_node(node::metrics))
@@ -120,6 +121,13 @@ fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
             Method::DELETE => range_delete::answer(&context, &head).await,
             _ => Err(not_allowed("GET, HEAD, DELETE")),
         };
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_transfer<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = cluster::transfer(&context, request).await;
         response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
     })
 }

@@ -46,6 +46,8 @@ pub(crate) enum Command {
     List(List),
     /// Say how each node does.
     Status(Reach),
+    /// Make another node the leader.
+    Transfer(Transfer),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -172,6 +174,16 @@ pub(crate) struct List {
     #[arg(long, value_name = "COUNT", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) limit: u64,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod transfer`.
+#[derive(Args, Debug)]
+pub(crate) struct Transfer {
+    /// The node that shall lead [default: whichever is fit].
+    #[arg(long, value_name = "ID")]
+    pub(crate) to: Option<u32>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

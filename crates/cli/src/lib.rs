@@ -21,6 +21,7 @@ mod serve;
 mod sim;
 mod status;
 mod talk;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Delete(arguments) => keys::delete(arguments),
         Command::List(arguments) => keys::list(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Transfer(arguments) => transfer::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),

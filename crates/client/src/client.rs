@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use synod_kv::http::{DeleteBody, Encoding, ListPage, Problem, PutBody, StatusBody};
+use synod_kv::http::{DeleteBody, Encoding, LeaderHint, ListPage, Problem, PutBody, StatusBody};
 use synod_kv::{Condition, Revision};
 
 use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
@@ -230,6 +230,37 @@ impl Client {
         }
         let message = read_message(&Target::new("/v1/status"));
         let answer = self.shared.retrier.call_node(endpoint, &message).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    /// Asks the leader to give its office to `to`, or to whoever is fit. The leader must
+    /// be among [`Client::endpoints`]. It is asked once.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal `NotTransferred` may still be followed by a change.
+    pub async fn transfer(&self, to: Option<u32>) -> Result<LeaderHint, ClientError> {
+        let leader = self.status().await?.leader.and_then(|leader| leader.url);
+        let leader = leader.unwrap_or_default();
+        let bases = self.endpoints().iter().map(|base| base.trim_end_matches('/'));
+        let mut places = bases.enumerate().filter(|(_, base)| *base == leader);
+        let Some((place, _)) = places.next() else {
+            let last = match leader.as_str() {
+                "" => "no node knows a leader".to_owned(),
+                url => format!("the leader is {url}, which is not among the endpoints"),
+            };
+            return Err(ClientError::Unreachable { attempts: 1, last });
+        };
+        let body = to.map_or_else(Bytes::new, |to| format!("{{\"to\": {to}}}").into());
+        let message = Message {
+            method: Method::POST,
+            target: "/v1/cluster/transfer".to_owned(),
+            headers: HeaderMap::new(),
+            body,
+        };
+        let answer = self.shared.retrier.call_node(place, &message).await?;
+        if answer.status != StatusCode::OK {
+            return Err(refusal(&answer));
+        }
         document(&answer).ok_or_else(garbled)
     }
 

@@ -24,6 +24,6 @@ pub use error::ClientError;
 pub use options::{
     ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
-pub use synod_kv::http::{Problem, ProblemKind, StatusBody};
+pub use synod_kv::http::{LeaderHint, Problem, ProblemKind, StatusBody};
 pub use synod_kv::{Condition, Revision};
 pub use target::percent_encode;

@@ -54,8 +54,11 @@ pub enum Event {
         /// Not confirmed by then, it is refused.
         deadline: Time,
     },
-    /// Another node shall lead: this one shuts down.
-    HandOver,
+    /// Another node shall lead: this one shuts down, or somebody asked for it.
+    HandOver {
+        /// The successor, if it must be this one.
+        to: Option<NodeId>,
+    },
 }
 
 /// How far the state machine is.

@@ -190,7 +190,7 @@ impl Host {
                     self.others.push(Action::Refuse { request, refusal });
                 }
             }
-            Event::HandOver => self.run(now, Input::HandOver),
+            Event::HandOver { to } => self.run(now, Input::HandOver { to }),
         }
     }
 

@@ -205,7 +205,7 @@ fn a_leader_that_hands_over_loses_no_command() {
         cluster.write(leader, request, LONG_US);
         cluster.write(follower, 100 + request, LONG_US);
     }
-    cluster.step(leader, Event::HandOver);
+    cluster.step(leader, Event::HandOver { to: None });
     for request in 20..40 {
         cluster.write(leader, request, LONG_US);
     }

@@ -39,7 +39,7 @@ use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
 /// Requests between the HTTP thread and the owner.
 const REQUESTS_MAX: usize = 16_384;
 /// Between two attempts to hand over.
-const HANDOVER_EVERY: Duration = Duration::from_millis(20);
+pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
 const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
 

@@ -272,7 +272,7 @@ impl Owner {
                 self.applied.durable = self.applied.durable.max(durable);
                 Some(Event::Applied(self.applied.clone()))
             }
-            Report::HandOver => Some(Event::HandOver),
+            Report::HandOver => Some(Event::HandOver { to: None }),
             Report::Stop => {
                 self.is_stopping = true;
                 None
@@ -312,6 +312,7 @@ impl Owner {
                 self.waiting.writes.insert(name, reply);
                 Event::Write { request: name, command, deadline }
             }
+            Request::HandOver { to } => Event::HandOver { to },
             Request::Read { deadline, reply } => {
                 count(&self.shared.owner.reads, 1);
                 self.waiting.reads.insert(name, reply);

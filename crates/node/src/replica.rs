@@ -13,10 +13,11 @@ use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::clock::Clock;
 use crate::fatal::Fatal;
+use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
 use crate::shared::Shared;
 use crate::{metrics, status};
@@ -138,6 +139,29 @@ impl Replica for Handle {
 
     fn cluster_time_ms(&self) -> u64 {
         self.inner.shared.state.cluster_time_ms()
+    }
+
+    async fn transfer(&self, to: Option<u32>, deadline: Instant) -> Result<Leader, Refused> {
+        let me = self.node();
+        let to = to.map(NodeId);
+        loop {
+            if let Some(leader) = self.leader()
+                && to.map_or(leader.node != me, |to| leader.node == to.0)
+            {
+                return Ok(leader);
+            }
+            // Again and again: who is asked may not be fit at first, or not hear it.
+            self.send(Request::HandOver { to })?;
+            let again = Instant::now() + HANDOVER_EVERY;
+            if again >= deadline {
+                return Err(Refused::Deadline);
+            }
+            sleep_until(again).await;
+        }
+    }
+
+    fn is_member(&self, node: u32) -> bool {
+        self.inner.facts.configuration.contains(NodeId(node))
     }
 
     fn node(&self) -> u32 {

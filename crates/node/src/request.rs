@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use synod_api::Refused;
 use synod_kv::Taken;
-use synod_paxos::Time;
+use synod_paxos::{NodeId, Time};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::shared::Shared;
@@ -20,8 +20,19 @@ pub(crate) type ReadReply = oneshot::Sender<Result<(), Refused>>;
 /// What a client wants of the owner.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Write { command: Bytes, deadline: Time, reply: WriteReply },
-    Read { deadline: Time, reply: ReadReply },
+    Write {
+        command: Bytes,
+        deadline: Time,
+        reply: WriteReply,
+    },
+    Read {
+        deadline: Time,
+        reply: ReadReply,
+    },
+    /// Somebody else shall lead. There is no answer: what comes of it is seen.
+    HandOver {
+        to: Option<NodeId>,
+    },
 }
 
 /// What a client gets.

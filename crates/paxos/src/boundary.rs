@@ -54,8 +54,12 @@ pub enum Input {
     PeerDied(NodeId),
     /// A connection to the peer was made: what was sent to it before may be lost.
     Connected(NodeId),
-    /// The operator, or this node's shutdown, wants another leader.
-    HandOver,
+    /// The operator, or this node's shutdown, wants another leader: this one, or
+    /// whoever is fit for it.
+    HandOver {
+        /// The successor, if it must be this one.
+        to: Option<NodeId>,
+    },
 }
 
 /// Names a read of the host. Never used twice.

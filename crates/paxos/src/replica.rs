@@ -199,7 +199,7 @@ impl Replica {
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
             Input::PeerDied(peer) => self.receive_death(now, peer),
             Input::Connected(peer) => self.receive_connection(now, peer),
-            Input::HandOver => self.hand_over(now, effects),
+            Input::HandOver { to } => self.hand_over(now, to, effects),
         }
         self.advance(effects);
     }

@@ -125,7 +125,7 @@ impl Runner for Stage {
             "restart" => self.start(node(first()?)),
             "died" => self.input(node(first()?), Input::PeerDied(node(names[1]))),
             "connected" => self.input(node(first()?), Input::Connected(node(names[1]))),
-            "handover" => self.input(node(first()?), Input::HandOver),
+            "handover" => self.input(node(first()?), Input::HandOver { to: None }),
             "cut" => {
                 let (a, b) = (node(names[0]), node(names[1]));
                 self.cuts.extend([(a, b), (b, a)]);

@@ -148,7 +148,7 @@ impl World<'_> {
             Fault::ClockJump => self.jump(victim),
             Fault::HandOver => {
                 self.coverage.fault(fault);
-                self.hear(victim, Event::HandOver)?;
+                self.hear(victim, Event::HandOver { to: None })?;
             }
         }
         Ok(())

@@ -50,7 +50,7 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::Tick => [26, 0, 0],
         Event::Write { request, command, .. } => [27, request.0, command.len() as u64],
         Event::Read { request, .. } => [28, request.0, 0],
-        Event::HandOver => [29, 0, 0],
+        Event::HandOver { to } => [29, to.map_or(0, |to| u64::from(to.0)), 0],
     }
 }
 
@@ -110,7 +110,7 @@ fn event_line(event: &Event) -> String {
         Event::Tick => "a tick".to_owned(),
         Event::Write { request, .. } => format!("write r{}", request.0),
         Event::Read { request, .. } => format!("read r{}", request.0),
-        Event::HandOver => "that another shall lead".to_owned(),
+        Event::HandOver { .. } => "that another shall lead".to_owned(),
     }
 }
 

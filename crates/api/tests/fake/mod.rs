@@ -57,6 +57,8 @@ struct Clock {
 }
 
 pub const NODE: u32 = 1;
+/// Another member.
+pub const OTHER: u32 = 2;
 
 impl Default for Fake {
     fn default() -> Self {
@@ -216,6 +218,17 @@ impl Replica for Fake {
         let mut reached = self.shared.revision.subscribe();
         reached.wait_for(|reached| *reached >= revision.0).await.unwrap();
         Ok(())
+    }
+
+    async fn transfer(&self, to: Option<u32>, _: Instant) -> Result<Leader, Refused> {
+        match self.pass(&self.shared.writes).await {
+            Mode::Refuse(refused) => Err(refused),
+            _ => Ok(Leader::new(to.unwrap_or(OTHER), "http://127.0.0.1:7009")),
+        }
+    }
+
+    fn is_member(&self, node: u32) -> bool {
+        [NODE, OTHER].contains(&node)
     }
 
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {

@@ -74,6 +74,10 @@ pub enum ProblemKind {
     PreconditionFailed,
     /// The idempotency key was used for another request.
     IdempotencyMismatch,
+    /// No member of the cluster has this id.
+    NoSuchMember,
+    /// Nobody took the leader's office over in time.
+    NotTransferred,
     /// No more idempotency keys can be remembered now.
     IdempotencyFull,
     /// Too many requests wait already.
@@ -94,7 +98,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 21] = [
+    pub const ALL: [ProblemKind; 23] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -108,6 +112,8 @@ impl ProblemKind {
         ProblemKind::MethodNotAllowed,
         ProblemKind::PreconditionFailed,
         ProblemKind::IdempotencyMismatch,
+        ProblemKind::NoSuchMember,
+        ProblemKind::NotTransferred,
         ProblemKind::IdempotencyFull,
         ProblemKind::Overloaded,
         ProblemKind::NoLeader,
@@ -163,6 +169,8 @@ impl ProblemKind {
                 422,
                 "Idempotency key was used for another request",
             ),
+            Self::NoSuchMember => ("urn:synod:no-such-member", 404, "No such member"),
+            Self::NotTransferred => ("urn:synod:not-transferred", 503, "Nobody took over"),
             Self::IdempotencyFull => {
                 ("urn:synod:idempotency-full", 503, "Too many idempotency keys")
             }

@@ -81,7 +81,7 @@ impl Replica {
             || self.unsynced.bytes() > self.options.unsynced_bytes_max;
         let rested = now.since_us(self.stood_at) > timeout;
         if stalled && self.handing_over.is_none() {
-            self.hand_over(now, effects);
+            self.hand_over(now, None, effects);
         } else if self.liveness.has_deaf_voter() && rested {
             self.prepare(now, effects);
         }
@@ -123,14 +123,15 @@ impl Replica {
         self.rounds = Rounds::default();
     }
 
-    /// Asks the follower with the best log to stand.
-    pub(super) fn hand_over(&mut self, now: Time, effects: &mut Effects) {
+    /// Asks a follower to stand: `wanted`, or the one with the best log.
+    pub(super) fn hand_over(&mut self, now: Time, wanted: Option<NodeId>, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         if self.handing_over.is_some() {
             return; // Whoever was asked is standing: two at once would duel.
         }
         let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
-        let able = self.others().filter_map(|(index, node)| {
+        let asked = self.others().filter(|(_, node)| wanted.is_none_or(|wanted| wanted == *node));
+        let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fit = self.liveness.is_reachable(now, index)
                 && last.following == Some(ballot)
