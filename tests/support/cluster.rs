@@ -56,6 +56,9 @@ pub struct TestCluster {
     nodes: u32,
     binary: PathBuf,
     runner_options: Vec<String>,
+    environment: Vec<(String, String)>,
+    /// What the runner is started by.
+    wrapper: Option<Command>,
     runner: Option<Child>,
     by_hand: BTreeMap<u32, Child>,
 }
@@ -77,6 +80,8 @@ impl TestCluster {
             nodes,
             binary: SYNOD.into(),
             runner_options: Vec::new(),
+            environment: Vec::new(),
+            wrapper: None,
             runner: None,
             by_hand: BTreeMap::new(),
         }
@@ -93,6 +98,16 @@ impl TestCluster {
     /// Gives the runner one more option.
     pub fn option(&mut self, option: &str) {
         self.runner_options.push(option.to_owned());
+    }
+
+    /// Gives the runner, and so its nodes, one more variable of the environment.
+    pub fn variable(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    /// Starts the runner as the last words of this command, which must become it.
+    pub fn start_by(&mut self, wrapper: Command) {
+        self.wrapper = Some(wrapper);
     }
 
     /// Starts `synod cluster` and waits until it serves.
@@ -114,8 +129,16 @@ impl TestCluster {
     }
 
     fn runner_command(&self) -> Command {
-        let mut command = Command::new(&self.binary);
+        let mut command = match &self.wrapper {
+            None => Command::new(&self.binary),
+            Some(wrapper) => {
+                let mut command = Command::new(wrapper.get_program());
+                command.args(wrapper.get_args()).arg(&self.binary);
+                command
+            }
+        };
         command
+            .envs(self.environment.iter().cloned())
             .args(["cluster", "--no-tty", "--nodes", &self.nodes.to_string()])
             .args(["--base-port", &self.base_port.to_string()])
             .arg("--data-dir")

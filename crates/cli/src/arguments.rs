@@ -71,6 +71,10 @@ pub(crate) struct ConfigFile {
 pub(crate) struct Serve {
     #[command(flatten)]
     pub(crate) settings: ConfigFile,
+    /// Append a line for each Promise, Accepted and acknowledgement, saying which
+    /// journal position or slot it rests on; docs/durability.md tells what for.
+    #[arg(long, value_name = "FILE", env = "SYNOD_TRACE_DURABILITY")]
+    pub(crate) trace_durability: Option<PathBuf>,
     /// Die when the process with this id, our parent, does.
     #[arg(long, value_name = "PID", hide = true)]
     pub(crate) stop_with_parent: Option<i32>,

@@ -29,7 +29,8 @@ pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(parent) = arguments.stop_with_parent {
         die_with(parent)?;
     }
-    let settings = load(&arguments.settings.config)?;
+    let mut settings = load(&arguments.settings.config)?;
+    settings.trace_durability.clone_from(&arguments.trace_durability);
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| settings.log.level.clone());
     let _log = logging::install(&level, settings.log.json)
         .map_err(|error| Failure::usage(error.to_string()))?;

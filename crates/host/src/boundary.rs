@@ -95,6 +95,10 @@ pub enum Action {
         to: NodeId,
         /// The message.
         message: PeerMessage,
+        /// The journal position that must be durable before the message leaves, if
+        /// it asserts something durable. Told for the record only: the position was
+        /// reached before this action was handed out.
+        rests_on: Option<Position>,
     },
     /// Apply to the state machine, wake the waiters as their commands are taken,
     /// then report [`Event::Applied`].

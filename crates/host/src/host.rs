@@ -429,7 +429,7 @@ impl Host {
 
     fn forward(&mut self, to: NodeId, may_relay: bool, commands: Vec<Bytes>) {
         let message = PeerMessage::Forward(Forward { may_relay, commands });
-        self.others.push(Action::Send { to, message });
+        self.others.push(Action::Send { to, message, rests_on: None });
     }
 
     fn emit(&mut self, actions: &mut Vec<Action>) {

@@ -25,8 +25,8 @@ pub(crate) struct Outbox {
     held: VecDeque<(Position, Envelope)>,
     /// Records of this step, not yet handed out as an action.
     records: Vec<Record>,
-    /// Messages of this step that may leave.
-    sends: Vec<Envelope>,
+    /// Messages of this step that may leave, with what they rest on.
+    sends: Vec<(Option<Position>, Envelope)>,
     /// Messages to this node itself that may be delivered.
     looped: VecDeque<Message>,
     planted: Planted,
@@ -57,11 +57,11 @@ impl Outbox {
         self.handed_out = Position(self.handed_out.0 + persist.len() as u64);
         self.records.append(persist);
         for envelope in send_now.drain(..) {
-            self.release(envelope);
+            self.release(None, envelope);
         }
         for envelope in send_after_durable.drain(..) {
             if self.durable >= self.handed_out || self.hurries(&envelope) {
-                self.release(envelope);
+                self.release(Some(self.handed_out), envelope);
             } else {
                 self.held.push_back((self.handed_out, envelope));
             }
@@ -79,8 +79,8 @@ impl Outbox {
         while let Some((needed, _)) = self.held.front()
             && needed.0 <= self.durable.0 + early
         {
-            let (_, envelope) = self.held.pop_front().expect("the front was just seen");
-            self.release(envelope);
+            let (needed, envelope) = self.held.pop_front().expect("the front was just seen");
+            self.release(Some(needed), envelope);
         }
     }
 
@@ -112,8 +112,8 @@ impl Outbox {
             let records = std::mem::take(&mut self.records);
             actions.push(Action::Persist { upto: self.handed_out, records });
         }
-        for Envelope { to, message } in self.sends.drain(..) {
-            actions.push(Action::Send { to, message: PeerMessage::Paxos(message) });
+        for (rests_on, Envelope { to, message }) in self.sends.drain(..) {
+            actions.push(Action::Send { to, message: PeerMessage::Paxos(message), rests_on });
         }
     }
 
@@ -130,11 +130,11 @@ impl Outbox {
         }
     }
 
-    fn release(&mut self, envelope: Envelope) {
+    fn release(&mut self, rests_on: Option<Position>, envelope: Envelope) {
         if envelope.to == self.node {
             self.looped.push_back(envelope.message);
         } else {
-            self.sends.push(envelope);
+            self.sends.push((rests_on, envelope));
         }
     }
 }
@@ -176,7 +176,7 @@ mod tests {
                     assert!(nonces.is_empty(), "records go before messages");
                     upto = Some(position.0);
                 }
-                Action::Send { message: PeerMessage::Paxos(Message::ReadIndex(m)), to } => {
+                Action::Send { message: PeerMessage::Paxos(Message::ReadIndex(m)), to, .. } => {
                     assert_eq!(to, PEER);
                     nonces.push(m.nonce);
                 }
@@ -209,6 +209,22 @@ mod tests {
         assert_eq!(outbox.held_messages(), 1);
         outbox.persisted(Position(3));
         assert_eq!(emitted(&mut outbox), (None, vec![3]));
+    }
+
+    #[test]
+    fn a_message_says_what_it_rests_on() {
+        let mut outbox = Outbox::new(ME, Position(4), Planted::NONE);
+        take(&mut outbox, 0, &[], &[envelope(PEER, 1)]);
+        take(&mut outbox, 2, &[envelope(PEER, 2)], &[envelope(PEER, 3)]);
+        outbox.persisted(Position(6));
+        let mut actions = Vec::new();
+        outbox.emit(&mut actions);
+        let rests_on = |action: &Action| match action {
+            Action::Send { rests_on, .. } => Some(*rests_on),
+            _ => None,
+        };
+        let told: Vec<_> = actions.iter().filter_map(rests_on).collect();
+        assert_eq!(told, [Some(Position(4)), None, Some(Position(6))]);
     }
 
     #[test]

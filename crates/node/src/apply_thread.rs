@@ -230,10 +230,14 @@ impl ApplyThread {
         let mut slot = first;
         for value in values {
             let (waiters, outcomes) = (&mut self.waiters, &mut self.outcomes);
+            let trace = self.shared.trace.get();
             self.applier.apply(slot, value, |sequence, taken| {
                 // Outcomes come in the order of the sequences, as waiters do.
                 while let Some((waiting, reply)) = waiters.pop_front_if(|w| w.0 <= sequence) {
                     if waiting == sequence {
+                        if let Some(trace) = trace {
+                            trace.acknowledging(slot, &taken);
+                        }
                         outcomes.push(Answer::Write(reply, Ok(taken)));
                         return;
                     }

@@ -16,6 +16,7 @@
 mod apply_thread;
 mod clock;
 mod doors;
+mod durability_trace;
 mod fatal;
 mod folder;
 mod identity;

@@ -21,6 +21,7 @@ use tokio::task::LocalSet;
 use crate::apply_thread::{Applier, ApplyTask, ApplyThread};
 use crate::clock::Clock;
 use crate::doors::{ClientDoor, Doors, provide_descriptors};
+use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
 use crate::folder::{Folder, FolderError};
 use crate::identity::{Identity, IdentityError};
@@ -92,6 +93,14 @@ pub enum StartError {
     /// The state can't be rebuilt.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The trace of durability can't be written.
+    #[error("--trace-durability: cannot open {}: {source}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// No thread, or no runtime.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -167,6 +176,12 @@ impl Node {
         };
         let store = Store::open(folder.state(), &store_options)?;
         let shared = Arc::new(Shared::default());
+        if let Some(path) = &settings.trace_durability {
+            let trace = DurabilityTrace::open(path, identity.node);
+            let failed = |source| StartError::Trace { path: path.clone(), source };
+            // Set once: this is where the shared state begins.
+            let _ = shared.trace.set(trace.map_err(failed)?);
+        }
         let (clock, fatal) = (Clock::new(), Fatal::default());
         let assembly = Assembly { settings, identity, shared, clock, fatal };
 

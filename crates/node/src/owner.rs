@@ -329,7 +329,12 @@ impl Owner {
                 self.facts.handed_out(upto, records.last().map(|record| record.promised));
                 let _ = self.workers.journal.send(JournalTask::Append { upto, records });
             }
-            Action::Send { to, message } => self.transport.send(to, &message),
+            Action::Send { to, message, rests_on } => {
+                if let Some(trace) = self.shared.trace.get() {
+                    trace.sending(to, &message, rests_on);
+                }
+                self.transport.send(to, &message);
+            }
             Action::Apply { first, values, waiters } => {
                 let waiters = self.waiting.take_writers(&waiters);
                 count(&self.shared.state.backlog_values, values.len());

@@ -44,6 +44,10 @@ pub struct Settings {
     /// What the node prints.
     #[serde(default)]
     pub log: LogSettings,
+    /// Where the node writes what its messages rest on, for the proof that none of
+    /// them leaves early. Not a setting of a file: it costs a system call a message.
+    #[serde(skip)]
+    pub trace_durability: Option<PathBuf>,
 }
 
 /// What all members of a cluster have in common.

@@ -14,12 +14,16 @@ use synod_storage::StoreMetrics;
 use synod_transport::{PeerMetrics, TransportMetrics};
 use tokio::sync::Notify;
 
+use crate::durability_trace::DurabilityTrace;
+
 /// Shared by all threads of one node.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) state: StateView,
     pub(crate) journal: JournalView,
     pub(crate) owner: OwnerView,
+    /// What messages rest on, if somebody wants to know.
+    pub(crate) trace: OnceLock<DurabilityTrace>,
     /// Refreshed about once a second.
     pub(crate) store: Mutex<StoreMetrics>,
     /// Whether the owner takes requests; not before the state is rebuilt.

@@ -1,6 +1,8 @@
 //! From the operator's settings to the options of each part.
 
-use synod_paxos::Options;
+#[cfg(feature = "planted")]
+use synod_paxos::Bug;
+use synod_paxos::{Options, Planted};
 
 use crate::settings::Settings;
 
@@ -20,8 +22,26 @@ pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
         reads_waiting_max: limits.reads_waiting_max,
         // Differs between nodes, and between the lives of one.
         seed: u64::from(settings.node_id) << 32 ^ incarnation,
+        planted: planted(),
         ..Options::default()
     }
+}
+
+/// No bug, in every real node.
+#[cfg(not(feature = "planted"))]
+fn planted() -> Planted {
+    Planted::NONE
+}
+
+/// The bug that the environment names, in the builds of tests: a proof that can't
+/// fail proves nothing.
+#[cfg(feature = "planted")]
+fn planted() -> Planted {
+    let name = std::env::var("SYNOD_PLANTED").unwrap_or_default();
+    let mut bugs = Bug::ALL.iter().copied();
+    let named = bugs.find(|bug| format!("{bug:?}") == name);
+    assert!(named.is_some() || name.is_empty(), "SYNOD_PLANTED: there is no bug {name}");
+    named.map_or(Planted::NONE, Planted::of)
 }
 
 /// The host's limits.

@@ -20,7 +20,7 @@ impl World<'_> {
         let life = self.node(id).life;
         match action {
             Action::Persist { upto, records } => self.persist(id, upto, records)?,
-            Action::Send { to, message } => self.send(id, to, message)?,
+            Action::Send { to, message, .. } => self.send(id, to, message)?,
             Action::Apply { first, values, waiters } => {
                 for (slot, value) in (first.0..).map(Slot).zip(&values) {
                     self.checks.agreement.learnt(id, slot, value)?;

@@ -157,7 +157,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&at).expect("a member");
         match action {
             Action::Persist { upto, .. } => self.later(at, Event::Persisted(upto)),
-            Action::Send { to, message } => {
+            Action::Send { to, message, .. } => {
                 assert_ne!(to, at, "a message to oneself never leaves the host");
                 if matches!(message, PeerMessage::Forward(_)) {
                     node.forwards_sent += 1;

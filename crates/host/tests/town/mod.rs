@@ -466,7 +466,7 @@ impl Town {
                 house.unsynced.extend(numbered);
                 self.sync_later(id);
             }
-            Action::Send { to, message } => self.send(id, to, message),
+            Action::Send { to, message, .. } => self.send(id, to, message),
             Action::Apply { first, values, waiters } => {
                 let took = self.rng.u64(10..self.faults.apply_us_max.max(11));
                 let now = self.now;
