@@ -136,3 +136,28 @@ fn this_test_reads_real_manifests() {
     assert!(ours("cli").contains("node"), "nothing was read");
     assert!(dependencies("storage").contains("rocksdb"), "nothing was read");
 }
+
+/// A binary that is built to be run can't be told to make a mistake: only the tests of
+/// the root ask for such nodes, and what only tests ask for is in no other build.
+#[test]
+fn only_tests_ask_for_nodes_that_can_be_told_to_make_a_mistake() {
+    let node = manifest("node");
+    assert!(node["features"].get("planted").is_some() && node["features"].get("default").is_none());
+    let asks = |table: &Table, section: &str| {
+        let used = table.get(section).and_then(|used| used.get("synod-node"));
+        let features = used.and_then(|node| node.get("features")).and_then(Value::as_array);
+        features.is_some_and(|features| features.iter().any(|f| f.as_str() == Some("planted")))
+    };
+    let root = manifest("..");
+    assert!(asks(&root, "dev-dependencies"), "the tests of the root do");
+    assert!(root.get("features").is_none() && !asks(&root, "dependencies"));
+    assert!(!asks(root["workspace"].as_table().expect("a table"), "dependencies"));
+    for name in ORDER {
+        let manifest = manifest(name);
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            assert!(!asks(&manifest, section), "synod-{name}");
+        }
+        let passed_on = manifest.get("features").is_some_and(|f| f.to_string().contains("node/"));
+        assert!(!passed_on, "synod-{name}");
+    }
+}

@@ -46,7 +46,7 @@ impl Traced {
         let folder = folder();
         let (log, trace) = (folder.path().join("strace.log"), folder.path().join(TRACE));
         let mut cluster = TestCluster::prepare(3);
-        cluster.start_by(strace::tracer(&log));
+        cluster.start_by(strace::tracer(&log, planted.is_some()));
         cluster.variable("SYNOD_TRACE_DURABILITY", trace.to_str().expect("UTF-8"));
         if let Some(bug) = planted {
             cluster.variable("SYNOD_PLANTED", bug);

@@ -16,14 +16,20 @@ use std::process::{Command, Stdio};
 /// larger steps, and nobody needs those.
 const STRING_BYTES_MAX: u32 = 128 << 10;
 
+/// Every third sync of each thread takes this much longer.
+const SLOW_SYNC: &str = "inject=fdatasync:delay_enter=5000:when=1+3";
+
 /// The tracer, to stand before a command. It records everything that comes of the
-/// command into `log`, and ends with it.
-pub fn tracer(log: &Path) -> Command {
+/// command into `log`, and ends with it. On a slow disk a node is often behind the others.
+pub fn tracer(log: &Path, is_disk_slow: bool) -> Command {
     let mut command = Command::new("strace");
     // Behind the command's back (-D): signals and the exit code are the command's.
     command.args(["-D", "-f", "--seccomp-bpf", "-ttt", "-y", "-xx"]);
     command.args(["-s", &STRING_BYTES_MAX.to_string(), "-e", "signal=none"]);
     command.args(["-e", "trace=fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg"]);
+    if is_disk_slow {
+        command.args(["-e", SLOW_SYNC]);
+    }
     command.arg("-o").arg(log);
     command
 }
