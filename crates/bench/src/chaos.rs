@@ -1,6 +1,6 @@
 //! Whether a real cluster keeps its word while everything goes wrong: clients write
-//! down what they ask for and what they are told, while nodes are killed, paused and
-//! cut off from each other. In the end everything is healed, and the history must be
+//! down what they ask for and what they are told, while nodes are killed, paused,
+//! cut off from each other and left without room on their disks. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, and all nodes must have the
 //! same state.
 
@@ -186,6 +186,7 @@ impl Run<'_> {
             match fault.class {
                 Class::Kill => self.control.kill(*node)?,
                 Class::Pause => self.control.stop(*node)?,
+                Class::Disk => self.control.fill_disk(*node)?,
                 Class::Partition => {}
             }
         }
@@ -197,6 +198,7 @@ impl Run<'_> {
             match fault.class {
                 Class::Kill => self.control.restart(*node)?,
                 Class::Pause => self.control.cont(*node)?,
+                Class::Disk => self.control.free_disk(*node)?,
                 Class::Partition => {}
             }
         }
@@ -334,6 +336,7 @@ impl Run<'_> {
             keys: findings.keys,
             keys_lost: findings.lost,
             equal_at_slot,
+            stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
             faults: self.faults,
             violations: self.violations,

@@ -15,6 +15,7 @@ use crate::arguments::{Arena, ClusterShape};
 use crate::cluster::{LocalCluster, NODES_DEFAULT, NodeProcess, free_base_port};
 use crate::failure::Failure;
 use crate::scratch::Scratch;
+use crate::small_disk::{Disks, Fate};
 
 const LOG_LINES_SHOWN: usize = 5;
 
@@ -26,6 +27,8 @@ pub(crate) struct OwnCluster {
     killed: BTreeSet<u32>,
     /// Nodes that ended by themselves, and how.
     fallen: BTreeMap<u32, String>,
+    /// The nodes' own disks, if they have any, and why not if they should.
+    disks: Disks,
     /// Deleted after the cluster.
     folder: Option<Scratch>,
 }
@@ -48,12 +51,13 @@ impl OwnCluster {
         }
         let mut cluster = LocalCluster::open(&data_dir, &shape, false)?;
         cluster.start_all()?;
-        Ok(Self { cluster, killed: BTreeSet::new(), fallen: BTreeMap::new(), folder })
+        let (killed, fallen, disks) = (BTreeSet::new(), BTreeMap::new(), Disks::default());
+        Ok(Self { cluster, killed, fallen, disks, folder })
     }
 
     /// Starts a new cluster on free ports whose nodes reach each other only over the
-    /// links that come with it.
-    pub(crate) fn start_linked(nodes: u32) -> Result<(Self, Links), Failure> {
+    /// links that come with it. If it can be, each has a small disk of its own.
+    pub(crate) fn start_linked(nodes: u32, has_disks: bool) -> Result<(Self, Links), Failure> {
         let folder = Scratch::new()?;
         let shape = ClusterShape { nodes: Some(nodes), base_port: Some(free_base_port(nodes)?) };
         let mut cluster = LocalCluster::open(&folder.path().join("cluster"), &shape, true)?;
@@ -62,9 +66,15 @@ impl OwnCluster {
         let peers: Vec<_> = cluster.nodes().iter().map(listening).collect();
         let links = Links::start(&peers)?;
         cluster.reroute(|from, to| links.proxy(id(from), id(to)))?;
+        let disks = if has_disks { Disks::mount(&cluster)? } else { Disks::default() };
         cluster.start_all()?;
         let (killed, fallen) = (BTreeSet::new(), BTreeMap::new());
-        Ok((Self { cluster, killed, fallen, folder: Some(folder) }, links))
+        Ok((Self { cluster, killed, fallen, disks, folder: Some(folder) }, links))
+    }
+
+    /// Why the nodes have no disks of their own though they should.
+    pub(crate) fn lacks_disks(&self) -> Option<&str> {
+        self.disks.lack.as_deref()
     }
 
     /// Leaves data and logs where they are when the cluster ends.
@@ -84,9 +94,15 @@ impl OwnCluster {
         for (id, ending) in self.cluster.reap()? {
             if !self.killed.contains(&id) {
                 let log = self.cluster.nodes()[id as usize - 1].place().log_path();
-                let log = fs::read(&log).unwrap_or_default();
-                let how = format!("node {id} ended by itself: {ending}\n{}", last_lines(&log));
-                self.fallen.insert(id, how);
+                let log = last_lines(&fs::read(&log).unwrap_or_default());
+                match self.disks.ended(id, &log) {
+                    Fate::Waits => {}
+                    Fate::GoesOn => self.cluster.start(id)?,
+                    Fate::Fell => {
+                        let how = format!("node {id} ended by itself: {ending}\n{log}");
+                        self.fallen.insert(id, how);
+                    }
+                }
             }
         }
         Ok(())
@@ -126,7 +142,25 @@ impl ClusterControl for OwnCluster {
         let id = node_id(node)?;
         self.cluster.start(id).map_err(control_error)?;
         self.killed.remove(&id);
+        self.disks.started(id);
         Ok(())
+    }
+
+    fn fill_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.disks.fill(node_id(node)?).map_err(control_error)
+    }
+
+    fn free_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.reap().map_err(control_error)?;
+        let id = node_id(node)?;
+        if self.disks.free(id).map_err(control_error)? {
+            self.cluster.start(id).map_err(control_error)?;
+        }
+        Ok(())
+    }
+
+    fn stops_for_space(&self) -> u64 {
+        self.disks.stops
     }
 }
 

@@ -369,7 +369,7 @@ pub(crate) struct Chaos {
     /// result tells].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Only these faults, with commas between them.
+    /// Only these faults, with commas between them [default: all but disk].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
     pub(crate) faults_only: Vec<FaultClass>,
     /// Write what clients asked for and were told, as JSON lines.
@@ -389,6 +389,9 @@ pub(crate) enum FaultClass {
     Pause,
     /// Directions between nodes do not work.
     Partition,
+    /// The disk is full; later there is room again. Needs root, who may mount a
+    /// small file system for each node's data.
+    Disk,
 }
 
 /// `synod sim`.

@@ -8,12 +8,17 @@ use synod_bench::chaos::{self, ChaosPlan, Class, Extent};
 use crate::arena::OwnCluster;
 use crate::arguments::{Chaos, FaultClass};
 use crate::failure::Failure;
-use crate::output::{print, print_json};
+use crate::output::{print, print_json, warn};
 
 /// Runs what was asked for. Fails, and leaves the nodes' data, when a check failed.
 pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
-    let plan = plan_of(arguments);
-    let (mut cluster, links) = OwnCluster::start_linked(arguments.nodes)?;
+    let mut plan = plan_of(arguments);
+    let (mut cluster, links) =
+        OwnCluster::start_linked(arguments.nodes, plan.classes.contains(&Class::Disk))?;
+    if let Some(reason) = cluster.lacks_disks() {
+        warn(&format!("full disks are left out: {reason}"));
+        plan.classes.retain(|class| *class != Class::Disk);
+    }
     let progress = if arguments.json { Progress::silent() } else { Progress::bar() };
     let outcome = chaos::run(&plan, &mut cluster, &links, &progress);
     if !outcome.as_ref().is_ok_and(|result| result.passed) {
@@ -29,6 +34,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Kill => Class::Kill,
         FaultClass::Pause => Class::Pause,
         FaultClass::Partition => Class::Partition,
+        FaultClass::Disk => Class::Disk,
     };
     ChaosPlan {
         clients: arguments.clients as usize,
@@ -38,7 +44,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         },
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
         classes: match &arguments.faults_only[..] {
-            [] => Class::ALL.to_vec(),
+            [] => Class::ANYWHERE.to_vec(),
             only => only.iter().map(class).collect(),
         },
         history: arguments.history.clone(),

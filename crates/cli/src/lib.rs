@@ -19,6 +19,7 @@ mod planted;
 mod scratch;
 mod serve;
 mod sim;
+mod small_disk;
 mod status;
 mod talk;
 mod transfer;

@@ -13,6 +13,7 @@ use crate::cluster::{Description, FILE_NAME};
 use crate::failure::Failure;
 use crate::interrupt::{before_the_end, stay_for_the_end};
 use crate::output::warn;
+use crate::small_disk::unmount_below;
 
 /// A killed node may write for a moment yet.
 const DELETE_ATTEMPTS: u32 = 40;
@@ -36,6 +37,7 @@ impl Scratch {
         let doomed = path.clone();
         before_the_end(move || {
             kill_nodes(&doomed);
+            unmount_below(&doomed);
             delete_or_warn(&doomed);
         })?;
         if synod_bench::in_memory(&path)? {
@@ -59,6 +61,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         stay_for_the_end();
+        unmount_below(&self.path);
         if self.is_kept {
             warn(&format!("data and logs of the nodes are kept in {}", self.path.display()));
         } else {

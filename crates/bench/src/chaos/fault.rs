@@ -21,11 +21,15 @@ pub enum Class {
     Pause,
     /// Directions between nodes do not work.
     Partition,
+    /// The disk is full; later there is room again.
+    Disk,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 3] = [Class::Kill, Class::Pause, Class::Partition];
+    pub const ALL: [Class; 4] = [Class::Kill, Class::Pause, Class::Partition, Class::Disk];
+    /// Those that need nothing but processes.
+    pub const ANYWHERE: [Class; 3] = [Class::Kill, Class::Pause, Class::Partition];
 
     fn kinds(self) -> &'static [Kind] {
         match self {
@@ -34,6 +38,7 @@ impl Class {
             Class::Partition => {
                 &[Kind::Halves, Kind::IsolateLeader, Kind::OneWayIn, Kind::OneWayOut, Kind::Bridge]
             }
+            Class::Disk => &[Kind::FillLeader, Kind::FillAny, Kind::FillMinority, Kind::FillAll],
         }
     }
 }
@@ -44,6 +49,7 @@ impl fmt::Display for Class {
             Class::Kill => "kill",
             Class::Pause => "pause",
             Class::Partition => "partition",
+            Class::Disk => "disk",
         })
     }
 }
@@ -76,6 +82,14 @@ pub enum Kind {
     OneWayOut,
     /// Two groups hear nothing of each other; one node hears all and is heard by all.
     Bridge,
+    /// The disk of any node is full.
+    FillAny,
+    /// The leader's disk is full.
+    FillLeader,
+    /// The disks of as many nodes are full as the cluster can lose.
+    FillMinority,
+    /// All disks are full at once.
+    FillAll,
 }
 
 impl fmt::Display for Kind {
@@ -93,6 +107,10 @@ impl fmt::Display for Kind {
             Kind::OneWayIn => "one-way in",
             Kind::OneWayOut => "one-way out",
             Kind::Bridge => "bridge",
+            Kind::FillAny => "fill disk of any",
+            Kind::FillLeader => "fill disk of leader",
+            Kind::FillMinority => "fill disks of minority",
+            Kind::FillAll => "fill all disks",
         })
     }
 }
@@ -107,14 +125,17 @@ impl Kind {
                 | Kind::IsolateLeader
                 | Kind::OneWayIn
                 | Kind::OneWayOut
+                | Kind::FillLeader
         )
     }
 
     /// How many nodes it meets, of so many.
     pub(super) fn victims(self, nodes: usize) -> usize {
         match self {
-            Kind::KillMinority | Kind::PauseMinority | Kind::Halves => (nodes - 1) / 2,
-            Kind::KillAll => nodes,
+            Kind::KillMinority | Kind::PauseMinority | Kind::FillMinority | Kind::Halves => {
+                (nodes - 1) / 2
+            }
+            Kind::KillAll | Kind::FillAll => nodes,
             _ => 1,
         }
     }
@@ -205,15 +226,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..15).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..20).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 12, "all kinds within fifteen faults");
-        let classes: Vec<_> = drawn(7)[..7].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 16, "all kinds within twenty faults");
+        let classes: Vec<_> = drawn(7)[..9].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 

@@ -57,6 +57,8 @@ pub struct ChaosResult {
     pub keys_lost: u64,
     /// The slot at which all nodes had the same state in the end.
     pub equal_at_slot: Option<u64>,
+    /// How often a node ended because its disk was full, which it may.
+    pub stops_for_space: u64,
     /// The faults in their order.
     pub faults: Vec<FaultResult>,
     /// The longest of the times to recover, in milliseconds.
@@ -92,6 +94,9 @@ impl ChaosResult {
         lines.row(["keys", &count(self.keys)]);
         lines.row(["keys that lost a write", &count(self.keys_lost)]);
         lines.row(["equal states at slot", &or_dash(self.equal_at_slot.map(count))]);
+        if self.faults.iter().any(|fault| fault.class == Class::Disk) {
+            lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
+        }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
         for violation in &self.violations {
             text.push_str(&format!("VIOLATION: {violation}\n"));

@@ -60,6 +60,28 @@ pub trait ClusterControl {
     /// When it does not start.
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError>;
 
+    /// Leaves no room on a node's disk. The node may end for that; then it has not
+    /// [fallen](Self::fallen).
+    ///
+    /// # Errors
+    /// When its disk cannot be filled.
+    fn fill_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        Err(ControlError(format!("node {node} has no disk that may be filled")))
+    }
+
+    /// Makes room on a node's disk again, and has the node started again if it ended.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn free_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        Err(ControlError(format!("node {node} has no disk that was filled")))
+    }
+
+    /// How often a node ended because its disk was full.
+    fn stops_for_space(&self) -> u64 {
+        0
+    }
+
     /// Nodes that ended without having been killed, and how, where that is known.
     ///
     /// # Errors

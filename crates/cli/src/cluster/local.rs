@@ -84,6 +84,17 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Adds to every node's settings. To be called before they are started.
+    pub(crate) fn add_settings(&self, tables: &str) -> Result<(), Failure> {
+        for place in self.layout.places() {
+            let path = place.settings_path();
+            let text = fs::read_to_string(&path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            replace_file(&path, format!("{text}\n{tables}").as_bytes())?;
+        }
+        Ok(())
+    }
+
     /// Starts every node.
     pub(crate) fn start_all(&mut self) -> Result<(), Failure> {
         for node in &mut self.nodes {
