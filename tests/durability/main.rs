@@ -160,13 +160,14 @@ fn a_node_that_is_told_to_hurry_is_found() {
     if !strace::can_trace() {
         return skip("strace is not installed, or may not trace");
     }
-    for (bug, kind, elections) in [
-        ("AcceptedBeforeDurable", "accepted", 0),
-        ("PromiseBeforeDurable", "promise", 3),
-        ("OwnVoteBeforeDurable", "acknowledgement", 0),
+    for (bug, kind, messages, elections) in [
+        ("AcceptedBeforeDurable", "accepted", 1_500, 0),
+        ("PromiseBeforeDurable", "promise", 1_500, 3),
+        // Rare: both followers, or one and the leader, must be late.
+        ("OwnVoteBeforeDurable", "acknowledgement", 6_000, 0),
     ] {
         let mut traced = Traced::start(Some(bug));
-        traced.load(1_500, elections);
+        traced.load(messages, elections);
         let findings = traced.findings();
         show(bug, &findings);
         let is_found = findings.early.iter().any(|early| early.contains(kind));
