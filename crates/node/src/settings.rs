@@ -8,12 +8,16 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
 
 use crate::limit_settings::LimitSettings;
+
+/// The longest settings file. Its parser takes up to 160 times as much memory.
+const FILE_BYTES_MAX: u64 = 256 << 10;
 
 /// What one node is told by its operator.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -184,7 +188,7 @@ impl Settings {
     /// See [`SettingsError`]; each names the file and, where there is one, the
     /// field.
     pub fn load(file: &Path) -> Result<Settings, SettingsError> {
-        let text = fs::read_to_string(file)
+        let text = read_bounded(file)
             .map_err(|source| SettingsError::Unreadable { file: file.to_owned(), source })?;
         Self::parse(&text, file)
     }
@@ -353,6 +357,18 @@ pub(crate) fn wrong<T>(field: &str, reason: &str) -> Result<T, Wrong> {
     Err((field.to_owned(), reason.to_owned()))
 }
 
+/// The text of a file of at most [`FILE_BYTES_MAX`]. Of a longer one no more is read:
+/// what is named by mistake may be a disk.
+fn read_bounded(file: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    fs::File::open(file)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        let reason = format!("it is longer than {} KiB", FILE_BYTES_MAX >> 10);
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, reason));
+    }
+    Ok(text)
+}
+
 fn parse_cluster_id(text: &str) -> Option<u128> {
     let digits: String = text.chars().filter(|digit| *digit != '-').collect();
     let is_hex = digits.len() == 32 && digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -420,6 +436,21 @@ client_url = "http://127.0.0.1:7003"
 
     fn parse(text: &str) -> Result<Settings, SettingsError> {
         Settings::parse(text, Path::new("/etc/synod/two.toml"))
+    }
+
+    #[test]
+    fn a_file_that_is_no_settings_file_is_not_read_to_its_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("synod.toml");
+        let comment =
+            |bytes: u64| format!("{GOOD}#{}", "c".repeat(bytes as usize - GOOD.len() - 1));
+        fs::write(&file, comment(FILE_BYTES_MAX)).expect("written");
+        Settings::load(&file).expect("good");
+        fs::write(&file, comment(FILE_BYTES_MAX + 1)).expect("written");
+        let message = Settings::load(&file).expect_err("too long").to_string();
+        assert!(message.contains("longer than 256 KiB"), "{message}");
+        let message = Settings::load(Path::new("/dev/zero")).expect_err("endless").to_string();
+        assert!(message.contains("/dev/zero"), "{message}");
     }
 
     #[test]

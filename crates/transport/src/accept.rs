@@ -195,8 +195,10 @@ async fn read_messages(
     let mut messages = Vec::new();
     loop {
         let bytes_before = buffer.len();
-        let missing_bytes = decode_messages(peer, &mut buffer, &mut messages)?;
+        let decoded = decode_messages(peer, &mut buffer, &mut messages);
+        // What came whole before the damage was heard, so the owner gets it.
         shared.inbox.push_messages(&mut messages, bytes_before - buffer.len());
+        let missing_bytes = decoded?;
         shared.inbox.room(lane).await;
         // A buffer grows with what has arrived, never with what was announced.
         let grown = buffer.len().min(GROWTH_BYTES_MAX);

@@ -100,6 +100,9 @@ impl GroupHeader {
         if header.payload_bytes < least {
             return Err(RecordError::Field("payload length"));
         }
+        if header.encode() != *bytes {
+            return Err(RecordError::Field("spare bytes"));
+        }
         Ok(header)
     }
 

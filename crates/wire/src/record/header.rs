@@ -188,6 +188,10 @@ impl RecordHeader {
             body_checksum,
             link,
         };
+        // Fields that this kind does not have, and those that nothing has yet.
+        if header.encode().0 != *bytes {
+            return Err(RecordError::Field("spare bytes"));
+        }
         Ok((header, checksum))
     }
 

@@ -7,6 +7,8 @@ use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, Seed};
 use super::{ClusterId, FORMAT_VERSION, RecordError};
 
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"SynodSeg");
+/// Bytes of a footer's fields.
+const FOOTER_BYTES: usize = 24;
 const FOOTER_MAGIC: u64 = u64::from_le_bytes(*b"SynodEnd");
 
 /// The first sector of a segment: what is in force where it begins.
@@ -111,7 +113,7 @@ impl SegmentHeader {
         if version != FORMAT_VERSION {
             return Err(RecordError::Version(version));
         }
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             cluster: ClusterId(reader.u128()),
             number: reader.u64(),
             file_bytes: reader.u64(),
@@ -127,7 +129,11 @@ impl SegmentHeader {
                 link: reader.u32(),
                 last_records: reader.u32(),
             },
-        })
+        };
+        if header.encode() != *bytes {
+            return Err(RecordError::Field("spare bytes"));
+        }
+        Ok(header)
     }
 }
 
@@ -174,13 +180,18 @@ impl SegmentFooter {
         match sector::inspect(seed, sector, bytes) {
             Sector::Zero => return Ok(None),
             Sector::Damaged => return Err(RecordError::Checksum),
-            Sector::Whole { .. } => {}
+            Sector::Whole { group: sector::FOOTER_MARK, first: true } => {}
+            Sector::Whole { .. } => return Err(RecordError::Field("footer mark")),
         }
         let mut reader = Reader::new(bytes);
         if reader.u64() != FOOTER_MAGIC {
             return Err(RecordError::Magic);
         }
-        Ok(Some(SegmentFooter { next: reader.u64(), sectors: reader.u64() }))
+        let footer = SegmentFooter { next: reader.u64(), sectors: reader.u64() };
+        if bytes[FOOTER_BYTES..PAYLOAD_BYTES].iter().any(|byte| *byte != 0) {
+            return Err(RecordError::Field("spare bytes"));
+        }
+        Ok(Some(footer))
     }
 }
 

@@ -1,0 +1,290 @@
+//! What clients send: raw bytes on a connection to a real server, through hyper, the
+//! router and every handler, over a real state machine in memory.
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use synod_api::{Count, Leader, Limits, Refused, Replica};
+use synod_kv::http::{Problem, RoleName, StatusBody};
+use synod_kv::read::{self, Counter, Look, Page};
+use synod_kv::{
+    Command, Condition, KvOptions, ListQuery, MapError, MemoryMap, Operation, Revision, ServerId,
+    StateMachine, Taken,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+
+use crate::engine::{Answer, Fuzz};
+use crate::memory::within;
+
+/// Far beyond what any answer needs.
+const PATIENCE: Duration = Duration::from_secs(20);
+const KEY_BYTES_MAX: usize = 64;
+const VALUE_BYTES_MAX: usize = 4 << 10;
+
+/// A replica of one with three keys.
+#[derive(Clone)]
+struct Alone {
+    machine: Arc<Mutex<StateMachine<MemoryMap>>>,
+}
+
+fn three_keys() -> StateMachine<MemoryMap> {
+    let mut machine =
+        StateMachine::open(MemoryMap::new(), KvOptions::default()).expect("an empty map");
+    for key in [&b"a"[..], b"b/\0c", b"b/\xff"] {
+        let (key, value) = (Bytes::from_static(key), Bytes::from_static(b"a value"));
+        let condition = Condition::Always;
+        let operation = Operation::Put { key, value, condition, want_previous: false };
+        apply(&mut machine, Command { idempotency: None, operation });
+    }
+    machine
+}
+
+fn apply(machine: &mut StateMachine<MemoryMap>, command: Command) -> Taken {
+    let slot = machine.applied_slot() + 1;
+    let id = ServerId { origin: 1, incarnation: 1, sequence: slot };
+    let mut taken = machine.apply(slot, slot, &[(id, command)]).expect("a sound map");
+    machine.commit().expect("a sound map");
+    taken.remove(0)
+}
+
+impl Alone {
+    fn with<T>(&self, look: impl FnOnce(&mut StateMachine<MemoryMap>) -> T) -> T {
+        look(&mut self.machine.lock().expect("nobody panicked"))
+    }
+}
+
+impl Replica for Alone {
+    async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
+        // What goes into the log is read back from there.
+        let encoded = synod_wire::command::encode(&command);
+        assert_eq!(synod_wire::command::decode(encoded).as_ref(), Ok(&command));
+        Ok(self.with(|machine| apply(machine, command)))
+    }
+
+    async fn read_barrier(&self, _: Instant) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    async fn wait_revision(&self, revision: Revision, _: Instant) -> Result<(), Refused> {
+        if self.revision() >= revision { Ok(()) } else { Err(Refused::Deadline) }
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Look, MapError> {
+        self.with(|machine| read::look(machine.map(), key, machine.revision()))
+    }
+
+    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
+        self.with(|machine| read::list(machine.map(), query))
+    }
+
+    /// Always over the first three keys, because it must outlive the lock.
+    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
+        static MAP: OnceLock<MemoryMap> = OnceLock::new();
+        Counter::new(MAP.get_or_init(|| three_keys().map().clone()), &query)
+    }
+
+    fn revision(&self) -> Revision {
+        self.with(|machine| machine.revision())
+    }
+
+    fn cluster_time_ms(&self) -> u64 {
+        self.with(|machine| machine.cluster_time_ms())
+    }
+
+    fn node(&self) -> u32 {
+        1
+    }
+
+    fn leader(&self) -> Option<Leader> {
+        Some(Leader::new(2, "http://127.0.0.1:7002"))
+    }
+
+    fn status(&self) -> StatusBody {
+        StatusBody {
+            node: 1,
+            cluster: "0f".to_owned(),
+            version: "0.1.0".to_owned(),
+            uptime_seconds: 1,
+            role: RoleName::Follower,
+            ballot: "1.1".to_owned(),
+            leader: None,
+            chosen_slot: 0,
+            applied_slot: 0,
+            durable_slot: 0,
+            truncated_slot: 0,
+            revision: 0,
+            journal_bytes: 0,
+            state_bytes: 0,
+            state_hash: None,
+            failures_survivable: 0,
+            peers: Vec::new(),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn metrics(&self) -> String {
+        "synod_fake 1".to_owned()
+    }
+}
+
+const WORDS: &[&[u8]] = &[
+    b"\r\n",
+    b"\r\n\r\n",
+    b"GET ",
+    b"HEAD ",
+    b"PUT ",
+    b"DELETE ",
+    b"OPTIONS * ",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"/v1/kv",
+    b"/v1/kv/",
+    b"http://h/v1/kv/a",
+    b"?prefix=",
+    b"&start=",
+    b"&end=%ff",
+    b"&limit=",
+    b"&reverse",
+    b"&keys_only=true",
+    b"&count_only",
+    b"&encoding=base64",
+    b"&consistency=stale",
+    b"&consistency=linearizable",
+    b"&min_revision=",
+    b"&redirect=true",
+    b"&all=true",
+    b"&prev",
+    b"%",
+    b"%00",
+    b"%2F",
+    b"\xff",
+    b" HTTP/1.0",
+    b" HTTP/1.1",
+    b"host: synod\r\n",
+    b"content-length: 3\r\n",
+    b"content-length: 18446744073709551615\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"expect: 100-continue\r\n",
+    b"connection: close\r\n",
+    b"connection: upgrade\r\nupgrade: h2c\r\n",
+    b"if-match: \"",
+    b"if-match: *\r\n",
+    b"if-none-match: *\r\n",
+    b"if-none-match: W/\"1\", \"2\"\r\n",
+    b"idempotency-key: x\r\n",
+    b"synod-timeout: 500ms\r\n",
+    b"synod-timeout: 18446744073709551615s\r\n",
+    b"synod-revision: 2\r\n",
+    b"accept: application/x-ndjson\r\n",
+    b"range: bytes=0-\r\n",
+    b"fffffffffffffffe\r\n",
+    b"3\r\nabc\r\n0\r\n\r\n",
+    b"0\r\nx: y\r\n\r\n",
+];
+
+fn requests() -> Vec<Vec<u8>> {
+    let heads = [
+        "GET /v1/kv/a HTTP/1.1",
+        "HEAD /v1/kv/b%2F%00c?consistency=stale HTTP/1.1\r\nif-none-match: \"2\"",
+        "GET /v1/kv/a?min_revision=3 HTTP/1.1\r\nsynod-timeout: 20ms",
+        "PUT /v1/kv/x%20y?prev HTTP/1.1\r\ncontent-length: 5\r\n\r\nvalue",
+        "PUT /v1/kv/a HTTP/1.1\r\nif-match: \"1\"\r\ncontent-length: 0",
+        "PUT /v1/kv/n HTTP/1.1\r\nif-none-match: *\r\nidempotency-key: k1\r\ncontent-length: 1\r\n\r\nv",
+        "PUT /v1/kv/c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0",
+        "DELETE /v1/kv/a?prev=true HTTP/1.1",
+        "DELETE /v1/kv?prefix=b%2f HTTP/1.1\r\nidempotency-key: k2",
+        "DELETE /v1/kv?all HTTP/1.1",
+        "GET /v1/kv?prefix=b&limit=1 HTTP/1.1",
+        "GET /v1/kv?start=a&end=b%ff&reverse&keys_only&encoding=base64 HTTP/1.1",
+        "GET /v1/kv?count_only=true HTTP/1.1",
+        "GET /v1/kv HTTP/1.1\r\naccept: application/x-ndjson",
+        "GET /v1/status HTTP/1.1",
+        "GET /livez HTTP/1.1",
+        "GET /readyz HTTP/1.1",
+        "GET /metrics HTTP/1.1",
+    ];
+    let whole = |head: &str| match head.split_once("\r\n\r\n") {
+        Some((head, body)) if !body.ends_with('0') => format!("{head}\r\nhost: h\r\n\r\n{body}"),
+        Some((head, body)) => format!("{head}\r\nhost: h\r\n\r\n{body}\r\n\r\n"),
+        None => format!("{head}\r\nhost: h\r\n\r\n"),
+    };
+    let mut all: Vec<Vec<u8>> = heads.iter().map(|head| whole(head).into_bytes()).collect();
+    // All of them on one connection, one sent behind the other.
+    all.push(all.concat());
+    all
+}
+
+/// What the server says to these bytes, up to the end of the connection.
+async fn ask(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    // The server may hang up at any byte.
+    let _ = stream.write_all(bytes).await;
+    let _ = stream.shutdown().await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    answer
+}
+
+/// Checks the first answer: a status that this server gives, and an error in the form
+/// that the manual promises. Returns its first line.
+fn check_answer(request: &[u8], answer: &[u8]) -> String {
+    let text = String::from_utf8_lossy(answer);
+    let line = text.lines().next().unwrap_or_default().to_owned();
+    if answer.is_empty() {
+        return line;
+    }
+    let status: u16 = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    assert!(line.starts_with("HTTP/1.") && (100..600).contains(&status), "no answer: {text}");
+    assert_ne!(status, 500, "an internal error: {text}");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
+    let has_body = !request.starts_with(b"HEAD") && !body.is_empty();
+    if status >= 400 && has_body && head.contains("content-length") {
+        assert!(head.contains("application/problem+json"), "{text}");
+        let mut documents = serde_json::Deserializer::from_str(body).into_iter::<Problem>();
+        let problem = documents.next().expect("a document").expect("a problem");
+        assert_eq!(problem.status, status);
+        return format!("{line} {}", problem.detail);
+    }
+    line
+}
+
+#[test]
+fn http() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let replica = Alone { machine: Arc::new(Mutex::new(three_keys())) };
+    let limits = Limits {
+        key_bytes_max: KEY_BYTES_MAX,
+        value_bytes_max: VALUE_BYTES_MAX,
+        call_timeout_max_ms: 1_000,
+        ..Limits::default()
+    };
+    let head_bytes_max = limits.head_bytes_max();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let server = synod_api::serve(listener, replica.clone(), limits, std::future::pending());
+    runtime.spawn(server);
+
+    // The read buffer of a connection, the largest head and value (buffers that grow
+    // count twice), and what the answers to the whole input may take.
+    let bytes_max = move |input: &[u8]| {
+        (256 << 10) + 3 * head_bytes_max + 3 * VALUE_BYTES_MAX + 64 * input.len()
+    };
+    let fuzz = Fuzz { name: "http", valid: requests(), words: WORDS, bytes_max: 16 << 10 };
+    fuzz.run(|input| {
+        replica.with(|machine| *machine = three_keys());
+        let answer = within(bytes_max(input), || {
+            let asked = async { timeout(PATIENCE, ask(address, input)).await };
+            runtime.block_on(asked).expect("the connection hangs")
+        });
+        let words = check_answer(input, &answer);
+        let accepted =
+            [&b"HTTP/1.1 2"[..], b"HTTP/1.1 3"].iter().any(|line| answer.starts_with(line));
+        Answer { accepted, words }
+    });
+}
