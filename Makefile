@@ -12,6 +12,10 @@ ARGS ?=
 # Options of the two benchmarks. ARGS goes to both, so it can only hold what both know.
 THROUGHPUT_ARGS ?=
 FAILOVER_ARGS ?=
+# Seconds of `make fuzz` for each of the 13 decoders, two of which run at a time, and
+# which of them, for example: make fuzz FUZZ_SECONDS=600 ONLY="http journal"
+FUZZ_SECONDS ?= 60
+ONLY ?=
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help
@@ -69,6 +73,11 @@ verify: ## Check format, lints, docs and crate boundaries; changes nothing.
 planted: setup ## Plant known bugs in the nodes; each must be found (5 minutes).
 	@$(CARGO) run --locked --quiet -- sim planted
 	@$(CARGO) test -p synod-paxos --test planted -- --nocapture
+
+.PHONY: fuzz
+fuzz: setup ## Give decoders bytes that nobody meant (FUZZ_SECONDS=600 ONLY=http).
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --quiet -p synod --test fuzz -- \
+	    --nocapture --test-threads=2 $(ONLY)
 
 .PHONY: clean
 clean: ## Remove what the builds made (RocksDB stays in the cache).

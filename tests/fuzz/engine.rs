@@ -16,7 +16,7 @@ use crate::memory;
 use crate::mutation::{invented, mutated};
 
 /// Seconds for each decoder when `FUZZ_SECONDS` is not set.
-const SECONDS_DEFAULT: u64 = 1;
+const SECONDS_DEFAULT: u64 = 2;
 /// The most inputs that are kept for new answers.
 const KEPT_MAX: usize = 2_000;
 /// The most attempts to make a failing input smaller.
