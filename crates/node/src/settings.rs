@@ -442,11 +442,11 @@ client_url = "http://127.0.0.1:7003"
     fn a_file_that_is_no_settings_file_is_not_read_to_its_end() {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("synod.toml");
-        let comment =
-            |bytes: u64| format!("{GOOD}#{}", "c".repeat(bytes as usize - GOOD.len() - 1));
-        fs::write(&file, comment(FILE_BYTES_MAX)).expect("written");
+        let limit = usize::try_from(FILE_BYTES_MAX).expect("small");
+        let comment = |bytes: usize| format!("{GOOD}#{}", "c".repeat(bytes - GOOD.len() - 1));
+        fs::write(&file, comment(limit)).expect("written");
         Settings::load(&file).expect("good");
-        fs::write(&file, comment(FILE_BYTES_MAX + 1)).expect("written");
+        fs::write(&file, comment(limit + 1)).expect("written");
         let message = Settings::load(&file).expect_err("too long").to_string();
         assert!(message.contains("longer than 256 KiB"), "{message}");
         let message = Settings::load(Path::new("/dev/zero")).expect_err("endless").to_string();
