@@ -131,7 +131,11 @@ fn splice(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
 
 fn put_word(rng: &mut Rng, bytes: &mut Vec<u8>, words: &[&[u8]]) {
     let word = words[rng.usize(0..words.len())];
-    let at = rng.usize(0..=bytes.len());
+    let mut at = rng.usize(0..=bytes.len());
+    if rng.u8(0..4) > 0 {
+        // In text what matters happens where a name or a number ends.
+        at += bytes[at..].iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+    }
     let end = if rng.bool() { at } else { (at + word.len()).min(bytes.len()) };
     bytes.splice(at..end, word.iter().copied());
 }
