@@ -16,6 +16,10 @@ FAILOVER_ARGS ?=
 # which of them, for example: make fuzz FUZZ_SECONDS=600 ONLY="http journal"
 FUZZ_SECONDS ?= 60
 ONLY ?=
+# The tests draw seeds and planted mistakes by this text, so that each commit meets
+# others. Outside git it is a fixed one; each test prints it.
+SYNOD_DRAW ?= $(shell git rev-parse HEAD 2>/dev/null || echo "no commit")
+export SYNOD_DRAW
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help

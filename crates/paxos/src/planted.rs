@@ -5,35 +5,11 @@
 //! feature `planted` can a [`Planted`] hold one; without it [`Planted::is`] is
 //! constantly false, the value takes no room, and the compiler drops the wrong line.
 
-/// Declares each bug once: its variant, its row in the list of pitfalls, what it does.
-macro_rules! bugs {
-    ($($variant:ident = $row:literal, $text:literal;)*) => {
-        /// A mistake that a replica can be told to make.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-        pub enum Bug {
-            $(#[doc = $text] $variant,)*
-        }
+#[macro_use]
+mod declare;
 
-        impl Bug {
-            /// All of them.
-            pub const ALL: &[Bug] = &[$(Bug::$variant),*];
-
-            /// The row of the list of pitfalls that tells of it.
-            #[must_use]
-            pub const fn row(self) -> u32 {
-                match self { $(Bug::$variant => $row,)* }
-            }
-
-            /// What it does, for people.
-            #[must_use]
-            pub const fn text(self) -> &'static str {
-                match self { $(Bug::$variant => $text,)* }
-            }
-        }
-    };
-}
-
-bugs! {
+planted_bugs! {
+    "replica";
     PromiseBeforeDurable = 1, "a promise is answered before it is durable";
     PromiseNotRecorded = 1, "a promise is answered and never recorded";
     AcceptedBeforeDurable = 2, "an accept is answered before it is durable";
@@ -83,39 +59,4 @@ bugs! {
     ReadsLocally = 45, "a follower serves reads without asking the leader";
     ReadsBeforeApplied = 45, "a read does not wait for the state machine";
     LeadsUnheard = 46, "a leader that no quorum follows or votes for stays";
-}
-
-/// The bug that this replica makes, which is none in production.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub struct Planted {
-    #[cfg(feature = "planted")]
-    bug: Option<Bug>,
-}
-
-impl Planted {
-    /// No bug: what every real node passes.
-    pub const NONE: Planted = Planted {
-        #[cfg(feature = "planted")]
-        bug: None,
-    };
-
-    /// A replica that makes this mistake.
-    #[cfg(feature = "planted")]
-    #[must_use]
-    pub const fn of(bug: Bug) -> Planted {
-        Planted { bug: Some(bug) }
-    }
-
-    /// Whether to make this mistake here.
-    #[inline]
-    #[must_use]
-    pub fn is(self, bug: Bug) -> bool {
-        #[cfg(feature = "planted")]
-        return self.bug == Some(bug);
-        #[cfg(not(feature = "planted"))]
-        {
-            let _ = bug;
-            false
-        }
-    }
 }

@@ -4,9 +4,14 @@ use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use fastrand::Rng;
+
 use crate::coverage::{Coverage, SEEDS_MIN};
 use crate::plan::Plan;
-use crate::run::{Report, run};
+use crate::run::{Report, Runner};
+
+/// How many seeds a text can draw from.
+const FIRST_SEEDS: u64 = 1 << 40;
 
 /// What became of many seeds.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -21,10 +26,14 @@ pub struct Summary {
     pub events: u64,
     /// Operations of clients.
     pub operations: u64,
+    /// The fewest of any seed.
+    pub operations_min: u64,
     /// Those that were answered by the state.
     pub answered: u64,
     /// Simulated time.
     pub simulated_us: u64,
+    /// The shortest of any seed.
+    pub simulated_us_min: u64,
     /// The longest recovery of a healed quorum, and its seed.
     pub slowest_recovery_us: (u64, u64),
     /// A digest of all trace hashes, whatever the order of the seeds.
@@ -33,6 +42,10 @@ pub struct Summary {
 
 impl Summary {
     fn add(&mut self, report: Report) {
+        let is_first = self.seeds == 0;
+        let least = |known: u64, new: u64| if is_first { new } else { known.min(new) };
+        self.operations_min = least(self.operations_min, report.operations);
+        self.simulated_us_min = least(self.simulated_us_min, report.simulated_us);
         self.seeds += 1;
         self.coverage.merge(&report.coverage);
         self.events += report.events;
@@ -61,12 +74,29 @@ impl Summary {
     }
 }
 
+/// The number that a text such as a commit's id draws: the same text, the same number.
+#[must_use]
+pub(crate) fn drawn_number(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// So many seeds in a row, drawn by a text.
+#[must_use]
+pub fn drawn_seeds(by: &str, count: u64) -> Range<u64> {
+    // A short text alone would change only the lower bits.
+    let first = Rng::with_seed(drawn_number(by)).u64(..FIRST_SEEDS);
+    first..first + count
+}
+
 /// Runs every seed of the range on so many threads, each run in one of them. After
 /// `failures_max` failures no more are begun. Tells after each seed how things are.
 pub fn run_seeds(
     seeds: Range<u64>,
     threads: usize,
     failures_max: usize,
+    run: Runner<'_>,
     tell: impl Fn(&Summary) + Sync,
 ) -> Summary {
     let next = AtomicU64::new(seeds.start);

@@ -12,8 +12,10 @@ pub mod state_hash;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Which property was broken.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Checker {
     /// One value per slot.
     Agreement,
@@ -31,6 +33,8 @@ pub enum Checker {
     Liveness,
     /// Nothing grows without bound.
     Memory,
+    /// There was something to check.
+    Enough,
     /// The product's own assertions.
     Assertion,
 }
@@ -48,13 +52,14 @@ impl Checker {
             Checker::Linearizability => "linearizability",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
+            Checker::Enough => "enough to check",
             Checker::Assertion => "assertion",
         }
     }
 }
 
 /// A broken property.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Violation {
     /// Which.
     pub checker: Checker,

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::fault::Fault;
 
 /// From so many seeds on everything listed must have happened.
@@ -11,7 +13,9 @@ pub const SEEDS_MIN: u64 = 100;
 macro_rules! rare {
     ($($name:ident $text:literal,)*) => {
         /// Something that happens seldom and is worth having happened.
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize,
+        )]
         #[expect(missing_docs, reason = "each has a name in words below")]
         pub enum Rare {
             $($name,)*
@@ -70,7 +74,7 @@ rare! {
 }
 
 /// Counts.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct Coverage {
     faults: BTreeMap<Fault, u64>,
     rare: BTreeMap<Rare, u64>,

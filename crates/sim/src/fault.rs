@@ -1,7 +1,9 @@
 //! The kinds of faults that a seed may switch on.
 
+use serde::{Deserialize, Serialize};
+
 /// One kind of fault.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Fault {
     /// Some messages travel for up to more than a second.
     Delay,
@@ -135,6 +137,22 @@ impl Fault {
             Fault::SlowApply => "slow apply",
             Fault::HandOver => "hand-over",
         }
+    }
+
+    /// Whether it happens between nodes: a single one cannot have it.
+    pub(crate) fn needs_peers(self) -> bool {
+        matches!(
+            self,
+            Fault::Disconnect
+                | Fault::FalseDeath
+                | Fault::Halves
+                | Fault::OneWay
+                | Fault::Bridge
+                | Fault::Chain
+                | Fault::Ring
+                | Fault::Flapping
+                | Fault::Clogging
+        )
     }
 
     /// The mean time between two episodes at full strength; none for a fault that

@@ -34,12 +34,12 @@ mod trace;
 mod words;
 mod world;
 
-pub use campaign::{Summary, run_seeds};
+pub use campaign::{Summary, drawn_seeds, run_seeds};
 pub use checkers::{Checker, Violation};
 pub use coverage::{Coverage, Rare, SEEDS_MIN};
 pub use fault::Fault;
 pub use history::{Answer, Operation, Request};
 pub use minimize::minimize;
 pub use plan::{Load, Pace, Plan, Sizes};
-pub use run::{Report, run, run_traced, running_seed};
+pub use run::{Report, Runner, panic_text, run, run_traced, running_seed};
 pub use trace::Sink;

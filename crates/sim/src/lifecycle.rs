@@ -2,75 +2,35 @@
 
 use synod_host::{Applied, Event, Host, HostSettings, Limits};
 use synod_kv::{KvOptions, StateMachine, Taken};
-use synod_paxos::{Configuration, NodeId, Options, Slot};
+use synod_paxos::{Configuration, NodeId, Options, Recovered, Slot};
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::node::{Fate, Process, apply_value};
 use crate::plan::Plan;
 use crate::planted;
-use crate::store::Store;
+use crate::store::{Store, Unflushed};
 use crate::words;
 use crate::world::{Happening, World};
+
+/// A node's state machine, and its commits that a crash would take.
+type State = (StateMachine<Store>, Unflushed);
 
 impl World<'_> {
     /// Starts a machine's process, if its disk lets it.
     pub(crate) fn start(&mut self, id: NodeId) -> Check {
+        let Some(recovered) = self.read_disk(id) else { return Ok(()) };
         let now_us = self.now_us;
         let node = self.node(id);
-        if node.process.is_some() || node.fate == Fate::Left || is_gone(node.fate, node.store_id) {
-            return Ok(());
-        }
-        if node.disk.full {
-            self.coverage.rare(Rare::StartFailed);
-            self.at(500_000, Happening::Start { node: id });
-            return Ok(());
-        }
-        let Ok(recovered) = node.disk.recover() else {
-            node.fate = Fate::Lost;
-            node.store_id = 0;
-            self.coverage.rare(Rare::DamageRefused);
-            self.trace.note(now_us, [words::REFUSED, u64::from(id.0), 0, 0], || {
-                format!("{id} finds its journal damaged and stays down")
-            });
-            return Ok(());
-        };
         node.life += 1;
-        let (life, is_member) = (node.life, node.is_member());
-        if is_member {
-            self.checks.promises.started(id, life, recovered.promised)?;
+        let (life, promised) = (node.life, recovered.promised);
+        if node.is_member() {
+            self.checks.promises.started(id, life, promised)?;
         }
-        let kv_options = kv_options(&self.plan);
-        let node = &mut self.nodes[id.0 as usize - 1];
-        let (store, unflushed) = Store::new(&node.state);
-        let mut machine = StateMachine::open(store, kv_options).expect("memory does not fail");
-        let truncated = recovered.truncated_upto.0;
-        demand(machine.applied_slot() >= truncated, Checker::Durability, || {
-            format!("{id} dropped its journal up to slot {truncated}, and its state ends before")
-        })?;
-        let first = Slot(machine.applied_slot()).next();
-        let values = node.disk.values(first, recovered.chosen_upto, usize::MAX);
-        let values = values.expect("a damaged journal was refused");
-        if !values.is_empty() {
-            self.coverage.rare(Rare::Replayed);
-        }
-        for (slot, value) in (first.0..).zip(&values) {
-            if is_member {
-                self.checks.agreement.learnt(id, Slot(slot), value)?;
-            }
-            // It may be the first to apply this at all.
-            for took in apply_value(&mut machine, slot, value) {
-                if let Taken::Applied { outcome, .. } = took.taken {
-                    let exactly_once = &mut self.checks.exactly_once;
-                    exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
-                }
-            }
-            self.checks.state_hash.applied(id, slot, machine.state_hash())?;
-            machine.commit().expect("memory does not fail");
-        }
+        let (machine, unflushed) = self.rebuild_state(id, &recovered)?;
         let applied = Applied {
             upto: Slot(machine.applied_slot()),
-            durable: Slot(node.state.slot),
+            durable: Slot(self.node(id).state.slot),
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: 0,
             own_gap: false,
@@ -87,23 +47,72 @@ impl World<'_> {
             limits: limits(&self.plan),
         };
         let node = self.node(id);
-        let now = node.clock.read(now_us);
-        node.process = Some(Process {
-            host: Host::new(settings, recovered, &applied, now),
-            machine,
-            unflushed,
-            waiters: std::collections::VecDeque::new(),
-            applied,
-            apply_queue: std::collections::VecDeque::new(),
-            inbox: Vec::new(),
-            is_woken: false,
-            tick_us: 0,
-            paused: false,
-            deferred: Vec::new(),
-            dies_after: None,
-            leads: false,
-            steps: 0,
+        let host = Host::new(settings, recovered, &applied, node.clock.read(now_us));
+        node.process = Some(Process::new(host, machine, unflushed, applied));
+        self.schedule_beginnings(id, life);
+        self.hear(id, Event::Tick)
+    }
+
+    /// What the journal gives back; none if the machine is gone, runs already, or
+    /// cannot start from such a disk.
+    fn read_disk(&mut self, id: NodeId) -> Option<Recovered> {
+        let now_us = self.now_us;
+        let node = self.node(id);
+        if node.process.is_some() || node.fate == Fate::Left || is_gone(node.fate, node.store_id) {
+            return None;
+        }
+        if node.disk.full {
+            self.coverage.rare(Rare::StartFailed);
+            self.at(500_000, Happening::Start { node: id });
+            return None;
+        }
+        if let Ok(recovered) = node.disk.recover() {
+            return Some(recovered);
+        }
+        node.fate = Fate::Lost;
+        node.store_id = 0;
+        self.coverage.rare(Rare::DamageRefused);
+        self.trace.note(now_us, [words::REFUSED, u64::from(id.0), 0, 0], || {
+            format!("{id} finds its journal damaged and stays down")
         });
+        None
+    }
+
+    /// The state as it was flushed, and what the journal knows as chosen after that.
+    fn rebuild_state(&mut self, id: NodeId, recovered: &Recovered) -> Result<State, Violation> {
+        let (now_us, kv_options) = (self.now_us, kv_options(&self.plan));
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let (store, unflushed) = Store::new(&node.state);
+        let mut machine = StateMachine::open(store, kv_options).expect("memory does not fail");
+        let truncated = recovered.truncated_upto.0;
+        demand(machine.applied_slot() >= truncated, Checker::Durability, || {
+            format!("{id} dropped its journal up to slot {truncated}, and its state ends before")
+        })?;
+        let first = Slot(machine.applied_slot()).next();
+        let values = node.disk.values(first, recovered.chosen_upto, usize::MAX);
+        let values = values.expect("a damaged journal was refused");
+        if !values.is_empty() {
+            self.coverage.rare(Rare::Replayed);
+        }
+        for (slot, value) in (first.0..).zip(&values) {
+            if node.is_member() {
+                self.checks.agreement.learnt(id, Slot(slot), value)?;
+            }
+            // It may be the first to apply this at all.
+            for took in apply_value(&mut machine, slot, value) {
+                if let Taken::Applied { outcome, .. } = took.taken {
+                    let exactly_once = &mut self.checks.exactly_once;
+                    exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                }
+            }
+            self.checks.state_hash.applied(id, slot, machine.state_hash())?;
+            machine.commit().expect("memory does not fail");
+        }
+        Ok((machine, unflushed))
+    }
+
+    /// The first flush of a new process, and its connections.
+    fn schedule_beginnings(&mut self, id: NodeId, life: u64) {
         let flush_us = self.rng.u64(1_000..self.plan.pace.flush_us);
         self.at(flush_us, Happening::Flush { node: id, life });
         for peer in 1..=self.plan.members {
@@ -112,7 +121,6 @@ impl World<'_> {
                 self.at(delay_us, Happening::Connected { one: id, other: NodeId(peer) });
             }
         }
-        self.hear(id, Event::Tick)
     }
 }
 

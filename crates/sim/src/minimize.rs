@@ -3,12 +3,16 @@
 use crate::checkers::Checker;
 use crate::fault::Fault;
 use crate::plan::Plan;
-use crate::run::{Report, run};
+use crate::run::{Report, Runner};
 
 /// Shrinks the plan as long as it still fails the same check, and tells of every
 /// step that helped. Returns the smallest plan found and its report; none when the
 /// plan does not fail.
-pub fn minimize(plan: &Plan, mut tell: impl FnMut(&str)) -> Option<(Plan, Report)> {
+pub fn minimize(
+    plan: &Plan,
+    run: Runner<'_>,
+    mut tell: impl FnMut(&str),
+) -> Option<(Plan, Report)> {
     let report = run(plan);
     let checker = report.violation.as_ref()?.checker;
     let mut best = (plan.clone(), report);

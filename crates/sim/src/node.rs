@@ -124,6 +124,31 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// A process that has just begun.
+    pub(crate) fn new(
+        host: Host,
+        machine: StateMachine<Store>,
+        unflushed: Unflushed,
+        applied: Applied,
+    ) -> Self {
+        Process {
+            host,
+            machine,
+            unflushed,
+            waiters: VecDeque::new(),
+            applied,
+            apply_queue: VecDeque::new(),
+            inbox: Vec::new(),
+            is_woken: false,
+            tick_us: 0,
+            paused: false,
+            deferred: Vec::new(),
+            dies_after: None,
+            leads: false,
+            steps: 0,
+        }
+    }
+
     /// Pauses or goes on. What happened meanwhile happens now.
     pub(crate) fn resume(&mut self, now_us: u64, schedule: &mut Schedule<Happening>) {
         self.paused = false;

@@ -6,12 +6,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 
 use crate::fault::Fault;
 use crate::planted::Bug;
 
 /// One run, completely described. The same plan gives the same run to the byte.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// All draws during the run come from it.
     pub seed: u64,
@@ -42,7 +43,7 @@ pub struct Plan {
 }
 
 /// How fast things are, in microseconds.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Pace {
     /// The nodes' election timeout; a heartbeat is a sixth of it.
     pub election_timeout_us: u64,
@@ -59,7 +60,7 @@ pub struct Pace {
 }
 
 /// Limits that matter for what can happen.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Sizes {
     /// See [`synod_paxos::Configuration::alpha`].
     pub alpha: u64,
@@ -84,7 +85,7 @@ pub struct Sizes {
 }
 
 /// What the clients do.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Load {
     /// How many there are.
     pub clients: usize,
@@ -105,7 +106,11 @@ impl Plan {
     #[must_use]
     pub fn drawn(seed: u64) -> Plan {
         let mut rng = Rng::with_seed(seed ^ 0x5eed_0001);
-        let members = if rng.u8(..5) < 3 { 3 } else { 5 };
+        let members = match rng.u8(..20) {
+            0..12 => 3,
+            12..19 => 5,
+            _ => 1,
+        };
         let (promise_quorum, accept_quorum) = draw_quorums(&mut rng, members);
         let load = Load {
             clients: rng.usize(4..=8),
@@ -120,7 +125,7 @@ impl Plan {
             members,
             promise_quorum,
             accept_quorum,
-            faults: draw_faults(&mut rng),
+            faults: draw_faults(&mut rng, members),
             faults_us: 60_000_000,
             operations_min: 500,
             healed_us: 30_000_000,
@@ -197,13 +202,13 @@ fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
 
 /// Each kind is on in about a third of the seeds; some seeds have nearly none, to
 /// see long runs, and some have many.
-fn draw_faults(rng: &mut Rng) -> BTreeMap<Fault, u32> {
+fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
     for fault in Fault::ALL {
         let on = rng.u8(..100) < share;
         let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
-        if on {
+        if on && (members > 1 || !fault.needs_peers()) {
             faults.insert(fault, percent);
         }
     }

@@ -9,13 +9,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 
+use crate::campaign::drawn_number;
 use crate::checkers::Violation;
 use crate::plan::Plan;
-use crate::run::run;
+use crate::run::Runner;
 
 /// A mistake of the nodes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Bug {
     /// In the consensus core, or in what carries its order out.
     Core(synod_paxos::Bug),
@@ -38,16 +41,19 @@ impl Bug {
         all
     }
 
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Bug> {
+        Bug::all().into_iter().find(|bug| bug.name() == name)
+    }
+
     /// So many different ones, drawn by a text such as the name of a commit, beside the
     /// canary. The same text draws the same.
     #[must_use]
     pub fn drawn(by: &str, count: usize) -> Vec<Bug> {
         let mut all = Bug::all();
         all.retain(|bug| *bug != Bug::CANARY);
-        let seed = by.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
-        });
-        Rng::with_seed(seed).shuffle(&mut all);
+        Rng::with_seed(drawn_number(by)).shuffle(&mut all);
         all.truncate(count);
         all
     }
@@ -86,6 +92,20 @@ impl fmt::Display for Bug {
     }
 }
 
+impl From<Bug> for String {
+    fn from(bug: Bug) -> String {
+        bug.name()
+    }
+}
+
+impl TryFrom<String> for Bug {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Bug, String> {
+        Bug::named(&name).ok_or_else(|| format!("there is no planted bug {name}"))
+    }
+}
+
 /// How the search for one mistake ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Search {
@@ -101,7 +121,7 @@ pub struct Search {
 /// them at the most. A seed that fails without the mistake too has found something
 /// else, and does not count.
 #[must_use]
-pub fn search(bug: Bug, first: u64, seeds_max: u64) -> Search {
+pub fn search(bug: Bug, first: u64, seeds_max: u64, run: Runner<'_>) -> Search {
     for seed in first..first + seeds_max {
         let sound = Plan::drawn(seed);
         let plan = Plan { bug: Some(bug), ..sound.clone() };
@@ -121,6 +141,7 @@ pub fn search_all(
     first: u64,
     seeds_max: u64,
     threads: usize,
+    run: Runner<'_>,
     tell: impl Fn(&Search) + Sync,
 ) -> Vec<Search> {
     let next = AtomicU64::new(0);
@@ -132,7 +153,7 @@ pub fn search_all(
                     let place = next.fetch_add(1, Ordering::Relaxed);
                     let bug = usize::try_from(place).ok().and_then(|place| bugs.get(place));
                     let Some(bug) = bug else { return };
-                    let search = search(*bug, first, seeds_max);
+                    let search = search(*bug, first, seeds_max, run);
                     tell(&search);
                     ended.lock().expect("no search panics").push((place, search));
                 }

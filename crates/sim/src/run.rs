@@ -1,22 +1,27 @@
 //! One run: faults, then a healed quorum, then the final checks.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use serde::{Deserialize, Serialize};
 use synod_kv::Outcome;
+use synod_paxos::NodeId;
 
 use crate::checkers::liveness::Liveness;
 use crate::checkers::{Check, Checker, Violation, demand, linearizability};
 use crate::client::Mode;
 use crate::coverage::{Coverage, Rare};
 use crate::history::Answer;
+use crate::node::{Node, Process};
 use crate::plan::Plan;
 use crate::trace::{Sink, Trace};
 use crate::world::World;
 
 /// A healed quorum answers within so many election timeouts, three seconds, and the
 /// time that its backlog takes: every command that waits in it may need a slot of its
-/// own, one slot after the other, and there may be so many slots besides.
+/// own, and the node furthest behind has to make up for every slot that it missed, one
+/// slot after the other; and there may be so many slots besides.
 const PROGRESS_TIMEOUTS: u64 = 10;
 const PROGRESS_US: u64 = 3_000_000;
 const BACKLOG_SLOTS: u64 = 64;
@@ -39,7 +44,7 @@ pub fn running_seed() -> Option<u64> {
 }
 
 /// What became of a run.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The seed.
     pub seed: u64,
@@ -61,26 +66,50 @@ pub struct Report {
     pub recovery_us: u64,
 }
 
+impl Report {
+    fn of_nothing(seed: u64) -> Report {
+        Report {
+            seed,
+            violation: None,
+            trace_hash: 0,
+            events: 0,
+            coverage: Coverage::default(),
+            operations: 0,
+            answered: 0,
+            simulated_us: 0,
+            recovery_us: 0,
+        }
+    }
+
+    /// Of a run whose process died of an assertion, so that nothing else is known.
+    #[must_use]
+    pub fn of_death(seed: u64, text: String) -> Report {
+        let violation = Violation { checker: Checker::Assertion, text };
+        Report { violation: Some(violation), ..Report::of_nothing(seed) }
+    }
+}
+
+/// What carries plans out: [`run`], or somebody who lets a process of its own do it.
+pub type Runner<'a> = &'a (dyn Fn(&Plan) -> Report + Sync);
+
 /// Carries a plan out.
 #[must_use]
 pub fn run(plan: &Plan) -> Report {
     run_traced(plan, None)
 }
 
+/// What a panic says.
+#[must_use]
+pub fn panic_text(payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| payload.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").to_owned()
+}
+
 /// Carries a plan out and tells every event.
 #[must_use]
 pub fn run_traced(plan: &Plan, sink: Option<Sink<'_>>) -> Report {
-    let mut report = Report {
-        seed: plan.seed,
-        violation: None,
-        trace_hash: 0,
-        events: 0,
-        coverage: Coverage::default(),
-        operations: 0,
-        answered: 0,
-        simulated_us: 0,
-        recovery_us: 0,
-    };
+    let mut report = Report::of_nothing(plan.seed);
     // The product asserts its own invariants; such a panic is a finding like any other.
     let trace = Trace::new(sink);
     RUNNING.set(Some(plan.seed));
@@ -93,12 +122,7 @@ pub fn run_traced(plan: &Plan, sink: Option<Sink<'_>>) -> Report {
     RUNNING.set(None);
     report.violation = match caught {
         Ok(result) => result.err(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            let text = text.unwrap_or("a panic without words").to_owned();
-            Some(Violation { checker: Checker::Assertion, text })
-        }
+        Err(panic) => Some(Violation { checker: Checker::Assertion, text: panic_text(&*panic) }),
     };
     report
 }
@@ -125,11 +149,7 @@ impl World<'_> {
     /// Phase two: a quorum lives, and must make progress.
     fn recover(&mut self) -> Check {
         let living = self.heal()?;
-        let pace = &self.plan.pace;
-        let slot_us = 4 * pace.delay_us_max + 2 * pace.sync_us_max + 2 * pace.batch_us_max;
-        let backlog = BACKLOG_SLOTS + self.commands_waiting();
-        let bound_us =
-            PROGRESS_TIMEOUTS * pace.election_timeout_us + PROGRESS_US + backlog * slot_us;
+        let bound_us = self.progress_bound_us(&living);
         let healed_us = self.now_us;
         self.clients.mode = Mode::Probe;
         self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
@@ -144,15 +164,34 @@ impl World<'_> {
         self.run_until(self.now_us + SETTLE_US)
     }
 
-    /// Commands that living nodes have queued, sent or not, for clients that may have
-    /// given up long ago.
-    fn commands_waiting(&self) -> u64 {
-        let hosts = self.nodes.iter().filter_map(|node| node.process.as_ref());
-        let waiting = hosts.map(|process| {
+    /// How long the healed may take until each has answered.
+    fn progress_bound_us(&self, living: &[NodeId]) -> u64 {
+        let pace = &self.plan.pace;
+        let slot_us = 4 * pace.delay_us_max
+            + 2 * pace.sync_us_max
+            + 2 * pace.batch_us_max
+            + pace.apply_us_max;
+        PROGRESS_TIMEOUTS * pace.election_timeout_us
+            + PROGRESS_US
+            + (BACKLOG_SLOTS + self.backlog_slots(living)) * slot_us
+    }
+
+    /// Slots that the one furthest behind has to make up for, and one for each command
+    /// that living nodes have queued, sent or not, for clients that may have given up
+    /// long ago.
+    fn backlog_slots(&self, living: &[NodeId]) -> u64 {
+        let nodes = || self.nodes.iter().filter(|node| living.contains(&node.id));
+        let applied = |node: &Node| {
+            node.process.as_ref().map_or(node.state.slot, |process| process.machine.applied_slot())
+        };
+        let behind = nodes().map(applied).min().unwrap_or(0);
+        let waiting = |process: &Process| {
             let queues = process.host.queues();
-            queues.writes_unsent + queues.writes_sent + queues.commands_queued
-        });
-        waiting.sum::<usize>() as u64
+            (queues.writes_unsent + queues.writes_sent + queues.commands_queued) as u64
+        };
+        let waiting: u64 = nodes().filter_map(|node| node.process.as_ref()).map(waiting).sum();
+        self.checks.agreement.last().0.saturating_sub(behind) + waiting
+    }
     }
 
     fn liveness(&self) -> &Liveness {
@@ -185,11 +224,11 @@ impl World<'_> {
         }
         linearizability::check(operations, &settled, self.plan.load.keys)?;
         let (wanted, asked) = (self.plan.operations_min, operations.len());
-        demand(asked >= wanted, Checker::Liveness, || {
+        demand(asked >= wanted, Checker::Enough, || {
             format!("only {asked} operations were asked for, so too little was checked")
         })?;
         // A run in which nobody was told anything has checked nothing.
-        demand(self.checks.durability.checked() > 0, Checker::Durability, || {
+        demand(self.checks.durability.checked() > 0, Checker::Enough, || {
             "no acknowledgement was checked".to_owned()
         })
     }

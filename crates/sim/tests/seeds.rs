@@ -1,49 +1,14 @@
-//! Seeds, as every test run replays them. `synod sim --seeds A..B` runs more.
+//! Single seeds: what telling does, and those that failed once. gate.rs runs many.
 #![allow(missing_docs)]
 
-use std::num::NonZero;
-use std::thread;
-
-use synod_sim::{Plan, Summary, run, run_seeds};
-
-/// Seeds of every test run.
-const SEEDS: u64 = 300;
-/// Seeds that are run twice.
-const TWICE: u64 = 20;
-
-fn describe(summary: &Summary) -> String {
-    let line = |report: &synod_sim::Report| {
-        let violation = report.violation.as_ref().map(ToString::to_string).unwrap_or_default();
-        format!("seed {}: {violation}\n", report.seed)
-    };
-    summary.failed.iter().map(line).collect()
-}
-
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
-}
+use synod_sim::{Plan, drawn_seeds, run};
 
 #[test]
-fn the_first_seeds_hold_and_reach_everything_worth_reaching() {
-    let summary = run_seeds(0..SEEDS, cores(), 5, |_| {});
-    assert!(summary.failed.is_empty(), "{}", describe(&summary));
-    assert_eq!(summary.missing(), Vec::<&str>::new(), "never happened in {SEEDS} seeds");
-    assert!(summary.operations >= SEEDS * 500, "{} operations", summary.operations);
-    assert!(summary.simulated_us >= SEEDS * 90_000_000);
-    // Were nearly all operations refused, little would be checked.
-    assert!(summary.answered * 2 > summary.operations, "{} answered", summary.answered);
-}
-
-#[test]
-fn the_same_seed_gives_the_same_run() {
-    for seed in 0..TWICE {
-        let plan = Plan::drawn(seed);
-        let (first, second) = (run(&plan), run(&plan));
-        assert_eq!(first, second, "seed {seed}");
-        assert!(first.events > 1_000);
-    }
-    let other = run(&Plan::drawn(TWICE));
-    assert_ne!(run(&Plan::drawn(0)).trace_hash, other.trace_hash);
+fn a_text_draws_its_own_seeds() {
+    assert_eq!(drawn_seeds("one commit", 1_000), drawn_seeds("one commit", 1_000));
+    let (one, other) = (drawn_seeds("one commit", 1_000), drawn_seeds("another commit", 1_000));
+    assert_eq!(one.end - one.start, 1_000);
+    assert!(one.end < other.start || other.end < one.start, "{one:?} {other:?}");
 }
 
 #[test]

@@ -54,6 +54,12 @@ impl Agreement {
         &mut self.slots[at]
     }
 
+    /// The highest slot in which anything is accepted.
+    #[must_use]
+    pub fn last(&self) -> Slot {
+        Slot(self.slots.len() as u64)
+    }
+
     /// A node's acceptance became durable.
     ///
     /// # Errors
