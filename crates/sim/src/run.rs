@@ -192,7 +192,6 @@ impl World<'_> {
         let waiting: u64 = nodes().filter_map(|node| node.process.as_ref()).map(waiting).sum();
         self.checks.agreement.last().0.saturating_sub(behind) + waiting
     }
-    }
 
     fn liveness(&self) -> &Liveness {
         self.checks.liveness.as_ref().expect("the quorum is healed")
