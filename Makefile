@@ -83,6 +83,10 @@ fuzz: setup ## Give decoders bytes that nobody meant (FUZZ_SECONDS=600 ONLY=http
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(CARGO) test --locked --quiet -p synod --test fuzz -- \
 	    --nocapture --test-threads=2 $(ONLY)
 
+.PHONY: proof
+proof: build ## The long run for docs/ledger.md (SEEDS=50000 ROUNDS=10; over an hour).
+	@SYNOD=$(TARGET_DIR)/release/synod .ci/proof $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what the builds made (RocksDB stays in the cache).
 	@cargo clean

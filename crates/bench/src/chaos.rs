@@ -335,6 +335,7 @@ impl Run<'_> {
             operations: Operations { ok, failed, unknown, checked: findings.checked },
             keys: findings.keys,
             keys_lost: findings.lost,
+            keys_undecided: findings.undecided,
             equal_at_slot,
             stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),

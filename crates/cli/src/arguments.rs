@@ -431,6 +431,9 @@ pub(crate) struct Sim {
 pub(crate) enum SimCommand {
     /// Put known mistakes into the nodes, one at a time: each must be found.
     Planted(Planted),
+    /// Carry out the plans of standard input: what the other commands start.
+    #[command(hide = true)]
+    Worker,
 }
 
 /// `synod sim planted`.

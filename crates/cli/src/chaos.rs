@@ -19,7 +19,7 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
         warn(&format!("full disks are left out: {reason}"));
         plan.classes.retain(|class| *class != Class::Disk);
     }
-    let progress = if arguments.json { Progress::silent() } else { Progress::bar() };
+    let progress = Progress::bar_or_lines();
     let outcome = chaos::run(&plan, &mut cluster, &links, &progress);
     if !outcome.as_ref().is_ok_and(|result| result.passed) {
         cluster.keep();

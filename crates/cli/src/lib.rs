@@ -23,6 +23,7 @@ mod small_disk;
 mod status;
 mod talk;
 mod transfer;
+mod workers;
 
 use std::process::ExitCode;
 

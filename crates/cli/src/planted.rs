@@ -3,23 +3,17 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use synod_sim::Plan;
 use synod_sim::planted::{Bug, Search, search_all};
 
 use crate::arguments::Planted;
 use crate::failure::Failure;
 use crate::output::{columns, print, print_json, warn};
+use crate::workers::Workers;
 
 /// Searches for every mistake. Fails when one is not found.
 pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
-    if cfg!(panic = "abort") {
-        return Err(Failure::usage(
-            "some mistakes are found by a panic, which ends this build of synod: \
-             use a build of the profile dev (make planted)",
-        ));
-    }
     let bugs = chosen(&arguments.bug)?;
-    // The panics are findings, and told in the table.
-    std::panic::set_hook(Box::new(|_| {}));
     let threads = arguments.threads.map_or_else(crate::sim::cores, usize::from);
     let seeds_max = u64::from(arguments.seeds_max);
     let began = Instant::now();
@@ -28,7 +22,9 @@ pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
             warn(&format!("{}: {} seeds", search.bug.name(), search.seeds));
         }
     };
-    let searches = search_all(&bugs, arguments.first, seeds_max, threads, tell);
+    let workers = Workers::start()?;
+    let run = |plan: &Plan| workers.run(plan);
+    let searches = search_all(&bugs, arguments.first, seeds_max, threads, &run, tell);
     if arguments.json {
         print_json(&Table::of(&searches, began.elapsed()))?;
     } else {
@@ -43,12 +39,11 @@ pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Bug>, Failure> {
-    let all = Bug::all();
     if names.is_empty() {
-        return Ok(all);
+        return Ok(Bug::all());
     }
     let find = |name: &String| {
-        let found = all.iter().find(|bug| bug.name() == *name).copied();
+        let found = Bug::named(name);
         found.ok_or_else(|| Failure::usage(format!("there is no planted bug {name}")))
     };
     names.iter().map(find).collect()

@@ -14,6 +14,7 @@ use synod_sim::{Plan, Report, Summary, minimize, run_seeds, run_traced, running_
 use crate::arguments::{Sim, SimCommand};
 use crate::failure::Failure;
 use crate::output::{columns, print, print_bytes, print_json};
+use crate::workers::Workers;
 
 /// How often progress is told: on a terminal, and elsewhere.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -21,8 +22,10 @@ const TELL_LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs what was asked for. Fails when a check failed.
 pub(crate) fn run(arguments: &Sim) -> Result<(), Failure> {
-    if let Some(SimCommand::Planted(planted)) = &arguments.command {
-        return crate::planted::run(planted);
+    match &arguments.command {
+        Some(SimCommand::Planted(planted)) => return crate::planted::run(planted),
+        Some(SimCommand::Worker) => return crate::workers::work(),
+        None => {}
     }
     name_the_seed_of_panics();
     match (arguments.seed, &arguments.seeds) {
@@ -34,7 +37,7 @@ pub(crate) fn run(arguments: &Sim) -> Result<(), Failure> {
 }
 
 /// A panic in a run is caught and reported like any failed check. Where panics end
-/// the process, the seed is named before.
+/// the process, the one seed that runs in this process is named before.
 fn name_the_seed_of_panics() {
     let otherwise = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| match running_seed() {
@@ -69,7 +72,9 @@ fn run_one(plan: &Plan, arguments: &Sim) -> Result<(), Failure> {
 
 fn run_minimizing(seed: u64, arguments: &Sim) -> Result<(), Failure> {
     let tell = |what: &str| eprintln!("still fails: {what}");
-    let Some((plan, report)) = minimize(&Plan::drawn(seed), tell) else {
+    let workers = Workers::start()?;
+    let run = |plan: &Plan| workers.run(plan);
+    let Some((plan, report)) = minimize(&Plan::drawn(seed), &run, tell) else {
         return print(&format!("seed {seed} does not fail"));
     };
     if arguments.trace {
@@ -110,10 +115,13 @@ fn one_text(report: &Report) -> String {
 
 fn run_many(seeds: Range<u64>, arguments: &Sim) -> Result<(), Failure> {
     let threads = arguments.threads.map_or_else(cores, usize::from);
-    let progress = Progress::new(seeds.end - seeds.start, arguments.json);
+    let progress = Progress::new(seeds.end - seeds.start);
     let began = Instant::now();
     let failures = usize::try_from(arguments.failures).unwrap_or(usize::MAX);
-    let summary = run_seeds(seeds.clone(), threads, failures, |summary| progress.tell(summary));
+    let workers = Workers::start()?;
+    let run = |plan: &Plan| workers.run(plan);
+    let tell = |summary: &Summary| progress.tell(summary);
+    let summary = run_seeds(seeds.clone(), threads, failures, &run, tell);
     progress.end();
     let took = began.elapsed();
     if arguments.json {
@@ -172,21 +180,20 @@ fn many_text(summary: &Summary, took: Duration) -> String {
 struct Progress {
     total: u64,
     is_terminal: bool,
-    silent: bool,
     began: Instant,
     told: Mutex<Instant>,
 }
 
 impl Progress {
-    fn new(total: u64, silent: bool) -> Self {
+    fn new(total: u64) -> Self {
         let (is_terminal, began) = (std::io::stderr().is_terminal(), Instant::now());
-        Progress { total, is_terminal, silent, began, told: Mutex::new(began) }
+        Progress { total, is_terminal, began, told: Mutex::new(began) }
     }
 
     fn tell(&self, summary: &Summary) {
         let every = if self.is_terminal { TELL_EVERY } else { TELL_LOG_EVERY };
         let Ok(mut told) = self.told.lock() else { return };
-        if self.silent || told.elapsed() < every {
+        if told.elapsed() < every {
             return;
         }
         *told = Instant::now();
@@ -204,7 +211,7 @@ impl Progress {
     }
 
     fn end(&self) {
-        if self.is_terminal && !self.silent {
+        if self.is_terminal {
             eprintln!();
         }
     }

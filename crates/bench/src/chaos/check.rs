@@ -13,6 +13,8 @@ use super::history::{End, Operation, Request};
 
 /// A search for one key that takes more tries is given up, and failed.
 const TRIES_MAX: u64 = 3_000_000;
+/// How the reason of such a key begins.
+const UNDECIDED: &str = "could not be checked";
 /// More than this many of a kind say nothing new.
 const FINDINGS_MAX: usize = 10;
 
@@ -22,6 +24,8 @@ pub(super) struct Findings {
     pub(super) checked: u64,
     pub(super) keys: u64,
     pub(super) lost: u64,
+    /// Keys of which nobody can say.
+    pub(super) undecided: u64,
     pub(super) violations: Vec<String>,
 }
 
@@ -42,6 +46,7 @@ pub(super) fn check(operations: &[Operation], final_us: u64) -> Findings {
             findings.violations.push(format!("key {key}: {loss}"));
         }
         if let Err(reason) = check_key(&operations) {
+            findings.undecided += u64::from(reason.starts_with(UNDECIDED));
             findings.violations.push(format!("key {key}: {reason}"));
         }
     }
@@ -119,7 +124,7 @@ fn check_key(operations: &[Operation]) -> Result<(), String> {
     match search(&steps, TRIES_MAX) {
         Ok(()) => Ok(()),
         Err(Unexplained::TooManySteps) => {
-            Err(format!("could not be checked: {} operations need too many steps", steps.len()))
+            Err(format!("{UNDECIDED}: {} operations need too many steps", steps.len()))
         }
         Err(Unexplained::NoOrder { deepest }) => Err(not_linearizable(&steps, deepest)),
     }

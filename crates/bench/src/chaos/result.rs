@@ -55,6 +55,8 @@ pub struct ChaosResult {
     pub keys: u64,
     /// Keys of which an acknowledged write is missing.
     pub keys_lost: u64,
+    /// Keys whose history needs too many steps to be checked.
+    pub keys_undecided: u64,
     /// The slot at which all nodes had the same state in the end.
     pub equal_at_slot: Option<u64>,
     /// How often a node ended because its disk was full, which it may.
@@ -93,6 +95,7 @@ impl ChaosResult {
         lines.row(["operations checked", &count(checked)]);
         lines.row(["keys", &count(self.keys)]);
         lines.row(["keys that lost a write", &count(self.keys_lost)]);
+        lines.row(["keys that could not be checked", &count(self.keys_undecided)]);
         lines.row(["equal states at slot", &or_dash(self.equal_at_slot.map(count))]);
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
