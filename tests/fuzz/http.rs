@@ -72,6 +72,14 @@ impl Replica for Alone {
         if self.revision() >= revision { Ok(()) } else { Err(Refused::Deadline) }
     }
 
+    async fn transfer(&self, to: Option<u32>, _: Instant) -> Result<Leader, Refused> {
+        Ok(Leader::new(to.unwrap_or(2), "http://127.0.0.1:7002"))
+    }
+
+    fn is_member(&self, node: u32) -> bool {
+        (1..=3).contains(&node)
+    }
+
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         self.with(|machine| read::look(machine.map(), key, machine.revision()))
     }
