@@ -78,6 +78,8 @@ struct Running<F> {
     check: F,
     rng: Rng,
     pool: Vec<Vec<u8>>,
+    /// How many of the pool are the corpus and the valid ones.
+    first: usize,
     answers: HashSet<String>,
     inputs: u64,
     accepted: u64,
@@ -95,6 +97,7 @@ impl Fuzz {
         let seconds = number("FUZZ_SECONDS");
         let mut running = Running {
             pool: Vec::new(),
+            first: 0,
             answers: HashSet::new(),
             rng: Rng::with_seed(seed),
             inputs: 0,
@@ -135,6 +138,7 @@ impl<F: FnMut(&[u8]) -> Answer> Running<F> {
             }
             self.pool.push(input);
         }
+        self.first = self.pool.len();
     }
 
     fn search(&mut self, time: Duration, says_progress: bool) {
@@ -158,7 +162,9 @@ impl<F: FnMut(&[u8]) -> Answer> Running<F> {
         if rng.u8(0..32) == 0 {
             return invented(rng);
         }
-        let (first, other) = (rng.usize(0..self.pool.len()), rng.usize(0..self.pool.len()));
+        // Half of them from the first ones, or the many that were refused crowd them out.
+        let kept = if rng.bool() { self.first } else { self.pool.len() };
+        let (first, other) = (rng.usize(0..kept), rng.usize(0..self.pool.len()));
         let (first, other) = (&self.pool[first], &self.pool[other]);
         mutated(rng, first, other, self.fuzz.words, self.fuzz.bytes_max)
     }
@@ -271,6 +277,7 @@ fn a_planted_fault_is_found_and_made_small() {
     listen_for_panics();
     let mut running = Running {
         pool: fuzz.valid.clone(),
+        first: 1,
         fuzz,
         check,
         rng: Rng::with_seed(1),
