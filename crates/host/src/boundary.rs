@@ -39,7 +39,8 @@ pub enum Event {
     /// The apply side switches between two [`Action::Apply`] and only forwards: a
     /// snapshot at or below what it has applied is thrown away, and reported as
     /// [`Event::SnapshotFailed`]. Applies that the host handed out before it heard of
-    /// the switch may come after it: see there.
+    /// the switch may come after it: see there. The host hears of the switch before it
+    /// hears of anything applied after it.
     Installed(Applied),
     /// The snapshot that was to be fetched from this peer does not come, or is of no
     /// use any more.

@@ -179,6 +179,37 @@ fn truncation_frees_the_disk_and_keeps_what_is_above() {
     assert_eq!((opened.recovered.open.len(), opened.recovered.promised), (1, BALLOT));
 }
 
+/// Who cuts the journal goes by what it says of its segments: each is dropped when what it
+/// holds is not needed, not before, and frees what it said. A restart tells the same.
+#[test]
+fn a_full_segment_tells_what_it_holds_and_what_dropping_it_frees() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    let mut told = Vec::new();
+    for slot in 1..=60 {
+        journal.append(&[accepted(slot, slot - 1, 700)]).unwrap();
+        journal.sync().unwrap();
+        let after = told.last().map_or(0, |(number, _)| *number);
+        told.extend(journal.filled_segments(after));
+    }
+    assert!(told.len() > 10);
+    drop(journal);
+    let mut journal = open(&dir);
+    assert_eq!(journal.filled_segments(0).collect::<Vec<_>>(), told);
+    assert!(told.windows(2).all(|two| two[0].0 + 1 == two[1].0 && two[0].1.upto <= two[1].1.upto));
+    for (_, segment) in &told {
+        let before = journal.bytes_on_disk();
+        if segment.upto > Slot::ZERO {
+            journal.truncate(segment.upto.prior()).unwrap();
+            assert_eq!(journal.bytes_on_disk(), before, "a value in it is still needed");
+        }
+        journal.truncate(segment.upto).unwrap();
+        assert_eq!(journal.bytes_on_disk(), before - segment.bytes);
+        assert_eq!(journal.truncated_upto(), segment.upto);
+    }
+    assert_eq!(journal.filled_segments(0).count(), 0);
+}
+
 #[test]
 fn nothing_that_is_not_known_as_chosen_is_dropped() {
     let (_folder, dir) = created();

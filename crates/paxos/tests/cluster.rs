@@ -21,6 +21,7 @@ fn run(seed: u64) -> World {
 fn run_seeds(seeds: std::ops::Range<u64>) {
     let enough = seeds.end - seeds.start >= 100;
     let (mut elected, mut crashes, mut noops, mut reads, mut chosen) = (0, 0, 0, 0, 0);
+    let (mut snapshots, mut made_up) = (0, 0);
     for seed in seeds {
         let world = match std::panic::catch_unwind(|| run(seed)) {
             Ok(world) => world,
@@ -33,12 +34,16 @@ fn run_seeds(seeds: std::ops::Range<u64>) {
         elected += count("elected");
         crashes += count("crash");
         noops += count("noop");
+        snapshots += count("snapshot");
+        made_up += count("start after made up");
         reads += world.oracle.reads_checked;
         chosen += world.oracle.chosen.len();
     }
     println!("elected {elected} crashes {crashes} noops {noops} reads {reads} chosen {chosen}");
+    println!("snapshots {snapshots}, switched to before a crash {made_up}");
     // A checker that could not check fails.
     let covered = elected > 0 && crashes > 0 && noops > 0 && reads > 0 && chosen > 0;
+    let covered = covered && snapshots > 0 && made_up > 0;
     assert!(covered || !enough, "some event never happened");
 }
 

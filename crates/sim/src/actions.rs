@@ -10,7 +10,7 @@ use crate::coverage::Rare;
 use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
-use crate::node::{Backed, Process, apply_value};
+use crate::node::{Backed, apply_value};
 use crate::snapshot::Task;
 use crate::words;
 use crate::world::{Happening, World};
@@ -176,7 +176,8 @@ impl World<'_> {
             _ => None,
         });
         // Sometimes the process dies before it takes the mark away.
-        if starts.max() >= node.state.installed && self.rng.bool() {
+        let is_marked = node.state.installed.is_some();
+        if is_marked && starts.max() >= node.state.installed && self.rng.bool() {
             node.state.installed = None;
         }
         if is_member {
@@ -209,20 +210,21 @@ impl World<'_> {
     /// The state machine has got through what it was at.
     pub(crate) fn apply(&mut self, id: NodeId) -> Check {
         let node = &mut self.nodes[id.0 as usize - 1];
-        let (life, process) = (node.life, node.process.as_mut().expect("checked by the caller"));
-        match process.apply_queue.pop_front().expect("it was at it") {
+        let life = node.life;
+        let process = node.process.as_mut().expect("checked by the caller");
+        let task = process.apply_queue.pop_front().expect("it was at it");
+        if !process.apply_queue.is_empty() {
+            self.apply_later(id); // What comes in from now on finds an empty queue, or waits.
+        }
+        let process = self.node(id).process(life).expect("checked by the caller");
+        match task {
             Task::Apply { first, values, waiters } => {
                 process.waiters.extend(waiters);
                 self.tell_skipped(id)?;
-                self.apply_values(id, first, &values)?;
+                self.apply_values(id, first, &values)
             }
-            Task::Install(checkpoint, from) => self.install(id, &checkpoint, from)?,
+            Task::Install(checkpoint, from) => self.install(id, &checkpoint, from),
         }
-        let is_more = |process: &mut Process| !process.apply_queue.is_empty();
-        if self.node(id).process(life).is_some_and(is_more) {
-            self.apply_later(id);
-        }
-        Ok(())
     }
 
     fn apply_values(&mut self, id: NodeId, first: Slot, values: &[Value]) -> Check {

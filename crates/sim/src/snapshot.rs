@@ -22,8 +22,8 @@ use crate::store::Store;
 use crate::words;
 use crate::world::{Happening, World};
 
-/// Parts of a snapshot at the most.
-const PARTS_MAX: u32 = 6;
+/// Parts of a small snapshot and of a large one at the most.
+const PARTS_MAX: [u32; 2] = [3, 30];
 /// A transfer that breaks more often is given up.
 const BREAKS_MAX: u32 = 4;
 
@@ -126,7 +126,8 @@ impl World<'_> {
         match &mut transfer.opened {
             None => {
                 let checkpoint = self.take_checkpoint(from, transfer.above);
-                let parts = self.rng.u32(1..=PARTS_MAX);
+                let parts_max = PARTS_MAX[self.rng.usize(..2)];
+                let parts = self.rng.u32(1..=parts_max);
                 transfer.opened = Some((life, checkpoint, parts));
             }
             Some((opened_in, ..)) if *opened_in != life => {
@@ -188,9 +189,10 @@ impl World<'_> {
         demand(self.checks.agreement.chosen(Slot(slot)).is_some(), Checker::Agreement, || {
             format!("{id} installs a snapshot of slot {slot}, where nothing is chosen")
         })?;
-        let crashes = self.nemesis.is_loose()
-            && (self.plan.percent(Fault::Crash) + self.plan.percent(Fault::CrashInStep)) > 0;
-        let fate = if crashes { self.rng.u8(..8) } else { u8::MAX };
+        let crashes = [Fault::Crash, Fault::CrashInStep, Fault::CrashAll];
+        let crashes = crashes.iter().any(|fault| self.plan.percent(*fault) > 0);
+        let crashes = crashes && self.nemesis.is_loose();
+        let fate = if crashes { self.rng.u8(..6) } else { u8::MAX };
         if fate == 0 {
             self.coverage.rare(Rare::CrashBeforeSwitch);
             return self.die_installing(id);
