@@ -195,7 +195,9 @@ fn a_full_segment_tells_what_it_holds_and_what_dropping_it_frees() {
     assert!(told.len() > 10);
     drop(journal);
     let mut journal = open(&dir);
-    assert_eq!(journal.filled_segments(0).collect::<Vec<_>>(), told);
+    // The open sealed the last group, and that may have filled another.
+    let again: Vec<_> = journal.filled_segments(0).collect();
+    assert!(again.starts_with(&told), "{again:?} {told:?}");
     assert!(told.windows(2).all(|two| two[0].0 + 1 == two[1].0 && two[0].1.upto <= two[1].1.upto));
     for (_, segment) in &told {
         let before = journal.bytes_on_disk();
@@ -207,7 +209,7 @@ fn a_full_segment_tells_what_it_holds_and_what_dropping_it_frees() {
         assert_eq!(journal.bytes_on_disk(), before - segment.bytes);
         assert_eq!(journal.truncated_upto(), segment.upto);
     }
-    assert_eq!(journal.filled_segments(0).count(), 0);
+    assert_eq!(journal.filled_segments(0).count(), again.len() - told.len());
 }
 
 #[test]

@@ -108,6 +108,7 @@ impl World<'_> {
     pub(crate) fn transfer(&mut self, id: NodeId) -> Check {
         let process = self.node(id).process.as_ref().expect("checked by the caller");
         let Some(mut transfer) = process.transfer.clone() else { return Ok(()) };
+        let own_life = self.node(id).life;
         let from = transfer.from;
         let breaks = self.nemesis.is_loose() && self.rng.u8(..12) == 0;
         if breaks || !self.talks(id, from) {
@@ -120,6 +121,11 @@ impl World<'_> {
             }
             let pause_us = self.rng.u64(20_000..200_000);
             self.transfer_later(id, pause_us);
+            return self.go_on(id, transfer);
+        }
+        if transfer.opened.is_some() && self.crashes() && self.rng.u8(..40) == 0 {
+            self.crash_soon_back(from, 200_000)?;
+            self.transfer_later(id, 300_000);
             return self.go_on(id, transfer);
         }
         let life = self.node(from).life;
@@ -139,7 +145,8 @@ impl World<'_> {
                 let process = self.node(id).process.as_mut().expect("it is there");
                 process.apply_queue.push_back(task);
                 if process.apply_queue.len() == 1 {
-                    self.apply_later(id);
+                    let checks_us = self.rng.u64(0..300_000);
+                    self.at(checks_us, Happening::Apply { node: id, life: own_life });
                 }
                 return Ok(());
             }
@@ -189,18 +196,15 @@ impl World<'_> {
         demand(self.checks.agreement.chosen(Slot(slot)).is_some(), Checker::Agreement, || {
             format!("{id} installs a snapshot of slot {slot}, where nothing is chosen")
         })?;
-        let crashes = [Fault::Crash, Fault::CrashInStep, Fault::CrashAll];
-        let crashes = crashes.iter().any(|fault| self.plan.percent(*fault) > 0);
-        let crashes = crashes && self.nemesis.is_loose();
-        let fate = if crashes { self.rng.u8(..6) } else { u8::MAX };
+        let fate = if self.crashes() { self.rng.u8(..6) } else { u8::MAX };
         if fate == 0 {
             self.coverage.rare(Rare::CrashBeforeSwitch);
-            return self.die_installing(id);
+            return self.crash_soon_back(id, 1_000_000);
         }
         self.note_installation(id, slot, from);
         self.node(id).state.switch(&checkpoint.map, slot);
         if fate == 1 {
-            return self.die_installing(id);
+            return self.crash_soon_back(id, 1_000_000);
         }
         self.switch(id)?;
         let actions = self.rng.usize(..6);
@@ -271,10 +275,16 @@ impl World<'_> {
         skipped.into_iter().try_for_each(|request| self.refused(id, request, Refusal::Unknown))
     }
 
-    fn die_installing(&mut self, id: NodeId) -> Check {
+    /// Whether processes die in this run, now.
+    fn crashes(&self) -> bool {
+        let crashes = [Fault::Crash, Fault::CrashInStep, Fault::CrashAll];
+        self.nemesis.is_loose() && crashes.iter().any(|fault| self.plan.percent(*fault) > 0)
+    }
+
+    fn crash_soon_back(&mut self, id: NodeId, down_us_max: u64) -> Check {
         let tail = self.nemesis.draw_tail();
         self.crash(id, tail)?;
-        let down_us = self.rng.u64(1_000..1_000_000);
+        let down_us = self.rng.u64(1_000..down_us_max);
         self.at(down_us, Happening::Start { node: id });
         Ok(())
     }

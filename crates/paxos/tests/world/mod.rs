@@ -638,10 +638,7 @@ impl World {
             machine.segments.retain(|segment| segment.upto > upto);
         }
         if let Some(wanted) = effects.snapshot {
-            assert_eq!(
-                wanted.above,
-                self.machine(id).replica.as_ref().unwrap().status(self.now).chosen_upto
-            );
+            assert_eq!(wanted.above, self.machine(id).applied, "above what it has");
             let delay = self.rng.u64(500..200_000);
             self.at(delay, Happening::Snapshot { node: id, life, from: wanted.from });
         }
