@@ -216,7 +216,7 @@ impl Stage {
         node.applied = recovered.chosen_upto;
         let options = Options { incarnation: node.life, ..self.options.clone() };
         let (applied, now) = (node.applied, Time(self.now));
-        let durable = Slot::ZERO;
+        let durable = recovered.truncated_upto;
         node.replica =
             Some(Replica::new(id, configuration, options, recovered, applied, durable, now));
         self.input(id, Input::Tick);

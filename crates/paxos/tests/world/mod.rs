@@ -520,6 +520,10 @@ impl World {
         if machine.life != life || machine.replica.is_none() {
             return;
         }
+        if machine.paused {
+            self.at(10_000, Happening::Snapshot { node: id, life, from });
+            return;
+        }
         if !is_there || is_cut || slot <= machine.applied {
             self.oracle.count("snapshot failed");
             self.input(id, Input::SnapshotFailed { from });
@@ -529,7 +533,15 @@ impl World {
         machine.applied_durable = slot;
         machine.installed = Some(slot);
         self.oracle.count("snapshot");
-        self.input(id, Input::Installed { slot, state: (slot, 0) });
+        let dies = if self.faults.crashes > 0.0 { self.rng.u8(..4) } else { 4 };
+        if dies > 0 {
+            self.input(id, Input::Installed { slot, state: (slot, 0) });
+        }
+        // Before the core hears of it, or before the journal has what it said.
+        if dies < 2 {
+            self.crash(id);
+            self.at(1_000, Happening::Restart { node: id });
+        }
     }
 
     fn resume(&mut self, id: NodeId) {
