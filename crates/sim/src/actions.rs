@@ -83,9 +83,10 @@ impl World<'_> {
             format!("{id} drops its journal up to slot {upto}; its state is durable to {durable}")
         })?;
         let disk = &mut self.node(id).disk;
-        let (damaged, before) = (disk.damaged_groups, disk.truncated_upto());
+        let (damaged, before) = (disk.damaged_groups, disk.durably_truncated_upto());
         disk.truncate(upto);
-        let (dropped, truncated) = (damaged > disk.damaged_groups, before < disk.truncated_upto());
+        let (dropped, truncated) =
+            (damaged > disk.damaged_groups, before < disk.durably_truncated_upto());
         if dropped {
             self.coverage.rare(Rare::DamageDropped);
         }

@@ -373,7 +373,7 @@ impl Disk {
     }
 
     /// Everything up to here was dropped, or replaced by a snapshot.
-    pub(crate) fn truncated_upto(&self) -> Slot {
+    pub(crate) fn durably_truncated_upto(&self) -> Slot {
         self.synced_truncated_upto
     }
 

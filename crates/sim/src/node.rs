@@ -88,7 +88,7 @@ impl Ground for Backed<'_> {
     /// acceptance: no later ballot can carry another value. Then its disk must hold
     /// the chosen value.
     fn has_accepted(&self, slot: Slot, ballot: Ballot) -> bool {
-        slot <= self.disk.truncated_upto()
+        slot <= self.disk.durably_truncated_upto()
             || self.disk.durably_held(slot).is_some_and(|held| {
                 let is_vote = match held.standing {
                     Standing::Chosen => true,

@@ -134,7 +134,7 @@ pub(crate) struct Machine {
     /// The journal has dropped everything up to here.
     truncated: Slot,
     /// Full segments, and how many durable records they hold.
-    segments: Vec<Segment>,
+    pub(crate) segments: Vec<Segment>,
     segment_records: usize,
     pub(crate) applied: Slot,
     pub(crate) replica: Option<Replica>,
@@ -764,6 +764,11 @@ impl Machine {
             self.segments.push(segment);
             segment
         })
+    }
+
+    /// How many segments were ever filled.
+    pub(crate) fn filled(&self) -> u64 {
+        (self.segment_records / SEGMENT_RECORDS) as u64
     }
 
     /// What a journal brings back, worked out naively from all records.
