@@ -179,6 +179,39 @@ fn truncation_frees_the_disk_and_keeps_what_is_above() {
     assert_eq!((opened.recovered.open.len(), opened.recovered.promised), (1, BALLOT));
 }
 
+/// Who cuts the journal goes by what it says of its segments: each is dropped when what it
+/// holds is not needed, not before, and frees what it said. A restart tells the same.
+#[test]
+fn a_full_segment_tells_what_it_holds_and_what_dropping_it_frees() {
+    let (_folder, dir) = created();
+    let mut journal = open(&dir);
+    let mut told = Vec::new();
+    for slot in 1..=60 {
+        journal.append(&[accepted(slot, slot - 1, 700)]).unwrap();
+        journal.sync().unwrap();
+        let after = told.last().map_or(0, |(number, _)| *number);
+        told.extend(journal.filled_segments(after));
+    }
+    assert!(told.len() > 10);
+    drop(journal);
+    let mut journal = open(&dir);
+    // The open sealed the last group, and that may have filled another.
+    let again: Vec<_> = journal.filled_segments(0).collect();
+    assert!(again.starts_with(&told), "{again:?} {told:?}");
+    assert!(told.windows(2).all(|two| two[0].0 + 1 == two[1].0 && two[0].1.upto <= two[1].1.upto));
+    for (number, full) in &told {
+        let path = segment(&dir, *number);
+        assert_eq!(path.metadata().unwrap().len(), full.bytes);
+        if full.upto > Slot::ZERO {
+            journal.truncate(full.upto.prior()).unwrap();
+            assert!(path.exists(), "a value in it is still needed");
+        }
+        journal.truncate(full.upto).unwrap();
+        assert!(!path.exists());
+        assert_eq!(journal.truncated_upto(), full.upto);
+    }
+}
+
 #[test]
 fn nothing_that_is_not_known_as_chosen_is_dropped() {
     let (_folder, dir) = created();

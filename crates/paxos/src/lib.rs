@@ -31,13 +31,14 @@ mod read;
 mod replica;
 pub mod single_decree;
 mod slot;
+mod tail;
 mod time;
 mod value;
 
 pub use ballot::{Ballot, NodeId};
 pub use boundary::{
     Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record, RecordBody,
-    Recovered, Role, Status,
+    Recovered, Role, Segment, SnapshotWanted, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
 pub use message::{

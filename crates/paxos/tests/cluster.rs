@@ -2,6 +2,7 @@
 
 mod world;
 
+use synod_paxos::NodeId;
 use world::{Faults, World};
 
 /// One seed: any faults for a while with safety checked all the time, then all is
@@ -21,6 +22,7 @@ fn run(seed: u64) -> World {
 fn run_seeds(seeds: std::ops::Range<u64>) {
     let enough = seeds.end - seeds.start >= 100;
     let (mut elected, mut crashes, mut noops, mut reads, mut chosen) = (0, 0, 0, 0, 0);
+    let (mut snapshots, mut made_up) = (0, 0);
     for seed in seeds {
         let world = match std::panic::catch_unwind(|| run(seed)) {
             Ok(world) => world,
@@ -33,12 +35,16 @@ fn run_seeds(seeds: std::ops::Range<u64>) {
         elected += count("elected");
         crashes += count("crash");
         noops += count("noop");
+        snapshots += count("snapshot");
+        made_up += count("start after made up");
         reads += world.oracle.reads_checked;
         chosen += world.oracle.chosen.len();
     }
     println!("elected {elected} crashes {crashes} noops {noops} reads {reads} chosen {chosen}");
+    println!("snapshots {snapshots}, switched to before a crash {made_up}");
     // A checker that could not check fails.
     let covered = elected > 0 && crashes > 0 && noops > 0 && reads > 0 && chosen > 0;
+    let covered = covered && snapshots > 0 && made_up > 0;
     assert!(covered || !enough, "some event never happened");
 }
 
@@ -68,6 +74,39 @@ fn seeds_of_the_environment() {
     let Ok(range) = std::env::var("SYNOD_SEEDS") else { return };
     let (first, last) = range.split_once("..").expect("SYNOD_SEEDS=A..B");
     run_seeds(first.parse().expect("a number")..last.parse().expect("a number"));
+}
+
+/// However long one member is away under load, the journals of the others stay bounded;
+/// and what it misses then comes as a snapshot.
+#[test]
+fn journals_stay_bounded_while_a_member_is_away_and_it_comes_back_by_a_snapshot() {
+    const TAIL_SEGMENTS: u64 = 20;
+    /// What fills up between two flushes of the state, and what waits to be applied.
+    const SLACK_SEGMENTS: u64 = 20;
+    let [one, two, away] = [1, 2, 3].map(NodeId);
+    let mut world = World::new(3, 3, Faults::none());
+    world.options.tail_bytes_max = TAIL_SEGMENTS * 1_000;
+    world.options.tail_us_max = u64::MAX;
+    world.options.keep_for_peers_us = 400_000;
+    for id in [one, two, away] {
+        world.crash(id);
+        world.start(id);
+    }
+    world.crash(away);
+    let mut filled = 0;
+    for tenth in 0..60 {
+        world.run_for(100_000);
+        let kept = [one, two].map(|id| world.machine(id).segments.len() as u64);
+        let most = *kept.iter().max().expect("two nodes");
+        let is_heard = tenth <= 4;
+        assert!(most <= TAIL_SEGMENTS + SLACK_SEGMENTS || is_heard, "{most} segments are kept");
+        filled = world.machine(one).filled();
+    }
+    assert!(filled > 4 * (TAIL_SEGMENTS + SLACK_SEGMENTS), "only {filled} segments were filled");
+    let missed = world.oracle.acknowledged;
+    world.start(away);
+    world.run_until("it has what it missed", 3_000_000, |world| world.machines[2].applied > missed);
+    assert!(world.oracle.events["snapshot"] >= 1);
 }
 
 #[test]

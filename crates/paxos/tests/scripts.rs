@@ -10,7 +10,9 @@
 //! `settle` syncs and delivers until nothing is left · `propose NODE VALUE` ·
 //! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` ·
 //! `connected NODE PEER` · `cut A B` ·
-//! `heal` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
+//! `heal` · `filled NODE SLOT` (a segment of its journal, up to this slot; `tail=0` of the
+//! cluster keeps none) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
+//! snapshot does not come) · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
 //! shown; what a cut link loses is shown once a command, as `-x`. A node that runs is woken when its deadline has come, as the host does it.
@@ -26,8 +28,8 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
     AcceptedSlot, Configuration, Effects, Input, Load, Message, NodeId, Options, Position,
-    ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Slot, Standing,
-    Time, Value,
+    ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Segment, Slot,
+    SnapshotWanted, Standing, Time, Value,
 };
 
 #[test]
@@ -90,6 +92,10 @@ impl Runner for Stage {
                     self.options.window_bytes_max = bytes;
                     self.options.cache_bytes_max = 0;
                 }
+                if let Some(bytes) = number("tail")? {
+                    self.options.tail_bytes_max = bytes as u64;
+                    self.options.keep_for_peers_us = 0;
+                }
                 self.cluster();
             }
             "wait" => {
@@ -125,6 +131,16 @@ impl Runner for Stage {
             "restart" => self.start(node(first()?)),
             "died" => self.input(node(first()?), Input::PeerDied(node(names[1]))),
             "connected" => self.input(node(first()?), Input::Connected(node(names[1]))),
+            "filled" => self.fill(node(first()?), Slot(names[1].parse()?)),
+            "installed" => {
+                let slot = Slot(names[1].parse()?);
+                let id = node(first()?);
+                self.nodes.get_mut(&id).ok_or("no such node")?.applied = slot;
+                self.input(id, Input::Installed { slot, state: (Slot::ZERO, 0) });
+            }
+            "failed" => {
+                self.input(node(first()?), Input::SnapshotFailed { from: node(names[1]) });
+            }
             "handover" => self.input(node(first()?), Input::HandOver { to: None }),
             "cut" => {
                 let (a, b) = (node(names[0]), node(names[1]));
@@ -200,7 +216,7 @@ impl Stage {
         node.applied = recovered.chosen_upto;
         let options = Options { incarnation: node.life, ..self.options.clone() };
         let (applied, now) = (node.applied, Time(self.now));
-        let durable = Slot::ZERO;
+        let durable = recovered.truncated_upto;
         node.replica =
             Some(Replica::new(id, configuration, options, recovered, applied, durable, now));
         self.input(id, Input::Tick);
@@ -228,6 +244,14 @@ impl Stage {
                 }
             }
         }
+    }
+
+    /// The state is flushed, and a segment of the journal is full.
+    fn fill(&mut self, id: NodeId, upto: Slot) {
+        let applied = self.nodes[&id].applied;
+        let state = (Slot::ZERO, 0);
+        self.input(id, Input::Applied { upto: applied, durable: applied, state });
+        self.input(id, Input::Segment(Segment { upto, bytes: 1 }));
     }
 
     fn propose(&mut self, id: NodeId, text: &str) {
@@ -268,6 +292,12 @@ impl Stage {
         for (slot, value) in &effects.chosen {
             let _ = writeln!(self.out, "{id} applies {slot} = {}", describe_value(value));
             node.applied = *slot;
+        }
+        if let Some(upto) = effects.truncate {
+            let _ = writeln!(self.out, "{id} truncates up to {upto}");
+        }
+        if let Some(SnapshotWanted { from, above }) = effects.snapshot {
+            let _ = writeln!(self.out, "{id} wants the state of {from} above {above}");
         }
         for read in effects.reads {
             let index = read.index.map_or("refused".into(), |index| format!("at {index}"));
@@ -423,7 +453,8 @@ impl Node {
                 RecordBody::Chosen { slot, value } => {
                     open.insert(*slot, (Standing::Chosen, value.clone()));
                 }
-                RecordBody::Promise | RecordBody::StartAfter { .. } => {}
+                RecordBody::StartAfter { slot } => recovered.truncated_upto = *slot,
+                RecordBody::Promise => {}
             }
         }
         let open = open.into_iter().filter(|(slot, _)| *slot > recovered.chosen_upto);

@@ -48,7 +48,10 @@ impl World<'_> {
         };
         let node = self.node(id);
         let host = Host::new(settings, recovered, &applied, node.clock.read(now_us));
-        node.process = Some(Process::new(host, machine, unflushed, applied));
+        let segments = node.disk.take_filled();
+        let mut process = Process::new(host, machine, unflushed, applied);
+        process.inbox.extend(segments.into_iter().map(Event::Segment));
+        node.process = Some(process);
         self.schedule_beginnings(id, life);
         self.hear(id, Event::Tick)
     }
@@ -66,7 +69,10 @@ impl World<'_> {
             self.at(500_000, Happening::Start { node: id });
             return None;
         }
-        if let Ok(recovered) = node.disk.recover() {
+        if let Ok((recovered, made_up)) = node.recover() {
+            if made_up {
+                self.coverage.rare(Rare::CrashAfterSwitch);
+            }
             return Some(recovered);
         }
         node.fate = Fate::Lost;
@@ -149,6 +155,9 @@ fn options(plan: &Plan, seed: u64) -> Options {
         value_bytes_max: sizes.value_bytes_max,
         page_bytes_max: sizes.page_bytes_max,
         cache_bytes_max: sizes.cache_bytes_max,
+        tail_bytes_max: plan.tail.bytes_max,
+        tail_us_max: plan.tail.us_max,
+        keep_for_peers_us: plan.tail.keep_for_peers_us,
         seed,
         planted: planted::core(plan.bug),
         ..Options::default()

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use bytes::Bytes;
 use synod_paxos::{
     AcceptedSlot, Ballot, Configuration, Effects, Envelope, Input, Load, Message, NodeId, Options,
-    Position, ReadToken, Record, RecordBody, Recovered, Replica, Slot, Standing, Time, Value,
+    Position, ReadToken, Record, RecordBody, Recovered, Replica, Segment, Slot, Standing, Time,
+    Value,
 };
 
 /// Which faults are on, and how strong.
@@ -78,6 +79,9 @@ impl Faults {
 /// A straggler may come three election timeouts late.
 const STRAGGLE_US_MAX: u64 = 900_000;
 
+/// Records of a segment of the journal.
+const SEGMENT_RECORDS: usize = 8;
+
 /// What happens at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Happening {
@@ -88,6 +92,7 @@ enum Happening {
     Resume { node: NodeId },
     Died { node: NodeId, peer: NodeId },
     Loaded { node: NodeId, life: u64, load: Load },
+    Snapshot { node: NodeId, life: u64, from: NodeId },
     Client,
     Nemesis,
 }
@@ -124,6 +129,13 @@ pub(crate) struct Machine {
     life: u64,
     /// Applied values survive up to here.
     applied_durable: Slot,
+    /// The state was switched to a snapshot of this slot, and the journal may not say so.
+    installed: Option<Slot>,
+    /// The journal has dropped everything up to here.
+    truncated: Slot,
+    /// Full segments, and how many durable records they hold.
+    pub(crate) segments: Vec<Segment>,
+    segment_records: usize,
     pub(crate) applied: Slot,
     pub(crate) replica: Option<Replica>,
     effects: Effects,
@@ -196,6 +208,9 @@ impl World {
             window_slots_max: [2, 16, 256][rng.usize(..3)],
             cache_bytes_max: [0, 4_096, 1 << 20][rng.usize(..3)],
             page_bytes_max: [1, 500, 1 << 20][rng.usize(..3)],
+            tail_bytes_max: [0, 2_000, 2 << 30][rng.usize(..3)],
+            tail_us_max: [0, 300_000, 900_000_000][rng.usize(..3)],
+            keep_for_peers_us: [0, 300_000, 300_000_000][rng.usize(..3)],
             ..Options::default()
         };
         let machines = ids.iter().map(|id| Machine {
@@ -205,6 +220,10 @@ impl World {
             position: Position::ZERO,
             life: 0,
             applied_durable: Slot::ZERO,
+            installed: None,
+            truncated: Slot::ZERO,
+            segments: Vec::new(),
+            segment_records: 0,
             applied: Slot::ZERO,
             replica: None,
             effects: Effects::default(),
@@ -325,6 +344,7 @@ impl World {
                     self.input(node, Input::Loaded { load, values });
                 }
             }
+            Happening::Snapshot { node, life, from } => self.snapshot(node, life, from),
             Happening::Client => self.client(),
             Happening::Nemesis => self.nemesis(),
         }
@@ -467,17 +487,61 @@ impl World {
         let options = self.options.clone();
         let machine = self.machine(id);
         machine.life += 1;
-        let recovered = machine.recover();
+        let mut recovered = machine.recover();
+        let installed = machine.installed.take();
+        if let Some(record) = installed.and_then(|slot| recovered.start_after(slot)) {
+            machine.durable.push((recovered.position, record));
+            self.oracle.count("start after made up");
+        }
+        let machine = self.machine(id);
         assert!(recovered.promised >= machine.promise_sent, "{id} forgot a promise");
         machine.position = recovered.position;
         let applied = machine.applied_durable.max(recovered.chosen_upto);
         machine.applied = applied;
         let durable = machine.applied_durable;
+        assert!(durable >= recovered.truncated_upto, "{id} dropped what its state lacks");
         let options = Options { incarnation: machine.life, seed, ..options };
         let replica = Replica::new(id, configuration, options, recovered, applied, durable, now);
         machine.replica = Some(replica);
+        for segment in machine.segments.clone() {
+            self.input(id, Input::Segment(segment));
+        }
         self.input(id, Input::Tick);
         self.wake_later(id);
+    }
+
+    /// The state of another machine has come, or nothing has.
+    fn snapshot(&mut self, id: NodeId, life: u64, from: NodeId) {
+        let source = self.machine(from);
+        let is_there = source.replica.is_some() && !source.paused;
+        let slot = source.applied;
+        let is_cut = self.cuts.contains(&(from, id)) || self.cuts.contains(&(id, from));
+        let machine = self.machine(id);
+        if machine.life != life || machine.replica.is_none() {
+            return;
+        }
+        if machine.paused {
+            self.at(10_000, Happening::Snapshot { node: id, life, from });
+            return;
+        }
+        if !is_there || is_cut || slot <= machine.applied {
+            self.oracle.count("snapshot failed");
+            self.input(id, Input::SnapshotFailed { from });
+            return;
+        }
+        machine.applied = slot;
+        machine.applied_durable = slot;
+        machine.installed = Some(slot);
+        self.oracle.count("snapshot");
+        let dies = if self.faults.crashes > 0.0 { self.rng.u8(..4) } else { 4 };
+        if dies > 0 {
+            self.input(id, Input::Installed { slot, state: (slot, 0) });
+        }
+        // Before the core hears of it, or before the journal has what it said.
+        if dies < 2 {
+            self.crash(id);
+            self.at(1_000, Happening::Restart { node: id });
+        }
     }
 
     fn resume(&mut self, id: NodeId) {
@@ -507,6 +571,9 @@ impl World {
         machine.held = held;
         for (_, envelope) in ready {
             self.send(id, envelope);
+        }
+        if let Some(segment) = self.machine(id).fill_segment() {
+            self.input(id, Input::Segment(segment));
         }
         self.input(id, Input::Persisted(position));
         self.sync_later(id);
@@ -576,10 +643,16 @@ impl World {
         }
         if let Some(upto) = effects.truncate {
             self.oracle.count("truncate");
-            let floor = self.machines.iter().map(|m| m.applied_durable).min().unwrap();
-            assert!(upto <= floor, "truncated {upto} that somebody needs (floor {floor})");
             let machine = self.machine(id);
-            machine.applied_durable = machine.applied_durable.max(upto);
+            let durable = machine.applied_durable;
+            assert!(upto <= durable, "{id} truncates {upto}, and its state ends at {durable}");
+            machine.truncated = machine.truncated.max(upto);
+            machine.segments.retain(|segment| segment.upto > upto);
+        }
+        if let Some(wanted) = effects.snapshot {
+            assert_eq!(wanted.above, self.machine(id).applied, "above what it has");
+            let delay = self.rng.u64(500..200_000);
+            self.at(delay, Happening::Snapshot { node: id, life, from: wanted.from });
         }
     }
 
@@ -668,9 +741,40 @@ impl World {
 }
 
 impl Machine {
+    /// A segment that is full now, if one is. The mark of a snapshot goes when the journal
+    /// has it.
+    fn fill_segment(&mut self) -> Option<Segment> {
+        let slot_of = |record: &Record| match record.body {
+            RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } => Some(slot),
+            RecordBody::Promise | RecordBody::StartAfter { .. } => None,
+        };
+        let records = || self.durable.iter().map(|(_, record)| record);
+        let starts = |record: &Record| match record.body {
+            RecordBody::StartAfter { slot } => Some(slot) >= self.installed,
+            _ => false,
+        };
+        if records().any(starts) {
+            self.installed = None;
+        }
+        let upto = records().filter_map(slot_of).max().unwrap_or(Slot::ZERO);
+        let full = self.durable.len() - self.segment_records >= SEGMENT_RECORDS;
+        full.then(|| {
+            self.segment_records = self.durable.len();
+            let segment = Segment { upto, bytes: 1_000 };
+            self.segments.push(segment);
+            segment
+        })
+    }
+
+    /// How many segments were ever filled.
+    pub(crate) fn filled(&self) -> u64 {
+        (self.segment_records / SEGMENT_RECORDS) as u64
+    }
+
     /// What a journal brings back, worked out naively from all records.
     fn recover(&self) -> Recovered {
         let mut recovered = Recovered::empty();
+        recovered.truncated_upto = self.truncated;
         let mut slots: BTreeMap<Slot, (Standing, Value)> = BTreeMap::new();
         for (position, record) in &self.durable {
             assert!(record.promised >= recovered.promised, "a promise fell in the journal");
@@ -690,7 +794,7 @@ impl Machine {
                 }
             }
         }
-        recovered.truncated_upto = recovered.truncated_upto.min(recovered.chosen_upto);
+        recovered.chosen_upto = recovered.chosen_upto.max(recovered.truncated_upto);
         let open = slots.into_iter().filter(|(slot, _)| *slot > recovered.chosen_upto);
         recovered.open =
             open.map(|(slot, (standing, value))| AcceptedSlot { slot, standing, value }).collect();
@@ -701,6 +805,13 @@ impl Machine {
         let mut values = Vec::new();
         let mut bytes = 0;
         let mut slot = load.first;
+        let starts = self.durable.iter().chain(&self.pending).filter_map(|(_, r)| match r.body {
+            RecordBody::StartAfter { slot } => Some(slot),
+            _ => None,
+        });
+        if slot <= starts.max().unwrap_or(Slot::ZERO).max(self.truncated) {
+            return values;
+        }
         // A journal gives back only what its own newest watermark covers, or what was
         // recorded as chosen.
         let newest = self.durable.iter().chain(&self.pending).last();
