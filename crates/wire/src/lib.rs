@@ -21,7 +21,9 @@ mod message;
 mod peer;
 mod reader;
 pub mod record;
+pub mod snapshot;
 
 pub use error::DecodeError;
 pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
 pub use peer::{Forward, PeerMessage};
+pub use snapshot::{SnapshotGone, SnapshotMessage};
