@@ -2,7 +2,7 @@
 //! with threads and a simulation without any run the same host.
 
 use bytes::Bytes;
-use synod_paxos::{Load, NodeId, Position, Record, Slot, Time, Value};
+use synod_paxos::{Load, NodeId, Position, Record, Segment, Slot, Time, Value};
 use synod_wire::PeerMessage;
 
 /// Names a client's request within this life of the node. Chosen by the caller,
@@ -31,6 +31,27 @@ pub enum Event {
     },
     /// The state machine has applied.
     Applied(Applied),
+    /// The state was replaced by a snapshot, after an [`Action::FetchSnapshot`]. It was
+    /// switched to durably and bears a mark of its slot, which goes when the journal has
+    /// durably recorded the `StartAfter` of that slot; see
+    /// [`synod_paxos::Recovered::start_after`] for a crash before that.
+    ///
+    /// The apply side switches between two [`Action::Apply`] and only forwards: a
+    /// snapshot at or below what it has applied is thrown away, and reported as
+    /// [`Event::SnapshotFailed`]. Applies that the host handed out before it heard of
+    /// the switch may come after it: see there.
+    Installed(Applied),
+    /// The snapshot that was to be fetched from this peer does not come, or is of no
+    /// use any more.
+    SnapshotFailed {
+        /// The peer.
+        from: NodeId,
+    },
+    /// The journal has filled a segment and begun another; at the start, one for each
+    /// segment that it holds except the newest, oldest first.
+    Segment(Segment),
+    /// The room on the disk fell below the reserve, or is above it again.
+    DiskLow(bool),
     /// The transport has evidence that the peer's process is gone.
     PeerDied(NodeId),
     /// A connection to the peer was made, one of several perhaps: what was sent to it
@@ -95,6 +116,11 @@ pub enum Action {
     },
     /// Apply to the state machine, wake the waiters as their commands are taken,
     /// then report [`Event::Applied`].
+    ///
+    /// Each slot is the one after the last applied. After a snapshot was installed there
+    /// may come, once, slots that it holds already: they are skipped. A waiter whose
+    /// sequence the snapshot brought is told that its outcome is unknown, whether it
+    /// came before the snapshot or with such an Apply.
     Apply {
         /// The slot of the first value.
         first: Slot,
@@ -107,6 +133,16 @@ pub enum Action {
     Load(Load),
     /// The journal may drop everything up to here.
     Truncate(Slot),
+    /// Fetch the state of a peer and switch to it, then report [`Event::Installed`]; or
+    /// [`Event::SnapshotFailed`]. There is no second one before that answer.
+    FetchSnapshot {
+        /// The peer.
+        from: NodeId,
+        /// Only a snapshot of a slot above this one is of use. A peer that kept one from
+        /// before makes a new one, unless that is above this slot and its own journal
+        /// still holds every slot that follows.
+        above: Slot,
+    },
     /// A read is safe: the state machine has applied what it must see.
     ReadReady {
         /// The read.
@@ -130,8 +166,8 @@ pub struct Waiter {
     pub request: RequestId,
 }
 
-/// Why a request was refused by the host. In each case it was never sent, so it
-/// has had no effect and will have none.
+/// Why a request was refused by the host. Unless it says that nobody knows, it was
+/// never sent, so it has had no effect and will have none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// Too many requests wait already, or this node had no room to send or to serve
@@ -139,4 +175,6 @@ pub enum Refusal {
     Overloaded,
     /// No leader was found before the deadline.
     NoLeader,
+    /// It was taken, in a slot that a snapshot skipped: nobody knows its outcome.
+    Unknown,
 }

@@ -42,6 +42,25 @@ pub enum Input {
         /// told; slot zero for none.
         state: (Slot, u64),
     },
+    /// The state machine was replaced by a snapshot: it holds everything up to `slot`
+    /// and survives a crash with it. Answers a [`SnapshotWanted`].
+    Installed {
+        /// The snapshot's slot, above everything applied before.
+        slot: Slot,
+        /// As in [`Input::Applied`].
+        state: (Slot, u64),
+    },
+    /// The snapshot that was wanted from this peer does not come, or came too late to
+    /// be of use. Answers a [`SnapshotWanted`].
+    SnapshotFailed {
+        /// The peer.
+        from: NodeId,
+    },
+    /// The journal has filled a segment and begun another. At the start there is one
+    /// of these for each segment that it holds, the newest left out.
+    Segment(Segment),
+    /// The room on the disk has fallen below the reserve, or is above it again.
+    DiskLow(bool),
     /// The answer to a [`Load`].
     Loaded {
         /// The load.
@@ -81,6 +100,8 @@ pub struct Effects {
     pub reads: Vec<ReadOutcome>,
     /// The journal may drop everything up to here.
     pub truncate: Option<Slot>,
+    /// The state of a peer is needed: no log holds what this node misses.
+    pub snapshot: Option<SnapshotWanted>,
 }
 
 impl Effects {
@@ -94,6 +115,7 @@ impl Effects {
             && self.load.is_empty()
             && self.reads.is_empty()
             && self.truncate.is_none()
+            && self.snapshot.is_none()
     }
 }
 
@@ -141,8 +163,8 @@ pub enum RecordBody {
         value: Value,
     },
     /// The log starts after this slot: everything up to it is in the durable
-    /// state, and this journal need not hold it. Nothing writes this yet; the
-    /// installation of a snapshot will.
+    /// state, and this journal need not hold it. Written when a snapshot was
+    /// installed. The acceptances above the slot and the promise stay in force.
     StartAfter {
         /// The slot.
         slot: Slot,
@@ -178,6 +200,42 @@ impl Recovered {
             position: Position::ZERO,
         }
     }
+
+    /// The state machine carries the mark of a snapshot of this slot: it was switched
+    /// to, and the process died before the journal durably said so. Gives the record
+    /// that makes up for it, which the caller appends and syncs before the replica is
+    /// made and before the mark goes; none when the journal knows of the snapshot.
+    pub fn start_after(&mut self, slot: Slot) -> Option<Record> {
+        if slot <= self.truncated_upto {
+            return None;
+        }
+        self.truncated_upto = slot;
+        self.chosen_upto = self.chosen_upto.max(slot);
+        let chosen_upto = self.chosen_upto;
+        self.open.retain(|open| open.slot > chosen_upto);
+        self.position = Position(self.position.0 + 1);
+        let body = RecordBody::StartAfter { slot };
+        Some(Record { promised: self.promised, chosen_upto, body })
+    }
+}
+
+/// Of which peer this node needs the state. The host answers each of these with one
+/// [`Input::Installed`] or [`Input::SnapshotFailed`]; until then there is no other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SnapshotWanted {
+    /// The peer.
+    pub from: NodeId,
+    /// Only a snapshot of a slot above this one is of use.
+    pub above: Slot,
+}
+
+/// What a segment of the journal holds, which is dropped as a whole.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Segment {
+    /// The highest slot that it or an earlier one ever held.
+    pub upto: Slot,
+    /// What it takes on the disk.
+    pub bytes: u64,
 }
 
 /// Chosen values that the core wants back from the journal, to ship them.

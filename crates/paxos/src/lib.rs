@@ -37,7 +37,7 @@ mod value;
 pub use ballot::{Ballot, NodeId};
 pub use boundary::{
     Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record, RecordBody,
-    Recovered, Role, Status,
+    Recovered, Role, Segment, SnapshotWanted, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
 pub use message::{

@@ -26,6 +26,12 @@ pub struct Options {
     pub page_bytes_max: usize,
     /// Chosen values kept in memory for peers that lag a little.
     pub cache_bytes_max: usize,
+    /// Bytes of journal that are kept for peers that lag, if they are not too old.
+    pub tail_bytes_max: u64,
+    /// What lies in the journal for longer than this is not kept as a tail.
+    pub tail_us_max: u64,
+    /// A peer that was heard within this time does not lose what it still has to fetch.
+    pub keep_for_peers_us: u64,
     /// Journal bytes handed out and not yet durable, at which a leader hands over.
     pub unsynced_bytes_max: usize,
     /// Reads that may wait at once.
@@ -61,6 +67,9 @@ impl Default for Options {
             retransmit_min_us: 20_000,
             page_bytes_max: 1 << 20,
             cache_bytes_max: 16 << 20,
+            tail_bytes_max: 2 << 30,
+            tail_us_max: 15 * 60 * 1_000_000,
+            keep_for_peers_us: 5 * 60 * 1_000_000,
             unsynced_bytes_max: 64 << 20,
             reads_waiting_max: 65_536,
             incarnation: 1,
