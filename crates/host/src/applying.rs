@@ -5,7 +5,8 @@
 //! the storage engine decides to write its files: after a crash every applied slot
 //! is still in the journal or truncated by everybody's leave, and can be shipped
 //! to a peer that misses it. We differ here from the usual remark that a state may
-//! run ahead of its log: that needs snapshots to be harmless.
+//! run ahead of its log. Only a snapshot's state does, and it bears a mark that says
+//! so until the journal starts after it.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -54,6 +55,13 @@ impl Applying {
         self.waiting.push_back((slot, value, position));
     }
 
+    /// The state machine was replaced by one that has applied every slot up to `upto`.
+    pub(crate) fn installed(&mut self, upto: Slot) {
+        self.chosen = self.chosen.max(upto);
+        self.recorded = self.recorded.split_off(&upto.next());
+        while self.waiting.pop_front_if(|(slot, ..)| *slot <= upto).is_some() {}
+    }
+
     /// The last slot that became chosen.
     pub(crate) fn chosen(&self) -> Slot {
         self.chosen
@@ -97,6 +105,29 @@ mod tests {
         let both = Some((Slot(5), vec![value(5), value(6)]));
         assert_eq!(applying.take_ready(Position(13)), both);
         assert_eq!(applying.take_ready(Position(13)), None);
+    }
+
+    /// Slots 5 and 6 wait, 8 is recorded and not chosen; a snapshot of each slot around.
+    #[test]
+    fn what_a_snapshot_holds_is_not_handed_out_and_what_follows_is() {
+        for upto in 4..=8 {
+            let mut applying = Applying::new(Slot(4), Planted::NONE);
+            applying.note_records(Position(10), &[accepted(5), accepted(6), accepted(8)]);
+            applying.push(Slot(5), value(5));
+            applying.push(Slot(6), value(6));
+            applying.installed(Slot(upto));
+            assert_eq!(applying.chosen(), Slot(upto.max(6)));
+            let first = applying.take_ready(Position(12)).map(|(first, _)| first);
+            assert_eq!(first, (upto < 6).then_some(Slot(upto + 1)), "{upto}");
+            for slot in upto.max(6) + 1..=8 {
+                applying.push(Slot(slot), value(slot));
+            }
+            // Slot 8 waits for its record still, unless it is in the snapshot.
+            let held = if upto <= 6 { Some(Slot(7)) } else { None };
+            let ready = applying.take_ready(Position(12));
+            assert_eq!(ready.as_ref().map(|(first, _)| *first), held, "{upto}");
+            assert!(ready.is_none_or(|(_, values)| values.len() == 1));
+        }
     }
 
     #[test]

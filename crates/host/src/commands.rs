@@ -200,6 +200,26 @@ impl Commands {
         }
     }
 
+    /// A snapshot replaced the state, and with it every own command up to `own_sequence`
+    /// was taken; those who wait for one that was not handed out yet are told that
+    /// nobody knows its outcome. What is not taken goes again from the start.
+    ///
+    /// # Panics
+    /// When the snapshot lacks a command that was taken: the state would go back.
+    pub(crate) fn installed(&mut self, now: Time, own_sequence: u64, actions: &mut Vec<Action>) {
+        assert!(own_sequence >= self.taken, "a snapshot lacks a command that was taken");
+        self.applied(now, own_sequence, false);
+        self.waiters.retain(|waiter| {
+            let waits = waiter.sequence > own_sequence;
+            if !waits {
+                let (request, refusal) = (waiter.request, Refusal::Unknown);
+                actions.push(Action::Refuse { request, refusal });
+            }
+            waits
+        });
+        self.go_back();
+    }
+
     /// A connection to `peer` was made. If commands were on their way to it, they
     /// may have been lost with the one before.
     pub(crate) fn connected(&mut self, peer: NodeId) {
@@ -384,6 +404,41 @@ mod tests {
         assert_eq!(send(&mut commands, 11), Vec::<u64>::new(), "the same gap, already answered");
         commands.applied(Time(12), 2, true);
         assert_eq!(send(&mut commands, 12), vec![3, 4], "there was progress, and a new gap");
+    }
+
+    /// Four commands on their way, the first two handed to the state machine; a snapshot
+    /// took each number of them.
+    #[test]
+    fn what_a_snapshot_took_is_unknown_and_the_rest_goes_again() {
+        for (handed, took) in (0..=4).flat_map(|handed| (0..=4).map(move |took| (handed, took))) {
+            let mut commands = commands(&Limits::default());
+            commands.set_target(LEADER);
+            (1..=handed).for_each(|request| write(&mut commands, request));
+            send(&mut commands, 0);
+            assert_eq!(commands.take_waiters().len() as u64, handed);
+            (handed + 1..=4).for_each(|request| write(&mut commands, request));
+            send(&mut commands, 0);
+            let mut actions = Vec::new();
+            commands.installed(Time(10), took, &mut actions);
+            let refuse =
+                |request| Action::Refuse { request: RequestId(request), refusal: Refusal::Unknown };
+            let unknown: Vec<Action> = (handed + 1..=took).map(refuse).collect();
+            assert_eq!(actions, unknown, "{handed} handed out, {took} took");
+            let waits: Vec<u64> = commands.take_waiters().iter().map(|w| w.sequence).collect();
+            assert_eq!(waits, (handed.max(took) + 1..=4).collect::<Vec<_>>());
+            assert_eq!(send(&mut commands, 10), (took + 1..=4).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "lacks a command that was taken")]
+    fn a_snapshot_that_lacks_a_taken_command_is_a_bug() {
+        let mut commands = commands(&Limits::default());
+        commands.set_target(LEADER);
+        write(&mut commands, 1);
+        send(&mut commands, 0);
+        commands.applied(Time(1), 1, false);
+        commands.installed(Time(2), 0, &mut Vec::new());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
     Ballot, Bug, Configuration, Effects, Input, Load, Message, NodeId, Options, Recovered, Replica,
-    Route, Slot, Status, Time,
+    Route, Slot, SnapshotWanted, Status, Time,
 };
 use synod_wire::{Forward, PeerMessage, batch, command};
 
@@ -95,6 +95,7 @@ pub struct Host {
     forwards: Vec<(NodeId, Forward)>,
     loads: Vec<Load>,
     truncate: Option<Slot>,
+    snapshot: Option<SnapshotWanted>,
     /// Actions about requests and relayed commands, which need no order.
     others: Vec<Action>,
 }
@@ -143,6 +144,7 @@ impl Host {
             forwards: Vec::new(),
             loads: Vec::new(),
             truncate: None,
+            snapshot: None,
             others: Vec::new(),
             limits,
         }
@@ -175,6 +177,10 @@ impl Host {
             }
             Event::Loaded { load, values } => self.run(now, Input::Loaded { load, values }),
             Event::Applied(applied) => self.receive_applied(now, &applied),
+            Event::Installed(applied) => self.receive_installed(now, &applied),
+            Event::SnapshotFailed { from } => self.run(now, Input::SnapshotFailed { from }),
+            Event::Segment(segment) => self.run(now, Input::Segment(segment)),
+            Event::DiskLow(low) => self.run(now, Input::DiskLow(low)),
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
             Event::Connected(peer) => {
                 self.commands.connected(peer);
@@ -305,6 +311,7 @@ impl Host {
         }
         self.loads.append(&mut effects.load);
         self.truncate = self.truncate.max(effects.truncate.take());
+        self.snapshot = effects.snapshot.take().or(self.snapshot);
         for outcome in effects.reads.drain(..) {
             self.reads.settle(outcome, self.applied, now);
         }
@@ -322,6 +329,21 @@ impl Host {
         self.agreement.applied(applied.state);
         let Applied { upto, durable, state, .. } = *applied;
         self.run(now, Input::Applied { upto, durable, state });
+    }
+
+    /// A snapshot took the place of the state machine. Chosen values that wait here and
+    /// are in it are not handed out any more.
+    fn receive_installed(&mut self, now: Time, applied: &Applied) {
+        let Applied { upto, durable, state, .. } = *applied;
+        assert!(upto > self.applied, "a snapshot turned the state back");
+        assert!(durable == upto, "a snapshot is durable as a whole");
+        self.applied = upto;
+        self.applying.installed(upto);
+        self.clock.observe(applied.cluster_time_ms, now);
+        self.commands.installed(now, applied.own_sequence, &mut self.others);
+        self.reads.applied(upto);
+        self.agreement.applied(state);
+        self.run(now, Input::Installed { slot: upto, state });
     }
 
     fn view(&self) -> View {
@@ -445,6 +467,9 @@ impl Host {
         }
         actions.extend(self.loads.drain(..).map(Action::Load));
         actions.extend(self.truncate.take().map(Action::Truncate));
+        if let Some(SnapshotWanted { from, above }) = self.snapshot.take() {
+            actions.push(Action::FetchSnapshot { from, above });
+        }
         self.reads.emit(actions);
         actions.append(&mut self.others);
     }

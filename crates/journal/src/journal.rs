@@ -3,7 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use synod_paxos::{Ballot, Position, Record, RecordBody, Slot, Standing, Value};
+use synod_paxos::{Ballot, Position, Record, RecordBody, Segment, Slot, Standing, Value};
 use synod_wire::record::sector::{PAYLOAD_BYTES, SECTOR_BYTES};
 use synod_wire::record::{
     BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, RECORD_HEADER_BYTES,
@@ -235,6 +235,12 @@ impl Journal {
         self.in_force.truncated_upto = self.in_force.truncated_upto.max(needed.highest_slot_before);
         self.index.truncate(self.in_force.truncated_upto);
         self.drop_segments().or_else(|error| self.fail(error))
+    }
+
+    /// The segments that are full and whose number is above `number`, oldest first: what
+    /// [`Journal::truncate`] can drop, each as a whole.
+    pub fn filled_segments(&self, number: u64) -> impl Iterator<Item = (u64, Segment)> + '_ {
+        self.segments.filled_after(number)
     }
 
     /// The position of the last record appended, durable or not.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use synod_paxos::Slot;
+use synod_paxos::{Segment, Slot};
 
 /// What is remembered of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,15 @@ impl Segments {
     pub(crate) fn oldest_needed(&self, upto: Slot) -> &SegmentFacts {
         let needed = self.held.iter().find(|facts| facts.highest_slot > upto);
         needed.unwrap_or_else(|| self.newest())
+    }
+
+    /// The numbers of the segments after `number` that are full, and what they hold.
+    pub(crate) fn filled_after(&self, number: u64) -> impl Iterator<Item = (u64, Segment)> + '_ {
+        let pairs = self.held.iter().zip(self.held.iter().skip(1));
+        pairs.filter(move |(full, _)| full.number > number).map(|(full, next)| {
+            let segment = Segment { upto: next.highest_slot_before, bytes: full.file_bytes };
+            (full.number, segment)
+        })
     }
 
     /// Forgets the segments before `oldest`; their numbers.

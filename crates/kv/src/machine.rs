@@ -1,5 +1,6 @@
 //! The state machine.
 
+use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::{
     Command, KvOptions, MapError, OrderedMap, Revision, ServerId, State, Taken, read::Finder,
@@ -28,6 +29,34 @@ impl<M: OrderedMap> StateMachine<M> {
     pub fn open(map: M, options: KvOptions) -> Result<Self, MapError> {
         let stage = Stage::new(State::load(&map)?, options);
         Ok(StateMachine { map, stage, compared: (0, 0) })
+    }
+
+    /// Whether a snapshot of this slot is ahead of what is applied. Whoever installs one
+    /// asks before it touches the disk: what is applied is never taken back.
+    #[must_use]
+    pub fn wants(&self, slot: u64) -> bool {
+        slot > self.applied_slot() || self.stage.planted().is(Bug::OlderSnapshotInstalled)
+    }
+
+    /// Takes a snapshot's map in place of its own, and with it everything that is known
+    /// beside the data: slots, revision, cluster time, sequences. Gives its own map back.
+    ///
+    /// # Errors
+    /// When the map cannot be read or its state record is damaged. Then nothing has
+    /// changed here.
+    ///
+    /// # Panics
+    /// When something is not committed, or the snapshot is not [wanted](Self::wants).
+    pub fn replace(&mut self, map: M) -> Result<M, MapError> {
+        let state = State::load(&map)?;
+        assert!(self.staged_bytes() == 0, "a snapshot replaces what is committed");
+        assert!(self.wants(state.applied_slot), "a snapshot turns the state back");
+        self.stage.replace(state);
+        let applied = self.applied_slot();
+        if applied.is_multiple_of(COMPARE_SLOTS) {
+            self.compared = (applied, self.state_hash());
+        }
+        Ok(std::mem::replace(&mut self.map, map))
     }
 
     /// Carries out the commands of the next slot; none for a no-op. The cluster
@@ -118,7 +147,8 @@ impl<M: OrderedMap> StateMachine<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MemoryMap;
+    use crate::{Condition, MemoryMap, Operation};
+    use bytes::Bytes;
 
     #[test]
     fn the_hash_is_kept_at_the_last_slot_where_all_compare() {
@@ -133,5 +163,51 @@ mod tests {
             }
         }
         assert_ne!(machine.state_hash(), expected.1);
+    }
+
+    fn put(sequence: u64, key: &'static [u8]) -> (ServerId, Command) {
+        let id = ServerId { origin: 1, incarnation: 1, sequence };
+        let operation = Operation::Put {
+            key: Bytes::from_static(key),
+            value: Bytes::copy_from_slice(&sequence.to_le_bytes()),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        (id, Command { idempotency: None, operation })
+    }
+
+    /// Every snapshot of a machine's six slots, taken by a machine that is any number of
+    /// slots behind: from there on the two never differ again. A snapshot that is not
+    /// ahead is not wanted.
+    #[test]
+    fn a_machine_goes_on_from_a_snapshot_as_the_one_that_it_is_of() {
+        let machine = || StateMachine::open(MemoryMap::default(), KvOptions::default());
+        let step = |machine: &mut StateMachine<MemoryMap>, slot: u64| {
+            let key: &'static [u8] = [b"a", b"b"][usize::from(slot.is_multiple_of(2))];
+            machine.apply(slot, slot * 10, &[put(slot, key)]).expect("memory");
+            machine.commit().expect("memory");
+        };
+        for (own, of) in (0..=6).flat_map(|own| (1..=6).map(move |of| (own, of))) {
+            let (mut behind, mut ahead) = (machine().expect("new"), machine().expect("new"));
+            (1..=own).for_each(|slot| step(&mut behind, slot));
+            (1..=of).for_each(|slot| step(&mut ahead, slot));
+            assert_eq!(behind.wants(of), of > own);
+            if of <= own {
+                continue;
+            }
+            behind.replace(ahead.map().clone()).expect("memory");
+            for slot in of + 1..=8 {
+                assert_eq!(behind.applied_slot(), ahead.applied_slot());
+                assert_eq!(behind.state_hash(), ahead.state_hash());
+                assert_eq!(behind.cluster_time_ms(), ahead.cluster_time_ms());
+                assert_eq!(behind.origin_sequence(1), ahead.origin_sequence(1));
+                step(&mut behind, slot);
+                step(&mut ahead, slot);
+            }
+            assert_eq!(
+                (behind.revision(), behind.state_hash()),
+                (ahead.revision(), ahead.state_hash())
+            );
+        }
     }
 }

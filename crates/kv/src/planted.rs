@@ -32,6 +32,9 @@ macro_rules! bugs {
 bugs! {
     SlotBeforeData = 33, "the applied slot is written before the data that it stands for";
     RevisionBehindData = 33, "the saved revision is one behind the data that are saved with it";
+    OlderSnapshotInstalled = 35, "a snapshot is installed though the state is ahead of it";
+    SnapshotKeepsCache = 35, "what was cached of the keys outlives the state that a snapshot replaced";
+    SnapshotDataOnly = 36, "after a snapshot commands are numbered as in the state before it";
     SequencesForgotten = 36, "the saved state forgets which commands of which node it took";
     RetryAppliedTwice = 43, "a retry under an idempotency key is carried out again";
     SequenceAppliedTwice = 43, "a command that arrives twice is carried out twice";

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::idempotency::{Answered, Idempotency};
 use crate::metadata::{Metadata, MetadataCache};
-use crate::planted::Bug;
+use crate::planted::{Bug, Planted};
 use crate::read::{Finder, Walk};
 use crate::state::Sequence;
 use crate::{
@@ -38,6 +38,24 @@ impl Stage {
             batch: WriteSet::new(),
             is_changed: false,
         }
+    }
+
+    /// Goes on from another state than the one that it knows: nothing that was kept of
+    /// that one stays.
+    pub(crate) fn replace(&mut self, state: State) {
+        let planted = self.options.planted;
+        let before = std::mem::replace(self, Stage::new(state, self.options.clone()));
+        if planted.is(Bug::SnapshotKeepsCache) {
+            self.cache = before.cache;
+        }
+        if planted.is(Bug::SnapshotDataOnly) {
+            self.state.origins = before.state.origins;
+        }
+    }
+
+    /// The mistake that it makes.
+    pub(crate) fn planted(&self) -> Planted {
+        self.options.planted
     }
 
     pub(crate) fn size_bytes(&self) -> usize {

@@ -42,6 +42,8 @@ pub(crate) struct JournalThread {
     unsynced: Option<Position>,
     loads: VecDeque<Load>,
     truncate: Option<Slot>,
+    /// The last full segment that was reported.
+    segment: u64,
     is_stopping: bool,
 }
 
@@ -60,6 +62,7 @@ impl JournalThread {
             unsynced: None,
             loads: VecDeque::new(),
             truncate: None,
+            segment: 0,
             is_stopping: false,
         }
     }
@@ -69,6 +72,7 @@ impl JournalThread {
     /// # Errors
     /// At the first failure of the disk, after which nothing is durable any more.
     pub(crate) fn run(mut self) -> Result<(), JournalError> {
+        self.report_segments();
         self.publish();
         while !self.is_stopping {
             self.gather()?;
@@ -133,6 +137,7 @@ impl JournalThread {
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.journal.sync_us_max.fetch_max(took_us, Relaxed);
         self.report(Report::Persisted(durable));
+        self.report_segments();
         Ok(())
     }
 
@@ -140,6 +145,15 @@ impl JournalThread {
         let values = self.journal.read_chosen(load.first, load.last, load.bytes_max)?;
         self.report(Report::Loaded { load, values });
         Ok(())
+    }
+
+    /// Reports the segments that are full since this was done last.
+    fn report_segments(&mut self) {
+        let filled: Vec<_> = self.journal.filled_segments(self.segment).collect();
+        for (number, segment) in filled {
+            self.segment = number;
+            self.report(Report::Segment(segment));
+        }
     }
 
     fn report(&self, report: Report) {

@@ -272,6 +272,8 @@ impl Owner {
                 self.applied.durable = self.applied.durable.max(durable);
                 Some(Event::Applied(self.applied.clone()))
             }
+            Report::Segment(segment) => Some(Event::Segment(segment)),
+            Report::SnapshotFailed { from } => Some(Event::SnapshotFailed { from }),
             Report::HandOver => Some(Event::HandOver),
             Report::Stop => {
                 self.is_stopping = true;
@@ -340,6 +342,10 @@ impl Owner {
             Action::Truncate(upto) => {
                 let _ = self.workers.journal.send(JournalTask::Truncate(upto));
             }
+            // Until snapshots travel, the peer's log may still come back with another peer.
+            Action::FetchSnapshot { from, .. } => {
+                self.inbox.reports.push(Report::SnapshotFailed { from });
+            }
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {
                     self.answers.push(Answer::Read(reply, Ok(())));
@@ -392,6 +398,7 @@ impl Waiting {
         let refused = match refusal {
             Refusal::Overloaded => Refused::Overloaded,
             Refusal::NoLeader => Refused::NoLeader,
+            Refusal::Unknown => Refused::Lost,
         };
         if let Some(reply) = self.writes.remove(&request) {
             return Some(Answer::Write(reply, Err(refused)));

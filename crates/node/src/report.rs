@@ -1,6 +1,6 @@
 //! What the other threads of a node tell its owner.
 
-use synod_paxos::{Load, Position, Slot, Value};
+use synod_paxos::{Load, NodeId, Position, Segment, Slot, Value};
 
 /// What the other threads of the node tell the owner. The queue is bounded by the
 /// work that the owner gave them.
@@ -10,6 +10,10 @@ pub(crate) enum Report {
     Persisted(Position),
     /// The journal's answer to a load.
     Loaded { load: Load, values: Vec<Value> },
+    /// The journal has filled this segment.
+    Segment(Segment),
+    /// No state came from this peer.
+    SnapshotFailed { from: NodeId },
     /// The state machine has left a report.
     Applied,
     /// The state survives a crash without the journal up to here.

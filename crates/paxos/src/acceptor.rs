@@ -227,6 +227,11 @@ impl Acceptor {
         true
     }
 
+    /// Forgets the promise. Only a planted bug does this.
+    pub(crate) fn forget_promise(&mut self) {
+        self.promised = Ballot::ZERO;
+    }
+
     /// The last slot that this acceptor takes now.
     pub(crate) fn window_end(&self, log: &Log) -> Slot {
         log.chosen_upto().plus(self.window_slots)

@@ -1,5 +1,6 @@
 //! Catch-up: chosen values that this node misses are fetched from a peer's log,
-//! chunk by chunk, beside live traffic.
+//! chunk by chunk, beside live traffic. What is in no log any more comes with the
+//! state of a peer, a snapshot.
 
 use crate::{Fetch, NodeId, Slot, Time};
 
@@ -14,6 +15,10 @@ pub(crate) struct Catchup {
     last_failed: Option<NodeId>,
     /// Nobody could be asked when this was last tried: heartbeats wake it.
     blocked: bool,
+    /// The peer whose state is on its way.
+    snapshot: Option<NodeId>,
+    /// The last peer whose state did not come, and when that was known.
+    no_snapshot: Option<(NodeId, Time)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -43,6 +48,8 @@ impl Catchup {
             behind: None,
             last_failed: None,
             blocked: false,
+            snapshot: None,
+            no_snapshot: None,
         }
     }
 
@@ -104,6 +111,44 @@ impl Catchup {
         self.open = Some(Open { nonce: self.nonce, from: best.node, asked_at: now });
         let last = last.min(best.chosen_upto);
         Some((best.node, Fetch { nonce: self.nonce, first, last }))
+    }
+
+    /// The peer whose state is needed: some peers are ahead, and none of them can ship the
+    /// slot `first`. One at a time, and after a failure not before `pause_us`.
+    pub(crate) fn next_snapshot(
+        &mut self,
+        now: Time,
+        first: Slot,
+        pause_us: u64,
+        sources: &[Source],
+    ) -> Option<NodeId> {
+        let (_, since) = self.behind?;
+        let rests = self.no_snapshot.is_some_and(|(_, at)| now.since_us(at) < pause_us);
+        if self.open.is_some() || self.snapshot.is_some() || rests {
+            return None;
+        }
+        let ahead = || sources.iter().filter(|source| source.chosen_upto >= first);
+        let is_shipped = ahead().any(|source| source.available_from <= first);
+        if is_shipped || now.since_us(since) < Self::PATIENCE_US {
+            return None;
+        }
+        let failed = self.no_snapshot.map(|(node, _)| node);
+        let best = ahead().min_by_key(|s| (Some(s.node) == failed, s.is_leader, s.node))?;
+        self.snapshot = Some(best.node);
+        self.snapshot
+    }
+
+    /// The state of a peer was installed.
+    pub(crate) fn installed(&mut self) {
+        self.snapshot = None;
+        self.no_snapshot = None;
+    }
+
+    /// The state of this peer does not come.
+    pub(crate) fn snapshot_failed(&mut self, now: Time, from: NodeId) {
+        if self.snapshot.take_if(|node| *node == from).is_some() {
+            self.no_snapshot = Some((from, now));
+        }
     }
 
     /// Whether this chunk answers the open request.
@@ -179,6 +224,53 @@ mod tests {
                 assert_eq!(ask(&mut catchup, now, &sources), expected);
             }
         }
+    }
+
+    /// Every combination of what three peers hold, a leader among them or none: the state of
+    /// one is wanted exactly when some are ahead and none of those has the next slot.
+    #[test]
+    fn the_state_of_a_peer_is_wanted_when_no_log_holds_the_next_slot() {
+        let holds = [(1, 3), (1, 5), (5, 7), (6, 12), (9, 9)];
+        for code in 0..125_usize {
+            for leader in 0..=3 {
+                let (mut catchup, now) = behind();
+                let of = |place: u32| holds[code / 5_usize.pow(place) % 5];
+                let sources: Vec<Source> = (1..=3_u32)
+                    .map(|node| source(node, of(node - 1).0, of(node - 1).1, node == leader))
+                    .collect();
+                let able = ask(&mut catchup, now, &sources).is_some();
+                let mut ahead: Vec<&Source> =
+                    sources.iter().filter(|s| s.chosen_upto >= Slot(5)).collect();
+                ahead.sort_by_key(|s| (s.is_leader, s.node));
+                let expected = ahead.first().filter(|_| !able).map(|s| s.node);
+                let early = Time(now.0 - 1);
+                let (mut other, _) = behind();
+                assert_eq!(other.next_snapshot(early, Slot(5), TIMEOUT_US, &sources), None);
+                let wanted = catchup.next_snapshot(now, Slot(5), TIMEOUT_US, &sources);
+                assert_eq!(wanted, expected, "{sources:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_state_is_on_its_way_at_a_time_and_the_next_comes_from_another_peer() {
+        let (mut catchup, mut now) = behind();
+        let two = [source(2, 6, 9, false), source(3, 6, 9, false)];
+        let want = |catchup: &mut Catchup, now| {
+            catchup.next_snapshot(now, Slot(5), TIMEOUT_US, &two).map(|node| node.0)
+        };
+        for node in [2, 3, 2] {
+            assert_eq!(want(&mut catchup, now), Some(node));
+            assert_eq!(want(&mut catchup, now.plus_us(9 * TIMEOUT_US)), None, "on its way");
+            catchup.snapshot_failed(now, NodeId(5 - node));
+            assert_eq!(want(&mut catchup, now.plus_us(9 * TIMEOUT_US)), None, "another failed");
+            catchup.snapshot_failed(now, NodeId(node));
+            assert_eq!(want(&mut catchup, now.plus_us(TIMEOUT_US - 1)), None, "a pause first");
+            now = now.plus_us(TIMEOUT_US);
+        }
+        assert_eq!(want(&mut catchup, now), Some(3));
+        catchup.installed();
+        assert_eq!(want(&mut catchup, now), Some(2), "it is behind again, and none has failed");
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub(crate) struct Peer {
     pub(crate) node: NodeId,
     pub(crate) last: Option<Heartbeat>,
     heard_at: Option<Time>,
+    /// When it was heard, though it may have died since.
+    known_at: Option<Time>,
     /// When this node sent the newest heartbeat that the peer has echoed.
     two_way_at: Option<Time>,
     /// The same for one that said that it follows this node's ballot.
@@ -153,6 +155,7 @@ impl Liveness {
         }
         let peer = &mut self.peers[index];
         peer.heard_at = Some(now);
+        peer.known_at = Some(now);
         if let Some(sent_at) = sent_at {
             if peer.two_way_at.is_none_or(|known| sent_at > known) {
                 let sample = now.since_us(sent_at).saturating_sub(heartbeat.echo_held_us).max(1);
@@ -407,11 +410,19 @@ impl Peer {
             node,
             last: None,
             heard_at: None,
+            known_at: None,
             two_way_at: None,
             followed_at: None,
             round_trip_us: 0,
             deaf: 0,
         }
+    }
+
+    /// The slot above which this peer may still have to fetch, if it was heard within
+    /// `keep_us`, dead or alive.
+    pub(crate) fn needed_above(&self, now: Time, keep_us: u64) -> Option<Slot> {
+        self.known_at.filter(|at| now.since_us(*at) < keep_us)?;
+        self.last.as_ref().map(|last| last.chosen_upto)
     }
 }
 

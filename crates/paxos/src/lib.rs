@@ -31,6 +31,7 @@ mod read;
 mod replica;
 pub mod single_decree;
 mod slot;
+mod tail;
 mod time;
 mod value;
 

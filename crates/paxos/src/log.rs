@@ -136,9 +136,27 @@ impl Log {
         }
     }
 
+    /// A snapshot holds every slot up to `upto`, which are chosen therefore and need not
+    /// be here; what is held above it stays, chosen or accepted.
+    pub(crate) fn install(&mut self, upto: Slot) {
+        self.chosen_upto = self.chosen_upto.max(upto);
+        self.truncated_upto = self.truncated_upto.max(upto);
+        while self.first <= upto {
+            self.drop_first();
+        }
+    }
+
+    /// Forgets what is held above the chosen prefix. Only a planted bug does this.
+    pub(crate) fn forget_open(&mut self) {
+        while self.last() > self.chosen_upto {
+            if let Some(entry) = self.entries.pop_back().flatten() {
+                self.cached_bytes -= entry.value.size_bytes();
+            }
+        }
+    }
+
     fn drop_first(&mut self) {
-        if let Some(entry) = self.entries.pop_front() {
-            let entry = entry.expect("no gap in the chosen prefix");
+        if let Some(entry) = self.entries.pop_front().flatten() {
             self.cached_bytes -= entry.value.size_bytes();
         }
         self.first = self.first.next();
@@ -178,6 +196,35 @@ mod tests {
         assert_eq!(log.advance(), Some((Slot(7), value(7))));
         assert_eq!(log.advance(), None);
         assert_eq!((log.chosen_upto(), log.last()), (Slot(7), Slot(7)));
+    }
+
+    /// Slots 4 and 5 chosen, 7 and 9 accepted, 8 learnt; a snapshot of each slot around.
+    #[test]
+    fn a_snapshot_replaces_what_it_holds_and_nothing_else() {
+        let ballot = Ballot::ZERO.next(NodeId(1));
+        for upto in (1..=12).map(Slot) {
+            let mut log = Log::new(Slot(2), Slot(3));
+            for slot in [4, 5] {
+                log.learn(Slot(slot), value(1));
+                log.advance();
+            }
+            log.accept(Slot(7), ballot, value(7));
+            log.learn(Slot(8), value(8));
+            log.accept(Slot(9), ballot, value(9));
+            let before = log.clone();
+            log.install(upto);
+            assert_eq!(log.truncated_upto(), upto.max(Slot(2)));
+            assert_eq!(log.chosen_upto(), upto.max(Slot(5)));
+            for slot in (1..=12).map(Slot) {
+                let held = before.get(slot).filter(|_| slot > upto);
+                assert_eq!(log.get(slot), held, "slot {slot} after a snapshot of {upto}");
+            }
+            let kept = [4, 5, 7, 8, 9].iter().filter(|slot| Slot(**slot) > upto).count();
+            assert_eq!(log.bytes(), kept * value(1).size_bytes());
+            assert_eq!(log.last(), upto.max(Slot(9)));
+            assert_eq!(log.advance(), (upto == Slot(7)).then(|| (Slot(8), value(8))));
+            log.accept(log.last().next(), ballot, value(1));
+        }
     }
 
     #[test]

@@ -76,7 +76,10 @@ bugs! {
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
     AppliesBeforeDurable = 33, "a value is applied before the own journal holds it durably";
     TruncatesApplied = 34, "the journal is truncated at the applied slot, not at the durable one";
-    TruncatesWithoutPeers = 34, "the journal is truncated though a peer misses what goes";
+    StartAfterBeforeSwitch = 34, "the journal starts after a snapshot that is not installed yet";
+    StartAfterTooMuch = 35, "after a snapshot the journal starts after the last acceptance";
+    SnapshotDropsAcceptances = 35, "acceptances above an installed snapshot are forgotten";
+    SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
     TimeoutIsFailure = 44, "a write that was sent is refused as not done when time is over";
     ReadsWithoutQuorum = 45, "a leader serves reads without asking a quorum";

@@ -18,6 +18,7 @@ use crate::{
     pacing::Pacing,
     proposer::{Leading, Proposer},
     read::{Questions, Rounds},
+    tail::Tail,
 };
 
 mod election;
@@ -42,7 +43,8 @@ pub enum Route {
 /// with other records. The journal holds every applied slot all the same. The state
 /// was durable only after the records that it was applied from, and a slot that was
 /// known as chosen got no record since, so what the journal holds there are the
-/// chosen values.
+/// chosen values. What a snapshot brought is covered by its `StartAfter`, see
+/// [`Recovered::start_after`].
 ///
 /// # Panics
 /// When it does not hold them: then it lost records that were durable, and with them
@@ -74,6 +76,7 @@ pub struct Replica {
     questions: Questions,
     catchup: Catchup,
     unsynced: Unsynced,
+    tail: Tail,
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
@@ -151,6 +154,7 @@ impl Replica {
             questions: Questions::new(options.incarnation),
             catchup: Catchup::new(options.incarnation),
             unsynced: Unsynced::new(recovered.position, recorded_upto),
+            tail: Tail::default(),
             pacing: Pacing::default(),
             applied,
             durable,
@@ -196,6 +200,10 @@ impl Replica {
                 let readable = self.applied.min(self.unsynced.recorded_upto());
                 self.log.evict(readable, self.options.cache_bytes_max);
             }
+            Input::Installed { slot, state } => self.install(now, slot, state, effects),
+            Input::SnapshotFailed { from } => self.receive_snapshot_failure(now, from),
+            Input::Segment(segment) => self.tail.push(now, segment),
+            Input::DiskLow(low) => self.tail.set_disk_low(low),
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
             Input::PeerDied(peer) => self.receive_death(now, peer),
             Input::Connected(peer) => self.receive_connection(now, peer),
@@ -217,7 +225,7 @@ impl Replica {
         self.flush_reads(now, effects);
         self.announce(now, effects);
         self.flush_catchup(now, effects);
-        self.truncate(effects);
+        self.truncate(now, effects);
         self.flush_heartbeats(now, effects);
         self.advance(effects);
         invariants::check(self);

@@ -2,7 +2,7 @@
 
 use synod_host::{Action, Applied, Event};
 use synod_kv::Taken;
-use synod_paxos::{NodeId, Position, Record, RecordBody, Slot};
+use synod_paxos::{NodeId, Position, Record, RecordBody, Slot, Value};
 use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
@@ -10,7 +10,8 @@ use crate::coverage::Rare;
 use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
-use crate::node::{Backed, apply_value};
+use crate::node::{Backed, Process, apply_value};
+use crate::snapshot::Task;
 use crate::words;
 use crate::world::{Happening, World};
 
@@ -26,11 +27,12 @@ impl World<'_> {
                     self.checks.agreement.learnt(id, slot, value)?;
                 }
                 let process = self.node(id).process.as_mut().expect("it steps");
-                process.apply_queue.push_back((first, values, waiters));
+                process.apply_queue.push_back(Task::Apply { first, values, waiters });
                 if process.apply_queue.len() == 1 {
                     self.apply_later(id);
                 }
             }
+            Action::FetchSnapshot { from, above } => self.fetch_snapshot(id, from, above)?,
             Action::Load(load) => match self.node(id).disk.load(&load) {
                 Ok(values) => {
                     self.coverage.rare(Rare::CatchUpFromJournal);
@@ -43,9 +45,9 @@ impl World<'_> {
                     self.stop_by_disk(id, &format!("{damaged:?}"))?;
                 }
             },
-            Action::Truncate(upto) => self.truncate(id, upto),
+            Action::Truncate(upto) => self.truncate(id, upto)?,
             Action::ReadReady { request } => self.read_ready(id, request)?,
-            Action::Refuse { request, refusal } => self.refused(id, request, refusal),
+            Action::Refuse { request, refusal } => self.refused(id, request, refusal)?,
         }
         Ok(())
     }
@@ -64,7 +66,7 @@ impl World<'_> {
     }
 
     /// Schedules the end of what the state machine is at.
-    fn apply_later(&mut self, id: NodeId) {
+    pub(crate) fn apply_later(&mut self, id: NodeId) {
         let slow =
             if self.nemesis.is_loose() { self.plan.percent(Fault::SlowApply) / 5 } else { 0 };
         if slow > 0 {
@@ -75,7 +77,11 @@ impl World<'_> {
         self.at(took_us, Happening::Apply { node: id, life });
     }
 
-    fn truncate(&mut self, id: NodeId, upto: Slot) {
+    fn truncate(&mut self, id: NodeId, upto: Slot) -> Check {
+        let durable = self.node(id).state.slot;
+        demand(upto.0 <= durable, Checker::Durability, || {
+            format!("{id} drops its journal up to slot {upto}; its state is durable to {durable}")
+        })?;
         let disk = &mut self.node(id).disk;
         let (damaged, before) = (disk.damaged_groups, disk.truncated_upto());
         disk.truncate(upto);
@@ -86,6 +92,7 @@ impl World<'_> {
         if truncated {
             self.coverage.rare(Rare::Truncated);
         }
+        Ok(())
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) -> Check {
@@ -164,6 +171,14 @@ impl World<'_> {
         let is_member = node.is_member();
         let records = node.disk.finish_group();
         let upto = records.last().expect("a group has records").0;
+        let starts = records.iter().filter_map(|(_, record)| match record.body {
+            RecordBody::StartAfter { slot } => Some(slot),
+            _ => None,
+        });
+        // Sometimes the process dies before it takes the mark away.
+        if starts.max() >= node.state.installed && self.rng.bool() {
+            node.state.installed = None;
+        }
         if is_member {
             for (_, record) in records {
                 if let RecordBody::Accepted { slot, ballot, value } = &record.body {
@@ -171,7 +186,11 @@ impl World<'_> {
                 }
             }
         }
+        let segments = node.disk.take_filled();
         self.begin_sync(id)?;
+        for segment in segments {
+            self.hear(id, Event::Segment(segment))?;
+        }
         self.hear(id, Event::Persisted(upto))
     }
 
@@ -187,19 +206,37 @@ impl World<'_> {
         Ok(())
     }
 
-    /// The state machine has got through the next values.
+    /// The state machine has got through what it was at.
     pub(crate) fn apply(&mut self, id: NodeId) -> Check {
+        let node = &mut self.nodes[id.0 as usize - 1];
+        let (life, process) = (node.life, node.process.as_mut().expect("checked by the caller"));
+        match process.apply_queue.pop_front().expect("it was at it") {
+            Task::Apply { first, values, waiters } => {
+                process.waiters.extend(waiters);
+                self.tell_skipped(id)?;
+                self.apply_values(id, first, &values)?;
+            }
+            Task::Install(checkpoint, from) => self.install(id, &checkpoint, from)?,
+        }
+        let is_more = |process: &mut Process| !process.apply_queue.is_empty();
+        if self.node(id).process(life).is_some_and(is_more) {
+            self.apply_later(id);
+        }
+        Ok(())
+    }
+
+    fn apply_values(&mut self, id: NodeId, first: Slot, values: &[Value]) -> Check {
         let now_us = self.now_us;
         let node = &mut self.nodes[id.0 as usize - 1];
         let life = node.life;
         let process = node.process.as_mut().expect("checked by the caller");
-        let (first, values, waiters) = process.apply_queue.pop_front().expect("it was at it");
-        let values = &values;
-        let is_more = !process.apply_queue.is_empty();
-        process.waiters.extend(waiters);
         let mut answers = Vec::new();
         let mut own_gap = false;
         for (slot, value) in (first.0..).zip(values) {
+            if slot <= process.machine.applied_slot() && slot <= process.installed.0 {
+                self.coverage.rare(Rare::SkippedBySnapshot);
+                continue; // It was handed out before the host heard of the snapshot.
+            }
             for took in apply_value(&mut process.machine, slot, value) {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
@@ -239,20 +276,23 @@ impl World<'_> {
             self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
             self.answered(id, request, Answer::Outcome(outcome));
         }
-        if is_more {
-            self.apply_later(id);
-        }
         self.hear(id, Event::Applied(applied))
     }
 
-    pub(crate) fn flush(&mut self, id: NodeId, life: u64) {
+    pub(crate) fn flush(&mut self, id: NodeId, life: u64) -> Check {
         let flush_us = self.plan.pace.flush_us;
-        let Some(process) = self.node(id).process(life) else { return };
+        let Some(process) = self.node(id).process(life) else { return Ok(()) };
         let slot = process.machine.applied_slot();
         let (takes_us, next_us) =
             (self.rng.u64(1_000..50_000), self.rng.u64(flush_us / 2..flush_us * 2));
         self.at(takes_us, Happening::Flushed { node: id, life, slot });
         self.at(next_us, Happening::Flush { node: id, life });
+        // Seldom the disk is low, and then nothing is kept for others.
+        match self.rng.u8(..32) {
+            0 => self.hear(id, Event::DiskLow(true)),
+            1..4 => self.hear(id, Event::DiskLow(false)),
+            _ => Ok(()),
+        }
     }
 
     pub(crate) fn flushed(&mut self, id: NodeId, life: u64, slot: u64) -> Check {

@@ -255,15 +255,26 @@ impl World<'_> {
         self.rest(client);
     }
 
-    /// A node will never send what it was asked.
-    pub(crate) fn refused(&mut self, id: NodeId, request: RequestId, refusal: Refusal) {
+    /// A node will never send what it was asked, or will never know what became of it.
+    ///
+    /// # Errors
+    /// When it says that it may have sent what nobody took.
+    pub(crate) fn refused(&mut self, id: NodeId, request: RequestId, refusal: Refusal) -> Check {
         let (now_us, life) = (self.now_us, self.node(id).life);
-        self.checks.exactly_once.refused(id.0, life, request);
         self.coverage.rare(match refusal {
             Refusal::NoLeader => Rare::RefusedNoLeader,
             Refusal::Overloaded => Rare::RefusedOverloaded,
+            Refusal::Unknown => Rare::UnknownBySnapshot,
         });
-        let Some(attempt) = self.clients.take(request) else { return };
+        if refusal == Refusal::Unknown {
+            self.checks.exactly_once.unknown(id.0, life, request)?;
+            if let Some(attempt) = self.clients.take(request) {
+                self.lost(attempt);
+            }
+            return Ok(());
+        }
+        self.checks.exactly_once.refused(id.0, life, request);
+        let Some(attempt) = self.clients.take(request) else { return Ok(()) };
         self.trace.note(now_us, [words::REFUSES, request.0, u64::from(id.0), 0], || {
             format!("{id} refuses #{}: {refusal:?}", attempt.operation)
         });
@@ -274,6 +285,7 @@ impl World<'_> {
             }
             self.rest(attempt.client);
         }
+        Ok(())
     }
 
     /// A client's patience with one attempt is over.

@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
-    AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Slot, Standing, Value,
+    AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Segment, Slot, Standing,
+    Value,
 };
 
 /// Records that one sync made durable.
@@ -69,6 +70,13 @@ pub(crate) struct Disk {
     synced_chosen_upto: Slot,
     /// The newest watermark of a record, durable or not.
     chosen_upto: Slot,
+    /// What was dropped, or replaced by a snapshot, durably or not yet.
+    truncated_upto: Slot,
+    /// The same, as far as it is durable.
+    synced_truncated_upto: Slot,
+    /// The highest slot of the full segments, and those that nobody was told of.
+    filled_upto: Slot,
+    filled: Vec<Segment>,
     /// In force durably.
     promised: Ballot,
     /// How many groups a segment has: only whole segments are dropped.
@@ -100,6 +108,10 @@ impl Disk {
             synced: BTreeMap::new(),
             synced_chosen_upto: Slot::ZERO,
             chosen_upto: Slot::ZERO,
+            truncated_upto: Slot::ZERO,
+            synced_truncated_upto: Slot::ZERO,
+            filled_upto: Slot::ZERO,
+            filled: Vec::new(),
             promised: Ballot::ZERO,
             segment_groups,
             full: false,
@@ -114,6 +126,10 @@ impl Disk {
         let first = upto.0 + 1 - records.len() as u64;
         for (position, record) in (first..).map(Position).zip(records) {
             hold(&mut self.held, self.chosen_upto, position, &record);
+            if let RecordBody::StartAfter { slot } = record.body {
+                self.truncated_upto = self.truncated_upto.max(slot);
+                self.held = self.held.split_off(&slot.next());
+            }
             self.raise_watermark(record.chosen_upto);
             self.queued.push((position, record));
         }
@@ -125,7 +141,7 @@ impl Disk {
         while self.chosen_upto < chosen_upto {
             let slot = self.chosen_upto.next();
             assert!(
-                slot <= self.base.truncated_upto || self.held.contains_key(&slot),
+                slot <= self.truncated_upto || self.held.contains_key(&slot),
                 "slot {slot} is recorded as chosen and was never recorded"
             );
             self.chosen_upto = slot;
@@ -154,9 +170,38 @@ impl Disk {
             hold(&mut self.synced, self.synced_chosen_upto, *position, record);
             self.synced_chosen_upto = self.synced_chosen_upto.max(record.chosen_upto);
             self.promised = record.promised;
+            if let RecordBody::StartAfter { slot } = record.body {
+                self.synced_truncated_upto = self.synced_truncated_upto.max(slot);
+                self.synced = self.synced.split_off(&slot.next());
+            }
         }
         self.groups.push_back(group);
+        self.fill_segment();
         &self.groups.back().expect("just pushed").records
+    }
+
+    /// The group that was pushed last begins a segment, and the one before is full.
+    fn fill_segment(&mut self) {
+        let full = self.groups.len() - 1;
+        if full > 0 && full.is_multiple_of(self.segment_groups) {
+            let segment = self.segment(full - self.segment_groups);
+            self.filled.push(segment);
+        }
+    }
+
+    /// The full segment that begins with the group at `first`.
+    fn segment(&mut self, first: usize) -> Segment {
+        let groups = self.groups.range(first..first + self.segment_groups);
+        let records = groups.flat_map(|group| &group.records);
+        let highest = records.clone().filter_map(|(_, record)| slot_of(record)).max();
+        self.filled_upto = self.filled_upto.max(highest.unwrap_or(Slot::ZERO));
+        let bytes = records.map(|(_, record)| size_of(record)).sum();
+        Segment { upto: self.filled_upto, bytes }
+    }
+
+    /// The segments that were filled since this was asked last; after a start, all.
+    pub(crate) fn take_filled(&mut self) -> Vec<Segment> {
+        std::mem::take(&mut self.filled)
     }
 
     /// The process died. Returns the records that nobody was told of and that are
@@ -219,6 +264,11 @@ impl Disk {
         self.held = held;
         self.chosen_upto = recovered.chosen_upto;
         self.promised = recovered.promised;
+        self.truncated_upto = recovered.truncated_upto;
+        self.synced_truncated_upto = recovered.truncated_upto;
+        self.filled_upto = self.base.truncated_upto;
+        let full = self.groups.len().saturating_sub(1) / self.segment_groups;
+        self.filled = (0..full).map(|n| self.segment(n * self.segment_groups)).collect();
         Ok(recovered)
     }
 
@@ -235,6 +285,11 @@ impl Disk {
             for _ in 0..self.segment_groups {
                 let group = self.groups.pop_front().expect("counted");
                 self.damaged_groups -= usize::from(group.damaged);
+                for (_, record) in &group.records {
+                    if let RecordBody::StartAfter { slot } = record.body {
+                        self.base.truncated_upto = self.base.truncated_upto.max(slot);
+                    }
+                }
                 let (position, last) = group.records.last().expect("a group has records");
                 self.base.promised = last.promised;
                 self.base.chosen_upto = self.base.chosen_upto.max(last.chosen_upto);
@@ -244,6 +299,8 @@ impl Disk {
             // The watermark in force lies in a later segment, or did when this was dropped.
             self.base.chosen_upto = self.base.chosen_upto.max(truncated);
             self.base.truncated_upto = truncated;
+            self.truncated_upto = self.truncated_upto.max(truncated);
+            self.synced_truncated_upto = self.synced_truncated_upto.max(truncated);
             self.held = self.held.split_off(&truncated.next());
             self.synced = self.synced.split_off(&truncated.next());
         }
@@ -315,9 +372,16 @@ impl Disk {
         self.synced.get(&slot)
     }
 
-    /// Everything up to here was dropped.
+    /// Everything up to here was dropped, or replaced by a snapshot.
     pub(crate) fn truncated_upto(&self) -> Slot {
-        self.base.truncated_upto
+        self.synced_truncated_upto
+    }
+
+    /// Whether a slot of these, not known as chosen here, holds an acceptance.
+    pub(crate) fn has_accepted_in(&self, slots: std::ops::RangeInclusive<Slot>) -> bool {
+        let accepted = |held: &Held| matches!(held.standing, Standing::Accepted(_));
+        !slots.is_empty()
+            && self.held.range(slots).any(|(slot, held)| *slot > self.chosen_upto && accepted(held))
     }
 }
 
@@ -326,6 +390,15 @@ fn slot_of(record: &Record) -> Option<Slot> {
         RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } => Some(slot),
         RecordBody::Promise | RecordBody::StartAfter { .. } => None,
     }
+}
+
+fn size_of(record: &Record) -> u64 {
+    const HEADER_BYTES: usize = 64;
+    let value_bytes = match &record.body {
+        RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => value.size_bytes(),
+        RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
+    };
+    (HEADER_BYTES + value_bytes) as u64
 }
 
 fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, record: &Record) {

@@ -29,6 +29,7 @@ mod plan;
 pub mod planted;
 mod run;
 mod schedule;
+mod snapshot;
 mod store;
 mod trace;
 mod words;

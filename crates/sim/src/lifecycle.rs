@@ -26,7 +26,7 @@ impl World<'_> {
             self.at(500_000, Happening::Start { node: id });
             return Ok(());
         }
-        let Ok(recovered) = node.disk.recover() else {
+        let Ok((recovered, made_up)) = node.recover() else {
             node.fate = Fate::Lost;
             node.store_id = 0;
             self.coverage.rare(Rare::DamageRefused);
@@ -35,6 +35,10 @@ impl World<'_> {
             });
             return Ok(());
         };
+        if made_up {
+            self.coverage.rare(Rare::CrashAfterSwitch);
+        }
+        let node = self.node(id);
         node.life += 1;
         let (life, is_member) = (node.life, node.is_member());
         if is_member {
@@ -88,6 +92,7 @@ impl World<'_> {
         };
         let node = self.node(id);
         let now = node.clock.read(now_us);
+        let segments = node.disk.take_filled();
         node.process = Some(Process {
             host: Host::new(settings, recovered, &applied, now),
             machine,
@@ -95,7 +100,10 @@ impl World<'_> {
             waiters: std::collections::VecDeque::new(),
             applied,
             apply_queue: std::collections::VecDeque::new(),
-            inbox: Vec::new(),
+            transfer: None,
+            kept: None,
+            installed: Slot::ZERO,
+            inbox: segments.into_iter().map(Event::Segment).collect(),
             is_woken: false,
             tick_us: 0,
             paused: false,
@@ -141,6 +149,9 @@ fn options(plan: &Plan, seed: u64) -> Options {
         value_bytes_max: sizes.value_bytes_max,
         page_bytes_max: sizes.page_bytes_max,
         cache_bytes_max: sizes.cache_bytes_max,
+        tail_bytes_max: plan.tail.bytes_max,
+        tail_us_max: plan.tail.us_max,
+        keep_for_peers_us: plan.tail.keep_for_peers_us,
         seed,
         planted: planted::core(plan.bug),
         ..Options::default()

@@ -12,6 +12,7 @@ use crate::checkers::promises::Ground;
 use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::schedule::Schedule;
+use crate::snapshot::{Checkpoint, Task, Transfer};
 use crate::store::{Durable, Store, Unflushed};
 use crate::world::Happening;
 
@@ -107,8 +108,14 @@ pub(crate) struct Process {
     pub(crate) waiters: VecDeque<Waiter>,
     /// What the state machine said last.
     pub(crate) applied: Applied,
-    /// What the state machine has still to apply, in order; it is at the first.
-    pub(crate) apply_queue: VecDeque<(Slot, Vec<Value>, Vec<Waiter>)>,
+    /// What the state machine has still to do, in order; it is at the first.
+    pub(crate) apply_queue: VecDeque<Task>,
+    /// The snapshot that it fetches.
+    pub(crate) transfer: Option<Transfer>,
+    /// The snapshot that it keeps for others.
+    pub(crate) kept: Option<Checkpoint>,
+    /// The slot of the last snapshot that it installed.
+    pub(crate) installed: Slot,
     /// Events for the next step.
     pub(crate) inbox: Vec<Event>,
     pub(crate) is_woken: bool,

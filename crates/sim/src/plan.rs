@@ -33,6 +33,8 @@ pub struct Plan {
     pub pace: Pace,
     /// Limits of the nodes.
     pub sizes: Sizes,
+    /// How much of their journals nodes keep for others.
+    pub tail: Tail,
     /// What the clients do.
     pub load: Load,
     /// Every message passes through the encoding that real nodes use.
@@ -81,6 +83,17 @@ pub struct Sizes {
     pub metadata_cache_bytes_max: usize,
     /// Idempotency keys that are remembered.
     pub idempotency_records_max: u64,
+}
+
+/// How much of its journal a node keeps for others; see [`synod_paxos::Options`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tail {
+    /// Bytes.
+    pub bytes_max: u64,
+    /// Age.
+    pub us_max: u64,
+    /// For how long it keeps what a peer misses that was heard.
+    pub keep_for_peers_us: u64,
 }
 
 /// What the clients do.
@@ -133,6 +146,7 @@ impl Plan {
                 flush_us: [300_000, 3_000_000][rng.usize(..2)],
             },
             sizes: draw_sizes(&mut rng),
+            tail: draw_tail(seed),
             load,
             encodes_messages: rng.u8(..4) == 0,
             bug: None,
@@ -183,6 +197,7 @@ impl fmt::Display for Plan {
         writeln!(f, "faults: {faults}")?;
         writeln!(f, "pace: {:?}", self.pace)?;
         writeln!(f, "sizes: {:?}", self.sizes)?;
+        writeln!(f, "tail: {:?}", self.tail)?;
         write!(f, "load: {:?}, encodes messages: {}", self.load, self.encodes_messages)
     }
 }
@@ -208,6 +223,16 @@ fn draw_faults(rng: &mut Rng) -> BTreeMap<Fault, u32> {
         }
     }
     faults
+}
+
+/// Mostly so little that a node that was away for seconds needs a snapshot.
+fn draw_tail(seed: u64) -> Tail {
+    let mut rng = Rng::with_seed(seed ^ 0x5eed_0002);
+    Tail {
+        bytes_max: [0, 4_000, 2 << 30][rng.usize(..3)],
+        us_max: [0, 2_000_000, 900_000_000][rng.usize(..3)],
+        keep_for_peers_us: [0, 1_000_000, 300_000_000][rng.usize(..3)],
+    }
 }
 
 fn draw_sizes(rng: &mut Rng) -> Sizes {

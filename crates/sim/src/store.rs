@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use synod_kv::{MapError, MemoryCursor, MemoryMap, OrderedMap, State, WriteSet};
+use synod_paxos::Slot;
 
 /// Commits that are not durable yet.
 #[derive(Clone, Debug, Default)]
@@ -16,9 +17,16 @@ pub(crate) struct Unflushed(Rc<RefCell<VecDeque<WriteSet>>>);
 pub(crate) struct Durable {
     pub(crate) map: MemoryMap,
     pub(crate) slot: u64,
+    /// The slot of the snapshot that this was, until the journal starts after it.
+    pub(crate) installed: Option<Slot>,
 }
 
 impl Durable {
+    /// The atomic switch to a snapshot.
+    pub(crate) fn switch(&mut self, map: &MemoryMap, slot: u64) {
+        *self = Durable { map: map.clone(), slot, installed: Some(Slot(slot)) };
+    }
+
     /// Commits become durable, the oldest first, up to the one that ends at `slot`.
     pub(crate) fn flush(&mut self, unflushed: &Unflushed, slot: u64) {
         let mut commits = unflushed.0.borrow_mut();
@@ -42,6 +50,13 @@ impl Store {
     pub(crate) fn new(durable: &Durable) -> (Self, Unflushed) {
         let unflushed = Unflushed::default();
         (Store { map: durable.map.clone(), unflushed: unflushed.clone() }, unflushed)
+    }
+}
+
+impl Store {
+    /// Everything that is committed, as of now.
+    pub(crate) fn checkpoint(&self) -> MemoryMap {
+        self.map.clone()
     }
 }
 

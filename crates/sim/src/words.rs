@@ -21,6 +21,8 @@ pub(crate) const REFUSES: u64 = 10;
 pub(crate) const GIVES_UP: u64 = 11;
 pub(crate) const FAULT: u64 = 12;
 pub(crate) const HEALED: u64 = 13;
+pub(crate) const FETCHES: u64 = 14;
+pub(crate) const SWITCHES: u64 = 15;
 
 /// The numbers of a step: who, and a digest of everything that it heard.
 pub(crate) fn step(id: NodeId, inbox: &[Event]) -> [u64; 4] {
@@ -54,6 +56,10 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::Write { request, command, .. } => [27, request.0, command.len() as u64],
         Event::Read { request, .. } => [28, request.0, 0],
         Event::HandOver => [29, 0, 0],
+        Event::Installed(applied) => [30, applied.upto.0, applied.own_sequence],
+        Event::SnapshotFailed { from } => [31, u64::from(from.0), 0],
+        Event::Segment(segment) => [32, segment.upto.0, segment.bytes],
+        Event::DiskLow(low) => [33, u64::from(*low), 0],
     }
 }
 
@@ -117,6 +123,16 @@ fn event_line(event: &Event) -> String {
         Event::Write { request, .. } => format!("write r{}", request.0),
         Event::Read { request, .. } => format!("read r{}", request.0),
         Event::HandOver => "that another shall lead".to_owned(),
+        Event::Installed(applied) => format!(
+            "from its state: a snapshot of slot {} is installed, own sequence {}",
+            applied.upto, applied.own_sequence
+        ),
+        Event::SnapshotFailed { from } => format!("that no snapshot comes from {from}"),
+        Event::Segment(segment) => format!(
+            "from its disk: a segment of {} bytes up to slot {} is full",
+            segment.bytes, segment.upto
+        ),
+        Event::DiskLow(low) => format!("that its disk is low: {low}"),
     }
 }
 
@@ -182,8 +198,7 @@ pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
             Message::Accept(m) if m.value == Value::Noop => Rare::GapFilled,
             Message::Reject(m) => match m.reason {
                 RejectReason::Promised(_) => Rare::RejectPromised,
-                // Nothing is truncated that a member lacks, so no candidate is that far behind.
-                RejectReason::TooFarBehind(_) => return,
+                RejectReason::TooFarBehind(_) => Rare::TooFarBehind,
                 RejectReason::Truncated(_) => Rare::RejectTruncated,
                 RejectReason::BeyondWindow(_) => Rare::RejectBeyondWindow,
             },

@@ -46,6 +46,8 @@ pub(crate) enum Happening {
     Apply { node: NodeId, life: u64 },
     /// The state is flushed.
     Flush { node: NodeId, life: u64 },
+    /// The next part of a snapshot is due.
+    Transfer { node: NodeId, life: u64 },
     /// A flush ends.
     Flushed { node: NodeId, life: u64, slot: u64 },
     /// A machine starts its process.
@@ -187,7 +189,15 @@ impl<'t> World<'t> {
                     self.apply(node)?;
                 }
             }
-            Happening::Flush { node, life } => self.flush(node, life),
+            Happening::Transfer { node, life } => {
+                let Some(process) = self.node(node).process(life) else { return Ok(()) };
+                if process.paused {
+                    process.deferred.push(Happening::Transfer { node, life });
+                } else {
+                    self.transfer(node)?;
+                }
+            }
+            Happening::Flush { node, life } => self.flush(node, life)?,
             Happening::Flushed { node, life, slot } => self.flushed(node, life, slot)?,
             Happening::Start { node } => self.start(node)?,
             Happening::Resume { node, life } => {

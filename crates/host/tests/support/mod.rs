@@ -177,6 +177,7 @@ impl Cluster {
             }
             Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
             Action::Truncate(_) => {}
+            Action::FetchSnapshot { .. } => unreachable!("nothing is truncated here"),
             Action::ReadReady { request } => node.answer(request, Answer::Read),
             Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
         }

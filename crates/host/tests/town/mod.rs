@@ -481,6 +481,7 @@ impl Town {
                 self.at(300, Happening::Event { node: id, life, event });
             }
             Action::Truncate(_) => {}
+            Action::FetchSnapshot { .. } => unreachable!("nothing is truncated here"),
             Action::ReadReady { request } => {
                 let process = self.house(id).process.as_ref().expect("alive");
                 let revision = process.machine.revision();

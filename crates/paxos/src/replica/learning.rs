@@ -3,13 +3,10 @@
 use alloc::vec::Vec;
 
 use super::*;
-use crate::{Chosen, Fetch, Heartbeat, Load, Watermark, catchup::Source, learner};
+use crate::{Chosen, Fetch, Heartbeat, Load, SnapshotWanted, Watermark, catchup::Source, learner};
 
 /// Slots asked for in one request at the most.
 const FETCH_SLOTS_MAX: u64 = 4_096;
-
-/// Slots that become superfluous before a truncation is worth its while.
-const TRUNCATE_SLOTS_MIN: u64 = 256;
 
 impl Replica {
     /// The highest slot that this node has heard to be chosen and does not get
@@ -65,9 +62,62 @@ impl Replica {
         let first = chosen_upto.next();
         let last = known.min(chosen_upto.plus(FETCH_SLOTS_MAX));
         let sources: Vec<Source> = self.sources(now, leader).collect();
-        if let Some((to, fetch)) = self.catchup.next(now, first, last, eager, sources.into_iter()) {
+        let all = sources.iter().copied();
+        if let Some((to, fetch)) = self.catchup.next(now, first, last, eager, all) {
             effects.send_now.push(Envelope { to, message: Message::Fetch(fetch) });
+        } else if let Some(from) = self.catchup.next_snapshot(now, first, timeout, &sources) {
+            effects.snapshot = Some(SnapshotWanted { from, above: chosen_upto });
+            if self.options.planted.is(Bug::StartAfterBeforeSwitch) {
+                let body = RecordBody::StartAfter { slot: last };
+                let mut record = self.acceptor.record(body, &self.log);
+                record.chosen_upto = last;
+                self.unsynced.persist(now, record, effects);
+            }
         }
+    }
+
+    /// The state machine was replaced by a snapshot, durably. The log below goes; the
+    /// promise and what was accepted above stay: they are this node's word, and the
+    /// snapshot is only what others had chosen.
+    pub(super) fn install(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        state: (Slot, u64),
+        effects: &mut Effects,
+    ) {
+        self.catchup.installed();
+        if slot <= self.applied {
+            return;
+        }
+        // A leader knows as chosen what it got chosen itself and what Phase 1 knew. If
+        // there is more, another has got it chosen: this one has lost.
+        if matches!(&self.proposer, Proposer::Leading(leading) if slot > leading.prefix()) {
+            self.give_up_office(effects);
+            self.liveness.lost(now);
+        }
+        self.log.install(slot);
+        self.applied = slot;
+        self.durable = slot;
+        self.state = state;
+        let planted = self.options.planted;
+        let start = if planted.is(Bug::StartAfterTooMuch) { self.log.last() } else { slot };
+        if planted.is(Bug::SnapshotDropsAcceptances) {
+            self.log.forget_open();
+        }
+        if planted.is(Bug::SnapshotResetsPromise) {
+            self.acceptor.forget_promise();
+        }
+        let body = RecordBody::StartAfter { slot: start };
+        let mut record = self.acceptor.record(body, &self.log);
+        record.chosen_upto = record.chosen_upto.max(start);
+        self.unsynced.persist(now, record, effects);
+        self.eager = true;
+    }
+
+    /// Whether the state of that peer is needed is looked at again, later.
+    pub(super) fn receive_snapshot_failure(&mut self, now: Time, from: NodeId) {
+        self.catchup.snapshot_failed(now, from);
     }
 
     fn sources(&self, now: Time, leader: Option<NodeId>) -> impl Iterator<Item = Source> + '_ {
@@ -161,18 +211,25 @@ impl Replica {
         }
     }
 
-    /// Until there are snapshots, the journal keeps everything that some member
-    /// might still have to fetch.
-    pub(super) fn truncate(&mut self, effects: &mut Effects) {
-        let durable = |index| self.liveness.peer(index).last.as_ref().map(|last| last.durable_upto);
-        let peers = self.others().map(|(index, _)| durable(index).unwrap_or(Slot::ZERO)).min();
+    /// The journal is cut only below what the own state machine holds durably. A tail
+    /// stays for peers that lag, and all that a peer misses who was heard lately, as long
+    /// as the disk has room. Who misses more gets a snapshot.
+    pub(super) fn truncate(&mut self, now: Time, effects: &mut Effects) {
+        let truncated_upto = self.log.truncated_upto();
+        if !self.tail.is_due(now, truncated_upto, &self.options) {
+            return;
+        }
+        let keep_us = self.options.keep_for_peers_us;
+        let needed = |index| self.liveness.peer(index).needed_above(now, keep_us);
+        let peers = self.others().filter_map(|(index, _)| needed(index)).min();
+        let peers = peers.filter(|_| !self.tail.is_disk_low());
         let planted = self.options.planted;
         let own = if planted.is(Bug::TruncatesApplied) { self.applied } else { self.durable };
-        let peers = peers.filter(|_| !planted.is(Bug::TruncatesWithoutPeers));
-        let upto = own.min(peers.unwrap_or(own)).min(self.log.chosen_upto());
-        if upto >= self.log.truncated_upto().plus(TRUNCATE_SLOTS_MIN) {
+        // What a snapshot has replaced is here for nobody.
+        let limit = own.min(peers.unwrap_or(own).max(truncated_upto));
+        if let Some(upto) = self.tail.cut(now, truncated_upto, limit, &self.options) {
             self.log.truncate(upto);
-            effects.truncate = Some(upto);
+            effects.truncate = effects.truncate.max(Some(upto));
         }
     }
 }

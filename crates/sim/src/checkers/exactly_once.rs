@@ -65,6 +65,19 @@ impl ExactlyOnce {
         }
     }
 
+    /// The node says that it was taken, and that nobody knows its outcome.
+    ///
+    /// # Errors
+    /// When no node has taken it.
+    pub fn unknown(&self, node: u32, life: u64, request: RequestId) -> Check {
+        let submitted = self.submitted.get(&(node, life));
+        let at = submitted.and_then(|all| all.iter().position(|(known, _)| *known == request));
+        let id = at.map(|at| ServerId { origin: node, incarnation: life, sequence: at as u64 + 1 });
+        demand(id.is_some_and(|id| self.effects.contains_key(&id)), Checker::ExactlyOnce, || {
+            format!("the outcome of {id:?} is said to be unknown, and nobody has taken it")
+        })
+    }
+
     /// A node took a command.
     ///
     /// # Errors
