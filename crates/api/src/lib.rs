@@ -30,7 +30,7 @@ mod server;
 mod target;
 
 pub use limits::Limits;
-pub use replica::{Count, Leader, Refused, Replica};
+pub use replica::{Leader, Refused, Replica};
 #[doc(hidden)]
 pub use router::Route;
 pub use server::serve;

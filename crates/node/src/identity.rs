@@ -277,7 +277,7 @@ fn ids(configuration: &Configuration) -> String {
     ids.join(", ")
 }
 
-fn random_id() -> std::io::Result<u128> {
+pub(crate) fn random_id() -> std::io::Result<u128> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_le_bytes(bytes).max(1))

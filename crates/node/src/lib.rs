@@ -7,6 +7,7 @@
 //! - *journal*: groups of records, one sync each;
 //! - *apply*: the state machine, one commit for all that waits, then the answers;
 //! - *http*: the clients; reads go straight to the store;
+//! - *snapshot*: files of states, from peers and to them;
 //! - *upkeep*: what may wait and may block.
 //!
 //! This crate never decides anything: what to persist, send, apply and answer comes
@@ -15,6 +16,7 @@
 
 mod apply_thread;
 mod clock;
+mod current;
 mod doors;
 mod fatal;
 mod folder;
@@ -33,6 +35,8 @@ mod request;
 mod serve;
 mod settings;
 mod shared;
+mod snapshot;
+mod snapshot_settings;
 mod status;
 mod tuning;
 mod upkeep;
@@ -48,3 +52,4 @@ pub use settings::{
     ClusterSettings, ListenSettings, LogSettings, MemberSettings, Settings, SettingsError,
     TimingSettings,
 };
+pub use snapshot_settings::SnapshotSettings;

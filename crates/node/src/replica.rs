@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use synod_api::{Count, Leader, Refused, Replica};
+use synod_api::{Leader, Refused, Replica};
 use synod_kv::http::StatusBody;
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
-use synod_storage::{Store, StoreCursor};
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -16,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use crate::clock::Clock;
+use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::request::Request;
 use crate::shared::Shared;
@@ -43,7 +43,7 @@ pub(crate) struct Handle {
 #[derive(Debug)]
 struct Inner {
     facts: Facts,
-    store: Store,
+    store: Arc<CurrentStore>,
     shared: Arc<Shared>,
     clock: Clock,
     requests: Sender<Request>,
@@ -53,7 +53,7 @@ struct Inner {
 impl Handle {
     pub(crate) fn new(
         facts: Facts,
-        store: Store,
+        store: Arc<CurrentStore>,
         shared: Arc<Shared>,
         clock: Clock,
         requests: Sender<Request>,
@@ -81,22 +81,6 @@ impl Handle {
     }
 }
 
-/// A count whose errors stop the node, too.
-struct Counting<'a> {
-    handle: &'a Handle,
-    counter: Counter<StoreCursor<'a>>,
-}
-
-impl Count for Counting<'_> {
-    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError> {
-        self.handle.checked(self.counter.go_on(visits_max))
-    }
-
-    fn page(&self) -> &Page {
-        self.counter.page()
-    }
-}
-
 impl Replica for Handle {
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
         let (reply, answer) = oneshot::channel();
@@ -120,16 +104,27 @@ impl Replica for Handle {
     }
 
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
-        self.checked(read::look(&self.inner.store, key, self.revision()))
+        // The revision first: the store of a moment later has it, too.
+        let revision = self.revision();
+        self.checked(read::look(&self.inner.store.get(), key, revision))
     }
 
     fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
-        self.checked(read::list(&self.inner.store, query))
+        self.checked(read::list(&self.inner.store.get(), query))
     }
 
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
-        let counter = self.checked(Counter::new(&self.inner.store, &query))?;
-        Ok(Counting { handle: self, counter })
+    async fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        goes_on: impl Fn() -> bool + Send,
+    ) -> Result<Page, MapError> {
+        let store = self.inner.store.get();
+        let mut counter = self.checked(Counter::new(&store, &query))?;
+        while !self.checked(counter.go_on(visits_max))? && goes_on() {
+            tokio::task::yield_now().await;
+        }
+        Ok(counter.page().clone())
     }
 
     fn revision(&self) -> Revision {

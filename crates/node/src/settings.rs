@@ -14,6 +14,7 @@ use serde::Deserialize;
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
 
 use crate::limit_settings::LimitSettings;
+use crate::snapshot_settings::SnapshotSettings;
 
 /// What one node is told by its operator.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -41,6 +42,9 @@ pub struct Settings {
     /// Bounds.
     #[serde(default)]
     pub limits: LimitSettings,
+    /// How much journal is kept, and how states move between nodes.
+    #[serde(default)]
+    pub snapshot: SnapshotSettings,
     /// What the node prints.
     #[serde(default)]
     pub log: LogSettings,
@@ -259,6 +263,7 @@ impl Settings {
         self.check_members()?;
         self.timing.check()?;
         self.limits.check()?;
+        self.snapshot.check()?;
         if self.log.level.is_empty() {
             return wrong("log.level", "must be error, warn, info, debug or a filter");
         }
