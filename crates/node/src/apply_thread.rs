@@ -317,6 +317,9 @@ impl ApplyThread {
         let (slot, before) = (verified.state().applied_slot, self.applier.applied());
         if !self.applier.machine.wants(slot) {
             tracing::info!(peer = %from, slot, applied = %before, "the snapshot came too late");
+            if let Err(error) = verified.discard() {
+                tracing::warn!(%error, "it stays until the next start");
+            }
             let _ = self.reports.send(Report::SnapshotFailed { from });
             return Ok(());
         }

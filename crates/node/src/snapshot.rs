@@ -7,6 +7,8 @@
 mod fetch;
 mod pace;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};

@@ -20,6 +20,8 @@ const ASKS_MAX: usize = 2;
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A peer that gave nothing for this long has failed. To make a snapshot takes a flush.
 const GIVE_UP: Duration = Duration::from_secs(15);
+/// What came of a snapshot is kept for so long after its peer has failed.
+const KEEP: Duration = Duration::from_secs(10 * 60);
 /// Between a failure and the report of it: the next try must not follow at once.
 const FAILURE_PAUSE: Duration = Duration::from_millis(500);
 /// A snapshot may be dropped by its sender and made anew this often during one fetch.
@@ -215,6 +217,10 @@ impl Fetch {
                 self.out.push(FetchOut::Failed { from });
             }
             phase => self.phase = phase,
+        }
+        let is_old = |pull: &Pull| now.duration_since(pull.heard_at) >= KEEP;
+        if matches!(self.phase, Phase::Idle) && self.kept.take_if(|pull| is_old(pull)).is_some() {
+            self.remove_arriving();
         }
     }
 
@@ -414,9 +420,19 @@ impl Fetch {
         }
     }
 
+    /// What came so far is of no use to anybody.
+    fn remove_arriving(&self) {
+        if let Err(error) = self.folders.remove_arriving() {
+            tracing::warn!(%error, "it stays until the next start");
+        }
+    }
+
     fn fail(&mut self, from: NodeId, reason: &str, now: Instant) {
         self.failures += 1;
         tracing::warn!(peer = %from, reason, "no snapshot from the peer");
+        if self.kept.is_none() {
+            self.remove_arriving();
+        }
         self.phase = Phase::Failing { from, at: now + FAILURE_PAUSE };
     }
 }

@@ -148,6 +148,14 @@ impl Arrival {
 }
 
 impl Verified {
+    /// It is not wanted any more: removes it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn discard(self) -> Result<(), SnapshotError> {
+        fs::remove_dir_all(&self.path).during("remove", &self.path)
+    }
+
     /// How far the state machine is in it.
     #[must_use]
     pub fn state(&self) -> &State {

@@ -87,6 +87,18 @@ impl StateFolders {
         Ok(left)
     }
 
+    /// Removes what arrived of a snapshot that does not come.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_arriving(&self) -> Result<(), SnapshotError> {
+        let path = self.arriving();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.during("remove", &path),
+        }
+    }
+
     /// Makes a snapshot the state. When this returned it is so durably; when it failed,
     /// the state is the old one or the new one, which the next start finds out.
     ///
