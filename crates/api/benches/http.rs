@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
-use synod_api::{Leader, Limits, Refused, Replica, Route, serve_by};
+use synod_api::{BackupParts, Leader, Limits, Refused, Replica, Route, serve_by};
 use synod_kv::http::{RoleName, StatusBody};
 use synod_kv::read::{Counter, ListQuery, Look, Page};
 use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
@@ -221,6 +221,12 @@ impl Replica for Memory {
         let mut counter = Counter::new(&empty, &query)?;
         counter.go_on(visits_max)?;
         Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {

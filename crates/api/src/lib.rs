@@ -11,6 +11,7 @@
 
 mod activity;
 mod admission;
+mod backup;
 mod call;
 mod connection;
 mod context;
@@ -29,6 +30,7 @@ mod router;
 mod server;
 mod target;
 
+pub use backup::BackupParts;
 pub use limits::Limits;
 pub use replica::{Leader, Refused, Replica};
 #[doc(hidden)]

@@ -9,6 +9,8 @@ use synod_kv::read::{ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
 use tokio::time::Instant;
 
+use crate::backup::BackupParts;
+
 /// One replica of the store, as the handlers see it. A clone is a handle to the
 /// same replica and costs as much as an `Arc`.
 ///
@@ -64,6 +66,12 @@ pub trait Replica: Clone + Send + Sync + 'static {
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
     ) -> impl Future<Output = Result<Page, MapError>> + Send;
+
+    /// Begins a backup of the local state. It ends when its parts are dropped.
+    ///
+    /// # Errors
+    /// When there is one already.
+    fn backup(&self) -> Result<BackupParts, Refused>;
 
     /// The revision of the local state: of one that was readable before the call.
     fn revision(&self) -> Revision;

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use synod_storage::snapshot::StateFolders;
 
-const LOCK_FILE: &str = "LOCK";
+pub(crate) const LOCK_FILE: &str = "LOCK";
 /// Says why a process must not be started again by itself.
 pub(crate) const MARKER_FILE: &str = "VIOLATION";
-const JOURNAL: &str = "journal";
+pub(crate) const JOURNAL: &str = "journal";
 
 /// A data folder that this process alone uses. The lock ends with the value, or
 /// with the process, however it ends.

@@ -15,12 +15,14 @@
 //! beyond files and settings.
 
 mod apply_thread;
+mod backup;
 mod clock;
 mod current;
 mod doors;
 mod fatal;
 mod folder;
 mod identity;
+mod inspect;
 mod journal_thread;
 mod limit_settings;
 pub mod logging;
@@ -32,6 +34,7 @@ mod recovery;
 mod replica;
 mod report;
 mod request;
+mod restore;
 mod serve;
 mod settings;
 mod shared;
@@ -42,11 +45,14 @@ mod tuning;
 mod upkeep;
 
 pub use apply_thread::ApplyError;
+pub use backup::{BackupAbout, BackupFile};
 pub use folder::FolderError;
 pub use identity::{Identity, IdentityError, InitError, init};
+pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
 pub use limit_settings::LimitSettings;
 pub use node::{Node, NodeFailure, StartError};
 pub use recovery::RecoveryError;
+pub use restore::{RestoreError, check_backup, restore};
 pub use serve::{ServeError, serve};
 pub use settings::{
     ClusterSettings, ListenSettings, LogSettings, MemberSettings, Settings, SettingsError,

@@ -187,7 +187,7 @@ impl Node {
 
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
         let (answers, answer_queue) = Answers::new(assembly.shared.clone());
-        let handle = assembly.handle(current.clone(), requests);
+        let handle = assembly.handle((current.clone(), states.clone()), requests);
         let limits = tuning::api_limits(settings, connections_max);
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
         let recovered = recover(&folder, &assembly, store);
@@ -446,7 +446,11 @@ impl Assembly<'_> {
         }
     }
 
-    fn handle(&self, store: Arc<CurrentStore>, requests: mpsc::Sender<request::Request>) -> Handle {
+    fn handle(
+        &self,
+        store: (Arc<CurrentStore>, StateFolders),
+        requests: mpsc::Sender<request::Request>,
+    ) -> Handle {
         let members = self.settings.members_by_id();
         let facts = Facts {
             node: self.identity.node,

@@ -2,12 +2,16 @@
 //! reads come straight from the store.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
-use synod_api::{Leader, Refused, Replica};
+use bytes::Bytes;
+use synod_api::{BackupParts, Leader, Refused, Replica};
 use synod_kv::http::StatusBody;
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
+use synod_storage::snapshot::StateFolders;
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -19,8 +23,10 @@ use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::request::Request;
 use crate::shared::Shared;
-use crate::{metrics, status};
+use crate::{backup, metrics, status};
 
+/// Parts of a backup that wait for its client, of a megabyte at the most.
+const BACKUP_PARTS_MAX: usize = 4;
 /// A node that is this many slots behind is not ready to serve.
 const LAG_SLOTS_MAX: u64 = 1_000;
 
@@ -44,6 +50,8 @@ pub(crate) struct Handle {
 struct Inner {
     facts: Facts,
     store: Arc<CurrentStore>,
+    folders: StateFolders,
+    backing_up: AtomicBool,
     shared: Arc<Shared>,
     clock: Clock,
     requests: Sender<Request>,
@@ -53,13 +61,15 @@ struct Inner {
 impl Handle {
     pub(crate) fn new(
         facts: Facts,
-        store: Arc<CurrentStore>,
+        (store, folders): (Arc<CurrentStore>, StateFolders),
         shared: Arc<Shared>,
         clock: Clock,
         requests: Sender<Request>,
         fatal: Fatal,
     ) -> Self {
-        Handle { inner: Arc::new(Inner { facts, store, shared, clock, requests, fatal }) }
+        let backing_up = AtomicBool::new(false);
+        let inner = Inner { facts, store, folders, backing_up, shared, clock, requests, fatal };
+        Handle { inner: Arc::new(inner) }
     }
 
     /// While the state is being rebuilt nobody would take a request before its time
@@ -78,6 +88,19 @@ impl Handle {
             self.inner.fatal.report("reading the state", error);
         }
         result
+    }
+}
+
+impl Inner {
+    /// Makes a backup for as long as somebody takes it and the node does not end.
+    fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
+        let store = self.store.get();
+        let send = |part| !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok();
+        let origin = (self.facts.cluster, self.facts.node.0);
+        if let Err(error) = backup::write(&store, &self.folders, origin, send) {
+            tracing::warn!(%error, "a backup ends early");
+            let _ = to.blocking_send(Err(error.to_string()));
+        }
     }
 }
 
@@ -125,6 +148,26 @@ impl Replica for Handle {
             tokio::task::yield_now().await;
         }
         Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
+        let inner = Arc::clone(&self.inner);
+        // One at a time: each keeps files that the state does not need any more.
+        if inner.backing_up.swap(true, Acquire) {
+            return Err(Refused::Overloaded);
+        }
+        let handle = self.clone();
+        let thread = std::thread::Builder::new().name("synod-backup".to_owned());
+        let spawned = thread.spawn(move || {
+            handle.inner.write_backup(&sender);
+            handle.inner.backing_up.store(false, Release);
+        });
+        if spawned.is_err() {
+            inner.backing_up.store(false, Release);
+            return Err(Refused::Overloaded);
+        }
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {

@@ -9,7 +9,8 @@
 //! state-00000000000000004711   the state that was installed at slot 4711
 //!     INSTALLED                only until the journal says that it starts there
 //! state.new                    a snapshot on its way
-//! checkpoint                   what is being sent to others
+//! checkpoint                   what is being sent to peers
+//! backup                       what is being sent to a client
 //! ```
 //!
 //! The state is the folder with the highest slot; one rename makes it so. So a crash
@@ -28,4 +29,4 @@ pub use arrival::{Arrival, Verified};
 pub use checkpoint::Checkpoint;
 pub use error::SnapshotError;
 pub use file::{FILES_MAX, SnapshotFile};
-pub use folders::{CHECKPOINT, Installed, StateFolders};
+pub use folders::{Installed, StateFolders};

@@ -12,6 +12,7 @@
 //! decides what a message means. Any bytes may be given to a decoder: it answers
 //! with a [`DecodeError`] and takes no memory that the bytes did not bring along.
 
+pub mod backup;
 pub mod batch;
 pub mod command;
 mod error;

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use synod_api::{Leader, Refused, Replica};
+use synod_api::{BackupParts, Leader, Refused, Replica};
 use synod_kv::http::{LeaderHint, RoleName, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{
@@ -246,6 +246,12 @@ impl Replica for Fake {
             tokio::task::yield_now().await;
         }
         Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {

@@ -156,6 +156,12 @@ impl Verified {
         fs::remove_dir_all(&self.path).during("remove", &self.path)
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// How far the state machine is in it.
     #[must_use]
     pub fn state(&self) -> &State {

@@ -12,8 +12,10 @@ use crate::failpoint;
 
 const STATE: &str = "state";
 const ARRIVING: &str = "state.new";
-/// What is sent to others.
-pub const CHECKPOINT: &str = "checkpoint";
+/// What is sent to peers.
+const CHECKPOINT: &str = "checkpoint";
+/// What is being told to a client that makes a backup.
+const BACKUP: &str = "backup";
 const MARK: &str = "INSTALLED";
 /// Slots are written with this many digits.
 const DIGITS: usize = 20;
@@ -58,6 +60,12 @@ impl StateFolders {
         self.data.join(CHECKPOINT)
     }
 
+    /// Where a snapshot for a backup lies.
+    #[must_use]
+    pub fn backup(&self) -> PathBuf {
+        self.data.join(BACKUP)
+    }
+
     /// The state: the one of the highest slot. It need not exist yet.
     ///
     /// # Errors
@@ -68,18 +76,28 @@ impl StateFolders {
         Ok(self.data.join(newest))
     }
 
+    /// What [`StateFolders::clean`] would remove.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<String>, SnapshotError> {
+        let current = self.current()?;
+        let is_left = |name: &String| {
+            let others = [ARRIVING, CHECKPOINT, BACKUP].iter().any(|other| {
+                name.strip_prefix(other).is_some_and(|rest| ["", ".tmp"].contains(&rest))
+            });
+            others || slot_of(name).is_some() && self.data.join(name) != current
+        };
+        Ok(self.list()?.into_iter().filter(is_left).collect())
+    }
+
     /// Removes all that a crash left: states that are not the state any more, snapshots
     /// that had not arrived, those that were being sent. Answers their names.
     ///
     /// # Errors
     /// When they cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, SnapshotError> {
-        let current = self.current()?;
-        let is_left = |name: &String| {
-            let others = [ARRIVING, CHECKPOINT, "checkpoint.tmp"].contains(&name.as_str());
-            others || slot_of(name).is_some() && self.data.join(name) != current
-        };
-        let left: Vec<String> = self.list()?.into_iter().filter(is_left).collect();
+        let left = self.leftovers()?;
         for name in &left {
             let path = self.data.join(name);
             fs::remove_dir_all(&path).during("remove", &path)?;
