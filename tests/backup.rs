@@ -39,7 +39,8 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
     let file = dir.path().join("all.synod");
     let mut cluster = TestCluster::start(3);
     for number in 0..300_u32 {
-        let value: Vec<u8> = (0..2_000).map(|at| (number * 31 + at * 7) as u8).collect();
+        let value: Vec<u8> =
+            (0..2_000).map(|at: u32| (number * 31 + at * 7).to_le_bytes()[0]).collect();
         let target = format!("/v1/kv/{:03}", number % 200);
         let put = cluster.request(number % 3 + 1, "PUT", &target, &[], &value);
         assert!(put.status < 300, "{}", put.text());
@@ -78,9 +79,12 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
         assert!(found["state"]["installed_slot"].as_u64().is_some(), "{found}");
         cluster.start_by_hand(node);
     }
-    wait_until("the new cluster serves", || {
-        cluster.try_request(1, "GET", "/readyz", &[], b"").is_ok_and(|ready| ready.status == 200)
-    });
+    for node in cluster.ids() {
+        wait_until("the new cluster serves", || {
+            let ready = cluster.try_request(node, "GET", "/readyz", &[], b"");
+            ready.is_ok_and(|ready| ready.status == 200)
+        });
+    }
     assert_eq!(listing(&cluster, 1), before);
     // It takes writes at every node: the nodes' own counts began again.
     for node in cluster.ids() {

@@ -40,6 +40,7 @@ mod settings;
 mod shared;
 mod snapshot;
 mod snapshot_settings;
+mod start_error;
 mod status;
 mod tuning;
 mod upkeep;
@@ -50,7 +51,7 @@ pub use folder::FolderError;
 pub use identity::{Identity, IdentityError, InitError, init};
 pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
 pub use limit_settings::LimitSettings;
-pub use node::{Node, NodeFailure, StartError};
+pub use node::Node;
 pub use recovery::RecoveryError;
 pub use restore::{RestoreError, check_backup, restore};
 pub use serve::{ServeError, serve};
@@ -59,3 +60,4 @@ pub use settings::{
     TimingSettings,
 };
 pub use snapshot_settings::SnapshotSettings;
+pub use start_error::{NodeFailure, StartError};

@@ -1,7 +1,6 @@
 //! One running node: its threads, from the first lock to the last flush.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
@@ -9,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use synod_api::Leader;
 use synod_host::{Host, HostSettings};
-use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
-use synod_kv::{KvOptions, MapError, StateMachine};
+use synod_journal::{ClusterId, Journal, JournalError, JournalOptions};
+use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
-use synod_storage::snapshot::{SnapshotError, StateFolders};
-use synod_storage::{Store, StoreError, StoreOptions};
+use synod_storage::snapshot::StateFolders;
+use synod_storage::{Store, StoreOptions};
 use synod_transport::{Own, PeerAddress, Transport, TransportSettings};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
@@ -24,18 +23,19 @@ use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::doors::{ClientDoor, Doors, provide_descriptors};
 use crate::fatal::Fatal;
-use crate::folder::{Folder, FolderError};
-use crate::identity::{Identity, IdentityError};
+use crate::folder::Folder;
+use crate::identity::Identity;
 use crate::journal_thread::{JournalTask, JournalThread};
 use crate::owner::{Core, Ears, Owner, Workers};
 use crate::pins::Pins;
-use crate::recovery::{self, RecoveryError};
+use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::{Outlets, SnapshotTask, SnapshotThread};
+use crate::start_error::{NodeFailure, StartError};
 use crate::tuning;
 use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
 
@@ -47,75 +47,6 @@ const SNAPSHOT_TASKS_MAX: usize = 64;
 const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
 const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data folder can't be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The data folder is not this node's.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// It stopped because it met what must never be.
-    #[error(
-        "this node stopped because one of its invariants did not hold, and must not start again \
-         by itself. {} says what happened; when that is understood, remove the file",
-        .0.display()
-    )]
-    Violation(PathBuf),
-    /// An address can't be listened on.
-    #[error("{field}: cannot listen on {address}: {source}{}", hint(source))]
-    Listen {
-        /// The setting.
-        field: &'static str,
-        /// The address.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Too few files can be open.
-    #[error(
-        "this process may open {limit} files, which is too few: raise `ulimit -n`, or LimitNOFILE \
-         of its unit, to {wanted}"
-    )]
-    Descriptors {
-        /// The limit.
-        limit: u64,
-        /// What all connections would need.
-        wanted: u64,
-    },
-    /// The journal can't be opened.
-    #[error("{0}")]
-    Journal(#[from] OpenError),
-    /// The state can't be opened.
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    /// The states in the folder can't be told apart, or put in order.
-    #[error("{0}")]
-    States(#[from] SnapshotError),
-    /// The state can't be read.
-    #[error("{0}")]
-    State(MapError),
-    /// The state can't be rebuilt.
-    #[error(transparent)]
-    Recovery(#[from] RecoveryError),
-    /// No thread, or no runtime.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        return ". Another process has this port: stop it, or set another one";
-    }
-    ""
-}
-
-/// Why a node stopped by itself, or did not stop well.
-#[derive(Debug, thiserror::Error)]
-#[error("the node stopped: {0}")]
-pub struct NodeFailure(pub String);
 
 /// A node that runs.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use synod_wire::backup::{BLOCK_BYTES_MAX, BlockHead, BlockKind, HEAD_BYTES, MAGI
 
 use crate::backup::BackupAbout;
 use crate::folder::{Folder, FolderError};
-use crate::identity::{self, Identity, InitError};
+use crate::identity::{self, InitError};
 use crate::settings::Settings;
 
 /// Bytes that are read at once.

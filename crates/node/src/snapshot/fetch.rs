@@ -12,6 +12,7 @@ use synod_wire::snapshot::CHUNK_BYTES_MAX;
 use synod_wire::{SnapshotGone, SnapshotMessage};
 
 use super::pace::Pace;
+use crate::identity::random_id;
 use crate::snapshot_settings::SnapshotSettings;
 
 /// Parts that are asked for at a time.
@@ -125,7 +126,7 @@ struct Ask {
 impl Fetch {
     pub(crate) fn new(folders: StateFolders, settings: SnapshotSettings, now: Instant) -> Self {
         // A number that an earlier life did not use for sure.
-        let last_fetch = crate::identity::random_id().map_or(1, |id| id as u64 >> 1);
+        let last_fetch = random_id().map_or(1, |id| u64::try_from(id >> 65).unwrap_or(1));
         Fetch {
             folders,
             pace: Pace::new(settings.rate_bytes_per_s, now),
