@@ -118,7 +118,7 @@ fn a_damaged_backup_is_refused_and_nothing_is_changed() {
     let config = node.join("synod.toml");
     fs::write(&config, settings).expect("written");
     let damaged = dir.path().join("damaged.synod");
-    let mut refuse = |content: &[u8], what: &str| {
+    let refuse = |content: &[u8], what: &str| {
         fs::write(&damaged, content).expect("written");
         let refused = synod(&["restore", text(&damaged), "--config", text(&config)]);
         assert_eq!(refused.status.code(), Some(1), "{what}: {}", said(&refused));
