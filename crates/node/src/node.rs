@@ -391,6 +391,7 @@ impl Assembly<'_> {
                 .iter()
                 .map(|member| Leader::new(member.id, &member.client_url))
                 .collect(),
+            snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())
     }

@@ -23,6 +23,7 @@ use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::request::Request;
 use crate::shared::Shared;
+use crate::snapshot::pace::Pace;
 use crate::{backup, metrics, status};
 
 /// Parts of a backup that wait for its client, of a megabyte at the most.
@@ -38,6 +39,8 @@ pub(crate) struct Facts {
     pub(crate) configuration: Configuration,
     /// All members in the order of their ids.
     pub(crate) doors: Vec<Leader>,
+    /// How fast a backup may be made.
+    pub(crate) snapshot_bytes_per_s: u64,
 }
 
 /// A handle of the node. Clones share everything.
@@ -95,7 +98,13 @@ impl Inner {
     /// Makes a backup for as long as somebody takes it and the node does not end.
     fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
         let store = self.store.get();
-        let send = |part| !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok();
+        let mut pace = Pace::new(self.facts.snapshot_bytes_per_s, std::time::Instant::now());
+        let send = |part: Bytes| {
+            let now = std::time::Instant::now();
+            std::thread::sleep(pace.free_at().saturating_duration_since(now));
+            pace.moved(part.len(), std::time::Instant::now());
+            !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
+        };
         let origin = (self.facts.cluster, self.facts.node.0);
         if let Err(error) = backup::write(&store, &self.folders, origin, send) {
             tracing::warn!(%error, "a backup ends early");

@@ -5,7 +5,7 @@
 //! what comes of it goes to the apply thread, which alone may switch.
 
 mod fetch;
-mod pace;
+pub(crate) mod pace;
 mod source;
 #[cfg(test)]
 mod tests;
