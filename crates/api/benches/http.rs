@@ -10,12 +10,12 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock, Mutex, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
-use synod_api::{Count, Leader, Limits, Refused, Replica, Route, serve_by};
+use synod_api::{BackupParts, Leader, Limits, Refused, Replica, Route, serve_by};
 use synod_kv::http::{RoleName, StatusBody};
 use synod_kv::read::{Counter, ListQuery, Look, Page};
 use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
@@ -219,9 +219,22 @@ impl Replica for Memory {
         Ok(Page::default())
     }
 
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
-        static EMPTY: LazyLock<MemoryMap> = LazyLock::new(MemoryMap::new);
-        Counter::new(&*EMPTY, &query)
+    async fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        _goes_on: impl Fn() -> bool + Send,
+    ) -> Result<Page, MapError> {
+        let empty = MemoryMap::new();
+        let mut counter = Counter::new(&empty, &query)?;
+        counter.go_on(visits_max)?;
+        Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {
@@ -257,6 +270,7 @@ impl Replica for Memory {
             journal_bytes: 0,
             state_bytes: 0,
             state_hash: None,
+            snapshot: None,
             failures_survivable: 0,
             peers: Vec::new(),
         }

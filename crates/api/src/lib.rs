@@ -11,6 +11,7 @@
 
 mod activity;
 mod admission;
+mod backup;
 mod call;
 mod cluster;
 mod connection;
@@ -30,8 +31,9 @@ mod router;
 mod server;
 mod target;
 
+pub use backup::BackupParts;
 pub use limits::Limits;
-pub use replica::{Count, Leader, Refused, Replica};
+pub use replica::{Leader, Refused, Replica};
 #[doc(hidden)]
 pub use router::Route;
 pub use server::serve;

@@ -16,14 +16,13 @@ use synod_kv::http::{Encoding, KeyText, ListEntry, ListPage, RecordBody};
 use synod_kv::read::{ListQuery, Page};
 use synod_kv::{Entry, layout};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::yield_now;
 
 use crate::call::Deadline;
 use crate::context::Context;
 use crate::key::at;
 use crate::limits::Limits;
 use crate::problem::Problem;
-use crate::replica::{Count, Replica};
+use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::target::{self, Query};
 
@@ -143,11 +142,9 @@ async fn count<R: Replica>(
     deadline: Deadline,
 ) -> Result<Response<Body>, Problem> {
     let _place = context.admission.read()?;
-    let mut count = context.replica.count(listing.query.clone())?;
-    while !count.go_on(VISITS_MAX)? && !deadline.is_over() {
-        yield_now().await;
-    }
-    Ok(answer_page(&listing, count.page()))
+    let goes_on = || !deadline.is_over();
+    let page = context.replica.count(listing.query.clone(), VISITS_MAX, goes_on).await?;
+    Ok(answer_page(&listing, &page))
 }
 
 /// Whether the client asked for one JSON document a line.

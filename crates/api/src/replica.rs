@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use synod_kv::http::StatusBody;
-use synod_kv::read::{Counter, ListQuery, Look, Page};
-use synod_kv::{Command, Cursor, MapError, Revision, Taken};
+use synod_kv::read::{ListQuery, Look, Page};
+use synod_kv::{Command, MapError, Revision, Taken};
 use tokio::time::Instant;
+
+use crate::backup::BackupParts;
 
 /// One replica of the store, as the handlers see it. A clone is a handle to the
 /// same replica and costs as much as an `Arc`.
@@ -63,11 +65,24 @@ pub trait Replica: Clone + Send + Sync + 'static {
     /// When the state cannot be read.
     fn list(&self, query: &ListQuery) -> Result<Page, MapError>;
 
-    /// A count of the keys that the query asks for, in the local state as it is now.
+    /// A count of the keys that the query asks for, all in the local state as it is now.
+    /// After about `visits_max` records others have their turn, and `goes_on` says
+    /// whether to go on; where the rest begins is told by `next`.
     ///
     /// # Errors
     /// When the state cannot be read.
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError>;
+    fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        goes_on: impl Fn() -> bool + Send,
+    ) -> impl Future<Output = Result<Page, MapError>> + Send;
+
+    /// Begins a backup of the local state. It ends when its parts are dropped.
+    ///
+    /// # Errors
+    /// When there is one already.
+    fn backup(&self) -> Result<BackupParts, Refused>;
 
     /// The revision of the local state: of one that was readable before the call.
     fn revision(&self) -> Revision;
@@ -93,28 +108,6 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// The replica's metrics in the text format of Prometheus.
     fn metrics(&self) -> String;
-}
-
-/// A count under way. It is of one state, so it can be left and taken up again.
-pub trait Count {
-    /// Goes on over about so many records. Tells whether the range is through.
-    ///
-    /// # Errors
-    /// When the state cannot be read.
-    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError>;
-
-    /// The count so far, and where the rest begins.
-    fn page(&self) -> &Page;
-}
-
-impl<C: Cursor> Count for Counter<C> {
-    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError> {
-        Counter::go_on(self, visits_max)
-    }
-
-    fn page(&self) -> &Page {
-        Counter::page(self)
-    }
 }
 
 /// Who leads, and where its clients' door is.

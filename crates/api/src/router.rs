@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{cluster, key, listing, node, range_delete};
+use crate::{backup, cluster, key, listing, node, range_delete};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,7 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv", to_kv())
             .route("/v1/kv/", to_key())
             .route("/v1/kv/{*key}", to_key())
+            .route("/v1/snapshot", to_backup())
             .route("/v1/status", to_node(node::status))
             .route("/v1/cluster/transfer", to_transfer())
             .route("/livez", to_node(node::livez))
@@ -132,6 +133,14 @@ fn to_transfer<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallibl
     })
 }
 
+fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let (head, _) = request.into_parts();
+        let result = backup::answer(&context, &head).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 /// A route that is only read and takes no parameters.
 fn to_node<R: Replica>(
     handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
@@ -152,13 +161,12 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 8] =
-        ["txn", "batch", "watch", "lease", "lock", "cluster", "compact", "snapshot"];
+    const NOT_YET: [&str; 7] = ["txn", "batch", "watch", "lease", "lock", "cluster", "compact"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/status, \
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, /v1/status, \
          /livez, /readyz and /metrics."
     };
     let response = context.refuse(Problem::new(Kind::NotFound, detail));

@@ -48,6 +48,12 @@ pub(crate) enum Command {
     Status(Reach),
     /// Make another node the leader.
     Transfer(Transfer),
+    /// Write a backup of a running cluster to a file.
+    Backup(Backup),
+    /// Make the data folder of a node of a new cluster from a backup.
+    Restore(Restore),
+    /// Tell what the data folder of a stopped node holds, and check all of it.
+    Inspect(Inspect),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -64,6 +70,43 @@ pub(crate) struct ConfigFile {
     /// The node's settings (TOML); config/ holds commented examples.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+/// `synod backup`.
+#[derive(Args, Debug)]
+pub(crate) struct Backup {
+    /// The file to be made.
+    pub(crate) file: PathBuf,
+    /// Replace the file if it exists; not before the new backup is whole.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod restore`.
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// The backup.
+    pub(crate) file: PathBuf,
+    /// The settings (TOML) of the node to be made, with a cluster id of their own. To be
+    /// done for each node of the new cluster, from the same backup.
+    #[arg(long, value_name = "FILE", required_unless_present = "check")]
+    pub(crate) config: Option<PathBuf>,
+    /// Only check the backup.
+    #[arg(long, conflicts_with = "config")]
+    pub(crate) check: bool,
+}
+
+/// `synod inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct Inspect {
+    /// The node's data folder. Nothing in it is changed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `synod serve`.

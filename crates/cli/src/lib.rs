@@ -7,11 +7,13 @@
 
 mod arena;
 mod arguments;
+mod backup;
 mod bench;
 mod chaos;
 mod cluster;
 mod endpoints;
 mod failure;
+mod inspect;
 mod interrupt;
 mod keys;
 mod output;
@@ -62,6 +64,9 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::List(arguments) => keys::list(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Transfer(arguments) => transfer::run(arguments),
+        Command::Backup(arguments) => backup::backup(arguments),
+        Command::Restore(arguments) => backup::restore(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),

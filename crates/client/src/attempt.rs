@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::client::legacy::Client as Http;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
@@ -93,12 +94,41 @@ impl Exchange {
         }
     }
 
+    /// Begins a read whose answer is taken piece by piece; one that is not a success is
+    /// taken as a whole.
+    pub(crate) async fn open(
+        &self,
+        base: &str,
+        target: &str,
+        time: Duration,
+    ) -> Result<Result<Incoming, Answer>, Failure> {
+        let uri = format!("{base}{target}")
+            .parse::<http::Uri>()
+            .map_err(|error| Failure { is_unsent: true, text: format!("{error}") })?;
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(TIMEOUT, timeout_header(time));
+        let response = self
+            .http
+            .request(request)
+            .await
+            .map_err(|error| Failure { is_unsent: error.is_connect(), text: chain(&error) })?;
+        if response.status().is_success() {
+            return Ok(Ok(response.into_body()));
+        }
+        self.whole(response).await.map(Err)
+    }
+
     async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let response = self
             .http
             .request(request)
             .await
             .map_err(|error| Failure { is_unsent: error.is_connect(), text: chain(&error) })?;
+        self.whole(response).await
+    }
+
+    async fn whole(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
         let (head, body) = response.into_parts();
         let body = Limited::new(body, self.answer_bytes_max).collect().await.map_err(|error| {
             Failure { is_unsent: false, text: format!("the answer was cut off: {error}") }

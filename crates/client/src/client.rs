@@ -11,6 +11,7 @@ use synod_kv::{Condition, Revision};
 
 use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
 use crate::attempt::{Answer, Message};
+use crate::backup::Backup;
 use crate::endpoints::Endpoints;
 use crate::error::ClientError;
 use crate::name::Names;
@@ -262,6 +263,25 @@ impl Client {
             return Err(refusal(&answer));
         }
         document(&answer).ok_or_else(garbled)
+    }
+
+    /// Begins a backup at the first of the nodes that makes one. It holds every write
+    /// that was acknowledged before this call.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn backup(&self) -> Result<Backup, ClientError> {
+        let retrier = &self.shared.retrier;
+        let mut error = ClientError::invalid("no endpoints");
+        for (attempts, base) in (1..).zip(self.endpoints()) {
+            let opened = retrier.open(base, "/v1/snapshot").await;
+            error = match opened {
+                Ok(Ok(body)) => return Ok(Backup { body, node: base.clone() }),
+                Ok(Err(answer)) => refusal(&answer),
+                Err(failure) => ClientError::Unreachable { attempts, last: failure.text },
+            };
+        }
+        Err(error)
     }
 
     async fn read(&self, target: &Target) -> Result<Answer, ClientError> {

@@ -10,6 +10,7 @@
 
 mod answer;
 mod attempt;
+mod backup;
 mod client;
 mod endpoints;
 mod error;
@@ -19,6 +20,7 @@ mod retry;
 mod target;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
+pub use backup::Backup;
 pub use client::Client;
 pub use error::ClientError;
 pub use options::{

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use http::StatusCode;
+use hyper::body::Incoming;
 use synod_kv::http::{Effect, Problem, ProblemKind};
 use tokio::time::{Instant, sleep};
 
@@ -50,6 +51,15 @@ impl Retrier {
         let exchange = Exchange::new(&options);
         let budget = Budget::new(&options);
         Self { endpoints, options, exchange, budget }
+    }
+
+    /// Begins a read of which the answer is long.
+    pub(crate) async fn open(
+        &self,
+        base: &str,
+        target: &str,
+    ) -> Result<Result<Incoming, Answer>, Failure> {
+        self.exchange.open(base, target, self.options.call_timeout).await
     }
 
     /// Sends `message` until there is an answer that says what became of it: success,

@@ -168,6 +168,8 @@ impl Host {
             Event::Received { from, message: PeerMessage::Forward(forward) } => {
                 self.forwards.push((from, forward));
             }
+            // Files go around the host: it hears of the state that they make.
+            Event::Received { message: PeerMessage::Snapshot(_), .. } => {}
             Event::Persisted(position) => {
                 self.run(now, Input::Persisted(position));
                 self.outbox.persisted(position);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Entry, KeyRecord, Page};
 
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
-pub use status::{PeerBody, RoleName, StatusBody};
+pub use status::{PeerBody, RoleName, SnapshotBody, StatusBody};
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -90,6 +90,16 @@ impl State {
         }
     }
 
+    /// The record of the same state in a cluster of its own: its nodes count their
+    /// commands from the beginning again, and none of the others' are on their way.
+    #[must_use]
+    pub fn for_another_cluster(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let state = State { origins: BTreeMap::new(), ..self.clone() };
+        state.encode(&mut out, Planted::NONE);
+        out
+    }
+
     /// Judges a server id and, if it is the next one, remembers it.
     pub(crate) fn take(&mut self, id: ServerId, origins_max: usize) -> Sequence {
         let taken = LastTaken { incarnation: id.incarnation, sequence: id.sequence };

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 
+use synod_api::Refused;
 use synod_host::Applied;
 use synod_kv::{Command, MapError, ServerId, StateMachine, Taken};
 use synod_paxos::{NodeId, Slot, Value};
-use synod_storage::Store;
+use synod_storage::snapshot::{SnapshotError, StateFolders, Verified};
+use synod_storage::{Store, StoreOptions, failpoint};
 use synod_wire::{DecodeError, batch, command};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::current::CurrentStore;
 use crate::report::Report;
 use crate::request::{Answer, Answers, WriteReply};
 use crate::shared::{Shared, count};
@@ -25,8 +28,18 @@ const COMMIT_BYTES_MAX: usize = 4 << 20;
 pub(crate) enum ApplyTask {
     /// Apply the values of consecutive slots, answer, and report.
     Apply { first: Slot, values: Vec<Value>, waiters: Vec<(u64, WriteReply)> },
+    /// A peer's state is here: switch to it, if it is ahead, and report that.
+    Install { from: NodeId, verified: Verified },
     /// End, when everything before is done.
     Stop,
+}
+
+/// How a snapshot becomes the state.
+#[derive(Debug)]
+pub(crate) struct Installer {
+    pub(crate) folders: StateFolders,
+    pub(crate) current: Arc<CurrentStore>,
+    pub(crate) options: StoreOptions,
 }
 
 /// Why the state machine can't go on.
@@ -35,6 +48,9 @@ pub enum ApplyError {
     /// The state can't be read or written.
     #[error("{0}")]
     Map(MapError),
+    /// A snapshot could not be switched to.
+    #[error("installing a snapshot: {0}")]
+    Install(#[from] SnapshotError),
     /// A chosen value holds what this release can't read.
     #[error("slot {slot} holds what this release cannot read: {error}")]
     Unreadable {
@@ -130,6 +146,25 @@ impl Applier {
         Ok(())
     }
 
+    /// Goes on from a snapshot.
+    ///
+    /// # Errors
+    /// When its state record can't be read.
+    ///
+    /// # Panics
+    /// When something is not committed, or the snapshot is not ahead.
+    fn install(&mut self, store: Store) -> Result<(), MapError> {
+        drop(self.machine.replace(store)?);
+        // What is not in it goes again, so no gap is left to be told.
+        self.own_gap = false;
+        if let Some((incarnation, sequence)) = self.machine.origin_sequence(self.origin)
+            && incarnation == self.incarnation
+        {
+            self.own_sequence = sequence;
+        }
+        Ok(())
+    }
+
     /// Writes what was applied since the last commit, and lets readers see it.
     ///
     /// # Errors
@@ -172,6 +207,9 @@ impl Applier {
 /// The thread.
 pub(crate) struct ApplyThread {
     applier: Applier,
+    installer: Installer,
+    /// The slot of the last snapshot: what comes and is in it is skipped.
+    installed: Slot,
     tasks: Receiver<ApplyTask>,
     reports: UnboundedSender<Report>,
     answers: Answers,
@@ -186,6 +224,7 @@ pub(crate) struct ApplyThread {
 impl ApplyThread {
     pub(crate) fn new(
         applier: Applier,
+        installer: Installer,
         tasks: Receiver<ApplyTask>,
         reports: UnboundedSender<Report>,
         answers: Answers,
@@ -193,6 +232,8 @@ impl ApplyThread {
     ) -> Self {
         ApplyThread {
             applier,
+            installer,
+            installed: Slot::ZERO,
             tasks,
             reports,
             answers,
@@ -222,13 +263,34 @@ impl ApplyThread {
     }
 
     fn take(&mut self, task: ApplyTask) -> Result<(), ApplyError> {
-        let ApplyTask::Apply { first, values, waiters } = task else {
-            self.is_stopping = true;
-            return Ok(());
-        };
+        match task {
+            ApplyTask::Apply { first, values, waiters } => self.apply(first, values, waiters),
+            ApplyTask::Install { from, verified } => self.install(from, verified),
+            ApplyTask::Stop => {
+                self.is_stopping = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn apply(
+        &mut self,
+        first: Slot,
+        values: Vec<Value>,
+        waiters: Vec<(u64, WriteReply)>,
+    ) -> Result<(), ApplyError> {
         self.waiters.extend(waiters);
+        // A command gets to a value after its waiter is on the way, so only a snapshot
+        // can have brought it before.
+        self.give_up_waiters();
         let mut slot = first;
         for value in values {
+            if slot <= self.applier.applied() {
+                assert!(slot <= self.installed, "a slot comes twice, and no snapshot had it");
+                slot = slot.next();
+                self.shared.state.backlog_values.fetch_sub(1, Relaxed);
+                continue;
+            }
             let (waiters, outcomes) = (&mut self.waiters, &mut self.outcomes);
             let trace = self.shared.trace.get();
             self.applier.apply(slot, value, |sequence, taken| {
@@ -250,6 +312,46 @@ impl ApplyThread {
             }
         }
         Ok(())
+    }
+
+    /// Switches to a snapshot, between two commits. When it fails the node stops: the
+    /// next start finds out which state is the state.
+    fn install(&mut self, from: NodeId, verified: Verified) -> Result<(), ApplyError> {
+        self.commit()?;
+        let (slot, before) = (verified.state().applied_slot, self.applier.applied());
+        if !self.applier.machine.wants(slot) {
+            tracing::info!(peer = %from, slot, applied = %before, "the snapshot came too late");
+            if let Err(error) = verified.discard() {
+                tracing::warn!(%error, "it stays until the next start");
+            }
+            let _ = self.reports.send(Report::SnapshotFailed { from });
+            return Ok(());
+        }
+        let Installer { folders, current, options } = &self.installer;
+        let installed = folders.install(verified)?;
+        let store = Store::open(&installed.path, options).map_err(SnapshotError::from)?;
+        failpoint::hit(folders.data(), "opened").map_err(|error| MapError(error.to_string()))?;
+        self.applier.install(store.clone())?;
+        // First the data, then the revision that says that it is there.
+        current.replace(store);
+        self.applier.publish();
+        self.installed = Slot(installed.slot);
+        self.shared.state.set_durable(self.installed);
+        self.shared.snapshot.installed.fetch_add(1, Relaxed);
+        tracing::info!(peer = %from, slot, before = %before, "switched to the snapshot");
+        self.give_up_waiters();
+        self.answers.send(&mut self.outcomes);
+        self.shared.state.leave_installed(self.applier.report());
+        let _ = self.reports.send(Report::Applied);
+        Ok(())
+    }
+
+    /// A command that a snapshot brought had an outcome, which nobody here has seen.
+    fn give_up_waiters(&mut self) {
+        let taken = self.applier.own_sequence;
+        while let Some((_, reply)) = self.waiters.pop_front_if(|waiter| waiter.0 <= taken) {
+            self.outcomes.push(Answer::Write(reply, Err(Refused::Lost)));
+        }
     }
 
     /// Nothing is answered before it is committed.

@@ -8,8 +8,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Socket, Type};
 use tokio::sync::watch;
 
-use crate::node::StartError;
 use crate::settings::Settings;
+use crate::start_error::StartError;
 
 /// Connections that may wait to be accepted. With fewer a burst of clients, such as
 /// comes after a failover, would wait for TCP to ask again, which takes seconds.

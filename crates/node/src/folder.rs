@@ -6,11 +6,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-const LOCK_FILE: &str = "LOCK";
+use synod_storage::snapshot::StateFolders;
+
+pub(crate) const LOCK_FILE: &str = "LOCK";
 /// Says why a process must not be started again by itself.
 pub(crate) const MARKER_FILE: &str = "VIOLATION";
-const JOURNAL: &str = "journal";
-const STATE: &str = "state";
+pub(crate) const JOURNAL: &str = "journal";
 
 /// A data folder that this process alone uses. The lock ends with the value, or
 /// with the process, however it ends.
@@ -100,8 +101,9 @@ impl Folder {
         self.path.join(JOURNAL)
     }
 
-    pub(crate) fn state(&self) -> PathBuf {
-        self.path.join(STATE)
+    /// The states in it, one of which is the state.
+    pub(crate) fn states(&self) -> StateFolders {
+        StateFolders::new(&self.path)
     }
 
     /// What an interrupted process left that must never start again by itself.

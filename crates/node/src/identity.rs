@@ -11,7 +11,7 @@ use synod_paxos::{Configuration, NodeId, Position};
 use crate::folder::{Folder, FolderError};
 use crate::settings::Settings;
 
-const FILE: &str = "identity.json";
+pub(crate) const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
 
 /// Who a data folder is.
@@ -120,6 +120,12 @@ pub enum IdentityError {
 /// # Errors
 /// When the folder holds anything already, or can't be used.
 pub fn init(settings: &Settings) -> Result<Identity, InitError> {
+    let folder = begin(settings)?;
+    finish(&folder, settings)
+}
+
+/// Takes a folder for a new node, in which there is nothing yet.
+pub(crate) fn begin(settings: &Settings) -> Result<Folder, InitError> {
     let folder = Folder::create(&settings.data_dir)?;
     if let Some(identity) = Identity::read(&folder)? {
         return Err(InitError::Exists {
@@ -133,13 +139,18 @@ pub fn init(settings: &Settings) -> Result<Identity, InitError> {
         let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
     }
+    Ok(folder)
+}
+
+/// Makes the journal, then the identity.
+pub(crate) fn finish(folder: &Folder, settings: &Settings) -> Result<Identity, InitError> {
     let identity = Identity {
         cluster: settings.cluster_id(),
         node: settings.node(),
         store: random_id().map_err(InitError::Random)?,
         configuration: settings.configuration(),
     };
-    create_journal(&folder, &identity)?;
+    create_journal(folder, &identity)?;
     // Last, so that a folder with an identity has everything else.
     folder.replace(FILE, &identity.encode())?;
     Ok(identity)
@@ -236,7 +247,7 @@ impl Identity {
         text
     }
 
-    fn decode(content: &[u8]) -> Result<Identity, String> {
+    pub(crate) fn decode(content: &[u8]) -> Result<Identity, String> {
         let written: Written =
             serde_json::from_slice(content).map_err(|error| error.to_string())?;
         if written.format != FORMAT {
@@ -277,7 +288,7 @@ fn ids(configuration: &Configuration) -> String {
     ids.join(", ")
 }
 
-fn random_id() -> std::io::Result<u128> {
+pub(crate) fn random_id() -> std::io::Result<u128> {
     let mut bytes = [0; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(u128::from_le_bytes(bytes).max(1))

@@ -7,6 +7,7 @@
 //! - *journal*: groups of records, one sync each;
 //! - *apply*: the state machine, one commit for all that waits, then the answers;
 //! - *http*: the clients; reads go straight to the store;
+//! - *snapshot*: files of states, from peers and to them;
 //! - *upkeep*: what may wait and may block.
 //!
 //! This crate never decides anything: what to persist, send, apply and answer comes
@@ -14,12 +15,15 @@
 //! beyond files and settings.
 
 mod apply_thread;
+mod backup;
 mod clock;
+mod current;
 mod doors;
 mod durability_trace;
 mod fatal;
 mod folder;
 mod identity;
+mod inspect;
 mod journal_thread;
 mod limit_settings;
 pub mod logging;
@@ -31,21 +35,30 @@ mod recovery;
 mod replica;
 mod report;
 mod request;
+mod restore;
 mod serve;
 mod settings;
 mod shared;
+mod snapshot;
+mod snapshot_settings;
+mod start_error;
 mod status;
 mod tuning;
 mod upkeep;
 
 pub use apply_thread::ApplyError;
+pub use backup::{BackupAbout, BackupFile};
 pub use folder::FolderError;
 pub use identity::{Identity, IdentityError, InitError, init};
+pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
 pub use limit_settings::LimitSettings;
-pub use node::{Node, NodeFailure, StartError};
+pub use node::Node;
 pub use recovery::RecoveryError;
+pub use restore::{RestoreError, check_backup, restore};
 pub use serve::{ServeError, serve};
 pub use settings::{
     ClusterSettings, ListenSettings, LogSettings, MemberSettings, Settings, SettingsError,
     TimingSettings,
 };
+pub use snapshot_settings::SnapshotSettings;
+pub use start_error::{NodeFailure, StartError};

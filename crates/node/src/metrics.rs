@@ -20,6 +20,7 @@ pub(crate) fn text(facts: &Facts, shared: &Shared, uptime: Duration) -> String {
     page.gauge("node_id", "This node.", u64::from(facts.node.0));
     write_state(&mut page, shared);
     write_journal(&mut page, shared);
+    write_snapshots(&mut page, shared);
     if let Some(snapshot) = shared.owner.snapshot() {
         write_owner(&mut page, shared, &snapshot);
         write_peers(&mut page, &snapshot.peers);
@@ -53,6 +54,20 @@ fn write_journal(page: &mut Page, shared: &Shared) {
     page.gauge("journal_size_bytes", "Bytes on disk.", journal.bytes_on_disk.load(Relaxed));
     let slowest = journal.sync_us_max.load(Relaxed);
     page.gauge("journal_sync_us_max", "The longest sync since the start.", slowest);
+}
+
+fn write_snapshots(page: &mut Page, shared: &Shared) {
+    let (fetch, source) = shared.snapshot.get();
+    let installed = shared.snapshot.installed.load(Relaxed);
+    page.counter("snapshots_installed_total", "States of peers switched to.", installed);
+    page.counter("snapshots_failed_total", "States of peers that did not come.", fetch.failures);
+    let received = fetch.received_bytes;
+    page.counter("snapshot_received_bytes_total", "Of files of states.", received);
+    page.counter("snapshot_sent_bytes_total", "Of files of states.", source.sent_bytes);
+    let coming = u64::from(fetch.coming.is_some());
+    page.gauge("snapshot_coming", "1 while the state of a peer is coming.", coming);
+    let kept = source.slot.map_or(0, |slot| slot.0);
+    page.gauge("snapshot_kept_slot", "Of the state kept for peers; 0 for none.", kept);
 }
 
 fn write_owner(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {

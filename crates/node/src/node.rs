@@ -1,122 +1,53 @@
 //! One running node: its threads, from the first lock to the last flush.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_api::Leader;
 use synod_host::{Host, HostSettings};
-use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
-use synod_kv::{KvOptions, MapError, StateMachine};
-use synod_paxos::{NodeId, Recovered};
-use synod_storage::{Store, StoreError, StoreOptions};
+use synod_journal::{ClusterId, Journal, JournalError, JournalOptions};
+use synod_kv::{KvOptions, StateMachine};
+use synod_paxos::{NodeId, Recovered, Slot};
+use synod_storage::snapshot::StateFolders;
+use synod_storage::{Store, StoreOptions};
 use synod_transport::{Own, PeerAddress, Transport, TransportSettings};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::apply_thread::{Applier, ApplyTask, ApplyThread};
+use crate::apply_thread::{Applier, ApplyTask, ApplyThread, Installer};
 use crate::clock::Clock;
+use crate::current::CurrentStore;
 use crate::doors::{ClientDoor, Doors, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::{Folder, FolderError};
-use crate::identity::{Identity, IdentityError};
+use crate::folder::Folder;
+use crate::identity::Identity;
 use crate::journal_thread::{JournalTask, JournalThread};
 use crate::owner::{Core, Ears, Owner, Workers};
 use crate::pins::Pins;
-use crate::recovery::{self, RecoveryError};
+use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
 use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::snapshot::{Outlets, SnapshotTask, SnapshotThread};
+use crate::start_error::{NodeFailure, StartError};
 use crate::tuning;
 use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
 
 /// Requests between the HTTP thread and the owner.
 const REQUESTS_MAX: usize = 16_384;
+/// Messages about snapshots that wait for their thread; what is beyond is asked for again.
+const SNAPSHOT_TASKS_MAX: usize = 64;
 /// Between two attempts to hand over.
 pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
 const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
-
-/// Why a node does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The data folder can't be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The data folder is not this node's.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// It stopped because it met what must never be.
-    #[error(
-        "this node stopped because one of its invariants did not hold, and must not start again \
-         by itself. {} says what happened; when that is understood, remove the file",
-        .0.display()
-    )]
-    Violation(PathBuf),
-    /// An address can't be listened on.
-    #[error("{field}: cannot listen on {address}: {source}{}", hint(source))]
-    Listen {
-        /// The setting.
-        field: &'static str,
-        /// The address.
-        address: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Too few files can be open.
-    #[error(
-        "this process may open {limit} files, which is too few: raise `ulimit -n`, or LimitNOFILE \
-         of its unit, to {wanted}"
-    )]
-    Descriptors {
-        /// The limit.
-        limit: u64,
-        /// What all connections would need.
-        wanted: u64,
-    },
-    /// The journal can't be opened.
-    #[error("{0}")]
-    Journal(#[from] OpenError),
-    /// The state can't be opened.
-    #[error("{0}")]
-    Store(#[from] StoreError),
-    /// The state can't be read.
-    #[error("{0}")]
-    State(MapError),
-    /// The state can't be rebuilt.
-    #[error(transparent)]
-    Recovery(#[from] RecoveryError),
-    /// The trace of durability can't be written.
-    #[error("--trace-durability: cannot open {}: {source}", path.display())]
-    Trace {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// No thread, or no runtime.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
-fn hint(error: &std::io::Error) -> &'static str {
-    if error.kind() == std::io::ErrorKind::AddrInUse {
-        return ". Another process has this port: stop it, or set another one";
-    }
-    ""
-}
-
-/// Why a node stopped by itself, or did not stop well.
-#[derive(Debug, thiserror::Error)]
-#[error("the node stopped: {0}")]
-pub struct NodeFailure(pub String);
 
 /// A node that runs.
 #[derive(Debug)]
@@ -126,7 +57,7 @@ pub struct Node {
     id: NodeId,
     shared: Arc<Shared>,
     fatal: Fatal,
-    store: Store,
+    store: Arc<CurrentStore>,
     client_door: ClientDoor,
     running: Running,
     /// Last, so that a node that stopped in order has the lock to the end.
@@ -140,6 +71,8 @@ struct Running {
     journal_tasks: Sender<JournalTask>,
     apply_tasks: Sender<ApplyTask>,
     upkeep_tasks: Sender<UpkeepTask>,
+    snapshot_tasks: SyncSender<SnapshotTask>,
+    shared: Arc<Shared>,
     owner: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -169,12 +102,17 @@ impl Node {
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let Doors { peer, client } = Doors::open(settings)?;
         let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
-        let store_options = StoreOptions {
+        let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
             ..StoreOptions::default()
         };
-        let store = Store::open(folder.state(), &store_options)?;
+        let states = folder.states();
+        for left in states.clean()? {
+            tracing::info!(left, "removed what an earlier life of this node left");
+        }
+        let store = Store::open(states.current()?, &options)?;
+        let current = Arc::new(CurrentStore::new(store.clone()));
         let shared = Arc::new(Shared::default());
         if let Some(path) = &settings.trace_durability {
             let trace = DurabilityTrace::open(path, identity.node);
@@ -187,12 +125,13 @@ impl Node {
 
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
         let (answers, answer_queue) = Answers::new(assembly.shared.clone());
-        let handle = assembly.handle(store.clone(), requests);
+        let handle = assembly.handle((current.clone(), states.clone()), requests);
         let limits = tuning::api_limits(settings, connections_max);
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
-        let recovered = recover(&folder, &assembly, store.clone());
+        let recovered = recover(&folder, &assembly, store);
         let started = recovered.and_then(|recovery| {
-            assembly.start_threads(peer, request_queue, answers, store.clone(), recovery)
+            let installer = Installer { folders: states, current: current.clone(), options };
+            assembly.start_threads(peer, request_queue, answers, installer, recovery)
         });
         let running = match started {
             Ok(running) => running,
@@ -212,7 +151,7 @@ impl Node {
             id: identity.node,
             shared,
             fatal,
-            store,
+            store: current,
             client_door,
             running,
             _folder: folder,
@@ -254,9 +193,10 @@ impl Node {
         if let Some(message) = self.fatal.reported() {
             return Err(NodeFailure(message));
         }
-        self.store.flush().map_err(|error| NodeFailure(error.to_string()))?;
+        let store = self.store.get();
+        store.flush().map_err(|error| NodeFailure(error.to_string()))?;
         // A compaction would hold the state's folder beyond the end of this node.
-        self.store.stop_work();
+        store.stop_work();
         Ok(())
     }
 
@@ -278,8 +218,10 @@ impl Node {
 
 impl Running {
     fn stop(self) {
+        self.shared.stop();
         let _ = self.reports.send(Report::Stop);
         let _ = self.owner.join();
+        let _ = self.snapshot_tasks.send(SnapshotTask::Stop);
         let _ = self.journal_tasks.send(JournalTask::Stop);
         let _ = self.apply_tasks.send(ApplyTask::Stop);
         let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
@@ -294,7 +236,12 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
     let Assembly { settings, identity, shared, .. } = to;
     let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
     let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &options)?;
-    let (journal, recovered, incarnation) = (opened.journal, opened.recovered, opened.incarnation);
+    let incarnation = opened.incarnation;
+    let (mut journal, mut recovered) = (opened.journal, opened.recovered);
+    if let Some(slot) = StateFolders::mark(store.path())? {
+        recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
+        folder.states().remove_mark(store.path())?;
+    }
     let machine =
         StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity.node, incarnation, shared.clone());
@@ -320,17 +267,20 @@ impl Assembly<'_> {
         peers_door: TcpListener,
         requests: mpsc::Receiver<request::Request>,
         answers: Answers,
-        store: Store,
+        installer: Installer,
         mut recovery: Recovery,
     ) -> Result<Running, StartError> {
         let (reports, report_queue) = mpsc::unbounded_channel();
         let (journal_tasks, journal_queue) = channel();
         let (apply_tasks, apply_queue) = channel();
         let (upkeep_tasks, upkeep_queue) = channel();
+        let (snapshot_tasks, snapshot_queue) = sync_channel(SNAPSHOT_TASKS_MAX);
+        let (folders, current) = (installer.folders.clone(), installer.current.clone());
         let workers = Workers {
             journal: journal_tasks.clone(),
             apply: apply_tasks.clone(),
             upkeep: upkeep_tasks.clone(),
+            snapshot: snapshot_tasks.clone(),
             answers: answers.clone(),
         };
         let transport = self.transport_settings(&recovery);
@@ -346,6 +296,7 @@ impl Assembly<'_> {
         )?;
         let apply = ApplyThread::new(
             recovery.applier,
+            installer,
             apply_queue,
             reports.clone(),
             answers,
@@ -353,13 +304,23 @@ impl Assembly<'_> {
         );
         let apply =
             self.spawn("synod-apply", || apply.run(), |error| format!("the state: {error}"))?;
+        let snapshot = SnapshotThread::new(
+            folders.clone(),
+            current.clone(),
+            &self.settings.snapshot,
+            snapshot_queue,
+            Outlets { reports: reports.clone(), apply: apply_tasks.clone() },
+            shared.clone(),
+        );
+        let snapshot =
+            self.spawn("synod-snapshot", || snapshot.run(), |error| format!("snapshots: {error}"))?;
         let upkeep = Upkeep::new(
-            store,
+            (current, folders),
             recovery.pins,
             upkeep_queue,
             reports.clone(),
             shared.clone(),
-            Duration::from_millis(self.settings.timing.flush_interval_ms),
+            self.settings,
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
@@ -373,8 +334,18 @@ impl Assembly<'_> {
             })
         })?;
         shared.begin_to_serve();
-        let workers = vec![journal, apply, upkeep];
-        Ok(Running { reports, journal_tasks, apply_tasks, upkeep_tasks, owner, workers })
+        let workers = vec![snapshot, journal, apply, upkeep];
+        let shared = shared.clone();
+        Ok(Running {
+            reports,
+            journal_tasks,
+            apply_tasks,
+            upkeep_tasks,
+            snapshot_tasks,
+            shared,
+            owner,
+            workers,
+        })
     }
 
     fn core(&self, recovery: &mut Recovery) -> Core {
@@ -413,7 +384,11 @@ impl Assembly<'_> {
         }
     }
 
-    fn handle(&self, store: Store, requests: mpsc::Sender<request::Request>) -> Handle {
+    fn handle(
+        &self,
+        store: (Arc<CurrentStore>, StateFolders),
+        requests: mpsc::Sender<request::Request>,
+    ) -> Handle {
         let members = self.settings.members_by_id();
         let facts = Facts {
             node: self.identity.node,
@@ -423,6 +398,7 @@ impl Assembly<'_> {
                 .iter()
                 .map(|member| Leader::new(member.id, &member.client_url))
                 .collect(),
+            snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())
     }

@@ -6,13 +6,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
 use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
-use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody};
+use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot};
 use synod_transport::{Incoming, IncomingEvent, Transport};
+use synod_wire::PeerMessage;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
 use crate::apply_thread::ApplyTask;
@@ -20,7 +21,8 @@ use crate::clock::Clock;
 use crate::journal_thread::JournalTask;
 use crate::report::Report;
 use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
-use crate::shared::{Shared, Snapshot, count};
+use crate::shared::{Left, Shared, Snapshot, count};
+use crate::snapshot::SnapshotTask;
 use crate::upkeep::UpkeepTask;
 
 /// Events of one source that one step takes; what is left is the next step's.
@@ -40,6 +42,8 @@ pub(crate) struct Workers {
     pub(crate) journal: Sender<JournalTask>,
     pub(crate) apply: Sender<ApplyTask>,
     pub(crate) upkeep: Sender<UpkeepTask>,
+    /// Bounded: what peers send too much is dropped, and asked for again.
+    pub(crate) snapshot: SyncSender<SnapshotTask>,
     pub(crate) answers: Answers,
 }
 
@@ -73,6 +77,8 @@ pub(crate) struct Owner {
     /// What the state machine said last, to be repeated with a new durable slot.
     applied: Applied,
     facts: Facts,
+    /// Where the journal will be durable when it says that it starts after this slot.
+    starting: Option<(Position, Slot)>,
     inbox: Inbox,
     actions: Vec<Action>,
     answers: Vec<Answer>,
@@ -95,7 +101,7 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Inbox {
     /// How far the state machine is.
-    applied: Option<Applied>,
+    state: Left,
     reports: Vec<Report>,
     peers: Vec<IncomingEvent>,
     requests: Vec<Request>,
@@ -103,7 +109,7 @@ struct Inbox {
 
 impl Inbox {
     fn is_empty(&self) -> bool {
-        self.applied.is_none()
+        self.state.is_empty()
             && self.reports.is_empty()
             && self.peers.is_empty()
             && self.requests.is_empty()
@@ -137,6 +143,7 @@ impl Owner {
             waiting: Waiting::default(),
             applied,
             facts: Facts { promised, coming: VecDeque::new() },
+            starting: None,
             inbox: Inbox::default(),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -200,8 +207,8 @@ impl Owner {
 
     /// Takes what is queued, without waiting.
     fn drain(&mut self) {
-        if self.inbox.applied.is_none() {
-            self.inbox.applied = self.shared.state.take_report();
+        if self.inbox.state.is_empty() {
+            self.inbox.state = self.shared.state.take_report();
         }
         let Ears { reports, requests, incoming } = &mut self.ears;
         while self.inbox.reports.len() < EVENTS_PER_STEP_MAX
@@ -223,7 +230,12 @@ impl Owner {
     fn step(&mut self) {
         let now = self.clock.now();
         let mut inbox = std::mem::take(&mut self.inbox);
-        if let Some(applied) = inbox.applied.take() {
+        let Left { installed, applied } = std::mem::take(&mut inbox.state);
+        if let Some(installed) = installed {
+            self.applied = installed.clone();
+            self.host.receive(now, Event::Installed(installed));
+        }
+        if let Some(applied) = applied {
             self.applied = applied.clone();
             self.applied.own_gap = false;
             self.host.receive(now, Event::Applied(applied));
@@ -263,6 +275,9 @@ impl Owner {
             Report::Persisted(position) => {
                 self.facts.persisted(position);
                 self.transport.set_facts(self.facts.promised, position);
+                if let Some((_, slot)) = self.starting.take_if(|(upto, _)| *upto <= position) {
+                    let _ = self.workers.upkeep.send(UpkeepTask::Unmark { slot });
+                }
                 Some(Event::Persisted(position))
             }
             Report::Loaded { load, values } => Some(Event::Loaded { load, values }),
@@ -274,6 +289,11 @@ impl Owner {
             }
             Report::Segment(segment) => Some(Event::Segment(segment)),
             Report::SnapshotFailed { from } => Some(Event::SnapshotFailed { from }),
+            Report::SendSnapshot { to, message } => {
+                self.transport.send(to, &PeerMessage::Snapshot(message));
+                None
+            }
+            Report::DiskLow(low) => Some(Event::DiskLow(low)),
             Report::HandOver => Some(Event::HandOver { to: None }),
             Report::Stop => {
                 self.is_stopping = true;
@@ -284,6 +304,11 @@ impl Owner {
 
     fn receive_peer(&mut self, event: IncomingEvent) -> Option<Event> {
         match event {
+            IncomingEvent::Message { from, message: PeerMessage::Snapshot(message) } => {
+                // It blocks on a disk, so it is not done here.
+                let _ = self.workers.snapshot.try_send(SnapshotTask::Received { from, message });
+                None
+            }
             IncomingEvent::Message { from, message } => Some(Event::Received { from, message }),
             IncomingEvent::PeerDied(peer) => {
                 tracing::info!(%peer, "the peer's process is gone");
@@ -329,6 +354,11 @@ impl Owner {
             Action::Persist { upto, records } => {
                 self.is_lone = is_small(&records);
                 self.facts.handed_out(upto, records.last().map(|record| record.promised));
+                let starts = records.iter().filter_map(|record| match record.body {
+                    RecordBody::StartAfter { slot } => Some((upto, slot)),
+                    _ => None,
+                });
+                self.starting = starts.last().or(self.starting);
                 let _ = self.workers.journal.send(JournalTask::Append { upto, records });
             }
             Action::Send { to, message, rests_on } => {
@@ -348,9 +378,11 @@ impl Owner {
             Action::Truncate(upto) => {
                 let _ = self.workers.journal.send(JournalTask::Truncate(upto));
             }
-            // Until snapshots travel, the peer's log may still come back with another peer.
-            Action::FetchSnapshot { from, .. } => {
-                self.inbox.reports.push(Report::SnapshotFailed { from });
+            Action::FetchSnapshot { from, above } => {
+                let task = SnapshotTask::Fetch { from, above };
+                if self.workers.snapshot.try_send(task).is_err() {
+                    self.inbox.reports.push(Report::SnapshotFailed { from });
+                }
             }
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {

@@ -51,6 +51,23 @@ pub enum RecoveryError {
     SlotMissing(Slot),
 }
 
+/// The state bears the mark of a snapshot: the process died between the switch to it and
+/// the journal's word that it starts there. The journal says so now, so that the mark may
+/// go; if it says so already nothing changes.
+pub(crate) fn start_after(
+    journal: &mut Journal,
+    recovered: &mut Recovered,
+    slot: Slot,
+) -> Result<(), RecoveryError> {
+    if let Some(record) = recovered.start_after(slot) {
+        tracing::info!(%slot, "the journal goes on after the snapshot that was installed");
+        let position = journal.append(&[record])?;
+        assert_eq!(position, recovered.position, "the journal and the core count alike");
+        journal.sync()?;
+    }
+    Ok(())
+}
+
 /// Applies everything that the journal knows as chosen and the state lacks.
 ///
 /// A value is applied only when the own journal holds it durably, so the journal

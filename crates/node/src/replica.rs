@@ -2,13 +2,16 @@
 //! reads come straight from the store.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
-use synod_api::{Count, Leader, Refused, Replica};
+use bytes::Bytes;
+use synod_api::{BackupParts, Leader, Refused, Replica};
 use synod_kv::http::StatusBody;
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
-use synod_storage::{Store, StoreCursor};
+use synod_storage::snapshot::StateFolders;
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -16,12 +19,16 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::clock::Clock;
+use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
 use crate::shared::Shared;
-use crate::{metrics, status};
+use crate::snapshot::pace::Pace;
+use crate::{backup, metrics, status};
 
+/// Parts of a backup that wait for its client, of a megabyte at the most.
+const BACKUP_PARTS_MAX: usize = 4;
 /// A node that is this many slots behind is not ready to serve.
 const LAG_SLOTS_MAX: u64 = 1_000;
 
@@ -33,6 +40,8 @@ pub(crate) struct Facts {
     pub(crate) configuration: Configuration,
     /// All members in the order of their ids.
     pub(crate) doors: Vec<Leader>,
+    /// How fast a backup may be made.
+    pub(crate) snapshot_bytes_per_s: u64,
 }
 
 /// A handle of the node. Clones share everything.
@@ -44,7 +53,9 @@ pub(crate) struct Handle {
 #[derive(Debug)]
 struct Inner {
     facts: Facts,
-    store: Store,
+    store: Arc<CurrentStore>,
+    folders: StateFolders,
+    backing_up: AtomicBool,
     shared: Arc<Shared>,
     clock: Clock,
     requests: Sender<Request>,
@@ -54,13 +65,15 @@ struct Inner {
 impl Handle {
     pub(crate) fn new(
         facts: Facts,
-        store: Store,
+        (store, folders): (Arc<CurrentStore>, StateFolders),
         shared: Arc<Shared>,
         clock: Clock,
         requests: Sender<Request>,
         fatal: Fatal,
     ) -> Self {
-        Handle { inner: Arc::new(Inner { facts, store, shared, clock, requests, fatal }) }
+        let backing_up = AtomicBool::new(false);
+        let inner = Inner { facts, store, folders, backing_up, shared, clock, requests, fatal };
+        Handle { inner: Arc::new(inner) }
     }
 
     /// While the state is being rebuilt nobody would take a request before its time
@@ -82,19 +95,22 @@ impl Handle {
     }
 }
 
-/// A count whose errors stop the node, too.
-struct Counting<'a> {
-    handle: &'a Handle,
-    counter: Counter<StoreCursor<'a>>,
-}
-
-impl Count for Counting<'_> {
-    fn go_on(&mut self, visits_max: usize) -> Result<bool, MapError> {
-        self.handle.checked(self.counter.go_on(visits_max))
-    }
-
-    fn page(&self) -> &Page {
-        self.counter.page()
+impl Inner {
+    /// Makes a backup for as long as somebody takes it and the node does not end.
+    fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
+        let store = self.store.get();
+        let mut pace = Pace::new(self.facts.snapshot_bytes_per_s, std::time::Instant::now());
+        let send = |part: Bytes| {
+            let now = std::time::Instant::now();
+            std::thread::sleep(pace.free_at().saturating_duration_since(now));
+            pace.moved(part.len(), std::time::Instant::now());
+            !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
+        };
+        let origin = (self.facts.cluster, self.facts.node.0);
+        if let Err(error) = backup::write(&store, &self.folders, origin, send) {
+            tracing::warn!(%error, "a backup ends early");
+            let _ = to.blocking_send(Err(error.to_string()));
+        }
     }
 }
 
@@ -121,16 +137,47 @@ impl Replica for Handle {
     }
 
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
-        self.checked(read::look(&self.inner.store, key, self.revision()))
+        // The revision first: the store of a moment later has it, too.
+        let revision = self.revision();
+        self.checked(read::look(&self.inner.store.get(), key, revision))
     }
 
     fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
-        self.checked(read::list(&self.inner.store, query))
+        self.checked(read::list(&self.inner.store.get(), query))
     }
 
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
-        let counter = self.checked(Counter::new(&self.inner.store, &query))?;
-        Ok(Counting { handle: self, counter })
+    async fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        goes_on: impl Fn() -> bool + Send,
+    ) -> Result<Page, MapError> {
+        let store = self.inner.store.get();
+        let mut counter = self.checked(Counter::new(&store, &query))?;
+        while !self.checked(counter.go_on(visits_max))? && goes_on() {
+            tokio::task::yield_now().await;
+        }
+        Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
+        let inner = Arc::clone(&self.inner);
+        // One at a time: each keeps files that the state does not need any more.
+        if inner.backing_up.swap(true, Acquire) {
+            return Err(Refused::Overloaded);
+        }
+        let handle = self.clone();
+        let thread = std::thread::Builder::new().name("synod-backup".to_owned());
+        let spawned = thread.spawn(move || {
+            handle.inner.write_backup(&sender);
+            handle.inner.backing_up.store(false, Release);
+        });
+        if spawned.is_err() {
+            inner.backing_up.store(false, Release);
+            return Err(Refused::Overloaded);
+        }
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {

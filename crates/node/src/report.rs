@@ -1,6 +1,7 @@
 //! What the other threads of a node tell its owner.
 
 use synod_paxos::{Load, NodeId, Position, Segment, Slot, Value};
+use synod_wire::SnapshotMessage;
 
 /// What the other threads of the node tell the owner. The queue is bounded by the
 /// work that the owner gave them.
@@ -14,6 +15,10 @@ pub(crate) enum Report {
     Segment(Segment),
     /// No state came from this peer.
     SnapshotFailed { from: NodeId },
+    /// To be sent.
+    SendSnapshot { to: NodeId, message: SnapshotMessage },
+    /// The room on the disk fell below the reserve, or is above it again.
+    DiskLow(bool),
     /// The state machine has left a report.
     Applied,
     /// The state survives a crash without the journal up to here.

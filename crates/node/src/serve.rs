@@ -11,8 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::folder;
-use crate::node::{Node, NodeFailure, StartError};
+use crate::node::Node;
 use crate::settings::Settings;
+use crate::start_error::{NodeFailure, StartError};
 
 /// How long a process that must end may take for its last words: its disk may hang,
 /// and nobody may read what it prints.

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
 
 use crate::limit_settings::LimitSettings;
+use crate::snapshot_settings::SnapshotSettings;
 
 /// The longest settings file. Its parser takes up to 160 times as much memory.
 const FILE_BYTES_MAX: u64 = 256 << 10;
@@ -45,6 +46,9 @@ pub struct Settings {
     /// Bounds.
     #[serde(default)]
     pub limits: LimitSettings,
+    /// How much journal is kept, and how states move between nodes.
+    #[serde(default)]
+    pub snapshot: SnapshotSettings,
     /// What the node prints.
     #[serde(default)]
     pub log: LogSettings,
@@ -267,6 +271,7 @@ impl Settings {
         self.check_members()?;
         self.timing.check()?;
         self.limits.check()?;
+        self.snapshot.check()?;
         if self.log.level.is_empty() {
             return wrong("log.level", "must be error, warn, info, debug or a filter");
         }

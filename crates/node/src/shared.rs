@@ -15,6 +15,7 @@ use synod_transport::{PeerMetrics, TransportMetrics};
 use tokio::sync::Notify;
 
 use crate::durability_trace::DurabilityTrace;
+use crate::snapshot::{FetchProgress, SourceProgress};
 
 /// Shared by all threads of one node.
 #[derive(Debug, Default)]
@@ -26,6 +27,10 @@ pub(crate) struct Shared {
     pub(crate) trace: OnceLock<DurabilityTrace>,
     /// Refreshed about once a second.
     pub(crate) store: Mutex<StoreMetrics>,
+    /// States that come and go.
+    pub(crate) snapshot: SnapshotView,
+    /// The node ends: what may take long must not.
+    is_stopping: AtomicBool,
     /// Whether the owner takes requests; not before the state is rebuilt.
     is_serving: AtomicBool,
     /// Up to which slot the state is being rebuilt; known when the journal is read.
@@ -37,6 +42,15 @@ impl Shared {
     pub(crate) fn rebuilding(&self, upto: Slot) {
         // Told once: a node is rebuilt once.
         let _ = self.rebuilt_upto.set(upto);
+    }
+
+    /// The node ends.
+    pub(crate) fn stop(&self) {
+        self.is_stopping.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Relaxed)
     }
 
     /// The owner takes requests from now on.
@@ -69,7 +83,7 @@ pub(crate) struct StateView {
     state_hash: AtomicU64,
     revision_changed: Notify,
     /// What the apply thread has to report and the owner has not taken yet.
-    report: Mutex<Option<Applied>>,
+    report: Mutex<Left>,
     /// Whether the owner wants to be woken for it; else it takes it when it is
     /// awake anyway.
     report_awaited: AtomicBool,
@@ -77,6 +91,39 @@ pub(crate) struct StateView {
     pub(crate) values: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) backlog_values: AtomicU64,
+}
+
+/// What the apply thread leaves for the owner, to be taken in this order.
+#[derive(Debug, Default)]
+pub(crate) struct Left {
+    /// A snapshot took the place of the state.
+    pub(crate) installed: Option<Applied>,
+    /// How far it is now.
+    pub(crate) applied: Option<Applied>,
+}
+
+impl Left {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.installed.is_none() && self.applied.is_none()
+    }
+}
+
+/// What the snapshot thread saw last.
+#[derive(Debug, Default)]
+pub(crate) struct SnapshotView {
+    progress: Mutex<(FetchProgress, SourceProgress)>,
+    /// Snapshots that became the state.
+    pub(crate) installed: AtomicU64,
+}
+
+impl SnapshotView {
+    pub(crate) fn set(&self, fetch: FetchProgress, source: SourceProgress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = (fetch, source);
+    }
+
+    pub(crate) fn get(&self) -> (FetchProgress, SourceProgress) {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the journal thread did.
@@ -128,15 +175,21 @@ impl StateView {
     pub(crate) fn leave_report(&self, applied: Applied) -> bool {
         let gap = applied.own_gap;
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        let gap_before = report.as_ref().is_some_and(|report| report.own_gap);
-        *report = Some(Applied { own_gap: gap || gap_before, ..applied });
+        let gap_before = report.applied.as_ref().is_some_and(|report| report.own_gap);
+        report.applied = Some(Applied { own_gap: gap || gap_before, ..applied });
         drop(report);
         gap || self.report_awaited.load(SeqCst)
     }
 
-    /// The report that was left, if there is one.
-    pub(crate) fn take_report(&self) -> Option<Applied> {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// Leaves the report of a snapshot. What was left of the state before is outdated.
+    pub(crate) fn leave_installed(&self, applied: Applied) {
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        *report = Left { installed: Some(applied), applied: None };
+    }
+
+    /// The reports that were left.
+    pub(crate) fn take_report(&self) -> Left {
+        std::mem::take(&mut *self.report.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether the owner sleeps only until the next report. It looks once more

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use synod_api::Leader;
-use synod_kv::http::{LeaderHint, PeerBody, RoleName, StatusBody};
+use synod_kv::http::{LeaderHint, PeerBody, RoleName, SnapshotBody, StatusBody};
 use synod_paxos::{PeerStatus, Role, Slot};
 
 use crate::replica::Facts;
@@ -44,9 +44,17 @@ pub(crate) fn body(
         journal_bytes: shared.journal.bytes_on_disk.load(Relaxed),
         state_bytes: store.file_bytes + store.memtable_bytes,
         state_hash: Some(format!("{:016x}", shared.state.state_hash())),
+        snapshot: snapshot_body(shared),
         failures_survivable: u32::try_from(failures_survivable).unwrap_or(u32::MAX),
         peers: peers.iter().map(|peer| peer_body(peer, chosen)).collect(),
     }
+}
+
+fn snapshot_body(shared: &Shared) -> Option<SnapshotBody> {
+    let (fetch, _) = shared.snapshot.get();
+    let (from, slot) = fetch.coming?;
+    let (bytes, bytes_total) = (fetch.bytes, fetch.bytes_total);
+    Some(SnapshotBody { from: from.0, slot: slot.0, bytes, bytes_total })
 }
 
 fn role(role: Role) -> RoleName {

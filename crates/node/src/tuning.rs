@@ -8,7 +8,7 @@ use crate::settings::Settings;
 
 /// The core's times and limits.
 pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
-    let (timing, limits) = (&settings.timing, &settings.limits);
+    let (timing, limits, snapshot) = (&settings.timing, &settings.limits, &settings.snapshot);
     Options {
         election_timeout_us: timing.election_timeout_ms * 1_000,
         heartbeat_us: timing.heartbeat_ms * 1_000,
@@ -18,6 +18,9 @@ pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
         value_pace_us: timing.value_pace_us,
         value_bytes_max: limits.batch_bytes_max,
         cache_bytes_max: limits.cache_bytes_max,
+        tail_bytes_max: snapshot.tail_bytes_max,
+        tail_us_max: snapshot.tail_ms_max * 1_000,
+        keep_for_peers_us: snapshot.keep_for_peers_ms * 1_000,
         unsynced_bytes_max: limits.unsynced_bytes_max,
         reads_waiting_max: limits.reads_waiting_max,
         // Differs between nodes, and between the lives of one.

@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 use synod_kv::{APPLIED_KEY, MapError, State};
 use synod_paxos::{NodeId, Slot};
 use synod_storage::Store;
+use synod_storage::snapshot::{SnapshotError, StateFolders};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::current::CurrentStore;
 use crate::folder::FolderError;
 use crate::pins::Pins;
 use crate::report::Report;
+use crate::settings::Settings;
 use crate::shared::Shared;
 
 /// How often the durable slot is looked up; it looks into files.
@@ -26,6 +29,9 @@ const TOMBSTONES_MIN: u64 = 100_000;
 /// What others want of this thread.
 #[derive(Debug)]
 pub(crate) enum UpkeepTask {
+    /// The journal says that it starts after this slot: the state that was installed
+    /// there needs no mark any more.
+    Unmark { slot: Slot },
     /// Keep a peer's store id.
     Pin { node: NodeId, store: u128 },
     /// End.
@@ -39,37 +45,45 @@ pub(crate) enum UpkeepError {
     Map(MapError),
     #[error(transparent)]
     Folder(#[from] FolderError),
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
 }
 
 /// The thread.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
-    store: Store,
+    store: Arc<CurrentStore>,
+    folders: StateFolders,
     pins: Pins,
     tasks: Receiver<UpkeepTask>,
     reports: UnboundedSender<Report>,
     shared: Arc<Shared>,
     flush_interval: Duration,
+    disk_reserve_bytes: u64,
+    is_disk_low: bool,
     flushed_at: Instant,
     compaction: Option<thread::JoinHandle<()>>,
 }
 
 impl Upkeep {
     pub(crate) fn new(
-        store: Store,
+        (store, folders): (Arc<CurrentStore>, StateFolders),
         pins: Pins,
         tasks: Receiver<UpkeepTask>,
         reports: UnboundedSender<Report>,
         shared: Arc<Shared>,
-        flush_interval: Duration,
+        settings: &Settings,
     ) -> Self {
         Upkeep {
             store,
+            folders,
             pins,
             tasks,
             reports,
             shared,
-            flush_interval,
+            flush_interval: Duration::from_millis(settings.timing.flush_interval_ms),
+            disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
+            is_disk_low: false,
             flushed_at: Instant::now(),
             compaction: None,
         }
@@ -84,6 +98,7 @@ impl Upkeep {
         loop {
             let pause = look_at.saturating_duration_since(Instant::now());
             match self.tasks.recv_timeout(pause) {
+                Ok(UpkeepTask::Unmark { slot }) => self.unmark(slot)?,
                 Ok(UpkeepTask::Pin { node, store }) => self.pins.keep(node, store)?,
                 Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -94,10 +109,20 @@ impl Upkeep {
         }
     }
 
+    /// The mark of a later snapshot stays.
+    fn unmark(&self, slot: Slot) -> Result<(), SnapshotError> {
+        let store = self.store.get();
+        if StateFolders::mark(store.path())? == Some(slot.0) {
+            self.folders.remove_mark(store.path())?;
+        }
+        Ok(())
+    }
+
     fn look(&mut self) -> Result<(), MapError> {
+        let store = self.store.get();
         // Of a flush or compaction that failed behind our back.
-        self.store.check()?;
-        let durable = durable_slot(&self.store)?;
+        store.check()?;
+        let durable = durable_slot(&store)?;
         if durable > self.shared.state.durable() {
             self.shared.state.set_durable(durable);
             // The owner ends before this thread only when the node stops.
@@ -106,23 +131,51 @@ impl Upkeep {
         if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
         {
             self.flushed_at = Instant::now();
-            self.store.flush_begin()?;
+            store.flush_begin()?;
         }
-        let metrics = self.store.metrics();
+        let metrics = store.metrics();
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
-        self.compact_if_due(metrics.records);
+        self.compact_if_due(&store, metrics.records);
+        drop(store);
+        if let Err(error) = self.store.remove_retired() {
+            tracing::warn!(%error, "cannot remove the state before the snapshot");
+        }
+        self.look_at_disk();
         Ok(())
     }
 
+    /// Tells the owner when the disk runs out of room, and when it has some again.
+    fn look_at_disk(&mut self) {
+        // Without an answer nothing is known, so nothing changes.
+        let Ok(disk) = rustix::fs::statvfs(self.folders.data()) else { return };
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let reserve = self.disk_reserve_bytes;
+        // A little more than the reserve, so that it does not change all the time.
+        let enough = if self.is_disk_low { reserve.saturating_add(reserve / 8) } else { reserve };
+        if (free < enough) != self.is_disk_low {
+            self.is_disk_low = !self.is_disk_low;
+            if self.is_disk_low {
+                tracing::warn!(
+                    free,
+                    reserve,
+                    "the disk runs out of room: no journal is kept for others"
+                );
+            } else {
+                tracing::info!(free, reserve, "the disk has room again");
+            }
+            let _ = self.reports.send(Report::DiskLow(self.is_disk_low));
+        }
+    }
+
     /// A compaction takes long and blocks, so it has a thread of its own.
-    fn compact_if_due(&mut self, records: u64) {
+    fn compact_if_due(&mut self, store: &Store, records: u64) {
         if self.compaction.as_ref().is_some_and(|thread| !thread.is_finished()) {
             return;
         }
-        if self.store.tombstones() < TOMBSTONES_MIN.max(records / 4) {
+        if store.tombstones() < TOMBSTONES_MIN.max(records / 4) {
             return;
         }
-        let store = self.store.clone();
+        let store = store.clone();
         let thread = thread::Builder::new().name("synod-compact".to_owned());
         // Without a thread for it there is none now; it is due again in a second.
         self.compaction = thread.spawn(move || store.compact()).ok();

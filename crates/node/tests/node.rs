@@ -102,6 +102,7 @@ fn three_nodes_answer_any_request_and_survive_a_leader_that_stops() {
 fn the_journal_is_cut_when_the_state_is_flushed() {
     let mut cluster = Cluster::new(1);
     cluster.settings[0].limits.segment_bytes = 64 << 10;
+    cluster.settings[0].snapshot.tail_bytes_max = 0;
     let node = cluster.start(0);
     let value = "v".repeat(1_000);
     let mut written = 0;

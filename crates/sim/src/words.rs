@@ -44,6 +44,9 @@ fn event_words(event: &Event) -> [u64; 3] {
             let bytes: usize = forward.commands.iter().map(bytes::Bytes::len).sum();
             [20 << 8 | u64::from(from.0), forward.commands.len() as u64, bytes as u64]
         }
+        Event::Received { message: PeerMessage::Snapshot(_), .. } => {
+            unreachable!("the simulation moves states without messages")
+        }
         Event::Persisted(position) => [21, position.0, 0],
         Event::Loaded { load, values } => [22, load.first.0, values.len() as u64],
         Event::Applied(applied) => [23, applied.upto.0, applied.durable.0],
@@ -99,6 +102,9 @@ fn event_line(event: &Event) -> String {
         Event::Received { from, message: PeerMessage::Forward(forward) } => {
             let relay = if forward.may_relay { " to relay" } else { "" };
             format!("from {from} {} commands{relay}", forward.commands.len())
+        }
+        Event::Received { from, message: PeerMessage::Snapshot(_) } => {
+            format!("from {from} a part of its state")
         }
         Event::Persisted(position) => format!("from its disk: durable up to {}", position.0),
         Event::Loaded { load, values } => {
@@ -185,7 +191,7 @@ pub(crate) fn recoded(message: &PeerMessage) -> PeerMessage {
 pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
     let rare = match message {
         PeerMessage::Forward(forward) if forward.may_relay => Rare::Relayed,
-        PeerMessage::Forward(_) => return,
+        PeerMessage::Forward(_) | PeerMessage::Snapshot(_) => return,
         PeerMessage::Paxos(message) => match message {
             Message::Promise(m) if m.chosen_upto >= m.from => Rare::PromiseFromAhead,
             Message::Promise(m) if m.pages > 1 => Rare::PromisePages,

@@ -25,6 +25,14 @@ pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<DB, StoreError
     DB::open(&settings(options), path).map_err(|error| StoreError::of_open(path, error))
 }
 
+/// Opens the database in `path` for reading. Little memory is used for it.
+pub(crate) fn open_read_only(path: &Path) -> Result<DB, StoreError> {
+    refuse_orphans(path)?;
+    let mut settings = settings(&StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() });
+    settings.create_if_missing(false);
+    DB::open_for_read_only(&settings, path, false).map_err(|error| StoreError::of_open(path, error))
+}
+
 fn prepare_folder(path: &Path) -> io::Result<()> {
     if !path.try_exists()? {
         DirBuilder::new().mode(FOLDER_MODE).create(path)?;

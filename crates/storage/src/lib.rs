@@ -9,13 +9,17 @@
 //! This crate never makes a decision of the protocol, never knows what a record
 //! means (which of them no one needs any more says [`synod_kv::layout`]), and
 //! never runs anything asynchronous: every call may block on the disk.
+//!
+//! [`snapshot`] is how a whole state leaves a node as files and comes to another.
 
 mod compaction;
 mod cursor;
 mod database;
 mod error;
+pub mod failpoint;
 mod metrics;
 mod options;
+pub mod snapshot;
 mod store;
 
 pub use cursor::StoreCursor;

@@ -51,6 +51,67 @@ impl Store {
         Ok(Store::over(db))
     }
 
+    /// Opens a store that nobody writes, to look at it. It may be open elsewhere. None
+    /// of its data is changed; RocksDB keeps a log file of its own beside it.
+    ///
+    /// # Errors
+    /// When there is no store, or it can't be read.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        database::open_read_only(path.as_ref()).map(Store::over)
+    }
+
+    /// Where it lies.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.inner.db.path()
+    }
+
+    /// Reads every record once, which checks the checksum of every block that has one.
+    /// Answers their number. `go_on` is asked now and then.
+    ///
+    /// # Errors
+    /// When a block is damaged or a file is missing, or when `go_on` said no.
+    pub fn verify(&self, go_on: impl Fn() -> bool) -> Result<u64, MapError> {
+        const ASK_EVERY_RECORDS: u64 = 4_096;
+        let mut options = ReadOptions::default();
+        options.set_verify_checksums(true);
+        options.set_total_order_seek(true);
+        options.fill_cache(false);
+        options.set_readahead_size(1 << 20);
+        let mut rows = self.inner.db.raw_iterator_opt(options);
+        rows.seek_to_first();
+        let mut records = 0_u64;
+        while rows.valid() {
+            records += 1;
+            if records.is_multiple_of(ASK_EVERY_RECORDS) && !go_on() {
+                return Err(MapError("the check was ended early".to_owned()));
+            }
+            rows.next();
+        }
+        rows.status().map_err(failed)?;
+        Ok(records)
+    }
+
+    /// Gives up this handle. When it was the last one, the store is closed and its
+    /// folder removed; if not, the handle comes back, to be tried again later.
+    ///
+    /// # Errors
+    /// When the folder cannot be removed.
+    pub fn remove_if_unused(self) -> std::io::Result<Option<Store>> {
+        let path = self.path().to_owned();
+        match Arc::try_unwrap(self.inner) {
+            Ok(inner) => {
+                drop(inner);
+                std::fs::remove_dir_all(path).map(|()| None)
+            }
+            Err(inner) => Ok(Some(Store { inner })),
+        }
+    }
+
+    pub(crate) fn database(&self) -> &DB {
+        &self.inner.db
+    }
+
     pub(crate) fn over(db: DB) -> Self {
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
@@ -125,11 +186,6 @@ impl Store {
     #[must_use]
     pub fn metrics(&self) -> StoreMetrics {
         StoreMetrics::of(&self.inner.db)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn database(&self) -> &DB {
-        &self.inner.db
     }
 
     /// Whether it can still be written.

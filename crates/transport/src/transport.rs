@@ -92,7 +92,9 @@ impl Transport {
     /// queue must be the newest.
     fn lane(&self, message: &PeerMessage, body_bytes: usize) -> Lane {
         let may_be_long = match message {
-            PeerMessage::Forward(_) | PeerMessage::Paxos(Message::Chosen(_)) => return Lane::Bulk,
+            PeerMessage::Forward(_)
+            | PeerMessage::Snapshot(_)
+            | PeerMessage::Paxos(Message::Chosen(_)) => return Lane::Bulk,
             PeerMessage::Paxos(Message::Accept(_) | Message::Promise(_)) => true,
             PeerMessage::Paxos(_) => false,
         };

@@ -12,6 +12,7 @@
 //! decides what a message means. Any bytes may be given to a decoder: it answers
 //! with a [`DecodeError`] and takes no memory that the bytes did not bring along.
 
+pub mod backup;
 pub mod batch;
 pub mod command;
 mod error;
@@ -21,7 +22,9 @@ mod message;
 mod peer;
 mod reader;
 pub mod record;
+pub mod snapshot;
 
 pub use error::DecodeError;
 pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
 pub use peer::{Forward, PeerMessage};
+pub use snapshot::{SnapshotGone, SnapshotMessage};

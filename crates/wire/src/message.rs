@@ -9,7 +9,7 @@ use synod_paxos::{
 
 pub(crate) use decode::decode_body;
 
-use crate::PeerMessage;
+use crate::{PeerMessage, snapshot};
 
 const PREPARE: u8 = 1;
 const PROMISE: u8 = 2;
@@ -26,8 +26,8 @@ const CHOSEN: u8 = 12;
 const HANDOVER: u8 = 13;
 const FORWARD: u8 = 14;
 
-const BLOCK_BYTES: usize = 2;
-const COUNT_BYTES: usize = 4;
+pub(crate) const BLOCK_BYTES: usize = 2;
+pub(crate) const COUNT_BYTES: usize = 4;
 const BALLOT_BYTES: usize = 12;
 const WATERMARK_BYTES: usize = BALLOT_BYTES + 16;
 /// A value without its bytes: tag and length.
@@ -38,8 +38,10 @@ const HEARTBEAT_BYTES: usize =
 
 /// The kind of frame that carries the message.
 pub(crate) fn kind(message: &PeerMessage) -> u8 {
-    let PeerMessage::Paxos(message) = message else {
-        return FORWARD;
+    let message = match message {
+        PeerMessage::Paxos(message) => message,
+        PeerMessage::Forward(_) => return FORWARD,
+        PeerMessage::Snapshot(message) => return snapshot::kind(message),
     };
     match message {
         Message::Prepare(_) => PREPARE,
@@ -65,6 +67,7 @@ pub(crate) fn body_bytes(message: &PeerMessage) -> usize {
             let commands: usize = forward.commands.iter().map(|c| COUNT_BYTES + c.len()).sum();
             return BLOCK_BYTES + 1 + COUNT_BYTES + commands;
         }
+        PeerMessage::Snapshot(message) => return snapshot::body_bytes(message),
         PeerMessage::Paxos(message) => message,
     };
     BLOCK_BYTES
@@ -103,6 +106,7 @@ fn batch_bytes(value: &Value) -> usize {
 pub(crate) fn encode_body(message: &PeerMessage, out: &mut BytesMut) {
     match message {
         PeerMessage::Paxos(message) => encode_paxos(message, out),
+        PeerMessage::Snapshot(message) => snapshot::encode(message, out),
         PeerMessage::Forward(forward) => {
             put_block(out, |out| out.put_u8(u8::from(forward.may_relay)));
             put_count(out, forward.commands.len());
@@ -229,7 +233,7 @@ pub(crate) fn put_block(out: &mut BytesMut, write: impl FnOnce(&mut BytesMut)) {
     out[start..start + BLOCK_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
-fn put_count(out: &mut BytesMut, count: usize) {
+pub(crate) fn put_count(out: &mut BytesMut, count: usize) {
     out.put_u32_le(u32::try_from(count).expect("counts and lengths are below 4 Gi"));
 }
 

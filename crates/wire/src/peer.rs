@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use synod_paxos::Message;
 
+use crate::SnapshotMessage;
+
 /// A message between two nodes, once they have shaken hands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerMessage {
@@ -10,6 +12,8 @@ pub enum PeerMessage {
     Paxos(Message),
     /// Commands for the leader.
     Forward(Forward),
+    /// Files of a state. They pass by the host.
+    Snapshot(SnapshotMessage),
 }
 
 /// Commands on their way to the leader, in the order of their origin. Each is

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use synod_api::{Count, Leader, Refused, Replica};
+use synod_api::{BackupParts, Leader, Refused, Replica};
 use synod_kv::http::{LeaderHint, RoleName, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{
@@ -246,12 +246,25 @@ impl Replica for Fake {
         read::list(self.shared.machine.lock().unwrap().map(), query)
     }
 
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
+    async fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        goes_on: impl Fn() -> bool + Send,
+    ) -> Result<Page, MapError> {
         self.check()?;
-        // The state of now has to outlive the lock.
-        let map: &'static MemoryMap =
-            Box::leak(Box::new(self.shared.machine.lock().unwrap().map().clone()));
-        Counter::new(map, &query)
+        let map = self.shared.machine.lock().unwrap().map().clone();
+        let mut counter = Counter::new(&map, &query)?;
+        while !counter.go_on(visits_max)? && goes_on() {
+            tokio::task::yield_now().await;
+        }
+        Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {
@@ -288,6 +301,7 @@ impl Replica for Fake {
             journal_bytes: 0,
             state_bytes: 0,
             state_hash: None,
+            snapshot: None,
             failures_survivable: 0,
             peers: Vec::new(),
         }

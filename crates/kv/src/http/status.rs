@@ -38,6 +38,9 @@ pub struct StatusBody {
     /// A hash over the effects of every applied slot, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_hash: Option<String>,
+    /// The state of a peer that is on its way to this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotBody>,
     /// How many more nodes may fail now while the cluster goes on.
     pub failures_survivable: u32,
     /// The other members.
@@ -66,6 +69,19 @@ impl RoleName {
             RoleName::Candidate => "candidate",
         }
     }
+}
+
+/// A state on its way.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SnapshotBody {
+    /// The peer that it comes from.
+    pub from: u32,
+    /// Its slot; while the peer has not told it, the slot above which it has to be.
+    pub slot: u64,
+    /// Bytes that are here.
+    pub bytes: u64,
+    /// Bytes of the whole; 0 while unknown.
+    pub bytes_total: u64,
 }
 
 /// Another member as this node sees it.
@@ -106,6 +122,7 @@ mod tests {
             journal_bytes: 1 << 20,
             state_bytes: 300,
             state_hash: None,
+            snapshot: Some(SnapshotBody { from: 2, slot: 9, bytes: 1, bytes_total: 10 }),
             failures_survivable: 1,
             peers: vec![PeerBody {
                 id: 2,

@@ -20,7 +20,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Chooses ports and makes the data folders.
+    #[allow(dead_code, reason = "each test file uses its own part")]
     pub(crate) fn new(size: u32) -> Cluster {
+        Cluster::with(size, "")
+    }
+
+    /// With more settings for all of them.
+    pub(crate) fn with(size: u32, more: &str) -> Cluster {
         let folder = tempfile::tempdir().expect("a folder");
         let ports = free_ports(2 * size as usize);
         let mut members = String::new();
@@ -35,7 +41,7 @@ impl Cluster {
             let text = format!(
                 "node_id = {id}\ndata_dir = \"node-{id}\"\n[cluster]\nid = \"{CLUSTER}\"\n\
                  [peer]\nlisten = \"127.0.0.1:{}\"\n[client]\nlisten = \"127.0.0.1:{}\"\n\
-                 [timing]\nflush_interval_ms = 100\n{members}",
+                 [timing]\nflush_interval_ms = 100\n{more}\n{members}",
                 ports[0], ports[1]
             );
             Settings::parse(&text, &folder.path().join("synod.toml")).expect("good settings")
@@ -47,6 +53,7 @@ impl Cluster {
         Cluster { folder, settings }
     }
 
+    #[allow(dead_code, reason = "each test file uses its own part")]
     /// Where something can be put that is no node's.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         Path::join(self.folder.path(), name)
@@ -79,6 +86,7 @@ pub(crate) fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 
 /// An answer.
 #[derive(Debug)]
+#[allow(dead_code, reason = "each test file uses its own part")]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) head: String,

@@ -14,7 +14,7 @@ use super::{
 use crate::batch::{ENTRIES_MAX, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
 use crate::frame::FRAME_BYTES_MAX;
 use crate::reader::Reader;
-use crate::{DecodeError, Forward, PeerMessage};
+use crate::{DecodeError, Forward, PeerMessage, snapshot};
 
 /// The most slots in one page of a promise, and the most values of one `Chosen`.
 const SLOTS_MAX: usize = 65_536;
@@ -23,6 +23,9 @@ const NODES_MAX: usize = 1_024;
 
 /// Decodes the body of a frame of this kind.
 pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeError> {
+    if snapshot::KINDS.contains(&kind) {
+        return snapshot::decode(kind, body).map(PeerMessage::Snapshot);
+    }
     let mut reader = Reader::new(body, name(kind)?);
     let mut block = reader.block()?;
     let message = match kind {

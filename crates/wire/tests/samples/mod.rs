@@ -14,7 +14,8 @@ use synod_paxos::{
     Standing, Value, Watermark,
 };
 use synod_wire::{
-    Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, Welcome,
+    Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, SnapshotGone,
+    SnapshotMessage, Welcome,
 };
 
 /// Gives numbers of which no two are equal, nor are any two of their bytes zero.
@@ -24,6 +25,10 @@ impl Distinct {
     fn u64(&mut self) -> u64 {
         self.0 += 1;
         0x0101_0000_0000_0000 + self.0 * 0x0000_0100_0001_0001
+    }
+
+    fn u128(&mut self) -> u128 {
+        u128::from(self.u64()) << 64 | u128::from(self.u64())
     }
 
     fn u32(&mut self) -> u32 {
@@ -74,7 +79,51 @@ pub(crate) fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
     let mut all: Vec<_> =
         all.into_iter().map(|(name, message)| (name, PeerMessage::Paxos(message))).collect();
     all.push(("forward", PeerMessage::Forward(forward)));
+    let snapshots = snapshots(d).into_iter();
+    all.extend(snapshots.map(|(name, message)| (name, PeerMessage::Snapshot(message))));
     all
+}
+
+fn snapshots(d: &mut Distinct) -> Vec<(&'static str, SnapshotMessage)> {
+    let files = |d: &mut Distinct| {
+        vec![("000007.sst".to_owned(), d.u64()), ("CURRENT".to_owned(), d.u64())]
+    };
+    vec![
+        ("snapshot-open", SnapshotMessage::Open { fetch: d.u64(), above: d.slot() }),
+        (
+            "snapshot-manifest",
+            SnapshotMessage::Manifest {
+                fetch: d.u64(),
+                id: d.u128(),
+                slot: d.slot(),
+                files: files(d),
+            },
+        ),
+        (
+            "snapshot-read",
+            SnapshotMessage::Read {
+                id: d.u128(),
+                file: d.u32(),
+                offset: d.u64(),
+                bytes_max: d.u32(),
+            },
+        ),
+        (
+            "snapshot-chunk",
+            SnapshotMessage::Chunk {
+                id: d.u128(),
+                file: d.u32(),
+                offset: d.u64(),
+                checksum: d.u32(),
+                file_checksum: d.u32(),
+                bytes: d.bytes(),
+            },
+        ),
+        (
+            "snapshot-gone",
+            SnapshotMessage::Gone { fetch: d.u64(), id: d.u128(), reason: SnapshotGone::Dropped },
+        ),
+    ]
 }
 
 fn entry(d: &mut Distinct) -> Bytes {
@@ -419,6 +468,35 @@ pub(crate) fn any_peer_message() -> impl Strategy<Value = PeerMessage> {
         any_other().prop_map(PeerMessage::Paxos),
         (any::<bool>(), vec(entry, 0..6)).prop_map(|(may_relay, commands)| {
             PeerMessage::Forward(Forward { may_relay, commands })
+        }),
+        any_snapshot().prop_map(PeerMessage::Snapshot),
+    ]
+}
+
+fn any_snapshot() -> impl Strategy<Value = SnapshotMessage> {
+    let id = any::<u128>;
+    let reason = prop_oneof![
+        Just(SnapshotGone::NothingAbove),
+        Just(SnapshotGone::Dropped),
+        Just(SnapshotGone::Failed)
+    ];
+    prop_oneof![
+        (any::<u64>(), slot()).prop_map(|(fetch, above)| SnapshotMessage::Open { fetch, above }),
+        (any::<u64>(), id(), slot(), vec(("[0-9a-zA-Z.-]{0,20}", any::<u64>()), 0..6)).prop_map(
+            |(fetch, id, slot, files)| SnapshotMessage::Manifest { fetch, id, slot, files }
+        ),
+        (id(), any::<u32>(), any::<u64>(), any::<u32>()).prop_map(
+            |(id, file, offset, bytes_max)| SnapshotMessage::Read { id, file, offset, bytes_max }
+        ),
+        (id(), any::<u32>(), any::<u64>(), any::<u32>(), any::<u32>(), bytes(300)).prop_map(
+            |(id, file, offset, checksum, file_checksum, bytes)| {
+                SnapshotMessage::Chunk { id, file, offset, checksum, file_checksum, bytes }
+            }
+        ),
+        (any::<u64>(), id(), reason).prop_map(|(fetch, id, reason)| SnapshotMessage::Gone {
+            fetch,
+            id,
+            reason
         }),
     ]
 }

@@ -1,0 +1,160 @@
+//! `synod backup` and `synod restore`.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use synod_client::ClientError;
+use synod_node::{BackupAbout, Settings, check_backup};
+
+use crate::arguments::{Backup, Restore};
+use crate::failure::Failure;
+use crate::output::{print, warn};
+use crate::talk::with_client;
+
+/// Between two lines of progress, where nobody watches a terminal.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// On a terminal.
+const DRAW_EVERY: Duration = Duration::from_millis(200);
+
+/// Writes a backup of a running cluster to a file.
+pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
+    let file = &arguments.file;
+    if file.exists() && !arguments.force {
+        return Err(Failure::usage(format!(
+            "{} exists: name another file, or say --force",
+            file.display()
+        )));
+    }
+    let partial = partial(file);
+    let made = receive(arguments, &partial).and_then(|()| {
+        // What was written is read back: it is of use only if it can be restored.
+        let about = check_backup(&partial, |_| {});
+        let about = about.map_err(|error| Failure::failed(error.to_string()))?;
+        publish(&partial, file)?;
+        Ok(about)
+    });
+    match made {
+        Ok(about) => {
+            let bytes = fs::metadata(file).map_or(0, |found| found.len());
+            print(&format!("{}: {bytes} bytes, {}", file.display(), describe(&about)))
+        }
+        Err(failure) => {
+            // The file of an earlier backup, if there is one, stays as it was.
+            let _ = fs::remove_file(&partial);
+            Err(failure)
+        }
+    }
+}
+
+fn receive(arguments: &Backup, partial: &Path) -> Result<(), Failure> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    let mut out = options.open(partial).with_context(|| failed_at(partial))?;
+    let mut progress = Progress::new("received");
+    let written = with_client(&arguments.reach, |client| async move {
+        let mut backup = client.backup().await?;
+        while let Some(bytes) = backup.next().await? {
+            if let Err(error) = out.write_all(&bytes) {
+                return Ok(Err(error));
+            }
+            progress.add(bytes.len() as u64);
+        }
+        progress.end();
+        Ok::<_, ClientError>(out.sync_all())
+    })?;
+    Ok(written.with_context(|| failed_at(partial))?)
+}
+
+/// The backup is there as a whole or not at all.
+fn publish(partial: &Path, file: &Path) -> Result<(), Failure> {
+    fs::rename(partial, file).with_context(|| failed_at(file))?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|f| f.sync_all());
+    Ok(synced.with_context(|| failed_at(file))?)
+}
+
+fn partial(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".part");
+    PathBuf::from(name)
+}
+
+fn failed_at(path: &Path) -> String {
+    format!("cannot write {}", path.display())
+}
+
+/// Makes the data folder of a node of a new cluster.
+pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
+    let mut progress = Progress::new("read");
+    if arguments.check {
+        let about = check_backup(&arguments.file, |bytes| progress.set(bytes));
+        let about = about.map_err(|error| Failure::failed(error.to_string()))?;
+        progress.end();
+        return print(&format!("{} is whole: {}", arguments.file.display(), describe(&about)));
+    }
+    let Some(config) = &arguments.config else {
+        return Err(Failure::usage("say --config, the settings of the node to be made"));
+    };
+    let settings = Settings::load(config).map_err(|error| Failure::usage(error.to_string()))?;
+    let restored = synod_node::restore(&arguments.file, &settings, |bytes| progress.set(bytes));
+    let about = restored.map_err(|error| Failure::failed(error.to_string()))?;
+    progress.end();
+    print(&format!(
+        "node {} of cluster {:032x} is ready to serve from {}, with {}",
+        settings.node_id,
+        settings.cluster_id(),
+        settings.data_dir.display(),
+        describe(&about)
+    ))
+}
+
+fn describe(about: &BackupAbout) -> String {
+    let BackupAbout { cluster, node, slot, revision, version, .. } = about;
+    format!(
+        "revision {revision} at slot {slot} of cluster {cluster}, made by node {node} (synod {version})"
+    )
+}
+
+/// Tells on standard error how far it is.
+struct Progress {
+    what: &'static str,
+    bytes: u64,
+    told_at: Instant,
+    is_terminal: bool,
+}
+
+impl Progress {
+    fn new(what: &'static str) -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        Progress { what, bytes: 0, told_at: Instant::now(), is_terminal }
+    }
+
+    fn add(&mut self, bytes: u64) {
+        self.set(self.bytes + bytes);
+    }
+
+    fn set(&mut self, bytes: u64) {
+        self.bytes = bytes;
+        let every = if self.is_terminal { DRAW_EVERY } else { TELL_EVERY };
+        if self.told_at.elapsed() >= every {
+            self.told_at = Instant::now();
+            let text = format!("{} MiB {}", self.bytes >> 20, self.what);
+            if self.is_terminal {
+                // Nobody has to see it.
+                let _ = write!(std::io::stderr().lock(), "\r{text}");
+            } else {
+                warn(&text);
+            }
+        }
+    }
+
+    fn end(&self) {
+        if self.is_terminal {
+            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}

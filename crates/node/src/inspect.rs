@@ -1,0 +1,376 @@
+//! What a data folder holds, for people. Nothing in it is changed, so it can be asked
+//! of a folder that must be kept as it is.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use synod_journal::{ClusterId, Journal};
+use synod_kv::read::{Counter, ListQuery};
+use synod_kv::{MapError, State};
+use synod_storage::Store;
+use synod_storage::snapshot::StateFolders;
+
+use crate::folder::{JOURNAL, LOCK_FILE, MARKER_FILE};
+use crate::identity::{FILE, Identity};
+
+/// Records between two looks at a count.
+const VISITS: usize = 1 << 20;
+
+/// What a data folder holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Inspection {
+    /// The folder.
+    pub folder: PathBuf,
+    /// A process has the folder, so that only its identity is told: what is being
+    /// written looks damaged.
+    pub is_running: bool,
+    /// Whose it is; none when it holds no node.
+    pub identity: Option<InspectedIdentity>,
+    /// The journal; none when it can't be read.
+    pub journal: Option<InspectedJournal>,
+    /// The state; none when it can't be read.
+    pub state: Option<InspectedState>,
+    /// What says that the node must not start again by itself.
+    pub violation: Option<String>,
+    /// Whatever else an earlier life left; removed at the next start.
+    pub leftovers: Vec<String>,
+    /// What is wrong. Every checksum was looked at.
+    pub damage: Vec<String>,
+}
+
+/// Whose folder it is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InspectedIdentity {
+    /// The cluster's id, in hexadecimal.
+    pub cluster: String,
+    /// The node's id.
+    pub node: u32,
+    /// The id of this very folder, in hexadecimal.
+    pub store: String,
+    /// The members that the cluster was made with.
+    pub members: Vec<u32>,
+    /// Promises that make a leader.
+    pub promise_quorum: usize,
+    /// Acceptances that choose a value.
+    pub accept_quorum: usize,
+    /// How far ahead of the chosen slots a leader may propose.
+    pub alpha: u64,
+}
+
+/// What the journal holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InspectedJournal {
+    /// How often a node was started from it.
+    pub incarnation: u64,
+    /// The promise in force, as `round.node`.
+    pub promised: String,
+    /// It holds nothing at or below this slot.
+    pub truncated_slot: u64,
+    /// Every slot up to here is known as chosen.
+    pub chosen_slot: u64,
+    /// The last slot with a value in it.
+    pub last_slot: u64,
+    /// Slots with a value that is not known as chosen.
+    pub open_slots: usize,
+    /// The number of its last record.
+    pub position: u64,
+    /// Its files, those made ready for later included.
+    pub files: usize,
+    /// Their length.
+    pub bytes: u64,
+    /// A crash cut off the last group, which nobody was told of.
+    pub torn_tail: bool,
+}
+
+/// What the state holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InspectedState {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Every slot up to here is applied, durably.
+    pub applied_slot: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// A hash over the effects of every slot, in hexadecimal.
+    pub hash: String,
+    /// Keys that exist.
+    pub keys: u64,
+    /// Records, old revisions included.
+    pub records: u64,
+    /// The length of its files.
+    pub bytes: u64,
+    /// It was installed from a snapshot of this slot, and the journal did not say so yet
+    /// when the node ended; the next start makes up for it.
+    pub installed_slot: Option<u64>,
+}
+
+/// Looks at the data folder of a node, and changes nothing in it.
+///
+/// # Errors
+/// When the folder can't be read at all.
+pub fn inspect(folder: &Path) -> io::Result<Inspection> {
+    fs::read_dir(folder)?;
+    let mut found = Inspection {
+        folder: folder.to_owned(),
+        is_running: is_running(folder)?,
+        identity: None,
+        journal: None,
+        state: None,
+        violation: read_text(&folder.join(MARKER_FILE))?,
+        leftovers: Vec::new(),
+        damage: Vec::new(),
+    };
+    let identity = match fs::read(folder.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
+        content => Identity::decode(&content?),
+    };
+    match identity {
+        Err(reason) => found.damage.push(format!("{FILE}: {reason}")),
+        Ok(identity) => {
+            found.identity = Some(describe(&identity));
+            if !found.is_running {
+                found.look_at_journal(identity.cluster);
+            }
+        }
+    }
+    if !found.is_running {
+        found.look_at_state();
+    }
+    Ok(found)
+}
+
+/// Whether a process holds the lock. The lock is asked for and given back.
+fn is_running(folder: &Path) -> io::Result<bool> {
+    let file = match File::open(folder.join(LOCK_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+fn read_text(path: &Path) -> io::Result<Option<String>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        content => Ok(Some(String::from_utf8_lossy(&content?).into_owned())),
+    }
+}
+
+fn describe(identity: &Identity) -> InspectedIdentity {
+    let configuration = &identity.configuration;
+    InspectedIdentity {
+        cluster: format!("{:032x}", identity.cluster),
+        node: identity.node.0,
+        store: format!("{:032x}", identity.store),
+        members: configuration.members().iter().map(|member| member.0).collect(),
+        promise_quorum: configuration.promise_quorum(),
+        accept_quorum: configuration.accept_quorum(),
+        alpha: configuration.alpha(),
+    }
+}
+
+impl Inspection {
+    fn look_at_journal(&mut self, cluster: u128) {
+        let folder = self.folder.join(JOURNAL);
+        let held = match Journal::inspect(&folder, ClusterId(cluster)) {
+            Ok(held) => held,
+            Err(error) => {
+                self.damage.push(error.to_string());
+                return;
+            }
+        };
+        let (files, bytes) = size(&folder);
+        let recovered = held.recovered;
+        let last = recovered.open.last().map_or(recovered.chosen_upto, |open| open.slot);
+        self.journal = Some(InspectedJournal {
+            incarnation: held.incarnation,
+            promised: recovered.promised.to_string(),
+            truncated_slot: recovered.truncated_upto.0,
+            chosen_slot: recovered.chosen_upto.0,
+            last_slot: last.max(recovered.chosen_upto).0,
+            open_slots: recovered.open.len(),
+            position: recovered.position.0,
+            files,
+            bytes,
+            torn_tail: held.torn_tail,
+        });
+    }
+
+    fn look_at_state(&mut self) {
+        let folders = StateFolders::new(&self.folder);
+        let current = match folders.current() {
+            Ok(current) => current,
+            Err(error) => {
+                self.damage.push(error.to_string());
+                return;
+            }
+        };
+        match folders.leftovers() {
+            Ok(leftovers) => self.leftovers = leftovers,
+            Err(error) => self.damage.push(error.to_string()),
+        }
+        if !current.exists() {
+            return; // No node was ever started here.
+        }
+        let installed_slot = StateFolders::mark(&current).unwrap_or_else(|error| {
+            self.damage.push(error.to_string());
+            None
+        });
+        let store = match Store::open_read_only(&current) {
+            Ok(store) => store,
+            Err(error) => {
+                self.damage.push(error.to_string());
+                return;
+            }
+        };
+        let path = current.display();
+        let mut checked = |what: &str, result: Result<u64, MapError>| {
+            result.unwrap_or_else(|error| {
+                self.damage.push(format!("{what} {path}: {error}"));
+                0
+            })
+        };
+        let records = checked("the records in", store.verify(|| true));
+        let keys = checked("the keys in", count_keys(&store));
+        let state = State::load(&store).unwrap_or_else(|error| {
+            self.damage.push(format!("the state record in {path}: {error}"));
+            State::default()
+        });
+        self.state = Some(InspectedState {
+            applied_slot: state.applied_slot,
+            revision: state.revision.0,
+            hash: format!("{:016x}", state.hash()),
+            keys,
+            records,
+            bytes: size(&current).1,
+            installed_slot,
+            folder: current,
+        });
+    }
+}
+
+fn count_keys(store: &Store) -> Result<u64, MapError> {
+    let mut counter = Counter::new(store, &ListQuery::prefix(b""))?;
+    while !counter.go_on(VISITS)? {}
+    Ok(counter.page().count)
+}
+
+/// How many files a folder has and how long they are; none where it can't be read.
+fn size(folder: &Path) -> (usize, u64) {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let lengths = entries.filter_map(|entry| entry.metadata().ok()).map(|found| found.len());
+    lengths.fold((0, 0), |(files, bytes), length| (files + 1, bytes + length))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::{Node, Settings, init};
+
+    /// Every file with its contents and the times of its last changes.
+    fn image(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64, i64)> {
+        let mut files = BTreeMap::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).expect("readable") {
+                let path = entry.expect("readable").path();
+                let found = fs::metadata(&path).expect("there");
+                let times = (found.mtime(), found.mtime_nsec(), found.ctime_nsec());
+                let content = if found.is_dir() {
+                    folders.push(path.clone());
+                    Vec::new()
+                } else {
+                    fs::read(&path).expect("readable")
+                };
+                files.insert(path, (content, times.0, times.1, times.2));
+            }
+        }
+        files
+    }
+
+    fn settings(folder: &Path) -> Settings {
+        let text = "node_id = 1\ndata_dir = \"data\"\n[cluster]\n\
+                    id = \"0123456789abcdef0123456789abcdef\"\n\
+                    [client]\nlisten = \"127.0.0.1:0\"\n[peer]\nlisten = \"127.0.0.1:0\"\n\
+                    [[members]]\nid = 1\npeer = \"127.0.0.1:1\"\nclient_url = \"http://localhost:1\"\n";
+        Settings::parse(text, &folder.join("synod.toml")).expect("good settings")
+    }
+
+    /// Puts one key, waiting for the leader that this needs.
+    fn put(node: &Node) {
+        let mut stream = TcpStream::connect(node.client_addr()).expect("it listens");
+        let request = "PUT /v1/kv/key HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
+                       content-length: 5\r\n\r\nvalue";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    }
+
+    #[test]
+    fn a_folder_is_told_and_not_changed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path());
+        let data = &settings.data_dir;
+        init(&settings).expect("made");
+        let fresh = inspect(data).expect("readable");
+        assert_eq!((fresh.state, fresh.damage), (None, vec![]));
+
+        let node = Node::start(&settings).expect("starts");
+        let running = inspect(data).expect("readable");
+        assert!(running.is_running && running.journal.is_none(), "{running:?}");
+        put(&node);
+        node.stop().expect("stopped in order");
+
+        fs::write(data.join("VIOLATION"), "it was night").expect("written");
+        fs::create_dir(data.join("state.new")).expect("made");
+        let before = image(data);
+        let found = inspect(data).expect("readable");
+        assert!(image(data) == before, "the folder was changed");
+        assert!(!found.is_running);
+        assert_eq!(found.damage, Vec::<String>::new());
+        let journal = found.journal.expect("a journal");
+        assert!(journal.incarnation == 1 && journal.last_slot > 0, "{journal:?}");
+        let state = found.state.expect("a state");
+        assert!(state.applied_slot > 0 && state.keys == 1, "{state:?}");
+        assert_eq!(found.violation.as_deref(), Some("it was night"));
+        assert_eq!(found.leftovers, ["state.new"]);
+    }
+
+    #[test]
+    fn damage_is_told_and_the_rest_with_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path());
+        let data = &settings.data_dir;
+        init(&settings).expect("made");
+        let node = Node::start(&settings).expect("starts");
+        put(&node);
+        node.stop().expect("stopped in order");
+        let state = data.join("state");
+        let entries = fs::read_dir(&state).expect("readable");
+        let mut tables = entries.map(|entry| entry.expect("readable").path());
+        let table = tables.find(|path| path.extension().is_some_and(|e| e == "sst"));
+        let table = table.expect("a table");
+        let mut bytes = fs::read(&table).expect("readable");
+        bytes[3] ^= 0x40;
+        fs::write(&table, bytes).expect("written");
+        fs::write(state.join("INSTALLED"), "7 00000000\n").expect("written");
+        let found = inspect(data).expect("readable");
+        assert!(found.journal.is_some() && found.identity.is_some());
+        assert!(found.damage.iter().any(|text| text.contains("INSTALLED")), "{found:?}");
+        assert!(found.damage.iter().any(|text| text.contains("the records in")), "{found:?}");
+        fs::write(data.join(FILE), "{").expect("written");
+        let found = inspect(data).expect("readable");
+        assert!(found.damage[0].starts_with(FILE), "{found:?}");
+    }
+}

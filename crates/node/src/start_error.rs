@@ -1,0 +1,89 @@
+//! Why a node does not start, or stops.
+
+use std::path::PathBuf;
+
+use synod_journal::OpenError;
+use synod_kv::MapError;
+use synod_storage::StoreError;
+use synod_storage::snapshot::SnapshotError;
+
+use crate::folder::FolderError;
+use crate::identity::IdentityError;
+use crate::recovery::RecoveryError;
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data folder can't be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The data folder is not this node's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// It stopped because it met what must never be.
+    #[error(
+        "this node stopped because one of its invariants did not hold, and must not start again \
+         by itself. {} says what happened; when that is understood, remove the file",
+        .0.display()
+    )]
+    Violation(PathBuf),
+    /// An address can't be listened on.
+    #[error("{field}: cannot listen on {address}: {source}{}", hint(source))]
+    Listen {
+        /// The setting.
+        field: &'static str,
+        /// The address.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Too few files can be open.
+    #[error(
+        "this process may open {limit} files, which is too few: raise `ulimit -n`, or LimitNOFILE \
+         of its unit, to {wanted}"
+    )]
+    Descriptors {
+        /// The limit.
+        limit: u64,
+        /// What all connections would need.
+        wanted: u64,
+    },
+    /// The journal can't be opened.
+    #[error("{0}")]
+    Journal(#[from] OpenError),
+    /// The state can't be opened.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The states in the folder can't be told apart, or put in order.
+    #[error("{0}")]
+    States(#[from] SnapshotError),
+    /// The state can't be read.
+    #[error("{0}")]
+    State(MapError),
+    /// The state can't be rebuilt.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The trace of durability can't be written.
+    #[error("--trace-durability: cannot open {}: {source}", path.display())]
+    Trace {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No thread, or no runtime.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+fn hint(error: &std::io::Error) -> &'static str {
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        return ". Another process has this port: stop it, or set another one";
+    }
+    ""
+}
+
+/// Why a node stopped by itself, or did not stop well.
+#[derive(Debug, thiserror::Error)]
+#[error("the node stopped: {0}")]
+pub struct NodeFailure(pub String);

@@ -1,0 +1,116 @@
+//! A node that was away for longer than the others' journals go back.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+
+use support::{Cluster, request, status, wait_for};
+use synod_node::Node;
+use synod_storage::failpoint;
+
+/// Journals of small files, none of which is kept for anybody.
+const NO_TAIL: &str = "[limits]\nsegment_bytes = 65536\n[snapshot]\ntail_bytes_max = 0\n\
+                       tail_ms_max = 0\nkeep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n";
+
+fn number(of: &Node, field: &str) -> u64 {
+    status(of, field).as_u64().expect("a number")
+}
+
+fn metric(of: &Node, name: &str) -> u64 {
+    let page = request(of.client_addr(), "GET", "/metrics", "").body;
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("synod_{name} ")));
+    line.and_then(|value| value.parse().ok()).expect("a metric")
+}
+
+fn put_many(node: &Node, count: usize, round: usize) {
+    let value = "x".repeat(8_000);
+    for key in 0..count {
+        let target = format!("/v1/kv/key-{key}");
+        let put = request(node.client_addr(), "PUT", &target, &format!("{round} {value}"));
+        assert!((200..300).contains(&put.status), "{put:?}");
+    }
+}
+
+/// Writes until nobody's journal holds what the node that is away needs.
+fn leave_behind(nodes: &[&Node], chosen: u64) {
+    let mut round = 0;
+    wait_for("the journals to be cut", || {
+        round += 1;
+        put_many(nodes[0], 20, round);
+        nodes.iter().all(|node| number(node, "truncated_slot") > chosen + 1)
+    });
+}
+
+fn states(of: &Path) -> Vec<String> {
+    let entries = fs::read_dir(of).expect("readable");
+    let names = entries.map(|entry| entry.expect("readable").file_name().into_string());
+    let is_state = |name: &String| name.starts_with("state") || name.starts_with("checkpoint");
+    names.filter_map(Result::ok).filter(is_state).collect()
+}
+
+fn is_equal(one: &Node, other: &Node) -> bool {
+    let state = |node: &Node| (status(node, "applied_slot"), status(node, "state_hash"));
+    state(one) == state(other)
+}
+
+#[test]
+fn a_node_that_was_away_for_long_takes_over_a_state() {
+    let cluster = Cluster::with(3, NO_TAIL);
+    let mut nodes: Vec<Node> = cluster.start_all();
+    put_many(&nodes[0], 5, 0);
+    let away = nodes.pop().expect("three");
+    let chosen = number(&away, "chosen_slot");
+    away.stop().expect("stopped in order");
+    leave_behind(&[&nodes[0], &nodes[1]], chosen);
+
+    let back = cluster.start(2);
+    wait_for("the snapshot", || metric(&back, "snapshots_installed_total") == 1);
+    wait_for("equal states", || is_equal(&back, &nodes[0]));
+    let get = request(back.client_addr(), "GET", "/v1/kv/key-3?consistency=stale", "");
+    let expected = request(nodes[0].client_addr(), "GET", "/v1/kv/key-3", "");
+    assert_eq!((get.status, get.body), (200, expected.body));
+    // It takes part again: it applies, and its journal says where it starts.
+    put_many(&back, 3, 1_000);
+    wait_for("equal states", || is_equal(&back, &nodes[1]));
+    let folder = &cluster.settings[2].data_dir;
+    wait_for("the old state to go", || states(folder).len() == 1);
+    let state = folder.join(&states(folder)[0]);
+    assert_ne!(state, folder.join("state"));
+    wait_for("the mark to go", || !state.join("INSTALLED").exists());
+    back.stop().expect("stopped in order");
+    let again = cluster.start(2);
+    wait_for("equal states", || is_equal(&again, &nodes[0]));
+    assert_eq!(metric(&again, "snapshots_installed_total"), 0);
+}
+
+#[test]
+fn a_crash_at_any_step_of_the_switch_is_survived() {
+    let steps = ["mark written", "switched", "switch durable", "opened", "mark removed"];
+    assert_eq!(steps, failpoint::INSTALL_STEPS[3..], "no step is left out");
+    let cluster = Cluster::with(3, NO_TAIL);
+    let mut nodes: Vec<Node> = cluster.start_all();
+    let mut away = nodes.pop().expect("three");
+    let folder = cluster.settings[2].data_dir.clone();
+    for step in steps {
+        put_many(&nodes[0], 1, 0);
+        wait_for("equal states", || is_equal(&away, &nodes[0]));
+        let chosen = number(&away, "chosen_slot");
+        away.stop().expect("stopped in order");
+        leave_behind(&[&nodes[0], &nodes[1]], chosen);
+
+        failpoint::arm(&folder, step);
+        let crashing = cluster.start(2);
+        wait_for("the crash", || !failpoint::is_armed(&folder, step));
+        let failure = crashing.stop().expect_err("it failed by itself");
+        assert!(failure.to_string().contains(step), "{failure}");
+
+        away = cluster.start(2);
+        wait_for("equal states", || is_equal(&away, &nodes[1]));
+        wait_for("one state", || states(&folder).len() == 1);
+        let mark = folder.join(&states(&folder)[0]).join("INSTALLED");
+        wait_for("the mark to go", || !mark.exists());
+        let installs = metric(&away, "snapshots_installed_total");
+        assert_eq!(installs, u64::from(step == "mark written"), "{step}");
+    }
+}

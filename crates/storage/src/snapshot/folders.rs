@@ -1,0 +1,205 @@
+//! Which folder is the state, and how another one becomes it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use super::error::During;
+use super::file::sync_folder;
+use super::{SnapshotError, Verified};
+use crate::failpoint;
+
+const STATE: &str = "state";
+const ARRIVING: &str = "state.new";
+/// What is sent to peers.
+const CHECKPOINT: &str = "checkpoint";
+/// What is being told to a client that makes a backup.
+const BACKUP: &str = "backup";
+const MARK: &str = "INSTALLED";
+/// Slots are written with this many digits.
+const DIGITS: usize = 20;
+
+/// The states of one data folder.
+#[derive(Clone, Debug)]
+pub struct StateFolders {
+    data: PathBuf,
+}
+
+/// A state that was installed just now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Installed {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Everything up to here is in it.
+    pub slot: u64,
+}
+
+impl StateFolders {
+    /// The states in `data`.
+    #[must_use]
+    pub fn new(data: impl Into<PathBuf>) -> StateFolders {
+        StateFolders { data: data.into() }
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Where a snapshot arrives.
+    #[must_use]
+    pub fn arriving(&self) -> PathBuf {
+        self.data.join(ARRIVING)
+    }
+
+    /// Where a snapshot for others lies.
+    #[must_use]
+    pub fn checkpoint(&self) -> PathBuf {
+        self.data.join(CHECKPOINT)
+    }
+
+    /// Where a snapshot for a backup lies.
+    #[must_use]
+    pub fn backup(&self) -> PathBuf {
+        self.data.join(BACKUP)
+    }
+
+    /// The state: the one of the highest slot. It need not exist yet.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn current(&self) -> Result<PathBuf, SnapshotError> {
+        let states = self.list()?.into_iter().filter_map(|name| Some((slot_of(&name)?, name)));
+        let newest = states.max().map_or(STATE.to_owned(), |(_, name)| name);
+        Ok(self.data.join(newest))
+    }
+
+    /// What [`StateFolders::clean`] would remove.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn leftovers(&self) -> Result<Vec<String>, SnapshotError> {
+        let current = self.current()?;
+        let is_left = |name: &String| {
+            let others = [ARRIVING, CHECKPOINT, BACKUP].iter().any(|other| {
+                name.strip_prefix(other).is_some_and(|rest| ["", ".tmp"].contains(&rest))
+            });
+            others || slot_of(name).is_some() && self.data.join(name) != current
+        };
+        Ok(self.list()?.into_iter().filter(is_left).collect())
+    }
+
+    /// Removes all that a crash left: states that are not the state any more, snapshots
+    /// that had not arrived, those that were being sent. Answers their names.
+    ///
+    /// # Errors
+    /// When they cannot be removed.
+    pub fn clean(&self) -> Result<Vec<String>, SnapshotError> {
+        let left = self.leftovers()?;
+        for name in &left {
+            let path = self.data.join(name);
+            fs::remove_dir_all(&path).during("remove", &path)?;
+        }
+        Ok(left)
+    }
+
+    /// Removes what arrived of a snapshot that does not come.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_arriving(&self) -> Result<(), SnapshotError> {
+        let path = self.arriving();
+        match fs::remove_dir_all(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed.during("remove", &path),
+        }
+    }
+
+    /// Makes a snapshot the state. When this returned it is so durably; when it failed,
+    /// the state is the old one or the new one, which the next start finds out.
+    ///
+    /// The mark tells that start that the journal does not know of it yet.
+    ///
+    /// # Errors
+    /// When the disk refuses. The node must stop: what the state is is open.
+    pub fn install(&self, verified: Verified) -> Result<Installed, SnapshotError> {
+        let (arrived, slot) = (verified.path, verified.state.applied_slot);
+        let mark = arrived.join(MARK);
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true).mode(0o600);
+        let mut file = options.open(&mark).during("make", &mark)?;
+        file.write_all(mark_text(slot).as_bytes()).during("write", &mark)?;
+        file.sync_all().during("sync", &mark)?;
+        sync_folder(&arrived).during("sync", &arrived)?;
+        self.step("mark written")?;
+        let path = self.data.join(format!("{STATE}-{slot:0width$}", width = DIGITS));
+        fs::rename(&arrived, &path).during("rename", &arrived)?;
+        self.step("switched")?;
+        sync_folder(&self.data).during("sync", &self.data)?;
+        self.step("switch durable")?;
+        Ok(Installed { path, slot })
+    }
+
+    /// The slot of a state that the journal does not know of yet.
+    ///
+    /// # Errors
+    /// When the mark is damaged or cannot be read.
+    pub fn mark(state: &Path) -> Result<Option<u64>, SnapshotError> {
+        let mark = state.join(MARK);
+        let text = match fs::read(&mark) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            text => text.during("read", &mark)?,
+        };
+        let parsed = std::str::from_utf8(&text).ok().and_then(|text| {
+            let slot = text.split(' ').next()?.parse().ok()?;
+            (text == mark_text(slot)).then_some(slot)
+        });
+        let damaged = || SnapshotError::Damaged(format!("{} is damaged", mark.display()));
+        parsed.map(Some).ok_or_else(damaged)
+    }
+
+    /// The journal knows: the mark goes, durably.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove_mark(&self, state: &Path) -> Result<(), SnapshotError> {
+        let mark = state.join(MARK);
+        match fs::remove_file(&mark) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.during("remove", &mark)?,
+        }
+        File::open(state).and_then(|folder| folder.sync_all()).during("sync", state)?;
+        self.step("mark removed")
+    }
+
+    fn step(&self, step: &str) -> Result<(), SnapshotError> {
+        failpoint::hit(&self.data, step).during("go on in", &self.data)
+    }
+
+    fn list(&self) -> Result<Vec<String>, SnapshotError> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.data).during("read", &self.data)? {
+            let entry = entry.during("read", &self.data)?;
+            names.extend(entry.file_name().into_string().ok());
+        }
+        names.sort();
+        Ok(names)
+    }
+}
+
+/// What stands in the mark: the slot and a checksum, in words.
+fn mark_text(slot: u64) -> String {
+    format!("{slot} {:08x}\n", crc32c::crc32c(&slot.to_le_bytes()))
+}
+
+/// The slot of a state's folder; none for any other name.
+fn slot_of(name: &str) -> Option<u64> {
+    if name == STATE {
+        return Some(0);
+    }
+    let digits = name.strip_prefix(STATE)?.strip_prefix('-')?;
+    let is_slot = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|_| is_slot)
+}

@@ -1,0 +1,146 @@
+//! A backup of a running cluster becomes another cluster with the same contents, and a
+//! damaged one becomes nothing.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use support::cluster::{TestCluster, folder, synod};
+use support::wait::wait_until;
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+fn listing(cluster: &TestCluster, id: u32) -> String {
+    let list = cluster.request(id, "GET", "/v1/kv?limit=1000&encoding=base64", &[], b"");
+    assert_eq!(list.status, 200, "{}", list.text());
+    list.text()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The settings of each node of `cluster`, for new folders and a new cluster id.
+fn new_settings(cluster: &TestCluster, id: u32, cluster_id: &str) -> (String, PathBuf) {
+    let file = cluster.settings_path(id);
+    let settings = fs::read_to_string(&file).expect("settings");
+    let old = settings.lines().find(|line| line.starts_with("id = \"")).expect("a cluster id");
+    let data = file.parent().expect("a folder").join("data");
+    (settings.replacen(old, &format!("id = \"{cluster_id}\""), 1), data)
+}
+
+#[test]
+fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
+    let dir = folder();
+    let file = dir.path().join("all.synod");
+    let mut cluster = TestCluster::start(3);
+    for number in 0..300_u32 {
+        let value: Vec<u8> =
+            (0..2_000).map(|at: u32| (number * 31 + at * 7).to_le_bytes()[0]).collect();
+        let target = format!("/v1/kv/{:03}", number % 200);
+        let put = cluster.request(number % 3 + 1, "PUT", &target, &[], &value);
+        assert!(put.status < 300, "{}", put.text());
+    }
+    assert_eq!(cluster.request(2, "DELETE", "/v1/kv/007", &[], b"").status, 200);
+    let before = listing(&cluster, 1);
+    let endpoints = cluster.endpoints();
+    let made = synod(&["backup", text(&file), "--endpoints", &endpoints]);
+    assert!(made.status.success(), "{}", said(&made));
+    let again = synod(&["backup", text(&file), "--endpoints", &endpoints]);
+    assert_eq!(again.status.code(), Some(2), "an existing file is not replaced");
+    let checked = synod(&["restore", text(&file), "--check"]);
+    assert!(checked.status.success(), "{}", said(&checked));
+    assert!(cluster.stop().success());
+
+    // The same id, and a folder that is in use, are refused.
+    let config = cluster.settings_path(1);
+    let refused = synod(&["restore", text(&file), "--config", text(&config)]);
+    assert!(said(&refused).contains("new id"), "{}", said(&refused));
+    let id = "feedfacefeedfacefeedfacefeedface";
+    for node in cluster.ids() {
+        let (settings, data) = new_settings(&cluster, node, id);
+        fs::write(cluster.settings_path(node), settings).expect("written");
+        let config = cluster.settings_path(node);
+        let refused = synod(&["restore", text(&file), "--config", text(&config)]);
+        assert!(said(&refused).contains("already holds node"), "{}", said(&refused));
+        let inspected = synod(&["inspect", "--data", text(&data)]);
+        assert!(inspected.status.success(), "{}", said(&inspected));
+        fs::remove_dir_all(&data).expect("removed");
+        let restored = synod(&["restore", text(&file), "--config", text(&config)]);
+        assert!(restored.status.success(), "{}", said(&restored));
+        let inspected = synod(&["inspect", "--data", text(&data), "--json"]);
+        let found: serde_json::Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
+        assert_eq!(found["identity"]["cluster"], id);
+        assert_eq!(found["state"]["keys"], 199, "{found}");
+        assert!(found["state"]["installed_slot"].as_u64().is_some(), "{found}");
+        cluster.start_by_hand(node);
+    }
+    for node in cluster.ids() {
+        wait_until("the new cluster serves", || {
+            let ready = cluster.try_request(node, "GET", "/readyz", &[], b"");
+            ready.is_ok_and(|ready| ready.status == 200)
+        });
+    }
+    assert_eq!(listing(&cluster, 1), before);
+    // It takes writes at every node: the nodes' own counts began again.
+    for node in cluster.ids() {
+        let put = cluster.request(node, "PUT", &format!("/v1/kv/new-{node}"), &[], b"new");
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    let revision = |text: &str| {
+        let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        list["revision"].as_u64().expect("a revision")
+    };
+    assert_eq!(revision(&listing(&cluster, 2)), revision(&before) + 3);
+    assert_eq!(cluster.status(1).expect("a status")["cluster"], id);
+}
+
+#[test]
+fn a_damaged_backup_is_refused_and_nothing_is_changed() {
+    let dir = folder();
+    let file = dir.path().join("all.synod");
+    let cluster = TestCluster::start(1);
+    for number in 0..50 {
+        let put = cluster.request(1, "PUT", &format!("/v1/kv/{number}"), &[], &[7; 3_000]);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    let made = synod(&["backup", text(&file), "--endpoints", &cluster.endpoints()]);
+    assert!(made.status.success(), "{}", said(&made));
+    let whole = fs::read(&file).expect("readable");
+
+    let node = dir.path().join("node");
+    fs::create_dir(&node).expect("made");
+    let (settings, _) = new_settings(&cluster, 1, "feedfacefeedfacefeedfacefeedface");
+    let config = node.join("synod.toml");
+    fs::write(&config, settings).expect("written");
+    let damaged = dir.path().join("damaged.synod");
+    let refuse = |content: &[u8], what: &str| {
+        fs::write(&damaged, content).expect("written");
+        let refused = synod(&["restore", text(&damaged), "--config", text(&config)]);
+        assert_eq!(refused.status.code(), Some(1), "{what}: {}", said(&refused));
+        assert!(said(&refused).contains("is not a whole backup"), "{what}: {}", said(&refused));
+        assert!(!node.join("data").exists(), "{what}");
+    };
+    refuse(&[], "empty");
+    refuse(&whole[..whole.len() - 1], "without its last byte");
+    refuse(&whole[..whole.len() - 32], "without its last block");
+    refuse(&whole[..whole.len() / 2], "the first half");
+    refuse(&[&whole[..], b"x"].concat(), "one byte more");
+    let step = whole.len() / 40;
+    for at in (0..whole.len()).step_by(step.max(1)) {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x20;
+        refuse(&flipped, &format!("byte {at} of {}", whole.len()));
+    }
+    // An absent cluster leaves no file behind.
+    let nothing = dir.path().join("nothing.synod");
+    let failed = synod(&["backup", text(&nothing), "--endpoints", "http://127.0.0.1:1"]);
+    assert_eq!(failed.status.code(), Some(1), "{}", said(&failed));
+    let left = fs::read_dir(dir.path()).expect("readable").filter_map(Result::ok);
+    let left: Vec<String> = left.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    assert!(!left.iter().any(|name| name.starts_with("nothing")), "{left:?}");
+}

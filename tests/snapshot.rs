@@ -1,0 +1,138 @@
+//! A node that was away for longer than the journals go back, as processes that are
+//! killed: the one that comes back, and the one that it gets the state from.
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::PathBuf;
+
+use support::cluster::TestCluster;
+use support::http;
+use support::wait::wait_until;
+
+/// Journals of small files of which none is kept, and states that take a while to move.
+const SETTINGS: &str = "\n[limits]\nsegment_bytes = 65536\n[timing]\nflush_interval_ms = 100\n\
+    [snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\nkeep_for_peers_ms = 0\n\
+    rate_bytes_per_s = 1500000\ndisk_reserve_bytes = 0\n";
+const AWAY: u32 = 3;
+
+fn number(cluster: &TestCluster, id: u32, field: &str) -> u64 {
+    cluster.status(id).and_then(|status| status[field].as_u64()).unwrap_or(0)
+}
+
+fn metric(cluster: &TestCluster, id: u32, name: &str) -> u64 {
+    let Ok(page) = cluster.try_request(id, "GET", "/metrics", &[], b"") else { return 0 };
+    let page = page.text();
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("synod_{name} ")));
+    line.and_then(|value| value.parse().ok()).unwrap_or(0)
+}
+
+/// Puts about as many megabytes that do not compress, at one of the nodes that are there.
+fn fill(cluster: &TestCluster, megabytes: u64, round: u64) {
+    let mut random = round + 1;
+    for key in 0..megabytes * 4 {
+        let value = std::iter::repeat_with(|| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+            random.to_le_bytes()[7]
+        });
+        let value: Vec<u8> = value.take(256 << 10).collect();
+        let put = cluster.request(1, "PUT", &format!("/v1/kv/{round}/{key}"), &[], &value);
+        assert!(put.status < 300, "{}", put.text());
+    }
+}
+
+/// A cluster whose third node was killed and is far behind.
+fn left_behind() -> TestCluster {
+    let mut cluster = TestCluster::start(3);
+    assert!(cluster.stop().success());
+    for id in cluster.ids() {
+        let mut file =
+            File::options().append(true).open(cluster.settings_path(id)).expect("settings");
+        file.write_all(SETTINGS.as_bytes()).expect("written");
+    }
+    cluster.launch();
+    fill(&cluster, 1, 0);
+    cluster.kill(AWAY);
+    let chosen = number(&cluster, 1, "chosen_slot");
+    let mut round = 0;
+    wait_until("the journals are cut", || {
+        round += 1;
+        fill(&cluster, 1, round.min(8));
+        round >= 8 && [1, 2].iter().all(|id| number(&cluster, *id, "truncated_slot") > chosen + 1)
+    });
+    cluster
+}
+
+fn state_folders(cluster: &TestCluster, id: u32) -> Vec<PathBuf> {
+    let data = cluster.data_dir().join(format!("node-{id}")).join("data");
+    let entries = fs::read_dir(data).expect("a data folder").filter_map(Result::ok);
+    let is_state = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("state"))
+    };
+    entries.map(|entry| entry.path()).filter(is_state).collect()
+}
+
+/// Waits until the files of a state are coming, and says from whom and how much is here.
+fn wait_for_part(cluster: &TestCluster, bytes: u64) -> u32 {
+    support::wait::wait_for("a part of the state", || {
+        let status = cluster.status(AWAY)?;
+        let snapshot = status["snapshot"].as_object()?.clone();
+        let has = snapshot["bytes"].as_u64()? >= bytes && snapshot["bytes_total"].as_u64()? > 0;
+        has.then(|| u32::try_from(snapshot["from"].as_u64().unwrap_or(0)).unwrap_or(0))
+    })
+}
+
+fn wait_until_equal(cluster: &TestCluster) {
+    wait_until("the states are equal", || {
+        let state = |id| {
+            let status = cluster.status(id)?;
+            Some((status["applied_slot"].clone(), status["state_hash"].clone()))
+        };
+        state(1).is_some() && state(1) == state(AWAY) && state(2) == state(AWAY)
+    });
+    let newest = |id| {
+        let target = "/v1/kv/8/3?consistency=stale";
+        http::request(cluster.client_addr(id), "GET", target, &[], b"").expect("an answer").body
+    };
+    assert!(newest(1).len() == 256 << 10 && newest(1) == newest(AWAY));
+    wait_until("one state is left", || state_folders(cluster, AWAY).len() == 1);
+    let mark = state_folders(cluster, AWAY)[0].join("INSTALLED");
+    wait_until("the mark is gone", || !mark.exists());
+}
+
+#[test]
+fn a_killed_follower_comes_back_by_a_snapshot_though_it_is_killed_again_meanwhile() {
+    let mut cluster = left_behind();
+    cluster.start_by_hand(AWAY);
+    wait_for_part(&cluster, 1 << 20);
+    cluster.kill(AWAY);
+    assert!(state_folders(&cluster, AWAY).iter().any(|path| path.ends_with("state.new")));
+    cluster.start_by_hand(AWAY);
+    wait_until_equal(&cluster);
+    assert_eq!(metric(&cluster, AWAY, "snapshots_installed_total"), 1);
+    // A vote of the node that came back counts: the other two need it.
+    cluster.kill(2);
+    let put = cluster.request(1, "PUT", "/v1/kv/after", &[], b"with node 3");
+    assert_eq!(put.status, 201, "{}", put.text());
+}
+
+#[test]
+fn a_snapshot_comes_though_the_node_that_sends_it_is_killed() {
+    let mut cluster = left_behind();
+    cluster.start_by_hand(AWAY);
+    let sender = wait_for_part(&cluster, 1 << 20);
+    assert!([1, 2].contains(&sender));
+    cluster.kill(sender);
+    // Without it there is still a majority, and the other one has a state, too.
+    let other = 3 - sender;
+    wait_until("a state from the other", || {
+        metric(&cluster, AWAY, "snapshots_installed_total") == 1
+    });
+    let put = cluster.request(other, "PUT", "/v1/kv/after", &[], b"without the sender");
+    assert_eq!(put.status, 201, "{}", put.text());
+    cluster.start_by_hand(sender);
+    wait_until_equal(&cluster);
+    let data = cluster.data_dir().join(format!("node-{sender}")).join("data");
+    assert!(!data.join("checkpoint").exists(), "the start removed what was being sent");
+}
