@@ -1,11 +1,11 @@
 //! What clients send: raw bytes on a connection to a real server, through hyper, the
 //! router and every handler, over a real state machine in memory.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_api::{Count, Leader, Limits, Refused, Replica};
+use synod_api::{BackupParts, Leader, Limits, Refused, Replica};
 use synod_kv::http::{Problem, RoleName, StatusBody};
 use synod_kv::read::{self, Counter, Look, Page};
 use synod_kv::{
@@ -88,10 +88,24 @@ impl Replica for Alone {
         self.with(|machine| read::list(machine.map(), query))
     }
 
-    /// Always over the first three keys, because it must outlive the lock.
-    fn count(&self, query: ListQuery) -> Result<impl Count + Send, MapError> {
-        static MAP: OnceLock<MemoryMap> = OnceLock::new();
-        Counter::new(MAP.get_or_init(|| three_keys().map().clone()), &query)
+    async fn count(
+        &self,
+        query: ListQuery,
+        visits_max: usize,
+        goes_on: impl Fn() -> bool + Send,
+    ) -> Result<Page, MapError> {
+        let map = self.with(|machine| machine.map().clone());
+        let mut counter = Counter::new(&map, &query)?;
+        while !counter.go_on(visits_max)? && goes_on() {
+            tokio::task::yield_now().await;
+        }
+        Ok(counter.page().clone())
+    }
+
+    fn backup(&self) -> Result<BackupParts, Refused> {
+        let (sender, parts) = tokio::sync::mpsc::channel(1);
+        drop(sender.try_send(Ok(Bytes::from_static(b"a backup"))));
+        Ok(parts)
     }
 
     fn revision(&self) -> Revision {
@@ -129,6 +143,7 @@ impl Replica for Alone {
             state_hash: None,
             failures_survivable: 0,
             peers: Vec::new(),
+            snapshot: None,
         }
     }
 

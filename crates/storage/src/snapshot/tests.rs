@@ -155,21 +155,22 @@ fn a_damaged_byte_is_found_before_the_switch() {
     let files = source.files().to_vec();
     // On the way: what was written is not what was sent.
     let mut arrival = Arrival::begin(&folders, 900, files.clone(), 0).expect("begun");
-    let chunk = source.read(0, 0, CHUNK_BYTES).expect("readable").expect("there");
     let checksum = source.checksum(0).expect("readable");
-    let mut wrong = chunk.clone();
-    wrong[3] ^= 1;
-    arrival.write(0, 0, &wrong).expect("written");
-    let damaged = arrival.finish_file(0, checksum);
+    let mut send = |flip: u8| {
+        let mut offset = 0;
+        while offset < files[0].bytes {
+            let chunk = source.read(0, offset, CHUNK_BYTES).expect("readable");
+            let mut chunk = chunk.expect("there");
+            chunk[3] ^= if offset == 0 { flip } else { 0 };
+            arrival.write(0, offset, &chunk).expect("written");
+            offset += chunk.len() as u64;
+        }
+        arrival.finish_file(0, checksum)
+    };
+    let damaged = send(1);
     assert!(matches!(damaged, Err(SnapshotError::Damaged(_))), "{damaged:?}");
     // Once more, and right.
-    let mut offset = 0;
-    while offset < files[0].bytes {
-        let chunk = source.read(0, offset, CHUNK_BYTES).expect("readable").expect("there");
-        arrival.write(0, offset, &chunk).expect("written");
-        offset += chunk.len() as u64;
-    }
-    arrival.finish_file(0, checksum).expect("whole");
+    send(0).expect("whole");
 
     // At the source, before its checksums were made: the blocks' own tell.
     let tables = files.iter().filter(|file| file.name.ends_with(".sst"));
