@@ -28,6 +28,7 @@ mod planted;
 mod proposer;
 mod quorum;
 mod read;
+mod reconfiguration;
 mod replica;
 pub mod single_decree;
 mod slot;
@@ -36,8 +37,8 @@ mod value;
 
 pub use ballot::{Ballot, NodeId};
 pub use boundary::{
-    Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record, RecordBody,
-    Recovered, Role, Status,
+    ChangeRefusal, Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record,
+    RecordBody, Recovered, Role, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
 pub use message::{
@@ -46,6 +47,7 @@ pub use message::{
 };
 pub use options::Options;
 pub use planted::{Bug, Planted};
+pub use reconfiguration::{Configurations, Reign};
 pub use replica::{Replica, Route};
 pub use slot::{Position, Slot};
 pub use time::Time;

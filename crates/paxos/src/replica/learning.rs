@@ -113,7 +113,7 @@ impl Replica {
     }
 
     pub(super) fn receive_loaded(&mut self, load: Load, values: Vec<Value>, effects: &mut Effects) {
-        let index = self.configuration.index_of(load.to);
+        let index = self.place_of(load.to);
         let newest = index.and_then(|index| self.loading[index].take());
         self.ship(load.to, newest.unwrap_or(load.nonce), load.first, values, effects);
     }
