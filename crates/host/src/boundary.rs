@@ -1,8 +1,12 @@
 //! What goes into a host and what comes out of it: messages only, so that a node
 //! with threads and a simulation without any run the same host.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use synod_paxos::{Load, NodeId, Position, Record, Slot, Time, Value};
+use synod_paxos::{
+    ChangeRefusal, Configuration, Load, NodeId, Position, Record, Slot, Time, Value,
+};
 use synod_wire::PeerMessage;
 
 /// Names a client's request within this life of the node. Chosen by the caller,
@@ -56,6 +60,15 @@ pub enum Event {
     },
     /// Another node shall lead: this one shuts down.
     HandOver,
+    /// An operator wants other members: answered by [`Action::ChangeAnswered`].
+    Change {
+        /// Its name.
+        request: RequestId,
+        /// The new configuration, numbered.
+        configuration: Configuration,
+        /// Whether what is merely risky is done all the same.
+        force: bool,
+    },
 }
 
 /// How far the state machine is.
@@ -112,6 +125,16 @@ pub enum Action {
         /// The read.
         request: RequestId,
     },
+    /// A change of the members was proposed, or was not and why. A proposed one governs
+    /// when the core's status says so, or never if another leader came first.
+    ChangeAnswered {
+        /// The request.
+        request: RequestId,
+        /// Why it was not proposed.
+        outcome: Result<(), ChangeRefusal>,
+    },
+    /// Who is to be talked to has changed: the members of these configurations.
+    TalkTo(Vec<Arc<Configuration>>),
     /// The request ends without an answer of the state machine.
     Refuse {
         /// The request.

@@ -33,6 +33,7 @@ bugs! {
     SlotBeforeData = 33, "the applied slot is written before the data that it stands for";
     RevisionBehindData = 33, "the saved revision is one behind the data that are saved with it";
     SequencesForgotten = 36, "the saved state forgets which commands of which node it took";
+    ConfigurationsForgotten = 36, "the saved state forgets who votes";
     RetryAppliedTwice = 43, "a retry under an idempotency key is carried out again";
     SequenceAppliedTwice = 43, "a command that arrives twice is carried out twice";
     AnswersInMemoryOnly = 43, "answers under idempotency keys are not saved";

@@ -340,6 +340,8 @@ impl Owner {
             Action::Truncate(upto) => {
                 let _ = self.workers.journal.send(JournalTask::Truncate(upto));
             }
+            // A node does not ask for changes of the members yet.
+            Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {
                     self.answers.push(Answer::Read(reply, Ok(())));

@@ -9,8 +9,8 @@ use synod_kv::{
     Taken, read,
 };
 use synod_paxos::{
-    AcceptedSlot, Configuration, Load, NodeId, Options, Position, Record, RecordBody, Recovered,
-    Slot, Standing, Time, Value,
+    AcceptedSlot, Configuration, Configurations, Load, NodeId, Options, Position, Record,
+    RecordBody, Recovered, Slot, Standing, Time, Value,
 };
 use synod_wire::{PeerMessage, batch, command};
 
@@ -322,7 +322,7 @@ impl Town {
     }
 
     fn start(&mut self, id: NodeId) {
-        let (now, configuration) = (self.now, self.configuration.clone());
+        let (now, configurations) = (self.now, Configurations::new(self.configuration.clone()));
         let options = Options { seed: self.rng.u64(..), ..self.options.clone() };
         let house = self.house(id);
         house.life += 1;
@@ -350,7 +350,7 @@ impl Town {
         };
         let limits = Limits::default();
         let settings =
-            HostSettings { node: id, incarnation: house.life, configuration, options, limits };
+            HostSettings { node: id, incarnation: house.life, configurations, options, limits };
         house.process = Some(Process {
             host: Host::new(settings, recovered, &applied, now),
             machine,
@@ -480,7 +480,7 @@ impl Town {
                 let event = Event::Loaded { load, values };
                 self.at(300, Happening::Event { node: id, life, event });
             }
-            Action::Truncate(_) => {}
+            Action::Truncate(_) | Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
             Action::ReadReady { request } => {
                 let process = self.house(id).process.as_ref().expect("alive");
                 let revision = process.machine.revision();
@@ -639,6 +639,7 @@ fn apply_value(
 ) -> Vec<(ServerId, Taken)> {
     let mut commands = Vec::new();
     let mut stamp = 0;
+    assert!(!matches!(value, Value::Configuration(_)), "nobody here changes the members");
     if let Value::Batch(bytes) = value {
         let batch = batch::decode(bytes).expect("a batch of our own");
         stamp = batch.cluster_time_ms;
