@@ -1,6 +1,6 @@
 //! How a node comes to life: what its disk and its state give back.
 
-use synod_host::{Applied, Event, Host, HostSettings, Limits};
+use synod_host::{Applied, Event, Host, HostSettings, Limits, configurations_of};
 use synod_kv::{KvOptions, StateMachine, Taken};
 use synod_paxos::{Configuration, NodeId, Options, Slot};
 
@@ -59,7 +59,7 @@ impl World<'_> {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
             // It may be the first to apply this at all.
-            for took in apply_value(&mut machine, slot, value) {
+            for took in apply_value(&mut machine, &self.first, slot, value) {
                 if let Taken::Applied { outcome, .. } = took.taken {
                     let exactly_once = &mut self.checks.exactly_once;
                     exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
@@ -82,7 +82,12 @@ impl World<'_> {
         let settings = HostSettings {
             node: id,
             incarnation: life,
-            configuration: configuration(&self.plan)?,
+            configurations: configurations_of(&machine, &self.first).map_err(|error| {
+                Violation {
+                    checker: Checker::Durability,
+                    text: format!("{id} has lost who votes: {error}"),
+                }
+            })?,
             options: options(&self.plan, self.rng.u64(..)),
             limits: limits(&self.plan),
         };
@@ -121,7 +126,8 @@ fn is_gone(fate: Fate, store_id: u64) -> bool {
     fate == Fate::Lost && store_id == 0
 }
 
-fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
+/// The configuration of the beginning.
+pub(crate) fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
     let members = (1..=plan.members).map(NodeId).collect();
     Configuration::new(members, plan.promise_quorum, plan.accept_quorum, plan.sizes.alpha).map_err(
         |error| Violation {

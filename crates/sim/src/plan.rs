@@ -120,7 +120,7 @@ impl Plan {
             members,
             promise_quorum,
             accept_quorum,
-            faults: draw_faults(&mut rng),
+            faults: draw_membership(seed, draw_faults(&mut rng)),
             faults_us: 60_000_000,
             operations_min: 500,
             healed_us: 30_000_000,
@@ -151,6 +151,9 @@ impl Plan {
 
     /// Nodes that may be lost for good: the rest still has every quorum.
     pub(crate) fn losable(&self) -> usize {
+        if self.strength(Fault::Membership) > 0.0 {
+            return 0; // Who is needed changes.
+        }
         self.members as usize - self.promise_quorum.max(self.accept_quorum)
     }
 
@@ -200,12 +203,22 @@ fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
 fn draw_faults(rng: &mut Rng) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::Membership) {
         let on = rng.u8(..100) < share;
         let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
         if on {
             faults.insert(fault, percent);
         }
+    }
+    faults
+}
+
+/// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
+/// always drew besides.
+fn draw_membership(seed: u64, mut faults: BTreeMap<Fault, u32>) -> BTreeMap<Fault, u32> {
+    let mut rng = Rng::with_seed(seed ^ 0x5eed_0002);
+    if rng.u8(..4) == 0 {
+        faults.insert(Fault::Membership, rng.u32(20..=100));
     }
     faults
 }

@@ -51,6 +51,9 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::Write { request, command, .. } => [27, request.0, command.len() as u64],
         Event::Read { request, .. } => [28, request.0, 0],
         Event::HandOver => [29, 0, 0],
+        Event::Change { configuration, force, .. } => {
+            [30, configuration.number(), u64::from(*force)]
+        }
     }
 }
 
@@ -111,6 +114,7 @@ fn event_line(event: &Event) -> String {
         Event::Write { request, .. } => format!("write r{}", request.0),
         Event::Read { request, .. } => format!("read r{}", request.0),
         Event::HandOver => "that another shall lead".to_owned(),
+        Event::Change { configuration, .. } => format!("that it shall propose {configuration:?}"),
     }
 }
 
@@ -151,6 +155,7 @@ fn value_line(value: &Value) -> String {
     match value {
         Value::Noop => "no-op".to_owned(),
         Value::Batch(bytes) => format!("batch of {} bytes", bytes.len()),
+        Value::Configuration(new) => format!("configuration {}", new.number()),
     }
 }
 
@@ -177,7 +182,9 @@ pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
             Message::Reject(m) => match m.reason {
                 RejectReason::Promised(_) => Rare::RejectPromised,
                 // Nothing is truncated that a member lacks, so no candidate is that far behind.
-                RejectReason::TooFarBehind(_) => return,
+                RejectReason::TooFarBehind(_)
+                | RejectReason::NoVoter(_)
+                | RejectReason::NoMember { .. } => return,
                 RejectReason::Truncated(_) => Rare::RejectTruncated,
                 RejectReason::BeyondWindow(_) => Rare::RejectBeyondWindow,
             },
