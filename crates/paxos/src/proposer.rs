@@ -519,7 +519,7 @@ impl Leading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{collections::BTreeSet, format, vec};
+    use alloc::{collections::BTreeSet, format, sync::Arc, vec};
     use bytes::Bytes;
 
     const NOW: Time = Time(1_000);
@@ -791,6 +791,96 @@ mod tests {
                 let unchosen: Vec<u64> = (3..=5).filter(|s| !by_majority.contains(s)).collect();
                 assert_eq!(open, unchosen, "only these are sent again");
             }
+        }
+    }
+
+    /// n1, n2 and n3 vote up to slot 4; from slot 5 on n1 and n4 do, of whom both are
+    /// needed. n5 learns.
+    fn changed() -> Configurations {
+        let three = Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 4).expect("valid");
+        let mut configurations = Configurations::new(three);
+        let two = Configuration::majority([1, 4].map(NodeId).to_vec(), 4).expect("valid");
+        let two = two.with_learners(vec![NodeId(5)]).expect("valid").numbered(1);
+        assert!(configurations.receive_chosen(Slot(1), &Arc::new(two)));
+        configurations
+    }
+
+    /// Pitfall 24: every sequence of four answers, each for slots 3 to 6 or one of them, by
+    /// any of five nodes.
+    #[test]
+    fn each_slot_counts_the_votes_of_those_who_vote_there() {
+        let configurations = changed();
+        let ranges = [(3, 6), (3, 3), (4, 5), (6, 6)];
+        for sequence in 0..20_usize.pow(4) {
+            let mut leading = leading_with(4);
+            let mut votes: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+            let mut told = BTreeSet::new();
+            for step in 0..4 {
+                let letter = sequence / 20_usize.pow(step) % 20;
+                let (node, (first, last)) = (letter as u32 % 5 + 1, ranges[letter / 5]);
+                (first..=last).for_each(|slot| drop(votes.entry(slot).or_default().insert(node)));
+                let (first, last) = (Slot(first), Slot(last));
+                let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
+                let chosen =
+                    leading.receive_accepted(NOW, NodeId(node), &accepted, &configurations);
+                told.extend(chosen.into_iter().map(|(slot, _)| slot.0));
+            }
+            let is_chosen = |slot: &u64| {
+                let of = |nodes: &[u32]| nodes.iter().filter(|n| votes[slot].contains(n)).count();
+                if *slot < 5 { of(&[1, 2, 3]) >= 2 } else { of(&[1, 4]) == 2 }
+            };
+            let expected: BTreeSet<u64> = votes.keys().copied().filter(is_chosen).collect();
+            assert_eq!(told, expected, "sequence {sequence}");
+        }
+    }
+
+    /// A leader with the promises of n1 and n2 proposes up to slot 4 and no further; n4's
+    /// promise lets it go on, and what n4 reports is proposed before anything new.
+    #[test]
+    fn a_leader_asks_new_voters_before_it_proposes_under_them() {
+        let configurations = changed();
+        let mut preparing = Preparing::new(mine(), Slot(3), NOW, Planted::NONE);
+        let chosen_upto = Slot(2);
+        let old = |from| Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
+        for node in [1, 2] {
+            preparing.receive_promise(NodeId(node), old(Slot(3)), WINDOW);
+        }
+        assert!(preparing.has_quorums(&configurations.reigns()[..1]));
+        assert!(!preparing.has_quorums(configurations.reigns()), "both must promise");
+        let mut leading = preparing.lead(NOW, chosen_upto);
+        leading.note_configurations(&configurations, chosen_upto);
+        assert_eq!(leading.unprepared_from(), Some(Slot(5)));
+        for slot in 3..=4 {
+            assert!(leading.has_room(9, usize::MAX));
+            assert_eq!(leading.propose(NOW, text("new")), Slot(slot));
+        }
+        assert!(!leading.has_room(9, usize::MAX));
+        assert!(leading.extend(NOW) && !leading.extend(NOW), "it is begun once");
+        assert_eq!(leading.extension.as_ref().map(|e| (e.ballot, e.from)), Some((mine(), Slot(5))));
+        let standing = Standing::Accepted(ballot(7));
+        let reported = AcceptedSlot { slot: Slot(6), standing, value: text("theirs") };
+        let theirs = Promise { accepted: vec![reported], ..old(Slot(5)) };
+        assert!(leading.receive_promise(NOW, NodeId(4), theirs, WINDOW));
+        leading.note_configurations(&configurations, chosen_upto);
+        assert_eq!((leading.unprepared_from(), leading.adopted_upto), (None, Slot(6)));
+        assert!(leading.has_room(9, usize::MAX) && leading.extension.is_none());
+        assert_eq!(leading.next_adopted(), Some(Value::Noop));
+        assert_eq!(leading.propose(NOW, Value::Noop), Slot(5));
+        assert_eq!(leading.next_adopted(), Some(text("theirs")));
+    }
+
+    /// A new voter knows a slot as chosen that this leader did not propose in.
+    #[test]
+    fn a_leader_that_finds_another_at_work_among_new_voters_has_lost() {
+        let configurations = changed();
+        for chosen_upto in 2..=6 {
+            let mut leading = leading_with(2);
+            leading.note_configurations(&configurations, Slot(2));
+            leading.extend(NOW);
+            let (from, chosen_upto) = (leading.extension.as_ref().unwrap().from, Slot(chosen_upto));
+            let theirs = Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
+            let keeps = leading.receive_promise(NOW, NodeId(4), theirs, WINDOW);
+            assert_eq!(keeps, chosen_upto <= Slot(4));
         }
     }
 

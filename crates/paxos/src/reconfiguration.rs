@@ -152,6 +152,12 @@ impl Configurations {
         true
     }
 
+    /// What a snapshot says takes the place of what this node knew: it is newer. In which
+    /// configuration the node joined stays.
+    pub fn install(&mut self, newer: Configurations) {
+        self.reigns = newer.reigns;
+    }
+
     /// Forgets what governs only slots up to `upto`.
     pub fn forget(&mut self, upto: Slot) {
         let over = self.reigns.len() - self.in_force(upto).len();
@@ -180,5 +186,104 @@ impl Configurations {
     pub(crate) fn is_ahead(&self) -> bool {
         let newest = self.newest().configuration.number();
         self.joined_in.as_ref().is_some_and(|joined_in| joined_in.number() > newest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    const SLOTS: u64 = 6;
+
+    /// A configuration that can be told from every other one.
+    fn of(number: u64, alpha: u64, slot: u64) -> Arc<Configuration> {
+        let voter = NodeId(u32::try_from(1 + slot).expect("few slots"));
+        let configuration = Configuration::majority(vec![voter], alpha).expect("valid");
+        Arc::new(configuration.numbered(number))
+    }
+
+    /// What each slot holds: nothing of interest, or a configuration with a number and an
+    /// alpha of 1 to 3.
+    type Log = Vec<Option<Arc<Configuration>>>;
+
+    fn noted(log: &Log, upto: u64) -> Configurations {
+        let mut configurations = Configurations::new((*of(0, 2, 0)).clone());
+        for (slot, value) in (1..=upto).zip(log) {
+            if let Some(new) = value {
+                configurations.receive_chosen(Slot(slot), new);
+            }
+        }
+        configurations
+    }
+
+    /// Who governs, said the other way round: look for the last change with an effect
+    /// that is at least alpha slots back.
+    fn naive(log: &Log, slot: u64) -> Arc<Configuration> {
+        let (mut newest, mut from) = (of(0, 2, 0), 1);
+        let mut governing = Arc::clone(&newest);
+        for (at, value) in (1..).zip(log) {
+            let Some(new) = value else { continue };
+            if new.number() == newest.number() + 1 && from <= at {
+                from = at + newest.alpha();
+                newest = Arc::clone(new);
+                if from <= slot {
+                    governing = Arc::clone(new);
+                }
+            }
+        }
+        governing
+    }
+
+    fn every_log(mut check: impl FnMut(&Log)) {
+        const LETTERS: usize = 7;
+        for code in 0..LETTERS.pow(6) {
+            let letter = |place: u32| code / LETTERS.pow(place) % LETTERS;
+            let value = |place: u32| match letter(place) {
+                0 => None,
+                letter => {
+                    let (number, alpha) = (1 + (letter - 1) / 3, 1 + (letter - 1) % 3);
+                    Some(of(number as u64, alpha as u64, u64::from(place) + 1))
+                }
+            };
+            check(&(0..6).map(value).collect());
+        }
+    }
+
+    /// Every log of six slots, each of which holds nothing or one of six configurations:
+    /// what a prefix says about a slot that it decides is never taken back.
+    #[test]
+    fn a_prefix_decides_who_votes_alpha_slots_ahead() {
+        every_log(|log| {
+            let all = noted(log, SLOTS);
+            for upto in 0..=SLOTS {
+                let prefix = noted(log, upto);
+                let decided = prefix.known_upto(Slot(upto));
+                assert!(decided > Slot(upto), "at least the next slot is decided");
+                for slot in upto + 1..=decided.0.min(SLOTS + 4) {
+                    let governing = all.governing(Slot(slot));
+                    assert_eq!(prefix.governing(Slot(slot)), governing, "{slot} after {upto}");
+                    assert_eq!(*governing, *naive(log, slot));
+                }
+                let in_force = prefix.in_force(Slot(upto));
+                assert!(in_force.len() <= Configurations::REIGNS_MAX);
+                let mut kept = prefix.clone();
+                kept.forget(Slot(upto));
+                assert_eq!(kept.reigns(), in_force);
+                assert_eq!(Configurations::restore(in_force.to_vec()).as_ref(), Ok(&kept));
+            }
+        });
+    }
+
+    /// One slot further it is open: some continuation of the prefix lets another one vote.
+    #[test]
+    fn no_prefix_decides_more() {
+        for alpha in 1..=3 {
+            let mut prefix = Configurations::new((*of(0, alpha, 0)).clone());
+            let decided = prefix.known_upto(Slot::ZERO);
+            assert!(prefix.receive_chosen(Slot(1), &of(1, 1, 1)));
+            assert_eq!(prefix.governing(decided), &*of(0, alpha, 0));
+            assert_eq!(prefix.governing(decided.next()), &*of(1, 1, 1));
+        }
     }
 }

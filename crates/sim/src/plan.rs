@@ -115,12 +115,12 @@ impl Plan {
             keyed_percent: [0, 50, 100][rng.usize(..3)],
             padding_bytes_max: [0, 200, 4_000][rng.usize(..3)],
         };
-        Plan {
+        let plan = Plan {
             seed,
             members,
             promise_quorum,
             accept_quorum,
-            faults: draw_membership(seed, draw_faults(&mut rng)),
+            faults: draw_faults(&mut rng),
             faults_us: 60_000_000,
             operations_min: 500,
             healed_us: 30_000_000,
@@ -136,7 +136,22 @@ impl Plan {
             load,
             encodes_messages: rng.u8(..4) == 0,
             bug: None,
+        };
+        plan.with_membership()
+    }
+
+    /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
+    /// always drew besides.
+    fn with_membership(mut self) -> Plan {
+        // A change fills so many slots before it governs: they must be over at the end.
+        const ALPHA_MAX: u64 = 64;
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0002);
+        if rng.u8(..4) == 0 {
+            self.faults.insert(Fault::Membership, rng.u32(20..=100));
+            self.sizes.alpha = self.sizes.alpha.min(ALPHA_MAX);
+            self.sizes.window_slots_max = self.sizes.window_slots_max.min(ALPHA_MAX);
         }
+        self
     }
 
     /// How strong a fault is, from 0 to 1.
@@ -209,16 +224,6 @@ fn draw_faults(rng: &mut Rng) -> BTreeMap<Fault, u32> {
         if on {
             faults.insert(fault, percent);
         }
-    }
-    faults
-}
-
-/// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
-/// always drew besides.
-fn draw_membership(seed: u64, mut faults: BTreeMap<Fault, u32>) -> BTreeMap<Fault, u32> {
-    let mut rng = Rng::with_seed(seed ^ 0x5eed_0002);
-    if rng.u8(..4) == 0 {
-        faults.insert(Fault::Membership, rng.u32(20..=100));
     }
     faults
 }

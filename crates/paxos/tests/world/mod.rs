@@ -10,7 +10,7 @@ use bytes::Bytes;
 use synod_paxos::{
     AcceptedSlot, Ballot, Configuration, Configurations, Effects, Envelope, Input, Load, Message,
     NodeId, Options, Position, ReadToken, Record, RecordBody, Recovered, Reign, Replica, Slot,
-    Standing, Time, Value,
+    Standing, Status, Time, Value,
 };
 
 /// Which faults are on, and how strong.
