@@ -11,7 +11,7 @@ use synod_api::Leader;
 use synod_host::{Host, HostSettings};
 use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
 use synod_kv::{KvOptions, MapError, StateMachine};
-use synod_paxos::{NodeId, Recovered};
+use synod_paxos::{Configurations, NodeId, Recovered};
 use synod_storage::{Store, StoreError, StoreOptions};
 use synod_transport::{Own, PeerAddress, Transport, TransportSettings};
 use tokio::runtime::{Builder, Runtime};
@@ -381,7 +381,7 @@ impl Assembly<'_> {
         let settings = HostSettings {
             node: self.identity.node,
             incarnation: recovery.incarnation,
-            configuration: self.identity.configuration.clone(),
+            configurations: Configurations::new(self.identity.configuration.clone()),
             options: tuning::core_options(self.settings, recovery.incarnation),
             limits: tuning::host_limits(self.settings),
         };

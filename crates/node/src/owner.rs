@@ -352,6 +352,8 @@ impl Owner {
             Action::FetchSnapshot { from, .. } => {
                 self.inbox.reports.push(Report::SnapshotFailed { from });
             }
+            // A node does not ask for changes of the members yet.
+            Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {
                     self.answers.push(Answer::Read(reply, Ok(())));

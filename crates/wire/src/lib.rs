@@ -14,6 +14,7 @@
 
 pub mod batch;
 pub mod command;
+pub mod configuration;
 mod error;
 pub mod frame;
 pub mod handshake;
