@@ -47,6 +47,11 @@ impl Agreement {
         }
     }
 
+    /// So many members vote now.
+    pub(crate) fn set_voters(&mut self, voters: usize) {
+        self.majority = voters / 2 + 1;
+    }
+
     /// This node's state machine was at a slot and had this hash there.
     ///
     /// # Panics

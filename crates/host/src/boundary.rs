@@ -1,8 +1,13 @@
 //! What goes into a host and what comes out of it: messages only, so that a node
 //! with threads and a simulation without any run the same host.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use synod_paxos::{Load, NodeId, Position, Record, Segment, Slot, Time, Value};
+use synod_paxos::{
+    ChangeRefusal, Configuration, Configurations, Load, NodeId, Position, Record, Segment, Slot,
+    Time, Value,
+};
 use synod_wire::PeerMessage;
 
 /// Names a client's request within this life of the node. Chosen by the caller,
@@ -41,7 +46,12 @@ pub enum Event {
     /// [`Event::SnapshotFailed`]. Applies that the host handed out before it heard of
     /// the switch may come after it: see there. The host hears of the switch before it
     /// hears of anything applied after it.
-    Installed(Applied),
+    Installed {
+        /// How far the new state is, all of it durable.
+        applied: Applied,
+        /// Who votes above that, see [`crate::configurations_of`].
+        configurations: Configurations,
+    },
     /// The snapshot that was to be fetched from this peer does not come, or is of no
     /// use any more.
     SnapshotFailed {
@@ -80,6 +90,15 @@ pub enum Event {
     HandOver {
         /// The successor, if it must be this one.
         to: Option<NodeId>,
+    },
+    /// An operator wants other members: answered by [`Action::ChangeAnswered`].
+    Change {
+        /// Its name.
+        request: RequestId,
+        /// The new configuration, numbered.
+        configuration: Configuration,
+        /// Whether what is merely risky is done all the same.
+        force: bool,
     },
 }
 
@@ -156,6 +175,16 @@ pub enum Action {
         /// The read.
         request: RequestId,
     },
+    /// A change of the members was proposed, or was not and why. A proposed one governs
+    /// when the core's status says so, or never if another leader came first.
+    ChangeAnswered {
+        /// The request.
+        request: RequestId,
+        /// Why it was not proposed.
+        outcome: Result<(), ChangeRefusal>,
+    },
+    /// Who is to be talked to has changed: the members of these configurations.
+    TalkTo(Vec<Arc<Configuration>>),
     /// The request ends without an answer of the state machine.
     Refuse {
         /// The request.

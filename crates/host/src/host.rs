@@ -1,11 +1,13 @@
 //! The host: routes what happened to the core and what the core wants to the
 //! outside, in the only order that is safe.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
-    Ballot, Bug, Configuration, Effects, Input, Load, Message, NodeId, Options, Recovered, Replica,
-    Route, Slot, SnapshotWanted, Status, Time,
+    Ballot, Bug, ChangeRefusal, Configuration, Configurations, Effects, Input, Load, Message,
+    NodeId, Options, Recovered, Reign, Replica, Route, Slot, SnapshotWanted, Status, Time, Value,
 };
 use synod_wire::{Forward, PeerMessage, batch, command};
 
@@ -30,8 +32,9 @@ pub struct HostSettings {
     pub node: NodeId,
     /// Which of this node's lives this is; higher than every one before.
     pub incarnation: u64,
-    /// The members and their quorums.
-    pub configuration: Configuration,
+    /// The members and their quorums, as of the last slot that the state machine has
+    /// applied.
+    pub configurations: Configurations,
     /// The core's times and limits. Its incarnation is replaced by the one above.
     pub options: Options,
     /// The host's own limits.
@@ -90,6 +93,8 @@ pub struct Host {
 
     /// Whether the state here is that of the others.
     agreement: Agreement,
+    /// The configurations that were told to the outside last.
+    talks_to: Vec<Reign>,
 
     /// Gathered since the last [`Host::finish`].
     forwards: Vec<(NodeId, Forward)>,
@@ -106,7 +111,7 @@ impl Host {
     /// taken yet.
     #[must_use]
     pub fn new(settings: HostSettings, recovered: Recovered, applied: &Applied, now: Time) -> Host {
-        let HostSettings { node, incarnation, configuration, mut options, limits } = settings;
+        let HostSettings { node, incarnation, configurations, mut options, limits } = settings;
         // One source for both: a core that believed to be in an earlier life would be
         // taken for its own past by its peers.
         options.incarnation = incarnation;
@@ -118,10 +123,11 @@ impl Host {
         let ask_again_us = options.heartbeat_us / 2;
         let outbox = Outbox::new(node, recovered.position, planted);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
-        let members = configuration.members().len();
+        let talks_to = configurations.reigns().to_vec();
+        let voters = configurations.newest().configuration.voters().len();
         let replica = Replica::new(
             node,
-            configuration,
+            configurations,
             options,
             recovered,
             applied.upto,
@@ -140,7 +146,8 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
-            agreement: Agreement::new(node, members),
+            agreement: Agreement::new(node, voters),
+            talks_to,
             forwards: Vec::new(),
             loads: Vec::new(),
             truncate: None,
@@ -177,7 +184,9 @@ impl Host {
             }
             Event::Loaded { load, values } => self.run(now, Input::Loaded { load, values }),
             Event::Applied(applied) => self.receive_applied(now, &applied),
-            Event::Installed(applied) => self.receive_installed(now, &applied),
+            Event::Installed { applied, configurations } => {
+                self.receive_installed(now, &applied, configurations);
+            }
             Event::SnapshotFailed { from } => self.run(now, Input::SnapshotFailed { from }),
             Event::Segment(segment) => self.run(now, Input::Segment(segment)),
             Event::DiskLow(low) => self.run(now, Input::DiskLow(low)),
@@ -199,6 +208,10 @@ impl Host {
                 }
             }
             Event::HandOver { to } => self.run(now, Input::HandOver { to }),
+            Event::Change { request, configuration, force } => {
+                let outcome = self.change(now, configuration, force);
+                self.others.push(Action::ChangeAnswered { request, outcome });
+            }
         }
     }
 
@@ -222,6 +235,7 @@ impl Host {
                 break;
             }
         }
+        self.note_members();
         self.commands.expire(now, &mut self.others);
         self.reads.expire(now, &mut self.others);
         self.emit(actions);
@@ -257,6 +271,12 @@ impl Host {
             || self.commands.sent() > self.limits.writes_in_flight_max / 2
     }
 
+    /// Who votes in which slot, as far as this node knows.
+    #[must_use]
+    pub fn configurations(&self) -> &Configurations {
+        self.replica.configurations()
+    }
+
     /// The core's present view.
     #[must_use]
     pub fn status(&self, now: Time) -> Status {
@@ -280,6 +300,25 @@ impl Host {
             commands_queued_bytes: self.batcher.bytes(),
             messages_held: self.outbox.held_messages(),
         }
+    }
+
+    /// Proposes other members, if that is possible and wise.
+    fn change(&mut self, now: Time, new: Configuration, force: bool) -> Result<(), ChangeRefusal> {
+        self.replica.check_change(now, &new, force)?;
+        self.run(now, Input::Propose { value: Value::Configuration(Arc::new(new)), commands: 1 });
+        Ok(())
+    }
+
+    /// Looks whether the members have changed.
+    fn note_members(&mut self) {
+        let configurations = self.replica.configurations();
+        if self.talks_to == configurations.reigns() {
+            return;
+        }
+        self.talks_to = configurations.reigns().to_vec();
+        self.agreement.set_voters(configurations.newest().configuration.voters().len());
+        let reigns = self.talks_to.iter().map(|reign| Arc::clone(&reign.configuration));
+        self.others.push(Action::TalkTo(reigns.collect()));
     }
 
     /// Steps the core, and again for each message that it addressed to itself.
@@ -333,7 +372,7 @@ impl Host {
 
     /// A snapshot took the place of the state machine. Chosen values that wait here and
     /// are in it are not handed out any more.
-    fn receive_installed(&mut self, now: Time, applied: &Applied) {
+    fn receive_installed(&mut self, now: Time, applied: &Applied, configurations: Configurations) {
         let Applied { upto, durable, state, .. } = *applied;
         assert!(upto > self.applied, "a snapshot turned the state back");
         assert!(durable == upto, "a snapshot is durable as a whole");
@@ -343,7 +382,7 @@ impl Host {
         self.commands.installed(now, applied.own_sequence, &mut self.others);
         self.reads.applied(upto);
         self.agreement.applied(state);
-        self.run(now, Input::Installed { slot: upto, state });
+        self.run(now, Input::Installed { slot: upto, state, configurations });
     }
 
     fn view(&self) -> View {

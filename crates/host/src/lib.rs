@@ -18,6 +18,7 @@ mod cluster_clock;
 mod commands;
 mod host;
 mod limits;
+mod membership;
 mod outbox;
 mod reads;
 
@@ -25,3 +26,4 @@ pub use agreement::Disagreement;
 pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};
 pub use host::{Host, HostSettings, Queues};
 pub use limits::Limits;
+pub use membership::{apply_configuration, configurations_of};

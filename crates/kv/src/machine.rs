@@ -1,5 +1,7 @@
 //! The state machine.
 
+use bytes::Bytes;
+
 use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::{
@@ -83,6 +85,35 @@ impl<M: OrderedMap> StateMachine<M> {
             self.compared = (slot, self.state_hash());
         }
         Ok(taken)
+    }
+
+    /// Carries out a slot that holds no commands but says who decides from some later
+    /// slot on. The bytes are the host's, and are given back by
+    /// [`StateMachine::configurations`].
+    ///
+    /// # Errors
+    /// As of [`StateMachine::apply`].
+    ///
+    /// # Panics
+    /// When a slot is left out or comes twice.
+    pub fn apply_configurations(
+        &mut self,
+        slot: u64,
+        configurations: Bytes,
+    ) -> Result<(), MapError> {
+        self.stage.begin_slot(&self.map, slot, 0)?;
+        self.stage.set_configurations(configurations);
+        if slot.is_multiple_of(COMPARE_SLOTS) {
+            self.compared = (slot, self.state_hash());
+        }
+        Ok(())
+    }
+
+    /// What the last [`StateMachine::apply_configurations`] brought; empty before the
+    /// first.
+    #[must_use]
+    pub fn configurations(&self) -> &Bytes {
+        &self.stage.state.configurations
     }
 
     /// Writes everything staged, and how far the state machine is, at once.
@@ -209,5 +240,23 @@ mod tests {
                 (ahead.revision(), ahead.state_hash())
             );
         }
+    }
+
+    #[test]
+    fn who_decides_is_part_of_the_state_and_of_its_hash() {
+        let open = |map| StateMachine::open(map, KvOptions::default()).expect("memory");
+        let mut hashes = Vec::new();
+        for record in ["", "n1", "n2"] {
+            let mut machine = open(MemoryMap::default());
+            machine.apply_configurations(1, Bytes::from(record)).expect("memory");
+            machine.apply(2, 7, &[]).expect("memory");
+            machine.commit().expect("memory");
+            let again = open(machine.map().clone());
+            assert_eq!((again.applied_slot(), again.configurations()), (2, &Bytes::from(record)));
+            assert_eq!(again.state_hash(), machine.state_hash());
+            hashes.push(machine.state_hash());
+        }
+        hashes.dedup();
+        assert_eq!(hashes.len(), 3);
     }
 }

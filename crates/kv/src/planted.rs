@@ -13,6 +13,7 @@ planted_bugs! {
     SnapshotKeepsCache = 35, "what was cached of the keys outlives the state that a snapshot replaced";
     SnapshotDataOnly = 36, "after a snapshot commands are numbered as in the state before it";
     SequencesForgotten = 36, "the saved state forgets which commands of which node it took";
+    ConfigurationsForgotten = 36, "the saved state forgets who votes";
     RetryAppliedTwice = 43, "a retry under an idempotency key is carried out again";
     SequenceAppliedTwice = 43, "a command that arrives twice is carried out twice";
     AnswersInMemoryOnly = 43, "answers under idempotency keys are not saved";

@@ -80,6 +80,12 @@ impl Stage {
         self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms)
     }
 
+    /// From now on the state holds these configurations.
+    pub(crate) fn set_configurations(&mut self, configurations: Bytes) {
+        self.state.hash.bytes(&configurations);
+        self.state.configurations = configurations;
+    }
+
     /// Writes the changes and the state at once, and begins anew.
     pub(crate) fn commit(&mut self, map: &mut impl OrderedMap) -> Result<(), MapError> {
         if !self.is_changed {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::codec::{Reader, put_varint};
 use crate::hash::RunningHash;
 use crate::layout::APPLIED_KEY;
@@ -21,6 +23,9 @@ pub struct State {
     pub(crate) hash: RunningHash,
     pub(crate) idempotency: Remembered,
     pub(crate) origins: BTreeMap<u32, LastTaken>,
+    /// Who may decide about the next slots: bytes of the host. None as long as the
+    /// members are those of the beginning.
+    pub(crate) configurations: Bytes,
 }
 
 /// The last command taken from an origin.
@@ -46,7 +51,11 @@ pub(crate) enum Sequence {
     Gap,
 }
 
-const FORMAT: u8 = 1;
+/// Format 1 ends with the origins: its members are those of the beginning.
+const FORMATS: [u8; 2] = [1, 2];
+
+/// The most bytes that a host may keep in the state.
+const CONFIGURATIONS_BYTES_MAX: u64 = 1 << 20;
 
 impl State {
     /// The state that was committed last; all zero for a new map.
@@ -72,7 +81,7 @@ impl State {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>, planted: Planted) {
-        out.push(FORMAT);
+        out.push(FORMATS[1]);
         put_varint(out, self.applied_slot);
         let behind = u64::from(planted.is(Bug::RevisionBehindData));
         put_varint(out, self.revision.0.saturating_sub(behind));
@@ -88,6 +97,10 @@ impl State {
             put_varint(out, last.incarnation);
             put_varint(out, last.sequence);
         }
+        let forgets = planted.is(Bug::ConfigurationsForgotten);
+        let configurations: &[u8] = if forgets { &[] } else { &self.configurations };
+        put_varint(out, configurations.len() as u64);
+        out.extend_from_slice(configurations);
     }
 
     /// The record of the same state in a cluster of its own: its nodes count their
@@ -132,7 +145,8 @@ impl State {
 
     fn parse(record: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(record);
-        if reader.byte()? != FORMAT {
+        let format = reader.byte()?;
+        if !FORMATS.contains(&format) {
             return None;
         }
         let mut state = State {
@@ -146,11 +160,21 @@ impl State {
                 bytes: reader.varint()?,
             },
             origins: BTreeMap::new(),
+            configurations: Bytes::new(),
         };
         for _ in 0..reader.varint()? {
             let origin = u32::try_from(reader.varint()?).ok()?;
             let last = LastTaken { incarnation: reader.varint()?, sequence: reader.varint()? };
             state.origins.insert(origin, last);
+        }
+        if format > FORMATS[0] {
+            let length = reader.varint()?;
+            let configurations = reader.rest();
+            if length > CONFIGURATIONS_BYTES_MAX || configurations.len() as u64 != length {
+                return None;
+            }
+            state.configurations = Bytes::copy_from_slice(configurations);
+            return Some(state);
         }
         reader.end()?;
         Some(state)
@@ -194,6 +218,7 @@ mod tests {
         let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
         state.take(id(1, 2, 1), 9);
         state.take(id(900, 1 << 40, 1), 9);
+        state.configurations = Bytes::from_static(b"who votes");
         let mut record = Vec::new();
         state.encode(&mut record, Planted::NONE);
         assert_eq!(State::decode(&record), Ok(state.clone()));
@@ -205,5 +230,18 @@ mod tests {
             assert_ne!(State::decode(&record), Ok(state.clone()));
             record[at] ^= 0x80;
         }
+        record.push(0);
+        assert!(State::decode(&record).is_err(), "a byte more");
+    }
+
+    #[test]
+    fn a_record_of_the_first_format_is_read() {
+        let mut state = State { applied_slot: 300, ..State::default() };
+        state.take(id(1, 2, 1), 9);
+        let mut record = Vec::new();
+        state.encode(&mut record, Planted::NONE);
+        assert_eq!((record[0], record.pop()), (FORMATS[1], Some(0)), "no configurations");
+        record[0] = FORMATS[0];
+        assert_eq!(State::decode(&record), Ok(state));
     }
 }

@@ -7,15 +7,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
 
 use synod_api::Refused;
-use synod_host::Applied;
+use synod_host::{Applied, apply_configuration, configurations_of};
 use synod_kv::{Command, MapError, ServerId, StateMachine, Taken};
-use synod_paxos::{NodeId, Slot, Value};
+use synod_paxos::{Configuration, Configurations, NodeId, Slot, Value};
 use synod_storage::snapshot::{SnapshotError, StateFolders, Verified};
 use synod_storage::{Store, StoreOptions, failpoint};
 use synod_wire::{DecodeError, batch, command};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
+use crate::identity::Identity;
 use crate::report::Report;
 use crate::request::{Answer, Answers, WriteReply};
 use crate::shared::{Shared, count};
@@ -70,6 +71,8 @@ impl From<MapError> for ApplyError {
 /// The state machine and how it takes values; recovery uses it as well.
 pub(crate) struct Applier {
     machine: StateMachine<Store>,
+    /// Who votes before the log says otherwise.
+    first: Configuration,
     origin: u32,
     incarnation: u64,
     /// The highest own sequence of this incarnation that was taken.
@@ -83,13 +86,14 @@ pub(crate) struct Applier {
 impl Applier {
     pub(crate) fn new(
         machine: StateMachine<Store>,
-        node: NodeId,
+        identity: &Identity,
         incarnation: u64,
         shared: Arc<Shared>,
     ) -> Self {
         let applier = Applier {
             machine,
-            origin: node.0,
+            first: identity.configuration.clone(),
+            origin: identity.node.0,
             incarnation,
             own_sequence: 0,
             own_gap: false,
@@ -104,6 +108,15 @@ impl Applier {
         Slot(self.machine.applied_slot())
     }
 
+    /// Who votes in the slots that are not applied yet.
+    ///
+    /// # Errors
+    /// When the state's record of it is damaged; the node must stop.
+    pub(crate) fn configurations(&self) -> Result<Configurations, MapError> {
+        configurations_of(&self.machine, &self.first)
+            .map_err(|error| MapError(format!("the members in the state: {error}")))
+    }
+
     /// Applies one value. What became of this node's own commands goes to `own`.
     ///
     /// # Errors
@@ -115,6 +128,10 @@ impl Applier {
         value: Value,
         mut own: impl FnMut(u64, Taken),
     ) -> Result<(), ApplyError> {
+        if let Value::Configuration(new) = &value {
+            count(&self.shared.state.values, 1);
+            return Ok(apply_configuration(&mut self.machine, &self.first, slot, new)?);
+        }
         let unreadable = |error| ApplyError::Unreadable { slot: slot.0, error };
         self.commands.clear();
         let mut cluster_time_ms = 0;
@@ -341,7 +358,8 @@ impl ApplyThread {
         tracing::info!(peer = %from, slot, before = %before, "switched to the snapshot");
         self.give_up_waiters();
         self.answers.send(&mut self.outcomes);
-        self.shared.state.leave_installed(self.applier.report());
+        let configurations = self.applier.configurations()?;
+        self.shared.state.leave_installed(self.applier.report(), configurations);
         let _ = self.reports.send(Report::Applied);
         Ok(())
     }

@@ -244,7 +244,7 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
     }
     let machine =
         StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
-    let mut applier = Applier::new(machine, identity.node, incarnation, shared.clone());
+    let mut applier = Applier::new(machine, identity, incarnation, shared.clone());
     shared.rebuilding(recovered.chosen_upto);
     recovery::replay(&journal, &recovered, &mut applier)?;
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
@@ -284,7 +284,7 @@ impl Assembly<'_> {
             answers: answers.clone(),
         };
         let transport = self.transport_settings(&recovery);
-        let core = self.core(&mut recovery);
+        let core = self.core(&mut recovery)?;
         let shared = &self.shared;
 
         let journal =
@@ -348,11 +348,11 @@ impl Assembly<'_> {
         })
     }
 
-    fn core(&self, recovery: &mut Recovery) -> Core {
+    fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {
         let settings = HostSettings {
             node: self.identity.node,
             incarnation: recovery.incarnation,
-            configuration: self.identity.configuration.clone(),
+            configurations: recovery.applier.configurations().map_err(StartError::State)?,
             options: tuning::core_options(self.settings, recovery.incarnation),
             limits: tuning::host_limits(self.settings),
         };
@@ -360,7 +360,7 @@ impl Assembly<'_> {
         let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Core { host, applied, promised }
+        Ok(Core { host, applied, promised })
     }
 
     fn transport_settings(&self, recovery: &Recovery) -> TransportSettings {

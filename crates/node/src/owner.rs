@@ -231,9 +231,9 @@ impl Owner {
         let now = self.clock.now();
         let mut inbox = std::mem::take(&mut self.inbox);
         let Left { installed, applied } = std::mem::take(&mut inbox.state);
-        if let Some(installed) = installed {
-            self.applied = installed.clone();
-            self.host.receive(now, Event::Installed(installed));
+        if let Some((applied, configurations)) = installed {
+            self.applied = applied.clone();
+            self.host.receive(now, Event::Installed { applied, configurations });
         }
         if let Some(applied) = applied {
             self.applied = applied.clone();
@@ -384,6 +384,8 @@ impl Owner {
                     self.inbox.reports.push(Report::SnapshotFailed { from });
                 }
             }
+            // A node does not ask for changes of the members yet.
+            Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {
                     self.answers.push(Answer::Read(reply, Ok(())));

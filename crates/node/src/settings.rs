@@ -314,7 +314,10 @@ impl Settings {
                     "each quorum must be 1 to all members, and both together more than all"
                         .to_owned(),
                 ),
-                ConfigurationError::Alpha => ("cluster.alpha", "must not be 0".to_owned()),
+                ConfigurationError::Alpha => {
+                    ("cluster.alpha", format!("must be 1 to {}", Configuration::ALPHA_MAX))
+                }
+                ConfigurationError::About => unreachable!("settings say nothing about members"),
             };
             (field.to_owned(), reason)
         })

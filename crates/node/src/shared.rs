@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use synod_host::{Applied, Queues};
 use synod_kv::Revision;
-use synod_paxos::{NodeId, Slot, Status};
+use synod_paxos::{Configurations, NodeId, Slot, Status};
 use synod_storage::StoreMetrics;
 use synod_transport::{PeerMetrics, TransportMetrics};
 use tokio::sync::Notify;
@@ -97,7 +97,7 @@ pub(crate) struct StateView {
 #[derive(Debug, Default)]
 pub(crate) struct Left {
     /// A snapshot took the place of the state.
-    pub(crate) installed: Option<Applied>,
+    pub(crate) installed: Option<(Applied, Configurations)>,
     /// How far it is now.
     pub(crate) applied: Option<Applied>,
 }
@@ -182,9 +182,9 @@ impl StateView {
     }
 
     /// Leaves the report of a snapshot. What was left of the state before is outdated.
-    pub(crate) fn leave_installed(&self, applied: Applied) {
+    pub(crate) fn leave_installed(&self, applied: Applied, configurations: Configurations) {
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
-        *report = Left { installed: Some(applied), applied: None };
+        *report = Left { installed: Some((applied, configurations)), applied: None };
     }
 
     /// The reports that were left.

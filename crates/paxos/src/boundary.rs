@@ -6,7 +6,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{Ballot, Message, NodeId, Position, Slot, Value};
+use crate::{Ballot, Configurations, Message, NodeId, Position, Slot, Value};
 
 /// One thing that happened.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -49,6 +49,8 @@ pub enum Input {
         slot: Slot,
         /// As in [`Input::Applied`].
         state: (Slot, u64),
+        /// Who votes in the slots above it, as the state knows.
+        configurations: Configurations,
     },
     /// The snapshot that was wanted from this peer does not come, or came too late to
     /// be of use. Answers a [`SnapshotWanted`].
@@ -267,6 +269,37 @@ pub struct ReadOutcome {
     pub index: Option<Slot>,
 }
 
+/// Why a change of the members is not proposed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeRefusal {
+    /// This node does not lead, or is about to stop.
+    NotLeading,
+    /// The number does not follow that of the newest configuration.
+    Superseded {
+        /// The newest one's number.
+        newest: u64,
+    },
+    /// Another change is on its way, or does not govern yet.
+    Pending,
+    /// No room for another value now.
+    Busy,
+    /// Of the voters that the change leaves, too few work now: the cluster would stop.
+    NoQuorum {
+        /// Those that work, this node included.
+        alive: Vec<NodeId>,
+        /// How many are needed.
+        needed: usize,
+    },
+    /// This node shall vote and is too far behind: until it has caught up, the cluster
+    /// survives fewer failures than it seems to.
+    Lags {
+        /// The node.
+        node: NodeId,
+        /// How many slots it is behind; none when nothing was heard of it.
+        slots: Option<u64>,
+    },
+}
+
 /// A replica's part at this moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
@@ -303,6 +336,13 @@ pub struct Status {
     pub known_chosen: Slot,
     /// Elections that this node started since its start.
     pub elections: u64,
+    /// The number of the newest configuration that is known as chosen.
+    pub configuration: u64,
+    /// The first slot that it governs; `chosen_upto` may not have come so far.
+    pub configuration_from: Slot,
+    /// Set when this node is a member no more and nobody will ever need it: the number
+    /// of the configuration that says so. Nothing that it does has an effect any more.
+    pub removed: Option<u64>,
     /// What is known of each other member.
     pub peers: Vec<PeerStatus>,
 }

@@ -23,6 +23,9 @@ pub(crate) fn check(replica: &Replica) {
             // brought back; else it has lost its office.
             let known = leading.proposed_upto().max(leading.adopted_upto);
             assert!(log.chosen_upto() <= known, "learnt a slot that it did not get chosen");
+            let decided = replica.configurations.known_upto(log.chosen_upto());
+            let proposed = leading.in_flight() > 0;
+            assert!(!proposed || leading.proposed_upto() <= decided, "nobody knows who votes");
         }
     }
     if cfg!(debug_assertions) {

@@ -6,7 +6,7 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::cmp::Reverse;
 
-use crate::{Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Slot, Time};
+use crate::{Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Reign, Slot, Time};
 
 /// What a node knows about the liveness of the others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Liveness {
     election_timeout_us: u64,
     heartbeat_us: u64,
     disk_stall_us: u64,
-    /// By place in the configuration; this node's own entry stays empty.
+    /// Everybody to talk to, by place; this node's own entry stays empty.
     peers: Vec<Peer>,
     following: Option<Following>,
     /// The leader that said itself that its disk hangs: only its own word ends that.
@@ -84,18 +84,13 @@ pub(crate) struct Candidacy {
 }
 
 impl Liveness {
-    pub(crate) fn new(
-        me: NodeId,
-        configuration: &Configuration,
-        options: &Options,
-        now: Time,
-    ) -> Liveness {
+    pub(crate) fn new(me: NodeId, everybody: &[NodeId], options: &Options, now: Time) -> Liveness {
         Liveness {
             me,
             election_timeout_us: options.election_timeout_us,
             heartbeat_us: options.heartbeat_us,
             disk_stall_us: options.disk_stall_us,
-            peers: configuration.members().iter().map(|node| Peer::new(*node)).collect(),
+            peers: everybody.iter().map(|node| Peer::new(*node)).collect(),
             following: None,
             hanging: None,
             mourned: None,
@@ -110,6 +105,17 @@ impl Liveness {
             planted: options.planted,
             random: options.seed ^ (u64::from(me.0) << 32) ^ options.incarnation ^ 0x9e37_79b9,
         }
+    }
+
+    /// From now on these are the others, in this order. What is known of those that stay
+    /// is kept.
+    pub(crate) fn set_everybody(&mut self, everybody: &[NodeId]) {
+        let mut known = core::mem::take(&mut self.peers);
+        let mut peer_of = |node: NodeId| match known.iter().position(|peer| peer.node == node) {
+            Some(place) => known.swap_remove(place),
+            None => Peer::new(node),
+        };
+        self.peers = everybody.iter().map(|node| peer_of(*node)).collect();
     }
 
     /// What is known of the member at `index`.
@@ -278,17 +284,37 @@ impl Liveness {
         (heard && following.ballot >= promised).then_some(following.ballot)
     }
 
-    /// Whether a quorum followed this node's ballot within an election timeout.
-    pub(crate) fn is_followed(&self, now: Time, quorum: usize) -> bool {
+    /// Whether a q2 quorum followed this node's ballot within an election timeout.
+    pub(crate) fn is_followed(&self, now: Time, configuration: &Configuration) -> bool {
         let recent =
-            |at: &Option<Time>| at.is_some_and(|at| now.since_us(at) < self.election_timeout_us);
-        1 + self.peers.iter().filter(|peer| recent(&peer.followed_at)).count() >= quorum
+            |at: Option<Time>| at.is_some_and(|at| now.since_us(at) < self.election_timeout_us);
+        let follows = |peer: &Peer| recent(peer.followed_at);
+        self.count(configuration, follows) >= configuration.accept_quorum()
+    }
+
+    /// The voters of the configuration that work as far as this node knows, itself
+    /// included.
+    pub(crate) fn reachable_voters(&self, now: Time, configuration: &Configuration) -> Vec<NodeId> {
+        let reaches = |node: &NodeId| {
+            let peer = self.peers.iter().find(|peer| peer.node == *node);
+            *node == self.me || peer.is_some_and(|peer| self.is_two_way(now, peer))
+        };
+        configuration.voters().iter().copied().filter(reaches).collect()
+    }
+
+    /// How many voters of the configuration fit; this node itself does.
+    fn count(&self, configuration: &Configuration, fits: impl Fn(&Peer) -> bool) -> usize {
+        let voters = configuration.voters();
+        let own = usize::from(voters.contains(&self.me));
+        let is_other = |peer: &&Peer| peer.node != self.me && voters.contains(&peer.node);
+        own + self.peers.iter().filter(is_other).filter(|peer| fits(peer)).count()
     }
 
     /// Whether some voter has been refusing this leader's ballot for a while
     /// without following anybody else.
-    pub(crate) fn has_deaf_voter(&self) -> bool {
-        self.peers.iter().any(|peer| peer.deaf >= 3)
+    pub(crate) fn has_deaf_voter(&self, in_force: &[Reign]) -> bool {
+        let votes = |peer: &Peer| in_force.iter().any(|r| r.configuration.is_voter(peer.node));
+        self.peers.iter().any(|peer| peer.deaf >= 3 && votes(peer))
     }
 
     /// Notes whether a live leader is known now.
@@ -301,23 +327,20 @@ impl Liveness {
         }
     }
 
-    /// Whether this node stands. It does iff a quorum, itself included, reports
-    /// that it knows of no live leader, by fresh and two-way heartbeats. So nobody
-    /// who hears the leader helps to unseat it.
-    pub(crate) fn stand(&mut self, now: Time, quorum: usize, candidacy: Candidacy) -> Stand {
-        if self.leaderless_since.is_none() || candidacy.disk_age_us > self.disk_stall_us {
+    /// Whether this node stands. It does iff it is a voter and a quorum, itself
+    /// included, reports that it knows of no live leader, by fresh and two-way
+    /// heartbeats. So nobody who hears the leader helps to unseat it. While a new
+    /// configuration is chosen and does not govern yet, both it and the one before must
+    /// have such a quorum, since both must promise.
+    pub(crate) fn stand(&mut self, now: Time, in_force: &[Reign], candidacy: Candidacy) -> Stand {
+        let votes = |node: NodeId| in_force.iter().any(|r| r.configuration.is_voter(node));
+        let stalled = candidacy.disk_age_us > self.disk_stall_us;
+        if self.leaderless_since.is_none() || stalled || !votes(self.me) {
             return Stand::No;
         }
-        let mut reports = 1;
         let mut rank: u64 = 0;
-        for peer in &self.peers {
-            let Some(last) = peer.last.as_ref().filter(|_| self.is_two_way(now, peer)) else {
-                continue;
-            };
-            if last.following.is_some() || !self.is_report_fresh(now, peer) {
-                continue;
-            }
-            reports += 1;
+        for peer in self.peers.iter().filter(|peer| votes(peer.node)) {
+            let Some(last) = self.report(now, peer) else { continue };
             // Candidates go in order of log, then lowest id. What a leader misses of the
             // chosen prefix it must fetch before it can propose, so that comes first.
             let mine = (candidacy.chosen_upto, candidacy.last_accepted, Reverse(self.me));
@@ -326,13 +349,22 @@ impl Liveness {
                 rank += 1;
             }
         }
-        if reports < quorum {
+        let reports = |peer: &Peer| self.report(now, peer).is_some();
+        let has_quorum = |c: &Configuration| self.count(c, reports) >= c.progress_quorum();
+        if !in_force.iter().all(|reign| has_quorum(&reign.configuration)) {
             self.quorum_since = None;
             return Stand::No;
         }
         let since = *self.quorum_since.get_or_insert(now);
         let turn = since.plus_us(rank * self.heartbeat_us / 2).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }
+    }
+
+    /// The peer's report that it knows of no live leader, if there is one that is fresh
+    /// and two-way.
+    fn report<'a>(&self, now: Time, peer: &'a Peer) -> Option<&'a Heartbeat> {
+        let last = peer.last.as_ref().filter(|_| self.is_two_way(now, peer))?;
+        (last.following.is_none() && self.is_report_fresh(now, peer)).then_some(last)
     }
 
     /// Heard within an election timeout, both ways.
@@ -429,7 +461,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Watermark;
+    use crate::{Configurations, Watermark};
     use alloc::vec;
 
     const START: Time = Time(10_000_000);
@@ -458,6 +490,7 @@ mod tests {
             available_from: Slot(1),
             last_accepted: NO_LOG,
             durable_upto: Slot::ZERO,
+            configuration: 0,
             disk_age_us: 0,
             hears: Vec::new(),
             state: (Slot::ZERO, 0),
@@ -467,6 +500,7 @@ mod tests {
     /// A member of a cluster, with the heartbeats of the others made by hand. This node is
     /// n2, so that there is one with a lower and one with a higher id.
     struct Bench {
+        configurations: Configurations,
         liveness: Liveness,
         now: Time,
         sequence: u64,
@@ -478,8 +512,16 @@ mod tests {
         fn new(members: u32) -> Bench {
             let configuration =
                 Configuration::majority((1..=members).map(NodeId).collect(), 16).expect("valid");
-            let liveness = Liveness::new(ME, &configuration, &options(), START);
-            Bench { liveness, now: START, sequence: 0, leading: None, promised: Ballot::ZERO }
+            let liveness = Liveness::new(ME, configuration.members(), &options(), START);
+            let configurations = Configurations::new(configuration);
+            Bench {
+                configurations,
+                liveness,
+                now: START,
+                sequence: 0,
+                leading: None,
+                promised: Ballot::ZERO,
+            }
         }
 
         /// A new heartbeat of the peer, which answers the last one of this node.
@@ -514,7 +556,11 @@ mod tests {
         fn stand(&mut self) -> Stand {
             let known = self.following().is_some();
             self.liveness.note_leader(self.now, known);
-            self.liveness.stand(self.now, 2, HEALTHY)
+            self.stand_at(self.now, HEALTHY)
+        }
+
+        fn stand_at(&mut self, at: Time, candidacy: Candidacy) -> Stand {
+            self.liveness.stand(at, self.configurations.reigns(), candidacy)
         }
 
         fn wait_us(&mut self, us: u64) {
@@ -582,7 +628,7 @@ mod tests {
                 reports += usize::from(counts);
             }
             bench.now = START.plus_us(3 * options().heartbeat_us);
-            let stand = bench.liveness.stand(bench.now, 3, HEALTHY);
+            let stand = bench.stand_at(bench.now, HEALTHY);
             assert_eq!(stand != Stand::No, reports >= 3, "{code:o}");
         }
     }
@@ -623,8 +669,8 @@ mod tests {
             let candidacy = Candidacy { chosen_upto, last_accepted, disk_age_us: 0 };
             let turn = bench.now.plus_us(rank * options().heartbeat_us / 2);
             let expected = if rank == 0 { Stand::Now } else { Stand::At(turn) };
-            assert_eq!(bench.liveness.stand(bench.now, 2, candidacy), expected, "{code}");
-            assert_eq!(bench.liveness.stand(turn, 2, candidacy), Stand::Now);
+            assert_eq!(bench.stand_at(bench.now, candidacy), expected, "{code}");
+            assert_eq!(bench.stand_at(turn, candidacy), Stand::Now);
         }
     }
 
@@ -636,7 +682,7 @@ mod tests {
         for (disk_age_us, stands) in [(300_000, true), (300_001, false)] {
             let last_accepted = (ballot(9, 1), Slot(9));
             let candidacy = Candidacy { last_accepted, disk_age_us, ..HEALTHY };
-            let stand = bench.liveness.stand(bench.now, 2, candidacy);
+            let stand = bench.stand_at(bench.now, candidacy);
             assert_eq!(stand == Stand::Now, stands);
             assert_eq!(stand == Stand::No, !stands);
         }
@@ -811,7 +857,9 @@ mod tests {
                 let grace = START.plus_us(timeout);
                 let end = bench.now.plus_us(timeout);
                 for quorum in 1..=3 {
-                    let followed = |at| bench.liveness.is_followed(at, quorum);
+                    let voters = bench.configurations.newest().configuration.voters().to_vec();
+                    let c = Configuration::new(voters, 4 - quorum, quorum, 16).expect("valid");
+                    let followed = |at| bench.liveness.is_followed(at, &c);
                     assert!(followed(bench.now) && followed(Time(grace.0 - 1)));
                     assert_eq!(followed(grace), count >= quorum);
                     assert_eq!(followed(Time(end.0 - 1)), count >= quorum);
@@ -832,7 +880,8 @@ mod tests {
         let echo = bench.liveness.next_sequence(bench.now);
         bench.wait_us(options().election_timeout_us);
         bench.receive(1, Heartbeat { following: Some(mine), ..heartbeat(1, echo) });
-        assert!(!bench.liveness.is_followed(bench.now, 2));
+        let governing = bench.configurations.governing(Slot(1));
+        assert!(!bench.liveness.is_followed(bench.now, governing));
         assert!(!bench.liveness.is_reachable(bench.now, 0));
     }
 
@@ -851,10 +900,16 @@ mod tests {
                 let (promised, following) = says[which];
                 bench.hear(1, |h| (h.promised, h.following) = (promised, following));
                 in_a_row = if which == 0 { in_a_row + 1 } else { 0 };
-                assert_eq!(bench.liveness.has_deaf_voter(), in_a_row >= 3);
+                assert_eq!(
+                    bench.liveness.has_deaf_voter(bench.configurations.reigns()),
+                    in_a_row >= 3
+                );
             }
             bench.liveness.won(bench.now);
-            assert!(!bench.liveness.has_deaf_voter(), "a new ballot starts anew");
+            assert!(
+                !bench.liveness.has_deaf_voter(bench.configurations.reigns()),
+                "a new ballot starts anew"
+            );
         }
     }
 

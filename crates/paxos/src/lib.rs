@@ -28,6 +28,7 @@ mod planted;
 mod proposer;
 mod quorum;
 mod read;
+mod reconfiguration;
 mod replica;
 pub mod single_decree;
 mod slot;
@@ -37,8 +38,8 @@ mod value;
 
 pub use ballot::{Ballot, NodeId};
 pub use boundary::{
-    Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record, RecordBody,
-    Recovered, Role, Segment, SnapshotWanted, Status,
+    ChangeRefusal, Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record,
+    RecordBody, Recovered, Role, Segment, SnapshotWanted, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
 pub use message::{
@@ -47,6 +48,7 @@ pub use message::{
 };
 pub use options::Options;
 pub use planted::{Bug, Planted};
+pub use reconfiguration::{Configurations, Reign};
 pub use replica::{Replica, Route};
 pub use slot::{Position, Slot};
 pub use time::Time;

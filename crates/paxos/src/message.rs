@@ -139,6 +139,18 @@ pub enum RejectReason {
     Truncated(Slot),
     /// The Accept lies beyond the acceptor's window, whose last slot is this.
     BeyondWindow(Slot),
+    /// The candidate votes in no slot that is still open, as of the configuration with
+    /// this number. Nothing was promised.
+    NoVoter(u64),
+    /// The sender is no member as of the configuration with this number, which governs.
+    /// Answers a heartbeat too.
+    NoMember {
+        /// The number.
+        number: u64,
+        /// When so many voters have said it, none of them will ever need the sender:
+        /// every quorum of them holds what it knew durably.
+        witnesses: u32,
+    },
 }
 
 /// The leader's claim of what is chosen, sent when no Accept carries it.
@@ -208,6 +220,8 @@ pub struct Heartbeat {
     pub last_accepted: (Ballot, Slot),
     /// Up to here the sender's state survives a crash without its journal.
     pub durable_upto: Slot,
+    /// The number of the newest configuration that the sender knows.
+    pub configuration: u64,
     /// Microseconds since the sender handed its journal the oldest record that
     /// is not durable yet; 0 for none.
     pub disk_age_us: u64,

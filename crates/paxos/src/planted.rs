@@ -48,6 +48,11 @@ planted_bugs! {
     LeadsBelowPromise = 22, "a leader goes on though it promised a higher ballot";
     ForwardedOnce = 23, "commands on their way to a leader are sent once";
     FetchedOnce = 23, "a lost request for missing slots is never made again";
+    NewestCounts = 24, "votes are counted by the newest configuration, not by that of their slot";
+    GovernsAtOnce = 24, "a new configuration governs from the next slot on";
+    RemovedVotes = 24, "the vote of a node that was removed still counts";
+    LearnerVotes = 24, "the vote of a learner member counts";
+    ProposesUnprepared = 24, "a leader proposes where others vote without their promise";
     PromiseForgotten = 27, "a restarted node takes its promise for the default";
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
     AppliesBeforeDurable = 33, "a value is applied before the own journal holds it durably";

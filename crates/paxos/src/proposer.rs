@@ -8,8 +8,8 @@ use alloc::{
 };
 
 use crate::{
-    Accepted, AcceptedSlot, Ballot, Bug, Configuration, NodeId, Planted, Promise, Slot, Standing,
-    Time, Value, quorum::Voters,
+    Accepted, AcceptedSlot, Ballot, Bug, Configuration, Configurations, NodeId, Planted, Promise,
+    Reign, Slot, Standing, Time, Value, quorum::Voters,
 };
 
 /// What a proposer is doing.
@@ -35,8 +35,8 @@ pub(crate) struct Preparing {
     /// When the Prepares last left, and how often they did.
     pub(crate) sent_at: Time,
     pub(crate) sent: u32,
-    /// What came of each member's promise, by its place.
-    answers: BTreeMap<usize, Answer>,
+    /// What came of each node's promise.
+    answers: BTreeMap<NodeId, Answer>,
     planted: Planted,
 }
 
@@ -71,30 +71,22 @@ impl Preparing {
         }
     }
 
-    /// Takes one page; says whether a quorum has promised completely. A promise of
-    /// another ballot, an older attempt of this node included, does not count
-    /// (pitfall 6).
-    pub(crate) fn receive_promise(
-        &mut self,
-        from: NodeId,
-        promise: Promise,
-        configuration: &Configuration,
-    ) -> bool {
-        let Some(member) = configuration.index_of(from) else { return false };
+    /// Takes one page of a promise. One of another ballot, an older attempt of this node
+    /// included, does not count (pitfall 6), nor does one that reaches further than
+    /// `window` above what its acceptor knows as chosen: nothing correct does.
+    pub(crate) fn receive_promise(&mut self, from: NodeId, promise: Promise, window: u64) {
         let is_old = promise.ballot != self.ballot || promise.from != self.from;
         if is_old && !self.planted.is(Bug::OldPromiseCounts) {
-            return false;
+            return;
         }
         if promise.page >= promise.pages || promise.pages > Self::PAGES_MAX {
-            return false;
+            return;
         }
-        // Nothing correct lies further ahead than an acceptor's window.
-        let window = configuration.alpha().saturating_mul(2);
         let (first, last) = (promise.chosen_upto.next(), promise.chosen_upto.plus(window));
         if promise.accepted.iter().any(|a| a.slot < first || a.slot > last) {
-            return false;
+            return;
         }
-        let replace = match self.answers.get(&member) {
+        let replace = match self.answers.get(&from) {
             Some(known) => !known.is_complete(self.planted) && known.answer < promise.answer,
             None => true,
         };
@@ -104,24 +96,37 @@ impl Preparing {
                 chosen_upto: promise.chosen_upto,
                 pages: alloc::vec![None; promise.pages as usize],
             };
-            self.answers.insert(member, answer);
+            self.answers.insert(from, answer);
         }
-        let answer = self.answers.get_mut(&member).expect("just inserted");
+        let answer = self.answers.get_mut(&from).expect("just inserted");
         if answer.answer == promise.answer && answer.pages.len() == promise.pages as usize {
             answer.pages[promise.page as usize] = Some(promise.accepted);
         }
-        self.promises().count() >= configuration.promise_quorum()
     }
 
-    /// The members whose promise is complete.
-    pub(crate) fn promises(&self) -> Voters {
-        let mut voters = Voters::default();
-        for (member, answer) in &self.answers {
-            if answer.is_complete(self.planted) {
-                voters.insert(*member);
-            }
-        }
-        voters
+    /// Whether `node` has promised completely.
+    pub(crate) fn has_promised(&self, node: NodeId) -> bool {
+        self.answers.get(&node).is_some_and(|answer| answer.is_complete(self.planted))
+    }
+
+    /// Whether a q1 quorum of each of these configurations has promised completely.
+    pub(crate) fn has_quorums(&self, reigns: &[Reign]) -> bool {
+        let promises = |configuration: &Configuration| {
+            configuration.voters().iter().filter(|node| self.has_promised(**node)).count()
+        };
+        let has_quorum = |c: &Configuration| promises(c) >= c.promise_quorum();
+        reigns.iter().all(|reign| has_quorum(&reign.configuration))
+    }
+
+    fn complete(&self) -> impl Iterator<Item = &Answer> {
+        let enough = if self.planted.is(Bug::OneReportIsEnough) { 1 } else { self.answers.len() };
+        let is_complete = |answer: &&Answer| answer.is_complete(self.planted);
+        self.answers.values().filter(is_complete).take(enough)
+    }
+
+    /// The highest slot that one of those who promised knows as chosen.
+    fn chosen_upto(&self) -> Slot {
+        self.complete().map(|answer| answer.chosen_upto).max().unwrap_or(Slot::ZERO)
     }
 
     /// Begins Phase 2 with what the quorum reported.
@@ -132,7 +137,10 @@ impl Preparing {
     /// our q1 quorum in some member, and that member accepted v before it promised
     /// us. By induction over the ballots between, every higher acceptance of the
     /// slot is v too, so the highest one that we hear of is v. Where nobody reports
-    /// anything nothing can have been chosen, and any value will do: a no-op.
+    /// anything nothing can have been chosen, and any value will do: a no-op. Both
+    /// quorums are those of the configuration that governs the slot. Which one that is
+    /// may become known only later, so what was reported is kept as such until the slot
+    /// is proposed, and by then a quorum of the right voters has promised.
     ///
     /// Slots up to the highest `chosen_upto` of the quorum are chosen already;
     /// their values are fetched, and nothing is proposed in them (pitfall 17). So are
@@ -140,36 +148,12 @@ impl Preparing {
     /// from a later ballot. Nobody ever accepts in this ballot in a slot up to there,
     /// so nobody takes anything from the claim that they are chosen.
     pub(crate) fn lead(self, now: Time, known: Slot) -> Leading {
-        let enough = if self.planted.is(Bug::OneReportIsEnough) { 1 } else { self.answers.len() };
-        let is_complete = |answer: &&Answer| answer.is_complete(self.planted);
-        let complete = || self.answers.values().filter(is_complete).take(enough);
-        let base = complete().map(|answer| answer.chosen_upto).max().unwrap_or(Slot::ZERO);
+        let base = self.chosen_upto();
         let base = base.max(self.from.prior());
         let base = if self.planted.is(Bug::NoopOverChosen) { known } else { base.max(known) };
-        let mut highest: BTreeMap<Slot, (Standing, Value)> = BTreeMap::new();
-        for accepted in complete().flat_map(|a| a.pages.iter().flatten().flatten()) {
-            let AcceptedSlot { slot, standing, value } = accepted;
-            let known = highest.get(slot).map(|(standing, _)| *standing);
-            let is_higher = known.is_none_or(|known| *standing > known);
-            let wins = match known {
-                Some(_) if self.planted.is(Bug::FirstReportWins) => false,
-                Some(known) if self.planted.is(Bug::LowestReportWins) => *standing < known,
-                _ => is_higher,
-            };
-            if *slot > base && wins {
-                highest.insert(*slot, (*standing, value.clone()));
-            }
-        }
-        let last = highest.keys().next_back().copied().unwrap_or(base);
-        let forgets = self.planted.is(Bug::OwnValueDespiteReport);
-        let mut adopted = VecDeque::new();
-        let mut slot = base.next();
-        while slot <= last {
-            let reported = highest.remove(&slot).filter(|_| !forgets);
-            adopted.push_back(reported.map_or(Value::Noop, |(_, value)| value));
-            slot = slot.next();
-        }
-        Leading::new(self.ballot, base, adopted, now, self.planted)
+        let mut leading = Leading::new(self.ballot, base, now, self.planted);
+        leading.adopt(&self);
+        leading
     }
 }
 
@@ -182,8 +166,15 @@ pub(crate) struct Leading {
     pub(crate) base: Slot,
     /// The last slot that Phase 1 brought back.
     pub(crate) adopted_upto: Slot,
-    /// Values of Phase 1 that wait for the window, for the slots from `next` on.
-    adopted: VecDeque<Value>,
+    /// What Phase 1 brought back for the slots that were not proposed yet; nothing
+    /// where nobody reported anything.
+    adopted: VecDeque<Option<(Standing, Value)>>,
+    /// Whose promise of this ballot is complete.
+    promised: Vec<NodeId>,
+    /// From here on other voters decide, of whom no quorum has promised yet.
+    unprepared_from: Option<Slot>,
+    /// Phase 1 with them.
+    pub(crate) extension: Option<Preparing>,
     /// Every slot up to here is chosen.
     prefix: Slot,
     /// The slots above `prefix` that were proposed.
@@ -197,6 +188,36 @@ pub(crate) struct Leading {
     planted: Planted,
 }
 
+/// A node's place among the voters of the slots up to `until`.
+struct Seat {
+    index: Option<usize>,
+    quorum: usize,
+    until: Slot,
+}
+
+impl Seat {
+    fn of(node: NodeId, slot: Slot, configurations: &Configurations, planted: Planted) -> Seat {
+        let governing = match planted.is(Bug::NewestCounts) {
+            true => &*configurations.newest().configuration,
+            false => configurations.governing(slot),
+        };
+        let fewer = usize::from(planted.is(Bug::MinorityDecides));
+        let index = governing.index_of(node);
+        let index = match index {
+            None if planted.is(Bug::LearnerVotes) => {
+                governing.members().iter().position(|member| *member == node)
+            }
+            None if planted.is(Bug::RemovedVotes) => {
+                let oldest = &configurations.reigns()[0].configuration;
+                oldest.index_of(node).map(|index| Configuration::MEMBERS_MAX - 1 - index)
+            }
+            index => index,
+        };
+        let quorum = governing.accept_quorum() - fewer;
+        Seat { index, quorum, until: configurations.reigns_until(slot) }
+    }
+}
+
 /// One proposed slot.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Open {
@@ -208,6 +229,11 @@ pub(crate) struct Open {
     chosen: bool,
 }
 
+/// What a leader proposes where this was reported: a no-op where nothing was.
+fn adopted(reported: &Option<(Standing, Value)>) -> &Value {
+    reported.as_ref().map_or(&Value::Noop, |(_, value)| value)
+}
+
 impl Open {
     /// When this slot is due to be sent again.
     pub(crate) fn repeat_at(&self, pause_us: u64) -> Time {
@@ -217,18 +243,15 @@ impl Open {
 }
 
 impl Leading {
-    fn new(
-        ballot: Ballot,
-        base: Slot,
-        adopted: VecDeque<Value>,
-        now: Time,
-        planted: Planted,
-    ) -> Leading {
+    fn new(ballot: Ballot, base: Slot, now: Time, planted: Planted) -> Leading {
         Leading {
             ballot,
             base,
-            adopted_upto: base.plus(adopted.len() as u64),
-            adopted,
+            adopted_upto: base,
+            adopted: VecDeque::new(),
+            promised: Vec::new(),
+            unprepared_from: None,
+            extension: None,
             prefix: base,
             open: VecDeque::new(),
             open_bytes: 0,
@@ -236,6 +259,100 @@ impl Leading {
             answer_us: 0,
             planted,
         }
+    }
+
+    /// Takes over what came of a Phase 1, for the slots that were not proposed yet: per
+    /// slot the highest report of all.
+    fn adopt(&mut self, preparing: &Preparing) {
+        let promised = preparing.answers.keys().filter(|node| preparing.has_promised(**node));
+        self.promised.extend(promised);
+        self.promised.sort_unstable();
+        self.promised.dedup();
+        let next = self.proposed_upto().next();
+        for answer in preparing.complete() {
+            for accepted in answer.pages.iter().flatten().flatten() {
+                let AcceptedSlot { slot, standing, value } = accepted;
+                let Some(place) = slot.0.checked_sub(next.0) else { continue };
+                let place = usize::try_from(place).expect("a window is small");
+                while self.adopted.len() <= place {
+                    self.adopted.push_back(None);
+                }
+                let known = self.adopted[place].as_ref().map(|(standing, _)| *standing);
+                let is_higher = known.is_none_or(|known| *standing > known);
+                let wins = match known {
+                    Some(_) if self.planted.is(Bug::FirstReportWins) => false,
+                    Some(known) if self.planted.is(Bug::LowestReportWins) => *standing < known,
+                    _ => is_higher,
+                };
+                if wins {
+                    self.adopted[place] = Some((*standing, value.clone()));
+                }
+            }
+        }
+        let last = Slot(next.0 - 1 + self.adopted.len() as u64);
+        self.adopted_upto = self.adopted_upto.max(last);
+    }
+
+    /// Looks where the promises that this leader holds end: "no slot is proposed
+    /// without a quorum of promises of those who vote there".
+    pub(crate) fn note_configurations(&mut self, configurations: &Configurations, chosen: Slot) {
+        let promised = |c: &Configuration| {
+            c.voters().iter().filter(|node| self.promised.contains(node)).count()
+                >= c.promise_quorum()
+        };
+        let mut reigns = configurations.in_force(chosen).iter();
+        let missing = reigns.find(|reign| !promised(&reign.configuration));
+        self.unprepared_from = missing.map(|reign| reign.from);
+        if self.planted.is(Bug::ProposesUnprepared) {
+            self.unprepared_from = None;
+        }
+        if self.unprepared_from.is_none() {
+            self.extension = None;
+        }
+    }
+
+    /// Begins Phase 1 with the voters from whom promises are missing, if there are such.
+    /// Says so when it has begun.
+    pub(crate) fn extend(&mut self, now: Time) -> bool {
+        let Some(unprepared_from) = self.unprepared_from else { return false };
+        let from = unprepared_from.max(self.proposed_upto().next());
+        if self.extension.as_ref().is_some_and(|extension| extension.from == from) {
+            return false;
+        }
+        self.extension = Some(Preparing::new(self.ballot, from, now, self.planted));
+        true
+    }
+
+    /// Takes a page of a promise of the extended Phase 1. Nothing was proposed from
+    /// `extension.from` on, so what these voters report is adopted as in any Phase 1.
+    /// Says false when one of them knows more as chosen than this leader proposed: then
+    /// another leader is at work, and this one has lost.
+    pub(crate) fn receive_promise(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        promise: Promise,
+        window: u64,
+    ) -> bool {
+        let Some(mut extension) = self.extension.take() else { return true };
+        extension.progress_at = now;
+        extension.receive_promise(from, promise, window);
+        let keeps = extension.chosen_upto() <= self.proposed_upto();
+        if keeps && extension.has_promised(from) {
+            self.adopt(&extension);
+        }
+        self.extension = Some(extension);
+        keeps
+    }
+
+    /// Whether `node` has promised this ballot, as far as this leader knows.
+    pub(crate) fn has_promise_of(&self, node: NodeId) -> bool {
+        self.promised.contains(&node)
+    }
+
+    /// The first slot that this leader may not propose in for want of promises.
+    pub(crate) fn unprepared_from(&self) -> Option<Slot> {
+        self.unprepared_from
     }
 
     /// Every slot up to here is chosen: what this leader may claim.
@@ -263,6 +380,7 @@ impl Leading {
     pub(crate) fn has_room(&self, window_slots: u64, window_bytes: usize) -> bool {
         (self.open.len() as u64) < window_slots
             && (self.open.is_empty() || self.open_bytes < window_bytes)
+            && self.unprepared_from.is_none_or(|from| self.proposed_upto().next() < from)
     }
 
     /// Whether this leader cannot get `value` chosen in `slot`: Phase 1 brought back
@@ -274,7 +392,7 @@ impl Leading {
         let place = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
         let mine = match place.checked_sub(self.open.len()) {
             None => Some(&self.open[place].value),
-            Some(place) => self.adopted.get(place),
+            Some(place) => self.adopted.get(place).map(adopted),
         };
         slot > self.adopted_upto || mine != Some(value)
     }
@@ -287,7 +405,16 @@ impl Leading {
 
     /// The next value of Phase 1 that waits.
     pub(crate) fn next_adopted(&mut self) -> Option<Value> {
-        self.adopted.pop_front()
+        let forgets = self.planted.is(Bug::OwnValueDespiteReport);
+        let reported = self.adopted.pop_front()?.filter(|_| !forgets);
+        Some(adopted(&reported).clone())
+    }
+
+    /// Whether a change of the members is on its way in this ballot.
+    pub(crate) fn has_change(&self) -> bool {
+        let proposed = self.open.iter().map(|open| &open.value);
+        let reported = self.adopted.iter().map(adopted);
+        proposed.chain(reported).any(|value| matches!(value, Value::Configuration(_)))
     }
 
     /// Gives `value` the next slot. Each slot gets one value in a ballot, ever:
@@ -303,15 +430,15 @@ impl Leading {
         self.proposed_upto()
     }
 
-    /// Counts an acceptor's vote for a range of slots. Gives each slot that became
-    /// chosen: "a value is chosen when a single proposal with that value has been
-    /// accepted by a majority".
+    /// Counts an acceptor's vote for a range of slots, each among the voters of the
+    /// configuration that governs it. Gives each slot that became chosen: "a value is
+    /// chosen when a single proposal with that value has been accepted by a majority".
     pub(crate) fn receive_accepted(
         &mut self,
         now: Time,
-        member: usize,
+        member: NodeId,
         accepted: &Accepted,
-        accept_quorum: usize,
+        configurations: &Configurations,
     ) -> Vec<(Slot, Value)> {
         let is_old = accepted.ballot != self.ballot && !self.planted.is(Bug::OldVoteCounts);
         assert!(!is_old, "votes are counted in their own ballot");
@@ -319,22 +446,15 @@ impl Leading {
         let first = accepted.first.max(self.prefix.next());
         let last = accepted.last.min(self.proposed_upto());
         let mut slot = first;
+        let mut seat = Seat::of(member, first, configurations, self.planted);
         while slot <= last {
-            let index = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
-            let open = &mut self.open[index];
-            let voter = match self.planted.is(Bug::VotesOfOneMemberCount) {
-                true => open.voters.count(),
-                false => member,
-            };
-            if open.voters.insert(voter) && open.repeats == 0 && slot == last {
-                let sample = now.since_us(open.sent_at);
-                self.answer_us = match self.answer_us {
-                    0 => sample,
-                    smoothed => (smoothed * 7 + sample) / 8,
-                };
+            if slot > seat.until {
+                seat = Seat::of(member, slot, configurations, self.planted);
             }
-            if !open.chosen && open.voters.count() >= accept_quorum {
-                open.chosen = true;
+            if let Some(voter) = seat.index
+                && self.count_vote(now, slot, slot == last, voter, seat.quorum)
+            {
+                let open = self.open_at(slot);
                 chosen.push((slot, open.value.clone()));
             }
             slot = slot.next();
@@ -346,6 +466,36 @@ impl Leading {
             self.progress_at = now;
         }
         chosen
+    }
+
+    fn open_at(&mut self, slot: Slot) -> &mut Open {
+        let index = usize::try_from(slot.0 - self.prefix.0 - 1).expect("the window is small");
+        &mut self.open[index]
+    }
+
+    /// Counts one vote in a slot; says whether it is the one that decides.
+    fn count_vote(
+        &mut self,
+        now: Time,
+        slot: Slot,
+        is_last: bool,
+        voter: usize,
+        quorum: usize,
+    ) -> bool {
+        let twice = self.planted.is(Bug::VotesOfOneMemberCount);
+        let open = self.open_at(slot);
+        let voter = if twice { open.voters.count() } else { voter };
+        let sample = (open.voters.insert(voter) && open.repeats == 0 && is_last)
+            .then(|| now.since_us(open.sent_at));
+        let decides = !open.chosen && open.voters.count() >= quorum;
+        open.chosen |= decides;
+        if let Some(sample) = sample {
+            self.answer_us = match self.answer_us {
+                0 => sample,
+                smoothed => (smoothed * 7 + sample) / 8,
+            };
+        }
+        decides
     }
 
     /// The open slots that are not chosen, oldest first.
@@ -369,14 +519,23 @@ impl Leading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{collections::BTreeSet, format, vec};
+    use alloc::{collections::BTreeSet, format, sync::Arc, vec};
     use bytes::Bytes;
 
     const NOW: Time = Time(1_000);
     const ONE: Slot = Slot(1);
 
-    fn three() -> Configuration {
-        Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid")
+    const WINDOW: u64 = 32;
+
+    fn three() -> Configurations {
+        let three = Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16);
+        Configurations::new(three.expect("valid"))
+    }
+
+    /// Gives the candidate a page; says whether it is elected.
+    fn take(preparing: &mut Preparing, from: NodeId, promise: Promise) -> bool {
+        preparing.receive_promise(from, promise, WINDOW);
+        preparing.has_quorums(three().reigns())
     }
 
     fn ballot(round: u64) -> Ballot {
@@ -420,14 +579,10 @@ mod tests {
     /// counts when every page of the newest answer is there; once it counts it stays.
     #[test]
     fn a_promise_counts_when_all_pages_of_one_answer_are_there() {
-        let (configuration, letters) = (three(), letters());
+        let letters = letters();
         for sequence in 0..8_usize.pow(5) {
             let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
-            assert!(!preparing.receive_promise(
-                NodeId(1),
-                promise(1, 0, 1, vec![]),
-                &configuration
-            ));
+            assert!(!take(&mut preparing, NodeId(1), promise(1, 0, 1, vec![])));
             let mut newest = 0;
             let mut pages = BTreeSet::new();
             for step in 0..5 {
@@ -440,14 +595,14 @@ mod tests {
                 if counts && letter.answer == newest {
                     pages.insert(letter.page);
                 }
-                let elected = preparing.receive_promise(NodeId(2), letter, &configuration);
-                assert_eq!(elected, counts && pages.len() == 2, "sequence {sequence:o}");
-                assert_eq!(preparing.promises().contains(1), pages.len() == 2);
-                assert!(!preparing.promises().contains(2));
+                let elected = take(&mut preparing, NodeId(2), letter);
+                assert_eq!(elected, pages.len() == 2, "sequence {sequence:o}");
+                assert_eq!(preparing.has_promised(NodeId(2)), pages.len() == 2);
+                assert!(!preparing.has_promised(NodeId(3)));
             }
             if pages.len() == 2 {
                 // Nothing of the other answer has got into it.
-                let answer = &preparing.answers[&1];
+                let answer = &preparing.answers[&NodeId(2)];
                 let all = answer.pages.iter().flatten().flatten();
                 let of_newest = |a: &AcceptedSlot| a.standing == Standing::Accepted(ballot(newest));
                 assert_eq!(all.filter(|accepted| of_newest(accepted)).count(), 2);
@@ -458,7 +613,6 @@ mod tests {
     /// Pitfall 7: every sequence of six promises of three members, and of a stranger.
     #[test]
     fn a_quorum_of_promises_is_one_of_distinct_members() {
-        let configuration = three();
         for sequence in 0..4_u32.pow(6) {
             let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
             let mut members = BTreeSet::new();
@@ -468,9 +622,10 @@ mod tests {
                     members.insert(from);
                 }
                 let answer = promise(u64::from(step), 0, 1, vec![]);
-                let elected = preparing.receive_promise(from, answer, &configuration);
-                assert_eq!(elected, from != NodeId(4) && members.len() >= 2);
-                assert_eq!(preparing.promises().count(), members.len());
+                let elected = take(&mut preparing, from, answer);
+                assert_eq!(elected, members.len() >= 2);
+                let promised = (1..=3_u32).map(NodeId).filter(|node| preparing.has_promised(*node));
+                assert_eq!(promised.count(), members.len());
             }
         }
     }
@@ -502,7 +657,7 @@ mod tests {
     /// "no-op" commands fill the gaps. Every pair of reports about three slots.
     #[test]
     fn the_value_is_that_of_the_highest_numbered_proposal_among_the_responses() {
-        let (configuration, reports) = (three(), reports());
+        let reports = reports();
         assert_eq!(reports.len(), 64 + 16 + 4);
         for one in &reports {
             for (two, known) in reports.iter().flat_map(|two| (0..=3).map(move |k| (two, k))) {
@@ -510,7 +665,7 @@ mod tests {
                 for (from, (chosen_upto, accepted)) in [(2, one), (3, two)] {
                     let chosen_upto = *chosen_upto;
                     let answer = Promise { chosen_upto, ..promise(1, 0, 1, accepted.clone()) };
-                    preparing.receive_promise(NodeId(from), answer, &configuration);
+                    take(&mut preparing, NodeId(from), answer);
                 }
                 // What it learns while it prepares counts as chosen like the rest.
                 let mut leading = preparing.lead(NOW, Slot(known));
@@ -537,8 +692,10 @@ mod tests {
     /// value or, if that one is later, with another; beyond it only this leader chooses.
     #[test]
     fn a_choice_that_this_leader_cannot_make_beats_it() {
-        let adopted = VecDeque::from([text("a"), text("b")]);
-        let mut leading = Leading::new(mine(), Slot(3), adopted, NOW, Planted::NONE);
+        let mut leading = Leading::new(mine(), Slot(3), NOW, Planted::NONE);
+        let standing = Standing::Accepted(ballot(1));
+        leading.adopted = ["a", "b"].map(|value| Some((standing, text(value)))).into();
+        leading.adopted_upto = Slot(5);
         for proposed in 0..=3_u64 {
             for slot in 1..=8 {
                 let mine = match slot {
@@ -560,34 +717,32 @@ mod tests {
     /// Half a promise brings nothing: its missing page could hold the higher proposal.
     #[test]
     fn pages_of_an_incomplete_promise_are_not_responses() {
-        let configuration = three();
         let accepted = |value: &str| {
             let standing = Standing::Accepted(ballot(1));
             vec![AcceptedSlot { slot: ONE, standing, value: text(value) }]
         };
         let mut preparing = Preparing::new(mine(), ONE, NOW, Planted::NONE);
-        preparing.receive_promise(NodeId(3), promise(1, 0, 2, accepted("half")), &configuration);
-        preparing.receive_promise(NodeId(1), promise(1, 0, 1, vec![]), &configuration);
-        assert!(preparing.receive_promise(NodeId(2), promise(1, 0, 1, vec![]), &configuration));
+        take(&mut preparing, NodeId(3), promise(1, 0, 2, accepted("half")));
+        take(&mut preparing, NodeId(1), promise(1, 0, 1, vec![]));
+        assert!(take(&mut preparing, NodeId(2), promise(1, 0, 1, vec![])));
         assert!(!preparing.lead(NOW, Slot::ZERO).has_adopted());
     }
 
     #[test]
     fn a_candidate_never_proposes_at_or_below_what_it_knew_as_chosen() {
-        let configuration = three();
         let from = Slot(6);
         let mut preparing = Preparing::new(mine(), from, NOW, Planted::NONE);
         for (member, chosen_upto) in [(1, 0), (2, 3)] {
             let answer =
                 Promise { from, chosen_upto: Slot(chosen_upto), ..promise(1, 0, 1, vec![]) };
-            preparing.receive_promise(NodeId(member), answer, &configuration);
+            take(&mut preparing, NodeId(member), answer);
         }
         let mut leading = preparing.lead(NOW, Slot::ZERO);
         assert_eq!((leading.base, leading.propose(NOW, Value::Noop)), (Slot(5), Slot(6)));
     }
 
     fn leading_with(slots: u64) -> Leading {
-        let mut leading = Leading::new(mine(), Slot(2), VecDeque::new(), NOW, Planted::NONE);
+        let mut leading = Leading::new(mine(), Slot(2), NOW, Planted::NONE);
         for slot in 3..3 + slots {
             assert_eq!(leading.propose(NOW, text(&format!("{slot}"))), Slot(slot));
         }
@@ -603,9 +758,10 @@ mod tests {
         for (first, last) in (2..=6).flat_map(|first| (2..=6).map(move |last| (first, last))) {
             letters.extend((0..3).map(|member| (member, first, last)));
         }
+        let three = three();
         for sequence in 0..letters.len().pow(3) {
             let mut leading = leading_with(3);
-            let mut votes: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+            let mut votes: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
             let mut told = BTreeSet::new();
             for step in 0..3 {
                 let (member, first, last) =
@@ -615,7 +771,9 @@ mod tests {
                 }
                 let (first, last) = (Slot(first), Slot(last));
                 let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
-                for (slot, value) in leading.receive_accepted(NOW, member, &accepted, 2) {
+                for (slot, value) in
+                    leading.receive_accepted(NOW, NodeId(member + 1), &accepted, &three)
+                {
                     assert_eq!(value, text(&format!("{slot}")));
                     assert!(told.insert(slot.0), "chosen once");
                 }
@@ -636,11 +794,101 @@ mod tests {
         }
     }
 
+    /// n1, n2 and n3 vote up to slot 4; from slot 5 on n1 and n4 do, of whom both are
+    /// needed. n5 learns.
+    fn changed() -> Configurations {
+        let three = Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 4).expect("valid");
+        let mut configurations = Configurations::new(three);
+        let two = Configuration::majority([1, 4].map(NodeId).to_vec(), 4).expect("valid");
+        let two = two.with_learners(vec![NodeId(5)]).expect("valid").numbered(1);
+        assert!(configurations.receive_chosen(Slot(1), &Arc::new(two)));
+        configurations
+    }
+
+    /// Pitfall 24: every sequence of four answers, each for slots 3 to 6 or one of them, by
+    /// any of five nodes.
+    #[test]
+    fn each_slot_counts_the_votes_of_those_who_vote_there() {
+        let configurations = changed();
+        let ranges = [(3, 6), (3, 3), (4, 5), (6, 6)];
+        for sequence in 0..20_usize.pow(4) {
+            let mut leading = leading_with(4);
+            let mut votes: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+            let mut told = BTreeSet::new();
+            for step in 0..4 {
+                let letter = sequence / 20_usize.pow(step) % 20;
+                let (node, (first, last)) = (letter as u32 % 5 + 1, ranges[letter / 5]);
+                (first..=last).for_each(|slot| drop(votes.entry(slot).or_default().insert(node)));
+                let (first, last) = (Slot(first), Slot(last));
+                let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
+                let chosen =
+                    leading.receive_accepted(NOW, NodeId(node), &accepted, &configurations);
+                told.extend(chosen.into_iter().map(|(slot, _)| slot.0));
+            }
+            let is_chosen = |slot: &u64| {
+                let of = |nodes: &[u32]| nodes.iter().filter(|n| votes[slot].contains(n)).count();
+                if *slot < 5 { of(&[1, 2, 3]) >= 2 } else { of(&[1, 4]) == 2 }
+            };
+            let expected: BTreeSet<u64> = votes.keys().copied().filter(is_chosen).collect();
+            assert_eq!(told, expected, "sequence {sequence}");
+        }
+    }
+
+    /// A leader with the promises of n1 and n2 proposes up to slot 4 and no further; n4's
+    /// promise lets it go on, and what n4 reports is proposed before anything new.
+    #[test]
+    fn a_leader_asks_new_voters_before_it_proposes_under_them() {
+        let configurations = changed();
+        let mut preparing = Preparing::new(mine(), Slot(3), NOW, Planted::NONE);
+        let chosen_upto = Slot(2);
+        let old = |from| Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
+        for node in [1, 2] {
+            preparing.receive_promise(NodeId(node), old(Slot(3)), WINDOW);
+        }
+        assert!(preparing.has_quorums(&configurations.reigns()[..1]));
+        assert!(!preparing.has_quorums(configurations.reigns()), "both must promise");
+        let mut leading = preparing.lead(NOW, chosen_upto);
+        leading.note_configurations(&configurations, chosen_upto);
+        assert_eq!(leading.unprepared_from(), Some(Slot(5)));
+        for slot in 3..=4 {
+            assert!(leading.has_room(9, usize::MAX));
+            assert_eq!(leading.propose(NOW, text("new")), Slot(slot));
+        }
+        assert!(!leading.has_room(9, usize::MAX));
+        assert!(leading.extend(NOW) && !leading.extend(NOW), "it is begun once");
+        assert_eq!(leading.extension.as_ref().map(|e| (e.ballot, e.from)), Some((mine(), Slot(5))));
+        let standing = Standing::Accepted(ballot(7));
+        let reported = AcceptedSlot { slot: Slot(6), standing, value: text("theirs") };
+        let theirs = Promise { accepted: vec![reported], ..old(Slot(5)) };
+        assert!(leading.receive_promise(NOW, NodeId(4), theirs, WINDOW));
+        leading.note_configurations(&configurations, chosen_upto);
+        assert_eq!((leading.unprepared_from(), leading.adopted_upto), (None, Slot(6)));
+        assert!(leading.has_room(9, usize::MAX) && leading.extension.is_none());
+        assert_eq!(leading.next_adopted(), Some(Value::Noop));
+        assert_eq!(leading.propose(NOW, Value::Noop), Slot(5));
+        assert_eq!(leading.next_adopted(), Some(text("theirs")));
+    }
+
+    /// A new voter knows a slot as chosen that this leader did not propose in.
+    #[test]
+    fn a_leader_that_finds_another_at_work_among_new_voters_has_lost() {
+        let configurations = changed();
+        for chosen_upto in 2..=6 {
+            let mut leading = leading_with(2);
+            leading.note_configurations(&configurations, Slot(2));
+            leading.extend(NOW);
+            let (from, chosen_upto) = (leading.extension.as_ref().unwrap().from, Slot(chosen_upto));
+            let theirs = Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
+            let keeps = leading.receive_promise(NOW, NodeId(4), theirs, WINDOW);
+            assert_eq!(keeps, chosen_upto <= Slot(4));
+        }
+    }
+
     #[test]
     #[should_panic(expected = "votes are counted in their own ballot")]
     fn a_vote_of_another_ballot_is_never_counted() {
         let accepted = Accepted { ballot: ballot(1), first: Slot(3), last: Slot(3), read_round: 0 };
-        leading_with(1).receive_accepted(NOW, 0, &accepted, 2);
+        leading_with(1).receive_accepted(NOW, NodeId(1), &accepted, &three());
     }
 
     /// Paxos Made Moderately Complex 4.2 and Paxos Made Simple 3: a leader "can get at most
@@ -648,13 +896,14 @@ mod tests {
     #[test]
     fn a_leader_gets_at_most_a_window_ahead_of_what_is_chosen() {
         let bytes = text("3").size_bytes();
+        let three = three();
         for open in 0..6_u64 {
             for chosen in 0..=open {
                 let mut leading = leading_with(open);
                 for member in 0..2 {
                     let (first, last) = (Slot(3), Slot(2 + chosen));
                     let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
-                    leading.receive_accepted(NOW, member, &accepted, 2);
+                    leading.receive_accepted(NOW, NodeId(member + 1), &accepted, &three);
                 }
                 let left = open - chosen;
                 for window in 0..7_u32 {

@@ -10,7 +10,7 @@ use alloc::{
     vec::Vec,
 };
 
-use crate::{NodeId, ReadOutcome, ReadToken, Slot, Time, quorum::Voters};
+use crate::{NodeId, ReadOutcome, ReadToken, Reign, Slot, Time};
 
 /// Who waits for a read index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -30,8 +30,8 @@ pub(crate) struct Rounds {
     arrived: Vec<Reader>,
     /// Rounds in flight, oldest first.
     open: VecDeque<(u64, Vec<Reader>)>,
-    /// The highest round that each member echoed.
-    echoes: BTreeMap<usize, u64>,
+    /// The highest round that each node echoed.
+    echoes: BTreeMap<NodeId, u64>,
     sent_at: Option<Time>,
     /// A round began that no message has carried yet.
     unsent: bool,
@@ -95,33 +95,37 @@ impl Rounds {
         self.sent_at = Some(now);
     }
 
-    /// Takes an echo; gives the readers whose rounds a quorum has confirmed.
+    /// Takes an echo; gives the readers whose rounds a q2 quorum of each of these
+    /// configurations has confirmed. Each must be one that governs the next slot or a
+    /// later one.
     pub(crate) fn receive_echo(
         &mut self,
-        member: usize,
+        node: NodeId,
         read_round: u64,
-        quorum: usize,
+        reigns: &[Reign],
     ) -> Vec<Reader> {
-        let known = self.echoes.entry(member).or_insert(0);
+        let known = self.echoes.entry(node).or_insert(0);
         if read_round <= *known || read_round > self.newest {
             return Vec::new();
         }
         *known = read_round;
         let mut confirmed = Vec::new();
         while let Some((round, _)) = self.open.front() {
-            let mut voters = Voters::default();
-            for (member, echoed) in &self.echoes {
-                if echoed >= round {
-                    voters.insert(*member);
-                }
-            }
-            if voters.count() < quorum {
+            if !self.is_confirmed(*round, reigns) {
                 break;
             }
             let (_, readers) = self.open.pop_front().expect("just seen");
             confirmed.extend(readers);
         }
         confirmed
+    }
+
+    fn is_confirmed(&self, round: u64, reigns: &[Reign]) -> bool {
+        let echoed = |node: &&NodeId| self.echoes.get(node).is_some_and(|echoed| *echoed >= round);
+        reigns.iter().all(|reign| {
+            let voters = reign.configuration.voters();
+            voters.iter().filter(echoed).count() >= reign.configuration.accept_quorum()
+        })
     }
 
     /// Everybody who waits, when leadership ends.
@@ -233,7 +237,8 @@ pub(crate) fn settle(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::{collections::BTreeSet, vec};
+    use crate::Configuration;
+    use alloc::{collections::BTreeSet, sync::Arc, vec};
 
     const NOW: Time = Time(1_000);
 
@@ -246,6 +251,29 @@ mod tests {
             Reader::Here(ReadToken(token)) => *token,
             Reader::There(..) => panic!("nobody else asked"),
         }
+    }
+
+    /// A cluster whose voters are the first so many nodes.
+    fn voters(count: u32) -> Vec<Reign> {
+        let configuration = Configuration::majority((1..=count).map(NodeId).collect(), 16);
+        let configuration = Arc::new(configuration.expect("valid"));
+        vec![Reign { from: Slot(1), configuration }]
+    }
+
+    /// While a new configuration is chosen and does not govern yet, a quorum of each echoes.
+    #[test]
+    fn a_round_asks_the_voters_of_the_next_configuration_too() {
+        let both = |node: u32| {
+            let mut rounds = Rounds::default();
+            rounds.push(here(1));
+            rounds.begin(NOW);
+            let five = [voters(3), voters(5)].concat();
+            let mut confirmed = rounds.receive_echo(NodeId(1), 1, &five);
+            confirmed.extend(rounds.receive_echo(NodeId(node), 1, &five));
+            confirmed.extend(rounds.receive_echo(NodeId(4), 1, &five));
+            confirmed.len()
+        };
+        assert_eq!([2, 3, 5].map(both), [1, 1, 0], "n4 and n5 make three, but not two of three");
     }
 
     /// A reader of the naive model: its round, once it has one, and whether a quorum has
@@ -265,6 +293,7 @@ mod tests {
         const EVENTS: usize = 2 + 9;
         let echoed = (0..3).flat_map(|member| (1..=3).map(move |round| (member, round)));
         let echoed: Vec<(usize, u64)> = echoed.collect();
+        let three = voters(3);
         for sequence in 0..EVENTS.pow(6) {
             let mut rounds = Rounds::default();
             let (mut waiting, mut newest, mut tokens) = (Vec::<Waiting>::new(), 0, 0);
@@ -289,7 +318,8 @@ mod tests {
                         if round <= newest {
                             echoes[member].insert(round);
                         }
-                        let confirmed = rounds.receive_echo(member, round, 2);
+                        let confirmed =
+                            rounds.receive_echo(NodeId(member as u32 + 1), round, &three);
                         let is_confirmed = |reader: &Waiting| {
                             let echoed = |set: &&BTreeSet<u64>| {
                                 set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))
@@ -320,9 +350,9 @@ mod tests {
             assert_eq!(rounds.begin(NOW), token <= Rounds::OPEN_MAX as u64);
         }
         assert_eq!((rounds.newest(), rounds.waiting()), (4, 6));
-        assert_eq!(rounds.receive_echo(0, 4, 1).len(), 4);
+        assert_eq!(rounds.receive_echo(NodeId(1), 4, &voters(1)).len(), 4);
         assert!(rounds.begin(NOW));
-        assert_eq!(rounds.receive_echo(0, 5, 1), [here(5), here(6)]);
+        assert_eq!(rounds.receive_echo(NodeId(1), 5, &voters(1)), [here(5), here(6)]);
     }
 
     #[test]
@@ -337,7 +367,7 @@ mod tests {
         rounds.sent(NOW);
         assert!(!rounds.is_due(NOW.plus_us(19), 20));
         assert!(rounds.is_due(NOW.plus_us(20), 20));
-        rounds.receive_echo(0, 1, 1);
+        rounds.receive_echo(NodeId(1), 1, &voters(1));
         assert!(!rounds.is_due(NOW.plus_us(20), 20), "nobody waits for it any more");
     }
 

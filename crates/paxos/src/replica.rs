@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::{
-    Ballot, Bug, Configuration, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
+    Ballot, Bug, Configurations, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
     RecordBody, Recovered, Role, Slot, Standing, Status, Time, Value,
     acceptor::{Acceptor, Ground},
     catchup::Catchup,
@@ -24,6 +24,7 @@ use crate::{
 mod election;
 mod learning;
 mod reading;
+mod reconfiguring;
 mod voting;
 
 /// Where a command has to go.
@@ -59,13 +60,32 @@ fn is_watermark_behind(recovered: &Recovered, applied: Slot) -> bool {
     true
 }
 
+/// What others said of a node that they hold for no member.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct Dismissal {
+    /// The configuration by which it is none.
+    number: u64,
+    /// Who said so.
+    witnesses: Vec<NodeId>,
+    /// How many must, before the node may go.
+    needed: usize,
+}
+
 /// One replica.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
     pub(crate) node: NodeId,
-    /// This node's place in the configuration.
-    index: usize,
-    pub(crate) configuration: Configuration,
+    /// Who votes in which slot, as far as the log's chosen prefix says.
+    pub(crate) configurations: Configurations,
+    /// When the prefix reaches the slot before this one, others vote.
+    next_reign: Slot,
+    /// Everybody to talk to, in order of their ids; a node's place here is how
+    /// `liveness` and `loading` know it.
+    everybody: Vec<NodeId>,
+    /// Those of them that are no members as far as this node knows.
+    guests: Vec<NodeId>,
+    /// Who said that this node is a member no more.
+    dismissal: Option<Dismissal>,
     options: Options,
     pub(crate) log: Log,
     pub(crate) acceptor: Acceptor,
@@ -98,7 +118,7 @@ pub struct Replica {
     stand_at: Option<Time>,
     stood_at: Time,
     elections: u64,
-    /// For which members the journal is reading, and the newest nonce of each.
+    /// For whom the journal is reading, and the newest nonce of each.
     loading: Vec<Option<u64>>,
     /// The journal's watermark is behind: the first record brings it up.
     watermark_behind: bool,
@@ -109,22 +129,22 @@ pub struct Replica {
 impl Replica {
     /// A replica as its journal and its state machine left it. Every slot up to
     /// `applied` is in the state machine, which must include every slot up to
-    /// `recovered.chosen_upto` that the journal still holds.
+    /// `recovered.chosen_upto` that the journal still holds. `configurations` are those
+    /// of the state machine: as of the slot `applied`.
     ///
     /// # Panics
-    /// When `node` is no member, the state machine is behind the journal, or the
-    /// journal lacks values that the state machine has applied.
+    /// When the state machine is behind the journal, or the journal lacks values that
+    /// the state machine has applied.
     #[must_use]
     pub fn new(
         node: NodeId,
-        configuration: Configuration,
+        mut configurations: Configurations,
         options: Options,
         recovered: Recovered,
         applied: Slot,
         durable: Slot,
         now: Time,
     ) -> Replica {
-        let index = configuration.index_of(node).expect("a replica is a member");
         assert!(applied >= recovered.chosen_upto, "the journal's chosen prefix is applied first");
         let watermark_behind = is_watermark_behind(&recovered, applied);
         let planted = options.planted;
@@ -139,14 +159,14 @@ impl Replica {
                 Standing::Accepted(ballot) => log.accept(open.slot, ballot, open.value),
             }
         }
-        let window = configuration.alpha().saturating_mul(2);
+        configurations.plant(planted);
+        let everybody = configurations.everybody(applied);
         let recorded_upto = recovered.chosen_upto;
         let life = options.incarnation << 32;
-        let liveness = Liveness::new(node, &configuration, &options, now);
-        Replica {
+        let liveness = Liveness::new(node, &everybody, &options, now);
+        let mut replica = Replica {
             node,
-            index,
-            acceptor: Acceptor::new(promised, window, life, planted),
+            acceptor: Acceptor::new(promised, 0, life, planted),
             proposer: Proposer::Idle,
             learner: Learner::new(planted),
             liveness,
@@ -168,13 +188,19 @@ impl Replica {
             stand_at: Some(now),
             stood_at: Time::ZERO,
             elections: 0,
-            loading: alloc::vec![None; configuration.members().len()],
+            loading: alloc::vec![None; everybody.len()],
             watermark_behind,
             eager: false,
             log,
-            configuration,
+            configurations,
+            next_reign: Slot(u64::MAX),
+            everybody,
+            guests: Vec::new(),
+            dismissal: None,
             options,
-        }
+        };
+        replica.note_reigns();
+        replica
     }
 
     /// Takes one input. The effects gather until [`Replica::flush`].
@@ -200,7 +226,9 @@ impl Replica {
                 let readable = self.applied.min(self.unsynced.recorded_upto());
                 self.log.evict(readable, self.options.cache_bytes_max);
             }
-            Input::Installed { slot, state } => self.install(now, slot, state, effects),
+            Input::Installed { slot, state, configurations } => {
+                self.install(now, slot, state, configurations, effects);
+            }
             Input::SnapshotFailed { from } => self.receive_snapshot_failure(now, from),
             Input::Segment(segment) => self.tail.push(now, segment),
             Input::DiskLow(low) => self.tail.set_disk_low(low),
@@ -218,8 +246,12 @@ impl Replica {
     /// effects out.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
         self.liveness.note_silence(now);
+        self.dismiss_guests();
         self.keep_office(now, effects);
+        self.lead_if_promised(now, effects);
+        self.extend_phase_one(now, effects);
         self.propose_adopted(now, effects);
+        self.fill_up_to_next_reign(now, effects);
         self.stand_if_due(now, effects);
         self.retransmit(now, effects);
         self.flush_reads(now, effects);
@@ -255,6 +287,7 @@ impl Replica {
             }
             Proposer::Leading(leading) => {
                 at_most(leading.repeat_at(retransmit));
+                at_most(self.extension_due_at());
                 at_most(self.rounds.sent_at().map(|at| at.plus_us(retransmit)));
                 at_most(self.handing_over.map(|at| at.plus_us(election::HANDOVER_PATIENCE_US)));
             }
@@ -281,7 +314,7 @@ impl Replica {
     /// The leader's state, if a new value may be proposed as far as limits go.
     fn leading_with_room(&self) -> Option<&Leading> {
         let Proposer::Leading(leading) = &self.proposer else { return None };
-        let window = self.options.window_slots_max.min(self.configuration.alpha());
+        let window = self.window_slots();
         let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
         let free = self.handing_over.is_none() && !self.must_wait_for_adopted(leading);
         (self.has_room(leading) && applying && free).then_some(leading)
@@ -295,10 +328,20 @@ impl Replica {
     /// Whether the next slot lies in the window, and in that of this node's own
     /// acceptor: it may still miss slots that were chosen before it led.
     fn has_room(&self, leading: &Leading) -> bool {
-        let window = self.options.window_slots_max.min(self.configuration.alpha());
-        leading.has_room(window, self.options.window_bytes_max)
+        leading.has_room(self.window_slots(), self.options.window_bytes_max)
             && leading.proposed_upto() < self.acceptor.window_end(&self.log)
+            && leading.proposed_upto() < self.decided_upto()
             && self.has_memory()
+    }
+
+    fn window_slots(&self) -> u64 {
+        self.options.window_slots_max.min(self.configurations.newest().configuration.alpha())
+    }
+
+    /// Up to here it is certain who votes: "slot s only when every slot up to s - alpha
+    /// is chosen", and its value known here.
+    fn decided_upto(&self) -> Slot {
+        self.log.chosen_upto().plus(self.configurations.newest().configuration.alpha())
     }
 
     /// Whether this node may take more values in: what its disk has not synced and
@@ -355,6 +398,9 @@ impl Replica {
             proposed_upto,
             known_chosen: self.known_chosen(),
             elections: self.elections,
+            configuration: self.configurations.newest().configuration.number(),
+            configuration_from: self.configurations.newest().from,
+            removed: self.removed(),
             peers: peers.collect(),
         }
     }
@@ -369,15 +415,17 @@ impl Replica {
     }
 
     fn receive(&mut self, now: Time, from: NodeId, message: Message, effects: &mut Effects) {
-        let Some(index) = self.configuration.index_of(from) else { return };
+        let Some(index) = self.place_of(from) else {
+            return self.receive_from_stranger(now, from, message, effects);
+        };
         match message {
             Message::Prepare(m) => self.receive_prepare(now, from, &m, effects),
             Message::Promise(m) => self.receive_promise(now, from, m, effects),
             Message::Accept(m) => self.receive_accept(now, from, m, effects),
-            Message::Accepted(m) => self.receive_accepted(now, index, &m, effects),
-            Message::Reject(m) => self.receive_reject(now, index, &m, effects),
+            Message::Accepted(m) => self.receive_accepted(now, from, index, &m, effects),
+            Message::Reject(m) => self.receive_reject(now, from, index, &m, effects),
             Message::Watermark(m) => self.receive_watermark(now, from, &m, effects),
-            Message::ReadEcho(m) => self.receive_read_echo(index, &m, effects),
+            Message::ReadEcho(m) => self.receive_read_echo(from, &m, effects),
             Message::ReadIndex(m) => self.receive_read_index(from, &m, effects),
             Message::ReadIndexAnswer(m) => self.receive_read_index_answer(&m, effects),
             Message::Heartbeat(m) => self.receive_heartbeat(now, from, index, m, effects),
@@ -387,11 +435,15 @@ impl Replica {
         }
     }
 
-    /// The other members, by place and id.
+    fn place_of(&self, node: NodeId) -> Option<usize> {
+        self.everybody.binary_search(&node).ok()
+    }
+
+    /// Everybody else to talk to, by place and id.
     fn others(&self) -> impl Iterator<Item = (usize, NodeId)> + '_ {
         let me = self.node;
-        let members = self.configuration.members().iter().copied().enumerate();
-        members.filter(move |(_, node)| *node != me)
+        let everybody = self.everybody.iter().copied().enumerate();
+        everybody.filter(move |(_, node)| *node != me)
     }
 
     fn send_to_others(&self, message: &Message, effects: &mut Effects) {
@@ -400,10 +452,17 @@ impl Replica {
         }
     }
 
-    /// Hands over to the applying side what has become chosen without a gap.
+    /// Hands over to the applying side what has become chosen without a gap, and takes
+    /// note of what it says about the members.
     fn advance(&mut self, effects: &mut Effects) {
-        while let Some(chosen) = self.log.advance() {
-            effects.chosen.push(chosen);
+        while let Some((slot, value)) = self.log.advance() {
+            if let Value::Configuration(new) = &value {
+                self.configurations.receive_chosen(slot, new).then(|| self.note_reigns());
+            }
+            effects.chosen.push((slot, value));
+            if slot.next() >= self.next_reign {
+                self.note_reigns();
+            }
         }
     }
 
@@ -417,7 +476,7 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::AcceptedSlot;
+    use crate::{AcceptedSlot, Configuration};
 
     /// A replica whose state has applied five slots, three of which its journal knows as
     /// chosen, and which holds these slots above them.
@@ -434,11 +493,11 @@ mod tests {
             open: open.collect(),
             ..Recovered::empty()
         };
-        let configuration =
-            Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid");
+        let three = Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid");
+        let configurations = Configurations::new(three);
         let (applied, now) = (Slot(5), Time(1_000_000));
         let options = Options::default();
-        Replica::new(NodeId(1), configuration, options, recovered, applied, applied, now)
+        Replica::new(NodeId(1), configurations, options, recovered, applied, applied, now)
     }
 
     #[test]

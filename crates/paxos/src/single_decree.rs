@@ -381,14 +381,14 @@ impl Register {
         // the ballot again. As a vote it comes in by the same road as everybody's.
         let mut effects = self.acceptor.receive_prepare(ballot);
         let unsaved = effects.unsaved.as_mut().expect("the ballot is new");
-        unsaved.envelopes = address(self.configuration.members(), &prepare);
+        unsaved.envelopes = address(self.configuration.voters(), &prepare);
         effects
     }
 
     /// Takes a message, of a peer or of this node itself.
     pub fn receive(&mut self, from: NodeId, message: Message) -> Effects {
         let mut effects = Effects::default();
-        let members = self.configuration.members();
+        let members = self.configuration.voters();
         match message {
             _ if !self.is_plausible(from, &message) => {}
             Message::Prepare(ballot) => return self.acceptor.receive_prepare(ballot),

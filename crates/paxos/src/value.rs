@@ -1,6 +1,10 @@
 //! What a slot holds.
 
+use alloc::sync::Arc;
+
 use bytes::Bytes;
+
+use crate::Configuration;
 
 /// The value of one slot. The core never looks inside a batch.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -9,6 +13,8 @@ pub enum Value {
     Noop,
     /// Commands of clients, encoded by the host.
     Batch(Bytes),
+    /// Changes who votes, from alpha slots further on.
+    Configuration(Arc<Configuration>),
 }
 
 impl Value {
@@ -20,6 +26,9 @@ impl Value {
         match self {
             Value::Noop => OVERHEAD_BYTES,
             Value::Batch(bytes) => OVERHEAD_BYTES + bytes.len(),
+            Value::Configuration(new) => {
+                OVERHEAD_BYTES + 4 * new.members().len() + new.about().len()
+            }
         }
     }
 }

@@ -11,6 +11,18 @@ fn run(seed: u64) -> World {
     let mut rng = fastrand::Rng::with_seed(!seed);
     let members = [1, 2, 3, 3, 3, 5, 5][rng.usize(..7)];
     let faults = Faults::drawn(&mut rng);
+    run_with(seed, members, faults, &mut rng)
+}
+
+/// The same while the members change.
+fn run_changing(seed: u64) -> World {
+    let mut rng = fastrand::Rng::with_seed(!seed);
+    let members = [1, 2, 3, 3][rng.usize(..4)];
+    let faults = Faults { changes: [0.3, 1.0][rng.usize(..2)], ..Faults::drawn(&mut rng) };
+    run_with(seed, members, faults, &mut rng)
+}
+
+fn run_with(seed: u64, members: u32, faults: Faults, rng: &mut fastrand::Rng) -> World {
     let mut world = World::new(seed, members, faults);
     world.value_bytes = [8, 100, 3_000][rng.usize(..3)];
     world.run_for(3_000_000);
@@ -48,6 +60,38 @@ fn run_seeds(seeds: std::ops::Range<u64>) {
     assert!(covered || !enough, "some event never happened");
 }
 
+fn run_changing_seeds(seeds: std::ops::Range<u64>) {
+    let enough = seeds.end - seeds.start >= 100;
+    let mut events = std::collections::BTreeMap::<&str, u64>::new();
+    for seed in seeds {
+        let world = match std::panic::catch_unwind(|| run_changing(seed)) {
+            Ok(world) => world,
+            Err(panic) => {
+                eprintln!("seed {seed} failed (members change)");
+                std::panic::resume_unwind(panic);
+            }
+        };
+        for (event, count) in &world.oracle.events {
+            *events.entry(event).or_default() += count;
+        }
+    }
+    println!("{events:?}");
+    let wanted =
+        ["change", "change without effect", "change refused", "join", "removed", "elected"];
+    let missing = wanted.iter().find(|event| !events.contains_key(*event));
+    assert!(!enough || missing.is_none(), "{missing:?} never happened");
+}
+
+#[test]
+fn any_faults_while_the_members_change_1() {
+    run_changing_seeds(0..200);
+}
+
+#[test]
+fn any_faults_while_the_members_change_2() {
+    run_changing_seeds(200..400);
+}
+
 #[test]
 fn any_faults_then_progress_1() {
     run_seeds(0..250);
@@ -68,12 +112,17 @@ fn any_faults_then_progress_4() {
     run_seeds(750..1_000);
 }
 
-/// `SYNOD_SEEDS=A..B` runs other seeds: for a long search, or for one that failed.
+/// `SYNOD_SEEDS=A..B` runs other seeds: for a long search, or for one that failed; with
+/// `SYNOD_CHANGES=1` those in which the members change.
 #[test]
 fn seeds_of_the_environment() {
     let Ok(range) = std::env::var("SYNOD_SEEDS") else { return };
     let (first, last) = range.split_once("..").expect("SYNOD_SEEDS=A..B");
-    run_seeds(first.parse().expect("a number")..last.parse().expect("a number"));
+    let seeds = first.parse().expect("a number")..last.parse().expect("a number");
+    match std::env::var("SYNOD_CHANGES") {
+        Ok(_) => run_changing_seeds(seeds),
+        Err(_) => run_seeds(seeds),
+    }
 }
 
 /// However long one member is away under load, the journals of the others stay bounded;

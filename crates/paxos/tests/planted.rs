@@ -84,6 +84,52 @@ const PLANTED: &[Planted] = &[
         found_by: "cluster",
     },
     Planted {
+        pitfall: 24,
+        bug: "votes are counted by the newest configuration, not by that of their slot",
+        changes: &[(
+            "src/proposer.rs",
+            "false => configurations.governing(slot),",
+            "false => &*configurations.newest().configuration,",
+        )],
+        found_by: "cluster",
+    },
+    Planted {
+        pitfall: 24,
+        bug: "the vote of a node counts where it has none",
+        changes: &[(
+            "src/proposer.rs",
+            "let index = governing.index_of(node);",
+            "let index = governing.index_of(node).or(Some(30));",
+        )],
+        found_by: "cluster",
+    },
+    Planted {
+        pitfall: 24,
+        bug: "a leader proposes where others vote without their promise",
+        changes: &[(
+            "src/proposer.rs",
+            "self.unprepared_from = missing.map(|reign| reign.from);",
+            "self.unprepared_from = missing.filter(|_| false).map(|reign| reign.from);",
+        )],
+        found_by: "cluster",
+    },
+    Planted {
+        pitfall: 24,
+        bug: "a new leader proposes where it does not know who votes",
+        changes: &[("src/replica.rs", "&& leading.proposed_upto() < self.decided_upto()", "")],
+        found_by: "cluster",
+    },
+    Planted {
+        pitfall: 24,
+        bug: "a candidate asks the voters of its first slot only",
+        changes: &[(
+            "src/proposer.rs",
+            "reigns.iter().all(|reign| has_quorum(&reign.configuration))",
+            "reigns.iter().take(1).all(|reign| has_quorum(&reign.configuration))",
+        )],
+        found_by: "cluster",
+    },
+    Planted {
         pitfall: 19,
         bug: "a range of acknowledged slots covers a hole",
         changes: &[("src/outbox.rs", "&& accepted.first <= range.last.next()\n", "")],

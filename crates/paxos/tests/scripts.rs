@@ -2,7 +2,9 @@
 //! message by message, and its output compared.
 //!
 //! Commands (nodes are n1, n2, ...):
-//! `cluster N [q1=N q2=N] [page=BYTES] [window=BYTES]` · `wait ms=N [NODE...]` lets time
+//! `cluster N [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES]` · `change NODE voters="1,2"
+//! [learners="3"] [number=N] [force=yes]` proposes other members · `join NODE voters=...`
+//! starts a node on an empty disk that was told of these members · `wait ms=N [NODE...]` lets time
 //! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
 //! network work meanwhile · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
 //! `copy` (the same; a copy is delivered and stays under way), where WHAT is how the
@@ -24,12 +26,14 @@ use std::{
     fmt::Write as _,
 };
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
-    AcceptedSlot, Configuration, Effects, Input, Load, Message, NodeId, Options, Position,
-    ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route, Segment, Slot,
-    SnapshotWanted, Standing, Time, Value,
+    AcceptedSlot, Configuration, Configurations, Effects, Input, Load, Message, NodeId, Options,
+    Position, ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route,
+    Segment, Slot, SnapshotWanted, Standing, Time, Value,
 };
 
 #[test]
@@ -41,7 +45,7 @@ fn scripts() {
         goldenscript::run(&mut Stage::default(), &path).expect("a script");
         count += 1;
     }
-    assert!(count >= 19, "the scripts are gone");
+    assert!(count >= 30, "the scripts are gone");
 }
 
 #[derive(Default)]
@@ -65,6 +69,9 @@ struct Node {
     position: Position,
     replica: Option<Replica>,
     applied: Slot,
+    /// Who votes, as the last snapshot said that it installed.
+    snapshot: Option<Configurations>,
+    joined_in: Option<Configuration>,
 }
 
 impl Runner for Stage {
@@ -82,7 +89,7 @@ impl Runner for Stage {
                 let (q1, q2) =
                     (number("q1")?.unwrap_or(majority), number("q2")?.unwrap_or(majority));
                 let members = (1..=size).map(NodeId).collect();
-                let alpha = Configuration::ALPHA_DEFAULT;
+                let alpha = number("alpha")?.map_or(Configuration::ALPHA_DEFAULT, |n| n as u64);
                 let configuration = Configuration::new(members, q1, q2, alpha);
                 self.configuration = Some(configuration.map_err(|e| format!("{e:?}"))?);
                 if let Some(bytes) = number("page")? {
@@ -120,6 +127,21 @@ impl Runner for Stage {
                     self.hand_over(taken);
                 }
             }
+            "join" | "change" => {
+                let nodes =
+                    |name| key(name).map_or(Vec::new(), |text| text.split(',').map(node).collect());
+                let leader = if command.name == "join" { NodeId(1) } else { node(first()?) };
+                let replica = self.nodes[&leader].replica.as_ref().ok_or("it is down")?;
+                let newest = replica.configurations().newest().configuration.clone();
+                let new = Configuration::majority(nodes("voters"), newest.alpha());
+                let new = new.and_then(|new| new.with_learners(nodes("learners")));
+                let number = key("number").map_or(Ok(newest.number() + 1), str::parse)?;
+                let new = new.map_err(|e| format!("{e:?}"))?.numbered(number);
+                match command.name.as_str() {
+                    "join" => self.join(node(first()?), new),
+                    _ => self.change(leader, new, key("force").is_some()),
+                }
+            }
             "settle" => self.settle(),
             "sync" => self.sync(node(first()?)),
             "propose" => self.propose(node(first()?), names.get(1).ok_or("a value is missing")?),
@@ -135,8 +157,13 @@ impl Runner for Stage {
             "installed" => {
                 let slot = Slot(names[1].parse()?);
                 let id = node(first()?);
-                self.nodes.get_mut(&id).ok_or("no such node")?.applied = slot;
-                self.input(id, Input::Installed { slot, state: (Slot::ZERO, 0) });
+                let first = self.configuration.clone().ok_or("a cluster is missing")?;
+                let from = key("of").map(node).unwrap_or(id);
+                let configurations = self.nodes[&from].configurations(first, slot);
+                let node = self.nodes.get_mut(&id).ok_or("no such node")?;
+                node.applied = node.applied.max(slot);
+                node.snapshot = Some(configurations.clone());
+                self.input(id, Input::Installed { slot, state: (Slot::ZERO, 0), configurations });
             }
             "failed" => {
                 self.input(node(first()?), Input::SnapshotFailed { from: node(names[1]) });
@@ -192,33 +219,44 @@ impl Stage {
     fn cluster(&mut self) {
         self.now = 1_000_000;
         let ids = self.configuration.as_ref().expect("just set").members().to_vec();
-        for id in &ids {
-            let empty = Node {
-                life: 0,
-                durable: Vec::new(),
-                pending: Vec::new(),
-                held: Vec::new(),
-                position: Position::ZERO,
-                replica: None,
-                applied: Slot::ZERO,
-            };
-            self.nodes.insert(*id, empty);
-        }
+        ids.iter().for_each(|id| drop(self.nodes.insert(*id, Node::empty())));
         ids.into_iter().for_each(|id| self.start(id));
     }
 
+    fn join(&mut self, id: NodeId, joined_in: Configuration) {
+        self.nodes.insert(id, Node { joined_in: Some(joined_in), ..Node::empty() });
+        self.start(id);
+    }
+
+    fn change(&mut self, id: NodeId, new: Configuration, force: bool) {
+        let replica = self.nodes[&id].replica.as_ref().expect("a running node");
+        match replica.check_change(Time(self.now), &new, force) {
+            Err(refusal) => {
+                let _ = writeln!(self.out, "{id} refuses: {refusal:?}");
+            }
+            Ok(()) => {
+                let value = Value::Configuration(Arc::new(new));
+                self.input(id, Input::Propose { value, commands: 1 });
+            }
+        }
+    }
+
     fn start(&mut self, id: NodeId) {
-        let configuration = self.configuration.clone().expect("a cluster");
+        let first = self.configuration.clone().expect("a cluster");
         let node = self.nodes.get_mut(&id).expect("a node of the cluster");
         node.life += 1;
         let recovered = node.recover();
         node.position = recovered.position;
         node.applied = recovered.chosen_upto;
+        let mut configurations = node.configurations(first, node.applied);
+        if let Some(joined_in) = node.joined_in.clone() {
+            configurations = configurations.joined_in(joined_in);
+        }
         let options = Options { incarnation: node.life, ..self.options.clone() };
         let (applied, now) = (node.applied, Time(self.now));
         let durable = recovered.truncated_upto;
         node.replica =
-            Some(Replica::new(id, configuration, options, recovered, applied, durable, now));
+            Some(Replica::new(id, configurations, options, recovered, applied, durable, now));
         self.input(id, Input::Tick);
     }
 
@@ -416,12 +454,53 @@ impl Stage {
                 self.out,
                 "{id} {role} promised {promised} follows {follows} chosen {chosen}"
             )?;
+            if status.configuration > 0 {
+                let from = status.configuration_from;
+                let removed = if status.removed.is_some() { ", and may go" } else { "" };
+                let number = status.configuration;
+                writeln!(self.out, "   configuration {number} from {from} on{removed}")?;
+            }
         }
         Ok(())
     }
 }
 
 impl Node {
+    fn empty() -> Node {
+        Node {
+            life: 0,
+            durable: Vec::new(),
+            pending: Vec::new(),
+            held: Vec::new(),
+            position: Position::ZERO,
+            replica: None,
+            applied: Slot::ZERO,
+            snapshot: None,
+            joined_in: None,
+        }
+    }
+
+    /// What its state at this slot would know of the members: what its last snapshot and
+    /// the chosen slots of its journal say.
+    fn configurations(&self, first: Configuration, upto: Slot) -> Configurations {
+        let mut values = BTreeMap::new();
+        for (_, record) in &self.durable {
+            if let RecordBody::Accepted { slot, value, .. } | RecordBody::Chosen { slot, value } =
+                &record.body
+            {
+                values.insert(*slot, value);
+            }
+        }
+        let mut configurations =
+            self.snapshot.clone().unwrap_or_else(|| Configurations::new(first));
+        for (slot, value) in values.range(..=upto) {
+            if let Value::Configuration(new) = value {
+                configurations.receive_chosen(*slot, new);
+            }
+        }
+        configurations
+    }
+
     /// Reads chosen values back, as far as the watermark in the journal covers them.
     fn load(&self, load: Load) -> Input {
         let records: Vec<&Record> =
@@ -468,7 +547,20 @@ fn describe_value(value: &Value) -> String {
     match value {
         Value::Noop => "no-op".into(),
         Value::Batch(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+        Value::Configuration(new) => describe_configuration(new),
     }
+}
+
+fn describe_configuration(configuration: &Configuration) -> String {
+    let names = |nodes: &[NodeId]| {
+        nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(",")
+    };
+    let mut text =
+        format!("configuration {}: {}", configuration.number(), names(configuration.voters()));
+    if !configuration.learners().is_empty() {
+        let _ = write!(text, " learns {}", names(configuration.learners()));
+    }
+    text
 }
 
 fn describe_record(record: &Record) -> String {
@@ -513,6 +605,10 @@ fn describe(message: &Message) -> String {
             RejectReason::TooFarBehind(slot) => format!("Reject {}: truncated {slot}", m.ballot),
             RejectReason::Truncated(slot) => format!("Reject {}: truncated {slot}", m.ballot),
             RejectReason::BeyondWindow(slot) => format!("Reject {}: window {slot}", m.ballot),
+            RejectReason::NoVoter(number) => format!("Reject {}: no voter in {number}", m.ballot),
+            RejectReason::NoMember { number, .. } => {
+                format!("Reject {}: no member in {number}", m.ballot)
+            }
         },
         Message::Watermark(m) => {
             format!("Watermark {} chosen {} round {}", m.ballot, m.chosen_upto, m.read_round)

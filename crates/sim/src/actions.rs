@@ -48,6 +48,13 @@ impl World<'_> {
             Action::Truncate(upto) => self.truncate(id, upto)?,
             Action::ReadReady { request } => self.read_ready(id, request)?,
             Action::Refuse { request, refusal } => self.refused(id, request, refusal)?,
+            // Every node talks to every other, whatever they are to each other.
+            Action::TalkTo(_) => {}
+            Action::ChangeAnswered { outcome, .. } => {
+                if outcome.is_err() {
+                    self.coverage.rare(Rare::ChangeRefused);
+                }
+            }
         }
         Ok(())
     }
@@ -240,7 +247,7 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            for took in apply_value(&mut process.machine, slot, value) {
+            for took in apply_value(&mut process.machine, &self.first, slot, value) {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {

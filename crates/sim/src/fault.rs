@@ -65,11 +65,13 @@ pub enum Fault {
     SlowApply,
     /// The operator asks for another leader.
     HandOver,
+    /// The operator changes who votes.
+    Membership,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 30] = [
+    pub const ALL: [Fault; 31] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -100,6 +102,7 @@ impl Fault {
         Fault::ClockJump,
         Fault::SlowApply,
         Fault::HandOver,
+        Fault::Membership,
     ];
 
     /// Its name for people.
@@ -136,6 +139,7 @@ impl Fault {
             Fault::ClockJump => "clock jump",
             Fault::SlowApply => "slow apply",
             Fault::HandOver => "hand-over",
+            Fault::Membership => "membership",
         }
     }
 
@@ -168,6 +172,7 @@ impl Fault {
             | Fault::ClockRate => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
+            Fault::Membership => 2,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves
             | Fault::OneWay

@@ -1,8 +1,8 @@
 //! How a node comes to life: what its disk and its state give back.
 
-use synod_host::{Applied, Event, Host, HostSettings, Limits};
+use synod_host::{Applied, Event, Host, HostSettings, Limits, configurations_of};
 use synod_kv::{KvOptions, StateMachine, Taken};
-use synod_paxos::{Configuration, NodeId, Options, Recovered, Slot};
+use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slot};
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
@@ -42,7 +42,7 @@ impl World<'_> {
         let settings = HostSettings {
             node: id,
             incarnation: life,
-            configuration: configuration(&self.plan)?,
+            configurations: read_configurations(id, &machine, &self.first)?,
             options: options(&self.plan, self.rng.u64(..)),
             limits: limits(&self.plan),
         };
@@ -100,12 +100,13 @@ impl World<'_> {
         if !values.is_empty() {
             self.coverage.rare(Rare::Replayed);
         }
+        let is_member = node.is_member();
         for (slot, value) in (first.0..).zip(&values) {
-            if node.is_member() {
+            if is_member {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
             // It may be the first to apply this at all.
-            for took in apply_value(&mut machine, slot, value) {
+            for took in apply_value(&mut machine, &self.first, slot, value) {
                 if let Taken::Applied { outcome, .. } = took.taken {
                     let exactly_once = &mut self.checks.exactly_once;
                     exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
@@ -135,7 +136,8 @@ fn is_gone(fate: Fate, store_id: u64) -> bool {
     fate == Fate::Lost && store_id == 0
 }
 
-fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
+/// The configuration of the beginning.
+pub(crate) fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
     let members = (1..=plan.members).map(NodeId).collect();
     Configuration::new(members, plan.promise_quorum, plan.accept_quorum, plan.sizes.alpha).map_err(
         |error| Violation {
@@ -143,6 +145,18 @@ fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
             text: format!("no configuration: {error:?}"),
         },
     )
+}
+
+/// Who votes, as a state machine knows it.
+pub(crate) fn read_configurations(
+    id: NodeId,
+    machine: &StateMachine<Store>,
+    first: &Configuration,
+) -> Result<Configurations, Violation> {
+    configurations_of(machine, first).map_err(|error| Violation {
+        checker: Checker::Durability,
+        text: format!("{id} has lost who votes: {error}"),
+    })
 }
 
 fn options(plan: &Plan, seed: u64) -> Options {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use synod_host::Event;
-use synod_paxos::NodeId;
+use synod_host::{Event, RequestId};
+use synod_paxos::{Configuration, NodeId};
 
 use crate::checkers::Check;
 use crate::coverage::Rare;
@@ -150,6 +150,7 @@ impl World<'_> {
                 self.coverage.fault(fault);
                 self.hear(victim, Event::HandOver { to: None })?;
             }
+            Fault::Membership => self.change_members(victim)?,
         }
         Ok(())
     }
@@ -163,7 +164,7 @@ impl World<'_> {
         let leader = self.nodes.iter().find(leads).map(|node| node.id);
         let rng = self.nemesis.rng(fault);
         let any = NodeId(rng.u32(1..=members));
-        let prefers_leader = fault == Fault::HandOver || rng.bool();
+        let prefers_leader = matches!(fault, Fault::HandOver | Fault::Membership) || rng.bool();
         leader.filter(|_| prefers_leader).unwrap_or(any)
     }
 
@@ -190,6 +191,32 @@ impl World<'_> {
                 self.at(delay_us, Happening::PeerDied { node: NodeId(peer), peer: victim });
             }
         }
+    }
+
+    /// The operator asks a node, mostly the leader, for other voters: any of the members
+    /// vote, the others learn.
+    fn change_members(&mut self, victim: NodeId) -> Check {
+        let fault = Fault::Membership;
+        let Some(process) = self.node(victim).process.as_ref() else { return Ok(()) };
+        let newest = process.host.configurations().newest().configuration.clone();
+        let rng = self.nemesis.rng(fault);
+        let mut members = newest.members().to_vec();
+        rng.shuffle(&mut members);
+        let learners = members.split_off(rng.usize(1..=members.len()));
+        let count = members.len();
+        let majority = count / 2 + 1;
+        let (q1, q2) = match rng.u8(..4) {
+            0 => (count, 1),
+            1 => (1, count),
+            _ => (majority, majority),
+        };
+        let alpha = [newest.alpha(), 1, 2, 5][rng.usize(..4)];
+        let new = Configuration::new(members, q1, q2, alpha).expect("quorums that meet");
+        let new = new.with_learners(learners).expect("the same members");
+        let configuration = new.numbered(newest.number() + 1);
+        let (request, force) = (RequestId(0), rng.u8(..4) == 0);
+        self.coverage.fault(fault);
+        self.hear(victim, Event::Change { request, configuration, force })
     }
 
     fn clog(&mut self, victim: NodeId) {
@@ -327,8 +354,10 @@ impl World<'_> {
         let mut sound: Vec<NodeId> =
             self.nodes.iter().filter(|n| n.fate == Fate::Sound).map(|n| n.id).collect();
         self.rng.shuffle(&mut sound);
-        let quorum = self.plan.promise_quorum.max(self.plan.accept_quorum);
-        sound.truncate(quorum);
+        // Who is a quorum after changes nobody here knows: then all of them live.
+        if self.plan.strength(Fault::Membership) == 0.0 {
+            sound.truncate(self.plan.promise_quorum.max(self.plan.accept_quorum));
+        }
         sound.sort_unstable();
         self.trace.note(self.now_us, [words::HEALED, sound.len() as u64, 0, 0], || {
             format!("healed: {sound:?} live, the others stay dead")

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use synod_host::{Applied, Event, Host, Waiter};
 use synod_kv::{ServerId, StateMachine, Taken};
-use synod_paxos::{Ballot, NodeId, Slot, Standing, Value};
+use synod_paxos::{Ballot, Configuration, NodeId, Slot, Standing, Value};
 use synod_wire::{batch, command};
 
 use crate::checkers::agreement::Agreement;
@@ -179,9 +179,15 @@ pub(crate) struct Took {
 /// Applies one value.
 pub(crate) fn apply_value(
     machine: &mut StateMachine<Store>,
+    first: &Configuration,
     slot: u64,
     value: &Value,
 ) -> Vec<Took> {
+    if let Value::Configuration(new) = value {
+        synod_host::apply_configuration(machine, first, Slot(slot), new)
+            .expect("memory does not fail");
+        return Vec::new();
+    }
     let mut commands = Vec::new();
     let mut encoded = Vec::new();
     let mut stamp_ms = 0;

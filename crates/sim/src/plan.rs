@@ -133,7 +133,7 @@ impl Plan {
             keyed_percent: [0, 50, 100][rng.usize(..3)],
             padding_bytes_max: [0, 200, 4_000][rng.usize(..3)],
         };
-        Plan {
+        let plan = Plan {
             seed,
             members,
             promise_quorum,
@@ -155,7 +155,22 @@ impl Plan {
             load,
             encodes_messages: rng.u8(..4) == 0,
             bug: None,
+        };
+        plan.with_membership()
+    }
+
+    /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
+    /// always drew besides.
+    fn with_membership(mut self) -> Plan {
+        // A change fills so many slots before it governs: they must be over at the end.
+        const ALPHA_MAX: u64 = 64;
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0002);
+        if rng.u8(..4) == 0 {
+            self.faults.insert(Fault::Membership, rng.u32(20..=100));
+            self.sizes.alpha = self.sizes.alpha.min(ALPHA_MAX);
+            self.sizes.window_slots_max = self.sizes.window_slots_max.min(ALPHA_MAX);
         }
+        self
     }
 
     /// How strong a fault is, from 0 to 1.
@@ -170,6 +185,9 @@ impl Plan {
 
     /// Nodes that may be lost for good: the rest still has every quorum.
     pub(crate) fn losable(&self) -> usize {
+        if self.strength(Fault::Membership) > 0.0 {
+            return 0; // Who is needed changes.
+        }
         self.members as usize - self.promise_quorum.max(self.accept_quorum)
     }
 
@@ -220,7 +238,7 @@ fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
 fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::Membership) {
         let on = rng.u8(..100) < share;
         let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
         if on && (members > 1 || !fault.needs_peers()) {

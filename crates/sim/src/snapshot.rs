@@ -17,6 +17,7 @@ use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
 use crate::disk::Damaged;
 use crate::fault::Fault;
+use crate::lifecycle::read_configurations;
 use crate::node::Node;
 use crate::store::Store;
 use crate::words;
@@ -214,9 +215,11 @@ impl World<'_> {
             process.dies_after = Some(actions);
             self.at(2_000_000, Happening::Start { node: id });
         }
-        let Some(process) = self.node(id).process.as_ref() else { return Ok(()) };
+        let node = &self.nodes[id.0 as usize - 1];
+        let Some(process) = node.process.as_ref() else { return Ok(()) };
         let applied = process.applied.clone();
-        self.hear(id, Event::Installed(applied))
+        let configurations = read_configurations(id, &process.machine, &self.first)?;
+        self.hear(id, Event::Installed { applied, configurations })
     }
 
     fn note_installation(&mut self, id: NodeId, slot: u64, from: NodeId) {

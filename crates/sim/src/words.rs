@@ -56,10 +56,13 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::Write { request, command, .. } => [27, request.0, command.len() as u64],
         Event::Read { request, .. } => [28, request.0, 0],
         Event::HandOver { to } => [29, to.map_or(0, |to| u64::from(to.0)), 0],
-        Event::Installed(applied) => [30, applied.upto.0, applied.own_sequence],
+        Event::Installed { applied, .. } => [30, applied.upto.0, applied.own_sequence],
         Event::SnapshotFailed { from } => [31, u64::from(from.0), 0],
         Event::Segment(segment) => [32, segment.upto.0, segment.bytes],
         Event::DiskLow(low) => [33, u64::from(*low), 0],
+        Event::Change { configuration, force, .. } => {
+            [34, configuration.number(), u64::from(*force)]
+        }
     }
 }
 
@@ -123,7 +126,7 @@ fn event_line(event: &Event) -> String {
         Event::Write { request, .. } => format!("write r{}", request.0),
         Event::Read { request, .. } => format!("read r{}", request.0),
         Event::HandOver { .. } => "that another shall lead".to_owned(),
-        Event::Installed(applied) => format!(
+        Event::Installed { applied, .. } => format!(
             "from its state: a snapshot of slot {} is installed, own sequence {}",
             applied.upto, applied.own_sequence
         ),
@@ -133,6 +136,7 @@ fn event_line(event: &Event) -> String {
             segment.bytes, segment.upto
         ),
         Event::DiskLow(low) => format!("that its disk is low: {low}"),
+        Event::Change { configuration, .. } => format!("that it shall propose {configuration:?}"),
     }
 }
 
@@ -173,6 +177,7 @@ fn value_line(value: &Value) -> String {
     match value {
         Value::Noop => "no-op".to_owned(),
         Value::Batch(bytes) => format!("batch of {} bytes", bytes.len()),
+        Value::Configuration(new) => format!("configuration {}", new.number()),
     }
 }
 
@@ -199,6 +204,8 @@ pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
             Message::Reject(m) => match m.reason {
                 RejectReason::Promised(_) => Rare::RejectPromised,
                 RejectReason::TooFarBehind(_) => Rare::TooFarBehind,
+                RejectReason::NoVoter(_) => Rare::NoVoter,
+                RejectReason::NoMember { .. } => return,
                 RejectReason::Truncated(_) => Rare::RejectTruncated,
                 RejectReason::BeyondWindow(_) => Rare::RejectBeyondWindow,
             },

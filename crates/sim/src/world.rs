@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use synod_host::{Action, Event, RequestId};
-use synod_paxos::{NodeId, RecordBody};
+use synod_paxos::{Configuration, NodeId, RecordBody};
 use synod_wire::PeerMessage;
 
 use crate::checkers::agreement::Agreement;
@@ -86,6 +86,8 @@ pub(crate) struct Checks {
 #[derive(Debug)]
 pub(crate) struct World<'t> {
     pub(crate) plan: Plan,
+    /// Who voted in the beginning.
+    pub(crate) first: Configuration,
     pub(crate) now_us: u64,
     pub(crate) schedule: Schedule<Happening>,
     pub(crate) rng: Rng,
@@ -107,8 +109,9 @@ impl<'t> World<'t> {
         let nodes: Vec<Node> =
             ids.iter().map(|id| Node::new(*id, clock(), plan.sizes.segment_groups)).collect();
         let (alpha, page_bytes_max) = (plan.sizes.alpha, plan.sizes.page_bytes_max);
+        let first = crate::lifecycle::configuration(&plan)?;
         let checks = Checks {
-            agreement: Agreement::new(plan.accept_quorum),
+            agreement: Agreement::new(first.clone()),
             promises: Promises::new(ids.len()),
             state_hash: StateHash::default(),
             exactly_once: ExactlyOnce::default(),
@@ -128,6 +131,7 @@ impl<'t> World<'t> {
             nodes,
             checks,
             trace,
+            first,
             plan,
         };
         for id in ids {

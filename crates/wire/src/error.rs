@@ -37,6 +37,9 @@ pub enum DecodeError {
         /// The length in bytes, or the count.
         size: u64,
     },
+    /// Members and quorums that cannot be.
+    #[error("a configuration that is not possible: {0:?}")]
+    Configuration(synod_paxos::ConfigurationError),
     /// The checksum does not fit the bytes.
     #[error("{0} fails its checksum")]
     Checksum(&'static str),

@@ -15,6 +15,7 @@
 pub mod backup;
 pub mod batch;
 pub mod command;
+pub mod configuration;
 mod error;
 pub mod frame;
 pub mod handshake;

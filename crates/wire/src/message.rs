@@ -9,7 +9,7 @@ use synod_paxos::{
 
 pub(crate) use decode::decode_body;
 
-use crate::{PeerMessage, snapshot};
+use crate::{PeerMessage, configuration, snapshot};
 
 const PREPARE: u8 = 1;
 const PROMISE: u8 = 2;
@@ -34,7 +34,7 @@ const WATERMARK_BYTES: usize = BALLOT_BYTES + 16;
 const VALUE_BYTES: usize = 5;
 const ACCEPTED_SLOT_BYTES: usize = 8 + 1 + BALLOT_BYTES + VALUE_BYTES;
 const HEARTBEAT_BYTES: usize =
-    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 40;
+    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 48;
 
 /// The kind of frame that carries the message.
 pub(crate) fn kind(message: &PeerMessage) -> u8 {
@@ -99,6 +99,7 @@ fn batch_bytes(value: &Value) -> usize {
     match value {
         Value::Noop => 0,
         Value::Batch(bytes) => bytes.len(),
+        Value::Configuration(configuration) => configuration::encoded_bytes(configuration),
     }
 }
 
@@ -217,6 +218,7 @@ fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.echo_held_us);
         out.put_u64_le(heartbeat.state.0.0);
         out.put_u64_le(heartbeat.state.1);
+        out.put_u64_le(heartbeat.configuration);
     });
     put_count(out, heartbeat.hears.len());
     for NodeId(node) in &heartbeat.hears {
@@ -259,6 +261,11 @@ fn put_value(out: &mut BytesMut, value: &Value) {
             put_count(out, bytes.len());
             out.put_slice(bytes);
         }
+        Value::Configuration(configuration) => {
+            out.put_u8(2);
+            put_count(out, configuration::encoded_bytes(configuration));
+            configuration::put(configuration, out);
+        }
     }
 }
 
@@ -268,8 +275,12 @@ fn put_reject_reason(out: &mut BytesMut, reason: RejectReason) {
         RejectReason::TooFarBehind(Slot(slot)) => (2, Ballot { round: slot, node: NodeId(0) }),
         RejectReason::Truncated(Slot(slot)) => (3, Ballot { round: slot, node: NodeId(0) }),
         RejectReason::BeyondWindow(Slot(slot)) => (4, Ballot { round: slot, node: NodeId(0) }),
+        RejectReason::NoVoter(number) => (5, Ballot { round: number, node: NodeId(0) }),
+        RejectReason::NoMember { number, witnesses } => {
+            (6, Ballot { round: number, node: NodeId(witnesses) })
+        }
     };
-    // A slot stands where a ballot's round would, so that the block has one size.
+    // Slots and numbers stand where a ballot's would, so that the block has one size.
     out.put_u8(tag);
     put_ballot(out, ballot);
 }

@@ -59,7 +59,7 @@ fn values_are_slices_of_the_frame() {
 fn batches(values: impl IntoIterator<Item = Value>) -> Vec<Bytes> {
     let batch = |value| match value {
         Value::Batch(bytes) => Some(bytes),
-        Value::Noop => None,
+        Value::Noop | Value::Configuration(_) => None,
     };
     values.into_iter().filter_map(batch).collect()
 }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use synod_host::{Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter};
 use synod_kv::{Command, Condition, Operation, ServerId};
-use synod_paxos::{Configuration, NodeId, Options, Recovered, Role, Slot, Time, Value};
+use synod_paxos::{
+    Configuration, Configurations, NodeId, Options, Recovered, Role, Slot, Time, Value,
+};
 use synod_wire::{PeerMessage, batch, command};
 
 /// How long a message or a sync takes.
@@ -176,7 +178,7 @@ impl Cluster {
                 self.later(at, Event::Applied(applied));
             }
             Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
-            Action::Truncate(_) => {}
+            Action::Truncate(_) | Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
             Action::FetchSnapshot { .. } => unreachable!("nothing is truncated here"),
             Action::ReadReady { request } => node.answer(request, Answer::Read),
             Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
@@ -197,7 +199,9 @@ impl Node {
         let settings = HostSettings {
             node: id,
             incarnation,
-            configuration: Configuration::majority(members.to_vec(), 1_024).expect("valid"),
+            configurations: Configurations::new(
+                Configuration::majority(members.to_vec(), 1_024).expect("valid"),
+            ),
             options: Options { seed: u64::from(id.0), ..Options::default() },
             limits: limits.clone(),
         };

@@ -31,8 +31,7 @@ impl Replica {
     }
 
     pub(super) fn receive_death(&mut self, now: Time, peer: NodeId) {
-        if let Some(index) = self.configuration.index_of(peer).filter(|index| *index != self.index)
-        {
+        if let Some(index) = self.place_of(peer).filter(|_| peer != self.node) {
             self.liveness.receive_death(now, index);
             self.catchup.receive_death(peer);
             self.loading[index] = None;
@@ -64,8 +63,11 @@ impl Replica {
     pub(super) fn keep_office(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         let timeout = self.options.election_timeout_us;
-        let followed = self.liveness.is_followed(now, self.configuration.accept_quorum());
-        let stuck = leading.in_flight() > 0 && now.since_us(leading.progress_at) > 2 * timeout;
+        let governing = &self.in_force()[0].configuration;
+        let followed = self.liveness.is_followed(now, governing);
+        let waits = |since: Time| now.since_us(since) > 2 * timeout;
+        let stuck = leading.in_flight() > 0 && waits(leading.progress_at)
+            || leading.extension.as_ref().is_some_and(|extension| waits(extension.progress_at));
         let hollow = self.log.chosen_upto() < leading.base
             && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout);
         let stays = self.options.planted.is(Bug::LeadsUnheard);
@@ -80,9 +82,10 @@ impl Replica {
         let stalled = self.unsynced.age_us(now) > self.options.disk_stall_us
             || self.unsynced.bytes() > self.options.unsynced_bytes_max;
         let rested = now.since_us(self.stood_at) > timeout;
-        if stalled && self.handing_over.is_none() {
+        let leaves = !self.may_promise(self.node);
+        if (stalled || leaves) && self.handing_over.is_none() {
             self.hand_over(now, None, effects);
-        } else if self.liveness.has_deaf_voter() && rested {
+        } else if self.liveness.has_deaf_voter(self.in_force()) && rested && !leaves {
             self.prepare(now, effects);
         }
     }
@@ -96,7 +99,8 @@ impl Replica {
             return;
         }
         let candidacy = self.candidacy(now);
-        match self.liveness.stand(now, self.configuration.progress_quorum(), candidacy) {
+        let in_force = self.configurations.in_force(self.log.chosen_upto());
+        match self.liveness.stand(now, in_force, candidacy) {
             Stand::Now => self.prepare(now, effects),
             Stand::At(time) => self.stand_at = Some(time),
             Stand::No => {}
@@ -134,6 +138,7 @@ impl Replica {
         let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fit = self.liveness.is_reachable(now, index)
+                && self.configurations.newest().configuration.is_voter(node)
                 && last.following == Some(ballot)
                 && last.disk_age_us <= self.options.disk_stall_us;
             let fresh = self.handed_to != Some(node);
@@ -161,7 +166,9 @@ impl Replica {
             // What it takes as chosen need not travel in the promises.
             self.learner.receive_claim(handover.ballot, handover.chosen_upto, &mut self.log);
             self.advance(effects);
-            self.prepare(now, effects);
+            if self.may_promise(self.node) {
+                self.prepare(now, effects);
+            }
         }
     }
 
@@ -194,11 +201,15 @@ impl Replica {
             available_from: self.log.truncated_upto().next(),
             last_accepted: self.log.last_accepted(),
             durable_upto: self.durable,
+            configuration: self.configurations.number(),
             disk_age_us: self.unsynced.age_us(now),
             hears: hears.map(|(_, node)| node).collect(),
             state: self.state,
         };
         let sequence = self.liveness.next_sequence(now);
+        if self.removed().is_some() {
+            return; // Nobody listens.
+        }
         for (index, to) in self.others() {
             let (echo, echo_held_us) = self.liveness.echo_for(now, index);
             let heartbeat = Heartbeat { sequence, echo, echo_held_us, ..heartbeat.clone() };

@@ -84,6 +84,7 @@ impl Replica {
         now: Time,
         slot: Slot,
         state: (Slot, u64),
+        configurations: Configurations,
         effects: &mut Effects,
     ) {
         self.catchup.installed();
@@ -96,7 +97,11 @@ impl Replica {
             self.give_up_office(effects);
             self.liveness.lost(now);
         }
+        let is_ahead = slot > self.log.chosen_upto();
         self.log.install(slot);
+        if is_ahead {
+            self.install_configurations(configurations);
+        }
         self.applied = slot;
         self.durable = slot;
         self.state = state;
@@ -163,7 +168,7 @@ impl Replica {
     }
 
     pub(super) fn receive_loaded(&mut self, load: Load, values: Vec<Value>, effects: &mut Effects) {
-        let index = self.configuration.index_of(load.to);
+        let index = self.place_of(load.to);
         let newest = index.and_then(|index| self.loading[index].take());
         self.ship(load.to, newest.unwrap_or(load.nonce), load.first, values, effects);
     }

@@ -51,12 +51,12 @@ impl Replica {
 
     pub(super) fn receive_read_echo(
         &mut self,
-        index: usize,
+        from: NodeId,
         echo: &ReadEcho,
         effects: &mut Effects,
     ) {
         if self.leads() == Some(echo.ballot) {
-            self.count_echo(index, echo.read_round, effects);
+            self.count_echo(from, echo.read_round, effects);
         }
     }
 
@@ -72,12 +72,18 @@ impl Replica {
     /// under an earlier leader. It is also at least what this node itself knows as
     /// chosen and so may have acknowledged: that can be more than it got chosen in its
     /// own ballot.
-    pub(super) fn count_echo(&mut self, member: usize, read_round: u64, effects: &mut Effects) {
+    ///
+    /// The quorum is one of those who vote in the next slot. Whoever got chosen there
+    /// what this leader does not know needed their promises, and any later slot is
+    /// acknowledged after that one. (If a new configuration is known to follow, its
+    /// quorum is asked too: more than needed, and simple.)
+    pub(super) fn count_echo(&mut self, from: NodeId, read_round: u64, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         let index = leading.prefix().max(self.log.chosen_upto());
         let alone = self.options.planted.is(Bug::ReadsWithoutQuorum);
-        let quorum = if alone { 1 } else { self.configuration.accept_quorum() };
-        let readers = self.rounds.receive_echo(member, read_round, quorum);
+        let in_force = self.configurations.in_force(leading.prefix().min(self.log.chosen_upto()));
+        let asked = if alone { &[] } else { in_force };
+        let readers = self.rounds.receive_echo(from, read_round, asked);
         settle(readers, Some(index), effects);
     }
 
@@ -88,10 +94,12 @@ impl Replica {
     /// Phase 1 brought back is chosen first: the reads wait for that anyway.
     pub(super) fn begin_read_round(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
-        let waits = leading.prefix() < leading.adopted_upto
+        // Who must confirm is known only when what was chosen before is known.
+        let reported = leading.adopted_upto;
+        let waits = (leading.prefix() < reported || self.log.chosen_upto() < leading.base)
             && !self.options.planted.is(Bug::ReadsBeforeReported);
         if !waits && self.rounds.begin(now) {
-            self.count_echo(self.index, self.rounds.newest(), effects);
+            self.count_echo(self.node, self.rounds.newest(), effects);
         }
     }
 

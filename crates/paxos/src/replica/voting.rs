@@ -25,7 +25,7 @@ impl Replica {
         self.proposer =
             Proposer::Preparing(Preparing::new(ballot, from, now, self.options.planted));
         self.vote_on_prepare(now, self.node, &prepare, effects);
-        for (_, to) in self.others() {
+        for (_, to) in self.others().filter(|(_, node)| self.may_promise(*node)) {
             let message = Message::Prepare(prepare.clone());
             if self.options.planted.is(Bug::PrepareBeforeDurable) {
                 effects.send_now.push(Envelope { to, message });
@@ -58,13 +58,19 @@ impl Replica {
         if prepare.ballot.node != from {
             return;
         }
+        if self.refuses_candidate(from) {
+            let reason = RejectReason::NoVoter(self.configurations.number());
+            let reject = Reject { ballot: prepare.ballot, reason };
+            effects.send_now.push(Envelope { to: from, message: Message::Reject(reject) });
+            return;
+        }
         if self.vote_on_prepare(now, from, prepare, effects) {
             self.note_higher(prepare.ballot, effects);
             self.liveness.promised_to(now, prepare.ballot);
         }
     }
 
-    fn vote_on_prepare(
+    pub(super) fn vote_on_prepare(
         &mut self,
         now: Time,
         from: NodeId,
@@ -84,21 +90,46 @@ impl Replica {
         promise: Promise,
         effects: &mut Effects,
     ) {
-        let Proposer::Preparing(preparing) = &mut self.proposer else { return };
-        if promise.ballot == preparing.ballot {
-            preparing.progress_at = now;
+        let window = self.acceptor.window_slots();
+        match &mut self.proposer {
+            Proposer::Idle => {}
+            Proposer::Preparing(preparing) => {
+                if promise.ballot == preparing.ballot {
+                    preparing.progress_at = now;
+                }
+                preparing.receive_promise(from, promise, window);
+                self.lead_if_promised(now, effects);
+            }
+            Proposer::Leading(leading) => {
+                if !leading.receive_promise(now, from, promise, window) {
+                    self.give_up_office(effects);
+                    self.liveness.lost(now);
+                    return;
+                }
+                leading.note_configurations(&self.configurations, self.log.chosen_upto());
+                self.propose_adopted(now, effects);
+            }
         }
-        if !preparing.receive_promise(from, promise, &self.configuration) {
+    }
+
+    /// Phase 2 begins with a quorum of promises from the voters of every slot that is
+    /// still open, as far as this node knows who they are.
+    pub(super) fn lead_if_promised(&mut self, now: Time, effects: &mut Effects) {
+        let chosen_upto = self.log.chosen_upto();
+        let in_force = self.configurations.in_force(chosen_upto);
+        let Proposer::Preparing(preparing) = &self.proposer else { return };
+        if !preparing.has_quorums(in_force) {
             return;
         }
         let Proposer::Preparing(preparing) = core::mem::replace(&mut self.proposer, Proposer::Idle)
         else {
             unreachable!("matched above")
         };
-        let mut leading = preparing.lead(now, self.log.chosen_upto());
+        let mut leading = preparing.lead(now, chosen_upto);
         if self.options.planted.is(Bug::PhaseOneToOwnLast) {
             leading.forget_above(self.log.last());
         }
+        leading.note_configurations(&self.configurations, chosen_upto);
         self.announced = leading.prefix();
         self.liveness.won(now);
         self.pacing = Pacing::default();
@@ -130,6 +161,10 @@ impl Replica {
         commands: usize,
         effects: &mut Effects,
     ) {
+        let is_change = matches!(value, Value::Configuration(_));
+        if is_change && matches!(&self.proposer, Proposer::Leading(l) if l.has_change()) {
+            return; // One at a time: the second could only be without effect.
+        }
         if self.leading_with_room().is_some() {
             self.pacing.cut(now, commands);
             self.propose(now, value, effects);
@@ -138,9 +173,10 @@ impl Replica {
 
     /// Phase 2a: to every acceptor, this node's own included. The Accepts leave
     /// before the own acceptance is durable; it counts only once it is.
-    fn propose(&mut self, now: Time, value: Value, effects: &mut Effects) {
+    pub(super) fn propose(&mut self, now: Time, value: Value, effects: &mut Effects) {
         let Proposer::Leading(leading) = &mut self.proposer else { return };
         let slot = leading.propose(now, value.clone());
+        assert!(leading.unprepared_from().is_none_or(|from| slot < from), "{slot} is not ours");
         let (ballot, chosen_upto) = (leading.ballot, leading.prefix());
         self.announced = chosen_upto;
         self.begin_read_round(now, effects);
@@ -205,31 +241,31 @@ impl Replica {
     pub(super) fn receive_accepted(
         &mut self,
         now: Time,
+        from: NodeId,
         index: usize,
         accepted: &Accepted,
         effects: &mut Effects,
     ) {
         let planted = self.options.planted;
-        let fewer = usize::from(planted.is(Bug::MinorityDecides));
-        let quorum = self.configuration.accept_quorum() - fewer;
         let Proposer::Leading(leading) = &mut self.proposer else { return };
         let is_old = accepted.ballot != leading.ballot && !planted.is(Bug::OldVoteCounts);
         if is_old || accepted.first > accepted.last {
             return;
         }
-        if index != self.index {
+        if from != self.node {
             self.liveness.note_vote(now, index);
         }
-        for (slot, value) in leading.receive_accepted(now, index, accepted, quorum) {
+        for (slot, value) in leading.receive_accepted(now, from, accepted, &self.configurations) {
             learner::learn(slot, &value, &mut self.log);
         }
         self.propose_adopted(now, effects);
-        self.count_echo(index, accepted.read_round, effects);
+        self.count_echo(from, accepted.read_round, effects);
     }
 
     pub(super) fn receive_reject(
         &mut self,
         now: Time,
+        from: NodeId,
         index: usize,
         reject: &Reject,
         effects: &mut Effects,
@@ -244,7 +280,10 @@ impl Replica {
                 self.note_seen(promised);
                 promised > reject.ballot
             }
-            RejectReason::TooFarBehind(_) => matches!(self.proposer, Proposer::Preparing(_)),
+            RejectReason::TooFarBehind(_) | RejectReason::NoVoter(_) => {
+                matches!(self.proposer, Proposer::Preparing(_))
+            }
+            RejectReason::NoMember { .. } => return self.receive_no_member(from, reject, effects),
             // Chosen by others meanwhile, or by and by when the acceptor caught up.
             RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
         };
@@ -332,27 +371,17 @@ impl Replica {
         } else if now >= due {
             preparing.sent_at = now;
             preparing.sent += 1;
-            let promises = preparing.promises();
             let Preparing { ballot, from, .. } = *preparing;
-            let prepare = Message::Prepare(Prepare { ballot, from });
             // While pages arrive nobody needs a reminder, which would make it send
             // all of them again: the pause counts from the last page.
-            let members = (0..).zip(self.configuration.members().iter().copied());
-            for (index, to) in members {
-                if to != self.node && !promises.contains(index) {
-                    let message = prepare.clone();
-                    effects.send_after_durable.push(Envelope { to, message });
-                }
-            }
+            self.remind_of_prepare(&Prepare { ballot, from }, effects);
         }
     }
 
     /// When the Prepares are due to be sent again.
     pub(super) fn prepare_due_at(&self) -> Option<Time> {
         let Proposer::Preparing(preparing) = &self.proposer else { return None };
-        let pause_us = self.retransmit_us().max(self.options.election_timeout_us / 4);
-        let since = preparing.sent_at.max(preparing.progress_at);
-        Some(since.plus_us(pause_us << (preparing.sent - 1).min(4)))
+        Some(self.repeat_prepare_at(preparing))
     }
 
     fn retransmit_accepts(&mut self, now: Time, effects: &mut Effects) {
@@ -369,8 +398,10 @@ impl Replica {
             }
             open.sent_at = now;
             open.repeats += 1;
-            for (index, to) in (0..).zip(self.configuration.members().iter().copied()) {
-                let reachable = self.liveness.is_reachable(now, index);
+            let voters = self.configurations.governing(slot).voters();
+            for (index, to) in (0..).zip(voters.iter().copied()) {
+                let place = self.everybody.binary_search(&to);
+                let reachable = place.is_ok_and(|place| self.liveness.is_reachable(now, place));
                 let skips = planted.is(Bug::GapNotFilled) && open.value == Value::Noop;
                 if to != self.node && reachable && !open.voters.contains(index) && !skips {
                     let changes = planted.is(Bug::TwoValuesInOneBallot);

@@ -12,9 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use synod_paxos::{
-    AcceptedSlot, Ballot, Configuration, Effects, Envelope, Fetch, Handover, Input, Load, Message,
-    NodeId, Options, Position, Record, RecordBody, Recovered, RejectReason, Replica, Role, Slot,
-    Standing, Status, Time, Value,
+    AcceptedSlot, Ballot, Configuration, Configurations, Effects, Envelope, Fetch, Handover, Input,
+    Load, Message, NodeId, Options, Position, Record, RecordBody, Recovered, RejectReason, Replica,
+    Role, Slot, Standing, Status, Time, Value,
 };
 
 use crate::shared::Shared;
@@ -149,7 +149,8 @@ fn replica(id: NodeId, life: u64, recovered: Recovered) -> Replica {
     let options = Options { incarnation: life, value_pace_us: 0, ..Options::default() };
     // The state machine keeps nothing: it is as the journal's prefix makes it.
     let applied = recovered.chosen_upto;
-    Replica::new(id, configuration(), options, recovered, applied, Slot::ZERO, NOW)
+    let configurations = Configurations::new(configuration());
+    Replica::new(id, configurations, options, recovered, applied, Slot::ZERO, NOW)
 }
 
 impl Machine {

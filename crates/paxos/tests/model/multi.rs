@@ -142,6 +142,7 @@ fn index(node: NodeId) -> usize {
 fn bytes(value: &Value) -> Bytes {
     match value {
         Value::Noop => Bytes::new(),
+        Value::Configuration(_) => unreachable!("nobody proposes one"),
         Value::Batch(bytes) => bytes.clone(),
     }
 }

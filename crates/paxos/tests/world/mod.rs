@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
 use synod_paxos::{
-    AcceptedSlot, Ballot, Configuration, Effects, Envelope, Input, Load, Message, NodeId, Options,
-    Position, ReadToken, Record, RecordBody, Recovered, Replica, Segment, Slot, Standing, Time,
-    Value,
+    AcceptedSlot, Ballot, Configuration, Configurations, Effects, Envelope, Input, Load, Message,
+    NodeId, Options, Position, ReadToken, Record, RecordBody, Recovered, Reign, Replica, Segment,
+    Slot, Standing, Time, Value,
 };
 
 /// Which faults are on, and how strong.
@@ -34,6 +34,8 @@ pub(crate) struct Faults {
     pub(crate) flexible: bool,
     /// Messages wait for each other and share a step, as under load.
     pub(crate) batching: bool,
+    /// The members change: how often.
+    pub(crate) changes: f64,
 }
 
 impl Faults {
@@ -52,6 +54,7 @@ impl Faults {
             load_us_max: 600,
             flexible: false,
             batching: false,
+            changes: 0.0,
         }
     }
 
@@ -72,6 +75,7 @@ impl Faults {
             load_us_max: [600, 400_000][rng.usize(..2)],
             flexible: rng.u8(..4) == 0,
             batching: rng.bool(),
+            changes: 0.0,
         }
     }
 }
@@ -95,6 +99,7 @@ enum Happening {
     Snapshot { node: NodeId, life: u64, from: NodeId },
     Client,
     Nemesis,
+    Change,
 }
 
 struct Event {
@@ -144,11 +149,19 @@ pub(crate) struct Machine {
     paused: bool,
     inbox: Vec<(NodeId, Message)>,
     promise_sent: Ballot,
+    /// The first configuration, and the one in which it joined if that is another.
+    joined_in: Option<Configuration>,
+    /// It was told that it is no member, and stopped for good.
+    pub(crate) gone: bool,
 }
 
 /// What the oracle knows.
-#[derive(Default)]
 pub(crate) struct Oracle {
+    first: Configuration,
+    /// Who votes in which slot, as far as every slot is chosen.
+    pub(crate) configurations: Configurations,
+    /// Every slot up to here is chosen.
+    chosen_upto: Slot,
     votes: BTreeMap<(Slot, Ballot), (Value, BTreeSet<NodeId>)>,
     pub(crate) chosen: BTreeMap<Slot, Value>,
     /// The highest slot that any replica has applied.
@@ -162,15 +175,39 @@ impl Oracle {
         *self.events.entry(event).or_default() += 1;
     }
 
-    fn vote(&mut self, node: NodeId, slot: Slot, ballot: Ballot, value: &Value, quorum: usize) {
+    fn vote(&mut self, node: NodeId, slot: Slot, ballot: Ballot, value: &Value) {
         let entry = self.votes.entry((slot, ballot));
         let (known, voters) = entry.or_insert_with(|| (value.clone(), BTreeSet::new()));
         assert_eq!(known, value, "slot {slot}: two values accepted in ballot {ballot}");
         voters.insert(node);
-        if voters.len() >= quorum {
+        let decided = self.configurations.known_upto(self.chosen_upto);
+        assert!(slot <= decided, "{node} accepts in {slot}, but who votes there is open");
+        let governing = self.configurations.governing(slot);
+        let votes = voters.iter().filter(|node| governing.is_voter(**node)).count();
+        if votes >= governing.accept_quorum() {
             let chosen = self.chosen.entry(slot).or_insert_with(|| value.clone());
             assert_eq!(chosen, value, "slot {slot}: two values chosen (ballot {ballot})");
         }
+        while let Some(value) = self.chosen.get(&self.chosen_upto.next()) {
+            self.chosen_upto = self.chosen_upto.next();
+            if let Value::Configuration(new) = value {
+                let effect = self.configurations.receive_chosen(self.chosen_upto, new);
+                let event = if effect { "change" } else { "change without effect" };
+                *self.events.entry(event).or_default() += 1;
+            }
+        }
+    }
+
+    /// The configurations as a state holds them that has applied every slot up to `upto`.
+    fn configurations_at(&self, upto: Slot) -> Configurations {
+        let mut configurations = Configurations::new(self.first.clone());
+        for (slot, value) in self.chosen.range(..=upto) {
+            if let Value::Configuration(new) = value {
+                configurations.receive_chosen(*slot, new);
+            }
+        }
+        configurations.forget(upto);
+        Configurations::restore(configurations.reigns().to_vec()).expect("they follow each other")
     }
 }
 
@@ -213,28 +250,18 @@ impl World {
             keep_for_peers_us: [0, 300_000, 300_000_000][rng.usize(..3)],
             ..Options::default()
         };
-        let machines = ids.iter().map(|id| Machine {
-            id: *id,
-            durable: Vec::new(),
-            pending: Vec::new(),
-            position: Position::ZERO,
-            life: 0,
-            applied_durable: Slot::ZERO,
-            installed: None,
-            truncated: Slot::ZERO,
-            segments: Vec::new(),
-            segment_records: 0,
-            applied: Slot::ZERO,
-            replica: None,
-            effects: Effects::default(),
-            held: Vec::new(),
-            syncing: false,
-            paused: false,
-            inbox: Vec::new(),
-            promise_sent: Ballot::ZERO,
-        });
+        let oracle = Oracle {
+            first: configuration.clone(),
+            configurations: Configurations::new(configuration.clone()),
+            chosen_upto: Slot::ZERO,
+            votes: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+            acknowledged: Slot::ZERO,
+            reads_checked: 0,
+            events: BTreeMap::new(),
+        };
         let mut world = World {
-            machines: machines.collect(),
+            machines: ids.iter().map(|id| Machine::new(*id)).collect(),
             now: Time(1_000_000),
             order: 0,
             queue: BinaryHeap::new(),
@@ -242,7 +269,7 @@ impl World {
             options,
             faults,
             cuts: BTreeSet::new(),
-            oracle: Oracle::default(),
+            oracle,
             next_value: 0,
             reads: BTreeMap::new(),
             clients: true,
@@ -254,6 +281,9 @@ impl World {
         }
         world.at(500, Happening::Client);
         world.at(10_000, Happening::Nemesis);
+        if world.faults.changes > 0.0 {
+            world.at(20_000, Happening::Change);
+        }
         world
     }
 
@@ -347,6 +377,7 @@ impl World {
             Happening::Snapshot { node, life, from } => self.snapshot(node, life, from),
             Happening::Client => self.client(),
             Happening::Nemesis => self.nemesis(),
+            Happening::Change => self.change(),
         }
     }
 
@@ -354,7 +385,8 @@ impl World {
         let now = self.now;
         let machine = self.machine(node);
         let life = machine.life;
-        let deadline = machine.replica.as_ref().unwrap().deadline();
+        let Some(replica) = machine.replica.as_ref() else { return };
+        let deadline = replica.deadline();
         assert!(deadline > now, "{node} would spin: its deadline has passed");
         let delay = deadline.since_us(now).clamp(100, 50_000);
         self.at(delay, Happening::Wake { node, life });
@@ -482,10 +514,20 @@ impl World {
 
     /// Starts a process on what its disk holds.
     pub(crate) fn start(&mut self, id: NodeId) {
-        let (now, configuration) = (self.now, self.configuration.clone());
         let seed = self.rng.u64(..);
-        let options = self.options.clone();
+        let (now, options) = (self.now, self.options.clone());
+        if self.machine(id).gone {
+            return;
+        }
+        let applied = {
+            let machine = self.machine(id);
+            machine.applied_durable.max(machine.recover().chosen_upto)
+        };
+        let mut configurations = self.oracle.configurations_at(applied);
         let machine = self.machine(id);
+        if let Some(joined_in) = machine.joined_in.clone() {
+            configurations = configurations.joined_in(joined_in);
+        }
         machine.life += 1;
         let mut recovered = machine.recover();
         let installed = machine.installed.take();
@@ -496,12 +538,11 @@ impl World {
         let machine = self.machine(id);
         assert!(recovered.promised >= machine.promise_sent, "{id} forgot a promise");
         machine.position = recovered.position;
-        let applied = machine.applied_durable.max(recovered.chosen_upto);
         machine.applied = applied;
         let durable = machine.applied_durable;
         assert!(durable >= recovered.truncated_upto, "{id} dropped what its state lacks");
         let options = Options { incarnation: machine.life, seed, ..options };
-        let replica = Replica::new(id, configuration, options, recovered, applied, durable, now);
+        let replica = Replica::new(id, configurations, options, recovered, applied, durable, now);
         machine.replica = Some(replica);
         for segment in machine.segments.clone() {
             self.input(id, Input::Segment(segment));
@@ -529,13 +570,15 @@ impl World {
             self.input(id, Input::SnapshotFailed { from });
             return;
         }
+        let joins = machine.joined_in.is_some() && machine.applied == Slot::ZERO;
         machine.applied = slot;
         machine.applied_durable = slot;
         machine.installed = Some(slot);
-        self.oracle.count("snapshot");
+        self.oracle.count(if joins { "joined by snapshot" } else { "snapshot" });
         let dies = if self.faults.crashes > 0.0 { self.rng.u8(..4) } else { 4 };
         if dies > 0 {
-            self.input(id, Input::Installed { slot, state: (slot, 0) });
+            let configurations = self.oracle.configurations_at(slot);
+            self.input(id, Input::Installed { slot, state: (slot, 0), configurations });
         }
         // Before the core hears of it, or before the journal has what it said.
         if dies < 2 {
@@ -581,8 +624,7 @@ impl World {
 
     fn note_durable(&mut self, id: NodeId, record: &Record) {
         if let RecordBody::Accepted { slot, ballot, value } = &record.body {
-            let quorum = self.configuration.accept_quorum();
-            self.oracle.vote(id, *slot, *ballot, value, quorum);
+            self.oracle.vote(id, *slot, *ballot, value);
         }
     }
 
@@ -601,6 +643,9 @@ impl World {
             self.oracle.count("elected");
         }
         self.carry_out(id);
+        if self.faults.changes > 0.0 {
+            self.stop_if_removed(id);
+        }
     }
 
     fn carry_out(&mut self, id: NodeId) {
@@ -719,7 +764,9 @@ impl World {
     pub(crate) fn heal(&mut self) {
         // Disks stay as slow as they are.
         let sync_us_max = self.faults.sync_us_max.min(130_000);
-        self.faults = Faults { sync_us_max, ..Faults::none() };
+        // Removed nodes are still told so, but nobody wants another change.
+        let changes = if self.faults.changes > 0.0 { f64::MIN_POSITIVE } else { 0.0 };
+        self.faults = Faults { sync_us_max, changes, ..Faults::none() };
         self.cuts.clear();
         for index in 0..self.machines.len() {
             let id = self.machines[index].id;
@@ -734,13 +781,143 @@ impl World {
     pub(crate) fn demand_progress(&mut self, limit_us: u64) {
         let before = self.oracle.acknowledged;
         self.run_until("every replica applies new values", limit_us, |world| {
-            let floor = world.machines.iter().map(|m| m.applied).min().unwrap();
+            let members = world.oracle.configurations.newest().configuration.members().to_vec();
+            let is_member = |m: &&Machine| members.contains(&m.id);
+            let floor = world.machines.iter().filter(is_member).map(|m| m.applied).min().unwrap();
             floor > before.plus(20)
         });
+    }
+
+    /// Everybody who is a member now or will be one.
+    pub(crate) fn members(&self) -> BTreeSet<NodeId> {
+        let in_force = self.oracle.configurations.in_force(self.oracle.chosen_upto);
+        in_force.iter().flat_map(|r| r.configuration.members().to_vec()).collect()
+    }
+
+    /// The leader proposes another configuration, drawn at random: a learner joins, is
+    /// promoted, a voter leaves or is replaced, quorums and alpha change.
+    fn change(&mut self) {
+        let delay = self.rng.u64(10_000..200_000);
+        self.at(delay, Happening::Change);
+        if self.rng.f64() > self.faults.changes {
+            return;
+        }
+        let Some(leader) = self.leader() else { return };
+        let newest = self.machine(leader).replica.as_ref().map(|r| r.configurations().newest());
+        let newest = (*newest.expect("it leads").configuration).clone();
+        let Some(new) = self.draw_change(&newest) else { return };
+        let force = self.rng.u8(..4) == 0;
+        let now = self.now;
+        // Now and then one is proposed that may come at the wrong moment, or as the wrong
+        // number: it must have no effect on anybody.
+        let blind = new.members() == newest.members() && self.rng.bool();
+        let number = new.number() - u64::from(blind && self.rng.bool());
+        let new = new.numbered(number);
+        let replica = self.machine(leader).replica.as_ref().expect("it leads");
+        if replica.check_change(now, &new, force).is_err() && !blind {
+            self.oracle.count("change refused");
+            return;
+        }
+        self.oracle.count("change proposed");
+        let joined: Vec<NodeId> = new.members().iter().copied().collect();
+        for id in joined {
+            if id.0 > self.size() {
+                self.join(id, leader, &new);
+            }
+        }
+        let value = Value::Configuration(std::sync::Arc::new(new));
+        self.input(leader, Input::Propose { value, commands: 1 });
+    }
+
+    fn draw_change(&mut self, newest: &Configuration) -> Option<Configuration> {
+        const MACHINES_MAX: u32 = 9;
+        let mut voters = newest.voters().to_vec();
+        let mut learners = newest.learners().to_vec();
+        let fresh = Some(NodeId(self.size() + 1)).filter(|id| id.0 <= MACHINES_MAX);
+        match self.rng.u8(..7) {
+            0 | 1 => learners.push(fresh?),
+            2 | 3 if !learners.is_empty() => {
+                let promoted = learners.swap_remove(self.rng.usize(..learners.len()));
+                voters.push(promoted);
+            }
+            4 if voters.len() > 1 => {
+                voters.swap_remove(self.rng.usize(..voters.len()));
+            }
+            5 => {
+                // One that was replaced takes nothing with it.
+                let place = self.rng.usize(..voters.len());
+                voters[place] = match learners.pop() {
+                    Some(learner) => learner,
+                    None => fresh?,
+                };
+            }
+            _ => {}
+        }
+        let count = voters.len();
+        let q1 = if self.rng.bool() { count / 2 + 1 } else { self.rng.usize(1..=count) };
+        let q2 = count + 1 - q1;
+        let q2 = if q1 == count / 2 + 1 { q1 } else { q2 };
+        let alpha = [newest.alpha(), 1, 2, 3, 32][self.rng.usize(..5)];
+        let new = Configuration::new(voters, q1, q2, alpha).expect("quorums that meet");
+        Some(new.with_learners(learners).expect("all different").numbered(newest.number() + 1))
+    }
+
+    /// A new machine: empty, or on a copy of another one's durable state.
+    fn join(&mut self, id: NodeId, from: NodeId, joined_in: &Configuration) {
+        let slot = self.machine(from).applied_durable;
+        let mut machine = Machine::new(id);
+        machine.joined_in = Some(joined_in.clone());
+        if self.rng.u8(..4) == 0 {
+            machine.applied_durable = slot;
+            let body = RecordBody::StartAfter { slot };
+            let record = Record { promised: Ballot::ZERO, chosen_upto: slot, body };
+            machine.durable.push((Position(1), record));
+        }
+        assert_eq!(id.0, self.size() + 1);
+        self.machines.push(machine);
+        self.oracle.count("join");
+        self.start(id);
+    }
+
+    /// A node that was told that it is a member no more stops for good.
+    fn stop_if_removed(&mut self, id: NodeId) {
+        let now = self.now;
+        let Some(replica) = self.machine(id).replica.as_ref() else { return };
+        let Some(number) = replica.status(now).removed else { return };
+        self.oracle.count("removed");
+        let members = self.members();
+        assert!(!members.contains(&id), "{id} is told that it was removed by {number}");
+        self.crash(id);
+        self.machine(id).gone = true;
     }
 }
 
 impl Machine {
+    fn new(id: NodeId) -> Machine {
+        Machine {
+            id,
+            durable: Vec::new(),
+            pending: Vec::new(),
+            position: Position::ZERO,
+            life: 0,
+            applied_durable: Slot::ZERO,
+            installed: None,
+            truncated: Slot::ZERO,
+            segments: Vec::new(),
+            segment_records: 0,
+            applied: Slot::ZERO,
+            replica: None,
+            effects: Effects::default(),
+            held: Vec::new(),
+            syncing: false,
+            paused: false,
+            inbox: Vec::new(),
+            promise_sent: Ballot::ZERO,
+            joined_in: None,
+            gone: false,
+        }
+    }
+
     /// A segment that is full now, if one is. The mark of a snapshot goes when the journal
     /// has it.
     fn fill_segment(&mut self) -> Option<Segment> {
@@ -841,6 +1018,12 @@ impl World {
     /// One line a machine, for a person who looks at a seed that failed.
     pub(crate) fn describe(&self) -> String {
         let mut text = format!("at {} us, acknowledged {}\n", self.now.0, self.oracle.acknowledged);
+        for reign in self.oracle.configurations.reigns() {
+            let Reign { from, configuration: c } = reign;
+            let (q1, q2, alpha) = (c.promise_quorum(), c.accept_quorum(), c.alpha());
+            let (voters, learners) = (c.voters(), c.learners());
+            text.push_str(&format!("{from}: {voters:?} {q1}/{q2} {learners:?} alpha {alpha}\n"));
+        }
         for machine in &self.machines {
             let status = machine.replica.as_ref().map(|replica| replica.status(self.now));
             text.push_str(&format!("{} paused {} {status:?}\n", machine.id, machine.paused));

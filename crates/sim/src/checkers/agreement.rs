@@ -1,7 +1,9 @@
 //! One value per slot.
 //!
 //! A global oracle over all acceptances that are durable anywhere, not over what a
-//! replica believes. A value is chosen when a quorum has accepted it in one ballot;
+//! replica believes. A value is chosen when a quorum of those who vote in its slot has
+//! accepted it in one ballot; who they are follows from what was chosen before, and
+//! nobody may accept in a slot of which that is not settled;
 //! the oracle sees each acceptance at the moment when it becomes durable, which is
 //! before anybody can count it. Three things must hold:
 //!
@@ -13,7 +15,7 @@
 //! Acceptances are never taken back here, whatever disks fail later, so nothing
 //! that was chosen is forgotten.
 
-use synod_paxos::{Ballot, NodeId, Slot, Value};
+use synod_paxos::{Ballot, Configuration, Configurations, NodeId, Slot, Value};
 
 use crate::checkers::{Check, Checker, demand};
 
@@ -34,7 +36,12 @@ struct Vote {
 /// The oracle.
 #[derive(Debug)]
 pub struct Agreement {
-    accept_quorum: usize,
+    /// Who votes in which slot, as far as every slot is chosen.
+    configurations: Configurations,
+    /// Every slot up to here is chosen.
+    chosen_upto: Slot,
+    /// Changes that were chosen and had no effect.
+    without_effect: u64,
     /// Of the slots from 1 on.
     slots: Vec<Votes>,
 }
@@ -42,8 +49,36 @@ pub struct Agreement {
 impl Agreement {
     /// Nothing is accepted yet.
     #[must_use]
-    pub fn new(accept_quorum: usize) -> Self {
-        Agreement { accept_quorum, slots: Vec::new() }
+    pub fn new(first: Configuration) -> Self {
+        Agreement {
+            configurations: Configurations::new(first),
+            chosen_upto: Slot::ZERO,
+            without_effect: 0,
+            slots: Vec::new(),
+        }
+    }
+
+    /// Who votes in which slot.
+    #[must_use]
+    pub fn configurations(&self) -> &Configurations {
+        &self.configurations
+    }
+
+    /// Changes of the members that were chosen: those that had an effect, and the others.
+    #[must_use]
+    pub fn changes(&self) -> (u64, u64) {
+        (self.configurations.newest().configuration.number(), self.without_effect)
+    }
+
+    /// Follows the chosen prefix, and what it says about the members.
+    fn advance(&mut self) {
+        while let Some(value) = self.chosen(self.chosen_upto.next()).cloned() {
+            self.chosen_upto = self.chosen_upto.next();
+            if let Value::Configuration(new) = value {
+                let effect = self.configurations.receive_chosen(self.chosen_upto, &new);
+                self.without_effect += u64::from(!effect);
+            }
+        }
     }
 
     fn votes(&mut self, slot: Slot) -> &mut Votes {
@@ -65,7 +100,13 @@ impl Agreement {
     /// # Errors
     /// When it breaks agreement.
     pub fn accepted(&mut self, node: NodeId, slot: Slot, ballot: Ballot, value: &Value) -> Check {
-        let quorum = self.accept_quorum;
+        let decided = self.configurations.known_upto(self.chosen_upto);
+        demand(slot <= decided, Checker::Agreement, || {
+            format!("{node} accepted slot {slot}, and who votes there is open beyond {decided}")
+        })?;
+        let governing = self.configurations.governing(slot);
+        let quorum = governing.accept_quorum();
+        let voters = governing.voters().iter().fold(0_u32, |voters, node| voters | 1 << node.0);
         let votes = self.votes(slot);
         if let Some((chosen_in, chosen)) = &votes.chosen {
             demand(ballot <= *chosen_in || value == chosen, Checker::Agreement, || {
@@ -85,7 +126,7 @@ impl Agreement {
             format!("{node} accepted a second value for slot {slot} in {ballot}")
         })?;
         vote.voters |= 1 << node.0;
-        let is_chosen = vote.voters.count_ones() as usize >= quorum;
+        let is_chosen = (vote.voters & voters).count_ones() as usize >= quorum;
         // The lowest ballot that chose binds all above it.
         if is_chosen && votes.chosen.as_ref().is_none_or(|(known, _)| ballot < *known) {
             let known = votes.chosen.replace((ballot, value.clone()));
@@ -98,6 +139,9 @@ impl Agreement {
                     "slot {slot} was chosen in {ballot} after others accepted otherwise above it"
                 )
             })?;
+        }
+        if is_chosen {
+            self.advance();
         }
         Ok(())
     }
@@ -127,6 +171,36 @@ mod tests {
     use super::*;
     use bytes::Bytes;
 
+    /// Five voters, so many of whom choose.
+    fn oracle(quorum: usize) -> Agreement {
+        let voters = (1..=5).map(NodeId).collect();
+        Agreement::new(Configuration::new(voters, 6 - quorum, quorum, 16).expect("valid"))
+    }
+
+    /// A change in slot 1 of a cluster whose alpha is 16 governs slot 17 and no earlier one,
+    /// and nobody may accept in a slot of which it is open who votes there.
+    #[test]
+    fn votes_are_counted_by_the_configuration_of_their_slot() {
+        let mut oracle = oracle(3);
+        let two = Configuration::majority(vec![NodeId(1), NodeId(9)], 16).expect("valid");
+        let value = Value::Configuration(std::sync::Arc::new(two.numbered(1)));
+        let vote = |oracle: &mut Agreement, node, slot, value: &Value| {
+            oracle.accepted(NodeId(node), Slot(slot), ballot(1), value)
+        };
+        for node in 1..=3 {
+            assert_eq!(vote(&mut oracle, node, 1, &value), Ok(()));
+        }
+        for (slot, chosen) in [(16, false), (17, true)] {
+            for node in [1, 9] {
+                assert_eq!(vote(&mut oracle, node, slot, &Value::Noop), Ok(()));
+            }
+            assert_eq!(oracle.chosen(Slot(slot)).is_some(), chosen, "{slot}");
+        }
+        assert_eq!(vote(&mut oracle, 1, 32, &Value::Noop), Ok(()));
+        assert!(vote(&mut oracle, 1, 33, &Value::Noop).is_err());
+        assert_eq!(oracle.changes(), (1, 0));
+    }
+
     fn ballot(round: u64) -> Ballot {
         Ballot { round, node: NodeId(1) }
     }
@@ -137,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_second_value_above_a_choice_is_found() {
-        let mut oracle = Agreement::new(2);
+        let mut oracle = oracle(2);
         oracle.accepted(NodeId(1), Slot(1), ballot(1), &value("x")).expect("fine");
         oracle.accepted(NodeId(3), Slot(1), ballot(3), &value("x")).expect("fine");
         assert!(oracle.learnt(NodeId(1), Slot(1), &value("x")).is_err(), "not chosen yet");
@@ -149,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_choice_below_another_acceptance_is_found() {
-        let mut oracle = Agreement::new(2);
+        let mut oracle = oracle(2);
         oracle.accepted(NodeId(1), Slot(1), ballot(1), &value("x")).expect("fine");
         oracle.accepted(NodeId(3), Slot(1), ballot(2), &value("y")).expect("fine");
         assert!(oracle.accepted(NodeId(2), Slot(1), ballot(1), &value("x")).is_err());
@@ -157,14 +231,14 @@ mod tests {
 
     #[test]
     fn two_values_in_one_ballot_are_found() {
-        let mut oracle = Agreement::new(3);
+        let mut oracle = oracle(3);
         oracle.accepted(NodeId(1), Slot(2), ballot(1), &value("x")).expect("fine");
         assert!(oracle.accepted(NodeId(2), Slot(2), ballot(1), &value("y")).is_err());
     }
 
     #[test]
     fn one_voter_is_no_quorum_however_often_it_votes() {
-        let mut oracle = Agreement::new(2);
+        let mut oracle = oracle(2);
         for _ in 0..3 {
             oracle.accepted(NodeId(1), Slot(1), ballot(1), &value("x")).expect("fine");
         }

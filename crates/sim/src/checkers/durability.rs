@@ -53,11 +53,13 @@ impl Durability {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use synod_paxos::{Ballot, Value};
+    use synod_paxos::{Ballot, Configuration, Value};
 
     #[test]
     fn an_acknowledgement_without_a_quorum_is_found() {
-        let mut agreement = Agreement::new(2);
+        let mut agreement = Agreement::new(
+            Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16).expect("valid"),
+        );
         let mut durability = Durability::default();
         let ballot = Ballot { round: 1, node: NodeId(1) };
         agreement.accepted(NodeId(1), Slot(1), ballot, &Value::Noop).expect("fine");

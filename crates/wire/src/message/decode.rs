@@ -1,5 +1,7 @@
 //! Reads the bodies of messages back.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use synod_paxos::{
     Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
@@ -14,7 +16,7 @@ use super::{
 use crate::batch::{ENTRIES_MAX, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
 use crate::frame::FRAME_BYTES_MAX;
 use crate::reader::Reader;
-use crate::{DecodeError, Forward, PeerMessage, snapshot};
+use crate::{DecodeError, Forward, PeerMessage, configuration, snapshot};
 
 /// The most slots in one page of a promise, and the most values of one `Chosen`.
 const SLOTS_MAX: usize = 65_536;
@@ -114,6 +116,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         disk_age_us: block.u64()?,
         echo_held_us: block.u64()?,
         state: (block.slot()?, block.u64()?),
+        configuration: block.u64()?,
         hears,
     })
 }
@@ -168,12 +171,14 @@ fn read_watermark(reader: &mut Reader) -> Result<Watermark, DecodeError> {
 }
 
 fn read_value(reader: &mut Reader) -> Result<Value, DecodeError> {
-    let is_batch = reader.flag()?;
+    let tag = reader.u8()?;
     let bytes = reader.byte_string("a value", FRAME_BYTES_MAX)?;
-    match (is_batch, bytes.is_empty()) {
-        (true, _) => Ok(Value::Batch(bytes)),
-        (false, true) => Ok(Value::Noop),
-        (false, false) => Err(DecodeError::LeftOver("a no-op")),
+    match tag {
+        0 if bytes.is_empty() => Ok(Value::Noop),
+        0 => Err(DecodeError::LeftOver("a no-op")),
+        1 => Ok(Value::Batch(bytes)),
+        2 => Ok(Value::Configuration(Arc::new(configuration::decode(bytes)?))),
+        tag => Err(DecodeError::Tag { what: "a value", tag }),
     }
 }
 
@@ -186,6 +191,8 @@ fn read_reject_reason(reader: &mut Reader) -> Result<RejectReason, DecodeError> 
         2 => RejectReason::TooFarBehind(slot),
         3 => RejectReason::Truncated(slot),
         4 => RejectReason::BeyondWindow(slot),
+        5 => RejectReason::NoVoter(ballot.round),
+        6 => RejectReason::NoMember { number: ballot.round, witnesses: ballot.node.0 },
         tag => {
             return Err(DecodeError::Tag { what: "a Reject", tag });
         }

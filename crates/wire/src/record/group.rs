@@ -168,7 +168,7 @@ impl GroupBuilder {
         let (bytes, checksum) = header.encode();
         let at = self.payload_bytes;
         self.put(&bytes);
-        self.put(body);
+        self.put(&body);
         self.headers.extend_from_slice(&bytes);
         self.records += 1;
         (at, checksum)

@@ -1,7 +1,12 @@
 //! The header of a record.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot, Value};
+
+use crate::configuration;
 
 use super::fields::{Reader, Writer, check};
 use super::{BODY_BYTES_MAX, RecordError};
@@ -73,6 +78,8 @@ pub enum ValueKind {
     Noop,
     /// A batch, whose bytes follow.
     Batch,
+    /// A configuration, whose bytes follow.
+    Configuration,
 }
 
 impl RecordHeader {
@@ -81,7 +88,12 @@ impl RecordHeader {
     /// # Panics
     /// When the value is larger than [`BODY_BYTES_MAX`].
     #[must_use]
-    pub fn of(record: &Record, cluster_tag: u32, position: Position, link: u32) -> (Self, &[u8]) {
+    pub fn of(
+        record: &Record,
+        cluster_tag: u32,
+        position: Position,
+        link: u32,
+    ) -> (Self, Cow<'_, [u8]>) {
         let (kind, value) = match &record.body {
             RecordBody::Promise => (RecordKind::Promise, None),
             RecordBody::Accepted { slot, ballot, value } => {
@@ -90,10 +102,13 @@ impl RecordHeader {
             RecordBody::Chosen { slot, value } => (RecordKind::Chosen(*slot), Some(value)),
             RecordBody::StartAfter { slot } => (RecordKind::StartAfter(*slot), None),
         };
-        let (value, body): (_, &[u8]) = match value {
-            None => (ValueKind::None, &[]),
-            Some(Value::Noop) => (ValueKind::Noop, &[]),
-            Some(Value::Batch(bytes)) => (ValueKind::Batch, bytes),
+        let (value, body): (_, Cow<'_, [u8]>) = match value {
+            None => (ValueKind::None, Cow::Borrowed(&[])),
+            Some(Value::Noop) => (ValueKind::Noop, Cow::Borrowed(&[])),
+            Some(Value::Batch(bytes)) => (ValueKind::Batch, Cow::Borrowed(bytes)),
+            Some(Value::Configuration(new)) => {
+                (ValueKind::Configuration, Cow::Owned(configuration::encode(new).into()))
+            }
         };
         assert!(body.len() <= BODY_BYTES_MAX, "a value of {} bytes", body.len());
         let header = RecordHeader {
@@ -104,7 +119,7 @@ impl RecordHeader {
             promised: record.promised,
             chosen_upto: record.chosen_upto,
             body_bytes: u32::try_from(body.len()).expect("checked above"),
-            body_checksum: crc32c::crc32c(body),
+            body_checksum: crc32c::crc32c(&body),
             link,
         };
         (header, body)
@@ -137,6 +152,7 @@ impl RecordHeader {
             ValueKind::None => 0,
             ValueKind::Noop => 1,
             ValueKind::Batch => 2,
+            ValueKind::Configuration => 3,
         });
         let checksum = writer.finish();
         (bytes, checksum)
@@ -168,13 +184,15 @@ impl RecordHeader {
             0 => ValueKind::None,
             1 => ValueKind::Noop,
             2 => ValueKind::Batch,
+            3 => ValueKind::Configuration,
             _ => return Err(RecordError::Field("value kind")),
         };
         let holds_value = matches!(kind, RecordKind::Accepted(..) | RecordKind::Chosen(_));
         if holds_value == (value == ValueKind::None) {
             return Err(RecordError::Field("value kind"));
         }
-        if body_bytes as usize > BODY_BYTES_MAX || body_bytes > 0 && value != ValueKind::Batch {
+        let has_body = matches!(value, ValueKind::Batch | ValueKind::Configuration);
+        if body_bytes as usize > BODY_BYTES_MAX || body_bytes > 0 && !has_body {
             return Err(RecordError::Field("body length"));
         }
         let header = RecordHeader {
@@ -220,6 +238,12 @@ impl RecordHeader {
             ValueKind::None => None,
             ValueKind::Noop => Some(Value::Noop),
             ValueKind::Batch => Some(Value::Batch(body)),
+            ValueKind::Configuration => {
+                let new = configuration::decode(body);
+                Some(Value::Configuration(Arc::new(
+                    new.map_err(|_| RecordError::Field("configuration"))?,
+                )))
+            }
         })
     }
 }
@@ -232,11 +256,14 @@ mod tests {
     fn all_fields_distinct_come_back_and_any_flip_is_seen() {
         let ballot = |round, node| Ballot { round, node: NodeId(node) };
         let value = Value::Batch(Bytes::from_static(b"some commands"));
+        let new = synod_paxos::Configuration::majority([1, 2].map(NodeId).to_vec(), 3);
+        let new = Arc::new(new.unwrap().numbered(4));
         for body in [
             RecordBody::Promise,
             RecordBody::Accepted { slot: Slot(2), ballot: ballot(3, 4), value: value.clone() },
             RecordBody::Accepted { slot: Slot(2), ballot: ballot(3, 4), value: Value::Noop },
             RecordBody::Chosen { slot: Slot(5), value },
+            RecordBody::Chosen { slot: Slot(5), value: Value::Configuration(new) },
             RecordBody::StartAfter { slot: Slot(6) },
         ] {
             let record = Record { promised: ballot(7, 8), chosen_upto: Slot(9), body };
@@ -244,7 +271,7 @@ mod tests {
             let (bytes, checksum) = header.encode();
             assert_eq!(RecordHeader::decode(&bytes), Ok((header, checksum)));
             assert_eq!(RecordHeader::decode(&bytes[1..]), Err(RecordError::Short));
-            let value = header.value(Bytes::copy_from_slice(body)).unwrap();
+            let value = header.value(Bytes::from(body.into_owned())).unwrap();
             assert_eq!(value.is_some(), header.slot().is_some());
             for bit in 0..bytes.len() * 8 {
                 let mut flipped = bytes;

@@ -3,15 +3,17 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use synod_kv::{Command, Condition, IdempotencyKey, Operation, Revision};
 use synod_paxos::{
-    Accept, Accepted, AcceptedSlot, Ballot, Chosen, Fetch, Handover, Heartbeat, Message, NodeId,
-    Position, Prepare, Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Slot,
-    Standing, Value, Watermark,
+    Accept, Accepted, AcceptedSlot, Ballot, Chosen, Configuration, Fetch, Handover, Heartbeat,
+    Message, NodeId, Position, Prepare, Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject,
+    RejectReason, Slot, Standing, Value, Watermark,
 };
 use synod_wire::{
     Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, SnapshotGone,
@@ -78,6 +80,8 @@ pub(crate) fn peer_messages() -> Vec<(&'static str, PeerMessage)> {
     let forward = Forward { may_relay: true, commands: vec![entry(d), entry(d)] };
     let mut all: Vec<_> =
         all.into_iter().map(|(name, message)| (name, PeerMessage::Paxos(message))).collect();
+    let added = membership(&mut Distinct(300)).into_iter();
+    all.extend(added.map(|(name, message)| (name, PeerMessage::Paxos(message))));
     all.push(("forward", PeerMessage::Forward(forward)));
     let snapshots = snapshots(d).into_iter();
     all.extend(snapshots.map(|(name, message)| (name, PeerMessage::Snapshot(message))));
@@ -179,6 +183,33 @@ fn phases(d: &mut Distinct) -> Vec<(&'static str, Message)> {
     ]
 }
 
+fn membership(d: &mut Distinct) -> Vec<(&'static str, Message)> {
+    let no_member =
+        |d: &mut Distinct| RejectReason::NoMember { number: d.u64(), witnesses: d.u32() };
+    vec![
+        ("reject-no-voter", reject(d, |d| RejectReason::NoVoter(d.u64()))),
+        ("reject-no-member", reject(d, no_member)),
+        (
+            "accept-configuration",
+            Message::Accept(Accept {
+                ballot: d.ballot(),
+                slot: d.slot(),
+                value: configuration(d),
+                chosen_upto: d.slot(),
+                read_round: d.u64(),
+            }),
+        ),
+    ]
+}
+
+fn configuration(d: &mut Distinct) -> Value {
+    let voters = vec![NodeId(d.u32()), NodeId(d.u32()), NodeId(d.u32())];
+    let learners = vec![NodeId(d.u32()), NodeId(d.u32())];
+    let configuration = Configuration::new(voters, 1, 3, 0x0A_1B2C).unwrap();
+    let configuration = configuration.with_learners(learners).unwrap().numbered(d.u64());
+    Value::Configuration(Arc::new(configuration.with_about(d.bytes()).unwrap()))
+}
+
 fn reject(d: &mut Distinct, reason: impl FnOnce(&mut Distinct) -> RejectReason) -> Message {
     Message::Reject(Reject { ballot: d.ballot(), reason: reason(d) })
 }
@@ -233,6 +264,7 @@ fn heartbeat(d: &mut Distinct) -> Message {
         available_from: d.slot(),
         last_accepted: (d.ballot(), d.slot()),
         durable_upto: d.slot(),
+        configuration: 0x0203_0405_0607_0809,
         disk_age_us: d.u64(),
         echo_held_us: d.u64(),
         hears: vec![NodeId(d.u32()), NodeId(d.u32())],
@@ -345,7 +377,29 @@ pub(crate) fn bytes(max: usize) -> impl Strategy<Value = Bytes> {
 }
 
 fn value() -> impl Strategy<Value = Value> {
-    prop_oneof![Just(Value::Noop), bytes(200).prop_map(Value::Batch)]
+    prop_oneof![
+        Just(Value::Noop),
+        bytes(200).prop_map(Value::Batch),
+        any_configuration().prop_map(|new| Value::Configuration(Arc::new(new))),
+    ]
+}
+
+pub(crate) fn any_configuration() -> impl Strategy<Value = Configuration> {
+    let ids = vec(1..200_u32, 1..Configuration::MEMBERS_MAX);
+    let sizes = (0..31_usize, 0..31_usize, 0..31_usize);
+    (ids, sizes, 1..=Configuration::ALPHA_MAX, any::<u64>(), bytes(100)).prop_map(
+        |(mut ids, (split, q1, more), alpha, number, about)| {
+            ids.sort_unstable();
+            ids.dedup();
+            let mut voters: Vec<NodeId> = ids.into_iter().map(NodeId).collect();
+            let learners = voters.split_off(1 + split % voters.len());
+            let (q1, count) = (1 + q1 % voters.len(), voters.len());
+            let q2 = count + 1 - q1 + more % q1;
+            let configuration = Configuration::new(voters, q1, q2, alpha).unwrap();
+            let configuration = configuration.with_learners(learners).unwrap();
+            configuration.with_about(about).unwrap().numbered(number)
+        },
+    )
 }
 
 fn watermark() -> impl Strategy<Value = Watermark> {
@@ -371,6 +425,9 @@ fn any_phase() -> impl Strategy<Value = Message> {
         slot().prop_map(RejectReason::TooFarBehind),
         slot().prop_map(RejectReason::Truncated),
         slot().prop_map(RejectReason::BeyondWindow),
+        any::<u64>().prop_map(RejectReason::NoVoter),
+        (any::<u64>(), any::<u32>())
+            .prop_map(|(number, witnesses)| RejectReason::NoMember { number, witnesses }),
     ];
     prop_oneof![
         (ballot(), slot()).prop_map(|(ballot, from)| Message::Prepare(Prepare { ballot, from })),
@@ -424,6 +481,7 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 available_from,
                 last_accepted: (ballot, slot),
                 durable_upto,
+                configuration: age.rotate_left(7),
                 disk_age_us: age,
                 echo_held_us: age,
                 hears,
