@@ -130,6 +130,16 @@ const PLANTED: &[Planted] = &[
         found_by: "cluster",
     },
     Planted {
+        pitfall: 24,
+        bug: "a leader confirms reads before those who vote next have promised",
+        changes: &[(
+            "src/replica/reading.rs",
+            "&& leading.unprepared_from().is_none_or(|from| next < from)",
+            "&& next > Slot::ZERO",
+        )],
+        found_by: "cluster",
+    },
+    Planted {
         pitfall: 19,
         bug: "a range of acknowledged slots covers a hole",
         changes: &[("src/outbox.rs", "&& accepted.first <= range.last.next()\n", "")],
