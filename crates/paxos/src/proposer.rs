@@ -818,7 +818,9 @@ mod tests {
             for step in 0..4 {
                 let letter = sequence / 20_usize.pow(step) % 20;
                 let (node, (first, last)) = (letter as u32 % 5 + 1, ranges[letter / 5]);
-                (first..=last).for_each(|slot| drop(votes.entry(slot).or_default().insert(node)));
+                for slot in first..=last {
+                    votes.entry(slot).or_default().insert(node);
+                }
                 let (first, last) = (Slot(first), Slot(last));
                 let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
                 let chosen =
