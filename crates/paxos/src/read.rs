@@ -322,7 +322,8 @@ mod tests {
                         if round <= newest {
                             echoes[member].insert(round);
                         }
-                        let confirmed = echo(&mut rounds, NodeId(member as u32 + 1), round, &three);
+                        let member = [1, 2, 3].map(NodeId)[member];
+                        let confirmed = echo(&mut rounds, member, round, &three);
                         let is_confirmed = |reader: &Waiting| {
                             let echoed = |set: &&BTreeSet<u64>| {
                                 set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))
