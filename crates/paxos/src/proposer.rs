@@ -817,7 +817,8 @@ mod tests {
             let mut told = BTreeSet::new();
             for step in 0..4 {
                 let letter = sequence / 20_usize.pow(step) % 20;
-                let (node, (first, last)) = (letter as u32 % 5 + 1, ranges[letter / 5]);
+                let ((first, last), node) = (ranges[letter / 5], letter % 5 + 1);
+                let node = u32::try_from(node).expect("five nodes");
                 for slot in first..=last {
                     votes.entry(slot).or_default().insert(node);
                 }

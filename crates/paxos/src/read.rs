@@ -322,7 +322,12 @@ mod tests {
                         if round <= newest {
                             echoes[member].insert(round);
                         }
-                        let confirmed = echo(&mut rounds, NodeId(member as u32 + 1), round, &three);
+                        let confirmed = echo(
+                            &mut rounds,
+                            three[0].configuration.voters()[member],
+                            round,
+                            &three,
+                        );
                         let is_confirmed = |reader: &Waiting| {
                             let echoed = |set: &&BTreeSet<u64>| {
                                 set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))

@@ -57,7 +57,6 @@ rare! {
     HandedOver "hand-over sent",
     MembersChanged "members changed",
     ChangeRefused "change of members refused",
-    ChangeWithoutEffect "change of members without effect",
     CommandDuplicate "command taken twice, without effect",
     CommandGap "command ahead of its predecessor",
     KeyReplayed "retry under its idempotency key answered again",

@@ -785,7 +785,7 @@ impl World {
             return;
         }
         self.oracle.count("change proposed");
-        let joined: Vec<NodeId> = new.members().iter().copied().collect();
+        let joined = new.members().to_vec();
         for id in joined {
             if id.0 > self.size() {
                 self.join(id, leader, &new);
