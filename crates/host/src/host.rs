@@ -7,7 +7,7 @@ use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{
     Ballot, Bug, ChangeRefusal, Configuration, Configurations, Effects, Input, Load, Message,
-    NodeId, Options, Recovered, Reign, Replica, Route, Slot, SnapshotWanted, Status, Time, Value,
+    NodeId, Options, Recovered, Replica, Route, Slot, SnapshotWanted, Status, Time, Value,
 };
 use synod_wire::{Forward, PeerMessage, batch, command};
 
@@ -94,7 +94,7 @@ pub struct Host {
     /// Whether the state here is that of the others.
     agreement: Agreement,
     /// The configurations that were told to the outside last.
-    talks_to: Vec<Reign>,
+    talks_to: Vec<Arc<Configuration>>,
 
     /// Gathered since the last [`Host::finish`].
     forwards: Vec<(NodeId, Forward)>,
@@ -123,7 +123,7 @@ impl Host {
         let ask_again_us = options.heartbeat_us / 2;
         let outbox = Outbox::new(node, recovered.position, planted);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
-        let talks_to = configurations.reigns().to_vec();
+        let talks_to = configurations.talked_to();
         let voters = configurations.newest().configuration.voters().len();
         let replica = Replica::new(
             node,
@@ -312,13 +312,13 @@ impl Host {
     /// Looks whether the members have changed.
     fn note_members(&mut self) {
         let configurations = self.replica.configurations();
-        if self.talks_to == configurations.reigns() {
+        let talks_to = configurations.talked_to();
+        if self.talks_to == talks_to {
             return;
         }
-        self.talks_to = configurations.reigns().to_vec();
+        self.talks_to = talks_to;
         self.agreement.set_voters(configurations.newest().configuration.voters().len());
-        let reigns = self.talks_to.iter().map(|reign| Arc::clone(&reign.configuration));
-        self.others.push(Action::TalkTo(reigns.collect()));
+        self.others.push(Action::TalkTo(self.talks_to.clone()));
     }
 
     /// Steps the core, and again for each message that it addressed to itself.

@@ -2,9 +2,11 @@
 
 mod support;
 
+use std::sync::Arc;
 use support::{Answer, Cluster};
-use synod_host::{Action, Event, Limits, Refusal, RequestId};
-use synod_paxos::{Message, NodeId, Role};
+
+use synod_host::{Action, Applied, Event, Limits, Refusal, RequestId};
+use synod_paxos::{Configuration, Configurations, Message, NodeId, Reign, Role, Slot};
 use synod_wire::PeerMessage;
 
 const SECOND_US: u64 = 1_000_000;
@@ -57,6 +59,42 @@ fn a_single_node_answers_its_writes_and_reads() {
         |cluster: &Cluster| cluster.node(1).answers.get(&RequestId(100)) == Some(&Answer::Read);
     assert!(cluster.run_until(SECOND_US, read));
     assert_taken(&mut cluster, 10);
+}
+
+/// The changes stood in slots that the snapshot skipped.
+#[test]
+fn whom_a_snapshot_names_is_talked_to() {
+    let mut cluster = Cluster::new(1, &Limits::default());
+    cluster.write(NodeId(1), 1, LONG_US);
+    assert!(cluster.run_until(10 * SECOND_US, |cluster| answered(cluster, NodeId(1), 1..2)));
+    let now = cluster.now;
+    let host = &mut cluster.nodes.get_mut(&NodeId(1)).expect("a member").host;
+    let old = host.configurations().newest().configuration.clone();
+    let new = Configuration::majority(vec![NodeId(2), NodeId(3)], old.alpha()).expect("valid");
+    let new = Arc::new(new.with_learners(vec![NodeId(1)]).expect("another").numbered(7));
+    let configuration = Arc::clone(&new);
+    let reign = Reign { from: Slot(90), configuration };
+    let applied = Applied {
+        upto: Slot(100),
+        durable: Slot(100),
+        cluster_time_ms: 0,
+        own_sequence: 1,
+        own_gap: false,
+        state: (Slot(100), 5),
+    };
+    let configurations = Configurations::restore(vec![reign]).expect("one");
+    let mut actions = Vec::new();
+    host.step(now, Event::Installed { applied, configurations }, &mut actions);
+    assert!(actions.contains(&Action::TalkTo(vec![new])), "{actions:?}");
+    let status = host.status(now);
+    assert_eq!((status.role, status.chosen_upto), (Role::Follower, Slot(100)));
+    let beats = |to| {
+        actions.iter().any(|action| {
+            matches!(action, Action::Send { to: node, message: PeerMessage::Paxos(message), .. }
+                if *node == NodeId(to) && matches!(message, Message::Heartbeat(_)))
+        })
+    };
+    assert!(beats(2) && beats(3), "{actions:?}");
 }
 
 #[test]

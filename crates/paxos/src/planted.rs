@@ -61,6 +61,7 @@ planted_bugs! {
     StartAfterTooMuch = 35, "after a snapshot the journal starts after the last acceptance";
     SnapshotDropsAcceptances = 35, "acceptances above an installed snapshot are forgotten";
     SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
+    SnapshotKeepsVoters = 36, "who votes is not taken from the snapshot";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
     TimeoutIsFailure = 44, "a write that was sent is refused as not done when time is over";
     ReadsWithoutQuorum = 45, "a leader serves reads without asking a quorum";

@@ -811,14 +811,16 @@ mod tests {
     fn each_slot_counts_the_votes_of_those_who_vote_there() {
         let configurations = changed();
         let ranges = [(3, 6), (3, 3), (4, 5), (6, 6)];
-        for sequence in 0..20_usize.pow(4) {
+        for sequence in 0..20_u32.pow(4) {
             let mut leading = leading_with(4);
             let mut votes: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
             let mut told = BTreeSet::new();
             for step in 0..4 {
-                let letter = sequence / 20_usize.pow(step) % 20;
-                let (node, (first, last)) = (letter as u32 % 5 + 1, ranges[letter / 5]);
-                (first..=last).for_each(|slot| drop(votes.entry(slot).or_default().insert(node)));
+                let letter = sequence / 20_u32.pow(step) % 20;
+                let (node, (first, last)) = (letter % 5 + 1, ranges[letter as usize / 5]);
+                for slot in first..=last {
+                    votes.entry(slot).or_default().insert(node);
+                }
                 let (first, last) = (Slot(first), Slot(last));
                 let accepted = Accepted { ballot: mine(), first, last, read_round: 0 };
                 let chosen =

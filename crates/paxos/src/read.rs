@@ -95,20 +95,19 @@ impl Rounds {
         self.sent_at = Some(now);
     }
 
-    /// Takes an echo; gives the readers whose rounds a q2 quorum of each of these
-    /// configurations has confirmed. Each must be one that governs the next slot or a
-    /// later one.
-    pub(crate) fn receive_echo(
-        &mut self,
-        node: NodeId,
-        read_round: u64,
-        reigns: &[Reign],
-    ) -> Vec<Reader> {
+    /// Takes an echo; says whether it tells anything new.
+    pub(crate) fn receive_echo(&mut self, node: NodeId, read_round: u64) -> bool {
         let known = self.echoes.entry(node).or_insert(0);
-        if read_round <= *known || read_round > self.newest {
-            return Vec::new();
+        let is_new = read_round > *known && read_round <= self.newest;
+        if is_new {
+            *known = read_round;
         }
-        *known = read_round;
+        is_new
+    }
+
+    /// Gives the readers whose rounds a q2 quorum of each of these configurations has
+    /// confirmed: of the one that governs the next slot, and of later ones.
+    pub(crate) fn take_confirmed(&mut self, reigns: &[Reign]) -> Vec<Reader> {
         let mut confirmed = Vec::new();
         while let Some((round, _)) = self.open.front() {
             if !self.is_confirmed(*round, reigns) {
@@ -253,6 +252,11 @@ mod tests {
         }
     }
 
+    /// A node echoes; gives the readers that are confirmed thereby.
+    fn echo(rounds: &mut Rounds, node: NodeId, round: u64, reigns: &[Reign]) -> Vec<Reader> {
+        if rounds.receive_echo(node, round) { rounds.take_confirmed(reigns) } else { Vec::new() }
+    }
+
     /// A cluster whose voters are the first so many nodes.
     fn voters(count: u32) -> Vec<Reign> {
         let configuration = Configuration::majority((1..=count).map(NodeId).collect(), 16);
@@ -268,9 +272,9 @@ mod tests {
             rounds.push(here(1));
             rounds.begin(NOW);
             let five = [voters(3), voters(5)].concat();
-            let mut confirmed = rounds.receive_echo(NodeId(1), 1, &five);
-            confirmed.extend(rounds.receive_echo(NodeId(node), 1, &five));
-            confirmed.extend(rounds.receive_echo(NodeId(4), 1, &five));
+            let mut confirmed = echo(&mut rounds, NodeId(1), 1, &five);
+            confirmed.extend(echo(&mut rounds, NodeId(node), 1, &five));
+            confirmed.extend(echo(&mut rounds, NodeId(4), 1, &five));
             confirmed.len()
         };
         assert_eq!([2, 3, 5].map(both), [1, 1, 0], "n4 and n5 make three, but not two of three");
@@ -318,8 +322,8 @@ mod tests {
                         if round <= newest {
                             echoes[member].insert(round);
                         }
-                        let confirmed =
-                            rounds.receive_echo(NodeId(member as u32 + 1), round, &three);
+                        let member = [1, 2, 3].map(NodeId)[member];
+                        let confirmed = echo(&mut rounds, member, round, &three);
                         let is_confirmed = |reader: &Waiting| {
                             let echoed = |set: &&BTreeSet<u64>| {
                                 set.iter().any(|echo| reader.round.is_some_and(|own| *echo >= own))
@@ -350,9 +354,9 @@ mod tests {
             assert_eq!(rounds.begin(NOW), token <= Rounds::OPEN_MAX as u64);
         }
         assert_eq!((rounds.newest(), rounds.waiting()), (4, 6));
-        assert_eq!(rounds.receive_echo(NodeId(1), 4, &voters(1)).len(), 4);
+        assert_eq!(echo(&mut rounds, NodeId(1), 4, &voters(1)).len(), 4);
         assert!(rounds.begin(NOW));
-        assert_eq!(rounds.receive_echo(NodeId(1), 5, &voters(1)), [here(5), here(6)]);
+        assert_eq!(echo(&mut rounds, NodeId(1), 5, &voters(1)), [here(5), here(6)]);
     }
 
     #[test]
@@ -367,7 +371,7 @@ mod tests {
         rounds.sent(NOW);
         assert!(!rounds.is_due(NOW.plus_us(19), 20));
         assert!(rounds.is_due(NOW.plus_us(20), 20));
-        rounds.receive_echo(NodeId(1), 1, &voters(1));
+        echo(&mut rounds, NodeId(1), 1, &voters(1));
         assert!(!rounds.is_due(NOW.plus_us(20), 20), "nobody waits for it any more");
     }
 

@@ -164,6 +164,14 @@ impl Configurations {
         self.reigns.drain(..over);
     }
 
+    /// Whose members this node talks to: the reigns, and the configuration in which it
+    /// joined while its log has not reached that.
+    #[must_use]
+    pub fn talked_to(&self) -> Vec<Arc<Configuration>> {
+        let reigns = self.reigns.iter().map(|reign| &reign.configuration);
+        reigns.chain(self.joined_in.iter().filter(|_| self.is_ahead())).cloned().collect()
+    }
+
     /// Everybody to talk to above `chosen_upto`, in order of their ids: the members of
     /// every configuration in force, and of the one in which this node joined while its
     /// log has not reached that.
@@ -273,6 +281,26 @@ mod tests {
                 assert_eq!(Configurations::restore(in_force.to_vec()).as_ref(), Ok(&kept));
             }
         });
+    }
+
+    /// A node that joined in configuration 2 gets the state of a slot before that, then one
+    /// of a slot after it.
+    #[test]
+    fn a_snapshot_behind_the_join_does_not_cut_the_node_off_from_those_it_joined() {
+        let told = |configurations: &Configurations| {
+            configurations.talked_to().iter().map(|c| c.number()).collect::<Vec<_>>()
+        };
+        let state = |number| {
+            let reign = Reign { from: Slot(number * 9 + 1), configuration: of(number, 2, 0) };
+            Configurations::restore(vec![reign]).expect("one")
+        };
+        let mut configurations = state(0).joined_in((*of(2, 2, 5)).clone());
+        assert_eq!(told(&configurations), [0, 2]);
+        configurations.install(state(1));
+        assert_eq!((told(&configurations), configurations.number()), (vec![1, 2], 2));
+        assert_eq!(configurations.everybody(Slot(10)), [NodeId(1), NodeId(6)]);
+        configurations.install(state(3));
+        assert_eq!((told(&configurations), configurations.number()), (vec![3], 3));
     }
 
     /// One slot further it is open: some continuation of the prefix lets another one vote.

@@ -105,28 +105,8 @@ const PLANTED: &[Planted] = &[
     },
     Planted {
         pitfall: 24,
-        bug: "a leader proposes where others vote without their promise",
-        changes: &[(
-            "src/proposer.rs",
-            "self.unprepared_from = missing.map(|reign| reign.from);",
-            "self.unprepared_from = missing.filter(|_| false).map(|reign| reign.from);",
-        )],
-        found_by: "cluster",
-    },
-    Planted {
-        pitfall: 24,
         bug: "a new leader proposes where it does not know who votes",
         changes: &[("src/replica.rs", "&& leading.proposed_upto() < self.decided_upto()", "")],
-        found_by: "cluster",
-    },
-    Planted {
-        pitfall: 24,
-        bug: "a candidate asks the voters of its first slot only",
-        changes: &[(
-            "src/proposer.rs",
-            "reigns.iter().all(|reign| has_quorum(&reign.configuration))",
-            "reigns.iter().take(1).all(|reign| has_quorum(&reign.configuration))",
-        )],
         found_by: "cluster",
     },
     Planted {

@@ -2,7 +2,7 @@
 //! message by message, and its output compared.
 //!
 //! Commands (nodes are n1, n2, ...):
-//! `cluster N [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES]` · `change NODE voters="1,2"
+//! `cluster N [learners="3,4"] [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES]` · `change NODE voters="1,2"
 //! [learners="3"] [number=N] [force=yes]` proposes other members · `join NODE voters=...`
 //! starts a node on an empty disk that was told of these members · `wait ms=N [NODE...]` lets time
 //! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
@@ -85,12 +85,16 @@ impl Runner for Stage {
             "cluster" => {
                 let number = |name| key(name).map(str::parse::<usize>).transpose();
                 let size: u32 = first()?.parse()?;
-                let majority = size as usize / 2 + 1;
+                let learning = key("learners").map_or(0, |text| text.split(',').count());
+                let majority = (size as usize - learning) / 2 + 1;
                 let (q1, q2) =
                     (number("q1")?.unwrap_or(majority), number("q2")?.unwrap_or(majority));
-                let members = (1..=size).map(NodeId).collect();
+                let learners: Vec<NodeId> =
+                    key("learners").map_or(Vec::new(), |text| text.split(',').map(node).collect());
+                let members = (1..=size).map(NodeId).filter(|id| !learners.contains(id)).collect();
                 let alpha = number("alpha")?.map_or(Configuration::ALPHA_DEFAULT, |n| n as u64);
-                let configuration = Configuration::new(members, q1, q2, alpha);
+                let configuration = Configuration::new(members, q1, q2, alpha)
+                    .and_then(|configuration| configuration.with_learners(learners));
                 self.configuration = Some(configuration.map_err(|e| format!("{e:?}"))?);
                 if let Some(bytes) = number("page")? {
                     self.options.page_bytes_max = bytes;

@@ -39,10 +39,15 @@ impl World<'_> {
         self.trace.note(now_us, [words::STARTS, u64::from(id.0), life, applied.upto.0], || {
             format!("{id} starts life {life}: {recovered:?}, applied {}", applied.upto)
         });
+        let mut configurations = read_configurations(id, &machine, &self.first)?;
+        self.checks.agreement.knows(id, applied.upto, &configurations)?;
+        if let Some(joined_in) = self.node(id).joined_in.clone() {
+            configurations = configurations.joined_in(joined_in);
+        }
         let settings = HostSettings {
             node: id,
             incarnation: life,
-            configurations: read_configurations(id, &machine, &self.first)?,
+            configurations,
             options: options(&self.plan, self.rng.u64(..)),
             limits: limits(&self.plan),
         };
@@ -61,7 +66,8 @@ impl World<'_> {
     fn read_disk(&mut self, id: NodeId) -> Option<Recovered> {
         let now_us = self.now_us;
         let node = self.node(id);
-        if node.process.is_some() || node.fate == Fate::Left || is_gone(node.fate, node.store_id) {
+        let is_out = matches!(node.fate, Fate::Left | Fate::Waits);
+        if node.process.is_some() || is_out || is_gone(node.fate, node.store_id) {
             return None;
         }
         if node.disk.full {
@@ -138,7 +144,7 @@ fn is_gone(fate: Fate, store_id: u64) -> bool {
 
 /// The configuration of the beginning.
 pub(crate) fn configuration(plan: &Plan) -> Result<Configuration, Violation> {
-    let members = (1..=plan.members).map(NodeId).collect();
+    let members = (1..=plan.members - plan.joiners).map(NodeId).collect();
     Configuration::new(members, plan.promise_quorum, plan.accept_quorum, plan.sizes.alpha).map_err(
         |error| Violation {
             checker: Checker::Assertion,

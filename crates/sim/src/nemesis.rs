@@ -11,7 +11,7 @@ use crate::coverage::Rare;
 use crate::cut::Cut;
 use crate::disk::{Disk, Tail};
 use crate::fault::Fault;
-use crate::node::Fate;
+use crate::node::{Fate, Node};
 use crate::plan::Plan;
 use crate::words;
 use crate::world::{Happening, World};
@@ -158,7 +158,7 @@ impl World<'_> {
     /// Any node, and often the leader: that is where it hurts.
     fn draw_victim(&mut self, fault: Fault) -> NodeId {
         let members = self.plan.members;
-        let leads = |node: &&crate::node::Node| {
+        let leads = |node: &&Node| {
             node.is_running() && node.process.as_ref().is_some_and(|process| process.leads)
         };
         let leader = self.nodes.iter().find(leads).map(|node| node.id);
@@ -194,15 +194,23 @@ impl World<'_> {
     }
 
     /// The operator asks a node, mostly the leader, for other voters: any of the members
-    /// vote, the others learn.
+    /// vote, the others learn. Now and then a new node joins as one that learns.
     fn change_members(&mut self, victim: NodeId) -> Check {
         let fault = Fault::Membership;
-        let Some(process) = self.node(victim).process.as_ref() else { return Ok(()) };
+        let now_us = self.now_us;
+        let node = self.node(victim);
+        let now = node.clock.read(now_us);
+        let Some(process) = node.process.as_ref() else { return Ok(()) };
         let newest = process.host.configurations().newest().configuration.clone();
+        let status = process.host.status(now);
+        let may_change = process.leads && status.configuration_from <= status.chosen_upto.next();
+        let waits = self.nodes.iter().find(|node| node.fate == Fate::Waits).map(|node| node.id);
         let rng = self.nemesis.rng(fault);
+        let joins = waits.filter(|_| may_change && rng.bool());
         let mut members = newest.members().to_vec();
         rng.shuffle(&mut members);
-        let learners = members.split_off(rng.usize(1..=members.len()));
+        let mut learners = members.split_off(rng.usize(1..=members.len()));
+        learners.extend(joins);
         let count = members.len();
         let majority = count / 2 + 1;
         let (q1, q2) = match rng.u8(..4) {
@@ -215,7 +223,14 @@ impl World<'_> {
         let new = new.with_learners(learners).expect("the same members");
         let configuration = new.numbered(newest.number() + 1);
         let (request, force) = (RequestId(0), rng.u8(..4) == 0);
+        let starts_us = rng.u64(..2_000_000);
         self.coverage.fault(fault);
+        if let Some(joins) = joins {
+            let node = self.node(joins);
+            node.fate = Fate::Sound;
+            node.joined_in = Some(configuration.clone());
+            self.at(starts_us, Happening::Start { node: joins });
+        }
         self.hear(victim, Event::Change { request, configuration, force })
     }
 
@@ -258,7 +273,8 @@ impl World<'_> {
 
     /// Whether another node may be lost for good.
     fn may_lose_another(&self) -> bool {
-        let lost = self.nodes.iter().filter(|node| node.fate != Fate::Sound).count();
+        let is_lost = |node: &&Node| !matches!(node.fate, Fate::Sound | Fate::Waits);
+        let lost = self.nodes.iter().filter(is_lost).count();
         lost < self.nemesis.losable
     }
 
@@ -266,7 +282,7 @@ impl World<'_> {
         if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
             return Ok(());
         }
-        if self.node(victim).fate == Fate::Lost {
+        if matches!(self.node(victim).fate, Fate::Lost | Fate::Waits) {
             return Ok(());
         }
         self.coverage.fault(fault);
@@ -309,7 +325,7 @@ impl World<'_> {
         // What is new is read most, by those who lag a little.
         let share = if rng.bool() { rng.usize(..1_000) } else { rng.usize(900..1_000) };
         let node = self.node(victim);
-        if node.fate == Fate::Lost || !node.disk.damage(share) {
+        if matches!(node.fate, Fate::Lost | Fate::Waits) || !node.disk.damage(share) {
             return Ok(());
         }
         node.fate = Fate::Damaged;
@@ -351,8 +367,11 @@ impl World<'_> {
         self.nemesis.loose = false;
         self.nemesis.cut = None;
         self.network.heal();
-        let mut sound: Vec<NodeId> =
-            self.nodes.iter().filter(|n| n.fate == Fate::Sound).map(|n| n.id).collect();
+        // A node that was to join by a change which is not chosen yet may join still; it
+        // does not vote. Any other change would be proposed after its own.
+        let newest = &self.checks.agreement.configurations().newest().configuration;
+        let is_sound = |node: &&Node| node.fate == Fate::Sound && newest.contains(node.id);
+        let mut sound: Vec<NodeId> = self.nodes.iter().filter(is_sound).map(|n| n.id).collect();
         self.rng.shuffle(&mut sound);
         // Who is a quorum after changes nobody here knows: then all of them live.
         if self.plan.strength(Fault::Membership) == 0.0 {

@@ -25,6 +25,8 @@ pub(crate) enum Fate {
     Damaged,
     /// Its disk is gone. Another store may run under its name.
     Lost,
+    /// It is no member yet, and was never started.
+    Waits,
     /// It stays down from the healing on, to show that a quorum suffices.
     Left,
 }
@@ -40,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) state: Durable,
+    /// The configuration in which it joined, unless it was there in the beginning.
+    pub(crate) joined_in: Option<Configuration>,
     pub(crate) process: Option<Process>,
 }
 
@@ -53,6 +57,7 @@ impl Node {
             clock,
             disk: Disk::new(segment_groups),
             state: Durable::default(),
+            joined_in: None,
             process: None,
         }
     }

@@ -18,6 +18,9 @@ pub struct Plan {
     pub seed: u64,
     /// How many nodes.
     pub members: u32,
+    /// So many of them, the last ones, are no members in the beginning and join when a
+    /// change of the members names them.
+    pub joiners: u32,
     /// Promises that a leader needs.
     pub promise_quorum: usize,
     /// Acceptances that a value needs.
@@ -136,6 +139,7 @@ impl Plan {
         let plan = Plan {
             seed,
             members,
+            joiners: 0,
             promise_quorum,
             accept_quorum,
             faults: draw_faults(&mut rng, members),
@@ -164,8 +168,10 @@ impl Plan {
     fn with_membership(mut self) -> Plan {
         // A change fills so many slots before it governs: they must be over at the end.
         const ALPHA_MAX: u64 = 64;
-        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0002);
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0003);
         if rng.u8(..4) == 0 {
+            self.joiners = rng.u32(..=2);
+            self.members += self.joiners;
             self.faults.insert(Fault::Membership, rng.u32(20..=100));
             self.sizes.alpha = self.sizes.alpha.min(ALPHA_MAX);
             self.sizes.window_slots_max = self.sizes.window_slots_max.min(ALPHA_MAX);
@@ -203,9 +209,10 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "seed {}: {} members (quorums {} and {}), {} s of faults, {} s healed",
+            "seed {}: {} members and {} that may join (quorums {} and {}), {} s of faults, {} s healed",
             self.seed,
-            self.members,
+            self.members - self.joiners,
+            self.joiners,
             self.promise_quorum,
             self.accept_quorum,
             self.faults_us / 1_000_000,

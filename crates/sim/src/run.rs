@@ -235,9 +235,8 @@ impl World<'_> {
     fn sum_up(&mut self, report: &mut Report) {
         report.trace_hash = self.trace.hash();
         report.events = self.trace.events();
-        let (changes, without_effect) = self.checks.agreement.changes();
+        let changes = self.checks.agreement.changes();
         (0..changes).for_each(|_| self.coverage.rare(Rare::MembersChanged));
-        (0..without_effect).for_each(|_| self.coverage.rare(Rare::ChangeWithoutEffect));
         report.coverage = std::mem::take(&mut self.coverage);
         report.operations = self.clients.operations.len() as u64;
         let answered = |answer: &Answer| {

@@ -219,11 +219,20 @@ impl World<'_> {
         let Some(process) = node.process.as_ref() else { return Ok(()) };
         let applied = process.applied.clone();
         let configurations = read_configurations(id, &process.machine, &self.first)?;
+        self.checks.agreement.knows(id, applied.upto, &configurations)?;
+        let known = process.host.configurations().newest().configuration.number();
+        if configurations.newest().configuration.number() > known {
+            self.coverage.rare(Rare::SnapshotBringsChange);
+        }
         self.hear(id, Event::Installed { applied, configurations })
     }
 
     fn note_installation(&mut self, id: NodeId, slot: u64, from: NodeId) {
         self.coverage.rare(Rare::SnapshotInstalled);
+        let node = self.node(id);
+        if node.joined_in.is_some() && node.state.slot == 0 {
+            self.coverage.rare(Rare::JoinedBySnapshot);
+        }
         self.trace.note(self.now_us, [words::SWITCHES, u64::from(id.0), slot, 0], || {
             format!("{id} switches to a snapshot of slot {slot} from {from}")
         });

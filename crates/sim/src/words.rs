@@ -205,7 +205,7 @@ pub(crate) fn note_rare(message: &PeerMessage, coverage: &mut Coverage) {
                 RejectReason::Promised(_) => Rare::RejectPromised,
                 RejectReason::TooFarBehind(_) => Rare::TooFarBehind,
                 RejectReason::NoVoter(_) => Rare::NoVoter,
-                RejectReason::NoMember { .. } => return,
+                RejectReason::NoMember { .. } => Rare::NoMember,
                 RejectReason::Truncated(_) => Rare::RejectTruncated,
                 RejectReason::BeyondWindow(_) => Rare::RejectBeyondWindow,
             },

@@ -20,7 +20,7 @@ use crate::disk::Tail;
 use crate::fault::Fault;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
-use crate::node::Node;
+use crate::node::{Fate, Node};
 use crate::plan::Plan;
 use crate::schedule::Schedule;
 use crate::trace::Trace;
@@ -134,6 +134,10 @@ impl<'t> World<'t> {
             first,
             plan,
         };
+        let joiners = world.plan.joiners as usize;
+        for joiner in world.nodes.iter_mut().rev().take(joiners) {
+            joiner.fate = Fate::Waits;
+        }
         for id in ids {
             world.start(id)?;
         }

@@ -136,3 +136,20 @@ fn mistakes_drawn_by_the_commit_are_found() {
     assert_eq!(searches.len(), MISTAKES + 1);
     assert_eq!(missed, 0);
 }
+
+/// Those of changes of the members, which few seeds make; all but the slowest to be found.
+#[test]
+fn mistakes_about_who_votes_are_found() {
+    keep_panics_of_runs_quiet();
+    let of_changes = |bug: &Bug| {
+        let is_slow = bug.name() == "ProposesUnprepared";
+        let of_states = ["ConfigurationsForgotten", "SnapshotKeepsVoters"];
+        bug.row() == 24 && !is_slow || of_states.contains(&bug.name().as_str())
+    };
+    let bugs: Vec<Bug> = Bug::all().into_iter().filter(of_changes).collect();
+    let searches = search_all(&bugs, 0, MISTAKE_SEEDS_MAX, cores(), &run, |_| {});
+    println!("mistakes about who votes:");
+    searches.iter().for_each(|search| println!("{}", line(search)));
+    let missed = searches.iter().filter(|search| search.found.is_none()).count();
+    assert_eq!((missed, searches.len()), (0, 6));
+}

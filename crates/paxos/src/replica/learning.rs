@@ -97,15 +97,15 @@ impl Replica {
             self.give_up_office(effects);
             self.liveness.lost(now);
         }
+        let planted = self.options.planted;
         let is_ahead = slot > self.log.chosen_upto();
         self.log.install(slot);
-        if is_ahead {
+        if is_ahead && !planted.is(Bug::SnapshotKeepsVoters) {
             self.install_configurations(configurations);
         }
         self.applied = slot;
         self.durable = slot;
         self.state = state;
-        let planted = self.options.planted;
         let start = if planted.is(Bug::StartAfterTooMuch) { self.log.last() } else { slot };
         if planted.is(Bug::SnapshotDropsAcceptances) {
             self.log.forget_open();

@@ -73,18 +73,42 @@ impl Replica {
     /// chosen and so may have acknowledged: that can be more than it got chosen in its
     /// own ballot.
     ///
-    /// The quorum is one of those who vote in the next slot. Whoever got chosen there
-    /// what this leader does not know needed their promises, and any later slot is
-    /// acknowledged after that one. (If a new configuration is known to follow, its
-    /// quorum is asked too: more than needed, and simple.)
+    /// The quorum is one of those who vote in the next slot. Whoever got chosen there, in
+    /// a higher ballot, what this leader does not know needed their promises, and any
+    /// later slot is acknowledged after that one. (If a new configuration is known to
+    /// follow, its quorum is asked too: more than needed, and simple.)
     pub(super) fn count_echo(&mut self, from: NodeId, read_round: u64, effects: &mut Effects) {
+        if self.rounds.receive_echo(from, read_round) {
+            self.confirm_reads(effects);
+        }
+    }
+
+    /// Gives the readers whose rounds are confirmed an index, if one can be told.
+    pub(super) fn confirm_reads(&mut self, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
+        if !self.knows_the_past(leading) {
+            return;
+        }
         let index = leading.prefix().max(self.log.chosen_upto());
         let alone = self.options.planted.is(Bug::ReadsWithoutQuorum);
         let in_force = self.configurations.in_force(leading.prefix().min(self.log.chosen_upto()));
         let asked = if alone { &[] } else { in_force };
-        let readers = self.rounds.receive_echo(from, read_round, asked);
+        let readers = self.rounds.take_confirmed(asked);
         settle(readers, Some(index), effects);
+    }
+
+    /// Whether everything that was chosen in lower ballots is known here. What Phase 1
+    /// brought back must be chosen, and those who vote in the next slot must have been
+    /// asked: new voters raise their promise, and echo, before they have told what they
+    /// accepted. A promise that comes from them later can bring back more.
+    fn knows_the_past(&self, leading: &Leading) -> bool {
+        let adopted = leading.prefix() >= leading.adopted_upto
+            || self.options.planted.is(Bug::ReadsBeforeReported);
+        let next = leading.prefix().next();
+        // Who must be asked is known only when what was chosen before is known.
+        adopted
+            && self.log.chosen_upto() >= leading.base
+            && leading.unprepared_from().is_none_or(|from| next < from)
     }
 
     /// Begins a round for the reads that have arrived; this node's own acceptor
@@ -94,11 +118,7 @@ impl Replica {
     /// Phase 1 brought back is chosen first: the reads wait for that anyway.
     pub(super) fn begin_read_round(&mut self, now: Time, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
-        // Who must confirm is known only when what was chosen before is known.
-        let reported = leading.adopted_upto;
-        let waits = (leading.prefix() < reported || self.log.chosen_upto() < leading.base)
-            && !self.options.planted.is(Bug::ReadsBeforeReported);
-        if !waits && self.rounds.begin(now) {
+        if self.knows_the_past(leading) && self.rounds.begin(now) {
             self.count_echo(self.node, self.rounds.newest(), effects);
         }
     }
@@ -110,6 +130,7 @@ impl Replica {
                 for reader in readers {
                     self.rounds.push(reader); // They arrived before this node led.
                 }
+                self.confirm_reads(effects);
                 let before = self.rounds.newest();
                 self.begin_read_round(now, effects);
                 if self.rounds.newest() > before {

@@ -117,8 +117,10 @@ impl Replica {
     pub(super) fn lead_if_promised(&mut self, now: Time, effects: &mut Effects) {
         let chosen_upto = self.log.chosen_upto();
         let in_force = self.configurations.in_force(chosen_upto);
+        let hurries = self.options.planted.is(Bug::ProposesUnprepared);
+        let asked = if hurries { &in_force[..1] } else { in_force };
         let Proposer::Preparing(preparing) = &self.proposer else { return };
-        if !preparing.has_quorums(in_force) {
+        if !preparing.has_quorums(asked) {
             return;
         }
         let Proposer::Preparing(preparing) = core::mem::replace(&mut self.proposer, Proposer::Idle)
@@ -280,8 +282,10 @@ impl Replica {
                 self.note_seen(promised);
                 promised > reject.ballot
             }
-            RejectReason::TooFarBehind(_) | RejectReason::NoVoter(_) => {
-                matches!(self.proposer, Proposer::Preparing(_))
+            RejectReason::TooFarBehind(_) => matches!(self.proposer, Proposer::Preparing(_)),
+            // A leader that votes in no open slot any more is not waited for.
+            RejectReason::NoVoter(_) => {
+                matches!(self.proposer, Proposer::Preparing(_)) || !self.may_promise(self.node)
             }
             RejectReason::NoMember { .. } => return self.receive_no_member(from, reject, effects),
             // Chosen by others meanwhile, or by and by when the acceptor caught up.

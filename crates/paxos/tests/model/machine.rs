@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     rc::Rc,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -31,6 +32,8 @@ pub(crate) enum Bug {
     EarlyAnswer,
     /// A follower takes a claim for what it accepted in another ballot (10).
     OtherBallot,
+    /// The vote of a node that was removed counts as that of the one in its place (24).
+    RemovedVotes,
 }
 
 /// A node that runs, and its disk.
@@ -51,6 +54,10 @@ pub(crate) struct Machine {
     /// Nobody listens: what it says is not kept until it may leave.
     pub(crate) is_mute: bool,
     pub(crate) bug: Option<Bug>,
+    /// Who votes in the beginning.
+    first: Configuration,
+    /// What this node proposes in the first slot.
+    change: Option<Arc<Configuration>>,
     /// Who was the first to report on a slot, for a ballot; only with a bug.
     first_reports: BTreeMap<(Ballot, Slot), NodeId>,
 }
@@ -145,18 +152,40 @@ pub(crate) fn configuration() -> Configuration {
     Configuration::majority(vec![NodeId(1), NodeId(2), NodeId(3)], 4).expect("three nodes")
 }
 
-fn replica(id: NodeId, life: u64, recovered: Recovered) -> Replica {
+/// n1 and n2 vote, and n3 learns; alpha is 1.
+fn pair() -> Configuration {
+    let pair = Configuration::majority(vec![NodeId(1), NodeId(2)], 1).expect("two nodes");
+    pair.with_learners(vec![NodeId(3)]).expect("another one")
+}
+
+/// What replaces it: n3 votes in the place of n2.
+pub(crate) fn replacement() -> Configuration {
+    let pair = Configuration::majority(vec![NodeId(1), NodeId(3)], 1).expect("two nodes");
+    pair.with_learners(vec![NodeId(2)]).expect("another one").numbered(1)
+}
+
+fn replica(id: NodeId, life: u64, recovered: Recovered, configurations: Configurations) -> Replica {
     let options = Options { incarnation: life, value_pace_us: 0, ..Options::default() };
     // The state machine keeps nothing: it is as the journal's prefix makes it.
     let applied = recovered.chosen_upto;
-    let configurations = Configurations::new(configuration());
     Replica::new(id, configurations, options, recovered, applied, Slot::ZERO, NOW)
 }
 
 impl Machine {
     pub(crate) fn new(id: NodeId) -> Machine {
-        let replica = replica(id, 1, Recovered::empty());
+        Machine::with(id, configuration(), None)
+    }
+
+    /// A node of a cluster whose members change in the first slot.
+    pub(crate) fn changing(id: NodeId) -> Machine {
+        Machine::with(id, pair(), Some(Arc::new(replacement())))
+    }
+
+    fn with(id: NodeId, first: Configuration, change: Option<Arc<Configuration>>) -> Machine {
+        let replica = replica(id, 1, Recovered::empty(), Configurations::new(first.clone()));
         Machine {
+            first,
+            change,
             id,
             view: View::of(&replica),
             replica,
@@ -206,6 +235,9 @@ impl Machine {
     pub(crate) fn offer(&self) -> (Slot, Value) {
         let ballot = self.view.leads.expect("a leader proposes");
         let slot = self.view.proposed_upto.next();
+        if let Some(change) = self.change.as_ref().filter(|_| slot == Slot(1)) {
+            return (slot, Value::Configuration(Arc::clone(change)));
+        }
         (slot, Value::Batch(Bytes::from(format!("{ballot} in {slot}"))))
     }
 
@@ -254,7 +286,8 @@ impl Machine {
         self.pending.clear();
         self.held.clear();
         let (id, life, recovered) = (self.id, self.life, self.journal.recover());
-        self.replica = guard(|| replica(id, life, recovered))?;
+        let configurations = self.journal.configurations(&self.first);
+        self.replica = guard(|| replica(id, life, recovered, configurations))?;
         self.view = View::of(&self.replica);
         Ok(())
     }
@@ -310,6 +343,11 @@ impl Machine {
                     let key = (promise.ballot, accepted.slot);
                     *self.first_reports.entry(key).or_insert(*from) == *from
                 });
+            }
+            (Some(Bug::RemovedVotes), Message::Accepted(accepted))
+                if *from == NodeId(2) && accepted.first > Slot(1) =>
+            {
+                *from = NodeId(3);
             }
             (Some(Bug::OtherBallot), Message::Watermark(watermark)) => {
                 if let Some(Standing::Accepted(ballot)) = self.holds(watermark.chosen_upto) {
@@ -378,6 +416,17 @@ impl Journal {
             open: open.collect(),
             position: self.position,
         }
+    }
+
+    /// Who votes above the chosen prefix.
+    fn configurations(&self, first: &Configuration) -> Configurations {
+        let mut configurations = Configurations::new(first.clone());
+        for (slot, (_, value)) in self.slots.range(..=self.chosen_upto) {
+            if let Value::Configuration(new) = value {
+                configurations.receive_chosen(*slot, new);
+            }
+        }
+        configurations
     }
 
     fn load(&self, load: Load) -> Vec<Value> {

@@ -32,9 +32,11 @@ pub(crate) fn scopes() -> Vec<(&'static str, Scope)> {
         copies: 0,
         refusals: false,
         catch_up: false,
+        change: false,
         bug: None,
     };
     let two_slots = Scope { slots: 2, ..plain.clone() };
+    let changing = Scope { change: true, ..two_slots.clone() };
     let proposed = Scope { begin: Begin::Proposed, ..plain.clone() };
     vec![
         ("two new candidates", Scope { begin: Begin::New, ..plain.clone() }),
@@ -48,6 +50,11 @@ pub(crate) fn scopes() -> Vec<(&'static str, Scope)> {
         ("three ballots", Scope { stands: [1, 1, 1], ..proposed.clone() }),
         ("refusals", Scope { stands: [2, 1, 0], refusals: true, ..plain }),
         ("catch-up", Scope { stands: [2, 1, 0], catch_up: true, ..proposed }),
+        ("a change of the members", changing.clone()),
+        (
+            "a change of the members by a restarted leader",
+            Scope { stands: [2, 0, 0], crashes: 1, ..changing },
+        ),
     ]
 }
 
@@ -66,6 +73,11 @@ pub(crate) fn bugs() -> Vec<(&'static str, Scope, &'static str)> {
             with("two crashes", Bug::OtherBallot),
             LEARNT,
         ),
+        (
+            "the vote of a removed node counts",
+            with("a change of the members", Bug::RemovedVotes),
+            LEARNT,
+        ),
     ]
 }
 
@@ -82,6 +94,8 @@ pub(crate) struct Scope {
     pub(crate) refusals: bool,
     /// Whether nodes fetch chosen values from each other.
     pub(crate) catch_up: bool,
+    /// Whether the value of the first slot is that n3 votes in the place of n2.
+    pub(crate) change: bool,
     pub(crate) bug: Option<Bug>,
 }
 
@@ -113,6 +127,8 @@ pub(crate) struct State {
     stands: [u8; 3],
     crashes: u8,
     copies: u8,
+    /// Whether the members change.
+    changes: bool,
     /// What went wrong within a step.
     fault: Option<Fault>,
 }
@@ -138,22 +154,35 @@ fn index(node: NodeId) -> usize {
     node.0 as usize - 1
 }
 
+/// How the change of the members is told from every batch.
+const CHANGE: &[u8] = b"n3 votes in the place of n2";
+
 /// No batch is empty.
 fn bytes(value: &Value) -> Bytes {
     match value {
         Value::Noop => Bytes::new(),
-        Value::Configuration(_) => unreachable!("nobody proposes one"),
+        Value::Configuration(_) => Bytes::from_static(CHANGE),
         Value::Batch(bytes) => bytes.clone(),
     }
 }
 
 impl State {
-    /// What a quorum has accepted in one ballot.
+    /// What a quorum of those who vote in a slot has accepted in one ballot.
     fn chosen(&self) -> impl Iterator<Item = (Slot, Ballot, &Bytes)> {
+        let is_changed = || self.pairs(Some(NodeId(3))).any(|vote| vote.2 == CHANGE);
+        let first = if self.changes { Some(NodeId(3)) } else { None };
+        let later = if self.changes && is_changed() { Some(NodeId(2)) } else { first };
+        let of_first = self.pairs(first).filter(|(slot, ..)| *slot == Slot(1));
+        of_first.chain(self.pairs(later).filter(|(slot, ..)| *slot > Slot(1)))
+    }
+
+    /// What two of the three nodes have accepted in one ballot, one of them left aside.
+    fn pairs(&self, aside: Option<NodeId>) -> impl Iterator<Item = (Slot, Ballot, &Bytes)> {
         // Votes of one slot, ballot and value stand side by side.
-        let next = self.votes.iter().skip(1);
-        let pairs =
-            self.votes.iter().zip(next).filter(|(a, b)| (a.0, a.1, &a.2) == (b.0, b.1, &b.2));
+        let counts = move |vote: &&Vote| Some(vote.3) != aside;
+        let votes = || self.votes.iter().filter(counts);
+        let next = votes().skip(1);
+        let pairs = votes().zip(next).filter(|(a, b)| (a.0, a.1, &a.2) == (b.0, b.1, &b.2));
         pairs.map(|(vote, _)| (vote.0, vote.1, &vote.2))
     }
 
@@ -190,7 +219,8 @@ impl Model for Scope {
 
     fn init_states(&self) -> Vec<State> {
         let machine = |id| {
-            let mut machine = Machine::new(NodeId(id));
+            let new = if self.change { Machine::changing } else { Machine::new };
+            let mut machine = new(NodeId(id));
             machine.bug = self.bug;
             Shared::new(machine)
         };
@@ -202,6 +232,7 @@ impl Model for Scope {
             stands: [0; 3],
             crashes: 0,
             copies: 0,
+            changes: self.change,
             fault: None,
         };
         self.run_first_half(&mut state);
@@ -291,7 +322,7 @@ impl Model for Scope {
                 })
             }),
         ];
-        if self.slots > 1 && self.stands[1..] != [0, 0] {
+        if self.slots > 1 && self.stands[1..] != [0, 0] && !self.change {
             properties.push(Property::sometimes(
                 "a leader change with a gap",
                 |_, state: &State| {
@@ -304,6 +335,14 @@ impl Model for Scope {
                     })
                 },
             ));
+        }
+        if self.change {
+            let name = "a value is chosen by those who vote after the change";
+            properties.push(Property::sometimes(name, |_, state: &State| {
+                let changed = state.chosen().any(|(slot, _, v)| slot == Slot(1) && v == CHANGE);
+                let batch = |(slot, _, v): (Slot, Ballot, &Bytes)| slot == Slot(2) && !v.is_empty();
+                changed && state.chosen().any(batch)
+            }));
         }
         if self.crashes > 0 {
             let name = "a value is chosen although a crash took what was not durable";
@@ -456,7 +495,11 @@ impl Scope {
     /// what answers a ballot that its node has given up is as good as lost.
     fn can_matter(&self, to: &Machine, packet: &Packet) -> bool {
         match &packet.message {
-            Message::Promise(promise) => to.view.prepares == Some(promise.ballot),
+            Message::Promise(promise) => {
+                // A leader asks those who begin to vote.
+                let asks = self.change && to.view.leads == Some(promise.ballot);
+                asks || to.view.prepares == Some(promise.ballot)
+            }
             Message::Accepted(accepted) => to.view.leads == Some(accepted.ballot),
             Message::Prepare(prepare) => self.refusals || prepare.ballot >= to.view.promised,
             Message::Reject(reject) => {

@@ -819,7 +819,7 @@ impl World {
             return;
         }
         self.oracle.count("change proposed");
-        let joined: Vec<NodeId> = new.members().iter().copied().collect();
+        let joined = new.members().to_vec();
         for id in joined {
             if id.0 > self.size() {
                 self.join(id, leader, &new);
@@ -834,7 +834,7 @@ impl World {
         let mut voters = newest.voters().to_vec();
         let mut learners = newest.learners().to_vec();
         let fresh = Some(NodeId(self.size() + 1)).filter(|id| id.0 <= MACHINES_MAX);
-        match self.rng.u8(..7) {
+        match self.rng.u8(..9) {
             0 | 1 => learners.push(fresh?),
             2 | 3 if !learners.is_empty() => {
                 let promoted = learners.swap_remove(self.rng.usize(..learners.len()));
@@ -843,6 +843,8 @@ impl World {
             4 if voters.len() > 1 => {
                 voters.swap_remove(self.rng.usize(..voters.len()));
             }
+            // Nobody who voted votes any more: the two have no quorum in common.
+            6 | 7 if !learners.is_empty() => std::mem::swap(&mut voters, &mut learners),
             5 => {
                 // One that was replaced takes nothing with it.
                 let place = self.rng.usize(..voters.len());

@@ -15,6 +15,8 @@
 //! Acceptances are never taken back here, whatever disks fail later, so nothing
 //! that was chosen is forgotten.
 
+use std::sync::Arc;
+
 use synod_paxos::{Ballot, Configuration, Configurations, NodeId, Slot, Value};
 
 use crate::checkers::{Check, Checker, demand};
@@ -38,10 +40,9 @@ struct Vote {
 pub struct Agreement {
     /// Who votes in which slot, as far as every slot is chosen.
     configurations: Configurations,
+    first: Arc<Configuration>,
     /// Every slot up to here is chosen.
     chosen_upto: Slot,
-    /// Changes that were chosen and had no effect.
-    without_effect: u64,
     /// Of the slots from 1 on.
     slots: Vec<Votes>,
 }
@@ -51,9 +52,9 @@ impl Agreement {
     #[must_use]
     pub fn new(first: Configuration) -> Self {
         Agreement {
+            first: Arc::new(first.clone()),
             configurations: Configurations::new(first),
             chosen_upto: Slot::ZERO,
-            without_effect: 0,
             slots: Vec::new(),
         }
     }
@@ -64,10 +65,10 @@ impl Agreement {
         &self.configurations
     }
 
-    /// Changes of the members that were chosen: those that had an effect, and the others.
+    /// Changes of the members that were chosen and had an effect.
     #[must_use]
-    pub fn changes(&self) -> (u64, u64) {
-        (self.configurations.newest().configuration.number(), self.without_effect)
+    pub fn changes(&self) -> u64 {
+        self.configurations.newest().configuration.number()
     }
 
     /// Follows the chosen prefix, and what it says about the members.
@@ -75,8 +76,7 @@ impl Agreement {
         while let Some(value) = self.chosen(self.chosen_upto.next()).cloned() {
             self.chosen_upto = self.chosen_upto.next();
             if let Value::Configuration(new) = value {
-                let effect = self.configurations.receive_chosen(self.chosen_upto, &new);
-                self.without_effect += u64::from(!effect);
+                self.configurations.receive_chosen(self.chosen_upto, &new);
             }
         }
     }
@@ -158,6 +158,24 @@ impl Agreement {
         })
     }
 
+    /// A state that holds every slot up to `upto`, a snapshot's or one that survived a
+    /// crash, says who votes above it.
+    ///
+    /// # Errors
+    /// When that is not what the chosen slots up to there say.
+    pub fn knows(&self, node: NodeId, upto: Slot, known: &Configurations) -> Check {
+        let mut expected = Configurations::new((*self.first).clone());
+        for slot in (1..=upto.0).map(Slot) {
+            if let Some(Value::Configuration(new)) = self.chosen(slot) {
+                expected.receive_chosen(slot, new);
+            }
+        }
+        let (known, expected) = (known.in_force(upto), expected.in_force(upto));
+        demand(known == expected, Checker::Agreement, || {
+            format!("{node} holds {known:?} for in force after slot {upto}, not {expected:?}")
+        })
+    }
+
     /// The chosen value of a slot.
     #[must_use]
     pub fn chosen(&self, slot: Slot) -> Option<&Value> {
@@ -198,7 +216,26 @@ mod tests {
         }
         assert_eq!(vote(&mut oracle, 1, 32, &Value::Noop), Ok(()));
         assert!(vote(&mut oracle, 1, 33, &Value::Noop).is_err());
-        assert_eq!(oracle.changes(), (1, 0));
+        assert_eq!(oracle.changes(), 1);
+    }
+
+    /// The same change: a state of slot 0 must not know it, one of slot 1 must.
+    #[test]
+    fn a_state_that_says_otherwise_who_votes_is_found() {
+        let mut oracle = oracle(3);
+        let (before, mut after) = (oracle.configurations.clone(), oracle.configurations.clone());
+        let two = Configuration::majority(vec![NodeId(1), NodeId(9)], 16).expect("valid");
+        let two = Arc::new(two.numbered(1));
+        assert!(after.receive_chosen(Slot(1), &two));
+        for node in 1..=3 {
+            let value = Value::Configuration(Arc::clone(&two));
+            oracle.accepted(NodeId(node), Slot(1), ballot(1), &value).expect("fine");
+        }
+        for (slot, known, is_right) in
+            [(0, &before, true), (1, &after, true), (0, &after, false), (1, &before, false)]
+        {
+            assert_eq!(oracle.knows(NodeId(1), Slot(slot), known).is_ok(), is_right, "{slot}");
+        }
     }
 
     fn ballot(round: u64) -> Ballot {
