@@ -104,11 +104,13 @@ impl State {
     }
 
     /// The record of the same state in a cluster of its own: its nodes count their
-    /// commands from the beginning again, and none of the others' are on their way.
+    /// commands from the beginning again, none of the others' are on their way, and it
+    /// has members of its own.
     #[must_use]
     pub fn for_another_cluster(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let state = State { origins: BTreeMap::new(), ..self.clone() };
+        let (origins, configurations) = (BTreeMap::new(), Bytes::new());
+        let state = State { origins, configurations, ..self.clone() };
         state.encode(&mut out, Planted::NONE);
         out
     }
@@ -211,6 +213,15 @@ mod tests {
         for (number, (id, expected)) in cases.into_iter().enumerate() {
             assert_eq!(state.take(id, 2), expected, "case {number}");
         }
+    }
+
+    #[test]
+    fn in_another_cluster_only_the_data_go_on() {
+        let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
+        let alone = state.clone();
+        state.take(id(1, 2, 1), 9);
+        state.configurations = Bytes::from_static(b"who votes");
+        assert_eq!(State::decode(&state.for_another_cluster()), Ok(alone));
     }
 
     #[test]
