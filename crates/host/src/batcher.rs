@@ -50,8 +50,9 @@ impl Origin {
 /// it lags, would have them chosen again with every retry, and the log would
 /// grow as fast as it catches up.
 ///
-/// Each of n origins may have one part in n + 1 of the queue, so that there is always
-/// room for whoever comes next, and nobody who fills it can keep the others out.
+/// The first half of the queue is for whoever comes. Of the second half each of n origins
+/// may have one part in n + 1, so that there is room for the next one too, and nobody
+/// who fills the queue can keep the others out.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     entries_max: usize,
@@ -80,7 +81,10 @@ impl Batcher {
         if self.entries.len() >= self.entries_max || self.bytes >= self.bytes_max {
             return false;
         }
-        let shares = self.origins.len() + 1;
+        if self.entries.len() < self.entries_max / 2 && self.bytes < self.bytes_max / 2 {
+            return true;
+        }
+        let shares = 2 * (self.origins.len() + 1);
         self.origins.iter().find(|known| known.node == origin).is_none_or(|known| {
             known.entries < (self.entries_max / shares).max(1)
                 && known.bytes < (self.bytes_max / shares).max(1)
@@ -280,16 +284,16 @@ mod tests {
         let limits = Limits { queue_entries_max: 1_200, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
         assert_eq!(fill(&mut batcher, 1, 1), 600);
-        assert_eq!(fill(&mut batcher, 2, 1), 400);
-        assert_eq!(fill(&mut batcher, 3, 1), 200);
+        assert_eq!(fill(&mut batcher, 2, 1), 200);
+        assert_eq!(fill(&mut batcher, 3, 1), 150);
         assert_eq!(fill(&mut batcher, 1, 1), 0);
         while !batcher.is_empty() {
             cut(&mut batcher, 0);
         }
         assert_eq!(batcher.bytes(), 0);
         assert!(batcher.origins.iter().all(|origin| (origin.entries, origin.bytes) == (0, 0)));
-        assert_eq!(fill(&mut batcher, 2, 1), 300, "a quarter, for there are three");
-        assert_eq!(cut(&mut batcher, 0)[0], 401, "those before were cut in this ballot");
+        assert_eq!(fill(&mut batcher, 2, 1), 600);
+        assert_eq!(cut(&mut batcher, 0)[0], 201, "those before were cut in this ballot");
         // What they had cut is forgotten, and so is that they were there.
         batcher.clear();
         assert_eq!(fill(&mut batcher, 2, 1), 600);
@@ -299,7 +303,7 @@ mod tests {
     fn the_queue_is_bounded_by_count_and_bytes() {
         let limits = Limits { queue_entries_max: 8, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
-        for (origin, room) in [(1, 4), (2, 2), (3, 2), (4, 0)] {
+        for (origin, room) in [(1, 4), (2, 1), (3, 1), (4, 1), (5, 1), (6, 0)] {
             assert_eq!(fill(&mut batcher, origin, 1), room);
         }
         assert_eq!(batcher.len(), 8);
