@@ -121,7 +121,9 @@ impl Replica for Alone {
     }
 
     fn leader(&self) -> Option<Leader> {
-        Some(Leader::new(2, "http://127.0.0.1:7002"))
+        // Now this node and now the other one, so that both roads are taken.
+        let node = if self.revision().0.is_multiple_of(2) { 2 } else { 1 };
+        Some(Leader::new(node, "http://127.0.0.1:7002"))
     }
 
     fn status(&self) -> StatusBody {
@@ -163,6 +165,9 @@ const WORDS: &[&[u8]] = &[
     b"HEAD ",
     b"PUT ",
     b"DELETE ",
+    b"POST ",
+    b"/v1/cluster/transfer",
+    b"{\"to\": ",
     b"OPTIONS * ",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"/v1/kv",
@@ -226,6 +231,8 @@ fn requests() -> Vec<Vec<u8>> {
         "GET /v1/kv?start=a&end=b%ff&reverse&keys_only&encoding=base64 HTTP/1.1",
         "GET /v1/kv?count_only=true HTTP/1.1",
         "GET /v1/kv HTTP/1.1\r\naccept: application/x-ndjson",
+        "POST /v1/cluster/transfer HTTP/1.1\r\ncontent-length: 9\r\n\r\n{\"to\": 2}",
+        "POST /v1/cluster/transfer HTTP/1.1\r\ncontent-length: 0",
         "GET /v1/status HTTP/1.1",
         "GET /livez HTTP/1.1",
         "GET /readyz HTTP/1.1",

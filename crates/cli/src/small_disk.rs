@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -172,6 +173,12 @@ fn run(command: &mut Command) -> Result<(), String> {
 
 /// Appends to a file until there is not a block left.
 fn fill(path: &Path) -> io::Result<()> {
+    // Were it not mounted any more, this would fill the disk of the machine.
+    let folder = path.parent().unwrap_or(path);
+    let outside = folder.parent().unwrap_or(folder);
+    if fs::metadata(folder)?.dev() == fs::metadata(outside)?.dev() {
+        return Err(io::Error::other(format!("{} is no disk of its own", folder.display())));
+    }
     let mut file = File::create(path)?;
     let step = vec![0xff; STEP_BYTES];
     let mut bytes = STEP_BYTES;

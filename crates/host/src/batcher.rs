@@ -31,7 +31,7 @@ impl Origin {
             if (self.first..=self.last).contains(&id.sequence) {
                 return true;
             }
-            if id.sequence == self.last + 1 {
+            if id.sequence.checked_sub(1) == Some(self.last) {
                 self.last = id.sequence;
                 return false;
             }
@@ -50,8 +50,9 @@ impl Origin {
 /// it lags, would have them chosen again with every retry, and the log would
 /// grow as fast as it catches up.
 ///
-/// A half of the queue is divided among the origins, so that nobody who fills it can
-/// keep the others out; the other half is for whoever comes.
+/// The first half of the queue is for whoever comes. Of the second half each of n origins
+/// may have one part in n + 1, so that there is room for the next one too, and nobody
+/// who fills the queue can keep the others out.
 #[derive(Debug)]
 pub(crate) struct Batcher {
     entries_max: usize,
@@ -77,16 +78,16 @@ impl Batcher {
 
     /// Whether another command of this origin fits.
     pub(crate) fn has_room(&self, origin: u32) -> bool {
-        const SHARES: usize = 2 * Configuration::MEMBERS_MAX;
         if self.entries.len() >= self.entries_max || self.bytes >= self.bytes_max {
             return false;
         }
         if self.entries.len() < self.entries_max / 2 && self.bytes < self.bytes_max / 2 {
             return true;
         }
+        let shares = 2 * (self.origins.len() + 1);
         self.origins.iter().find(|known| known.node == origin).is_none_or(|known| {
-            known.entries < (self.entries_max / SHARES).max(1)
-                && known.bytes < (self.bytes_max / SHARES).max(1)
+            known.entries < (self.entries_max / shares).max(1)
+                && known.bytes < (self.bytes_max / shares).max(1)
         })
     }
 
@@ -280,35 +281,36 @@ mod tests {
 
     #[test]
     fn whoever_fills_the_queue_leaves_room_for_the_others() {
-        let limits = Limits { queue_entries_max: 6_200, ..Limits::default() };
+        let limits = Limits { queue_entries_max: 1_200, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
-        assert_eq!(fill(&mut batcher, 1, 1), 3_100);
-        assert_eq!(fill(&mut batcher, 2, 1), 100);
-        assert_eq!(fill(&mut batcher, 3, 1), 100);
+        assert_eq!(fill(&mut batcher, 1, 1), 600);
+        assert_eq!(fill(&mut batcher, 2, 1), 200);
+        assert_eq!(fill(&mut batcher, 3, 1), 150);
         assert_eq!(fill(&mut batcher, 1, 1), 0);
         while !batcher.is_empty() {
             cut(&mut batcher, 0);
         }
         assert_eq!(batcher.bytes(), 0);
         assert!(batcher.origins.iter().all(|origin| (origin.entries, origin.bytes) == (0, 0)));
-        assert_eq!(fill(&mut batcher, 2, 1), 3_100);
-        assert_eq!(cut(&mut batcher, 0)[0], 101, "those before were cut in this ballot");
+        assert_eq!(fill(&mut batcher, 2, 1), 600);
+        assert_eq!(cut(&mut batcher, 0)[0], 201, "those before were cut in this ballot");
+        // What they had cut is forgotten, and so is that they were there.
+        batcher.clear();
+        assert_eq!(fill(&mut batcher, 2, 1), 600);
     }
 
     #[test]
     fn the_queue_is_bounded_by_count_and_bytes() {
         let limits = Limits { queue_entries_max: 8, ..Limits::default() };
         let mut batcher = Batcher::new(&limits, 1_000);
-        assert_eq!(fill(&mut batcher, 1, 1), 4);
-        for origin in 2..=5 {
-            assert_eq!(fill(&mut batcher, origin, 1), 1);
+        for (origin, room) in [(1, 4), (2, 1), (3, 1), (4, 1), (5, 1), (6, 0)] {
+            assert_eq!(fill(&mut batcher, origin, 1), room);
         }
-        assert_eq!(fill(&mut batcher, 6, 1), 0);
         assert_eq!(batcher.len(), 8);
         batcher.clear();
         assert!(batcher.has_room(1) && batcher.is_empty() && batcher.bytes() == 0);
         let mut batcher = Batcher::new(&Limits { queue_bytes_max: 50, ..limits }, 1_000);
         push(&mut batcher, id(1, 1, 1), 50);
-        assert!(!batcher.has_room(1) && !batcher.has_room(2));
+        assert!(!batcher.has_room(1) && !batcher.has_room(2), "there are no bytes left");
     }
 }

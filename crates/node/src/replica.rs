@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::Duration;
 
 use bytes::Bytes;
 use synod_api::{BackupParts, Leader, Refused, Replica};
@@ -31,6 +32,9 @@ use crate::{backup, metrics, status};
 const BACKUP_PARTS_MAX: usize = 4;
 /// A node that is this many slots behind is not ready to serve.
 const LAG_SLOTS_MAX: u64 = 1_000;
+
+/// A transfer that takes longer has failed. Each attempt is an election.
+const TRANSFER_MAX: Duration = Duration::from_secs(2);
 
 /// What does not change while a node runs.
 #[derive(Debug)]
@@ -191,11 +195,15 @@ impl Replica for Handle {
     async fn transfer(&self, to: Option<u32>, deadline: Instant) -> Result<Leader, Refused> {
         let me = self.node();
         let to = to.map(NodeId);
+        let deadline = deadline.min(Instant::now() + TRANSFER_MAX);
         loop {
-            if let Some(leader) = self.leader()
-                && to.map_or(leader.node != me, |to| leader.node == to.0)
-            {
-                return Ok(leader);
+            match self.leader() {
+                Some(leader) if to.map_or(leader.node != me, |to| leader.node == to.0) => {
+                    return Ok(leader);
+                }
+                // A third one was elected: to go on would unseat it.
+                Some(leader) if leader.node != me => return Err(Refused::Deadline),
+                Some(_) | None => {}
             }
             // Again and again: who is asked may not be fit at first, or not hear it.
             self.send(Request::HandOver { to })?;

@@ -63,7 +63,9 @@ fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> V
         let told = operation.returned.as_ref();
         let (returned_us, answer) = match (&settled[index], told) {
             (Some(settled), _) => {
-                let returned_us = told.map_or(u64::MAX, |(at, _)| *at).min(settled.first_us);
+                // A refusal is about the last attempt; an earlier one had the effect later.
+                let learnt = told.filter(|(_, told)| is_outcome(told));
+                let returned_us = learnt.map_or(u64::MAX, |(at, _)| *at).min(settled.first_us);
                 (returned_us, Answer::Outcome(settled.outcome.clone()))
             }
             (None, Some((at, found @ Answer::Found(..)))) => (*at, found.clone()),
@@ -74,6 +76,11 @@ fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> V
         steps.push(Step { index, called_us, returned_us, request, answer });
     }
     steps
+}
+
+/// Whether an answer tells what became of the request.
+fn is_outcome(answer: &Answer) -> bool {
+    !matches!(answer, Answer::Refused | Answer::Outcome(Outcome::IdempotencyFull { .. }))
 }
 
 /// What the register is after a step; none when the step cannot be here.
