@@ -171,26 +171,35 @@ impl World<'_> {
             + 2 * pace.sync_us_max
             + 2 * pace.batch_us_max
             + pace.apply_us_max;
+        let waiting = self.commands_waiting(living);
+        // A leader takes so many of them as its queue holds, and hears of the next ones when
+        // their nodes send again.
+        let refills = waiting / self.plan.sizes.queue_entries_max as u64;
         PROGRESS_TIMEOUTS * pace.election_timeout_us
             + PROGRESS_US
-            + (BACKLOG_SLOTS + self.backlog_slots(living)) * slot_us
+            + refills * pace.election_timeout_us / 2
+            + (BACKLOG_SLOTS + self.missed_slots(living) + waiting) * slot_us
     }
 
-    /// Slots that the one furthest behind has to make up for, and one for each command
-    /// that living nodes have queued, sent or not, for clients that may have given up
-    /// long ago.
-    fn backlog_slots(&self, living: &[NodeId]) -> u64 {
-        let nodes = || self.nodes.iter().filter(|node| living.contains(&node.id));
-        let applied = |node: &Node| {
-            node.process.as_ref().map_or(node.state.slot, |process| process.machine.applied_slot())
-        };
-        let behind = nodes().map(applied).min().unwrap_or(0);
+    /// Commands that living nodes have queued, sent or not, for clients that may have
+    /// given up long ago. Each may need a slot of its own.
+    fn commands_waiting(&self, living: &[NodeId]) -> u64 {
+        let nodes = self.nodes.iter().filter(|node| living.contains(&node.id));
         let waiting = |process: &Process| {
             let queues = process.host.queues();
             (queues.writes_unsent + queues.writes_sent + queues.commands_queued) as u64
         };
-        let waiting: u64 = nodes().filter_map(|node| node.process.as_ref()).map(waiting).sum();
-        self.checks.agreement.last().0.saturating_sub(behind) + waiting
+        nodes.filter_map(|node| node.process.as_ref()).map(waiting).sum()
+    }
+
+    /// Slots that the one furthest behind has to make up for.
+    fn missed_slots(&self, living: &[NodeId]) -> u64 {
+        let nodes = self.nodes.iter().filter(|node| living.contains(&node.id));
+        let applied = |node: &Node| {
+            node.process.as_ref().map_or(node.state.slot, |process| process.machine.applied_slot())
+        };
+        let behind = nodes.map(applied).min().unwrap_or(0);
+        self.checks.agreement.last().0.saturating_sub(behind)
     }
 
     fn liveness(&self) -> &Liveness {

@@ -207,8 +207,14 @@ impl State {
 
     /// The values that a leader proposed after another one had.
     fn adopted(&self) -> impl Iterator<Item = (Slot, Ballot, &Value)> {
-        self.proposals().filter(|(slot, ballot, value)| {
-            matches!(value, Value::Batch(it) if *it != format!("{ballot} in {slot}"))
+        let offered_before = |slot: Slot, ballot: Ballot, value: &Value| {
+            self.proposals().any(|(at, by, it)| at == slot && by < ballot && it == value)
+        };
+        self.proposals().filter(move |(slot, ballot, value)| match value {
+            Value::Batch(it) => *it != format!("{ballot} in {slot}"),
+            // It does not tell who offered it.
+            Value::Configuration(_) => offered_before(*slot, *ballot, value),
+            Value::Noop => false,
         })
     }
 }
