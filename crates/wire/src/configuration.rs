@@ -110,7 +110,11 @@ fn version(reader: &mut Reader) -> Result<(), DecodeError> {
 
 fn nodes(reader: &mut Reader) -> Result<Vec<NodeId>, DecodeError> {
     let count = reader.count(Configuration::MEMBERS_MAX, 4)?;
-    (0..count).map(|_| reader.node()).collect()
+    let mut nodes = Vec::with_capacity(count);
+    for _ in 0..count {
+        nodes.push(reader.node()?);
+    }
+    Ok(nodes)
 }
 
 fn put_count(out: &mut BytesMut, count: usize) {
