@@ -86,9 +86,10 @@ pub enum InitError {
 pub enum IdentityError {
     /// Nothing was ever made here.
     #[error(
-        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first. If this \
-         node was a member and lost its disk, do not run `init`: a node that forgot its votes must \
-         not come back. The others go on without it; this release cannot replace a member yet",
+        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first; for a new \
+         node of a running cluster, `synod member add`. If this node was a member and lost its disk, \
+         do not run `init`: a node that forgot its votes must not come back. The others go on \
+         without it; put a new node, with a new id, in its place with `synod member replace`",
         .0.display()
     )]
     Missing(PathBuf),
