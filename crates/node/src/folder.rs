@@ -11,6 +11,8 @@ use synod_storage::snapshot::StateFolders;
 pub(crate) const LOCK_FILE: &str = "LOCK";
 /// Says why a process must not be started again by itself.
 pub(crate) const MARKER_FILE: &str = "VIOLATION";
+/// Says that the node is a member no more.
+pub(crate) const REMOVED_FILE: &str = "REMOVED";
 pub(crate) const JOURNAL: &str = "journal";
 
 /// A data folder that this process alone uses. The lock ends with the value, or
@@ -137,6 +139,12 @@ impl Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(failed("read", &path, source)),
         }
+    }
+
+    /// Removes a small file of the folder. A crash may bring it back.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), FolderError> {
+        let path = self.path.join(name);
+        fs::remove_file(&path).map_err(|source| failed("remove", &path, source))
     }
 
     /// Replaces a small file of the folder, durably: after a crash it has the old

@@ -3,16 +3,22 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use synod_journal::{ClusterId, Journal, OpenError};
+use synod_kv::http::MembersBody;
 use synod_paxos::{Configuration, NodeId, Position};
 
 use crate::folder::{Folder, FolderError};
+use crate::join;
+use crate::roster::{Known, Roster};
 use crate::settings::Settings;
 
 pub(crate) const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
+/// That of a node that joined a running cluster, which the first release cannot serve.
+const FORMAT_JOINED: u32 = 2;
 
 /// Who a data folder is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,8 +30,10 @@ pub struct Identity {
     /// Drawn at random when the folder was made: tells it from any other folder
     /// that claims to be this node.
     pub store: u128,
-    /// The members and their quorums.
+    /// The members that the cluster began with, and their quorums.
     pub configuration: Configuration,
+    /// The configuration in which the node joined, if it was not there from the beginning.
+    pub joined: Option<Configuration>,
 }
 
 /// The file.
@@ -40,6 +48,8 @@ struct Written {
     promise_quorum: usize,
     accept_quorum: usize,
     alpha: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    joined: Option<MembersBody>,
 }
 
 /// Why `init` made nothing.
@@ -76,6 +86,12 @@ pub enum InitError {
     /// The journal can't be made.
     #[error("cannot make the journal: {0}")]
     Journal(#[from] OpenError),
+    /// The cluster that is to be joined is not the one, or does not know this node.
+    #[error("the cluster that answered cannot be joined with these settings: {reason}")]
+    Unfit {
+        /// What does not fit.
+        reason: String,
+    },
     /// No random numbers.
     #[error("cannot draw a store id from /dev/urandom: {0}")]
     Random(std::io::Error),
@@ -137,10 +153,15 @@ pub(crate) fn begin(settings: &Settings) -> Result<Folder, InitError> {
     }
     let found = folder.strangers()?;
     if !found.is_empty() {
-        let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
+        return Err(not_empty(&folder, &found));
     }
     Ok(folder)
+}
+
+/// Some of what was found where nothing should be.
+pub(crate) fn not_empty(folder: &Folder, found: &[String]) -> InitError {
+    let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    InitError::NotEmpty { path: folder.path().to_owned(), found }
 }
 
 /// Makes the journal, then the identity.
@@ -150,11 +171,16 @@ pub(crate) fn finish(folder: &Folder, settings: &Settings) -> Result<Identity, I
         node: settings.node(),
         store: random_id().map_err(InitError::Random)?,
         configuration: settings.configuration(),
+        joined: None,
     };
-    create_journal(folder, &identity)?;
-    // Last, so that a folder with an identity has everything else.
-    folder.replace(FILE, &identity.encode())?;
+    create(folder, &identity)?;
     Ok(identity)
+}
+
+/// Makes the journal, then the file: a folder with an identity has everything else.
+pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
+    create_journal(folder, identity)?;
+    Ok(folder.replace(FILE, &identity.encode())?)
 }
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
@@ -190,7 +216,7 @@ impl Identity {
     }
 
     /// Reads the identity of a folder; none when it has none.
-    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
         let Some(content) = folder.read(FILE)? else { return Ok(None) };
         Identity::decode(&content)
             .map(Some)
@@ -208,6 +234,20 @@ impl Identity {
         if self.node != settings.node() {
             return mismatch(format!("node {}", self.node.0), settings.node_id.to_string());
         }
+        Ok(())
+    }
+
+    /// Compares what the settings say of the members with what the cluster began with. To
+    /// be asked only while the members are those; later the log says who they are, and the
+    /// settings only help to find them.
+    pub(crate) fn check_members(
+        &self,
+        path: &Path,
+        settings: &Settings,
+    ) -> Result<(), IdentityError> {
+        let mismatch = |found: String, expected: String| {
+            Err(IdentityError::Mismatch { path: path.to_owned(), found, expected })
+        };
         let wanted = settings.configuration();
         if self.configuration.members() != wanted.members() {
             return mismatch(
@@ -233,8 +273,12 @@ impl Identity {
     }
 
     fn encode(&self) -> Vec<u8> {
+        let joined = self.joined.clone().map(|joined| {
+            let roster = Roster::new(&[Arc::new(joined)], &Known::default());
+            roster.body(self.cluster, &self.configuration)
+        });
         let written = Written {
-            format: FORMAT,
+            format: if joined.is_some() { FORMAT_JOINED } else { FORMAT },
             cluster_id: format!("{:032x}", self.cluster),
             node_id: self.node.0,
             store_id: format!("{:032x}", self.store),
@@ -242,6 +286,7 @@ impl Identity {
             promise_quorum: self.configuration.promise_quorum(),
             accept_quorum: self.configuration.accept_quorum(),
             alpha: self.configuration.alpha(),
+            joined,
         };
         let mut text = serde_json::to_vec_pretty(&written).expect("plain fields");
         text.push(b'\n');
@@ -251,9 +296,12 @@ impl Identity {
     pub(crate) fn decode(content: &[u8]) -> Result<Identity, String> {
         let written: Written =
             serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        if written.format != FORMAT {
-            return Err(format!("its format is {}, this release knows {FORMAT}", written.format));
+        let format = if written.joined.is_some() { FORMAT_JOINED } else { FORMAT };
+        if written.format != format {
+            return Err(format!("its format is {}, this release knows {format}", written.format));
         }
+        let joined = written.joined.as_ref().map(join::configuration_of).transpose()?;
+        let joined = joined.map(|(configuration, _)| configuration);
         let members = written.members.iter().copied().map(NodeId).collect();
         let configuration = Configuration::new(
             members,
@@ -263,7 +311,7 @@ impl Identity {
         )
         .map_err(|error| format!("its configuration is not possible: {error:?}"))?;
         let node = NodeId(written.node_id);
-        if !configuration.contains(node) {
+        if !joined.as_ref().unwrap_or(&configuration).contains(node) {
             return Err(format!("node {} is not among its own members", node.0));
         }
         Ok(Identity {
@@ -271,6 +319,7 @@ impl Identity {
             node,
             store: parse_id(&written.store_id)?,
             configuration,
+            joined,
         })
     }
 }
@@ -321,7 +370,9 @@ mod tests {
     const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
 
     fn open(settings: &Settings) -> Result<Identity, IdentityError> {
-        Identity::open(&Folder::open(&settings.data_dir)?, settings)
+        let identity = Identity::open(&Folder::open(&settings.data_dir)?, settings)?;
+        identity.check_members(&settings.data_dir, settings)?;
+        Ok(identity)
     }
 
     #[test]
