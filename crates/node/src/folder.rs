@@ -133,12 +133,7 @@ impl Folder {
 
     /// Reads a small file of the folder; none when there is no such file.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
-        let path = self.path.join(name);
-        match fs::read(&path) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(failed("read", &path, source)),
-        }
+        read(&self.path, name)
     }
 
     /// Removes a small file of the folder. A crash may bring it back.
@@ -151,6 +146,16 @@ impl Folder {
     /// or the new content, and the new one once this returned.
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), FolderError> {
         replace(&self.path, name, content)
+    }
+}
+
+/// [`Folder::read`] for whoever has only the path.
+pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", &path, source)),
     }
 }
 

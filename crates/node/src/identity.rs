@@ -10,7 +10,7 @@ use synod_journal::{ClusterId, Journal, OpenError};
 use synod_kv::http::MembersBody;
 use synod_paxos::{Configuration, NodeId, Position};
 
-use crate::folder::{Folder, FolderError};
+use crate::folder::{self, Folder, FolderError};
 use crate::join;
 use crate::roster::{Known, Roster};
 use crate::settings::Settings;
@@ -216,11 +216,16 @@ impl Identity {
     }
 
     /// Reads the identity of a folder; none when it has none.
-    pub(crate) fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
-        let Some(content) = folder.read(FILE)? else { return Ok(None) };
+    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+        Identity::find(folder.path())
+    }
+
+    /// Reads the identity that is in a folder, which may be in use, or not exist.
+    pub(crate) fn find(path: &Path) -> Result<Option<Identity>, IdentityError> {
+        let Some(content) = folder::read(path, FILE)? else { return Ok(None) };
         Identity::decode(&content)
             .map(Some)
-            .map_err(|reason| IdentityError::Damaged { file: folder.path().join(FILE), reason })
+            .map_err(|reason| IdentityError::Damaged { file: path.join(FILE), reason })
     }
 
     fn compare(&self, path: &Path, settings: &Settings) -> Result<(), IdentityError> {

@@ -27,7 +27,8 @@ struct Written {
 /// A folder on its way to be a node's.
 #[derive(Debug)]
 pub struct Joining {
-    folder: Folder,
+    /// None when it is the node's already, which may be running.
+    folder: Option<Folder>,
     /// The id of the folder, which the cluster is told.
     pub store: u128,
     /// It is the node's already; an earlier attempt came to its end.
@@ -40,16 +41,17 @@ impl Joining {
     /// # Errors
     /// When the folder holds anything else, or cannot be used.
     pub fn begin(settings: &Settings) -> Result<Joining, InitError> {
-        let folder = Folder::create(&settings.data_dir)?;
-        if let Some(identity) = Identity::read(&folder)? {
+        // Before the folder is taken: a node that runs holds it.
+        if let Some(identity) = Identity::find(&settings.data_dir)? {
             let (node, cluster) = (identity.node, identity.cluster);
             let is_mine = node == settings.node() && cluster == settings.cluster_id();
             if identity.joined.is_some() && is_mine {
-                return Ok(Joining { folder, store: identity.store, is_done: true });
+                return Ok(Joining { folder: None, store: identity.store, is_done: true });
             }
-            let path = folder.path().to_owned();
+            let path = settings.data_dir.clone();
             return Err(InitError::Exists { path, node: node.0, cluster });
         }
+        let folder = Folder::create(&settings.data_dir)?;
         let found: Vec<String> =
             folder.strangers()?.into_iter().filter(|name| name != FILE).collect();
         if !found.is_empty() {
@@ -66,14 +68,18 @@ impl Joining {
         };
         let text = serde_json::to_vec_pretty(&written).expect("plain fields");
         folder.replace(FILE, &text)?;
-        Ok(Joining { folder, store, is_done: false })
+        Ok(Joining { folder: Some(folder), store, is_done: false })
     }
 
     /// Makes the folder the node's, of whom the cluster says this.
     ///
     /// # Errors
     /// When the cluster's words do not fit, or the disk refuses.
+    ///
+    /// # Panics
+    /// When it is the node's already.
     pub fn finish(self, settings: &Settings, members: &MembersBody) -> Result<Identity, InitError> {
+        let folder = self.folder.expect("the folder is not the node's yet");
         let unfit = |reason: String| InitError::Unfit { reason };
         let cluster = parse_id(&members.cluster).map_err(unfit)?;
         if cluster != settings.cluster_id() {
@@ -91,8 +97,8 @@ impl Joining {
             configuration: first_of(&members.first).map_err(unfit)?,
             joined: Some(configuration),
         };
-        identity::create(&self.folder, &identity)?;
-        self.folder.remove(FILE)?;
+        identity::create(&folder, &identity)?;
+        folder.remove(FILE)?;
         Ok(identity)
     }
 }
@@ -220,7 +226,7 @@ mod tests {
         assert_eq!(about.member(NodeId(3)).and_then(|member| member.store), Some(9));
         let folder = Folder::open(&settings.data_dir).expect("free");
         assert_eq!(Identity::open(&folder, &settings).expect("found"), made);
-        drop(folder);
+        // Also while it runs.
         let done = Joining::begin(&settings).expect("done");
         assert_eq!((done.store, done.is_done), (store, true));
     }
