@@ -17,6 +17,7 @@ mod inspect;
 mod interrupt;
 mod keys;
 mod member;
+mod member_arguments;
 mod output;
 mod planted;
 mod scratch;

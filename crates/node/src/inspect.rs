@@ -49,6 +49,10 @@ pub struct InspectedIdentity {
     pub node: u32,
     /// The id of this very folder, in hexadecimal.
     pub store: String,
+    /// The number of the configuration in which the node joined; none when it was there
+    /// from the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joined: Option<u64>,
     /// The members that the cluster was made with.
     pub members: Vec<u32>,
     /// Promises that make a leader.
@@ -167,6 +171,7 @@ fn describe(identity: &Identity) -> InspectedIdentity {
         cluster: format!("{:032x}", identity.cluster),
         node: identity.node.0,
         store: format!("{:032x}", identity.store),
+        joined: identity.joined.as_ref().map(synod_paxos::Configuration::number),
         members: configuration.members().iter().map(|member| member.0).collect(),
         promise_quorum: configuration.promise_quorum(),
         accept_quorum: configuration.accept_quorum(),

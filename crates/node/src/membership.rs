@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use synod_api::{ChangeRefused, MemberChange, Refused};
 use synod_host::RequestId;
-use synod_paxos::{ChangeRefusal, Configuration, Configurations, NodeId, Status};
+use synod_paxos::{
+    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Reject, RejectReason,
+    Status,
+};
 use synod_transport::{PeerAddress, Pin, Removed, Transport};
+use synod_wire::PeerMessage;
 use tokio::sync::oneshot;
 
 use crate::change::{self, Plan};
@@ -207,4 +211,11 @@ impl Membership {
             }
         }
     }
+}
+
+/// A handshake that was refused because this node is a member no more, in the core's own
+/// words, which would need a connection.
+pub(crate) fn dismissal(number: u64, witnesses: u32) -> PeerMessage {
+    let reason = RejectReason::NoMember { number, witnesses };
+    PeerMessage::Paxos(Message::Reject(Reject { ballot: Ballot::ZERO, reason }))
 }

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use synod_api::Refused;
 use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
-use synod_paxos::{
-    Ballot, Message, NodeId, Position, Record, RecordBody, Reject, RejectReason, Slot,
-};
+use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
@@ -22,7 +20,7 @@ use crate::apply_thread::ApplyTask;
 use crate::clock::Clock;
 use crate::fatal::Fatal;
 use crate::journal_thread::JournalTask;
-use crate::membership::Membership;
+use crate::membership::{Membership, dismissal};
 use crate::report::Report;
 use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
 use crate::shared::{Left, Shared, Snapshot, count};
@@ -334,10 +332,7 @@ impl Owner {
                 None
             }
             IncomingEvent::Dismissed { by, number, witnesses } => {
-                // The same as the core's own words for it, which need a connection.
-                let reason = RejectReason::NoMember { number, witnesses };
-                let message = Message::Reject(Reject { ballot: Ballot::ZERO, reason });
-                Some(Event::Received { from: by, message: PeerMessage::Paxos(message) })
+                Some(Event::Received { from: by, message: dismissal(number, witnesses) })
             }
             IncomingEvent::Pinned { node, store } => {
                 self.membership.met(node, store, &self.shared);

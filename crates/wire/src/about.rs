@@ -132,5 +132,5 @@ fn text(reader: &mut Reader, what: &'static str, bytes_max: usize) -> Result<Str
     if !bytes.iter().all(u8::is_ascii_graphic) {
         return Err(DecodeError::Text(what));
     }
-    Ok(bytes.iter().map(|byte| char::from(*byte)).collect())
+    Ok(String::from_utf8(bytes.to_vec()).expect("ASCII is UTF-8"))
 }
