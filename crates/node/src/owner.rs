@@ -293,7 +293,7 @@ impl Owner {
                 self.transport.send(to, &PeerMessage::Snapshot(message));
                 None
             }
-            Report::DiskLow(low) => Some(Event::DiskLow(low)),
+            Report::Room(room) => Some(Event::Room(room)),
             Report::HandOver => Some(Event::HandOver { to: None }),
             Report::Stop => {
                 self.is_stopping = true;

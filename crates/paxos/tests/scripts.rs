@@ -14,7 +14,7 @@
 //! `connected NODE PEER` · `cut A B` ·
 //! `heal` · `filled NODE SLOT` (a segment of its journal, up to this slot; `tail=0` of the
 //! cluster keeps none) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
-//! snapshot does not come) · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
+//! snapshot does not come) · `room NODE enough|low|out` (on its disk) · `writable` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
 //! shown; what a cut link loses is shown once a command, as `-x`. A node that runs is woken when its deadline has come, as the host does it.
@@ -32,7 +32,7 @@ use bytes::Bytes;
 use goldenscript::{Argument, Command, Context, Runner};
 use synod_paxos::{
     AcceptedSlot, Configuration, Configurations, Effects, Input, Load, Message, NodeId, Options,
-    Position, ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Route,
+    Position, ReadToken, Record, RecordBody, Recovered, RejectReason, Replica, Role, Room, Route,
     Segment, Slot, SnapshotWanted, Standing, Time, Value,
 };
 
@@ -171,6 +171,22 @@ impl Runner for Stage {
             }
             "failed" => {
                 self.input(node(first()?), Input::SnapshotFailed { from: node(names[1]) });
+            }
+            "room" => {
+                let room = match names.get(1).map(|name| &**name) {
+                    Some("enough") => Room::Enough,
+                    Some("low") => Room::Low,
+                    Some("out") => Room::Out,
+                    _ => return Err("enough, low or out".into()),
+                };
+                self.input(node(first()?), Input::Room(room));
+            }
+            "writable" => {
+                for (id, node) in &self.nodes {
+                    let replica = node.replica.as_ref().ok_or("it is down")?;
+                    let may = if replica.has_disk_room() { "put" } else { "not put" };
+                    writeln!(self.out, "clients of {id} may {may}")?;
+                }
             }
             "handover" => self.input(node(first()?), Input::HandOver { to: None }),
             "cut" => {

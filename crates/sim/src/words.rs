@@ -59,7 +59,7 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::Installed { applied, .. } => [30, applied.upto.0, applied.own_sequence],
         Event::SnapshotFailed { from } => [31, u64::from(from.0), 0],
         Event::Segment(segment) => [32, segment.upto.0, segment.bytes],
-        Event::DiskLow(low) => [33, u64::from(*low), 0],
+        Event::Room(room) => [33, *room as u64, 0],
         Event::Change { configuration, force, .. } => {
             [34, configuration.number(), u64::from(*force)]
         }
@@ -135,7 +135,7 @@ fn event_line(event: &Event) -> String {
             "from its disk: a segment of {} bytes up to slot {} is full",
             segment.bytes, segment.upto
         ),
-        Event::DiskLow(low) => format!("that its disk is low: {low}"),
+        Event::Room(room) => format!("that the room on its disk is: {room:?}"),
         Event::Change { configuration, .. } => format!("that it shall propose {configuration:?}"),
     }
 }

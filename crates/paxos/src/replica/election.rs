@@ -83,7 +83,8 @@ impl Replica {
             || self.unsynced.bytes() > self.options.unsynced_bytes_max;
         let rested = now.since_us(self.stood_at) > timeout;
         let leaves = !self.may_promise(self.node);
-        if (stalled || leaves) && self.handing_over.is_none() {
+        let cramped = self.room != Room::Enough && self.has_roomier_voter(now);
+        if (stalled || leaves || cramped) && self.handing_over.is_none() {
             self.hand_over(now, None, effects);
         } else if self.liveness.has_deaf_voter(self.in_force()) && rested && !leaves {
             self.prepare(now, effects);
@@ -127,6 +128,17 @@ impl Replica {
         self.rounds = Rounds::default();
     }
 
+    /// Whether a voter whom this node hears has room on its disk.
+    fn has_roomier_voter(&self, now: Time) -> bool {
+        let newest = &self.configurations.newest().configuration;
+        self.others().any(|(index, node)| {
+            let last = self.liveness.peer(index).last.as_ref();
+            newest.is_voter(node)
+                && self.liveness.is_reachable(now, index)
+                && last.is_some_and(|last| !last.disk_low)
+        })
+    }
+
     /// Asks a follower to stand: `wanted`, or the one with the best log.
     pub(super) fn hand_over(&mut self, now: Time, wanted: Option<NodeId>, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
@@ -142,9 +154,9 @@ impl Replica {
                 && last.following == Some(ballot)
                 && last.disk_age_us <= self.options.disk_stall_us;
             let fresh = self.handed_to != Some(node);
-            fit.then_some((fresh, last.chosen_upto, last.last_accepted, node))
+            fit.then_some((!last.disk_low, fresh, last.chosen_upto, last.last_accepted, node))
         });
-        if let Some((_, _, _, to)) = able.max() {
+        if let Some((_, _, _, _, to)) = able.max() {
             let message = Message::Handover(Handover { ballot, chosen_upto });
             effects.send_now.push(Envelope { to, message });
             self.handing_over = Some(now);
@@ -203,6 +215,7 @@ impl Replica {
             durable_upto: self.durable,
             configuration: self.configurations.number(),
             disk_age_us: self.unsynced.age_us(now),
+            disk_low: self.room != Room::Enough,
             hears: hears.map(|(_, node)| node).collect(),
             state: self.state,
         };

@@ -47,8 +47,9 @@ impl Replica {
         }
         let backlog = chosen_upto.0 - self.applied.0;
         // With everything applied that can be, only the missing slot makes room again.
-        let full =
-            backlog > 4 * self.options.window_slots_max || (backlog > 0 && !self.has_memory());
+        let full = backlog > 4 * self.options.window_slots_max
+            || (backlog > 0 && !self.has_memory())
+            || self.room == Room::Out;
         self.catchup.block(full);
         if known == chosen_upto {
             self.eager = false;
