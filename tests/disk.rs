@@ -78,6 +78,13 @@ impl SmallDisk {
         text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
     }
 
+    fn free_kib(&self) -> u64 {
+        let output = Command::new("df").args(["-k", "--output=avail"]).arg(&self.path).output();
+        let output = output.expect("df runs").stdout;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
+    }
+
     fn try_resize(&self, size: &str) -> bool {
         let status = Command::new("mount")
             .args(["-o", &format!("remount,size={size}")])
@@ -129,6 +136,10 @@ fn a_full_disk_stops_its_node_and_only_that() {
         return skip("a small file system can be mounted by root only");
     };
     copy_folder(&aside, &data);
+    // What stops a node is a write that fails in spite of the reserve.
+    let path = cluster.settings_path(3);
+    let settings = fs::read_to_string(&path).expect("settings");
+    fs::write(&path, settings + "\n[snapshot]\ndisk_reserve_bytes = 0\n").expect("settings");
     comes_back(&mut cluster, 3);
 
     // From now on there is room for a few more values.
@@ -142,6 +153,93 @@ fn a_full_disk_stops_its_node_and_only_that() {
     comes_back(&mut cluster, 3);
     drop(cluster);
     drop(disk);
+}
+
+/// A file that takes room until it is dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Leaves `mib` free.
+    fn leaving(disk: &SmallDisk, mib: u64) -> Self {
+        let file = disk.path.join("ballast");
+        let free = disk.free_kib();
+        let bytes = free.saturating_sub(mib << 10) << 10;
+        fs::write(&file, vec![1_u8; usize::try_from(bytes).expect("a size")]).expect("room");
+        Ballast(file)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Puts until the answer is as wanted, and gives the whole of it.
+fn put_until(cluster: &TestCluster, id: u32, what: &str, wanted: impl Fn(u16) -> bool) -> String {
+    wait_for(what, || {
+        let put = cluster.try_request(id, "PUT", "/v1/kv/k", &[], b"v").ok()?;
+        wanted(put.status).then(|| put.text())
+    })
+}
+
+#[test]
+fn below_the_reserve_another_leads_and_then_puts_are_refused_until_there_is_room() {
+    let mut cluster = TestCluster::start(3);
+    let mut disks = Vec::new();
+    for id in cluster.ids() {
+        let data = without_node(&mut cluster, id);
+        let aside = data.with_file_name("aside");
+        fs::rename(&data, &aside).expect("the data moves");
+        fs::create_dir(&data).expect("a folder");
+        let Some(disk) = SmallDisk::mount(&data, "512m") else {
+            return skip("a small file system can be mounted by root only");
+        };
+        copy_folder(&aside, &data);
+        let path = cluster.settings_path(id);
+        let settings = fs::read_to_string(&path).expect("settings");
+        // As much as a start takes, and far more than the load of this test.
+        let reserve = "\n[snapshot]\ndisk_reserve_bytes = 134217728\n";
+        fs::write(&path, settings + reserve).expect("settings");
+        comes_back(&mut cluster, id);
+        disks.push(disk);
+    }
+    let all: Vec<u32> = cluster.ids().collect();
+
+    // A leader with little room gives its office away, and nobody else notices.
+    let leader = cluster.leader_among(&all);
+    let place = all.iter().position(|id| *id == leader).expect("a node");
+    let first = Ballast::leaving(&disks[place], 64);
+    wait_until("another leads", || cluster.leader() != leader);
+    let (second, third) = (all[(place + 1) % 3], all[(place + 2) % 3]);
+    put_until(&cluster, leader, "a put through the node with little room", |status| status < 300);
+
+    // Without a quorum that has room puts are refused by all, and no more than puts.
+    let more = Ballast::leaving(&disks[(place + 1) % 3], 64);
+    for id in [leader, second, third] {
+        let refusal = put_until(&cluster, id, "puts are refused", |status| status == 507);
+        assert!(refusal.contains("urn:synod:no-room") && refusal.contains("not_applied"));
+    }
+    let read = cluster.request(third, "GET", "/v1/kv/k", &[], b"");
+    assert_eq!((read.status, read.text().as_str()), (200, "v"));
+    assert_eq!(cluster.request(leader, "DELETE", "/v1/kv/k", &[], b"").status, 200);
+
+    // Where a write could fail a node only takes no more values.
+    drop(more);
+    drop(first);
+    put_until(&cluster, leader, "there is room", |status| status < 300);
+    let almost_all = Ballast::leaving(&disks[(place + 2) % 3], 8);
+    wait_until("it says so", || cluster.node_output(third).contains("takes no more values"));
+    put_until(&cluster, third, "a put through it", |status| status < 300);
+    let others = [leader, second];
+    assert!(others.contains(&cluster.leader_among(&others)), "the others go on");
+    drop(almost_all);
+    cluster.wait_until_complete();
+    for id in all {
+        assert!(!cluster.has_ended(id), "no node ended: {}", cluster.node_output(id));
+    }
+    drop(cluster);
+    drop(disks);
 }
 
 #[test]

@@ -55,7 +55,7 @@ impl Problem {
                 "This node can't learn the outcome any more. The write may have had effect: send it \
                  again only with an Idempotency-Key, or read first.",
             ),
-            Refused::Overloaded | Refused::NoLeader | Refused::Stopping => {
+            Refused::Overloaded | Refused::NoLeader | Refused::Stopping | Refused::NoRoom => {
                 return Self::of(refused);
             }
         };
@@ -70,7 +70,9 @@ impl Problem {
                 "The read was not confirmed by a quorum in time. A read with consistency=stale \
                  needs none.",
             ),
-            Refused::Overloaded | Refused::NoLeader | Refused::Stopping => Self::of(refused),
+            Refused::Overloaded | Refused::NoLeader | Refused::Stopping | Refused::NoRoom => {
+                Self::of(refused)
+            }
         }
     }
 
@@ -83,6 +85,12 @@ impl Problem {
             Refused::Stopping => {
                 Self::new(Kind::ShuttingDown, "This node is stopping. Ask another node.")
             }
+            Refused::NoRoom => Self::new(
+                Kind::NoRoom,
+                "The disks of too many nodes are below their reserve. Reads and deletes go on, and \
+                 values can be put again as soon as there is room: delete keys, or make the disks \
+                 larger.",
+            ),
             Refused::NoLeader | Refused::Deadline | Refused::Lost => Self::new(
                 Kind::NoLeader,
                 "No leader with a quorum was found in time. Try again, or ask another node.",

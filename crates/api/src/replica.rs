@@ -153,6 +153,8 @@ pub enum Refused {
     Lost,
     /// The node is stopping. Not applied.
     Stopping,
+    /// The disks of too few nodes have room for more. Not applied.
+    NoRoom,
 }
 
 impl Refused {
@@ -161,7 +163,7 @@ impl Refused {
     pub fn outcome_unknown(self) -> bool {
         match self {
             Self::Deadline | Self::Lost => true,
-            Self::Overloaded | Self::NoLeader | Self::Stopping => false,
+            Self::Overloaded | Self::NoLeader | Self::Stopping | Self::NoRoom => false,
         }
     }
 }

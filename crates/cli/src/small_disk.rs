@@ -15,7 +15,8 @@ use crate::failure::Failure;
 /// Room for some minutes of a node's data.
 const DISK_BYTES: u64 = 128 << 20;
 /// A node makes a new segment of its journal soon, so that it soon notices that there is no room.
-const SETTINGS: &str = "[limits]\nsegment_bytes = 262144\n";
+/// Without a reserve it comes to writes that fail.
+const SETTINGS: &str = "[limits]\nsegment_bytes = 262144\n\n[snapshot]\ndisk_reserve_bytes = 0\n";
 const BALLAST: &str = "ballast";
 /// The ballast grows in steps of this size, and in ever smaller ones to the last block.
 const STEP_BYTES: usize = 1 << 20;

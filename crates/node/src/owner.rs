@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -416,6 +417,7 @@ impl Owner {
             );
         }
         self.shared.owner.set_leader(leader);
+        self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
         self.shared.owner.set_snapshot(Snapshot {
             status: self.host.status(self.clock.now()),

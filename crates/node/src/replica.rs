@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use bytes::Bytes;
 use synod_api::{BackupParts, Leader, Refused, Replica};
 use synod_kv::http::StatusBody;
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
-use synod_kv::{Command, MapError, Revision, Taken};
+use synod_kv::{Command, MapError, Operation, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
 use synod_storage::snapshot::StateFolders;
 use synod_wire::command;
@@ -120,6 +120,10 @@ impl Inner {
 
 impl Replica for Handle {
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
+        let is_put = matches!(command.operation, Operation::Put { .. });
+        if is_put && self.inner.shared.owner.no_disk_room.load(Relaxed) {
+            return Err(Refused::NoRoom);
+        }
         let (reply, answer) = oneshot::channel();
         let command = command::encode(&command);
         let deadline = self.inner.clock.at(deadline.into_std());

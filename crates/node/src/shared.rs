@@ -142,6 +142,8 @@ pub(crate) struct JournalView {
 pub(crate) struct OwnerView {
     /// 0 for none.
     leader: AtomicU32,
+    /// The disks of too few nodes have room for more values.
+    pub(crate) no_disk_room: AtomicBool,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     pub(crate) steps: AtomicU64,
     pub(crate) writes: AtomicU64,
