@@ -87,9 +87,9 @@ impl Problem {
             }
             Refused::NoRoom => Self::new(
                 Kind::NoRoom,
-                "The disks of too many nodes are below their reserve. Reads and deletes go on, and \
-                 values can be put again as soon as there is room: delete keys, or make the disks \
-                 larger.",
+                "This node's disk, or those of too many nodes, have little room left. Values can \
+                 be put again as soon as there is more: delete keys, or make the disks larger. \
+                 Reads go on.",
             ),
             Refused::NoLeader | Refused::Deadline | Refused::Lost => Self::new(
                 Kind::NoLeader,

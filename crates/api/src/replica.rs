@@ -153,7 +153,7 @@ pub enum Refused {
     Lost,
     /// The node is stopping. Not applied.
     Stopping,
-    /// The disks of too few nodes have room for more. Not applied.
+    /// This node's disk, or those of too many nodes, have no room for more. Not applied.
     NoRoom,
 }
 

@@ -121,7 +121,9 @@ impl Inner {
 impl Replica for Handle {
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
         let is_put = matches!(command.operation, Operation::Put { .. });
-        if is_put && self.inner.shared.owner.no_disk_room.load(Relaxed) {
+        let shared = &self.inner.shared;
+        let no_room = is_put && shared.owner.no_disk_room.load(Relaxed);
+        if no_room || shared.is_out_of_room.load(Relaxed) {
             return Err(Refused::NoRoom);
         }
         let (reply, answer) = oneshot::channel();
@@ -240,6 +242,9 @@ impl Replica for Handle {
 
     fn ready(&self) -> Result<(), String> {
         self.inner.shared.serving()?;
+        if self.inner.shared.is_out_of_room.load(Relaxed) {
+            return Err("this node's disk is full: it takes no more values".to_owned());
+        }
         if self.inner.shared.owner.leader().is_none() {
             return Err("no leader is known to this node".to_owned());
         }

@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: SnapshotView,
     /// The node ends: what may take long must not.
     is_stopping: AtomicBool,
+    /// A write could fail, so this node takes no more values.
+    pub(crate) is_out_of_room: AtomicBool,
     /// Whether the owner takes requests; not before the state is rebuilt.
     is_serving: AtomicBool,
     /// Up to which slot the state is being rebuilt; known when the journal is read.

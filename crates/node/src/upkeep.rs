@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -155,6 +156,7 @@ impl Upkeep {
             return;
         }
         self.room = room;
+        self.shared.is_out_of_room.store(room == Room::Out, Relaxed);
         match room {
             Room::Enough => tracing::info!(free, reserve, "the disk has room again"),
             Room::Low => tracing::warn!(
