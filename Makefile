@@ -28,7 +28,7 @@ help: ## Say what there is.
 
 .PHONY: setup
 setup: ## Install the system packages of the build, or say which are missing.
-	@.ci/setup tests
+	@can=$$(.ci/setup tests); echo "set-up: the tests can use: $${can:-nothing special}"
 
 .PHONY: rocksdb
 rocksdb: ## Build RocksDB once for this machine, if that was not done yet.

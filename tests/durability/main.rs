@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use strace::Call;
 use support::cluster::{TestCluster, folder, synod};
 use support::http;
+use support::skip::{Need, skip};
 use support::wait::wait_until;
 
 /// The name of the trace, by which its lines are known.
@@ -152,13 +153,6 @@ fn ends_with_exit(log: &Path) -> bool {
         })
 }
 
-/// Where every test must run, a skipped one is a failed one.
-fn skip(reason: &str) {
-    let must_run = std::env::var_os("SYNOD_TESTS_MUST_RUN").is_some_and(|set| set == "1");
-    assert!(!must_run, "{reason}, and SYNOD_TESTS_MUST_RUN is set");
-    eprintln!("skipped: {reason}");
-}
-
 fn show(what: &str, findings: &Findings) {
     let Findings { promises, accepted, acknowledgements, reported, segments, .. } = findings;
     eprintln!(
@@ -178,7 +172,7 @@ fn show(what: &str, findings: &Findings) {
 #[test]
 fn nothing_leaves_before_what_it_rests_on_is_durable() {
     if !strace::can_trace() {
-        return skip("strace is not installed, or may not trace");
+        return skip(Need::Strace, "strace is not installed, or may not trace");
     }
     let mut traced = Traced::start(Disk::AsItIs, None);
     traced.load(MESSAGES_RECORDED, ELECTIONS);
@@ -201,7 +195,7 @@ fn nothing_leaves_before_what_it_rests_on_is_durable() {
 #[test]
 fn on_a_slow_disk_nothing_leaves_early_either() {
     if !strace::can_trace() {
-        return skip("strace is not installed, or may not trace");
+        return skip(Need::Strace, "strace is not installed, or may not trace");
     }
     let mut traced = Traced::start(Disk::Slow, None);
     traced.load(SLOW_MESSAGES, ELECTIONS);
@@ -215,7 +209,7 @@ fn on_a_slow_disk_nothing_leaves_early_either() {
 #[test]
 fn a_node_that_is_told_to_hurry_is_found() {
     if !strace::can_trace() {
-        return skip("strace is not installed, or may not trace");
+        return skip(Need::Strace, "strace is not installed, or may not trace");
     }
     for (bug, kind, messages, elections) in [
         ("AcceptedBeforeDurable", "accepted", 1_500, 0),
