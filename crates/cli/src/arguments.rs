@@ -418,6 +418,9 @@ pub(crate) struct Chaos {
     /// Write what clients asked for and were told, as JSON lines.
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
+    /// What is mounted is seen by this process and its children only.
+    #[arg(long, hide = true)]
+    pub(crate) own_mounts: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
