@@ -41,6 +41,7 @@ env: ## Print the environment of the build, for: eval "$(make -s env)"
 .PHONY: build
 build: ## Build the optimised binary, target/release/synod.
 	@$(CARGO) build --locked --release --bin synod
+	@! $(TARGET_DIR)/release/synod --version | grep "built for tests"
 
 .PHONY: cluster
 cluster: build ## Start a local cluster of three nodes (ARGS="--nodes 5 --fresh").
