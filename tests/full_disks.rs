@@ -16,6 +16,12 @@ use support::wait::wait_until;
 /// Each fault takes some three seconds, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// Why there are no disks here, if there are none.
+fn lack(errors: &str) -> Option<&str> {
+    let (_, reason) = errors.split_once("full disks are left out: ")?;
+    reason.lines().next()
+}
+
 /// Sooner than this it is not over.
 const LONG_S: &str = "600";
 
@@ -50,13 +56,13 @@ fn a_harness_that_is_killed_leaves_nothing_mounted() {
     let errors = || fs::read_to_string(&log).expect("a log");
     wait_until("every node runs on a disk, or disks are left out", || {
         let runs = loops_below(folder.path()).len() == 3 && has_started(folder.path(), 3);
-        runs || errors().contains("full disks are left out")
+        runs || lack(&errors()).is_some()
     });
     let mounts = fs::read_to_string("/proc/self/mounts").expect("the mounts");
     harness.kill().expect("it runs");
     harness.wait().expect("it ends");
-    if let Some((_, reason)) = errors().split_once("full disks are left out: ") {
-        return skip(Need::Loops, reason.lines().next().unwrap_or_default());
+    if let Some(reason) = lack(&errors()) {
+        return skip(Need::Loops, reason);
     }
     assert!(!mounts.contains(&folder.path().display().to_string()), "seen by others: {mounts}");
     // The nodes die with the harness, and the disks with the last of them.
@@ -76,9 +82,9 @@ fn what_fails_after_a_disk_is_mounted_is_no_want_of_rights() {
     let output = output_of(&mut command, PATIENCE);
     let errors = String::from_utf8_lossy(&output.stderr);
     if !errors.contains("out of order")
-        && let Some((_, reason)) = errors.split_once("full disks are left out: ")
+        && let Some(reason) = lack(&errors)
     {
-        return skip(Need::Loops, reason.trim());
+        return skip(Need::Loops, reason);
     }
     assert!(errors.contains("node 1's disk: out of order"), "{errors}");
     assert!(!errors.contains("left out"), "{errors}");
@@ -93,8 +99,8 @@ fn a_cluster_without_room_on_its_disks_keeps_its_word() {
     command.args(["chaos", "--faults-only", "disk", "--faults", "4", "--seed", "5", "--json"]);
     let output = output_of(&mut command, PATIENCE);
     let errors = String::from_utf8_lossy(&output.stderr);
-    if let Some((_, reason)) = errors.split_once("full disks are left out: ") {
-        return skip(Need::Loops, reason.trim());
+    if let Some(reason) = lack(&errors) {
+        return skip(Need::Loops, reason);
     }
     assert_eq!(output.status.code(), Some(0), "{errors}");
     let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
