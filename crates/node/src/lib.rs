@@ -62,3 +62,6 @@ pub use settings::{
 };
 pub use snapshot_settings::SnapshotSettings;
 pub use start_error::{NodeFailure, StartError};
+
+/// Whether a node can be told to make a mistake, as only those in builds of the root's tests can.
+pub const IS_FOR_TESTS: bool = cfg!(feature = "planted");
