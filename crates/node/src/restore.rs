@@ -106,7 +106,7 @@ pub fn restore(
             return Err(error);
         }
     };
-    states.install(verified)?;
+    states.install(states.prepare(verified)?)?;
     identity::finish(&folder, settings)?;
     Ok(about)
 }
