@@ -35,7 +35,8 @@ impl Founding {
         if self == Founding::default() {
             return ClusterId(cluster);
         }
-        let (high, low) = ((cluster >> 64) as u64, cluster as u64);
+        let [high, low] = [cluster >> 64, cluster & u128::from(u64::MAX)]
+            .map(|half| u64::try_from(half).expect("64 bits"));
         let half = |domain: &[u8; 8]| {
             let begun = mixed(u64::from_be_bytes(*domain));
             [high, low, self.slot.0, self.state_hash]

@@ -156,7 +156,7 @@ pub(crate) fn begin_restore(settings: &Settings) -> Result<Folder, InitError> {
     {
         folder.states().put_aside(&state)?;
     }
-    Ok(claim(folder)?)
+    claim(folder)
 }
 
 /// The state of a restore that was interrupted between its switch and the identity: it

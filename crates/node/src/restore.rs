@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use synod_kv::{APPLIED_KEY, MapError, OrderedMap, WriteSet};
 use synod_paxos::Slot;
 use synod_storage::snapshot::{Arrival, SnapshotError, SnapshotFile, Verified};
-use synod_storage::{Store, StoreError, StoreOptions, failpoint};
+use synod_storage::{Store, StoreError, StoreOptions};
 use synod_wire::DecodeError;
 use synod_wire::backup::{BLOCK_BYTES_MAX, BlockHead, BlockKind, HEAD_BYTES, MAGIC, Tally};
 
