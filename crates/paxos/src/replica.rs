@@ -236,6 +236,7 @@ impl Replica {
                 self.install(now, slot, state, configurations, effects);
             }
             Input::SnapshotFailed { from } => self.receive_snapshot_failure(now, from),
+            Input::SnapshotSent { slot } => self.tail.sent(now, slot),
             Input::Segment(segment) => self.tail.push(now, segment),
             Input::Room(room) => {
                 self.room = room;

@@ -13,7 +13,8 @@
 //! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` ·
 //! `connected NODE PEER` · `cut A B` ·
 //! `heal` · `filled NODE SLOT` (a segment of its journal, up to this slot; `tail=0` of the
-//! cluster keeps none) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
+//! cluster keeps none, or `keep=MS` for those that were heard) · `sent NODE SLOT` (something of its
+//! snapshot) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
 //! snapshot does not come) · `room NODE enough|low|out` (on its disk) · `writable` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
@@ -106,7 +107,7 @@ impl Runner for Stage {
                 }
                 if let Some(bytes) = number("tail")? {
                     self.options.tail_bytes_max = bytes as u64;
-                    self.options.keep_for_peers_us = 0;
+                    self.options.keep_for_peers_us = number("keep")?.unwrap_or(0) as u64 * 1_000;
                 }
                 if let Some(text) = key("priorities") {
                     self.priorities = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -175,6 +176,10 @@ impl Runner for Stage {
             }
             "failed" => {
                 self.input(node(first()?), Input::SnapshotFailed { from: node(names[1]) });
+            }
+            "sent" => {
+                let slot = Slot(names[1].parse()?);
+                self.input(node(first()?), Input::SnapshotSent { slot });
             }
             "room" => {
                 let room = match names.get(1).map(|name| &**name) {

@@ -135,14 +135,20 @@ impl Replica {
         self.rounds = Rounds::default();
     }
 
-    /// Whether a voter whom this node hears has room on its disk.
+    /// Whether a voter has room on its disk that could take over now. If the roomy one is
+    /// unfit, two that have little would hand over to each other for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
+        let Proposer::Leading(leading) = &self.proposer else { return false };
         let newest = &self.configurations.newest().configuration;
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
             newest.is_voter(node)
                 && self.liveness.is_reachable(now, index)
-                && last.is_some_and(|last| !last.disk_low)
+                && last.is_some_and(|last| {
+                    !last.disk_low
+                        && last.following == Some(leading.ballot)
+                        && last.disk_age_us <= self.options.disk_stall_us
+                })
         })
     }
 
