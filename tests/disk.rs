@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::cluster::{SYNOD, TestCluster};
+use support::skip::{Need, skip};
 use support::wait::{wait_for, wait_until};
 
 /// Stops node `id`, lets `prepare` do something to its folder, and keeps the
@@ -78,6 +79,13 @@ impl SmallDisk {
         text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
     }
 
+    fn free_kib(&self) -> u64 {
+        let output = Command::new("df").args(["-k", "--output=avail"]).arg(&self.path).output();
+        let output = output.expect("df runs").stdout;
+        let text = String::from_utf8_lossy(&output).into_owned();
+        text.lines().last().and_then(|line| line.trim().parse().ok()).expect("a number")
+    }
+
     fn try_resize(&self, size: &str) -> bool {
         let status = Command::new("mount")
             .args(["-o", &format!("remount,size={size}")])
@@ -111,13 +119,6 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success());
 }
 
-/// Where every test must run, a skipped one is a failed one.
-fn skip(reason: &str) {
-    let must_run = std::env::var_os("SYNOD_TESTS_MUST_RUN").is_some_and(|set| set == "1");
-    assert!(!must_run, "{reason}, and SYNOD_TESTS_MUST_RUN is set");
-    eprintln!("skipped: {reason}");
-}
-
 #[test]
 fn a_full_disk_stops_its_node_and_only_that() {
     let mut cluster = TestCluster::start(3);
@@ -126,9 +127,13 @@ fn a_full_disk_stops_its_node_and_only_that() {
     fs::rename(&data, &aside).expect("the data moves");
     fs::create_dir(&data).expect("a folder");
     let Some(disk) = SmallDisk::mount(&data, "1g") else {
-        return skip("a small file system can be mounted by root only");
+        return skip(Need::Mounts, "a small file system can be mounted by root only");
     };
     copy_folder(&aside, &data);
+    // What stops a node is a write that fails in spite of the reserve.
+    let path = cluster.settings_path(3);
+    let settings = fs::read_to_string(&path).expect("settings");
+    fs::write(&path, settings + "\n[snapshot]\ndisk_reserve_bytes = 0\n").expect("settings");
     comes_back(&mut cluster, 3);
 
     // From now on there is room for a few more values.
@@ -144,10 +149,97 @@ fn a_full_disk_stops_its_node_and_only_that() {
     drop(disk);
 }
 
+/// A file that takes room until it is dropped.
+struct Ballast(PathBuf);
+
+impl Ballast {
+    /// Leaves `mib` free.
+    fn leaving(disk: &SmallDisk, mib: u64) -> Self {
+        let file = disk.path.join("ballast");
+        let free = disk.free_kib();
+        let bytes = free.saturating_sub(mib << 10) << 10;
+        fs::write(&file, vec![1_u8; usize::try_from(bytes).expect("a size")]).expect("room");
+        Ballast(file)
+    }
+}
+
+impl Drop for Ballast {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Puts until the answer is as wanted, and gives the whole of it.
+fn put_until(cluster: &TestCluster, id: u32, what: &str, wanted: impl Fn(u16) -> bool) -> String {
+    wait_for(what, || {
+        let put = cluster.try_request(id, "PUT", "/v1/kv/k", &[], b"v").ok()?;
+        wanted(put.status).then(|| put.text())
+    })
+}
+
+#[test]
+fn below_the_reserve_another_leads_and_then_puts_are_refused_until_there_is_room() {
+    let mut cluster = TestCluster::start(3);
+    let mut disks = Vec::new();
+    for id in cluster.ids() {
+        let data = without_node(&mut cluster, id);
+        let aside = data.with_file_name("aside");
+        fs::rename(&data, &aside).expect("the data moves");
+        fs::create_dir(&data).expect("a folder");
+        let Some(disk) = SmallDisk::mount(&data, "512m") else {
+            return skip(Need::Mounts, "a small file system can be mounted by root only");
+        };
+        copy_folder(&aside, &data);
+        let path = cluster.settings_path(id);
+        let settings = fs::read_to_string(&path).expect("settings");
+        // As much as a start takes, and far more than the load of this test.
+        let reserve = "\n[snapshot]\ndisk_reserve_bytes = 134217728\n";
+        fs::write(&path, settings + reserve).expect("settings");
+        comes_back(&mut cluster, id);
+        disks.push(disk);
+    }
+    let all: Vec<u32> = cluster.ids().collect();
+
+    // A leader with little room gives its office away, and nobody else notices.
+    let leader = cluster.leader_among(&all);
+    let place = all.iter().position(|id| *id == leader).expect("a node");
+    let first = Ballast::leaving(&disks[place], 64);
+    wait_until("another leads", || cluster.leader() != leader);
+    let (second, third) = (all[(place + 1) % 3], all[(place + 2) % 3]);
+    put_until(&cluster, leader, "a put through the node with little room", |status| status < 300);
+
+    // Without a quorum that has room puts are refused by all, and no more than puts.
+    let more = Ballast::leaving(&disks[(place + 1) % 3], 64);
+    for id in [leader, second, third] {
+        let refusal = put_until(&cluster, id, "puts are refused", |status| status == 507);
+        assert!(refusal.contains("urn:synod:no-room") && refusal.contains("not_applied"));
+    }
+    let read = cluster.request(third, "GET", "/v1/kv/k", &[], b"");
+    assert_eq!((read.status, read.text().as_str()), (200, "v"));
+    assert_eq!(cluster.request(leader, "DELETE", "/v1/kv/k", &[], b"").status, 200);
+
+    // Where a write could fail a node only takes no more values.
+    drop(more);
+    drop(first);
+    put_until(&cluster, leader, "there is room", |status| status < 300);
+    let almost_all = Ballast::leaving(&disks[(place + 2) % 3], 8);
+    wait_until("it says so", || cluster.node_output(third).contains("takes no more values"));
+    put_until(&cluster, second, "the others go on", |status| status < 300);
+    put_until(&cluster, third, "it refuses", |status| status == 507);
+    assert_eq!(cluster.request(third, "GET", "/readyz", &[], b"").status, 503);
+    drop(almost_all);
+    put_until(&cluster, third, "it catches up", |status| status < 300);
+    for id in all {
+        assert!(!cluster.has_ended(id), "no node ended: {}", cluster.node_output(id));
+    }
+    drop(cluster);
+    drop(disks);
+}
+
 #[test]
 fn a_failed_fsync_stops_its_node_and_only_that() {
     if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
+        return skip(Need::Strace, "strace is not installed");
     }
     let mut cluster = TestCluster::start(3);
     let _data = without_node(&mut cluster, 3);

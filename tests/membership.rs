@@ -338,10 +338,15 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     }
     let moved = nodes.url(4).replace("127.0.0.1", "localhost");
     nodes.change(4, &format!("{{\"client_url\": \"{moved}\"}}"));
-    succeeds(&nodes.run(&["transfer", "--to", "4", "--endpoints", &moved], None));
-    let redirected = http::request(nodes.client(2), "GET", "/v1/kv?redirect", &[], b"");
-    let redirected = redirected.expect("an answer");
-    assert_eq!(redirected.header("location"), Some(&*format!("{moved}/v1/kv?redirect")));
+    let everybody = format!("{},{},{moved}", nodes.url(1), nodes.url(2));
+    succeeds(&nodes.run(&["transfer", "--to", "4", "--endpoints", &everybody], None));
+    wait_until("clients are sent to the new address", || {
+        let answer = http::request(nodes.client(2), "GET", "/v1/kv?redirect", &[], b"");
+        let wanted = format!("{moved}/v1/kv?redirect");
+        answer.is_ok_and(|answer| answer.header("location") == Some(&*wanted))
+    });
+    // The first to be removed shall lead.
+    succeeds(&nodes.run(&["transfer", "--to", "1", "--endpoints", &everybody], None));
     nodes.configure(5, &[5]);
     succeeds(&nodes.member(1, &["add"], Some(5)));
     nodes.serve(5);

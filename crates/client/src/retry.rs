@@ -176,7 +176,8 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
     if matches!(kind, Some(ProblemKind::KeyNotFound | ProblemKind::PreconditionFailed)) {
         return Ok(answer);
     }
-    let passes = status.is_server_error()
+    // Every node says the same of full disks until somebody makes room.
+    let passes = kind != Some(ProblemKind::NoRoom) && status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT;
     // A node without a leader will have one in a moment; a node with too much to do

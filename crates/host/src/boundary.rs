@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use synod_paxos::{
-    ChangeRefusal, Configuration, Configurations, Load, NodeId, Position, Record, Segment, Slot,
-    Time, Value,
+    ChangeRefusal, Configuration, Configurations, Load, NodeId, Position, Record, Room, Segment,
+    Slot, Time, Value,
 };
 use synod_wire::PeerMessage;
 
@@ -58,11 +58,16 @@ pub enum Event {
         /// The peer.
         from: NodeId,
     },
+    /// A snapshot of this slot is being sent to a peer, and gets on.
+    SnapshotSent {
+        /// The snapshot's slot.
+        slot: Slot,
+    },
     /// The journal has filled a segment and begun another; at the start, one for each
     /// segment that it holds except the newest, oldest first.
     Segment(Segment),
-    /// The room on the disk fell below the reserve, or is above it again.
-    DiskLow(bool),
+    /// The room on the disk has changed.
+    Room(Room),
     /// The transport has evidence that the peer's process is gone.
     PeerDied(NodeId),
     /// A connection to the peer was made, one of several perhaps: what was sent to it

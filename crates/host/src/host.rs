@@ -188,8 +188,9 @@ impl Host {
                 self.receive_installed(now, &applied, configurations);
             }
             Event::SnapshotFailed { from } => self.run(now, Input::SnapshotFailed { from }),
+            Event::SnapshotSent { slot } => self.run(now, Input::SnapshotSent { slot }),
             Event::Segment(segment) => self.run(now, Input::Segment(segment)),
-            Event::DiskLow(low) => self.run(now, Input::DiskLow(low)),
+            Event::Room(room) => self.run(now, Input::Room(room)),
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),
             Event::Connected(peer) => {
                 self.commands.connected(peer);
@@ -275,6 +276,12 @@ impl Host {
     #[must_use]
     pub fn configurations(&self) -> &Configurations {
         self.replica.configurations()
+    }
+
+    /// Whether clients may put more: see [`Replica::has_disk_room`].
+    #[must_use]
+    pub fn has_disk_room(&self) -> bool {
+        self.replica.has_disk_room()
     }
 
     /// The core's present view.

@@ -11,6 +11,7 @@ use crate::{Entry, KeyRecord, Page};
 
 pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
+    RestoredBody,
 };
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use status::{PeerBody, RoleName, SnapshotBody, StatusBody};

@@ -10,6 +10,7 @@ use synod_paxos::{Configuration, ConfigurationError, NodeId};
 use synod_wire::{About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
 
 use crate::folder::Folder;
+use crate::founding::Founding;
 use crate::identity::{self, Identity, IdentityError, InitError, parse_id};
 use crate::settings::Settings;
 
@@ -90,8 +91,11 @@ impl Joining {
         if about.member(me).is_none_or(|member| member.store != Some(self.store)) {
             return Err(unfit(format!("node {} with this folder is none of its members", me.0)));
         }
+        let restored = members.first.restored.as_ref();
+        let founding = restored.map_or(Ok(Founding::default()), Founding::of_body);
         let identity = Identity {
             cluster,
+            founding: founding.map_err(unfit)?,
             node: me,
             store: self.store,
             configuration: first_of(&members.first).map_err(unfit)?,
@@ -170,7 +174,7 @@ fn possible(
 mod tests {
     use std::path::Path;
 
-    use synod_kv::http::MemberBody;
+    use synod_kv::http::{MemberBody, RestoredBody};
 
     use super::*;
 
@@ -193,6 +197,7 @@ mod tests {
             peer: format!("h{id}:1"),
             client_url: format!("http://h{id}:2"),
         };
+        let restored = RestoredBody { slot: 7, state_hash: "ab".repeat(8) };
         MembersBody {
             cluster: CLUSTER.to_owned(),
             configuration: 5,
@@ -206,7 +211,13 @@ mod tests {
                 member(3, MemberRole::Voter, Some(9)),
                 member(4, MemberRole::Learner, Some(store)),
             ],
-            first: FirstBody { voters: vec![1, 2], promise_quorum: 2, accept_quorum: 1, alpha: 64 },
+            first: FirstBody {
+                voters: vec![1, 2],
+                promise_quorum: 2,
+                accept_quorum: 1,
+                alpha: 64,
+                restored: Some(restored),
+            },
         }
     }
 
@@ -222,6 +233,7 @@ mod tests {
         let joined = made.joined.as_ref().expect("it joined");
         assert_eq!((joined.number(), joined.voters()), (5, &[NodeId(1), NodeId(3)][..]));
         assert_eq!(made.configuration.voters(), [NodeId(1), NodeId(2)]);
+        assert_eq!(made.founding.slot.0, 7);
         let about = About::decode(joined.about()).expect("said");
         assert_eq!(about.member(NodeId(3)).and_then(|member| member.store), Some(9));
         let folder = Folder::open(&settings.data_dir).expect("free");

@@ -23,6 +23,7 @@ mod doors;
 mod durability_trace;
 mod fatal;
 mod folder;
+mod founding;
 mod identity;
 mod inspect;
 mod join;
@@ -53,6 +54,7 @@ mod upkeep;
 pub use apply_thread::ApplyError;
 pub use backup::{BackupAbout, BackupFile};
 pub use folder::FolderError;
+pub use founding::Founding;
 pub use identity::{Identity, IdentityError, InitError, init};
 pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
 pub use join::Joining;
@@ -67,3 +69,6 @@ pub use settings::{
 };
 pub use snapshot_settings::SnapshotSettings;
 pub use start_error::{NodeFailure, StartError};
+
+/// Whether a node can be told to make a mistake, as only those in builds of the root's tests can.
+pub const IS_FOR_TESTS: bool = cfg!(feature = "planted");

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
-use synod_journal::{ClusterId, Journal, JournalError, JournalOptions};
+use synod_journal::{Journal, JournalError, JournalOptions};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
@@ -248,7 +248,7 @@ impl Running {
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
     let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
-    let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &options)?;
+    let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
     if let Some(slot) = StateFolders::mark(store.path())? {
@@ -409,7 +409,7 @@ impl Assembly<'_> {
         let me = self.identity.node;
         TransportSettings {
             own: Own {
-                cluster: self.identity.cluster,
+                cluster: self.identity.lineage().0,
                 node: me,
                 store: self.identity.store,
                 incarnation: recovery.incarnation,
@@ -431,6 +431,7 @@ impl Assembly<'_> {
             node: self.identity.node,
             cluster: self.identity.cluster,
             first: self.identity.configuration.clone(),
+            founding: self.identity.founding,
             snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())

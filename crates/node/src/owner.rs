@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
@@ -89,7 +90,6 @@ pub(crate) struct Owner {
     answers: Vec<Answer>,
     snapshot_at: Instant,
     is_stopping: bool,
-    has_told_disagreement: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
 }
@@ -156,7 +156,6 @@ impl Owner {
             answers: Vec::new(),
             snapshot_at: Instant::now(),
             is_stopping: false,
-            has_told_disagreement: false,
             is_lone: false,
         }
     }
@@ -298,11 +297,12 @@ impl Owner {
             }
             Report::Segment(segment) => Some(Event::Segment(segment)),
             Report::SnapshotFailed { from } => Some(Event::SnapshotFailed { from }),
+            Report::SnapshotSent { slot } => Some(Event::SnapshotSent { slot }),
             Report::SendSnapshot { to, message } => {
                 self.transport.send(to, &PeerMessage::Snapshot(message));
                 None
             }
-            Report::DiskLow(low) => Some(Event::DiskLow(low)),
+            Report::Room(room) => Some(Event::Room(room)),
             Report::HandOver => Some(Event::HandOver { to: None }),
             Report::Stop => {
                 self.is_stopping = true;
@@ -427,16 +427,17 @@ impl Owner {
             }
         }
         if let Some(found) = self.host.disagreement()
-            && !std::mem::replace(&mut self.has_told_disagreement, true)
+            && !self.shared.owner.differs.swap(true, Relaxed)
         {
             let Disagreement { slot, peer, mine, theirs } = found;
             tracing::error!(
                 %slot, %peer,
                 "the state differs from the peer's: {mine:016x} here, {theirs:016x} there; \
-                 one of the two is damaged"
+                 one of the two is damaged, so this node gives its state to nobody"
             );
         }
         self.shared.owner.set_leader(leader);
+        self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
         let status = self.host.status(self.clock.now());
         self.membership.say_farewell(&status, &mut self.transport);

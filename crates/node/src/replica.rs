@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{MembersBody, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
-use synod_kv::{Command, MapError, Revision, Taken};
+use synod_kv::{Command, MapError, Operation, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
 use synod_storage::snapshot::StateFolders;
 use synod_wire::command;
@@ -19,9 +19,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::backup::BackupError;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
+use crate::founding::Founding;
 use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
 use crate::shared::Shared;
@@ -43,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) cluster: u128,
     /// The members that the cluster began with.
     pub(crate) first: Configuration,
+    /// The state that it began with.
+    pub(crate) founding: Founding,
     /// How fast a backup may be made.
     pub(crate) snapshot_bytes_per_s: u64,
 }
@@ -107,10 +111,15 @@ impl Inner {
             let now = std::time::Instant::now();
             std::thread::sleep(pace.free_at().saturating_duration_since(now));
             pace.moved(part.len(), std::time::Instant::now());
-            !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
+            let differs = self.shared.owner.differs.load(Relaxed);
+            !differs && !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
         };
         let origin = (self.facts.cluster, self.facts.node.0);
-        if let Err(error) = backup::write(&store, &self.folders, origin, send) {
+        let mut written = backup::write(&store, &self.folders, origin, send);
+        if self.shared.owner.differs.load(Relaxed) {
+            written = written.and(Err(BackupError::Differs));
+        }
+        if let Err(error) = written {
             tracing::warn!(%error, "a backup ends early");
             let _ = to.blocking_send(Err(error.to_string()));
         }
@@ -119,6 +128,12 @@ impl Inner {
 
 impl Replica for Handle {
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
+        let is_put = matches!(command.operation, Operation::Put { .. });
+        let shared = &self.inner.shared;
+        let no_room = is_put && shared.owner.no_disk_room.load(Relaxed);
+        if no_room || shared.is_out_of_room.load(Relaxed) {
+            return Err(Refused::NoRoom);
+        }
         let (reply, answer) = oneshot::channel();
         let command = command::encode(&command);
         let deadline = self.inner.clock.at(deadline.into_std());
@@ -166,6 +181,9 @@ impl Replica for Handle {
     fn backup(&self) -> Result<BackupParts, Refused> {
         let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
         let inner = Arc::clone(&self.inner);
+        if inner.shared.owner.differs.load(Relaxed) {
+            return Err(Refused::Differs);
+        }
         // One at a time: each keeps files that the state does not need any more.
         if inner.backing_up.swap(true, Acquire) {
             return Err(Refused::Overloaded);
@@ -236,7 +254,8 @@ impl Replica for Handle {
         let roster = answer.map_or(lost(Refused::Deadline), |answer| {
             answer.unwrap_or_else(|_| lost(Refused::Lost))
         })?;
-        Ok(roster.body(self.inner.facts.cluster, &self.inner.facts.first))
+        let Facts { cluster, first, founding, .. } = &self.inner.facts;
+        Ok(roster.body(*cluster, first, *founding))
     }
 
     fn node(&self) -> u32 {
@@ -255,6 +274,9 @@ impl Replica for Handle {
 
     fn ready(&self) -> Result<(), String> {
         self.inner.shared.serving()?;
+        if self.inner.shared.is_out_of_room.load(Relaxed) {
+            return Err("this node's disk is full: it takes no more values".to_owned());
+        }
         if self.inner.shared.owner.leader().is_none() {
             return Err("no leader is known to this node".to_owned());
         }

@@ -1,6 +1,6 @@
 //! What the other threads of a node tell its owner.
 
-use synod_paxos::{Load, NodeId, Position, Segment, Slot, Value};
+use synod_paxos::{Load, NodeId, Position, Room, Segment, Slot, Value};
 use synod_wire::SnapshotMessage;
 
 /// What the other threads of the node tell the owner. The queue is bounded by the
@@ -15,10 +15,12 @@ pub(crate) enum Report {
     Segment(Segment),
     /// No state came from this peer.
     SnapshotFailed { from: NodeId },
+    /// A part of a snapshot of this slot leaves for the first time.
+    SnapshotSent { slot: Slot },
     /// To be sent.
     SendSnapshot { to: NodeId, message: SnapshotMessage },
     /// The room on the disk fell below the reserve, or is above it again.
-    DiskLow(bool),
+    Room(Room),
     /// The state machine has left a report.
     Applied,
     /// The state survives a crash without the journal up to here.

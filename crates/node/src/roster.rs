@@ -9,6 +9,8 @@ use synod_kv::http::{FirstBody, MemberBody, MemberRole, MembersBody};
 use synod_paxos::{Configuration, NodeId};
 use synod_wire::{About, AboutMember};
 
+use crate::founding::Founding;
+
 /// What a node knows of the others without the log.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub(crate) struct Known {
@@ -81,7 +83,12 @@ impl Roster {
     }
 
     /// What the calls about the members answer.
-    pub(crate) fn body(&self, cluster: u128, first: &Configuration) -> MembersBody {
+    pub(crate) fn body(
+        &self,
+        cluster: u128,
+        first: &Configuration,
+        founding: Founding,
+    ) -> MembersBody {
         let member = |member: &AboutMember| MemberBody {
             id: member.node.0,
             role: match self.newest.is_voter(member.node) {
@@ -106,6 +113,7 @@ impl Roster {
                 promise_quorum: few(first.promise_quorum()),
                 accept_quorum: few(first.accept_quorum()),
                 alpha: first.alpha(),
+                restored: founding.body(),
             },
         }
     }

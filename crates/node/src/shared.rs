@@ -32,6 +32,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: SnapshotView,
     /// The node ends: what may take long must not.
     is_stopping: AtomicBool,
+    /// A write could fail, so this node takes no more values.
+    pub(crate) is_out_of_room: AtomicBool,
     /// Whether the owner takes requests; not before the state is rebuilt.
     is_serving: AtomicBool,
     /// Up to which slot the state is being rebuilt; known when the journal is read.
@@ -143,6 +145,11 @@ pub(crate) struct JournalView {
 pub(crate) struct OwnerView {
     /// 0 for none.
     leader: AtomicU32,
+    /// The disks of too few nodes have room for more values.
+    pub(crate) no_disk_room: AtomicBool,
+    /// A peer's state was another after the same slot. Nobody knows which of the two is
+    /// damaged, so this one is not spread.
+    pub(crate) differs: AtomicBool,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     /// None until the state is rebuilt.
     roster: RwLock<Option<Arc<Roster>>>,

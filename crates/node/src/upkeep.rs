@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use synod_kv::{APPLIED_KEY, MapError, State};
-use synod_paxos::{NodeId, Slot};
+use synod_paxos::{NodeId, Room, Slot};
 use synod_storage::Store;
 use synod_storage::snapshot::{SnapshotError, StateFolders};
 use tokio::sync::mpsc::UnboundedSender;
@@ -60,7 +61,7 @@ pub(crate) struct Upkeep {
     shared: Arc<Shared>,
     flush_interval: Duration,
     disk_reserve_bytes: u64,
-    is_disk_low: bool,
+    room: Room,
     flushed_at: Instant,
     compaction: Option<thread::JoinHandle<()>>,
 }
@@ -83,7 +84,7 @@ impl Upkeep {
             shared,
             flush_interval: Duration::from_millis(settings.timing.flush_interval_ms),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
-            is_disk_low: false,
+            room: Room::Enough,
             flushed_at: Instant::now(),
             compaction: None,
         }
@@ -129,9 +130,10 @@ impl Upkeep {
             let _ = self.reports.send(Report::Durable(durable));
         }
         if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
+            // When it can't begin now it is due at the next look again.
+            && store.flush_begin()?
         {
             self.flushed_at = Instant::now();
-            store.flush_begin()?;
         }
         let metrics = store.metrics();
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
@@ -150,21 +152,27 @@ impl Upkeep {
         let Ok(disk) = rustix::fs::statvfs(self.folders.data()) else { return };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let reserve = self.disk_reserve_bytes;
-        // A little more than the reserve, so that it does not change all the time.
-        let enough = if self.is_disk_low { reserve.saturating_add(reserve / 8) } else { reserve };
-        if (free < enough) != self.is_disk_low {
-            self.is_disk_low = !self.is_disk_low;
-            if self.is_disk_low {
-                tracing::warn!(
-                    free,
-                    reserve,
-                    "the disk runs out of room: no journal is kept for others"
-                );
-            } else {
-                tracing::info!(free, reserve, "the disk has room again");
-            }
-            let _ = self.reports.send(Report::DiskLow(self.is_disk_low));
+        let room = room_of(free, reserve, self.room);
+        if room == self.room {
+            return;
         }
+        self.room = room;
+        self.shared.is_out_of_room.store(room == Room::Out, Relaxed);
+        match room {
+            Room::Enough => tracing::info!(free, reserve, "the disk has room again"),
+            Room::Low => tracing::warn!(
+                free,
+                reserve,
+                "the disk runs out of room: no journal is kept for others, and another node shall \
+                 lead; make room, or values can't be put when it is so on more nodes"
+            ),
+            Room::Out => tracing::error!(
+                free,
+                reserve,
+                "the disk is almost full: this node takes no more values until there is room"
+            ),
+        }
+        let _ = self.reports.send(Report::Room(room));
     }
 
     /// A compaction takes long and blocks, so it has a thread of its own.
@@ -182,9 +190,48 @@ impl Upkeep {
     }
 }
 
+/// What so many free bytes mean. To leave a state takes a little more than was needed
+/// not to fall into it, so that it does not change all the time.
+fn room_of(free: u64, reserve: u64, before: Room) -> Room {
+    let is_below = |limit: u64, in_it: bool| {
+        free < if in_it { limit.saturating_add(limit / 8) } else { limit }
+    };
+    if is_below(reserve / 8, before == Room::Out) {
+        Room::Out
+    } else if is_below(reserve, before != Room::Enough) {
+        Room::Low
+    } else {
+        Room::Enough
+    }
+}
+
 /// Up to which slot the state survives a crash without the journal.
 pub(crate) fn durable_slot(store: &Store) -> Result<Slot, MapError> {
     let record = store.persisted(APPLIED_KEY)?;
     let state = record.map(|record| State::decode(&record)).transpose()?;
     Ok(Slot(state.map_or(0, |state| state.applied_slot)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_has_two_limits_which_are_left_later_than_they_were_met() {
+        let reserve = 800;
+        let rooms = |before| {
+            [0, 99, 100, 112, 113, 799, 800, 899, 900, u64::MAX]
+                .map(|free| room_of(free, reserve, before))
+        };
+        use Room::{Enough, Low, Out};
+        let from_enough = [Out, Out, Low, Low, Low, Low, Enough, Enough, Enough, Enough];
+        let from_low = [Out, Out, Low, Low, Low, Low, Low, Low, Enough, Enough];
+        let from_out = [Out, Out, Out, Low, Low, Low, Low, Low, Enough, Enough];
+        assert_eq!(rooms(Enough), from_enough);
+        assert_eq!(rooms(Low), from_low);
+        assert_eq!(rooms(Out), from_out);
+        // Without a reserve nothing is ever too little.
+        assert_eq!(room_of(0, 0, Enough), Enough);
+        assert_eq!(room_of(1, u64::MAX, Out), Out);
+    }
 }

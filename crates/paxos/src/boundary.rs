@@ -58,11 +58,17 @@ pub enum Input {
         /// The peer.
         from: NodeId,
     },
+    /// The host sends a snapshot of this slot to a peer, and something of it left for the
+    /// first time since it said so last. The peer will need what follows.
+    SnapshotSent {
+        /// The snapshot's slot.
+        slot: Slot,
+    },
     /// The journal has filled a segment and begun another. At the start there is one
     /// of these for each segment that it holds, the newest left out.
     Segment(Segment),
-    /// The room on the disk has fallen below the reserve, or is above it again.
-    DiskLow(bool),
+    /// The room on the disk has changed.
+    Room(Room),
     /// The answer to a [`Load`].
     Loaded {
         /// The load.
@@ -81,6 +87,21 @@ pub enum Input {
         /// The successor, if it must be this one.
         to: Option<NodeId>,
     },
+}
+
+/// How much room a disk has. No promise or acceptance rests on it: a node that takes no
+/// more values is like one whose messages are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Room {
+    /// More than the reserve.
+    #[default]
+    Enough,
+    /// Less than the reserve: nothing is kept for others, another node shall lead, and
+    /// clients are to put nothing more as soon as this is so for too many nodes.
+    Low,
+    /// So little that a write could fail, which would stop the node: it takes no more
+    /// values, in any part that it has.
+    Out,
 }
 
 /// Names a read of the host. Never used twice.

@@ -6,7 +6,9 @@
 use alloc::{collections::VecDeque, vec::Vec};
 use core::cmp::Reverse;
 
-use crate::{Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Reign, Slot, Time};
+use crate::{
+    Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Reign, Room, Slot, Time,
+};
 
 /// What a node knows about the liveness of the others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -310,6 +312,13 @@ impl Liveness {
         own + self.peers.iter().filter(is_other).filter(|peer| fits(peer)).count()
     }
 
+    /// The voters of the configuration whose disks have room; who says nothing of it has.
+    pub(crate) fn with_disk_room(&self, configuration: &Configuration, own: Room) -> usize {
+        let low = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.disk_low);
+        let own_low = configuration.is_voter(self.me) && own != Room::Enough;
+        self.count(configuration, |peer| !low(peer)) - usize::from(own_low)
+    }
+
     /// Whether some voter has been refusing this leader's ballot for a while
     /// without following anybody else.
     pub(crate) fn has_deaf_voter(&self, in_force: &[Reign]) -> bool {
@@ -491,6 +500,8 @@ mod tests {
             last_accepted: NO_LOG,
             durable_upto: Slot::ZERO,
             configuration: 0,
+            disk_low: false,
+            leader_priority: 0,
             disk_age_us: 0,
             hears: Vec::new(),
             state: (Slot::ZERO, 0),

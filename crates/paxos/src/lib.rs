@@ -39,7 +39,7 @@ mod value;
 pub use ballot::{Ballot, NodeId};
 pub use boundary::{
     ChangeRefusal, Effects, Envelope, Input, Load, PeerStatus, ReadOutcome, ReadToken, Record,
-    RecordBody, Recovered, Role, Segment, SnapshotWanted, Status,
+    RecordBody, Recovered, Role, Room, Segment, SnapshotWanted, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
 pub use message::{

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use crate::{
     Ballot, Bug, Configurations, Effects, Envelope, Input, Message, NodeId, Options, PeerStatus,
-    RecordBody, Recovered, Role, Slot, Standing, Status, Time, Value,
+    RecordBody, Recovered, Role, Room, Slot, Standing, Status, Time, Value,
     acceptor::{Acceptor, Ground},
     catchup::Catchup,
     invariants,
@@ -97,6 +97,8 @@ pub struct Replica {
     catchup: Catchup,
     unsynced: Unsynced,
     tail: Tail,
+    /// How much room the disk has.
+    room: Room,
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
@@ -112,6 +114,8 @@ pub struct Replica {
     announced: Slot,
     /// A hand-over that began then.
     handing_over: Option<Time>,
+    /// When a node of a higher priority was last asked to take the office.
+    preferred_at: Time,
     /// Who was asked to take the office last: another goes first next time.
     handed_to: Option<NodeId>,
     /// When this node will stand if nothing changes.
@@ -175,6 +179,7 @@ impl Replica {
             catchup: Catchup::new(options.incarnation),
             unsynced: Unsynced::new(recovered.position, recorded_upto),
             tail: Tail::default(),
+            room: Room::Enough,
             pacing: Pacing::default(),
             applied,
             durable,
@@ -184,6 +189,7 @@ impl Replica {
             through: None,
             announced: Slot::ZERO,
             handing_over: None,
+            preferred_at: Time::ZERO,
             handed_to: None,
             stand_at: Some(now),
             stood_at: Time::ZERO,
@@ -230,8 +236,12 @@ impl Replica {
                 self.install(now, slot, state, configurations, effects);
             }
             Input::SnapshotFailed { from } => self.receive_snapshot_failure(now, from),
+            Input::SnapshotSent { slot } => self.tail.sent(now, slot),
             Input::Segment(segment) => self.tail.push(now, segment),
-            Input::DiskLow(low) => self.tail.set_disk_low(low),
+            Input::Room(room) => {
+                self.room = room;
+                self.tail.set_disk_low(room != Room::Enough);
+            }
             Input::Loaded { load, values } => self.receive_loaded(load, values, effects),
             Input::PeerDied(peer) => self.receive_death(now, peer),
             Input::Connected(peer) => self.receive_connection(now, peer),
@@ -304,6 +314,14 @@ impl Replica {
         })
     }
 
+    /// Whether the disks of enough voters for a quorum have room, as far as this node
+    /// knows. If not, clients are to put nothing more.
+    #[must_use]
+    pub fn has_disk_room(&self) -> bool {
+        let governing = &self.in_force()[0].configuration;
+        self.liveness.with_disk_room(governing, self.room) >= governing.accept_quorum()
+    }
+
     /// When `may_propose` will say yes by the passing of time alone, if commands
     /// wait; none if that needs another event (the window is full, no leader).
     #[must_use]
@@ -332,6 +350,7 @@ impl Replica {
             && leading.proposed_upto() < self.acceptor.window_end(&self.log)
             && leading.proposed_upto() < self.decided_upto()
             && self.has_memory()
+            && self.room != Room::Out
     }
 
     fn window_slots(&self) -> u64 {

@@ -2,7 +2,7 @@
 
 use synod_host::{Action, Applied, Event};
 use synod_kv::Taken;
-use synod_paxos::{NodeId, Position, Record, RecordBody, Slot, Value};
+use synod_paxos::{NodeId, Position, Record, RecordBody, Room, Slot, Value};
 use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
@@ -297,12 +297,14 @@ impl World<'_> {
             (self.rng.u64(1_000..50_000), self.rng.u64(flush_us / 2..flush_us * 2));
         self.at(takes_us, Happening::Flushed { node: id, life, slot });
         self.at(next_us, Happening::Flush { node: id, life });
-        // Seldom the disk is low, and then nothing is kept for others.
-        match self.rng.u8(..32) {
-            0 => self.hear(id, Event::DiskLow(true)),
-            1..4 => self.hear(id, Event::DiskLow(false)),
-            _ => Ok(()),
-        }
+        // Seldom the disk has little room. It frees itself, at the healing at the latest.
+        let room = match self.rng.u8(..32) {
+            0 if slot.is_multiple_of(3) && self.checks.liveness.is_none() => Room::Out,
+            0 => Room::Low,
+            1..4 => Room::Enough,
+            _ => return Ok(()),
+        };
+        self.hear(id, Event::Room(room))
     }
 
     pub(crate) fn flushed(&mut self, id: NodeId, life: u64, slot: u64) -> Check {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use synod_host::{Event, RequestId};
-use synod_paxos::{Configuration, NodeId};
+use synod_paxos::{Configuration, NodeId, Room};
 
 use crate::checkers::Check;
 use crate::coverage::Rare;
@@ -410,7 +410,7 @@ impl World<'_> {
             process.is_woken = true;
             process.tick_us = 0;
             self.at(0, Happening::Wake { node: id, life });
-            return Ok(());
+            return self.hear(id, Event::Room(Room::Enough));
         }
         self.start(id)
     }

@@ -29,4 +29,4 @@ pub use arrival::{Arrival, Verified};
 pub use checkpoint::Checkpoint;
 pub use error::SnapshotError;
 pub use file::{FILES_MAX, SnapshotFile};
-pub use folders::{Installed, StateFolders};
+pub use folders::{Installed, Prepared, StateFolders};

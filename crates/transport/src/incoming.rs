@@ -8,6 +8,7 @@ use synod_wire::{Lane, PeerMessage};
 use tokio::sync::Notify;
 
 /// One thing that the owner should know.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum IncomingEvent {
     /// A peer's message.

@@ -65,7 +65,13 @@ pub const OTHER: u32 = 2;
 
 /// One member, in the configuration of this number.
 fn members(configuration: u64) -> MembersBody {
-    let first = FirstBody { voters: vec![NODE], promise_quorum: 1, accept_quorum: 1, alpha: 8 };
+    let first = FirstBody {
+        voters: vec![NODE],
+        promise_quorum: 1,
+        accept_quorum: 1,
+        alpha: 8,
+        restored: None,
+    };
     MembersBody {
         cluster: "0f".to_owned(),
         configuration,

@@ -74,6 +74,19 @@ pub struct FirstBody {
     pub accept_quorum: u32,
     /// How far ahead of the chosen slots a leader could propose.
     pub alpha: u64,
+    /// The state that it began with, if it was restored from a backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<RestoredBody>,
+}
+
+/// The state that a restored cluster began with.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RestoredBody {
+    /// Everything up to here was in it.
+    pub slot: u64,
+    /// The hash over its effects, in hexadecimal.
+    pub state_hash: String,
 }
 
 /// `POST /v1/cluster/members`: a new member, which learns and does not vote.

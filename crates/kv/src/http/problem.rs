@@ -86,6 +86,8 @@ pub enum ProblemKind {
     NotTransferred,
     /// No more idempotency keys can be remembered now.
     IdempotencyFull,
+    /// The disks of too many nodes are below their reserve.
+    NoRoom,
     /// Too many requests wait already.
     Overloaded,
     /// No leader with a quorum was found in time.
@@ -104,7 +106,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 26] = [
+    pub const ALL: [ProblemKind; 27] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -124,6 +126,7 @@ impl ProblemKind {
         ProblemKind::ChangeUnsafe,
         ProblemKind::NotTransferred,
         ProblemKind::IdempotencyFull,
+        ProblemKind::NoRoom,
         ProblemKind::Overloaded,
         ProblemKind::NoLeader,
         ProblemKind::NotReady,
@@ -188,6 +191,7 @@ impl ProblemKind {
             Self::IdempotencyFull => {
                 ("urn:synod:idempotency-full", 503, "Too many idempotency keys")
             }
+            Self::NoRoom => ("urn:synod:no-room", 507, "No room on the disks"),
             Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),
             Self::NoLeader => ("urn:synod:no-leader", 503, "No leader"),
             Self::NotReady => ("urn:synod:not-ready", 503, "Not ready"),

@@ -217,7 +217,8 @@ impl Replica {
         let promised_before = self.acceptor.promised();
         // The next slot is always taken: it is the one that frees memory. So does the
         // claim, which is true whatever becomes of the Accept.
-        let full = !self.has_memory() && slot > self.log.chosen_upto().next();
+        let full =
+            !self.has_memory() && slot > self.log.chosen_upto().next() || self.room == Room::Out;
         if full && ballot >= promised_before {
             self.liveness.hear_leader(now, ballot, promised_before);
             self.learner.receive_claim(ballot, chosen_upto, &mut self.log);

@@ -117,6 +117,8 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         echo_held_us: block.u64()?,
         state: (block.slot()?, block.u64()?),
         configuration: block.u64()?,
+        disk_low: block.flag()?,
+        leader_priority: block.u8()?,
         hears,
     })
 }
