@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_api::{BackupParts, Leader, Limits, Refused, Replica};
-use synod_kv::http::{Problem, RoleName, StatusBody};
+use synod_api::{BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica};
+use synod_kv::http::{MembersBody, Problem, RoleName, StatusBody};
 use synod_kv::read::{self, Counter, Look, Page};
 use synod_kv::{
     Command, Condition, KvOptions, ListQuery, MapError, MemoryMap, Operation, Revision, ServerId,
@@ -80,6 +80,18 @@ impl Replica for Alone {
         (1..=3).contains(&node)
     }
 
+    fn members(&self) -> Option<MembersBody> {
+        None
+    }
+
+    async fn change_members(
+        &self,
+        _: MemberChange,
+        _: Instant,
+    ) -> Result<MembersBody, ChangeRefused> {
+        Err(ChangeRefused::Replica(Refused::NoLeader))
+    }
+
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         self.with(|machine| read::look(machine.map(), key, machine.revision()))
     }
@@ -144,6 +156,7 @@ impl Replica for Alone {
             state_bytes: 0,
             state_hash: None,
             failures_survivable: 0,
+            membership: None,
             peers: Vec::new(),
             snapshot: None,
         }
@@ -167,6 +180,9 @@ const WORDS: &[&[u8]] = &[
     b"DELETE ",
     b"POST ",
     b"/v1/cluster/transfer",
+    b"/v1/cluster/members",
+    b"/v1/cluster/members/2",
+    b"/v1/cluster/quorums",
     b"{\"to\": ",
     b"OPTIONS * ",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

@@ -8,7 +8,7 @@ use synod_paxos::{Ballot, NodeId, Position};
 use synod_transport::{IncomingEvent, Limits, Own, PeerAddress, Transport, TransportSettings};
 use synod_wire::frame::{self, HEADER_BYTES, Header};
 use synod_wire::handshake::{self, HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION};
-use synod_wire::{DecodeError, Facts, Handshake, Hello, Lane, PeerMessage};
+use synod_wire::{About, DecodeError, Facts, Handshake, Hello, Lane, PeerMessage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -108,6 +108,25 @@ fn handshake() {
             assert_eq!(handshake::decode(header, body).as_ref(), Ok(handshake));
         }
         Answer::of(&decoded, input[0])
+    });
+}
+
+/// What a configuration says of its members comes from the log, and so from peers. A
+/// member is 72 bytes and its texts, for 28 and its texts.
+#[test]
+fn about() {
+    let valid = vec![samples::about().encode().to_vec(), About::default().encode().to_vec()];
+    let fuzz = Fuzz { name: "about", valid, words: &[], bytes_max: 2 << 10 };
+    fuzz.run(|input| {
+        let bytes = Bytes::copy_from_slice(input);
+        let decoded = within(128 + 4 * input.len(), || About::decode(&bytes));
+        if let Ok(about) = &decoded
+            && !input.is_empty()
+        {
+            assert_eq!(about.encode(), input, "another encoding of the same");
+        }
+        let members = decoded.as_ref().map_or(0, |about| about.members.len());
+        Answer::of(&decoded, members)
     });
 }
 

@@ -15,8 +15,10 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use bytes::Bytes;
-use synod_api::{BackupParts, Leader, Limits, Refused, Replica, Route, serve_by};
-use synod_kv::http::{RoleName, StatusBody};
+use synod_api::{
+    BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica, Route, serve_by,
+};
+use synod_kv::http::{MembersBody, RoleName, StatusBody};
 use synod_kv::read::{Counter, ListQuery, Look, Page};
 use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -210,6 +212,18 @@ impl Replica for Memory {
         node == self.leader.node
     }
 
+    fn members(&self) -> Option<MembersBody> {
+        None
+    }
+
+    async fn change_members(
+        &self,
+        _: MemberChange,
+        _: Instant,
+    ) -> Result<MembersBody, ChangeRefused> {
+        Err(ChangeRefused::Replica(Refused::NoLeader))
+    }
+
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         let (revision, keys) = &*self.keys.lock().expect("no panic");
         Ok(Look { record: keys.get(key).cloned(), revision: Revision(*revision) })
@@ -272,6 +286,7 @@ impl Replica for Memory {
             state_hash: None,
             snapshot: None,
             failures_survivable: 0,
+            membership: None,
             peers: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `cluster`, `node`.
+//! `range_delete`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
@@ -20,6 +20,8 @@ mod counters;
 mod key;
 mod limits;
 mod listing;
+mod members;
+mod membership;
 mod node;
 mod precondition;
 mod problem;
@@ -33,6 +35,7 @@ mod target;
 
 pub use backup::BackupParts;
 pub use limits::Limits;
+pub use membership::{ChangeRefused, MemberChange, Wanted};
 pub use replica::{Leader, Refused, Replica};
 #[doc(hidden)]
 pub use router::Route;

@@ -4,12 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use http::HeaderValue;
-use synod_kv::http::StatusBody;
+use synod_kv::http::{MembersBody, StatusBody};
 use synod_kv::read::{ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
 use tokio::time::Instant;
 
 use crate::backup::BackupParts;
+use crate::membership::{ChangeRefused, MemberChange};
 
 /// One replica of the store, as the handlers see it. A clone is a handle to the
 /// same replica and costs as much as an `Arc`.
@@ -52,6 +53,17 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// Whether a node with this id is a member of the cluster.
     fn is_member(&self, node: u32) -> bool;
+
+    /// The members as this node knows them; none while it starts.
+    fn members(&self) -> Option<MembersBody>;
+
+    /// Changes the members and waits until that governs. Only for the leader to do. What
+    /// is in force already is no change, and no error.
+    fn change_members(
+        &self,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<MembersBody, ChangeRefused>> + Send;
 
     /// A key in the local state, and a revision of that state.
     ///

@@ -18,7 +18,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{backup, cluster, key, listing, node, range_delete};
+use crate::{backup, cluster, key, listing, members, node, range_delete};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +52,10 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv/{*key}", to_key())
             .route("/v1/snapshot", to_backup())
             .route("/v1/status", to_node(node::status))
+            .route("/v1/cluster", to_members())
+            .route("/v1/cluster/members", to_members())
+            .route("/v1/cluster/members/{id}", to_member())
+            .route("/v1/cluster/quorums", to_quorums())
             .route("/v1/cluster/transfer", to_transfer())
             .route("/livez", to_node(node::livez))
             .route("/readyz", to_node(node::readyz))
@@ -133,6 +137,27 @@ fn to_transfer<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallibl
     })
 }
 
+fn to_members<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = members::members(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_member<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = members::member(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_quorums<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = members::quorums(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(|State(context): State<Shared<R>>, request: Asked| async move {
         let (head, _) = request.into_parts();
@@ -161,13 +186,14 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 7] = ["txn", "batch", "watch", "lease", "lock", "cluster", "compact"];
+    const NOT_YET: [&str; 6] = ["txn", "batch", "watch", "lease", "lock", "compact"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, /v1/status, \
-         /livez, /readyz and /metrics."
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, \
+         /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
+         /v1/cluster/transfer, /livez, /readyz and /metrics."
     };
     let response = context.refuse(Problem::new(Kind::NotFound, detail));
     std::future::ready(response::into_routed(response))

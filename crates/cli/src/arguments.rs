@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::member_arguments::Member;
+
 /// Where a local cluster lives unless told otherwise.
 pub(crate) const DATA_DIR_DEFAULT: &str = "synod-data";
 /// The ports of a local cluster count from here unless told otherwise.
@@ -19,7 +21,8 @@ pub(crate) const BASE_PORT_DEFAULT: u16 = 7000;
     about,
     long_about = "A replicated key-value store: Multi-Paxos, HTTP in front, RocksDB behind.",
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage or settings; \
-                  3 no such key, or a precondition does not hold."
+                  3 no such key, a precondition does not hold, or the cluster refuses; \
+                  4 this node was removed from its cluster."
 )]
 pub(crate) struct Arguments {
     /// What to do.
@@ -55,6 +58,9 @@ pub(crate) enum Command {
     List(List),
     /// Say how each node does.
     Status(Reach),
+    /// Say who is a member of the cluster, and change it.
+    #[command(subcommand)]
+    Member(Member),
     /// Make another node the leader.
     Transfer(Transfer),
     /// Write a backup of a running cluster to a file.
@@ -168,7 +174,13 @@ pub(crate) struct Cluster {
 pub(crate) struct Reach {
     /// Client URLs of some nodes, with commas between them [default: those of
     /// the local cluster in ./synod-data, else http://127.0.0.1:7001].
-    #[arg(long, env = "SYNOD_ENDPOINTS", value_name = "URLS", value_delimiter = ',')]
+    #[arg(
+        long,
+        alias = "endpoint",
+        env = "SYNOD_ENDPOINTS",
+        value_name = "URLS",
+        value_delimiter = ','
+    )]
     pub(crate) endpoints: Vec<String>,
     /// Print JSON.
     #[arg(long)]

@@ -19,6 +19,10 @@ pub(crate) enum Kind {
     Usage,
     /// The cluster answered, and the answer is no: 3.
     Refused,
+    /// The cluster's answer is that it is not safe now, which may pass: 3, too.
+    Unsafe,
+    /// This node was removed from its cluster, so it is of no use to start it again: 4.
+    Removed,
 }
 
 impl Failure {
@@ -34,11 +38,24 @@ impl Failure {
         Self { kind: Kind::Refused, message: message.into() }
     }
 
+    pub(crate) fn not_safe(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Unsafe, message: message.into() }
+    }
+
+    pub(crate) fn is_unsafe(&self) -> bool {
+        self.kind == Kind::Unsafe
+    }
+
+    pub(crate) fn removed(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Removed, message: message.into() }
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self.kind {
             Kind::Failed => 1,
             Kind::Usage => 2,
-            Kind::Refused => 3,
+            Kind::Refused | Kind::Unsafe => 3,
+            Kind::Removed => 4,
         })
     }
 }

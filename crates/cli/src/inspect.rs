@@ -46,7 +46,10 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
                 row("restored", format!("at slot {slot}, with the state hash {hash}"));
             }
             let members: Vec<String> = identity.members.iter().map(u32::to_string).collect();
-            row("members", members.join(", "));
+            row("members", format!("{} at the cluster's beginning", members.join(", ")));
+            if let Some(joined) = identity.joined {
+                row("joined", format!("in configuration {joined}"));
+            }
             let (promises, accepts) = (identity.promise_quorum, identity.accept_quorum);
             row("quorums", format!("{promises} promises, {accepts} acceptances"));
             row("alpha", identity.alpha.to_string());

@@ -16,6 +16,8 @@ mod failure;
 mod inspect;
 mod interrupt;
 mod keys;
+mod member;
+mod member_arguments;
 mod output;
 mod planted;
 mod scratch;
@@ -35,8 +37,8 @@ use crate::arguments::{Arguments, Command};
 use crate::failure::Failure;
 
 /// Runs the command line of this process. The exit code is 0 when it did what
-/// it was asked, 1 when it failed, 2 for wrong usage or settings, and 3 when the
-/// cluster's answer is no.
+/// it was asked, 1 when it failed, 2 for wrong usage or settings, 3 when the cluster's
+/// answer is no, and 4 when this node was removed from its cluster.
 #[must_use]
 pub fn main() -> ExitCode {
     let outcome = run(&Arguments::parse().command);
@@ -63,6 +65,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Delete(arguments) => keys::delete(arguments),
         Command::List(arguments) => keys::list(arguments),
         Command::Status(arguments) => status::run(arguments),
+        Command::Member(arguments) => member::run(arguments),
         Command::Transfer(arguments) => transfer::run(arguments),
         Command::Backup(arguments) => backup::backup(arguments),
         Command::Restore(arguments) => backup::restore(arguments),

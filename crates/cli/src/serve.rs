@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
-use synod_node::{Settings, logging};
+use synod_node::{ServeError, Settings, StartError, logging};
 
 use crate::arguments::Serve;
 use crate::failure::Failure;
@@ -38,10 +38,15 @@ pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
     let level = std::env::var(LEVEL_VARIABLE).unwrap_or_else(|_| settings.log.level.clone());
     let _log = logging::install(&level, settings.log.json)
         .map_err(|error| Failure::usage(error.to_string()))?;
-    synod_node::serve(settings).map_err(|error| Failure::failed(error.to_string()))
+    synod_node::serve(settings).map_err(|error| match error {
+        ServeError::Removed(_) | ServeError::Start(StartError::Removed(_)) => {
+            Failure::removed(error.to_string())
+        }
+        error => Failure::failed(error.to_string()),
+    })
 }
 
-fn load(config: &Path) -> Result<Settings, Failure> {
+pub(crate) fn load(config: &Path) -> Result<Settings, Failure> {
     Settings::load(config).map_err(|error| Failure::usage(error.to_string()))
 }
 

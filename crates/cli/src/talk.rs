@@ -25,7 +25,7 @@ where
     })
 }
 
-fn client(urls: &[String], timeout_ms: u64) -> Result<Client, ClientError> {
+pub(crate) fn client(urls: &[String], timeout_ms: u64) -> Result<Client, ClientError> {
     let call_timeout = Duration::from_millis(timeout_ms);
     let defaults = ClientOptions::default();
     let options = ClientOptions {
@@ -37,7 +37,7 @@ fn client(urls: &[String], timeout_ms: u64) -> Result<Client, ClientError> {
 }
 
 /// What went wrong, and what to do about it.
-fn failure(error: &ClientError, urls: &[String]) -> Failure {
+pub(crate) fn failure(error: &ClientError, urls: &[String]) -> Failure {
     match error {
         ClientError::ConditionFailed { .. } => Failure::refused(error.to_string()),
         ClientError::Refused(problem) if problem.kind() == Some(ProblemKind::KeyNotFound) => {

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, StatusCode};
-use serde::de::DeserializeOwned;
-use synod_kv::http::{DeleteBody, Encoding, LeaderHint, ListPage, Problem, PutBody, StatusBody};
+use synod_kv::http::{DeleteBody, Encoding, ListPage, PutBody, StatusBody};
 use synod_kv::{Condition, Revision};
 
 use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
+use crate::answer_body::{document, garbled, refusal};
 use crate::attempt::{Answer, Message};
 use crate::backup::Backup;
 use crate::endpoints::Endpoints;
@@ -234,37 +234,6 @@ impl Client {
         document(&answer).ok_or_else(garbled)
     }
 
-    /// Asks the leader to give its office to `to`, or to whoever is fit. The leader must
-    /// be among [`Client::endpoints`]. It is asked once.
-    ///
-    /// # Errors
-    /// See [`ClientError`]; a refusal `NotTransferred` may still be followed by a change.
-    pub async fn transfer(&self, to: Option<u32>) -> Result<LeaderHint, ClientError> {
-        let leader = self.status().await?.leader.and_then(|leader| leader.url);
-        let leader = leader.unwrap_or_default();
-        let bases = self.endpoints().iter().map(|base| base.trim_end_matches('/'));
-        let mut places = bases.enumerate().filter(|(_, base)| *base == leader);
-        let Some((place, _)) = places.next() else {
-            let last = match leader.as_str() {
-                "" => "no node knows a leader".to_owned(),
-                url => format!("the leader is {url}, which is not among the endpoints"),
-            };
-            return Err(ClientError::Unreachable { attempts: 1, last });
-        };
-        let body = to.map_or_else(Bytes::new, |to| format!("{{\"to\": {to}}}").into());
-        let message = Message {
-            method: Method::POST,
-            target: "/v1/cluster/transfer".to_owned(),
-            headers: HeaderMap::new(),
-            body,
-        };
-        let answer = self.shared.retrier.call_node(place, &message).await?;
-        if answer.status != StatusCode::OK {
-            return Err(refusal(&answer));
-        }
-        document(&answer).ok_or_else(garbled)
-    }
-
     /// Begins a backup at the first of the nodes that makes one. It holds every write
     /// that was acknowledged before this call.
     ///
@@ -284,7 +253,11 @@ impl Client {
         Err(error)
     }
 
-    async fn read(&self, target: &Target) -> Result<Answer, ClientError> {
+    pub(crate) fn retrier(&self) -> &Retrier {
+        &self.shared.retrier
+    }
+
+    pub(crate) async fn read(&self, target: &Target) -> Result<Answer, ClientError> {
         let message = read_message(target);
         self.shared.retrier.call(&message, &Repeat::Freely).await.map(|(answer, _)| answer)
     }
@@ -332,22 +305,9 @@ fn read_message(target: &Target) -> Message {
     }
 }
 
-fn document<T: DeserializeOwned>(answer: &Answer) -> Option<T> {
-    serde_json::from_slice(&answer.body).ok()
-}
-
 #[allow(clippy::option_option, reason = "the outer one is about the document")]
 fn previous(body: Option<&synod_kv::http::RecordBody>) -> Option<Option<Record>> {
     body.map_or(Some(None), |body| Record::from_body(body).map(Some))
-}
-
-/// What a definite refusal of the call becomes.
-fn refusal(answer: &Answer) -> ClientError {
-    let Some(problem) = document::<Problem>(answer) else { return garbled() };
-    if answer.status == StatusCode::PRECONDITION_FAILED {
-        return ClientError::ConditionFailed { current: problem.current_revision.map(Revision) };
-    }
-    ClientError::Refused(Box::new(problem))
 }
 
 /// What the end of a range delete becomes when calls before it removed keys: even a
@@ -366,10 +326,6 @@ fn in_part(error: ClientError, deleted: u64) -> ClientError {
 
 fn not_found(answer: &Answer) -> Result<(), ClientError> {
     if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
-}
-
-fn garbled() -> ClientError {
-    ClientError::Unreachable { attempts: 1, last: "an answer that no node gives".to_owned() }
 }
 
 fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {

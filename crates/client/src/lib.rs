@@ -9,11 +9,13 @@
 //! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node.
 
 mod answer;
+mod answer_body;
 mod attempt;
 mod backup;
 mod client;
 mod endpoints;
 mod error;
+mod members;
 mod name;
 mod options;
 mod retry;
@@ -26,6 +28,9 @@ pub use error::ClientError;
 pub use options::{
     ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
-pub use synod_kv::http::{LeaderHint, Problem, ProblemKind, StatusBody};
+pub use synod_kv::http::{
+    AddMemberBody, ChangeMemberBody, LeaderHint, MemberBody, MemberRole, MembersBody, Problem,
+    ProblemKind, QuorumsBody, StatusBody,
+};
 pub use synod_kv::{Condition, Revision};
 pub use target::percent_encode;

@@ -14,7 +14,7 @@ pub enum OpenError {
     /// No journal was ever made here.
     #[error(
         "{} holds no journal; a new node needs `init`. A node that lost its disk must not vote: the \
-         others go on without it, and this release cannot replace a member yet",
+         others go on without it, and `synod member replace` puts a new one in its place",
         .0.display()
     )]
     Missing(PathBuf),
@@ -61,11 +61,11 @@ pub enum OpenError {
 }
 
 const ADVICE_DAMAGED: &str = "what this node accepted is not all there, so it must not vote: keep \
-     the folder, and check the disk. The others go on without it; this release cannot replace a \
-     member yet";
+     the folder, and check the disk. The others go on without it; put a new node in its place with \
+     `synod member replace`";
 const ADVICE_PROMISE: &str = "a promise of this node may be lost, so it must not vote: keep the \
-     folder, and check the disk. The others go on without it; this release cannot replace a member \
-     yet";
+     folder, and check the disk. The others go on without it; put a new node in its place with \
+     `synod member replace`";
 
 /// Where a journal is damaged, and what was there if other copies tell.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,6 +1,7 @@
 //! The JSON bodies of the HTTP interface, for the server and its clients.
 
 pub mod base64;
+mod members;
 mod problem;
 mod status;
 
@@ -8,6 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Entry, KeyRecord, Page};
 
+pub use members::{
+    AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
+    RestoredBody,
+};
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use status::{PeerBody, RoleName, SnapshotBody, StatusBody};
 

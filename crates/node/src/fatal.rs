@@ -7,7 +7,7 @@
 use std::fmt::Display;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +20,8 @@ struct Inner {
     /// The first report: the others are mostly its consequences.
     first: Mutex<Option<String>>,
     reported: Notify,
+    /// The configuration by which the node is a member no more.
+    removed: watch::Sender<Option<u64>>,
 }
 
 impl Fatal {
@@ -46,6 +48,19 @@ impl Fatal {
             }
             self.inner.reported.notified().await;
         }
+    }
+
+    /// The node is a member no more, by the configuration of this number: it ends in an
+    /// orderly way, for nobody needs it.
+    pub(crate) fn report_removed(&self, number: u64) {
+        self.inner.removed.send_if_modified(|removed| removed.replace(number).is_none());
+    }
+
+    /// Waits until the node is a member no more.
+    pub(crate) async fn wait_removed(&self) -> u64 {
+        let mut removed = self.inner.removed.subscribe();
+        let number = removed.wait_for(Option::is_some).await.map(|number| *number);
+        number.ok().flatten().expect("the sender lives as long as this value")
     }
 
     /// To be held by a thread: reports it if it ends by a panic.

@@ -11,6 +11,8 @@ use synod_storage::snapshot::StateFolders;
 pub(crate) const LOCK_FILE: &str = "LOCK";
 /// Says why a process must not be started again by itself.
 pub(crate) const MARKER_FILE: &str = "VIOLATION";
+/// Says that the node is a member no more.
+pub(crate) const REMOVED_FILE: &str = "REMOVED";
 pub(crate) const JOURNAL: &str = "journal";
 
 /// A data folder that this process alone uses. The lock ends with the value, or
@@ -119,12 +121,13 @@ impl Folder {
 
     /// Reads a small file of the folder; none when there is no such file.
     pub(crate) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
+        read(&self.path, name)
+    }
+
+    /// Removes a small file of the folder. A crash may bring it back.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.path.join(name);
-        match fs::read(&path) {
-            Ok(content) => Ok(Some(content)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(failed("read", &path, source)),
-        }
+        fs::remove_file(&path).map_err(|source| failed("remove", &path, source))
     }
 
     /// Replaces a small file of the folder, durably: after a crash it has the old
@@ -149,6 +152,16 @@ pub(crate) fn strangers(path: &Path) -> Result<Vec<String>, FolderError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// [`Folder::read`] for whoever has only the path.
+pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", &path, source)),
+    }
 }
 
 /// [`Folder::replace`] for whoever has only the path.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use synod_journal::ClusterId;
 use synod_kv::State;
+use synod_kv::http::RestoredBody;
 use synod_paxos::Slot;
 use synod_storage::Store;
 use synod_storage::snapshot::SnapshotError;
@@ -27,6 +28,25 @@ impl Founding {
     pub(crate) fn of(state: &Path) -> Result<Founding, SnapshotError> {
         let state = State::load(&Store::open_read_only(state)?)?;
         Ok(Founding { slot: Slot(state.applied_slot), state_hash: state.hash() })
+    }
+
+    /// As others are told of it; none for an empty state.
+    pub(crate) fn body(self) -> Option<RestoredBody> {
+        (self != Founding::default()).then(|| RestoredBody {
+            slot: self.slot.0,
+            state_hash: format!("{:016x}", self.state_hash),
+        })
+    }
+
+    /// Reads what [`Founding::body`] made.
+    ///
+    /// # Errors
+    /// When the hash is none.
+    pub(crate) fn read(body: &RestoredBody) -> Result<Founding, String> {
+        let text = &body.state_hash;
+        let state_hash =
+            u64::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
+        Ok(Founding { slot: Slot(body.slot), state_hash })
     }
 
     /// What the journal and the peers of a cluster of this id know it by: the id itself,

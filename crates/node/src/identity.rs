@@ -3,18 +3,24 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use synod_journal::{ClusterId, Journal, OpenError};
-use synod_paxos::{Configuration, NodeId, Position, Slot};
+use synod_kv::http::{MembersBody, RestoredBody};
+use synod_paxos::{Configuration, NodeId, Position};
 use synod_storage::snapshot::{SnapshotError, StateFolders};
 
 use crate::folder::{self, Folder, FolderError};
 use crate::founding::Founding;
+use crate::join;
+use crate::roster::{Known, Roster};
 use crate::settings::Settings;
 
 pub(crate) const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
+/// That of a node that joined a running cluster, which the first release cannot serve.
+const FORMAT_JOINED: u32 = 2;
 
 /// Who a data folder is.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,8 +34,10 @@ pub struct Identity {
     /// Drawn at random when the folder was made: tells it from any other folder
     /// that claims to be this node.
     pub store: u128,
-    /// The members and their quorums.
+    /// The members that the cluster began with, and their quorums.
     pub configuration: Configuration,
+    /// The configuration in which the node joined, if it was not there from the beginning.
+    pub joined: Option<Configuration>,
 }
 
 /// The file.
@@ -46,15 +54,10 @@ struct Written {
     alpha: u64,
     /// Only of a cluster that was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    restored: Option<WrittenFounding>,
-}
-
-/// What the state was that a cluster began with.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenFounding {
-    slot: u64,
-    state_hash: String,
+    restored: Option<RestoredBody>,
+    /// Only of a node that joined a running cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    joined: Option<MembersBody>,
 }
 
 /// Why `init` made nothing.
@@ -94,6 +97,12 @@ pub enum InitError {
     /// What an interrupted restore left can't be put aside.
     #[error(transparent)]
     State(#[from] SnapshotError),
+    /// The cluster that is to be joined is not the one, or does not know this node.
+    #[error("the cluster that answered cannot be joined with these settings: {reason}")]
+    Unfit {
+        /// What does not fit.
+        reason: String,
+    },
     /// No random numbers.
     #[error("cannot draw a store id from /dev/urandom: {0}")]
     Random(std::io::Error),
@@ -104,9 +113,10 @@ pub enum InitError {
 pub enum IdentityError {
     /// Nothing was ever made here.
     #[error(
-        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first. If this \
-         node was a member and lost its disk, do not run `init`: a node that forgot its votes must \
-         not come back. The others go on without it; this release cannot replace a member yet",
+        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first; for a new \
+         node of a running cluster, `synod member add`. If this node was a member and lost its disk, \
+         do not run `init`: a node that forgot its votes must not come back. The others go on \
+         without it; put a new node, with a new id, in its place with `synod member replace`",
         .0.display()
     )]
     Missing(PathBuf),
@@ -191,10 +201,15 @@ fn claim(folder: Folder) -> Result<Folder, InitError> {
     }
     let found = folder.strangers()?;
     if !found.is_empty() {
-        let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
+        return Err(not_empty(&folder, &found));
     }
     Ok(folder)
+}
+
+/// Some of what was found where nothing should be.
+pub(crate) fn not_empty(folder: &Folder, found: &[String]) -> InitError {
+    let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    InitError::NotEmpty { path: folder.path().to_owned(), found }
 }
 
 /// Makes the journal, then the identity.
@@ -209,11 +224,16 @@ pub(crate) fn finish(
         node: settings.node(),
         store: random_id().map_err(InitError::Random)?,
         configuration: settings.configuration(),
+        joined: None,
     };
-    create_journal(folder, &identity)?;
-    // Last, so that a folder with an identity has everything else.
-    folder.replace(FILE, &identity.encode())?;
+    create(folder, &identity)?;
     Ok(identity)
+}
+
+/// Makes the journal, then the file: a folder with an identity has everything else.
+pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
+    create_journal(folder, identity)?;
+    Ok(folder.replace(FILE, &identity.encode())?)
 }
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
@@ -250,10 +270,15 @@ impl Identity {
 
     /// Reads the identity of a folder; none when it has none.
     fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
-        let Some(content) = folder.read(FILE)? else { return Ok(None) };
+        Identity::find(folder.path())
+    }
+
+    /// Reads the identity that is in a folder, which may be in use, or not exist.
+    pub(crate) fn find(path: &Path) -> Result<Option<Identity>, IdentityError> {
+        let Some(content) = folder::read(path, FILE)? else { return Ok(None) };
         Identity::decode(&content)
             .map(Some)
-            .map_err(|reason| IdentityError::Damaged { file: folder.path().join(FILE), reason })
+            .map_err(|reason| IdentityError::Damaged { file: path.join(FILE), reason })
     }
 
     /// What the journal and the peers know the cluster by.
@@ -272,6 +297,20 @@ impl Identity {
         if self.node != settings.node() {
             return mismatch(format!("node {}", self.node.0), settings.node_id.to_string());
         }
+        Ok(())
+    }
+
+    /// Compares what the settings say of the members with what the cluster began with. To
+    /// be asked only while the members are those; later the log says who they are, and the
+    /// settings only help to find them.
+    pub(crate) fn check_members(
+        &self,
+        path: &Path,
+        settings: &Settings,
+    ) -> Result<(), IdentityError> {
+        let mismatch = |found: String, expected: String| {
+            Err(IdentityError::Mismatch { path: path.to_owned(), found, expected })
+        };
         let wanted = settings.configuration();
         if self.configuration.members() != wanted.members() {
             return mismatch(
@@ -297,8 +336,12 @@ impl Identity {
     }
 
     fn encode(&self) -> Vec<u8> {
+        let joined = self.joined.clone().map(|joined| {
+            let roster = Roster::new(&[Arc::new(joined)], &Known::default());
+            roster.body(self.cluster, &self.configuration, self.founding)
+        });
         let written = Written {
-            format: FORMAT,
+            format: if joined.is_some() { FORMAT_JOINED } else { FORMAT },
             cluster_id: format!("{:032x}", self.cluster),
             node_id: self.node.0,
             store_id: format!("{:032x}", self.store),
@@ -306,10 +349,8 @@ impl Identity {
             promise_quorum: self.configuration.promise_quorum(),
             accept_quorum: self.configuration.accept_quorum(),
             alpha: self.configuration.alpha(),
-            restored: (self.founding != Founding::default()).then(|| WrittenFounding {
-                slot: self.founding.slot.0,
-                state_hash: format!("{:016x}", self.founding.state_hash),
-            }),
+            restored: self.founding.body(),
+            joined,
         };
         let mut text = serde_json::to_vec_pretty(&written).expect("plain fields");
         text.push(b'\n');
@@ -319,9 +360,12 @@ impl Identity {
     pub(crate) fn decode(content: &[u8]) -> Result<Identity, String> {
         let written: Written =
             serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        if written.format != FORMAT {
-            return Err(format!("its format is {}, this release knows {FORMAT}", written.format));
+        let format = if written.joined.is_some() { FORMAT_JOINED } else { FORMAT };
+        if written.format != format {
+            return Err(format!("its format is {}, this release knows {format}", written.format));
         }
+        let joined = written.joined.as_ref().map(join::configuration_of).transpose()?;
+        let joined = joined.map(|(configuration, _)| configuration);
         let members = written.members.iter().copied().map(NodeId).collect();
         let configuration = Configuration::new(
             members,
@@ -330,9 +374,9 @@ impl Identity {
             written.alpha,
         )
         .map_err(|error| format!("its configuration is not possible: {error:?}"))?;
-        let founding = written.restored.as_ref().map(founding_of).transpose()?;
+        let founding = written.restored.as_ref().map(Founding::read).transpose()?;
         let node = NodeId(written.node_id);
-        if !configuration.contains(node) {
+        if !joined.as_ref().unwrap_or(&configuration).contains(node) {
             return Err(format!("node {} is not among its own members", node.0));
         }
         Ok(Identity {
@@ -341,14 +385,9 @@ impl Identity {
             node,
             store: parse_id(&written.store_id)?,
             configuration,
+            joined,
         })
     }
-}
-
-fn founding_of(written: &WrittenFounding) -> Result<Founding, String> {
-    let text = &written.state_hash;
-    let state_hash = u64::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
-    Ok(Founding { slot: Slot(written.slot), state_hash })
 }
 
 /// An id as it stands in a file.
@@ -397,7 +436,9 @@ mod tests {
     const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
 
     fn open(settings: &Settings) -> Result<Identity, IdentityError> {
-        Identity::open(&Folder::open(&settings.data_dir)?, settings)
+        let identity = Identity::open(&Folder::open(&settings.data_dir)?, settings)?;
+        identity.check_members(&settings.data_dir, settings)?;
+        Ok(identity)
     }
 
     #[test]

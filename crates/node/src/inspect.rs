@@ -54,6 +54,10 @@ pub struct InspectedIdentity {
     pub store: String,
     /// The slot and the hash of the state that the cluster was restored with, if it was.
     pub restored: Option<(u64, String)>,
+    /// The number of the configuration in which the node joined; none when it was there
+    /// from the beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joined: Option<u64>,
     /// The members that the cluster was made with.
     pub members: Vec<u32>,
     /// Promises that make a leader.
@@ -177,6 +181,7 @@ fn describe(identity: &Identity) -> InspectedIdentity {
             let Founding { slot, state_hash } = identity.founding;
             (slot.0, format!("{state_hash:016x}"))
         }),
+        joined: identity.joined.as_ref().map(synod_paxos::Configuration::number),
         members: configuration.members().iter().map(|member| member.0).collect(),
         promise_quorum: configuration.promise_quorum(),
         accept_quorum: configuration.accept_quorum(),

@@ -99,6 +99,11 @@ fn write_owner(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
         page.gauge(name, help, value as u64);
     }
     page.counter("peer_accepted_total", "Peer connections accepted.", transport.accepted);
+    page.counter(
+        "peer_frames_to_nobody_total",
+        "Messages not sent, because their addressee is no member any more.",
+        transport.frames_dropped_no_peer,
+    );
     let failed = transport.handshakes_failed + transport.handshakes_evicted;
     page.counter("peer_handshakes_failed_total", "Of them, without handshake.", failed);
     let refused = transport.handshakes_refused;

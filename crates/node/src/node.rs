@@ -6,14 +6,14 @@ use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use synod_api::Leader;
 use synod_host::{Host, HostSettings};
 use synod_journal::{Journal, JournalError, JournalOptions};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
-use synod_transport::{Own, PeerAddress, Transport, TransportSettings};
+use synod_transport::{Own, Transport, TransportSettings};
+use synod_wire::AboutMember;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -24,16 +24,18 @@ use crate::current::CurrentStore;
 use crate::doors::{ClientDoor, Doors, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::Folder;
+use crate::folder::{Folder, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::{JournalTask, JournalThread};
+use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner, Workers};
 use crate::pins::Pins;
 use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
-use crate::settings::Settings;
+use crate::roster::Known;
+use crate::settings::{MemberSettings, Settings};
 use crate::shared::Shared;
 use crate::snapshot::{Outlets, SnapshotTask, SnapshotThread};
 use crate::start_error::{NodeFailure, StartError};
@@ -98,6 +100,10 @@ impl Node {
         let identity = Identity::open(&folder, settings)?;
         if folder.marker().exists() {
             return Err(StartError::Violation(folder.marker()));
+        }
+        let removed = folder.path().join(REMOVED_FILE);
+        if removed.exists() {
+            return Err(StartError::Removed(removed));
         }
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let Doors { peer, client } = Doors::open(settings)?;
@@ -181,6 +187,13 @@ impl Node {
         NodeFailure(self.fatal.wait().await)
     }
 
+    /// Waits until the node hears from its peers that it is a member no more and that
+    /// nobody needs it; answers the number of the configuration that says so. It is to be
+    /// stopped then.
+    pub async fn removed(&self) -> u64 {
+        self.fatal.wait_removed().await
+    }
+
     /// Stops in an orderly way: hands over, lets requests under way end, closes the
     /// peers' door, and makes everything durable.
     ///
@@ -248,6 +261,10 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
     shared.rebuilding(recovered.chosen_upto);
     recovery::replay(&journal, &recovered, &mut applier)?;
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
+    let configurations = applier.configurations().map_err(StartError::State)?;
+    if configurations.number() == 0 && identity.joined.is_none() {
+        identity.check_members(folder.path(), settings)?;
+    }
     let pins = Pins::open(folder)?;
     Ok(Recovery { journal, recovered, incarnation, applier, pins })
 }
@@ -283,8 +300,8 @@ impl Assembly<'_> {
             snapshot: snapshot_tasks.clone(),
             answers: answers.clone(),
         };
-        let transport = self.transport_settings(&recovery);
         let core = self.core(&mut recovery)?;
+        let transport = self.transport_settings(&recovery, &core.membership);
         let shared = &self.shared;
 
         let journal =
@@ -324,7 +341,7 @@ impl Assembly<'_> {
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
-        let (clock, owner_shared) = (self.clock, shared.clone());
+        let (clock, owner_shared) = (self.clock, (shared.clone(), self.fatal.clone()));
         let owner = self.spawn_runtime("synod-owner", move |runtime| {
             LocalSet::new().block_on(&runtime, async move {
                 let (transport, incoming) = Transport::start(transport, peers_door)?;
@@ -349,10 +366,17 @@ impl Assembly<'_> {
     }
 
     fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {
+        let mut configurations = recovery.applier.configurations().map_err(StartError::State)?;
+        if let Some(joined) = &self.identity.joined {
+            configurations = configurations.joined_in(joined.clone());
+        }
+        let known = self.known(&recovery.pins);
+        let membership = Membership::new(self.identity.node, known, configurations.talked_to());
+        self.shared.owner.set_roster(membership.roster().clone());
         let settings = HostSettings {
             node: self.identity.node,
             incarnation: recovery.incarnation,
-            configurations: recovery.applier.configurations().map_err(StartError::State)?,
+            configurations,
             options: tuning::core_options(self.settings, recovery.incarnation),
             limits: tuning::host_limits(self.settings),
         };
@@ -360,13 +384,29 @@ impl Assembly<'_> {
         let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Ok(Core { host, applied, promised })
+        Ok(Core { host, applied, promised, membership })
     }
 
-    fn transport_settings(&self, recovery: &Recovery) -> TransportSettings {
+    /// What this node knows of the members without the log.
+    fn known(&self, pins: &Pins) -> Known {
+        let member = |member: MemberSettings| AboutMember {
+            node: NodeId(member.id),
+            store: None,
+            peer: member.peer,
+            client_url: member.client_url,
+        };
+        let settings = self.settings.members_by_id().into_iter().map(member).collect();
+        let pins = pins.list().into_iter().map(|pin| (pin.node, pin.store));
+        let own = (self.identity.node, self.identity.store);
+        Known { settings, stores: pins.chain([own]).collect() }
+    }
+
+    fn transport_settings(
+        &self,
+        recovery: &Recovery,
+        membership: &Membership,
+    ) -> TransportSettings {
         let me = self.identity.node;
-        let members = self.settings.members_by_id();
-        let peers = members.iter().filter(|member| NodeId(member.id) != me);
         TransportSettings {
             own: Own {
                 cluster: self.identity.lineage().0,
@@ -376,10 +416,8 @@ impl Assembly<'_> {
             },
             promised: recovery.recovered.promised,
             position: recovery.recovered.position,
-            peers: peers
-                .map(|member| PeerAddress { node: NodeId(member.id), address: member.peer.clone() })
-                .collect(),
-            pins: recovery.pins.list(),
+            peers: membership.peers(),
+            pins: membership.stores(),
             limits: tuning::transport_limits(self.settings),
         }
     }
@@ -389,15 +427,11 @@ impl Assembly<'_> {
         store: (Arc<CurrentStore>, StateFolders),
         requests: mpsc::Sender<request::Request>,
     ) -> Handle {
-        let members = self.settings.members_by_id();
         let facts = Facts {
             node: self.identity.node,
             cluster: self.identity.cluster,
-            configuration: self.identity.configuration.clone(),
-            doors: members
-                .iter()
-                .map(|member| Leader::new(member.id, &member.client_url))
-                .collect(),
+            first: self.identity.configuration.clone(),
+            founding: self.identity.founding,
             snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())

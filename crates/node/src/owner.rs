@@ -19,7 +19,9 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
 use crate::apply_thread::ApplyTask;
 use crate::clock::Clock;
+use crate::fatal::Fatal;
 use crate::journal_thread::JournalTask;
+use crate::membership::{Membership, dismissal};
 use crate::report::Report;
 use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
 use crate::shared::{Left, Shared, Snapshot, count};
@@ -64,6 +66,7 @@ pub(crate) struct Core {
     pub(crate) applied: Applied,
     /// The promise in force, which is durable.
     pub(crate) promised: Ballot,
+    pub(crate) membership: Membership,
 }
 
 /// The owner.
@@ -74,6 +77,8 @@ pub(crate) struct Owner {
     ears: Ears,
     workers: Workers,
     shared: Arc<Shared>,
+    membership: Membership,
+    fatal: Fatal,
     waiting: Waiting,
     /// What the state machine said last, to be repeated with a new durable slot.
     applied: Applied,
@@ -130,9 +135,9 @@ impl Owner {
         transport: Transport,
         ears: Ears,
         workers: Workers,
-        shared: Arc<Shared>,
+        (shared, fatal): (Arc<Shared>, Fatal),
     ) -> Self {
-        let Core { host, applied, promised } = core;
+        let Core { host, applied, promised, membership } = core;
         Owner {
             host,
             clock,
@@ -140,6 +145,8 @@ impl Owner {
             ears,
             workers,
             shared,
+            membership,
+            fatal,
             waiting: Waiting::default(),
             applied,
             facts: Facts { promised, coming: VecDeque::new() },
@@ -250,8 +257,9 @@ impl Owner {
             }
         }
         for request in inbox.requests.drain(..) {
-            let event = self.receive_request(request);
-            self.host.receive(now, event);
+            if let Some(event) = self.receive_request(request) {
+                self.host.receive(now, event);
+            }
         }
         self.inbox = inbox;
         let mut actions = std::mem::take(&mut self.actions);
@@ -260,6 +268,7 @@ impl Owner {
             self.carry_out(action);
         }
         self.actions = actions;
+        self.membership.settle(self.host.configurations());
         self.workers.answers.send(&mut self.answers);
         self.shared.state.await_report(self.host.awaits_applied());
         count(&self.shared.owner.steps, 1);
@@ -322,7 +331,11 @@ impl Owner {
                 tracing::debug!(%peer, "disconnected");
                 None
             }
+            IncomingEvent::Dismissed { by, number, witnesses } => {
+                Some(Event::Received { from: by, message: dismissal(number, witnesses) })
+            }
             IncomingEvent::Pinned { node, store } => {
+                self.membership.met(node, store, &self.shared);
                 // To a disk, so not from here.
                 let _ = self.workers.upkeep.send(UpkeepTask::Pin { node, store });
                 None
@@ -330,22 +343,26 @@ impl Owner {
         }
     }
 
-    fn receive_request(&mut self, request: Request) -> Event {
+    fn receive_request(&mut self, request: Request) -> Option<Event> {
         self.waiting.last += 1;
         let name = RequestId(self.waiting.last);
-        match request {
+        Some(match request {
             Request::Write { command, deadline, reply } => {
                 count(&self.shared.owner.writes, 1);
                 self.waiting.writes.insert(name, reply);
                 Event::Write { request: name, command, deadline }
             }
             Request::HandOver { to } => Event::HandOver { to },
+            Request::Change { change, reply } => {
+                let configuration = self.membership.receive_change(name, &change, reply)?;
+                Event::Change { request: name, configuration, force: change.force }
+            }
             Request::Read { deadline, reply } => {
                 count(&self.shared.owner.reads, 1);
                 self.waiting.reads.insert(name, reply);
                 Event::Read { request: name, deadline }
             }
-        }
+        })
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -384,8 +401,12 @@ impl Owner {
                     self.inbox.reports.push(Report::SnapshotFailed { from });
                 }
             }
-            // A node does not ask for changes of the members yet.
-            Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
+            Action::TalkTo(members) => {
+                self.membership.talk_to(members, &mut self.transport, &self.shared);
+            }
+            Action::ChangeAnswered { request, outcome } => {
+                self.membership.receive_answer(request, outcome);
+            }
             Action::ReadReady { request } => {
                 if let Some(reply) = self.waiting.reads.remove(&request) {
                     self.answers.push(Answer::Read(reply, Ok(())));
@@ -418,8 +439,13 @@ impl Owner {
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
+        let status = self.host.status(self.clock.now());
+        self.membership.say_farewell(&status, &mut self.transport);
+        if let Some(number) = status.removed {
+            self.fatal.report_removed(number);
+        }
         self.shared.owner.set_snapshot(Snapshot {
-            status: self.host.status(self.clock.now()),
+            status,
             queues: self.host.queues(),
             transport: self.transport.metrics(),
             peers: self.transport.peer_metrics(),

@@ -26,7 +26,8 @@ pub enum RecoveryError {
     #[error(
         "the state ends at slot {applied}, but the journal holds nothing up to slot \
          {truncated}: the state was replaced by an older copy, or lost. This node cannot serve: \
-         keep the folder. The others go on without it; this release cannot replace a member yet"
+         keep the folder. The others go on without it; put a new node in its place with `synod \
+         member replace`"
     )]
     StateLost {
         /// The last slot in the state.
@@ -38,7 +39,8 @@ pub enum RecoveryError {
     #[error(
         "the state ends at slot {applied}, but the journal ends at slot {journal}: the journal lost \
          what it had acknowledged, a promise perhaps, so this node must not vote: keep the folder, \
-         and check the disk. The others go on without it; this release cannot replace a member yet"
+         and check the disk. The others go on without it; put a new node in its place with `synod member \
+         replace`"
     )]
     JournalLost {
         /// The last slot in the state.

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_api::{BackupParts, Leader, Refused, Replica};
-use synod_kv::http::StatusBody;
+use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
+use synod_kv::http::{MembersBody, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Operation, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
@@ -23,8 +23,10 @@ use crate::backup::BackupError;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
+use crate::founding::Founding;
 use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
+use crate::roster::Roster;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
 use crate::{backup, metrics, status};
@@ -42,11 +44,19 @@ const TRANSFER_MAX: Duration = Duration::from_secs(2);
 pub(crate) struct Facts {
     pub(crate) node: NodeId,
     pub(crate) cluster: u128,
-    pub(crate) configuration: Configuration,
-    /// All members in the order of their ids.
-    pub(crate) doors: Vec<Leader>,
+    /// The members that the cluster began with.
+    pub(crate) first: Configuration,
+    /// The state that it began with.
+    pub(crate) founding: Founding,
     /// How fast a backup may be made.
     pub(crate) snapshot_bytes_per_s: u64,
+}
+
+impl Facts {
+    /// What the calls about the members answer.
+    pub(crate) fn members(&self, roster: &Roster) -> MembersBody {
+        roster.body(self.cluster, &self.first, self.founding)
+    }
 }
 
 /// A handle of the node. Clones share everything.
@@ -231,7 +241,28 @@ impl Replica for Handle {
     }
 
     fn is_member(&self, node: u32) -> bool {
-        self.inner.facts.configuration.contains(NodeId(node))
+        let roster = self.inner.shared.owner.roster();
+        roster.is_some_and(|roster| roster.newest.contains(NodeId(node)))
+    }
+
+    fn members(&self) -> Option<MembersBody> {
+        status::membership(&self.inner.facts, &self.inner.shared)
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+        deadline: Instant,
+    ) -> Result<MembersBody, ChangeRefused> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Request::Change { change, reply }).map_err(ChangeRefused::Replica)?;
+        let lost = |refused| Err(ChangeRefused::Replica(refused));
+        let answer = timeout_at(deadline, answer).await;
+        // A node that ends drops the reply.
+        let roster = answer.map_or(lost(Refused::Deadline), |answer| {
+            answer.unwrap_or_else(|_| lost(Refused::Lost))
+        })?;
+        Ok(self.inner.facts.members(&roster))
     }
 
     fn node(&self) -> u32 {
@@ -240,8 +271,7 @@ impl Replica for Handle {
 
     fn leader(&self) -> Option<Leader> {
         let leader = self.inner.shared.owner.leader()?;
-        let index = self.inner.facts.configuration.index_of(leader)?;
-        self.inner.facts.doors.get(index).cloned()
+        self.inner.shared.owner.roster()?.door(leader).cloned()
     }
 
     fn status(&self) -> StatusBody {

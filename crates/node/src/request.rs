@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
-use synod_api::Refused;
+use synod_api::{MemberChange, Refused};
 use synod_kv::Taken;
 use synod_paxos::{NodeId, Time};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::membership::ChangeReply;
 use crate::shared::Shared;
 
 /// Who waits for a write.
@@ -32,6 +33,11 @@ pub(crate) enum Request {
     /// Somebody else shall lead. There is no answer: what comes of it is seen.
     HandOver {
         to: Option<NodeId>,
+    },
+    /// Other members.
+    Change {
+        change: MemberChange,
+        reply: ChangeReply,
     },
 }
 

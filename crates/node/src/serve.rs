@@ -31,6 +31,13 @@ pub enum ServeError {
     /// It met what it must not survive, or did not stop well.
     #[error(transparent)]
     Failed(#[from] NodeFailure),
+    /// It is a member no more, and has stopped.
+    #[error(
+        "this node was removed from its cluster by configuration {0} and has stopped: nobody needs \
+         it any more. An id and its data folder are used once: keep the folder or delete it; a new \
+         node, with a new id and an empty folder, joins with `synod member add`"
+    )]
+    Removed(u64),
     /// Signals can't be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -54,25 +61,43 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     abort_on_panic(&settings.data_dir);
     let node = Node::start(&settings)?;
-    let failed = runtime.block_on(async {
+    let end = runtime.block_on(async {
         tokio::select! {
-            () = signals.next() => None,
-            failure = node.failed() => Some(failure),
+            () = signals.next() => End::Asked,
+            failure = node.failed() => End::Failed(failure),
+            number = node.removed() => End::Removed(number),
         }
     });
-    if let Some(failure) = failed {
-        abort_after(LAST_WORDS);
-        // Its threads live, so the folder stays locked until the process is gone.
-        std::mem::forget(node);
-        return Err(failure.into());
-    }
+    let removed = match end {
+        End::Failed(failure) => {
+            abort_after(LAST_WORDS);
+            // Its threads live, so the folder stays locked until the process is gone.
+            std::mem::forget(node);
+            return Err(failure.into());
+        }
+        End::Asked => None,
+        End::Removed(number) => Some(number),
+    };
     tracing::info!("stopping");
     let patience = Duration::from_millis(settings.timing.shutdown_timeout_ms) + STOP_GRACE;
     let stopped = runtime.block_on(in_time(move || node.stop(), patience, signals.next()));
     if stopped.is_err() {
         abort_after(LAST_WORDS);
     }
-    Ok(stopped?)
+    stopped?;
+    let Some(number) = removed else { return Ok(()) };
+    let error = ServeError::Removed(number);
+    let text = format!("{error}\n");
+    let marked = folder::replace(&settings.data_dir, folder::REMOVED_FILE, text.as_bytes());
+    marked.map_err(StartError::Folder)?;
+    Err(error)
+}
+
+/// Why a node's process ends.
+enum End {
+    Asked,
+    Failed(NodeFailure),
+    Removed(u64),
 }
 
 /// What asks the process to end.

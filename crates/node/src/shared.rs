@@ -5,7 +5,7 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use synod_host::{Applied, Queues};
 use synod_kv::Revision;
@@ -15,6 +15,7 @@ use synod_transport::{PeerMetrics, TransportMetrics};
 use tokio::sync::Notify;
 
 use crate::durability_trace::DurabilityTrace;
+use crate::roster::Roster;
 use crate::snapshot::{FetchProgress, SourceProgress};
 
 /// Shared by all threads of one node.
@@ -150,6 +151,8 @@ pub(crate) struct OwnerView {
     /// damaged, so this one is not spread.
     pub(crate) differs: AtomicBool,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
+    /// None until the state is rebuilt.
+    roster: RwLock<Option<Arc<Roster>>>,
     pub(crate) steps: AtomicU64,
     pub(crate) writes: AtomicU64,
     pub(crate) reads: AtomicU64,
@@ -250,6 +253,15 @@ impl OwnerView {
 
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {
         self.leader.store(leader.map_or(0, |leader| leader.0), Relaxed);
+    }
+
+    /// The members.
+    pub(crate) fn roster(&self) -> Option<Arc<Roster>> {
+        self.roster.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_roster(&self, roster: Arc<Roster>) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Some(roster);
     }
 
     pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {

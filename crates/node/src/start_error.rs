@@ -27,6 +27,14 @@ pub enum StartError {
         .0.display()
     )]
     Violation(PathBuf),
+    /// It was removed from its cluster.
+    #[error(
+        "this node was removed from its cluster, says {}: nobody listens to it any more. An id and \
+         its data folder are used once: keep the folder or delete it; a new node, with a new id and \
+         an empty folder, joins with `synod member add`",
+        .0.display()
+    )]
+    Removed(PathBuf),
     /// An address can't be listened on.
     #[error("{field}: cannot listen on {address}: {source}{}", hint(source))]
     Listen {

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use synod_api::Leader;
-use synod_kv::http::{LeaderHint, PeerBody, RoleName, SnapshotBody, StatusBody};
-use synod_paxos::{PeerStatus, Role, Slot};
+use synod_kv::http::{LeaderHint, MembersBody, PeerBody, RoleName, SnapshotBody, StatusBody};
+use synod_paxos::{NodeId, PeerStatus, Role, Slot};
 
 use crate::replica::Facts;
 use crate::shared::Shared;
@@ -24,9 +24,14 @@ pub(crate) fn body(
     let applied = shared.state.applied();
     let chosen = status.map_or(applied, |status| status.chosen_upto.max(applied));
     let peers = status.map(|status| status.peers.as_slice()).unwrap_or_default();
-    let alive = 1 + peers.iter().filter(|peer| peer.reachable).count();
-    let failures_survivable =
-        if leader.is_some() { facts.configuration.failures_survivable(alive) } else { 0 };
+    let roster = shared.owner.roster().filter(|_| leader.is_some());
+    let failures_survivable = roster.map_or(0, |roster| {
+        let is_alive = |node: &&NodeId| {
+            **node == facts.node || peers.iter().any(|peer| peer.node == **node && peer.reachable)
+        };
+        let alive = roster.newest.voters().iter().filter(is_alive).count();
+        roster.newest.failures_survivable(alive)
+    });
     StatusBody {
         node: facts.node.0,
         cluster: format!("{:032x}", facts.cluster),
@@ -46,8 +51,14 @@ pub(crate) fn body(
         state_hash: Some(format!("{:016x}", shared.state.state_hash())),
         snapshot: snapshot_body(shared),
         failures_survivable: u32::try_from(failures_survivable).unwrap_or(u32::MAX),
+        membership: membership(facts, shared),
         peers: peers.iter().map(|peer| peer_body(peer, chosen)).collect(),
     }
+}
+
+/// The members, as far as this node knows.
+pub(crate) fn membership(facts: &Facts, shared: &Shared) -> Option<MembersBody> {
+    shared.owner.roster().map(|roster| facts.members(&roster))
 }
 
 fn snapshot_body(shared: &Shared) -> Option<SnapshotBody> {

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::admission::{check_hello, unknown_member};
+use crate::admission::{check_hello, no_member};
 use crate::connection::{HandshakeError, read_handshake, set_options, write_handshake};
 use crate::incoming::IncomingEvent;
 use crate::peer::{Inbound, Peer, Shared};
@@ -119,6 +119,9 @@ async fn serve(shared: Rc<Shared>, strangers: Rc<Strangers>, mut stream: TcpStre
             return;
         }
     };
+    if !shared.peer(peer.node).is_some_and(|now| Rc::ptr_eq(&now, &peer)) {
+        return; // It was removed meanwhile.
+    }
     peer.replace_inbound(lane, Inbound { number, task });
     let error = read_messages(&shared, &peer, lane, &mut stream, buffer).await;
     peer.remove_inbound(lane, number);
@@ -161,9 +164,9 @@ fn receive_hello(shared: &Shared, hello: &Hello) -> Result<Rc<Peer>, Refusal> {
     let own = shared.facts.get();
     check_hello(&own, hello)?;
     let node = hello.facts.node;
-    let peer = shared.peer(node).ok_or_else(|| unknown_member(&own, node))?;
+    let peer = shared.peer(node).ok_or_else(|| no_member(&own, node, shared.removed.get()))?;
     peer.receive_facts(&hello.facts, &shared.inbox)?;
-    Ok(peer.clone())
+    Ok(peer)
 }
 
 /// Tells people why a connection is refused, each reason once in a while.

@@ -5,6 +5,8 @@ use synod_paxos::NodeId;
 use synod_wire::handshake::PROTOCOL_VERSION;
 use synod_wire::{Facts, Hello, Refusal, RefusalReason, Welcome};
 
+use crate::settings::Removed;
+
 /// The acceptor's check of a hello. That the sender is a member, and fits what was
 /// heard of it, is checked with the member at hand.
 pub(crate) fn check_hello(own: &Facts, hello: &Hello) -> Result<(), Refusal> {
@@ -30,11 +32,20 @@ pub(crate) fn check_hello(own: &Facts, hello: &Hello) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The refusal of a node that is not in the configuration.
-pub(crate) fn unknown_member(own: &Facts, node: NodeId) -> Refusal {
+/// The refusal of a node that is not in the configuration: it was never heard of, or it is
+/// a member no more.
+pub(crate) fn no_member(own: &Facts, node: NodeId, removed: Option<Removed>) -> Refusal {
+    if let Some(removed) = removed.filter(|removed| node <= removed.ids_used_upto) {
+        let Removed { number, witnesses, .. } = removed;
+        let text = format!(
+            "{node} is a member no more: it was removed, configuration {number} says. An id is \
+             used once; a new node, with a new id, joins with `synod member add`"
+        );
+        return Refusal { reason: RefusalReason::Removed { number, witnesses }, text };
+    }
     let text = format!(
-        "{node} is no member of the cluster as {} knows it: add it to the cluster, or start it \
-         with the settings of a member",
+        "{node} is no member of the cluster as {} knows it: add it with `synod member add`, or \
+         start it with the settings of a member",
         own.node
     );
     Refusal { reason: RefusalReason::Member, text }

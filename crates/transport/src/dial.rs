@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use synod_wire::handshake::PROTOCOL_VERSION;
-use synod_wire::{Handshake, Hello, Lane, Refusal};
+use synod_wire::{Handshake, Hello, Lane, Refusal, RefusalReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpStream, lookup_host};
@@ -91,6 +91,10 @@ async fn receive_dial_error(
         DialError::Refused(refusal, by) => {
             evidence.dial_failed(DialEnd::Other);
             peer.receive_refusal(&refusal, by == By::Peer, &shared.limits);
+            if let (RefusalReason::Removed { number, witnesses }, By::Peer) = (refusal.reason, by) {
+                let by = peer.node;
+                shared.inbox.push(IncomingEvent::Dismissed { by, number, witnesses });
+            }
             let pause = Duration::from_millis(shared.limits.refused_retry_ms);
             sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
         }
@@ -99,7 +103,7 @@ async fn receive_dial_error(
 
 /// Opens a connection and shakes hands.
 async fn dial(shared: &Shared, peer: &Peer, lane: Lane) -> Result<TcpStream, DialError> {
-    let connected = timeout(shared.limits.connect_timeout(), connect(&peer.address)).await;
+    let connected = timeout(shared.limits.connect_timeout(), connect(&peer.address())).await;
     let mut stream = connected
         .map_err(|_| failed("no connection in time"))?
         .map_err(|error| io_failed(&error))?;

@@ -31,6 +31,16 @@ pub enum IncomingEvent {
     },
     /// Our control lane to the peer stands no longer.
     Disconnected(NodeId),
+    /// A peer refuses this node as one that is a member no more, durably by the
+    /// configuration of this number; see [`crate::Removed`]. Told at each attempt.
+    Dismissed {
+        /// The peer.
+        by: NodeId,
+        /// The number of the configuration.
+        number: u64,
+        /// How many of its voters have to say so.
+        witnesses: u32,
+    },
     /// First contact: from now on the peer is only accepted with this store id. To
     /// be kept, and given to the next life as a [`crate::Pin`].
     Pinned {

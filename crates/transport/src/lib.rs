@@ -35,5 +35,5 @@ mod transport;
 
 pub use incoming::{Incoming, IncomingEvent};
 pub use metrics::{PeerMetrics, TransportMetrics};
-pub use settings::{Limits, Own, PeerAddress, Pin, TransportSettings};
+pub use settings::{Limits, Own, PeerAddress, Pin, Removed, TransportSettings};
 pub use transport::Transport;

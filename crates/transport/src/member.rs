@@ -7,7 +7,7 @@ use synod_wire::{Facts, Refusal, RefusalReason};
 #[derive(Debug)]
 pub(crate) struct Member {
     node: NodeId,
-    /// Trusted at first contact, kept from then on.
+    /// From the configuration, or else trusted at first contact; kept from then on.
     store: Option<u128>,
     incarnation: u64,
     /// The process that lives this incarnation; none before the first contact.
@@ -46,7 +46,8 @@ impl Member {
                 format!(
                     "{node} came with store {:032x}, but it had store {store:032x} before. A node \
                      that lost its data folder must not come back under its old id: give it back \
-                     the folder, or leave it out, since this release cannot replace a member yet",
+                     the folder, or put a node with a new id in its place with `synod member \
+                     replace`",
                     facts.store
                 ),
             ));
@@ -75,8 +76,8 @@ impl Member {
                 format!(
                     "the data folder of {node} went back in time: it states promise {} and \
                      position {}, but had stated promise {} and position {}. It is an old copy or \
-                     is in use twice, and may have forgotten votes, so it must not take part; this \
-                     release cannot replace a member yet",
+                     is in use twice, and may have forgotten votes, so it must not take part: put a \
+                     node with a new id in its place with `synod member replace`",
                     facts.promised, facts.position.0, self.promised, self.position.0
                 ),
             ));
@@ -92,6 +93,16 @@ impl Member {
             ));
         }
         Ok(())
+    }
+
+    /// The configuration says which store is the peer's. Says whether another one had been taken for it.
+    pub(crate) fn set_store(&mut self, store: u128) -> bool {
+        let before = self.store.replace(store);
+        let is_other = before.is_some_and(|before| before != store);
+        if is_other {
+            *self = Member::new(self.node, Some(store));
+        }
+        is_other
     }
 
     /// The peer gave a promise, which it only does when it is durable there.

@@ -69,4 +69,6 @@ pub struct TransportMetrics {
     pub handshakes_evicted: u64,
     /// Times that the listener itself failed, for want of file descriptors.
     pub accepts_failed: u64,
+    /// Messages dropped because their addressee is no peer (any more).
+    pub frames_dropped_no_peer: u64,
 }

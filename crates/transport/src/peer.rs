@@ -13,7 +13,7 @@ use crate::incoming::{Inbox, IncomingEvent};
 use crate::lane_queue::LaneQueue;
 use crate::member::{Admitted, Member};
 use crate::metrics::{PeerMetrics, TransportMetrics};
-use crate::settings::{Limits, PeerAddress, TransportSettings};
+use crate::settings::{Limits, PeerAddress, Removed, TransportSettings};
 
 /// What all tasks of a transport share.
 #[derive(Debug)]
@@ -21,7 +21,9 @@ pub(crate) struct Shared {
     pub(crate) facts: Cell<Facts>,
     pub(crate) limits: Limits,
     /// In the order of their node ids.
-    pub(crate) peers: Vec<Rc<Peer>>,
+    peers: RefCell<Vec<Rc<Peer>>>,
+    /// What strangers are told whose ids were in use.
+    pub(crate) removed: Cell<Option<Removed>>,
     pub(crate) inbox: Rc<Inbox>,
     pub(crate) metrics: Cell<TransportMetrics>,
     /// Refusals of strangers, who have no peer of their own to grumble about.
@@ -62,7 +64,8 @@ impl Shared {
             facts: Cell::new(facts),
             inbox: Rc::new(Inbox::new(limits.inbox_bytes_max)),
             limits,
-            peers,
+            peers: RefCell::new(peers),
+            removed: Cell::default(),
             metrics: Cell::default(),
             grumble: RefCell::default(),
             damage_grumble: RefCell::default(),
@@ -70,9 +73,34 @@ impl Shared {
         }
     }
 
-    pub(crate) fn peer(&self, node: NodeId) -> Option<&Rc<Peer>> {
-        let place = self.peers.binary_search_by_key(&node, |peer| peer.node);
-        place.ok().map(|place| &self.peers[place])
+    pub(crate) fn peer(&self, node: NodeId) -> Option<Rc<Peer>> {
+        let peers = self.peers.borrow();
+        let place = peers.binary_search_by_key(&node, |peer| peer.node);
+        place.ok().map(|place| Rc::clone(&peers[place]))
+    }
+
+    /// All of them, in the order of their node ids.
+    pub(crate) fn peers(&self) -> Vec<Rc<Peer>> {
+        self.peers.borrow().clone()
+    }
+
+    /// One more peer.
+    pub(crate) fn add_peer(&self, address: PeerAddress) -> Rc<Peer> {
+        let mut peers = self.peers.borrow_mut();
+        let place = peers.partition_point(|peer| peer.node < address.node);
+        let member = Member::new(address.node, None);
+        peers.insert(place, Rc::new(Peer::new(address, member, &self.limits)));
+        Rc::clone(&peers[place])
+    }
+
+    /// Forgets a peer and everything that is on its way to it or from it.
+    pub(crate) fn remove_peer(&self, node: NodeId) {
+        self.peers.borrow_mut().retain(|peer| {
+            if peer.node == node {
+                peer.close_inbound();
+            }
+            peer.node != node
+        });
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut TransportMetrics)) {
@@ -86,7 +114,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
-    pub(crate) address: String,
+    address: RefCell<String>,
     member: RefCell<Member>,
     control: OneLane,
     bulk: OneLane,
@@ -116,7 +144,7 @@ impl Peer {
         let lane = |queue| OneLane { queue, inbound: RefCell::default(), knock: Notify::new() };
         Peer {
             node: address.node,
-            address: address.address,
+            address: RefCell::new(address.address),
             member: RefCell::new(member),
             control: lane(LaneQueue::new(
                 Lane::Control,
@@ -130,6 +158,35 @@ impl Peer {
             )),
             metrics: Cell::new(PeerMetrics::new(address.node)),
             grumble: RefCell::default(),
+        }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.borrow().clone()
+    }
+
+    /// Where the peer is dialled from now on. Says whether that is another address.
+    pub(crate) fn set_address(&self, address: &str) -> bool {
+        let is_other = *self.address.borrow() != address;
+        if is_other {
+            address.clone_into(&mut self.address.borrow_mut());
+        }
+        is_other
+    }
+
+    /// The configuration says which store is the peer's. Whoever is connected with another
+    /// one is not the peer.
+    pub(crate) fn set_store(&self, store: u128) {
+        if self.member.borrow_mut().set_store(store) {
+            self.close_inbound();
+        }
+    }
+
+    fn close_inbound(&self) {
+        for lane in [&self.control, &self.bulk] {
+            if let Some(inbound) = lane.inbound.take() {
+                inbound.task.abort();
+            }
         }
     }
 
@@ -160,11 +217,7 @@ impl Peer {
     pub(crate) fn receive_facts(&self, facts: &Facts, inbox: &Inbox) -> Result<(), Refusal> {
         let Admitted { pinned, newer_life } = self.member.borrow_mut().receive_facts(facts)?;
         if newer_life {
-            for lane in [&self.control, &self.bulk] {
-                if let Some(inbound) = lane.inbound.take() {
-                    inbound.task.abort();
-                }
-            }
+            self.close_inbound();
         }
         if pinned {
             inbox.push(IncomingEvent::Pinned { node: self.node, store: facts.store });
@@ -210,7 +263,7 @@ impl Peer {
         if !grumble.is_due(*reason, limits.warning_interval_ms) {
             return;
         }
-        let (peer, address) = (self.node, &self.address);
+        let (peer, address) = (self.node, self.address());
         if by_peer {
             tracing::warn!(%peer, address, ?reason, "the peer refuses this node: {text}");
         } else {

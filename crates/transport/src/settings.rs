@@ -36,6 +36,18 @@ pub struct Pin {
     pub store: u128,
 }
 
+/// Who may be told that it is a member no more: every node that is no peer and whose id
+/// was in use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removed {
+    /// The configuration that says so. This node durably knows that it governs.
+    pub number: u64,
+    /// When so many of its voters have said so, nobody will ever need the removed node.
+    pub witnesses: u32,
+    /// The highest id that was ever in use.
+    pub ids_used_upto: NodeId,
+}
+
 /// What the transport has to know before it starts.
 #[derive(Clone, Debug)]
 pub struct TransportSettings {
@@ -47,7 +59,8 @@ pub struct TransportSettings {
     pub position: Position,
     /// Every other member.
     pub peers: Vec<PeerAddress>,
-    /// What was reported as [`crate::IncomingEvent::Pinned`] in earlier lives.
+    /// What was reported as [`crate::IncomingEvent::Pinned`] in earlier lives, or what the
+    /// configuration says.
     pub pins: Vec<Pin>,
     /// Bounds and times.
     pub limits: Limits,

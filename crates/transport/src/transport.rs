@@ -15,15 +15,15 @@ use tokio::time::timeout;
 use crate::incoming::{Inbox, Incoming};
 use crate::lane_queue::Queued;
 use crate::metrics::{PeerMetrics, TransportMetrics};
-use crate::peer::Shared;
-use crate::settings::TransportSettings;
+use crate::peer::{Peer, Shared};
+use crate::settings::{PeerAddress, Pin, Removed, TransportSettings};
 use crate::{accept, dial};
 
 /// Sends envelopes to peers. Dropping it closes everything.
 #[derive(Debug)]
 pub struct Transport {
     shared: Rc<Shared>,
-    dials: Vec<JoinHandle<()>>,
+    dials: Vec<(NodeId, JoinHandle<()>)>,
     listener: Option<JoinHandle<()>>,
 }
 
@@ -45,29 +45,82 @@ impl Transport {
         let listener = TcpListener::from_std(listener)?;
         let own = settings.own.node;
         let shared = Rc::new(Shared::new(settings));
-        let nodes: Vec<NodeId> = shared.peers.iter().map(|peer| peer.node).collect();
+        let nodes: Vec<NodeId> = shared.peers().iter().map(|peer| peer.node).collect();
         assert!(!nodes.contains(&own), "{own} is its own peer");
         assert!(nodes.windows(2).all(|pair| pair[0] < pair[1]), "a peer stands twice: {nodes:?}");
 
         let incoming = Incoming::new(Rc::<Inbox>::clone(&shared.inbox));
         let listener = Some(spawn_local(accept::run(shared.clone(), listener)));
-        let mut dials = Vec::new();
-        for peer in &shared.peers {
-            for lane in [Lane::Control, Lane::Bulk] {
-                dials.push(spawn_local(dial::run(shared.clone(), peer.clone(), lane)));
-            }
+        let mut transport = Transport { shared, dials: Vec::new(), listener };
+        for peer in transport.shared.peers() {
+            transport.dial(&peer);
         }
-        Ok((Transport { shared, dials, listener }, incoming))
+        Ok((transport, incoming))
     }
 
-    /// Sends a message, or drops it and counts that: when the lane is not connected,
-    /// when its queue is full, when the message is longer than a frame. Returns at
-    /// once; the bytes leave when the caller's task yields.
+    /// From now on these are the peers, and these their stores: new ones are dialled, one
+    /// whose address is another is dialled anew, and what is no peer any more is forgotten
+    /// with its connections. A store that is not named here is trusted at first contact.
     ///
     /// # Panics
-    /// When `to` is no peer.
+    /// When the peers name this node. Of two with the same id the last one counts.
+    pub fn set_peers(&mut self, peers: &[PeerAddress], stores: &[Pin]) {
+        let own = self.shared.facts.get().node;
+        assert!(peers.iter().all(|peer| peer.node != own), "{own} is its own peer");
+        for gone in self.shared.peers() {
+            if peers.iter().all(|peer| peer.node != gone.node) {
+                tracing::info!(peer = %gone.node, "no peer any more");
+                self.hang_up(gone.node);
+                self.shared.remove_peer(gone.node);
+            }
+        }
+        for address in peers {
+            let node = address.node;
+            let (peer, is_new) = match self.shared.peer(node) {
+                Some(peer) => (peer, false),
+                None => (self.shared.add_peer(address.clone()), true),
+            };
+            if let Some(pin) = stores.iter().find(|pin| pin.node == node) {
+                peer.set_store(pin.store);
+            }
+            if is_new || peer.set_address(&address.address) {
+                tracing::info!(peer = %node, address = address.address, "dialling a peer");
+                self.hang_up(node);
+                self.dial(&peer);
+            }
+        }
+    }
+
+    /// What a node is told that is no peer: without this, that it is unknown.
+    pub fn set_removed(&self, removed: Option<Removed>) {
+        self.shared.removed.set(removed);
+    }
+
+    fn dial(&mut self, peer: &Rc<Peer>) {
+        for lane in [Lane::Control, Lane::Bulk] {
+            let task = spawn_local(dial::run(self.shared.clone(), peer.clone(), lane));
+            self.dials.push((peer.node, task));
+        }
+    }
+
+    fn hang_up(&mut self, node: NodeId) {
+        self.dials.retain(|(of, dial)| {
+            if *of == node {
+                dial.abort();
+            }
+            *of != node
+        });
+    }
+
+    /// Sends a message, or drops it and counts that: when `to` is no peer, when the lane
+    /// is not connected, when its queue is full, when the message is longer than a frame.
+    /// Returns at once; the bytes leave when the caller's task yields.
     pub fn send(&self, to: NodeId, message: &PeerMessage) {
-        let peer = self.shared.peer(to).unwrap_or_else(|| panic!("{to} is no peer"));
+        let Some(peer) = self.shared.peer(to) else {
+            // The members have just changed.
+            self.shared.count(|metrics| metrics.frames_dropped_no_peer += 1);
+            return;
+        };
         let body_bytes = body_bytes(message);
         if body_bytes > FRAME_BYTES_MAX {
             peer.count(|metrics| metrics.frames_dropped_oversize += 1);
@@ -119,7 +172,7 @@ impl Transport {
     /// Counters of each peer, in the order of the node ids.
     #[must_use]
     pub fn peer_metrics(&self) -> Vec<PeerMetrics> {
-        self.shared.peers.iter().map(|peer| peer.metrics()).collect()
+        self.shared.peers().iter().map(|peer| peer.metrics()).collect()
     }
 
     /// Counters of the listener.
@@ -133,7 +186,7 @@ impl Transport {
     pub async fn close(mut self, flush_timeout: Duration) {
         let shared = self.shared.clone();
         let flush = async {
-            for peer in &shared.peers {
+            for peer in shared.peers() {
                 for lane in [Lane::Control, Lane::Bulk] {
                     peer.queue(lane).flushed().await;
                 }
@@ -141,7 +194,7 @@ impl Transport {
         };
         // What is not written by then is lost, which messages may be.
         let _ = timeout(flush_timeout, flush).await;
-        for dial in self.dials.drain(..) {
+        for (_, dial) in self.dials.drain(..) {
             dial.abort();
             join(dial).await;
         }
@@ -163,7 +216,7 @@ async fn join(task: impl Future<Output = Result<(), tokio::task::JoinError>>) {
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        self.dials.iter().for_each(JoinHandle::abort);
+        self.dials.iter().for_each(|(_, dial)| dial.abort());
         if let Some(listener) = &self.listener {
             listener.abort();
         }

@@ -4,7 +4,7 @@ mod peers;
 
 use peers::*;
 use synod_paxos::{Ballot, NodeId, Position};
-use synod_transport::{IncomingEvent, Limits, Pin};
+use synod_transport::{IncomingEvent, Limits, PeerAddress, Pin, Removed};
 use synod_wire::handshake::PROTOCOL_VERSION;
 use synod_wire::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
 use tokio::io::AsyncWriteExt;
@@ -310,5 +310,83 @@ fn a_message_that_arrives_byte_by_byte_is_whole() {
         }
         assert_eq!(node.message().await.1, small(1));
         assert_eq!(node.message().await.1, small(2));
+    });
+}
+
+fn at(node: u32, address: &str) -> PeerAddress {
+    PeerAddress { node: NodeId(node), address: address.to_owned() }
+}
+
+#[test]
+fn peers_come_move_and_go_while_it_runs() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        // One comes: it is dialled, and let in.
+        let fake = FakePeer::new();
+        let three = at(3, &fake.address);
+        node.transport.set_peers(std::slice::from_ref(&three), &[]);
+        let (hello_to_three, mut stream) = fake.accept().await;
+        assert_eq!(hello_to_three.to, NodeId(3));
+        send_handshake(&mut stream, Handshake::Welcome(welcome(3))).await;
+        let (answer, mut inbound) = dial_as(&address, hello(3, 1)).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))), "{answer:?}");
+        // The one that was there before is a stranger now, and what is sent to it is lost.
+        let (answer, _) = dial_as(&address, hello(2, 1)).await;
+        assert_eq!(reason(answer), RefusalReason::Member);
+        node.transport.send(NodeId(2), &small(1));
+        assert_eq!(node.transport.metrics().frames_dropped_no_peer, 1);
+        // It moves: it is dialled at the new address, and what it sends is still heard.
+        let moved = FakePeer::new();
+        node.transport.set_peers(&[at(3, &moved.address)], &[]);
+        let (hello_to_three, _stream) = moved.accept().await;
+        assert_eq!(hello_to_three.to, NodeId(3));
+        closed(&mut stream).await;
+        // It goes: its connection is closed.
+        node.transport.set_peers(&[], &[]);
+        closed(&mut inbound).await;
+        assert!(node.transport.peer_metrics().is_empty());
+    });
+}
+
+#[test]
+fn a_node_that_was_removed_is_told_so_and_hears_it() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        let removed = Removed { number: 7, witnesses: 2, ids_used_upto: NodeId(3) };
+        node.transport.set_removed(Some(removed));
+        let (answer, _) = dial_as(&address, hello(3, 1)).await;
+        assert_eq!(reason(answer), RefusalReason::Removed { number: 7, witnesses: 2 });
+        // An id above is one that this node has not heard of yet.
+        let (answer, _) = dial_as(&address, hello(4, 1)).await;
+        assert_eq!(reason(answer), RefusalReason::Member);
+        // And the other side of it.
+        let fake = FakePeer::new();
+        node.transport.set_peers(&[at(9, &fake.address)], &[]);
+        let (_, mut stream) = fake.accept().await;
+        let reason = RefusalReason::Removed { number: 8, witnesses: 1 };
+        let refusal = Refusal { reason, text: "you were removed".into() };
+        send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
+        let told = IncomingEvent::Dismissed { by: NodeId(9), number: 8, witnesses: 1 };
+        node.wait_for(|event| *event == told).await;
+    });
+}
+
+#[test]
+fn the_store_that_the_configuration_names_is_checked_at_first_contact() {
+    run(async {
+        let (mut node, address) = lonely(limits());
+        let fake = FakePeer::new();
+        let pin = Pin { node: NodeId(3), store: store(3) + 1 };
+        node.transport.set_peers(&[at(3, &fake.address)], &[pin]);
+        let (answer, _) = dial_as(&address, hello(3, 1)).await;
+        assert_eq!(reason(answer), RefusalReason::Store);
+        let pin = Pin { node: NodeId(3), store: store(3) };
+        node.transport.set_peers(&[at(3, &fake.address)], &[pin]);
+        let (answer, mut stream) = dial_as(&address, hello(3, 1)).await;
+        assert!(matches!(answer, Some(Handshake::Welcome(_))), "{answer:?}");
+        // It was another one after all: it is shown the door.
+        let pin = Pin { node: NodeId(3), store: store(3) + 2 };
+        node.transport.set_peers(&[at(3, &fake.address)], &[pin]);
+        closed(&mut stream).await;
     });
 }

@@ -43,7 +43,7 @@ pub enum DecodeError {
     /// The checksum does not fit the bytes.
     #[error("{0} fails its checksum")]
     Checksum(&'static str),
-    /// A text is not UTF-8.
-    #[error("{0} is not UTF-8")]
+    /// A text is not UTF-8, or has characters that have no place in it.
+    #[error("{0} is not the text that it should be")]
     Text(&'static str),
 }

@@ -100,10 +100,22 @@ pub enum RefusalReason {
     WentBack,
     /// A later life of the dialling node is known.
     Incarnation,
+    /// The dialling node is a member no more.
+    Removed {
+        /// The configuration that says so. The node that refuses durably knows that it
+        /// governs.
+        number: u64,
+        /// When so many of its voters have said so, nobody will ever need the removed node
+        /// again.
+        witnesses: u32,
+    },
 }
 
+const REMOVED: u8 = 8;
+
 impl RefusalReason {
-    const ALL: [RefusalReason; 7] = [
+    /// Those without more to tell.
+    const PLAIN: [RefusalReason; 7] = [
         RefusalReason::Protocol,
         RefusalReason::Cluster,
         RefusalReason::Addressee,
@@ -122,6 +134,7 @@ impl RefusalReason {
             RefusalReason::Store => 5,
             RefusalReason::WentBack => 6,
             RefusalReason::Incarnation => 7,
+            RefusalReason::Removed { .. } => REMOVED,
         }
     }
 }
@@ -158,7 +171,13 @@ pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
             });
         }),
         Handshake::Refusal(refusal) => encode_with(REFUSAL, out, |out| {
-            put_block(out, |out| out.put_u8(refusal.reason.tag()));
+            put_block(out, |out| {
+                out.put_u8(refusal.reason.tag());
+                if let RefusalReason::Removed { number, witnesses } = refusal.reason {
+                    out.put_u64_le(number);
+                    out.put_u32_le(witnesses);
+                }
+            });
             let text = cut_text(&refusal.text);
             out.put_u32_le(u32::try_from(text.len()).expect("the text was cut"));
             out.put_slice(text.as_bytes());
@@ -195,9 +214,7 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
             Handshake::Welcome(Welcome { protocol: block.u32()?, facts: read_facts(&mut block)? })
         }
         REFUSAL => {
-            let tag = block.u8()?;
-            let reason = RefusalReason::ALL.into_iter().find(|reason| reason.tag() == tag);
-            let reason = reason.ok_or(DecodeError::Tag { what: "a refusal", tag })?;
+            let reason = read_reason(&mut block)?;
             let text = reader.byte_string("a refusal's text", REFUSAL_TEXT_BYTES_MAX)?;
             let text = std::str::from_utf8(&text)
                 .map_err(|_| DecodeError::Text("a refusal's text"))?
@@ -210,6 +227,15 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
     };
     reader.finish()?;
     Ok(handshake)
+}
+
+fn read_reason(block: &mut Reader) -> Result<RefusalReason, DecodeError> {
+    let tag = block.u8()?;
+    if tag == REMOVED {
+        return Ok(RefusalReason::Removed { number: block.u64()?, witnesses: block.u32()? });
+    }
+    let reason = RefusalReason::PLAIN.into_iter().find(|reason| reason.tag() == tag);
+    reason.ok_or(DecodeError::Tag { what: "a refusal", tag })
 }
 
 fn put_facts(out: &mut BytesMut, facts: &Facts) {

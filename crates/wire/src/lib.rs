@@ -12,6 +12,7 @@
 //! decides what a message means. Any bytes may be given to a decoder: it answers
 //! with a [`DecodeError`] and takes no memory that the bytes did not bring along.
 
+mod about;
 pub mod backup;
 pub mod batch;
 pub mod command;
@@ -25,6 +26,7 @@ mod reader;
 pub mod record;
 pub mod snapshot;
 
+pub use about::{ABOUT_BYTES_MAX, About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
 pub use error::DecodeError;
 pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
 pub use peer::{Forward, PeerMessage};

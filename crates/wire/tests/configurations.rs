@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use samples::any_configuration;
+use samples::{about, any_configuration};
 use synod_paxos::{Configuration, Configurations, NodeId, Reign, Slot};
+use synod_wire::About;
 use synod_wire::configuration::{
     CONFIGURATION_BYTES_MAX, decode, decode_reigns, encode, encode_reigns,
 };
@@ -67,4 +68,27 @@ fn the_configurations_of_a_state_come_back_and_must_follow_each_other() {
         assert!(decode_reigns(encoded).is_err(), "{reigns:?}");
     }
     assert!(Configurations::restore(Vec::new()).is_err());
+}
+
+#[test]
+fn what_is_said_about_members_comes_back() {
+    assert_eq!(About::decode(&Bytes::new()), Ok(About::default()));
+    let encoded = about().encode();
+    assert_eq!(About::decode(&encoded), Ok(about()));
+    for end in 1..encoded.len() {
+        assert!(About::decode(&encoded.slice(..end)).is_err(), "cut at {end}");
+    }
+    let longer = Bytes::from([&encoded[..], &[0]].concat());
+    assert!(About::decode(&longer).is_err());
+    // No address that could not be printed, or stand in a header.
+    let at = encoded.windows(4).position(|bytes| bytes == b"http").expect("a URL");
+    let mut damaged = encoded.to_vec();
+    damaged[at] = b'\n';
+    assert!(About::decode(&Bytes::from(damaged)).is_err());
+    // Nobody twice.
+    let mut twice = about();
+    twice.members[1].node = NodeId(twice.members[0].node.0 + 1);
+    let mut bytes = twice.encode().to_vec();
+    bytes[9..13].copy_from_slice(&twice.members[1].node.0.to_le_bytes());
+    assert!(About::decode(&Bytes::from(bytes)).is_err());
 }

@@ -9,7 +9,7 @@ mod samples;
 use std::fmt::Write;
 
 use bytes::BytesMut;
-use samples::{commands, handshakes, peer_messages};
+use samples::{about, commands, handshakes, peer_messages};
 use synod_kv::ServerId;
 use synod_wire::{batch, command, frame, handshake};
 
@@ -41,6 +41,7 @@ fn formats_are_stable() {
         builder.push_entry(&batch::encode_entry(id, &encoded));
     }
     lines.push(format!("batch {}", hex(&builder.finish())));
+    lines.push(format!("about {}", hex(&about().encode())));
     let expected: Vec<&str> = include_str!("golden.txt").lines().collect();
     assert_eq!(expected.len(), lines.len(), "kinds of messages; now:\n{}", lines.join("\n"));
     for (expected, line) in expected.into_iter().zip(&lines) {

@@ -5,8 +5,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use synod_api::{BackupParts, Leader, Refused, Replica};
-use synod_kv::http::{LeaderHint, RoleName, StatusBody};
+use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
+use synod_kv::http::{FirstBody, LeaderHint, MembersBody, RoleName, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{
     Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
@@ -48,6 +48,9 @@ struct Shared {
     is_broken: Mutex<bool>,
     is_published: Mutex<bool>,
     after_get: Mutex<Option<Command>>,
+    /// Every change of the members that was asked for.
+    changes: Mutex<Vec<MemberChange>>,
+    change_refused: Mutex<Option<ChangeRefused>>,
 }
 
 /// Cluster time: each command moves it by a step.
@@ -59,6 +62,28 @@ struct Clock {
 pub const NODE: u32 = 1;
 /// Another member.
 pub const OTHER: u32 = 2;
+
+/// One member, in the configuration of this number.
+fn members(configuration: u64) -> MembersBody {
+    let first = FirstBody {
+        voters: vec![NODE],
+        promise_quorum: 1,
+        accept_quorum: 1,
+        alpha: 8,
+        restored: None,
+    };
+    MembersBody {
+        cluster: "0f".to_owned(),
+        configuration,
+        pending: false,
+        promise_quorum: 1,
+        accept_quorum: 1,
+        alpha: 8,
+        ids_used_upto: NODE,
+        members: Vec::new(),
+        first,
+    }
+}
 
 impl Default for Fake {
     fn default() -> Self {
@@ -85,6 +110,8 @@ impl Fake {
                 is_broken: Mutex::new(false),
                 is_published: Mutex::new(true),
                 after_get: Mutex::default(),
+                changes: Mutex::default(),
+                change_refused: Mutex::default(),
             }),
         }
     }
@@ -122,6 +149,16 @@ impl Fake {
     pub fn after_get(&self, operation: Operation) {
         let command = Command { idempotency: None, operation };
         *self.shared.after_get.lock().unwrap() = Some(command);
+    }
+
+    /// The changes of the members that came since the last look.
+    pub fn take_changes(&self) -> Vec<MemberChange> {
+        std::mem::take(&mut self.shared.changes.lock().unwrap())
+    }
+
+    /// The next change is refused.
+    pub fn refuse_change(&self, refused: ChangeRefused) {
+        *self.shared.change_refused.lock().unwrap() = Some(refused);
     }
 
     pub fn break_reads(&self) {
@@ -231,6 +268,25 @@ impl Replica for Fake {
         [NODE, OTHER].contains(&node)
     }
 
+    fn members(&self) -> Option<MembersBody> {
+        Some(members(7))
+    }
+
+    async fn change_members(
+        &self,
+        change: MemberChange,
+        _: Instant,
+    ) -> Result<MembersBody, ChangeRefused> {
+        self.shared.changes.lock().unwrap().push(change);
+        if let Some(refused) = self.shared.change_refused.lock().unwrap().take() {
+            return Err(refused);
+        }
+        match self.pass(&self.shared.writes).await {
+            Mode::Refuse(refused) => Err(ChangeRefused::Replica(refused)),
+            _ => Ok(members(8)),
+        }
+    }
+
     fn get(&self, key: &[u8]) -> Result<Look, MapError> {
         self.check()?;
         let reached = self.revision();
@@ -303,6 +359,7 @@ impl Replica for Fake {
             state_hash: None,
             snapshot: None,
             failures_survivable: 0,
+            membership: None,
             peers: Vec::new(),
         }
     }

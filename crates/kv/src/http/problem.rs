@@ -76,6 +76,12 @@ pub enum ProblemKind {
     IdempotencyMismatch,
     /// No member of the cluster has this id.
     NoSuchMember,
+    /// A change does not fit the members as they are.
+    MemberConflict,
+    /// A change of the members is still on its way.
+    ChangePending,
+    /// A change of the members would stop the cluster, or leave it weaker than it seems.
+    ChangeUnsafe,
     /// Nobody took the leader's office over in time.
     NotTransferred,
     /// No more idempotency keys can be remembered now.
@@ -100,7 +106,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 24] = [
+    pub const ALL: [ProblemKind; 27] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -115,6 +121,9 @@ impl ProblemKind {
         ProblemKind::PreconditionFailed,
         ProblemKind::IdempotencyMismatch,
         ProblemKind::NoSuchMember,
+        ProblemKind::MemberConflict,
+        ProblemKind::ChangePending,
+        ProblemKind::ChangeUnsafe,
         ProblemKind::NotTransferred,
         ProblemKind::IdempotencyFull,
         ProblemKind::NoRoom,
@@ -173,6 +182,11 @@ impl ProblemKind {
                 "Idempotency key was used for another request",
             ),
             Self::NoSuchMember => ("urn:synod:no-such-member", 404, "No such member"),
+            Self::MemberConflict => ("urn:synod:member-conflict", 409, "Conflict with the members"),
+            Self::ChangePending => {
+                ("urn:synod:change-pending", 409, "Another change of the members is on its way")
+            }
+            Self::ChangeUnsafe => ("urn:synod:change-unsafe", 409, "Change would not be safe now"),
             Self::NotTransferred => ("urn:synod:not-transferred", 503, "Nobody took over"),
             Self::IdempotencyFull => {
                 ("urn:synod:idempotency-full", 503, "Too many idempotency keys")

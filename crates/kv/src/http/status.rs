@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LeaderHint;
+use super::{LeaderHint, MembersBody};
 
 /// One node's view of itself and of its cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -43,6 +43,9 @@ pub struct StatusBody {
     pub snapshot: Option<SnapshotBody>,
     /// How many more nodes may fail now while the cluster goes on.
     pub failures_survivable: u32,
+    /// The members as this node knows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub membership: Option<MembersBody>,
     /// The other members.
     pub peers: Vec<PeerBody>,
 }
@@ -124,6 +127,7 @@ mod tests {
             state_hash: None,
             snapshot: Some(SnapshotBody { from: 2, slot: 9, bytes: 1, bytes_total: 10 }),
             failures_survivable: 1,
+            membership: None,
             peers: vec![PeerBody {
                 id: 2,
                 reachable: true,

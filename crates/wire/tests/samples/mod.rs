@@ -16,8 +16,8 @@ use synod_paxos::{
     RejectReason, Slot, Standing, Value, Watermark,
 };
 use synod_wire::{
-    Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, SnapshotGone,
-    SnapshotMessage, Welcome,
+    About, AboutMember, Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal,
+    RefusalReason, SnapshotGone, SnapshotMessage, Welcome,
 };
 
 /// Gives numbers of which no two are equal, nor are any two of their bytes zero.
@@ -307,10 +307,24 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
         ("refusal-store", RefusalReason::Store),
         ("refusal-went-back", RefusalReason::WentBack),
         ("refusal-incarnation", RefusalReason::Incarnation),
+        ("refusal-removed", RefusalReason::Removed { number: d.u64(), witnesses: d.u32() }),
     ] {
         all.push((name, Handshake::Refusal(Refusal { reason, text: format!("because: {name}") })));
     }
     all
+}
+
+/// What a configuration says about its members.
+pub(crate) fn about() -> About {
+    let mut d = Distinct(400);
+    let mut member = |store| AboutMember {
+        node: NodeId(d.u32()),
+        store,
+        peer: format!("host-{}:7011", d.u32()),
+        client_url: format!("http://host-{}:7001", d.u32()),
+    };
+    let members = vec![member(Some(0x0123_4567_89AB_CDEF_0011_2233_4455_6677)), member(None)];
+    About { ids_used_upto: 0x7200_0000, members }
 }
 
 /// Every kind of command, with a name.

@@ -1,0 +1,78 @@
+//! The grammar of `synod member`.
+
+use clap::{Args, Subcommand};
+
+use crate::arguments::{ConfigFile, Reach};
+
+/// `synod member`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Member {
+    /// List the members.
+    List(Reach),
+    /// Make the data folder of a new node and tell the cluster of it: run this on the
+    /// new machine. The node learns and does not vote until it is promoted.
+    Add(AddMember),
+    /// Let a member vote.
+    Promote(ChangeMember),
+    /// Take a member out of the cluster, for good.
+    Remove(ChangeMember),
+    /// Put a new node in the place of a voter, dead or alive: run this on the new
+    /// machine. It adds the node, waits until it has caught up, and swaps the two.
+    Replace(ReplaceMember),
+    /// Set how many nodes make a quorum.
+    Quorums(Quorums),
+}
+
+/// `synod member add`.
+#[derive(Args, Debug)]
+pub(crate) struct AddMember {
+    /// The new node's settings; its own addresses stand in [[members]].
+    #[command(flatten)]
+    pub(crate) settings: ConfigFile,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod member promote` and `synod member remove`.
+#[derive(Args, Debug)]
+pub(crate) struct ChangeMember {
+    /// The member.
+    #[arg(value_name = "ID")]
+    pub(crate) id: u32,
+    /// Also when it is risky.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod member replace`.
+#[derive(Args, Debug)]
+pub(crate) struct ReplaceMember {
+    /// The voter that goes.
+    #[arg(value_name = "OLD")]
+    pub(crate) old: u32,
+    /// The new node's settings; its own addresses stand in [[members]].
+    #[command(flatten)]
+    pub(crate) settings: ConfigFile,
+    /// How long to wait until the new node has caught up, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 3_600,
+          value_parser = clap::value_parser!(u64).range(0..=604_800))]
+    pub(crate) wait_s: u64,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod member quorums`.
+#[derive(Args, Debug)]
+pub(crate) struct Quorums {
+    /// Promises that make a leader. Both together must be more than the voters: with
+    /// fewer for one, the cluster survives fewer failures for the other.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) promise: u32,
+    /// Acceptances that choose a value.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) accept: u32,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}

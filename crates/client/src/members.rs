@@ -1,0 +1,123 @@
+//! The calls about the members of the cluster.
+
+use bytes::Bytes;
+use http::header::HeaderMap;
+use http::{Method, StatusCode};
+use serde::Serialize;
+use synod_kv::http::{
+    AddMemberBody, ChangeMemberBody, LeaderHint, MembersBody, Problem, QuorumsBody,
+};
+
+use crate::answer_body::{document, garbled, refusal};
+use crate::attempt::{Answer, Message};
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::target::Target;
+
+const MEMBERS: &str = "/v1/cluster/members";
+
+/// Changes of the members are asked of the leader, which must be among
+/// [`Client::endpoints`], and once: to ask again for a change that is in force does no
+/// harm.
+impl Client {
+    /// The members as a node knows them; whichever answers first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn members(&self) -> Result<MembersBody, ClientError> {
+        let answer = self.read(&Target::new(MEMBERS)).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    /// Adds a member, which learns and does not vote.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal says whether the outcome is unknown.
+    pub async fn add_member(&self, body: &AddMemberBody) -> Result<MembersBody, ClientError> {
+        self.change(Method::POST, MEMBERS.to_owned(), Some(body)).await
+    }
+
+    /// Promotes a member, puts it in the place of another, or tells its new addresses.
+    ///
+    /// # Errors
+    /// As [`Client::add_member`].
+    pub async fn change_member(
+        &self,
+        id: u32,
+        body: &ChangeMemberBody,
+    ) -> Result<MembersBody, ClientError> {
+        self.change(Method::PUT, format!("{MEMBERS}/{id}"), Some(body)).await
+    }
+
+    /// Removes a member.
+    ///
+    /// # Errors
+    /// As [`Client::add_member`].
+    pub async fn remove_member(&self, id: u32, force: bool) -> Result<MembersBody, ClientError> {
+        let target = format!("{MEMBERS}/{id}{}", if force { "?force=true" } else { "" });
+        self.change(Method::DELETE, target, None::<&()>).await
+    }
+
+    /// Sets other quorums of the same voters.
+    ///
+    /// # Errors
+    /// As [`Client::add_member`].
+    pub async fn set_quorums(&self, body: &QuorumsBody) -> Result<MembersBody, ClientError> {
+        self.change(Method::PUT, "/v1/cluster/quorums".to_owned(), Some(body)).await
+    }
+
+    /// Asks the leader to give its office to `to`, or to whoever is fit. The leader must
+    /// be among [`Client::endpoints`]. It is asked once.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal `NotTransferred` may still be followed by a change.
+    pub async fn transfer(&self, to: Option<u32>) -> Result<LeaderHint, ClientError> {
+        let body = to.map_or_else(Bytes::new, |to| format!("{{\"to\": {to}}}").into());
+        let target = "/v1/cluster/transfer".to_owned();
+        let answer = self.ask_leader(Method::POST, target, body).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    async fn change(
+        &self,
+        method: Method,
+        target: String,
+        body: Option<&impl Serialize>,
+    ) -> Result<MembersBody, ClientError> {
+        let encode = |body| serde_json::to_vec(body).expect("plain fields");
+        let body = body.map(encode).unwrap_or_default();
+        let answer = self.ask_leader(method, target, body.into()).await?;
+        document(&answer).ok_or_else(garbled)
+    }
+
+    /// The leader's answer, if it is a success.
+    async fn ask_leader(
+        &self,
+        method: Method,
+        target: String,
+        body: Bytes,
+    ) -> Result<Answer, ClientError> {
+        let leader = self.status().await?.leader.and_then(|leader| leader.url);
+        let leader = leader.unwrap_or_default();
+        let bases = self.endpoints().iter().map(|base| base.trim_end_matches('/'));
+        let mut places = bases.enumerate().filter(|(_, base)| *base == leader);
+        let Some((place, _)) = places.next() else {
+            let last = match leader.as_str() {
+                "" => "no node knows a leader".to_owned(),
+                url => format!("the leader is {url}, which is not among the endpoints"),
+            };
+            return Err(ClientError::Unreachable { attempts: 1, last });
+        };
+        let message = Message { method, target, headers: HeaderMap::new(), body };
+        let answer = self.retrier().call_node(place, &message).await?;
+        match answer.status {
+            StatusCode::OK => Ok(answer),
+            // About the number of the configuration, not about a key.
+            StatusCode::PRECONDITION_FAILED => {
+                let problem = document::<Problem>(&answer).ok_or_else(garbled)?;
+                Err(ClientError::Refused(Box::new(problem)))
+            }
+            _ => Err(refusal(&answer)),
+        }
+    }
+}

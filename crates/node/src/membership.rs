@@ -1,0 +1,221 @@
+//! The owner's part in changes of the members: whom the transport talks to, who waits
+//! for a change, and who is told that it belongs no more.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use synod_api::{ChangeRefused, MemberChange, Refused};
+use synod_host::RequestId;
+use synod_paxos::{
+    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Reject, RejectReason,
+    Status,
+};
+use synod_transport::{PeerAddress, Pin, Removed, Transport};
+use synod_wire::PeerMessage;
+use tokio::sync::oneshot;
+
+use crate::change::{self, Plan};
+use crate::roster::{Known, Roster};
+use crate::shared::Shared;
+
+/// How long a member that was removed is still talked to: it is to hear of it, and a
+/// leader that removed itself goes on until another one leads.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Who waits for a change.
+pub(crate) type ChangeReply = oneshot::Sender<Result<Arc<Roster>, ChangeRefused>>;
+
+/// The members, as the owner knows them.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    me: NodeId,
+    known: Known,
+    roster: Arc<Roster>,
+    /// Whom the core talks to; what the roster was made of.
+    talked_to: Vec<Arc<Configuration>>,
+    /// Members that were removed a moment ago, and since when.
+    former: BTreeMap<NodeId, (PeerAddress, Instant)>,
+    /// Changes that the core was asked for in this step.
+    asked: HashMap<RequestId, (Configuration, ChangeReply)>,
+    /// Changes that were proposed.
+    waiting: Vec<(Configuration, ChangeReply)>,
+    /// What strangers are told.
+    told: Option<Removed>,
+}
+
+impl Membership {
+    pub(crate) fn new(me: NodeId, known: Known, talked_to: Vec<Arc<Configuration>>) -> Self {
+        let roster = Arc::new(Roster::new(&talked_to, &known));
+        Membership {
+            me,
+            known,
+            roster,
+            talked_to,
+            former: BTreeMap::new(),
+            asked: HashMap::new(),
+            waiting: Vec::new(),
+            told: None,
+        }
+    }
+
+    pub(crate) fn roster(&self) -> &Arc<Roster> {
+        &self.roster
+    }
+
+    /// Where the peers are.
+    pub(crate) fn peers(&self) -> Vec<PeerAddress> {
+        let members = self.roster.everybody.iter().filter(|member| member.node != self.me);
+        let address = |member: &synod_wire::AboutMember| PeerAddress {
+            node: member.node,
+            address: member.peer.clone(),
+        };
+        let former = self.former.values().map(|(address, _)| address.clone());
+        members.map(address).chain(former).collect()
+    }
+
+    /// The stores that the configurations name, and those that were met.
+    pub(crate) fn stores(&self) -> Vec<Pin> {
+        let pin = |member: &synod_wire::AboutMember| {
+            Some(Pin { node: member.node, store: member.store? })
+        };
+        self.roster.everybody.iter().filter_map(pin).collect()
+    }
+
+    /// A peer was met for the first time.
+    pub(crate) fn met(&mut self, node: NodeId, store: u128, shared: &Shared) {
+        self.known.stores.insert(node, store);
+        self.renew(shared);
+    }
+
+    /// Other nodes are to be talked to.
+    pub(crate) fn talk_to(
+        &mut self,
+        talked_to: Vec<Arc<Configuration>>,
+        transport: &mut Transport,
+        shared: &Shared,
+    ) {
+        let before = self.peers();
+        self.talked_to = talked_to;
+        self.renew(shared);
+        let stays = |node| self.roster.everybody.iter().any(|member| member.node == node);
+        for peer in before {
+            if !stays(peer.node) {
+                self.former.entry(peer.node).or_insert_with(|| (peer, Instant::now()));
+            }
+        }
+        self.former.retain(|node, _| {
+            self.roster.everybody.binary_search_by_key(node, |member| member.node).is_err()
+        });
+        transport.set_peers(&self.peers(), &self.stores());
+        let Roster { newest, is_settled, .. } = &*self.roster;
+        let (number, voters) = (newest.number(), newest.voters());
+        tracing::info!(number, ?voters, learners = ?newest.learners(), is_settled, "the members");
+    }
+
+    fn renew(&mut self, shared: &Shared) {
+        self.roster = Arc::new(Roster::new(&self.talked_to, &self.known));
+        shared.owner.set_roster(Arc::clone(&self.roster));
+    }
+
+    /// Somebody wants other members. What is to be asked of the core, if anything is.
+    pub(crate) fn receive_change(
+        &mut self,
+        request: RequestId,
+        change: &MemberChange,
+        reply: ChangeReply,
+    ) -> Option<Configuration> {
+        let answer = match change::plan(&self.roster, change) {
+            Ok(Plan::Propose(configuration)) => {
+                self.asked.insert(request, (configuration.clone(), reply));
+                return Some(configuration);
+            }
+            // A retry waits, as the first attempt did, until the change governs.
+            Ok(Plan::Done) if !self.roster.is_settled => {
+                self.waiting.push(((*self.roster.newest).clone(), reply));
+                return None;
+            }
+            Ok(Plan::Done) => Ok(Arc::clone(&self.roster)),
+            Err(refused) => Err(refused),
+        };
+        // Nobody waits any more when the client went away.
+        let _ = reply.send(answer);
+        None
+    }
+
+    /// The core proposed a change, or said why not.
+    pub(crate) fn receive_answer(
+        &mut self,
+        request: RequestId,
+        outcome: Result<(), ChangeRefusal>,
+    ) {
+        let Some((configuration, reply)) = self.asked.remove(&request) else { return };
+        match outcome {
+            Ok(()) => self.waiting.push((configuration, reply)),
+            Err(refusal) => drop(reply.send(Err(change::explain(refusal)))),
+        }
+    }
+
+    /// Answers those whose change governs, or never will. Called now and then.
+    pub(crate) fn settle(&mut self, configurations: &Configurations) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let newest = &configurations.newest().configuration;
+        let is_settled = self.roster.is_settled;
+        for (wanted, reply) in std::mem::take(&mut self.waiting) {
+            let number = wanted.number();
+            if newest.number() < number && !reply.is_closed() {
+                self.waiting.push((wanted, reply));
+            } else if newest.number() > number {
+                let found = configurations.reigns().iter().map(|reign| &reign.configuration);
+                let answer = match found.into_iter().find(|found| found.number() == number) {
+                    Some(found) if **found == wanted => Ok(Arc::clone(&self.roster)),
+                    Some(_) => Err(change::superseded()),
+                    None => Err(ChangeRefused::Replica(Refused::Lost)),
+                };
+                let _ = reply.send(answer);
+            } else if **newest != wanted {
+                let _ = reply.send(Err(change::superseded()));
+            } else if is_settled {
+                let _ = reply.send(Ok(Arc::clone(&self.roster)));
+            } else {
+                self.waiting.push((wanted, reply));
+            }
+        }
+    }
+
+    /// Takes leave of members that were removed, once it is sure for good that they are:
+    /// from then on a handshake of theirs is refused with the number that says so.
+    pub(crate) fn say_farewell(&mut self, status: &Status, transport: &mut Transport) {
+        let newest = &self.roster.newest;
+        let is_durable = status.configuration == newest.number()
+            && status.durable_upto.next() >= status.configuration_from;
+        let is_sure = self.roster.is_settled && is_durable && newest.is_voter(self.me);
+        let witnesses = newest.voters().len() - newest.progress_quorum() + 1;
+        let removed = Removed {
+            number: newest.number(),
+            witnesses: u32::try_from(witnesses).expect("a few voters"),
+            ids_used_upto: NodeId(self.roster.about.ids_used_upto),
+        };
+        let told = Some(removed).filter(|removed| is_sure && removed.number > 0);
+        if told != self.told {
+            self.told = told;
+            transport.set_removed(told);
+        }
+        if is_sure {
+            let before = self.former.len();
+            self.former.retain(|_, (_, since)| since.elapsed() < FAREWELL);
+            if self.former.len() < before {
+                transport.set_peers(&self.peers(), &self.stores());
+            }
+        }
+    }
+}
+
+/// A handshake that was refused because this node is a member no more, in the core's own
+/// words, which would need a connection.
+pub(crate) fn dismissal(number: u64, witnesses: u32) -> PeerMessage {
+    let reason = RejectReason::NoMember { number, witnesses };
+    PeerMessage::Paxos(Message::Reject(Reject { ballot: Ballot::ZERO, reason }))
+}

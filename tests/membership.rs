@@ -1,0 +1,458 @@
+//! The life of a cluster whose members change: real processes on a real disk, driven by
+//! the commands that an operator uses.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use serde_json::Value;
+use support::cluster::{SYNOD, folder, synod};
+use support::http;
+use support::ports::free_base_port;
+use support::wait::{wait_for, wait_until};
+use tempfile::TempDir;
+
+const CLUSTER: &str = "00112233445566778899aabbccddeeff";
+
+/// Processes of nodes, each with its settings; killed when dropped.
+struct Nodes {
+    folder: TempDir,
+    base_port: u16,
+    running: BTreeMap<u32, Child>,
+}
+
+impl Nodes {
+    fn new() -> Self {
+        Self { folder: folder(), base_port: free_base_port(), running: BTreeMap::new() }
+    }
+
+    fn client(&self, id: u32) -> SocketAddr {
+        let port = self.base_port + u16::try_from(id).expect("a small id");
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn url(&self, id: u32) -> String {
+        format!("http://{}", self.client(id))
+    }
+
+    fn peer(&self, id: u32) -> String {
+        format!("127.0.0.1:{}", self.base_port + 10 + u16::try_from(id).expect("a small id"))
+    }
+
+    fn config(&self, id: u32) -> PathBuf {
+        self.folder.path().join(format!("node-{id}.toml"))
+    }
+
+    fn data(&self, id: u32) -> PathBuf {
+        self.folder.path().join(format!("data-{id}"))
+    }
+
+    fn log(&self, id: u32) -> String {
+        let bytes = fs::read(self.folder.path().join(format!("node-{id}.log")));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    /// Writes settings in which these are the members. For a node that joins it alone is
+    /// enough: the cluster tells it the others.
+    fn configure(&self, id: u32, members: &[u32]) {
+        let mut text = format!(
+            "node_id = {id}\ndata_dir = \"data-{id}\"\n[cluster]\nid = \"{CLUSTER}\"\n\
+             [timing]\nflush_interval_ms = 100\n\
+             [client]\nlisten = \"{}\"\n[peer]\nlisten = \"{}\"\n",
+            self.client(id),
+            self.peer(id)
+        );
+        for member in members {
+            text += &format!(
+                "[[members]]\nid = {member}\npeer = \"{}\"\nclient_url = \"{}\"\n",
+                self.peer(*member),
+                self.url(*member)
+            );
+        }
+        fs::write(self.config(id), text).expect("settings");
+    }
+
+    fn run(&self, words: &[&str], config: Option<u32>) -> Output {
+        let mut arguments: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        if let Some(id) = config {
+            arguments.extend(["--config".to_owned(), self.config(id).display().to_string()]);
+        }
+        synod(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn init(&self, id: u32, members: &[u32]) {
+        self.configure(id, members);
+        succeeds(&self.run(&["init"], Some(id)));
+    }
+
+    /// Runs `synod member ...`, asking this node.
+    fn member(&self, ask: u32, words: &[&str], config: Option<u32>) -> Output {
+        let url = self.url(ask);
+        let words = [&["member"], words, &["--endpoint", &url]].concat();
+        self.run(&words, config)
+    }
+
+    fn serve(&mut self, id: u32) {
+        let path = self.folder.path().join(format!("node-{id}.log"));
+        let log = File::options().create(true).append(true).open(path).expect("a log");
+        let child = Command::new(SYNOD)
+            .args(["serve", "--config"])
+            .arg(self.config(id))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the node starts");
+        self.running.insert(id, child);
+    }
+
+    fn kill(&mut self, id: u32) {
+        let mut child = self.running.remove(&id).expect("it runs");
+        child.kill().expect("killed");
+        child.wait().expect("ended");
+    }
+
+    /// Waits until the process of a node that was removed has ended by itself.
+    fn ends_as_removed(&mut self, id: u32) {
+        let child = self.running.get_mut(&id).expect("it runs");
+        let status = wait_for("a removed node ends", || child.try_wait().expect("its status"));
+        self.running.remove(&id);
+        let log = self.log(id);
+        assert_eq!(status.code(), Some(4), "{log}");
+        assert!(log.contains("was removed from its cluster"), "{log}");
+    }
+
+    fn status(&self, id: u32) -> Option<Value> {
+        let answer = http::request(self.client(id), "GET", "/v1/status", &[], b"").ok()?;
+        (answer.status == 200).then(|| answer.json())
+    }
+
+    fn wait_for_leader(&self, id: u32) {
+        wait_until("a leader", || self.status(id).is_some_and(|s| s["leader"].is_object()));
+    }
+
+    /// The ids of the voters and of the learner members, as the node that is asked knows
+    /// them.
+    fn members(&self, ask: u32) -> (Vec<u64>, Vec<u64>) {
+        let output = self.member(ask, &["list", "--json"], None);
+        succeeds(&output);
+        let body: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let with = |role: &str| {
+            let members = body["members"].as_array().expect("members").iter();
+            let members = members.filter(|member| member["role"] == role);
+            members.map(|member| member["id"].as_u64().expect("an id")).collect()
+        };
+        (with("voter"), with("learner"))
+    }
+
+    /// Adds a node, starts it and lets it vote.
+    fn grow(&mut self, ask: u32, id: u32) {
+        self.configure(id, &[id]);
+        succeeds(&self.member(ask, &["add"], Some(id)));
+        // As when the first answer was lost.
+        succeeds(&self.member(ask, &["add"], Some(id)));
+        assert!(self.members(ask).1.contains(&id.into()));
+        self.serve(id);
+        let id_text = id.to_string();
+        wait_until("the node has caught up and is promoted", || {
+            let output = self.member(ask, &["promote", &id_text], None);
+            assert!(matches!(output.status.code(), Some(0 | 3)), "{}", errors(&output));
+            output.status.success()
+        });
+        assert!(self.members(ask).0.contains(&id.into()));
+    }
+
+    /// Waits until these nodes have applied the same slots with the same effects.
+    fn agree(&self, ids: &[u32]) {
+        wait_until("the same state everywhere", || {
+            let seen = ids.iter().map(|id| {
+                let status = self.status(*id)?;
+                Some((status["applied_slot"].clone(), status["state_hash"].clone()))
+            });
+            let seen: Option<Vec<_>> = seen.collect();
+            seen.is_some_and(|seen| seen.windows(2).all(|two| two[0] == two[1]))
+        });
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for (id, child) in &mut self.running {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = id;
+        }
+        if std::thread::panicking() {
+            for id in 1..10 {
+                eprintln!("--- node {id}\n{}", self.log(id));
+            }
+        }
+    }
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn succeeds(output: &Output) {
+    assert!(output.status.success(), "{}", errors(output));
+}
+
+/// Expects a refusal with this exit code and these words.
+fn refused(output: &Output, code: i32, words: &str) {
+    let text = errors(output);
+    assert_eq!(output.status.code(), Some(code), "{text}");
+    assert!(text.contains(words), "{words:?} is missing in {text}");
+}
+
+/// Clients that write one key after the other wherever a node serves.
+struct Writers {
+    ends: Arc<AtomicBool>,
+    count: Arc<AtomicU64>,
+    nodes: Arc<Mutex<Vec<SocketAddr>>>,
+    threads: Vec<JoinHandle<Vec<String>>>,
+}
+
+impl Writers {
+    fn start(nodes: Vec<SocketAddr>) -> Self {
+        let (ends, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let nodes = Arc::new(Mutex::new(nodes));
+        let threads = (0..4).map(|name: usize| {
+            let (ends, count, nodes) = (ends.clone(), count.clone(), nodes.clone());
+            std::thread::spawn(move || {
+                let mut acknowledged = Vec::new();
+                for number in 0_usize.. {
+                    if ends.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let node = {
+                        let nodes = nodes.lock().expect("nobody panicked");
+                        nodes[(name + number) % nodes.len()]
+                    };
+                    let key = format!("{name}/{number}");
+                    let target = format!("/v1/kv/{key}");
+                    let answer = http::request(node, "PUT", &target, &[], key.as_bytes());
+                    if answer.is_ok_and(|answer| answer.status < 300) {
+                        acknowledged.push(key);
+                        count.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                acknowledged
+            })
+        });
+        let threads = threads.collect();
+        Self { ends, count, nodes, threads }
+    }
+
+    fn write_to(&self, nodes: Vec<SocketAddr>) {
+        *self.nodes.lock().expect("nobody panicked") = nodes;
+    }
+
+    /// Waits until some more writes were acknowledged.
+    fn more(&self) {
+        let target = self.count.load(Ordering::Relaxed) + 50;
+        wait_until("more writes", || self.count.load(Ordering::Relaxed) >= target);
+    }
+
+    /// The keys of all writes that were acknowledged.
+    fn stop(self) -> Vec<String> {
+        self.ends.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().expect("no panic")).collect()
+    }
+}
+
+/// Every write that was acknowledged is there.
+fn all_are_there(node: SocketAddr, keys: &[String]) {
+    for key in keys {
+        let answer = http::request(node, "GET", &format!("/v1/kv/{key}"), &[], b"");
+        let answer = answer.expect("an answer");
+        assert_eq!((answer.status, answer.text()), (200, key.clone()), "a lost write");
+    }
+}
+
+#[test]
+fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
+    let mut nodes = Nodes::new();
+    nodes.init(1, &[1]);
+    nodes.serve(1);
+    nodes.wait_for_leader(1);
+    let writers = Writers::start(vec![nodes.client(1)]);
+    writers.more();
+
+    // From one to three.
+    for id in [2, 3] {
+        nodes.grow(1, id);
+        writers.more();
+    }
+    assert_eq!(nodes.members(2), (vec![1, 2, 3], vec![]));
+    let mut addresses = vec![nodes.client(1), nodes.client(2), nodes.client(3)];
+    writers.write_to(addresses.clone());
+    writers.more();
+
+    // A dead node is replaced by one with a new id.
+    nodes.kill(3);
+    addresses.pop();
+    writers.write_to(addresses.clone());
+    writers.more();
+    nodes.configure(4, &[4]);
+    let (url, config) = (nodes.url(1), nodes.config(4).display().to_string());
+    let replacing = std::thread::spawn(move || {
+        synod(&["member", "replace", "3", "--config", &config, "--endpoint", &url])
+    });
+    let identity = nodes.data(4).join("identity.json");
+    wait_until("the folder is made", || identity.exists() || replacing.is_finished());
+    nodes.serve(4);
+    let replacing = replacing.join().expect("no panic");
+    succeeds(&replacing);
+    assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    addresses.push(nodes.client(4));
+    writers.write_to(addresses);
+    writers.more();
+
+    // The node that was dead comes back long after, is told, and stays away.
+    for id in [1, 2, 4] {
+        wait_until("leave is taken", || nodes.log(id).contains("no peer any more peer=n3"));
+    }
+    nodes.serve(3);
+    nodes.ends_as_removed(3);
+    refused(&nodes.run(&["serve"], Some(3)), 4, "was removed from its cluster");
+    refused(&nodes.member(1, &["add"], Some(3)), 3, "is none any more");
+
+    let keys = writers.stop();
+    nodes.agree(&[1, 2, 4]);
+    all_are_there(nodes.client(4), &keys);
+
+    // Back to one, first of all without the node that everything began with.
+    let writers = Writers::start(vec![nodes.client(2), nodes.client(4)]);
+    writers.more();
+    succeeds(&nodes.member(2, &["remove", "1"], None));
+    nodes.ends_as_removed(1);
+    writers.more();
+    writers.write_to(vec![nodes.client(4)]);
+    succeeds(&nodes.member(4, &["remove", "2"], None));
+    nodes.ends_as_removed(2);
+    writers.more();
+    refused(&nodes.member(4, &["remove", "4"], None), 3, "last voter");
+    assert_eq!(nodes.members(4), (vec![4], vec![]));
+    let more_keys = writers.stop();
+    all_are_there(nodes.client(4), &keys);
+    all_are_there(nodes.client(4), &more_keys);
+
+    // What it became it still is after a restart, of which its settings know nothing.
+    nodes.kill(4);
+    nodes.serve(4);
+    nodes.wait_for_leader(4);
+    assert_eq!(nodes.members(4), (vec![4], vec![]));
+    all_are_there(nodes.client(4), &more_keys);
+}
+
+#[test]
+fn a_wiped_folder_under_its_old_id_is_refused_and_the_way_back_works() {
+    let mut nodes = Nodes::new();
+    for id in [1, 2, 3] {
+        nodes.init(id, &[1, 2, 3]);
+        nodes.serve(id);
+    }
+    nodes.wait_for_leader(1);
+    wait_until("everybody has met", || {
+        [1, 2].into_iter().all(|id| {
+            let pins = fs::read_to_string(nodes.data(id).join("members.json"));
+            pins.is_ok_and(|pins| pins.matches("store_id").count() == 2)
+        })
+    });
+    let put = |target: &str| {
+        let answer = http::request(nodes.client(1), "PUT", target, &[], b"v").expect("an answer");
+        assert!(answer.status < 300, "{}", answer.text());
+    };
+    put("/v1/kv/before");
+    nodes.kill(3);
+    fs::remove_dir_all(nodes.data(3)).expect("wiped");
+    refused(&nodes.run(&["serve"], Some(3)), 1, "No such file");
+    // What nobody should do.
+    succeeds(&nodes.run(&["init"], Some(3)));
+    nodes.serve(3);
+    wait_until("the others refuse it and say what to do", || {
+        let log = nodes.log(3);
+        log.contains("refuses this node") && log.contains("synod member replace")
+    });
+    nodes.kill(3);
+
+    // What the message says.
+    nodes.configure(4, &[4]);
+    succeeds(&nodes.member(2, &["add"], Some(4)));
+    nodes.serve(4);
+    let output = nodes.member(2, &["replace", "3"], Some(4));
+    succeeds(&output);
+    assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    // The new node's vote counts.
+    nodes.kill(1);
+    nodes.wait_for_leader(2);
+    let answer = http::request(nodes.client(4), "PUT", "/v1/kv/after", &[], b"v");
+    assert!(answer.is_ok_and(|answer| answer.status < 300));
+    nodes.agree(&[2, 4]);
+    all_are_there_with(nodes.client(4), &["before", "after"]);
+}
+
+fn all_are_there_with(node: SocketAddr, keys: &[&str]) {
+    for key in keys {
+        let answer = http::request(node, "GET", &format!("/v1/kv/{key}"), &[], b"");
+        assert_eq!(answer.expect("an answer").text(), "v");
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_nothing_is_changed() {
+    let mut nodes = Nodes::new();
+    nodes.init(1, &[1]);
+    nodes.serve(1);
+    nodes.wait_for_leader(1);
+    refused(&nodes.member(1, &["promote", "7"], None), 3, "No member has the id 7");
+    refused(&nodes.member(1, &["remove", "7"], None), 3, "No member has the id 7");
+    refused(&nodes.member(1, &["remove", "1"], None), 3, "last voter");
+    let wrong = ["quorums", "--promise", "2", "--accept", "1"];
+    refused(&nodes.member(1, &wrong, None), 3, "each quorum is 1 to 1");
+
+    // Its address is another's.
+    nodes.configure(2, &[2]);
+    let text = fs::read_to_string(nodes.config(2)).expect("settings");
+    let taken = text.replace(&nodes.url(2), &nodes.url(1));
+    fs::write(nodes.config(2), taken).expect("settings");
+    refused(&nodes.member(1, &["add"], Some(2)), 3, "Node 1 has the client URL");
+    // Another cluster.
+    fs::write(nodes.config(2), text.replace(CLUSTER, &"f".repeat(32))).expect("settings");
+    refused(&nodes.member(1, &["add"], Some(2)), 2, "the cluster that answers is");
+    // A node that is replaced must be there, and vote.
+    fs::write(nodes.config(2), text).expect("settings");
+    refused(&nodes.member(1, &["replace", "9"], Some(2)), 3, "no member has the id 9");
+    assert_eq!(nodes.members(1), (vec![1], vec![]));
+
+    // One that has not been started is not ready to vote.
+    succeeds(&nodes.member(1, &["add"], Some(2)));
+    refused(&nodes.member(1, &["promote", "2"], None), 3, "the leader hears only 1");
+    // Whoever lost the folder of a new node takes a new id.
+    fs::remove_dir_all(nodes.data(2)).expect("wiped");
+    refused(&nodes.member(1, &["add"], Some(2)), 3, "take 3");
+    succeeds(&nodes.member(1, &["remove", "2"], None));
+    // It has an effect once.
+    succeeds(&nodes.member(1, &["remove", "2"], None));
+    refused(&nodes.member(1, &["add"], Some(2)), 3, "take 3");
+    assert_eq!(nodes.members(1), (vec![1], vec![]));
+
+    // Changes that name another configuration have no effect.
+    let body = format!(
+        "{{\"id\": 5, \"store\": \"{CLUSTER}\", \"peer\": \"127.0.0.1:1\", \
+         \"client_url\": \"http://127.0.0.1:2\", \"configuration\": 9}}"
+    );
+    let target = "/v1/cluster/members";
+    let answer = http::request(nodes.client(1), "POST", target, &[], body.as_bytes());
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 412, "{}", answer.text());
+    assert_eq!(answer.json()["outcome"], "not_applied");
+}
