@@ -92,6 +92,18 @@ impl Nodes {
         succeeds(&self.run(&["init"], Some(id)));
     }
 
+    /// Changes a member over HTTP; only the leader does not send elsewhere.
+    fn change(&self, id: u32, body: &str) {
+        let target = format!("/v1/cluster/members/{id}");
+        wait_until("the change", || {
+            self.running.keys().any(|node| {
+                let answer =
+                    http::request(self.client(*node), "PUT", &target, &[], body.as_bytes());
+                answer.is_ok_and(|answer| answer.status == 200)
+            })
+        });
+    }
+
     /// Runs `synod member ...`, asking this node.
     fn member(&self, ask: u32, words: &[&str], config: Option<u32>) -> Output {
         let url = self.url(ask);
@@ -314,6 +326,28 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
     addresses.push(nodes.client(4));
     writers.write_to(addresses);
+    writers.more();
+
+    // Quorums by hand, an address that changes, and a learner member that goes again.
+    for (promise, accept) in [("3", "1"), ("2", "2")] {
+        let words = ["quorums", "--promise", promise, "--accept", accept];
+        succeeds(&nodes.member(2, &words, None));
+        let membership = nodes.status(1).expect("it runs")["membership"].clone();
+        assert_eq!(membership["accept_quorum"].to_string(), accept);
+        writers.more();
+    }
+    let moved = nodes.url(4).replace("127.0.0.1", "localhost");
+    nodes.change(4, &format!("{{\"client_url\": \"{moved}\"}}"));
+    succeeds(&nodes.run(&["transfer", "--to", "4", "--endpoints", &moved], None));
+    let redirected = http::request(nodes.client(2), "GET", "/v1/kv?redirect", &[], b"");
+    let redirected = redirected.expect("an answer");
+    assert_eq!(redirected.header("location"), Some(&*format!("{moved}/v1/kv?redirect")));
+    nodes.configure(5, &[5]);
+    succeeds(&nodes.member(1, &["add"], Some(5)));
+    nodes.serve(5);
+    nodes.wait_for_leader(5);
+    succeeds(&nodes.member(5, &["remove", "5"], None));
+    nodes.ends_as_removed(5);
     writers.more();
 
     // The node that was dead comes back long after, is told, and stays away.
