@@ -18,6 +18,8 @@ mod interrupt;
 mod keys;
 mod output;
 mod planted;
+mod progress;
+mod recover;
 mod scratch;
 mod serve;
 mod sim;
@@ -67,6 +69,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Backup(arguments) => backup::backup(arguments),
         Command::Restore(arguments) => backup::restore(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Recover(arguments) => recover::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),

@@ -136,10 +136,15 @@ pub(crate) fn begin(settings: &Settings) -> Result<Folder, InitError> {
     }
     let found = folder.strangers()?;
     if !found.is_empty() {
-        let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
-        return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
+        return Err(not_empty(&folder, &found));
     }
     Ok(folder)
+}
+
+/// Some of what was found where nothing should be.
+pub(crate) fn not_empty(folder: &Folder, found: &[String]) -> InitError {
+    let found = found.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+    InitError::NotEmpty { path: folder.path().to_owned(), found }
 }
 
 /// Makes the journal, then the identity.
@@ -150,10 +155,14 @@ pub(crate) fn finish(folder: &Folder, settings: &Settings) -> Result<Identity, I
         store: random_id().map_err(InitError::Random)?,
         configuration: settings.configuration(),
     };
-    create_journal(folder, &identity)?;
-    // Last, so that a folder with an identity has everything else.
-    folder.replace(FILE, &identity.encode())?;
+    create(folder, &identity)?;
     Ok(identity)
+}
+
+/// Makes the journal, then the file: a folder with an identity has everything else.
+pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
+    create_journal(folder, identity)?;
+    Ok(folder.replace(FILE, &identity.encode())?)
 }
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
@@ -189,7 +198,7 @@ impl Identity {
     }
 
     /// Reads the identity of a folder; none when it has none.
-    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
         let Some(content) = folder.read(FILE)? else { return Ok(None) };
         Identity::decode(&content)
             .map(Some)
