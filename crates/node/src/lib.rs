@@ -44,6 +44,8 @@ mod snapshot;
 mod snapshot_settings;
 mod start_error;
 mod status;
+#[cfg(test)]
+mod test_node;
 mod tuning;
 mod upkeep;
 

@@ -456,3 +456,137 @@ fn remove_unfinished(to: &Path) -> Result<(), RecoverError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_node::{image, put, settings};
+    use crate::{Inspection, Node, init, inspect};
+
+    /// What a node had on its disk when it died with so many keys, most of them not yet
+    /// in the files of its state.
+    fn remains_of_a_node(dir: &Path, keys: u32) -> PathBuf {
+        let settings = settings(dir);
+        init(&settings).expect("made");
+        let node = Node::start(&settings).expect("starts");
+        (0..keys).for_each(|key| put(&node, &format!("key-{key:03}")));
+        let copy = dir.join("survivor");
+        copy_folder(&settings.data_dir, &copy);
+        node.stop().expect("stopped in order");
+        copy
+    }
+
+    fn copy_folder(from: &Path, to: &Path) {
+        fs::create_dir(to).expect("made");
+        for entry in fs::read_dir(from).expect("readable") {
+            let path = entry.expect("readable").path();
+            let copy = to.join(path.file_name().expect("a name"));
+            match path.is_dir() {
+                true => copy_folder(&path, &copy),
+                false => drop(fs::copy(&path, &copy).expect("copied")),
+            }
+        }
+    }
+
+    fn recover(data: &Path, to: &Path) -> Result<Made, RecoverError> {
+        Survivor::examine(data)?.recover(to, 1, |_| {})
+    }
+
+    fn inspected(folder: &Path) -> Inspection {
+        let found = inspect(folder).expect("readable");
+        assert_eq!(found.damage, Vec::<String>::new());
+        found
+    }
+
+    fn keys(folder: &Path) -> u64 {
+        inspected(folder).state.expect("a state").keys
+    }
+
+    #[test]
+    fn a_recovery_that_dies_anywhere_can_be_run_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let survivor = remains_of_a_node(dir.path(), 20);
+        let before = image(&survivor);
+        assert!(keys(&survivor) < 20, "the state has everything, so nothing is replayed");
+        let steps = ["begun", "copied", "applied", "installed", "named"];
+        let inner = &failpoint::INSTALL_STEPS[..6];
+        for step in steps.iter().chain(inner) {
+            let to = dir.path().join(step);
+            failpoint::arm(&to, step);
+            recover(&survivor, &to).expect_err(step);
+            assert!(!failpoint::is_armed(&to, step), "{step} was not hit");
+            assert!(image(&survivor) == before, "{step}: the survivor was changed");
+            match recover(&survivor, &to) {
+                Ok(made) => assert_eq!(made.revision, 20, "{step}"),
+                Err(error) => {
+                    assert_eq!(*step, "named", "{error}");
+                    assert!(error.to_string().contains("already holds node 1"), "{error}");
+                }
+            }
+            assert_eq!(keys(&to), 20, "{step}");
+            let identity = inspected(&to).identity.expect("an identity");
+            let old = inspected(&survivor).identity.expect("an identity");
+            assert!(identity.cluster != old.cluster && identity.store != old.store);
+        }
+    }
+
+    #[test]
+    fn a_damaged_journal_counts_up_to_its_damage() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let survivor = remains_of_a_node(dir.path(), 40);
+        let whole = Survivor::examine(&survivor).expect("whole").findings().clone();
+        assert!(whole.doubts.is_empty(), "{whole:?}");
+        let journal = survivor.join(JOURNAL);
+        let segments = fs::read_dir(&journal).expect("readable");
+        let segments = segments.map(|entry| entry.expect("readable").path());
+        let holds = |path: &PathBuf| {
+            let bytes = fs::read(path).expect("readable");
+            bytes.windows(7).position(|bytes| bytes == b"key-020")
+        };
+        let segment = segments.filter(|path| holds(path).is_some()).max().expect("a segment");
+        let at = holds(&segment).expect("it is there");
+        let mut bytes = fs::read(&segment).expect("readable");
+        bytes[at] ^= 0x40;
+        fs::write(&segment, bytes).expect("written");
+
+        let damaged = Survivor::examine(&survivor).expect("readable");
+        let found = damaged.findings().clone();
+        assert!(found.doubts.len() == 1 && found.doubts[0].contains("damaged"), "{found:?}");
+        assert!(found.kept_slot < whole.kept_slot, "{found:?}");
+        let to = dir.path().join("new");
+        damaged.recover(&to, 1, |_| {}).expect("made");
+        assert_eq!(keys(&to), 20, "the keys before the damaged one");
+    }
+
+    #[test]
+    fn folders_of_which_nothing_can_be_made_are_refused() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let survivor = remains_of_a_node(dir.path(), 3);
+        let refused = |data: &Path, to: &Path, words: &str| {
+            let error = recover(data, to).expect_err(words).to_string();
+            assert!(error.contains(words), "{words:?} is missing in {error:?}");
+        };
+        let new = dir.path().join("new");
+        refused(dir.path(), &new, "holds no node");
+        refused(&dir.path().join("nowhere"), &new, "cannot read");
+        refused(&survivor, &survivor, "lies in the survivor's folder");
+        refused(&survivor, &survivor.join("state/new"), "lies in the survivor's folder");
+        let lock = File::open(survivor.join(LOCK_FILE)).expect("there");
+        lock.try_lock().expect("free");
+        refused(&survivor, &new, "is to be stopped first");
+        drop(lock);
+        assert!(!new.exists());
+        for name in ["holiday.jpg", JOURNAL, "state"] {
+            let taken = dir.path().join(format!("with-{name}"));
+            drop(Folder::create(&taken).expect("made"));
+            fs::create_dir(taken.join(name)).expect("made");
+            refused(&survivor, &taken, name);
+        }
+        let fresh = settings(&dir.path().join("fresh"));
+        init(&fresh).expect("made");
+        refused(&fresh.data_dir, &new, "never started");
+        fs::write(survivor.join(MARKER_FILE), "it was night").expect("written");
+        let doubted = Survivor::examine(&survivor).expect("readable");
+        assert!(doubted.findings().doubts[0].contains("it was night"));
+    }
+}
