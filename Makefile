@@ -28,7 +28,7 @@ help: ## Say what there is.
 
 .PHONY: setup
 setup: ## Install the system packages of the build, or say which are missing.
-	@.ci/setup tests
+	@can=$$(.ci/setup tests); echo "set-up: the tests can use: $${can:-nothing special}"
 
 .PHONY: rocksdb
 rocksdb: ## Build RocksDB once for this machine, if that was not done yet.
@@ -41,6 +41,7 @@ env: ## Print the environment of the build, for: eval "$(make -s env)"
 .PHONY: build
 build: ## Build the optimised binary, target/release/synod.
 	@$(CARGO) build --locked --release --bin synod
+	@! $(TARGET_DIR)/release/synod --version | grep "built for tests"
 
 .PHONY: cluster
 cluster: build ## Start a local cluster of three nodes (ARGS="--nodes 5 --fresh").

@@ -99,6 +99,46 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
     assert_eq!(cluster.status(1).expect("a status")["cluster"], id);
 }
 
+/// Nodes 1 and 2 come from one backup and node 3 from a later one, which knows of a write
+/// that the others do not: neither side may take the other's log for its own.
+#[test]
+fn nodes_restored_from_different_backups_are_strangers() {
+    let dir = folder();
+    let mut cluster = TestCluster::start(3);
+    let files = [dir.path().join("early.synod"), dir.path().join("late.synod")];
+    for file in &files {
+        let put = cluster.request(1, "PUT", "/v1/kv/key", &[], text(file).as_bytes());
+        assert!(put.status < 300, "{}", put.text());
+        let made = synod(&["backup", text(file), "--endpoints", &cluster.endpoints()]);
+        assert!(made.status.success(), "{}", said(&made));
+    }
+    assert!(cluster.stop().success());
+    let id = "feedfacefeedfacefeedfacefeedface";
+    for node in cluster.ids() {
+        let (settings, data) = new_settings(&cluster, node, id);
+        fs::write(cluster.settings_path(node), settings).expect("written");
+        fs::remove_dir_all(&data).expect("removed");
+        let file = &files[usize::from(node == 3)];
+        let config = cluster.settings_path(node);
+        let restored = synod(&["restore", text(file), "--config", text(&config)]);
+        assert!(restored.status.success(), "{}", said(&restored));
+        cluster.start_by_hand(node);
+    }
+    let stale = |node| cluster.try_request(node, "GET", "/v1/kv/key?consistency=stale", &[], b"");
+    wait_until("two nodes serve, and say why the third does not", || {
+        let ready = |node| cluster.try_request(node, "GET", "/readyz", &[], b"");
+        let serves = |node| ready(node).is_ok_and(|ready| ready.status == 200);
+        serves(1) && serves(2) && cluster.node_output(3).contains("from the same file")
+    });
+    let put = cluster.request(1, "PUT", "/v1/kv/new", &[], b"new");
+    assert_eq!(put.status, 201, "{}", put.text());
+    for (node, file) in [(1, &files[0]), (2, &files[0]), (3, &files[1])] {
+        let found = stale(node).expect("an answer").text();
+        assert_eq!(found, text(file), "node {node} has what it was restored with");
+        assert_eq!(cluster.status(node).expect("a status")["cluster"], id);
+    }
+}
+
 #[test]
 fn a_damaged_backup_is_refused_and_nothing_is_changed() {
     let dir = folder();

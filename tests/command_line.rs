@@ -120,4 +120,6 @@ fn wrong_usage_is_2_and_the_version_is_printed() {
     assert_eq!(synod(&["get"]).status.code(), Some(2));
     let version = synod(&["--version"]);
     assert!(text(&version.stdout).contains(env!("CARGO_PKG_VERSION")));
+    // The binary of the tests must not be taken for a released one.
+    assert!(text(&version.stdout).contains("built for tests"));
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::cluster::{SYNOD, TestCluster};
+use support::skip::{Need, skip};
 use support::wait::{wait_for, wait_until};
 
 /// Stops node `id`, lets `prepare` do something to its folder, and keeps the
@@ -118,13 +119,6 @@ fn copy_folder(from: &Path, to: &Path) {
     assert!(status.expect("cp runs").success());
 }
 
-/// Where every test must run, a skipped one is a failed one.
-fn skip(reason: &str) {
-    let must_run = std::env::var_os("SYNOD_TESTS_MUST_RUN").is_some_and(|set| set == "1");
-    assert!(!must_run, "{reason}, and SYNOD_TESTS_MUST_RUN is set");
-    eprintln!("skipped: {reason}");
-}
-
 #[test]
 fn a_full_disk_stops_its_node_and_only_that() {
     let mut cluster = TestCluster::start(3);
@@ -133,7 +127,7 @@ fn a_full_disk_stops_its_node_and_only_that() {
     fs::rename(&data, &aside).expect("the data moves");
     fs::create_dir(&data).expect("a folder");
     let Some(disk) = SmallDisk::mount(&data, "1g") else {
-        return skip("a small file system can be mounted by root only");
+        return skip(Need::Mounts, "a small file system can be mounted by root only");
     };
     copy_folder(&aside, &data);
     // What stops a node is a write that fails in spite of the reserve.
@@ -193,7 +187,7 @@ fn below_the_reserve_another_leads_and_then_puts_are_refused_until_there_is_room
         fs::rename(&data, &aside).expect("the data moves");
         fs::create_dir(&data).expect("a folder");
         let Some(disk) = SmallDisk::mount(&data, "512m") else {
-            return skip("a small file system can be mounted by root only");
+            return skip(Need::Mounts, "a small file system can be mounted by root only");
         };
         copy_folder(&aside, &data);
         let path = cluster.settings_path(id);
@@ -245,7 +239,7 @@ fn below_the_reserve_another_leads_and_then_puts_are_refused_until_there_is_room
 #[test]
 fn a_failed_fsync_stops_its_node_and_only_that() {
     if Command::new("strace").arg("-V").output().is_err() {
-        return skip("strace is not installed");
+        return skip(Need::Strace, "strace is not installed");
     }
     let mut cluster = TestCluster::start(3);
     let _data = without_node(&mut cluster, 3);

@@ -17,8 +17,10 @@ use std::time::Duration;
 
 use proof::Findings;
 use rustix::process::Signal;
-use support::cluster::{TestCluster, folder};
+use strace::Call;
+use support::cluster::{TestCluster, folder, synod};
 use support::http;
+use support::skip::{Need, skip};
 use support::wait::wait_until;
 
 /// The name of the trace, by which its lines are known.
@@ -27,11 +29,24 @@ const TRACE: &str = "durability.trace";
 /// never reach a socket.
 const MESSAGES_MIN: usize = 10_000;
 const MESSAGES_RECORDED: usize = 10_500;
+/// As many as the mistake that is the rarest one to show needs.
+const SLOW_MESSAGES: usize = 6_000;
 const QUORUM: usize = 2;
 const CLIENTS: usize = 6;
+/// So small that each node needs several segments of its journal.
+const SETTINGS: &str = "\n[limits]\nsegment_bytes = 524288\n";
+/// New segments in use in a full run, the first one of each node among them.
+const SEGMENTS_MIN: usize = 6;
 const ELECTIONS: usize = 3;
 /// A paused node does not answer at all.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Whether syncs take longer than they must.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Disk {
+    AsItIs,
+    Slow,
+}
 
 /// A traced cluster under load.
 struct Traced {
@@ -42,17 +57,33 @@ struct Traced {
 }
 
 impl Traced {
-    fn start(planted: Option<&str>) -> Self {
+    fn start(disk: Disk, planted: Option<&str>) -> Self {
         let folder = folder();
         let (log, trace) = (folder.path().join("strace.log"), folder.path().join(TRACE));
-        let mut cluster = TestCluster::prepare(3);
-        cluster.start_by(strace::tracer(&log, planted.is_some()));
+        let mut cluster = Self::set_up();
+        cluster.start_by(strace::tracer(&log, disk == Disk::Slow));
         cluster.variable("SYNOD_TRACE_DURABILITY", trace.to_str().expect("UTF-8"));
         if let Some(bug) = planted {
             cluster.variable("SYNOD_PLANTED", bug);
         }
         cluster.launch();
         Traced { cluster, log, trace, _folder: folder }
+    }
+
+    /// Nodes with settings of our own, and with journals that are still to be made. The
+    /// runner writes their settings only with its first start.
+    fn set_up() -> TestCluster {
+        let mut cluster = TestCluster::start(3);
+        assert!(cluster.stop().success(), "{}", cluster.runner_output());
+        for id in cluster.ids() {
+            let path = cluster.settings_path(id);
+            let text = fs::read_to_string(&path).expect("the node's settings") + SETTINGS;
+            fs::write(&path, text).expect("the node's settings");
+            fs::remove_dir_all(path.with_file_name("data")).expect("the node's data");
+            let made = synod(&["init", "--config", path.to_str().expect("UTF-8")]);
+            assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        }
+        cluster
     }
 
     /// Writes until so many messages are in the trace, while the leader is
@@ -100,11 +131,15 @@ impl Traced {
     }
 
     /// Stops the cluster and checks what was recorded.
-    fn findings(mut self) -> Findings {
+    fn findings(self) -> Findings {
+        proof::check(&self.calls(), QUORUM)
+    }
+
+    /// Stops the cluster; what it did.
+    fn calls(mut self) -> Vec<Call> {
         assert!(self.cluster.stop().success(), "{}", self.cluster.runner_output());
         wait_until("the tracer ends after the last process", || ends_with_exit(&self.log));
-        let calls = strace::read(&self.log, proof::wants);
-        proof::check(&calls, QUORUM)
+        strace::read(&self.log, proof::wants)
     }
 }
 
@@ -118,24 +153,18 @@ fn ends_with_exit(log: &Path) -> bool {
         })
 }
 
-/// Where every test must run, a skipped one is a failed one.
-fn skip(reason: &str) {
-    let must_run = std::env::var_os("SYNOD_TESTS_MUST_RUN").is_some_and(|set| set == "1");
-    assert!(!must_run, "{reason}, and SYNOD_TESTS_MUST_RUN is set");
-    eprintln!("skipped: {reason}");
-}
-
 fn show(what: &str, findings: &Findings) {
-    let Findings { promises, accepted, acknowledgements, early, unproven, closest_us } = findings;
+    let Findings { promises, accepted, acknowledgements, reported, segments, .. } = findings;
     eprintln!(
-        "{what}: {} messages checked ({promises} promises, {accepted} accepted, \
-         {acknowledgements} acknowledgements), {} early, {} unproven, closest {} us",
+        "{what}: {} messages checked ({promises} promises of {reported} slots, {accepted} accepted, \
+         {acknowledgements} acknowledgements) in {segments} segments, {} early, {} unproven, \
+         closest {} us",
         findings.checked(),
-        early.len(),
-        unproven.len(),
-        closest_us.unwrap_or(0),
+        findings.early.len(),
+        findings.unproven.len(),
+        findings.closest_us.unwrap_or(0),
     );
-    for finding in early.iter().take(5).chain(unproven.iter().take(5)) {
+    for finding in findings.early.iter().take(5).chain(findings.unproven.iter().take(5)) {
         eprintln!("  {finding}");
     }
 }
@@ -143,30 +172,54 @@ fn show(what: &str, findings: &Findings) {
 #[test]
 fn nothing_leaves_before_what_it_rests_on_is_durable() {
     if !strace::can_trace() {
-        return skip("strace is not installed, or may not trace");
+        return skip(Need::Strace, "strace is not installed, or may not trace");
     }
-    let mut traced = Traced::start(None);
+    let mut traced = Traced::start(Disk::AsItIs, None);
     traced.load(MESSAGES_RECORDED, ELECTIONS);
-    let findings = traced.findings();
+    let mut calls = traced.calls();
+    let findings = proof::check(&calls, QUORUM);
     show("as released", &findings);
     assert!(findings.early.is_empty() && findings.unproven.is_empty(), "see above");
     assert!(findings.checked() >= MESSAGES_MIN, "{} messages", findings.checked());
     assert!(findings.promises >= ELECTIONS, "{} promises", findings.promises);
+    assert!(findings.segments >= SEGMENTS_MIN, "{} segments", findings.segments);
+
+    // The same run, had no node ever synced a folder: then no segment has a durable name.
+    calls.retain(|call| !proof::is_folder(call));
+    let findings = proof::check(&calls, QUORUM);
+    show("without the syncs of folders", &findings);
+    assert!(findings.early.len() >= findings.checked(), "{} early", findings.early.len());
+}
+
+/// What the next test finds is not the slow disk's doing.
+#[test]
+fn on_a_slow_disk_nothing_leaves_early_either() {
+    if !strace::can_trace() {
+        return skip(Need::Strace, "strace is not installed, or may not trace");
+    }
+    let mut traced = Traced::start(Disk::Slow, None);
+    traced.load(SLOW_MESSAGES, ELECTIONS);
+    let findings = traced.findings();
+    show("on a slow disk", &findings);
+    assert!(findings.early.is_empty() && findings.unproven.is_empty(), "see above");
+    assert!(findings.promises >= ELECTIONS && findings.reported > 0, "see above");
 }
 
 /// The proof finds what it is made for.
 #[test]
 fn a_node_that_is_told_to_hurry_is_found() {
     if !strace::can_trace() {
-        return skip("strace is not installed, or may not trace");
+        return skip(Need::Strace, "strace is not installed, or may not trace");
     }
     for (bug, kind, messages, elections) in [
         ("AcceptedBeforeDurable", "accepted", 1_500, 0),
-        ("PromiseBeforeDurable", "promise", 1_500, 3),
+        ("PromiseBeforeDurable", "promise", 1_500, ELECTIONS),
+        // What it says is durable, though in other ballots than it says.
+        ("OneBallotForBoth", "in ballot", 1_500, ELECTIONS),
         // Rare: both followers, or one and the leader, must be late.
-        ("OwnVoteBeforeDurable", "acknowledgement", 6_000, 0),
+        ("OwnVoteBeforeDurable", "acknowledgement", SLOW_MESSAGES, 0),
     ] {
-        let mut traced = Traced::start(Some(bug));
+        let mut traced = Traced::start(Disk::Slow, Some(bug));
         traced.load(messages, elections);
         let findings = traced.findings();
         show(bug, &findings);

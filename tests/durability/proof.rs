@@ -4,10 +4,11 @@
 //! from the bytes written, messages from the bytes sent. The node's trace adds the
 //! journal position that it meant, which must be durable as well.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use bytes::{Buf, Bytes, BytesMut};
-use synod_paxos::{Ballot, Message, Slot};
+use synod_paxos::{Ballot, Message, Promise, Slot, Standing};
 use synod_wire::record::{GroupHeader, RecordHeader, RecordKind, sector};
 use synod_wire::{Handshake, PeerMessage, frame, handshake};
 
@@ -24,6 +25,10 @@ pub struct Findings {
     pub promises: usize,
     pub accepted: usize,
     pub acknowledgements: usize,
+    /// Slots that the promises report.
+    pub reported: usize,
+    /// Segments of the journals that were made meanwhile.
+    pub segments: usize,
     /// Messages that left before what they rest on was durable.
     pub early: Vec<String>,
     /// Messages of which nobody can tell.
@@ -54,13 +59,28 @@ struct Journal {
 pub fn wants(call: &Call) -> bool {
     match call.name.as_str() {
         "pwrite64" => is_journal(call) && call.bytes.starts_with(GROUP_MAGIC),
-        "fsync" | "fdatasync" => is_journal(call),
+        "fsync" => is_journal(call) || is_folder(call),
+        "fdatasync" => is_journal(call),
+        _ if is_naming(call) => call.makes_name && in_node(&call.file),
         _ => call.file.starts_with("socket:") || call.file.ends_with(super::TRACE),
     }
 }
 
 fn is_journal(call: &Call) -> bool {
-    call.file.ends_with(".seg")
+    call.file.ends_with(".seg") && !is_naming(call)
+}
+
+fn is_naming(call: &Call) -> bool {
+    call.name.starts_with("open") || call.name.starts_with("mkdir")
+}
+
+/// Whether a call makes the names in a node's folder durable, or in one above the journal's.
+pub fn is_folder(call: &Call) -> bool {
+    call.name == "fsync" && in_node(&call.file) && Path::new(&call.file).extension().is_none()
+}
+
+fn in_node(path: &str) -> bool {
+    path.contains("/node-")
 }
 
 /// Holds every message against the journals of a cluster whose quorum is `quorum`.
@@ -70,7 +90,7 @@ pub fn check(calls: &[Call], quorum: usize) -> Findings {
         journals: journals(calls),
         trace: HashMap::new(),
         acknowledgements: HashMap::new(),
-        findings: Findings::default(),
+        findings: Findings { segments: segments_made(calls), ..Findings::default() },
     };
     let mut streams: HashMap<&str, Stream> = HashMap::new();
     for call in calls {
@@ -84,25 +104,80 @@ pub fn check(calls: &[Call], quorum: usize) -> Findings {
     proof.findings
 }
 
+/// Segments that were made and hold records.
+fn segments_made(calls: &[Call]) -> usize {
+    let written: BTreeSet<&str> = calls
+        .iter()
+        .filter(|call| call.name == "pwrite64")
+        .map(|call| call.file.as_str())
+        .collect();
+    let made = |path: &&str| calls.iter().any(|call| is_naming(call) && call.file == *path);
+    written.into_iter().filter(made).count()
+}
+
 /// What each node's journal held at which time.
 fn journals(calls: &[Call]) -> BTreeMap<u32, Journal> {
     let mut journals: BTreeMap<u32, Journal> = BTreeMap::new();
+    let names = Names::of(calls);
     // Written and not yet synced, by segment.
     let mut written: HashMap<&str, Vec<&Call>> = HashMap::new();
-    for call in calls {
+    for call in calls.iter().filter(|call| is_journal(call)) {
         if call.name == "pwrite64" {
             written.entry(&call.file).or_default().push(call);
-        } else if is_journal(call) && call.result == Some(0) {
+        } else if call.result == Some(0) {
             let synced = call.end.expect("a result comes with an end");
             let groups = written.entry(&call.file).or_default();
             // A sync is about what had been written when it began.
             let covered = |group: &mut &Call| group.end.is_some_and(|end| end < call.begin);
             for group in groups.extract_if(.., covered) {
-                journals.entry(node_of(&call.file)).or_default().add(group, synced);
+                // What stands in a file without a durable name is lost with the file.
+                let durable = synced.max(names.durable(&call.file));
+                journals.entry(node_of(&call.file)).or_default().add(group, durable);
             }
         }
     }
     journals
+}
+
+/// The names of files and folders that were made in the trace.
+struct Names<'a> {
+    made: HashMap<&'a Path, Stop>,
+    /// Begin and end of each sync of a folder.
+    synced: HashMap<&'a Path, Vec<(Stop, Stop)>>,
+}
+
+impl<'a> Names<'a> {
+    fn of(calls: &'a [Call]) -> Self {
+        let mut names = Names { made: HashMap::new(), synced: HashMap::new() };
+        for call in calls {
+            let path = Path::new(call.file.as_str());
+            match call.end {
+                Some(end) if is_naming(call) && call.result.is_some_and(|result| result >= 0) => {
+                    // A name that is there already stays; so the first one counts.
+                    names.made.entry(path).or_insert(end);
+                }
+                Some(end) if is_folder(call) && call.result == Some(0) => {
+                    names.synced.entry(path).or_default().push((call.begin, end));
+                }
+                _ => {}
+            }
+        }
+        names
+    }
+
+    /// When the file's name, and that of each folder above it, was durable.
+    fn durable(&self, file: &'a str) -> Stop {
+        let levels = Path::new(file).ancestors();
+        levels.map(|level| self.level_durable(level)).max().unwrap_or(Stop::BEFORE)
+    }
+
+    /// What was there before the trace began counts as durable.
+    fn level_durable(&self, level: &Path) -> Stop {
+        let Some(made) = self.made.get(level) else { return Stop::BEFORE };
+        let syncs = level.parent().and_then(|folder| self.synced.get(folder));
+        let mut after = syncs.into_iter().flatten().filter(|(begin, _)| begin > made);
+        after.next().map_or(Stop::NEVER, |(_, end)| *end)
+    }
 }
 
 /// `…/node-2/data/journal/0000000000000001.seg`.
@@ -112,12 +187,14 @@ fn node_of(path: &str) -> u32 {
 }
 
 impl Journal {
-    fn add(&mut self, group: &Call, synced: Stop) {
+    fn add(&mut self, group: &Call, durable: Stop) {
         assert!(!group.is_cut, "a group of the journal was not recorded whole");
         assert_eq!(group.result, i64::try_from(group.bytes.len()).ok(), "a short write");
         let mut payload = Bytes::from(sector::payload(&group.bytes));
         let header = GroupHeader::decode(&payload).expect("the header of a group");
         self.before.get_or_insert(header.position_before.0);
+        // Nothing is read behind a hole, so no group is durable before those in front of it.
+        let synced = self.groups.last().map_or(durable, |(.., before)| durable.max(*before));
         let last = header.position_before.0 + u64::from(header.records);
         self.groups.push((last, header.promised, synced));
         payload.advance(header.records_at());
@@ -236,16 +313,7 @@ impl Proof {
         let message = frame::decode(header, body).expect("a message between peers");
         match message {
             PeerMessage::Paxos(Message::Promise(promise)) => {
-                self.findings.promises += 1;
-                let (ballot, page) = (promise.ballot, promise.page);
-                let name = format!("node={node} promise to={to} ballot={ballot} page={page}");
-                let promised = self.journals.get(&node).and_then(|own| own.promised(ballot));
-                self.judge(&name, "the promise", promised, at);
-                for held in &promise.accepted {
-                    let record = self.held_by(node, held.slot, |_| true);
-                    self.judge(&name, &format!("slot {} in it", held.slot), record, at);
-                }
-                self.judge_position(node, &name, at);
+                self.receive_promise(node, to, &promise, at);
             }
             PeerMessage::Paxos(Message::Accepted(accepted)) => {
                 self.findings.accepted += 1;
@@ -266,6 +334,31 @@ impl Proof {
             }
             _ => {}
         }
+    }
+
+    fn receive_promise(&mut self, node: u32, to: u32, promise: &Promise, at: Stop) {
+        self.findings.promises += 1;
+        let (ballot, page) = (promise.ballot, promise.page);
+        let name = format!("node={node} promise to={to} ballot={ballot} page={page}");
+        let promised = self.journals.get(&node).and_then(|own| own.promised(ballot));
+        self.judge(&name, "the promise", promised, at);
+        for held in &promise.accepted {
+            self.findings.reported += 1;
+            let slot = held.slot;
+            match held.standing {
+                Standing::Accepted(ballot) => {
+                    let record = self.held_by(node, slot, |found| found == Some(ballot));
+                    self.judge(&name, &format!("slot {slot} in ballot {ballot}"), record, at);
+                }
+                Standing::Chosen => {
+                    let record = self.held_by(node, slot, |_| true);
+                    self.judge(&name, &format!("slot {slot} in it"), record, at);
+                    let chosen = self.chosen(slot);
+                    self.judge(&name, &format!("slot {slot} on a quorum"), chosen, at);
+                }
+            }
+        }
+        self.judge_position(node, &name, at);
     }
 
     fn receive_created(&mut self, call: &Call) {
@@ -335,11 +428,11 @@ impl Proof {
                 let closest = findings.closest_us.map_or(distance, |least| least.min(distance));
                 findings.closest_us = Some(closest);
             }
-            Some(durable) => {
+            Some(durable) if durable != Stop::NEVER => {
                 let us = durable.us.saturating_sub(at.us);
                 findings.early.push(format!("{name} left {us} us before {what} was durable"));
             }
-            None => findings.early.push(format!("{name} left, and {what} was never durable")),
+            _ => findings.early.push(format!("{name} left, and {what} was never durable")),
         }
     }
 }

@@ -16,6 +16,11 @@ use std::process::{Command, Stdio};
 /// larger steps, and nobody needs those.
 const STRING_BYTES_MAX: u32 = 128 << 10;
 
+/// Syncs, what is written and sent, and what gives a file or a folder its name. Not
+/// every machine has all of the latter.
+const TRACED: &str = "trace=fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg,\
+                      openat,?open,?mkdir,mkdirat";
+
 /// Every third sync of each thread takes this much longer.
 const SLOW_SYNC: &str = "inject=fdatasync:delay_enter=5000:when=1+3";
 
@@ -26,7 +31,7 @@ pub fn tracer(log: &Path, is_disk_slow: bool) -> Command {
     // Behind the command's back (-D): signals and the exit code are the command's.
     command.args(["-D", "-f", "--seccomp-bpf", "-ttt", "-y", "-xx"]);
     command.args(["-s", &STRING_BYTES_MAX.to_string(), "-e", "signal=none"]);
-    command.args(["-e", "trace=fsync,fdatasync,pwrite64,write,writev,sendto,sendmsg"]);
+    command.args(["-e", TRACED]);
     if is_disk_slow {
         command.args(["-e", SLOW_SYNC]);
     }
@@ -50,12 +55,22 @@ pub struct Stop {
     pub us: u64,
 }
 
+impl Stop {
+    /// Of what had happened before the trace began.
+    pub const BEFORE: Stop = Stop { line: 0, us: 0 };
+    /// Of what has not happened.
+    pub const NEVER: Stop = Stop { line: usize::MAX, us: u64::MAX };
+}
+
 /// A call on a file or socket.
 #[derive(Debug)]
 pub struct Call {
     pub name: String,
-    /// A path, or a name such as `socket:[1234]`.
+    /// A path, or a name such as `socket:[1234]`. Of a call that opens or makes something
+    /// the path that it was given.
     pub file: String,
+    /// It may make a new name in a folder.
+    pub makes_name: bool,
     /// What was written, as far as it was recorded.
     pub bytes: Vec<u8>,
     /// Not all bytes were recorded.
@@ -121,13 +136,20 @@ fn call(text: &str, begin: Stop) -> Call {
         bytes.extend_from_slice(&unhex(inside));
         is_cut |= behind.starts_with("...");
     }
-    let file = file.unwrap_or_default();
-    Call { name: name.to_owned(), file, bytes, is_cut, begin, end: None, result: None }
+    let mut file = file.unwrap_or_default();
+    let makes_folder = name.starts_with("mkdir");
+    // No string can be mistaken for the flag, for all are in hexadecimal.
+    let makes_name = makes_folder || (name.starts_with("open") && arguments.contains("O_CREAT"));
+    if makes_folder || name.starts_with("open") {
+        file = String::from_utf8_lossy(&std::mem::take(&mut bytes)).into_owned();
+    }
+    let name = name.to_owned();
+    Call { name, file, makes_name, bytes, is_cut, begin, end: None, result: None }
 }
 
 /// What stands behind the last equals sign; nothing when the process died.
 fn result(text: &str) -> Option<i64> {
-    text.rsplit_once(" = ")?.1.split(' ').next()?.parse().ok()
+    text.rsplit_once(" = ")?.1.split([' ', '<']).next()?.parse().ok()
 }
 
 /// `\x41\x42`.
@@ -149,15 +171,22 @@ fn a_log_is_read_with_calls_of_several_threads_in_each_other() {
 12 10.000010 sendto(4<\x73>, "\x44", 1, MSG_NOSIGNAL, NULL, 0) = -1 EAGAIN (Resource temporarily unavailable)
 12 10.000011 sendto(4<\x73>, "\x45", 1, MSG_NOSIGNAL, NULL, 0 <unfinished ...>
 13 10.000012 +++ exited with 0 +++
+13 10.000013 openat(AT_FDCWD<\x2f>, "\x2f\x62", O_RDWR|O_CREAT|O_CLOEXEC, 0600) = 7<\x2f\x62>
+13 10.000014 openat(AT_FDCWD<\x2f>, "\x2f\x62", O_RDONLY|O_CLOEXEC) = 8<\x2f\x62>
+13 10.000015 mkdir("\x2f\x63", 0700)      = 0
 "#;
     std::fs::write(&log, text).expect("a file");
     let calls = read(&log, |_| true);
     let names: Vec<&str> = calls.iter().map(|call| call.name.as_str()).collect();
-    assert_eq!(names, ["fdatasync", "writev", "sendto", "sendto"]);
+    let all = ["fdatasync", "writev", "sendto", "sendto", "openat", "openat", "mkdir"];
+    assert_eq!(names, all);
     assert_eq!(calls[0].file, "/a");
     assert_eq!((calls[0].begin.line, calls[0].end.expect("ended").line), (0, 2));
     assert_eq!((&calls[1].bytes[..], calls[1].is_cut), (&b"A\"C"[..], true));
     let results: Vec<_> = calls.iter().map(|call| call.result).collect();
-    assert_eq!(results, [Some(0), Some(3), Some(-1), None]);
+    assert_eq!(results, [Some(0), Some(3), Some(-1), None, Some(7), Some(8), Some(0)]);
     assert_eq!(calls[3].begin.us, 10_000_011);
+    let names: Vec<_> =
+        calls[4..].iter().map(|call| (call.file.as_str(), call.makes_name)).collect();
+    assert_eq!(names, [("/b", true), ("/b", false), ("/c", true)]);
 }

@@ -6,4 +6,5 @@
 pub mod cluster;
 pub mod http;
 pub mod ports;
+pub mod skip;
 pub mod wait;

@@ -55,7 +55,11 @@ impl Problem {
                 "This node can't learn the outcome any more. The write may have had effect: send it \
                  again only with an Idempotency-Key, or read first.",
             ),
-            Refused::Overloaded | Refused::NoLeader | Refused::Stopping | Refused::NoRoom => {
+            Refused::Overloaded
+            | Refused::NoLeader
+            | Refused::Stopping
+            | Refused::NoRoom
+            | Refused::Differs => {
                 return Self::of(refused);
             }
         };
@@ -70,9 +74,11 @@ impl Problem {
                 "The read was not confirmed by a quorum in time. A read with consistency=stale \
                  needs none.",
             ),
-            Refused::Overloaded | Refused::NoLeader | Refused::Stopping | Refused::NoRoom => {
-                Self::of(refused)
-            }
+            Refused::Overloaded
+            | Refused::NoLeader
+            | Refused::Stopping
+            | Refused::NoRoom
+            | Refused::Differs => Self::of(refused),
         }
     }
 
@@ -90,6 +96,11 @@ impl Problem {
                 "This node's disk, or those of too many nodes, have little room left. Values can \
                  be put again as soon as there is more: delete keys, or make the disks larger. \
                  Reads go on.",
+            ),
+            Refused::Differs => Self::new(
+                Kind::NotReady,
+                "The state of this node differs from another node's, and one of the two is damaged: \
+                 no backup is made of it. Ask another node, and look at the logs.",
             ),
             Refused::NoLeader | Refused::Deadline | Refused::Lost => Self::new(
                 Kind::NoLeader,

@@ -155,6 +155,8 @@ pub enum Refused {
     Stopping,
     /// This node's disk, or those of too many nodes, have no room for more. Not applied.
     NoRoom,
+    /// The node's state differs from another's, so it gives no backup of it.
+    Differs,
 }
 
 impl Refused {
@@ -163,7 +165,9 @@ impl Refused {
     pub fn outcome_unknown(self) -> bool {
         match self {
             Self::Deadline | Self::Lost => true,
-            Self::Overloaded | Self::NoLeader | Self::Stopping | Self::NoRoom => false,
+            Self::Overloaded | Self::NoLeader | Self::Stopping | Self::NoRoom | Self::Differs => {
+                false
+            }
         }
     }
 }

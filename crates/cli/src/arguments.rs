@@ -15,7 +15,7 @@ pub(crate) const BASE_PORT_DEFAULT: u16 = 7000;
 #[derive(Parser, Debug)]
 #[command(
     name = "synod",
-    version,
+    version = version(),
     about,
     long_about = "A replicated key-value store: Multi-Paxos, HTTP in front, RocksDB behind.",
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage or settings; \
@@ -25,6 +25,15 @@ pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Cargo leaves the binary of the tests where it puts the released one, so it says which it is.
+fn version() -> &'static str {
+    if synod_node::IS_FOR_TESTS {
+        concat!(env!("CARGO_PKG_VERSION"), " (built for tests: SYNOD_PLANTED makes it fail)")
+    } else {
+        env!("CARGO_PKG_VERSION")
+    }
 }
 
 /// The subcommands.
@@ -443,6 +452,9 @@ pub(crate) struct Chaos {
     /// Write what clients asked for and were told, as JSON lines.
     #[arg(long, value_name = "FILE")]
     pub(crate) history: Option<PathBuf>,
+    /// What is mounted is seen by this process and its children only.
+    #[arg(long, hide = true)]
+    pub(crate) own_mounts: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

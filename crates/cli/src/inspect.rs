@@ -34,11 +34,17 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
     row("folder", found.folder.display().to_string());
     row("running", yes_or_no(found.is_running));
     match &found.identity {
+        None if found.unfinished_restore.is_some() => {
+            row("identity", "none: a restore did not come to its end, run it again".to_owned());
+        }
         None => row("identity", "none: no node was made here".to_owned()),
         Some(identity) => {
             row("node", identity.node.to_string());
             row("cluster", identity.cluster.clone());
             row("store", identity.store.clone());
+            if let Some((slot, hash)) = &identity.restored {
+                row("restored", format!("at slot {slot}, with the state hash {hash}"));
+            }
             let members: Vec<String> = identity.members.iter().map(u32::to_string).collect();
             row("members", members.join(", "));
             let (promises, accepts) = (identity.promise_quorum, identity.accept_quorum);

@@ -30,12 +30,27 @@ pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
     } else {
         print(&text(&searches, began.elapsed()))?;
     }
-    let missed: Vec<String> =
-        searches.iter().filter(|s| s.found.is_none()).map(|s| s.bug.name()).collect();
-    if missed.is_empty() {
+    if searches.iter().all(|search| search.found.is_some()) {
         return Ok(());
     }
-    Err(Failure::failed(format!("not found in {seeds_max} seeds: {}", missed.join(", "))))
+    Err(Failure::failed(trouble(&searches, seeds_max)))
+}
+
+/// Which mistakes were not found, and why.
+fn trouble(searches: &[Search], seeds_max: u64) -> String {
+    let mut lines = Vec::new();
+    let missed = searches.iter().filter(|s| s.found.is_none() && s.broken.is_none());
+    let missed: Vec<String> = missed.map(|search| search.bug.name()).collect();
+    if !missed.is_empty() {
+        lines.push(format!("not found in {seeds_max} seeds: {}", missed.join(", ")));
+    }
+    for search in searches {
+        if let Some((seed, why)) = &search.broken {
+            let name = search.bug.name();
+            lines.push(format!("{name} was not looked for to the end, seed {seed}: {why}"));
+        }
+    }
+    lines.join("\n")
 }
 
 fn chosen(names: &[String]) -> Result<Vec<Bug>, Failure> {
@@ -58,12 +73,16 @@ fn text(searches: &[Search], took: Duration) -> String {
             search.bug.name(),
             search.bug.text().to_owned(),
             search.seeds.to_string(),
-            checker(search).unwrap_or("NOT FOUND").to_owned(),
+            checker(search).unwrap_or(not_found(search)).to_owned(),
         ]);
     }
     let found = searches.iter().filter(|search| search.found.is_some()).count();
     let (all, seconds) = (searches.len(), took.as_secs_f64());
     format!("{}\n{found} of {all} planted bugs found in {seconds:.1} s", columns(&rows))
+}
+
+fn not_found(search: &Search) -> &'static str {
+    if search.broken.is_some() { "NOT RUN" } else { "NOT FOUND" }
 }
 
 fn checker(search: &Search) -> Option<&'static str> {
@@ -88,6 +107,8 @@ struct Row {
     seeds: u64,
     found_by_seed: Option<u64>,
     checker: Option<&'static str>,
+    /// Why its search ended before it was over.
+    broken: Option<String>,
     violation: Option<String>,
 }
 
@@ -100,6 +121,7 @@ impl Table {
             seeds: search.seeds,
             found_by_seed: search.found.as_ref().map(|(seed, _)| *seed),
             checker: checker(search),
+            broken: search.broken.as_ref().map(|(seed, why)| format!("seed {seed}: {why}")),
             violation: search.found.as_ref().map(|(_, violation)| violation.text.clone()),
         };
         Table {

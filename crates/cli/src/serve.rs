@@ -7,6 +7,7 @@ use synod_node::{Settings, logging};
 
 use crate::arguments::Serve;
 use crate::failure::Failure;
+use crate::output::warn;
 
 /// Overrides the level of the settings.
 const LEVEL_VARIABLE: &str = "SYNOD_LOG";
@@ -28,6 +29,9 @@ pub(crate) fn init(config: &Path) -> Result<String, Failure> {
 pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(parent) = arguments.stop_with_parent {
         die_with(parent)?;
+    }
+    if synod_node::IS_FOR_TESTS {
+        warn("this synod was built for tests and is not to serve anybody: run make build");
     }
     let mut settings = load(&arguments.settings.config)?;
     settings.trace_durability.clone_from(&arguments.trace_durability);

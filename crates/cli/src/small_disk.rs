@@ -1,9 +1,13 @@
-//! Small file systems for the nodes' data, which can be filled and freed.
+//! Small file systems for the nodes' data, which can be filled and freed. They are mounted where only
+//! this process and its children see them, so that they go away with the last of these,
+//! however that ends.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,6 +21,7 @@ const DISK_BYTES: u64 = 128 << 20;
 /// A node makes a new segment of its journal soon, so that it soon notices that there is no room.
 /// Without a reserve it comes to writes that fail.
 const SETTINGS: &str = "[limits]\nsegment_bytes = 262144\n\n[snapshot]\ndisk_reserve_bytes = 0\n";
+const ONLY_ROOT: &str = "only root may mount a small file system";
 const BALLAST: &str = "ballast";
 /// The ballast grows in steps of this size, and in ever smaller ones to the last block.
 const STEP_BYTES: usize = 1 << 20;
@@ -64,20 +69,51 @@ pub(crate) enum Fate {
     Fell,
 }
 
+/// Why a node has no disk.
+#[derive(PartialEq, Eq, Debug)]
+enum Trouble {
+    /// Nobody can give it one on this machine, or in this role.
+    Lack(String),
+    /// Something went wrong that should not.
+    Failed(String),
+}
+
+/// Begins this program anew, in the same process, where nobody else sees what it mounts:
+/// so it returns only why that cannot be.
+pub(crate) fn mount_for_oneself(argument: &str) -> Result<Infallible, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ONLY_ROOT.to_owned());
+    }
+    let alone = || {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private"]);
+        command
+    };
+    // Afterwards it would be too late to go on without.
+    run(alone().arg("true"))?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let error = alone().arg(program).args(std::env::args_os().skip(1)).arg(argument).exec();
+    Err(format!("unshare: {error}"))
+}
+
 impl Disks {
     /// Gives each node of a cluster that does not run yet a disk of its own, with the data that
-    /// it has. If nobody may mount here, there are none.
+    /// it has. If nobody can mount here, there are none.
     pub(crate) fn mount(cluster: &LocalCluster) -> Result<Disks, Failure> {
         let mut disks = Disks::default();
         for node in cluster.nodes() {
             let place = node.place();
             let image = place.folder.join("disk.img");
-            if let Err(error) = make(&image).and_then(|()| move_onto(&image, &place.data_dir())) {
-                if !disks.disks.is_empty() {
-                    return Err(Failure::failed(error));
+            match make(&image).and_then(|()| move_onto(&image, &place.data_dir())) {
+                Ok(()) => {}
+                // What the first one got is there for all.
+                Err(Trouble::Lack(reason)) if disks.disks.is_empty() => {
+                    disks.lack = Some(reason);
+                    return Ok(disks);
                 }
-                disks.lack = Some(error);
-                return Ok(disks);
+                Err(Trouble::Lack(reason) | Trouble::Failed(reason)) => {
+                    return Err(Failure::failed(format!("node {}'s disk: {reason}", place.id)));
+                }
             }
             let disk = Disk { folder: place.data_dir(), room: Room::Enough };
             disks.disks.insert(place.id, disk);
@@ -136,30 +172,32 @@ impl Disks {
 }
 
 /// Makes an image of an empty file system. It takes as much of the real disk as is in it.
-fn make(image: &Path) -> Result<(), String> {
+fn make(image: &Path) -> Result<(), Trouble> {
     // `mkfs` can do this for anybody, so ask first who may mount.
     if !rustix::process::geteuid().is_root() {
-        return Err("only root may mount a small file system".to_owned());
+        return Err(Trouble::Lack(ONLY_ROOT.to_owned()));
     }
+    run(Command::new("mkfs.ext4").arg("-V")).map_err(Trouble::Lack)?;
     let file = File::create(image).and_then(|file| file.set_len(DISK_BYTES));
-    file.map_err(|error| format!("cannot write {}: {error}", image.display()))?;
+    let failed = |error| Trouble::Failed(format!("cannot write {}: {error}", image.display()));
+    file.map_err(failed)?;
     // Without blocks that are kept for root, who runs the nodes here.
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image))
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(image)).map_err(Trouble::Failed)
 }
 
 /// Mounts the image where `folder` is, and moves what is in the folder onto it.
-fn move_onto(image: &Path, folder: &Path) -> Result<(), String> {
+fn move_onto(image: &Path, folder: &Path) -> Result<(), Trouble> {
     let aside = folder.with_extension("aside");
-    let failed = |error: io::Error| format!("{}: {error}", folder.display());
+    let failed = |error: io::Error| Trouble::Failed(format!("{}: {error}", folder.display()));
     fs::rename(folder, &aside).and_then(|()| fs::create_dir(folder)).map_err(failed)?;
     let mounted = run(Command::new("mount").args(["-o", "loop"]).arg(image).arg(folder));
     if let Err(error) = mounted {
         // The node goes on where it was.
         fs::remove_dir(folder).and_then(|()| fs::rename(&aside, folder)).map_err(failed)?;
-        return Err(error);
+        return Err(Trouble::Lack(error));
     }
     fs::remove_dir(folder.join("lost+found")).map_err(failed)?;
-    run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(folder))?;
+    run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(folder)).map_err(Trouble::Failed)?;
     fs::remove_dir_all(&aside).map_err(failed)
 }
 

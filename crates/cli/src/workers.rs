@@ -1,6 +1,7 @@
 //! Processes that carry plans out, one plan after the other, for `synod sim`. In a
 //! release build a panic ends the process; here that is the end of one worker, the
-//! plan it had counts as failed with what the panic said, and the rest goes on.
+//! plan it had counts as failed with what the panic said, and the rest goes on. A worker that
+//! ends in any other way has checked nothing, which is the machinery's failure.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -76,8 +77,9 @@ impl Workers {
                 *report
             }
             Ok((Some(Reply::Dies(text)), _)) => Report::of_death(plan.seed, text),
-            Ok((None, worker)) => Report::of_death(plan.seed, worker.last_words()),
-            Err(error) => Report::of_death(plan.seed, format!("no worker could run it: {error}")),
+            // Only a panic is a word of the nodes. Whatever else ends a worker is nobody's finding.
+            Ok((None, worker)) => Report::of_no_run(plan.seed, worker.last_words()),
+            Err(error) => Report::of_no_run(plan.seed, format!("no worker could run it: {error}")),
         }
     }
 
@@ -144,9 +146,9 @@ mod tests {
         Workers { program: "sh".into(), arguments, idle: Mutex::default() }
     }
 
-    fn text_of(report: &Report) -> String {
+    fn text_of(report: &Report, checker: Checker) -> String {
         let violation = report.violation.as_ref().expect("it failed");
-        assert_eq!(violation.checker, Checker::Assertion);
+        assert_eq!(violation.checker, checker);
         violation.text.clone()
     }
 
@@ -156,16 +158,30 @@ mod tests {
         for seed in [4, 5] {
             let report = workers.run(&Plan::drawn(seed));
             assert_eq!(report.seed, seed);
-            assert_eq!(text_of(&report), "left is not right");
+            assert_eq!(text_of(&report, Checker::Assertion), "left is not right");
         }
     }
 
     #[test]
     fn a_worker_that_dies_without_a_word_is_told_of() {
         let report = workers("read plan; exit 3").run(&Plan::drawn(4));
-        assert_eq!(text_of(&report), "the process that ran it ended: exit status: 3");
+        let text = text_of(&report, Checker::Machinery);
+        assert_eq!(text, "the process that ran it ended: exit status: 3");
         let report = workers("read plan; printf '{\"Ran\"'; kill -9 $$").run(&Plan::drawn(4));
-        assert!(text_of(&report).contains("signal: 9"), "{report:?}");
+        assert!(text_of(&report, Checker::Machinery).contains("signal: 9"), "{report:?}");
+    }
+
+    #[test]
+    fn a_mistake_is_not_found_by_a_worker_that_dies() {
+        let workers = workers("read plan; exit 3");
+        let run = |plan: &Plan| match plan.bug {
+            Some(_) => workers.run(plan),
+            None => Report { violation: None, ..Report::of_no_run(plan.seed, String::new()) },
+        };
+        let search = synod_sim::planted::search(synod_sim::planted::Bug::CANARY, 4, 20, &run);
+        assert_eq!((search.found, search.seeds), (None, 1));
+        let (seed, text) = search.broken.expect("it is told of");
+        assert_eq!((seed, &*text), (4, "the process that ran it ended: exit status: 3"));
     }
 
     #[test]

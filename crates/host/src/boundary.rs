@@ -58,6 +58,11 @@ pub enum Event {
         /// The peer.
         from: NodeId,
     },
+    /// A snapshot of this slot is being sent to a peer, and gets on.
+    SnapshotSent {
+        /// The snapshot's slot.
+        slot: Slot,
+    },
     /// The journal has filled a segment and begun another; at the start, one for each
     /// segment that it holds except the newest, oldest first.
     Segment(Segment),

@@ -188,6 +188,7 @@ impl Host {
                 self.receive_installed(now, &applied, configurations);
             }
             Event::SnapshotFailed { from } => self.run(now, Input::SnapshotFailed { from }),
+            Event::SnapshotSent { slot } => self.run(now, Input::SnapshotSent { slot }),
             Event::Segment(segment) => self.run(now, Input::Segment(segment)),
             Event::Room(room) => self.run(now, Input::Room(room)),
             Event::PeerDied(peer) => self.run(now, Input::PeerDied(peer)),

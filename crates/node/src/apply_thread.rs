@@ -331,8 +331,8 @@ impl ApplyThread {
         Ok(())
     }
 
-    /// Switches to a snapshot, between two commits. When it fails the node stops: the
-    /// next start finds out which state is the state.
+    /// Switches to a snapshot, between two commits. When the switch itself fails the node
+    /// stops: the next start finds out which state is the state.
     fn install(&mut self, from: NodeId, verified: Verified) -> Result<(), ApplyError> {
         self.commit()?;
         let (slot, before) = (verified.state().applied_slot, self.applier.applied());
@@ -345,7 +345,15 @@ impl ApplyThread {
             return Ok(());
         }
         let Installer { folders, current, options } = &self.installer;
-        let installed = folders.install(verified)?;
+        let prepared = match folders.prepare(verified) {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                tracing::warn!(peer = %from, slot, %error, "the snapshot cannot be installed");
+                let _ = self.reports.send(Report::SnapshotFailed { from });
+                return Ok(());
+            }
+        };
+        let installed = folders.install(prepared)?;
         let store = Store::open(&installed.path, options).map_err(SnapshotError::from)?;
         failpoint::hit(folders.data(), "opened").map_err(|error| MapError(error.to_string()))?;
         self.applier.install(store.clone())?;

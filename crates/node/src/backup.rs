@@ -46,6 +46,8 @@ pub(crate) enum BackupError {
     Snapshot(#[from] SnapshotError),
     #[error("cannot read the checkpoint: {0}")]
     Io(#[from] io::Error),
+    #[error("the state differs from a peer's: one of the two is damaged")]
+    Differs,
 }
 
 /// Gives the parts of a backup of the state as it is now to `send`, in their order,

@@ -114,19 +114,7 @@ impl Folder {
     /// What is in the folder beside its lock and a journal without identity, which
     /// an `init` that was interrupted leaves behind.
     pub(crate) fn strangers(&self) -> Result<Vec<String>, FolderError> {
-        let entries = fs::read_dir(&self.path)
-            .map_err(|source| failed("read the data folder", &self.path, source))?;
-        let mut names = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|source| failed("read", &self.path, source))?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let is_ours = name == LOCK_FILE || name == JOURNAL || name.ends_with(".new");
-            if !is_ours && name != "lost+found" {
-                names.push(name);
-            }
-        }
-        names.sort();
-        Ok(names)
+        strangers(&self.path)
     }
 
     /// Reads a small file of the folder; none when there is no such file.
@@ -144,6 +132,23 @@ impl Folder {
     pub(crate) fn replace(&self, name: &str, content: &[u8]) -> Result<(), FolderError> {
         replace(&self.path, name, content)
     }
+}
+
+/// [`Folder::strangers`] for whoever has only the path.
+pub(crate) fn strangers(path: &Path) -> Result<Vec<String>, FolderError> {
+    let entries =
+        fs::read_dir(path).map_err(|source| failed("read the data folder", path, source))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|source| failed("read", path, source))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_ours = name == LOCK_FILE || name == JOURNAL || name.ends_with(".new");
+        if !is_ours && name != "lost+found" {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// [`Folder::replace`] for whoever has only the path.

@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use synod_journal::{ClusterId, Journal, OpenError};
-use synod_paxos::{Configuration, NodeId, Position};
+use synod_paxos::{Configuration, NodeId, Position, Slot};
+use synod_storage::snapshot::{SnapshotError, StateFolders};
 
-use crate::folder::{Folder, FolderError};
+use crate::folder::{self, Folder, FolderError};
+use crate::founding::Founding;
 use crate::settings::Settings;
 
 pub(crate) const FILE: &str = "identity.json";
@@ -17,8 +19,10 @@ const FORMAT: u32 = 1;
 /// Who a data folder is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Identity {
-    /// The cluster.
+    /// The cluster, as the operator names it.
     pub cluster: u128,
+    /// What the cluster began with.
+    pub founding: Founding,
     /// The node.
     pub node: NodeId,
     /// Drawn at random when the folder was made: tells it from any other folder
@@ -40,6 +44,17 @@ struct Written {
     promise_quorum: usize,
     accept_quorum: usize,
     alpha: u64,
+    /// Only of a cluster that was restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    restored: Option<WrittenFounding>,
+}
+
+/// What the state was that a cluster began with.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFounding {
+    slot: u64,
+    state_hash: String,
 }
 
 /// Why `init` made nothing.
@@ -76,6 +91,9 @@ pub enum InitError {
     /// The journal can't be made.
     #[error("cannot make the journal: {0}")]
     Journal(#[from] OpenError),
+    /// What an interrupted restore left can't be put aside.
+    #[error(transparent)]
+    State(#[from] SnapshotError),
     /// No random numbers.
     #[error("cannot draw a store id from /dev/urandom: {0}")]
     Random(std::io::Error),
@@ -121,12 +139,49 @@ pub enum IdentityError {
 /// When the folder holds anything already, or can't be used.
 pub fn init(settings: &Settings) -> Result<Identity, InitError> {
     let folder = begin(settings)?;
-    finish(&folder, settings)
+    finish(&folder, settings, Founding::default())
 }
 
 /// Takes a folder for a new node, in which there is nothing yet.
 pub(crate) fn begin(settings: &Settings) -> Result<Folder, InitError> {
+    claim(Folder::create(&settings.data_dir)?)
+}
+
+/// The same for a node whose state comes from a backup. What a restore left that was
+/// interrupted after its switch is put aside: no node ever used it.
+pub(crate) fn begin_restore(settings: &Settings) -> Result<Folder, InitError> {
     let folder = Folder::create(&settings.data_dir)?;
+    if let Some(state) = unfinished_restore(folder.path())
+        && is_journal_unused(&folder, &state, settings)
+    {
+        folder.states().put_aside(&state)?;
+    }
+    claim(folder)
+}
+
+/// The state of a restore that was interrupted between its switch and the identity: it
+/// alone is there, perhaps with a journal, and bears its mark. None in any other folder.
+pub(crate) fn unfinished_restore(path: &Path) -> Option<PathBuf> {
+    if path.join(FILE).exists() {
+        return None;
+    }
+    let state = StateFolders::new(path).current().ok()?;
+    let strangers = folder::strangers(path).ok()?;
+    let is_alone = strangers.len() == 1 && state.ends_with(&strangers[0]);
+    let is_marked = || StateFolders::mark(&state).is_ok_and(|mark| mark.is_some());
+    (is_alone && is_marked()).then_some(state)
+}
+
+/// Whether the journal beside this state is none that a node has ever voted with.
+fn is_journal_unused(folder: &Folder, state: &Path, settings: &Settings) -> bool {
+    let Ok(founding) = Founding::of(state) else { return false };
+    match Journal::inspect(&folder.journal(), founding.lineage(settings.cluster_id())) {
+        Ok(held) => held.incarnation == 0 && held.recovered.position == Position::ZERO,
+        Err(error) => matches!(error, OpenError::Missing(_)),
+    }
+}
+
+fn claim(folder: Folder) -> Result<Folder, InitError> {
     if let Some(identity) = Identity::read(&folder)? {
         return Err(InitError::Exists {
             path: folder.path().to_owned(),
@@ -148,9 +203,14 @@ pub(crate) fn not_empty(folder: &Folder, found: &[String]) -> InitError {
 }
 
 /// Makes the journal, then the identity.
-pub(crate) fn finish(folder: &Folder, settings: &Settings) -> Result<Identity, InitError> {
+pub(crate) fn finish(
+    folder: &Folder,
+    settings: &Settings,
+    founding: Founding,
+) -> Result<Identity, InitError> {
     let identity = Identity {
         cluster: settings.cluster_id(),
+        founding,
         node: settings.node(),
         store: random_id().map_err(InitError::Random)?,
         configuration: settings.configuration(),
@@ -167,11 +227,11 @@ pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitErr
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
     let path = folder.journal();
-    match Journal::create(&path, ClusterId(identity.cluster)) {
+    match Journal::create(&path, identity.lineage()) {
         // Left by an `init` that was interrupted, unless somebody served from it: then
         // it holds votes, and only its identity is missing.
         Err(OpenError::Exists(_)) => {
-            let held = Journal::inspect(&path, ClusterId(identity.cluster))?;
+            let held = Journal::inspect(&path, identity.lineage())?;
             if held.incarnation > 0 || held.recovered.position > Position::ZERO {
                 let found = "a journal that was in use".to_owned();
                 return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
@@ -181,7 +241,7 @@ fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError>
                 path: path.clone(),
                 source,
             })?;
-            Ok(Journal::create(&path, ClusterId(identity.cluster))?)
+            Ok(Journal::create(&path, identity.lineage())?)
         }
         result => Ok(result?),
     }
@@ -203,6 +263,11 @@ impl Identity {
         Identity::decode(&content)
             .map(Some)
             .map_err(|reason| IdentityError::Damaged { file: folder.path().join(FILE), reason })
+    }
+
+    /// What the journal and the peers know the cluster by.
+    pub(crate) fn lineage(&self) -> ClusterId {
+        self.founding.lineage(self.cluster)
     }
 
     fn compare(&self, path: &Path, settings: &Settings) -> Result<(), IdentityError> {
@@ -250,6 +315,10 @@ impl Identity {
             promise_quorum: self.configuration.promise_quorum(),
             accept_quorum: self.configuration.accept_quorum(),
             alpha: self.configuration.alpha(),
+            restored: (self.founding != Founding::default()).then(|| WrittenFounding {
+                slot: self.founding.slot.0,
+                state_hash: format!("{:016x}", self.founding.state_hash),
+            }),
         };
         let mut text = serde_json::to_vec_pretty(&written).expect("plain fields");
         text.push(b'\n');
@@ -270,17 +339,25 @@ impl Identity {
             written.alpha,
         )
         .map_err(|error| format!("its configuration is not possible: {error:?}"))?;
+        let founding = written.restored.as_ref().map(founding_of).transpose()?;
         let node = NodeId(written.node_id);
         if !configuration.contains(node) {
             return Err(format!("node {} is not among its own members", node.0));
         }
         Ok(Identity {
             cluster: parse_id(&written.cluster_id)?,
+            founding: founding.unwrap_or_default(),
             node,
             store: parse_id(&written.store_id)?,
             configuration,
         })
     }
+}
+
+fn founding_of(written: &WrittenFounding) -> Result<Founding, String> {
+    let text = &written.state_hash;
+    let state_hash = u64::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
+    Ok(Founding { slot: Slot(written.slot), state_hash })
 }
 
 /// An id as it stands in a file.

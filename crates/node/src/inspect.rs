@@ -13,7 +13,8 @@ use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
 
 use crate::folder::{JOURNAL, LOCK_FILE, MARKER_FILE};
-use crate::identity::{FILE, Identity};
+use crate::founding::Founding;
+use crate::identity::{FILE, Identity, unfinished_restore};
 
 /// Records between two looks at a count.
 const VISITS: usize = 1 << 20;
@@ -28,6 +29,8 @@ pub struct Inspection {
     pub is_running: bool,
     /// Whose it is; none when it holds no node.
     pub identity: Option<InspectedIdentity>,
+    /// The state of a restore that did not come to its end; another one replaces it.
+    pub unfinished_restore: Option<PathBuf>,
     /// The journal; none when it can't be read.
     pub journal: Option<InspectedJournal>,
     /// The state; none when it can't be read.
@@ -49,6 +52,8 @@ pub struct InspectedIdentity {
     pub node: u32,
     /// The id of this very folder, in hexadecimal.
     pub store: String,
+    /// The slot and the hash of the state that the cluster was restored with, if it was.
+    pub restored: Option<(u64, String)>,
     /// The members that the cluster was made with.
     pub members: Vec<u32>,
     /// Promises that make a leader.
@@ -116,6 +121,7 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
         folder: folder.to_owned(),
         is_running: is_running(folder)?,
         identity: None,
+        unfinished_restore: unfinished_restore(folder),
         journal: None,
         state: None,
         violation: read_text(&folder.join(MARKER_FILE))?,
@@ -131,7 +137,7 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
         Ok(identity) => {
             found.identity = Some(describe(&identity));
             if !found.is_running {
-                found.look_at_journal(identity.cluster);
+                found.look_at_journal(identity.lineage());
             }
         }
     }
@@ -167,6 +173,10 @@ fn describe(identity: &Identity) -> InspectedIdentity {
         cluster: format!("{:032x}", identity.cluster),
         node: identity.node.0,
         store: format!("{:032x}", identity.store),
+        restored: (identity.founding != Founding::default()).then(|| {
+            let Founding { slot, state_hash } = identity.founding;
+            (slot.0, format!("{state_hash:016x}"))
+        }),
         members: configuration.members().iter().map(|member| member.0).collect(),
         promise_quorum: configuration.promise_quorum(),
         accept_quorum: configuration.accept_quorum(),
@@ -175,9 +185,9 @@ fn describe(identity: &Identity) -> InspectedIdentity {
 }
 
 impl Inspection {
-    fn look_at_journal(&mut self, cluster: u128) {
+    fn look_at_journal(&mut self, cluster: ClusterId) {
         let folder = self.folder.join(JOURNAL);
-        let held = match Journal::inspect(&folder, ClusterId(cluster)) {
+        let held = match Journal::inspect(&folder, cluster) {
             Ok(held) => held,
             Err(error) => {
                 self.damage.push(error.to_string());

@@ -22,6 +22,7 @@ mod doors;
 mod durability_trace;
 mod fatal;
 mod folder;
+mod founding;
 mod identity;
 mod inspect;
 mod journal_thread;
@@ -52,6 +53,7 @@ mod upkeep;
 pub use apply_thread::ApplyError;
 pub use backup::{BackupAbout, BackupFile};
 pub use folder::FolderError;
+pub use founding::Founding;
 pub use identity::{Identity, IdentityError, InitError, init};
 pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
 pub use limit_settings::LimitSettings;
@@ -66,3 +68,6 @@ pub use settings::{
 };
 pub use snapshot_settings::SnapshotSettings;
 pub use start_error::{NodeFailure, StartError};
+
+/// Whether a node can be told to make a mistake, as only those in builds of the root's tests can.
+pub const IS_FOR_TESTS: bool = cfg!(feature = "planted");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use synod_api::Leader;
 use synod_host::{Host, HostSettings};
-use synod_journal::{ClusterId, Journal, JournalError, JournalOptions};
+use synod_journal::{Journal, JournalError, JournalOptions};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
@@ -235,7 +235,7 @@ impl Running {
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
     let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
-    let opened = Journal::open(&folder.journal(), ClusterId(identity.cluster), &options)?;
+    let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
     if let Some(slot) = StateFolders::mark(store.path())? {
@@ -369,7 +369,7 @@ impl Assembly<'_> {
         let peers = members.iter().filter(|member| NodeId(member.id) != me);
         TransportSettings {
             own: Own {
-                cluster: self.identity.cluster,
+                cluster: self.identity.lineage().0,
                 node: me,
                 store: self.identity.store,
                 incarnation: recovery.incarnation,

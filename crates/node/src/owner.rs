@@ -85,7 +85,6 @@ pub(crate) struct Owner {
     answers: Vec<Answer>,
     snapshot_at: Instant,
     is_stopping: bool,
-    has_told_disagreement: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
 }
@@ -150,7 +149,6 @@ impl Owner {
             answers: Vec::new(),
             snapshot_at: Instant::now(),
             is_stopping: false,
-            has_told_disagreement: false,
             is_lone: false,
         }
     }
@@ -290,6 +288,7 @@ impl Owner {
             }
             Report::Segment(segment) => Some(Event::Segment(segment)),
             Report::SnapshotFailed { from } => Some(Event::SnapshotFailed { from }),
+            Report::SnapshotSent { slot } => Some(Event::SnapshotSent { slot }),
             Report::SendSnapshot { to, message } => {
                 self.transport.send(to, &PeerMessage::Snapshot(message));
                 None
@@ -407,13 +406,13 @@ impl Owner {
             }
         }
         if let Some(found) = self.host.disagreement()
-            && !std::mem::replace(&mut self.has_told_disagreement, true)
+            && !self.shared.owner.differs.swap(true, Relaxed)
         {
             let Disagreement { slot, peer, mine, theirs } = found;
             tracing::error!(
                 %slot, %peer,
                 "the state differs from the peer's: {mine:016x} here, {theirs:016x} there; \
-                 one of the two is damaged"
+                 one of the two is damaged, so this node gives its state to nobody"
             );
         }
         self.shared.owner.set_leader(leader);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use synod_host::configurations_of;
-use synod_journal::{ClusterId, JournalError, OpenError, Remains};
+use synod_journal::{JournalError, OpenError, Remains};
 use synod_kv::{APPLIED_KEY, KvOptions, MapError, OrderedMap, State, StateMachine, WriteSet};
 use synod_paxos::{Configuration, ConfigurationError, NodeId, Slot};
 use synod_storage::snapshot::{self, SnapshotError, StateFolders, Verified};
@@ -21,6 +21,7 @@ use synod_storage::{Store, StoreError, StoreOptions, failpoint};
 
 use crate::apply_thread::{Applier, ApplyError};
 use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE};
+use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
@@ -230,6 +231,8 @@ impl Survivor {
             .map_err(|reason| RecoverError::Impossible { node, reason })?;
         let identity = Identity {
             cluster: identity::random_id().map_err(InitError::Random)?,
+            // An id that was drawn here is nobody else's.
+            founding: Founding::default(),
             node: NodeId(node),
             store: identity::random_id().map_err(InitError::Random)?,
             configuration,
@@ -250,7 +253,7 @@ impl Survivor {
         let verified: Verified = copied.again()?;
         let state = verified.state().clone();
         assert_eq!(state.applied_slot, self.findings.kept_slot, "every slot is applied");
-        states.install(verified)?;
+        states.install(states.prepare(verified)?)?;
         step("installed")?;
         identity::create(&folder, &identity)?;
         step("named")?;
@@ -347,7 +350,7 @@ fn remains(
     doubts: &mut Vec<String>,
 ) -> Result<Option<Remains>, RecoverError> {
     let journal = data.join(JOURNAL);
-    let remains = match Remains::read(&journal, ClusterId(identity.cluster), applied) {
+    let remains = match Remains::read(&journal, identity.lineage(), applied) {
         Err(OpenError::Missing(path)) => {
             doubts.push(format!("{} holds no journal: only the state is left", path.display()));
             return Ok(None);

@@ -19,6 +19,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::backup::BackupError;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
@@ -108,10 +109,15 @@ impl Inner {
             let now = std::time::Instant::now();
             std::thread::sleep(pace.free_at().saturating_duration_since(now));
             pace.moved(part.len(), std::time::Instant::now());
-            !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
+            let differs = self.shared.owner.differs.load(Relaxed);
+            !differs && !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
         };
         let origin = (self.facts.cluster, self.facts.node.0);
-        if let Err(error) = backup::write(&store, &self.folders, origin, send) {
+        let mut written = backup::write(&store, &self.folders, origin, send);
+        if self.shared.owner.differs.load(Relaxed) {
+            written = written.and(Err(BackupError::Differs));
+        }
+        if let Err(error) = written {
             tracing::warn!(%error, "a backup ends early");
             let _ = to.blocking_send(Err(error.to_string()));
         }
@@ -173,6 +179,9 @@ impl Replica for Handle {
     fn backup(&self) -> Result<BackupParts, Refused> {
         let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
         let inner = Arc::clone(&self.inner);
+        if inner.shared.owner.differs.load(Relaxed) {
+            return Err(Refused::Differs);
+        }
         // One at a time: each keeps files that the state does not need any more.
         if inner.backing_up.swap(true, Acquire) {
             return Err(Refused::Overloaded);

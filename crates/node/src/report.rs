@@ -15,6 +15,8 @@ pub(crate) enum Report {
     Segment(Segment),
     /// No state came from this peer.
     SnapshotFailed { from: NodeId },
+    /// A part of a snapshot of this slot leaves for the first time.
+    SnapshotSent { slot: Slot },
     /// To be sent.
     SendSnapshot { to: NodeId, message: SnapshotMessage },
     /// The room on the disk fell below the reserve, or is above it again.

@@ -5,6 +5,7 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use synod_kv::{APPLIED_KEY, MapError, OrderedMap, WriteSet};
+use synod_paxos::Slot;
 use synod_storage::snapshot::{Arrival, SnapshotError, SnapshotFile, Verified};
 use synod_storage::{Store, StoreError, StoreOptions};
 use synod_wire::DecodeError;
@@ -12,6 +13,7 @@ use synod_wire::backup::{BLOCK_BYTES_MAX, BlockHead, BlockKind, HEAD_BYTES, MAGI
 
 use crate::backup::BackupAbout;
 use crate::folder::{Folder, FolderError};
+use crate::founding::Founding;
 use crate::identity::{self, InitError};
 use crate::settings::Settings;
 
@@ -95,7 +97,7 @@ pub fn restore(
     if about.cluster == format!("{:032x}", settings.cluster_id()) {
         return Err(RestoreError::SameCluster(about.cluster));
     }
-    let folder = identity::begin(settings)?;
+    let folder = identity::begin_restore(settings)?;
     let states = folder.states();
     let restored = fill(file, &folder, &about, settings, &mut progress);
     let verified = match restored {
@@ -106,8 +108,11 @@ pub fn restore(
             return Err(error);
         }
     };
-    states.install(verified)?;
-    identity::finish(&folder, settings)?;
+    // Known by the file alone: nodes that are restored from different ones are strangers.
+    let state_hash = verified.state().hash();
+    let founding = Founding { slot: Slot(about.slot), state_hash };
+    states.install(states.prepare(verified)?)?;
+    identity::finish(&folder, settings, founding)?;
     Ok(about)
 }
 
@@ -271,5 +276,118 @@ impl Reader {
             return Err(self.damaged(format!("{} is longer than announced", file.name)));
         }
         Ok(place.offset == file.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use bytes::Bytes;
+    use synod_kv::{Command, Condition, KvOptions, Operation, ServerId, StateMachine};
+    use synod_storage::failpoint;
+    use synod_storage::snapshot::StateFolders;
+
+    use super::*;
+    use crate::{Identity, Node, backup, init, inspect};
+
+    fn settings(folder: &Path, name: &str) -> Settings {
+        let text = format!(
+            "node_id = 1\ndata_dir = {name:?}\n[cluster]\nid = \"0123456789abcdef0123456789abcdef\"\n\
+             [snapshot]\ndisk_reserve_bytes = 0\n\
+             [client]\nlisten = \"127.0.0.1:0\"\n[peer]\nlisten = \"127.0.0.1:0\"\n\
+             [[members]]\nid = 1\npeer = \"127.0.0.1:1\"\nclient_url = \"http://localhost:1\"\n"
+        );
+        Settings::parse(&text, &folder.join("synod.toml")).expect("good settings")
+    }
+
+    /// A backup of a state with so many slots.
+    fn backup_of(folder: &Path, slots: u64) -> PathBuf {
+        let source = folder.join(format!("source-{slots}"));
+        fs::create_dir(&source).expect("made");
+        let folders = StateFolders::new(&source);
+        let store = Store::open(source.join("state"), &StoreOptions::default()).expect("opens");
+        let mut machine = StateMachine::open(store, KvOptions::default()).expect("readable");
+        for slot in 1..=slots {
+            let (key, value) = (Bytes::from(format!("{slot}")), Bytes::from_static(b"value"));
+            let condition = Condition::Always;
+            let operation = Operation::Put { key, value, condition, want_previous: false };
+            let id = ServerId { origin: 1, incarnation: 1, sequence: slot };
+            machine.apply(slot, slot, &[(id, Command { idempotency: None, operation })]).unwrap();
+        }
+        machine.commit().expect("committed");
+        let mut bytes = Vec::new();
+        backup::write(machine.map(), &folders, (7, 1), |part| {
+            bytes.extend_from_slice(&part);
+            true
+        })
+        .expect("written");
+        let file = folder.join(format!("{slots}.synod"));
+        fs::write(&file, bytes).expect("written");
+        file
+    }
+
+    fn identity(settings: &Settings) -> Identity {
+        let content = fs::read(settings.data_dir.join(identity::FILE)).expect("an identity");
+        Identity::decode(&content).expect("whole")
+    }
+
+    #[test]
+    fn an_interrupted_restore_can_be_run_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = backup_of(dir.path(), 5);
+        for step in ["arrival begun", "file received", "mark written", "switched", "switch durable"]
+        {
+            let settings = settings(dir.path(), step);
+            let data = &settings.data_dir;
+            failpoint::arm(data, step);
+            restore(&file, &settings, |_| {}).expect_err("it was killed");
+            assert!(!failpoint::is_armed(data, step), "{step}");
+            let found = inspect(data).expect("readable");
+            let is_switched = step.starts_with("switch");
+            assert_eq!(found.unfinished_restore.is_some(), is_switched, "{step}");
+            if is_switched {
+                init(&settings).expect_err("this is no empty folder");
+            }
+            restore(&file, &settings, |_| {}).expect(step);
+            assert_eq!(inspect(data).expect("readable").unfinished_restore, None);
+        }
+        // Killed between the journal and the identity.
+        let settings = settings(dir.path(), "journal");
+        restore(&file, &settings, |_| {}).expect("restored");
+        fs::remove_file(settings.data_dir.join(identity::FILE)).expect("removed");
+        restore(&file, &settings, |_| {}).expect("restored again");
+        // What a node has served from is never taken for that.
+        Node::start(&settings).expect("starts").stop().expect("stopped in order");
+        fs::remove_file(settings.data_dir.join(identity::FILE)).expect("removed");
+        let before = inspect(&settings.data_dir).expect("readable");
+        let error = restore(&file, &settings, |_| {}).expect_err("it lost its identity");
+        assert!(error.to_string().contains("is not empty"), "{error}");
+        assert_eq!(inspect(&settings.data_dir).expect("readable"), before);
+        // Nor while its mark is still there.
+        let state = settings.data_dir.join(format!("state-{:020}", 5));
+        let other = dir.path().join("switched").join(format!("state-{:020}", 5));
+        fs::copy(other.join("INSTALLED"), state.join("INSTALLED")).expect("copied");
+        let error = restore(&file, &settings, |_| {}).expect_err("it has voted");
+        assert!(error.to_string().contains("is not empty"), "{error}");
+    }
+
+    #[test]
+    fn clusters_of_different_backups_are_different_clusters() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (five, six) = (backup_of(dir.path(), 5), backup_of(dir.path(), 6));
+        let made = |file: &Path, name: &str| {
+            let settings = settings(dir.path(), name);
+            restore(file, &settings, |_| {}).expect("restored");
+            identity(&settings)
+        };
+        let (one, two, other) = (made(&five, "one"), made(&five, "two"), made(&six, "other"));
+        assert_eq!((one.cluster, one.lineage()), (other.cluster, two.lineage()));
+        assert_ne!(one.lineage(), other.lineage());
+        let settings = settings(dir.path(), "fresh");
+        let fresh = init(&settings).expect("made");
+        assert_eq!(fresh.lineage().0, fresh.cluster);
+        assert_ne!(fresh.lineage(), one.lineage());
+        assert_eq!(identity(&settings), fresh);
     }
 }

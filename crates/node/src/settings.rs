@@ -40,6 +40,9 @@ pub struct Settings {
     pub peer: ListenSettings,
     /// All members, this node included.
     pub members: Vec<MemberSettings>,
+    /// A leader hands over to a member that is as fit and has a higher priority.
+    #[serde(default)]
+    pub leader_priority: u8,
     /// Times.
     #[serde(default)]
     pub timing: TimingSettings,

@@ -146,6 +146,9 @@ pub(crate) struct OwnerView {
     leader: AtomicU32,
     /// The disks of too few nodes have room for more values.
     pub(crate) no_disk_room: AtomicBool,
+    /// A peer's state was another after the same slot. Nobody knows which of the two is
+    /// damaged, so this one is not spread.
+    pub(crate) differs: AtomicBool,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     pub(crate) steps: AtomicU64,
     pub(crate) writes: AtomicU64,

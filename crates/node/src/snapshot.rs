@@ -11,6 +11,7 @@ mod source;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,7 @@ impl SnapshotThread {
         shared: Arc<Shared>,
     ) -> Self {
         let fetch = Fetch::new(folders.clone(), settings.clone(), Instant::now());
-        let source = Source::new(folders, store, settings.rate_bytes_per_s, Instant::now());
+        let source = Source::new(folders, store, settings, Instant::now());
         SnapshotThread { fetch, source, tasks, outlets, shared }
     }
 
@@ -84,6 +85,9 @@ impl SnapshotThread {
             let due = self.fetch.deadline().into_iter().chain(self.source.deadline()).min();
             let now = Instant::now();
             let pause = due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(now));
+            if self.shared.owner.differs.load(Relaxed) {
+                self.source.refuse();
+            }
             match self.tasks.recv_timeout(pause.min(LOOK_EVERY)) {
                 Ok(SnapshotTask::Fetch { from, above }) => {
                     self.fetch.begin(from, above, Instant::now());
@@ -118,6 +122,9 @@ impl SnapshotThread {
 
     fn carry_out(&mut self) {
         // Whoever is gone ends the node, and this thread with it.
+        if let Some(slot) = self.source.take_progress() {
+            let _ = self.outlets.reports.send(Report::SnapshotSent { slot });
+        }
         for (to, message) in self.source.take_out() {
             let _ = self.outlets.reports.send(Report::SendSnapshot { to, message });
         }

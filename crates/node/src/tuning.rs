@@ -12,6 +12,7 @@ pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
     Options {
         election_timeout_us: timing.election_timeout_ms * 1_000,
         heartbeat_us: timing.heartbeat_ms * 1_000,
+        leader_priority: settings.leader_priority,
         disk_stall_us: settings.disk_stall_ms() * 1_000,
         window_slots_max: limits.window_slots_max,
         window_bytes_max: limits.window_bytes_max,

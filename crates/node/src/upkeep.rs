@@ -130,9 +130,10 @@ impl Upkeep {
             let _ = self.reports.send(Report::Durable(durable));
         }
         if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
+            // When it can't begin now it is due at the next look again.
+            && store.flush_begin()?
         {
             self.flushed_at = Instant::now();
-            store.flush_begin()?;
         }
         let metrics = store.metrics();
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;

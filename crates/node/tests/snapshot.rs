@@ -85,6 +85,24 @@ fn a_node_that_was_away_for_long_takes_over_a_state() {
 }
 
 #[test]
+fn a_snapshot_that_cannot_be_marked_is_fetched_again() {
+    let cluster = Cluster::with(3, NO_TAIL);
+    let mut nodes: Vec<Node> = cluster.start_all();
+    put_many(&nodes[0], 5, 0);
+    let away = nodes.pop().expect("three");
+    let chosen = number(&away, "chosen_slot");
+    away.stop().expect("stopped in order");
+    leave_behind(&[&nodes[0], &nodes[1]], chosen);
+    let folder = &cluster.settings[2].data_dir;
+    failpoint::arm(folder, "mark made");
+    let back = cluster.start(2);
+    wait_for("the snapshot", || metric(&back, "snapshots_installed_total") == 1);
+    assert!(!failpoint::is_armed(folder, "mark made"));
+    wait_for("equal states", || is_equal(&back, &nodes[0]));
+    back.stop().expect("it never failed");
+}
+
+#[test]
 fn a_crash_at_any_step_of_the_switch_is_survived() {
     let steps = ["mark written", "switched", "switch durable", "opened", "mark removed"];
     assert_eq!(steps, failpoint::INSTALL_STEPS[3..], "no step is left out");

@@ -58,6 +58,12 @@ pub enum Input {
         /// The peer.
         from: NodeId,
     },
+    /// The host sends a snapshot of this slot to a peer, and something of it left for the
+    /// first time since it said so last. The peer will need what follows.
+    SnapshotSent {
+        /// The snapshot's slot.
+        slot: Slot,
+    },
     /// The journal has filled a segment and begun another. At the start there is one
     /// of these for each segment that it holds, the newest left out.
     Segment(Segment),

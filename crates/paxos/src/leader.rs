@@ -501,6 +501,7 @@ mod tests {
             durable_upto: Slot::ZERO,
             configuration: 0,
             disk_low: false,
+            leader_priority: 0,
             disk_age_us: 0,
             hears: Vec::new(),
             state: (Slot::ZERO, 0),

@@ -131,9 +131,7 @@ impl Log {
     pub(crate) fn truncate(&mut self, upto: Slot) {
         assert!(upto <= self.chosen_upto, "only chosen slots are truncated");
         self.truncated_upto = self.truncated_upto.max(upto);
-        while self.first <= upto {
-            self.drop_first();
-        }
+        self.drop_upto(upto);
     }
 
     /// A snapshot holds every slot up to `upto`, which are chosen therefore and need not
@@ -141,9 +139,7 @@ impl Log {
     pub(crate) fn install(&mut self, upto: Slot) {
         self.chosen_upto = self.chosen_upto.max(upto);
         self.truncated_upto = self.truncated_upto.max(upto);
-        while self.first <= upto {
-            self.drop_first();
-        }
+        self.drop_upto(upto);
     }
 
     /// Forgets what is held above the chosen prefix. Only a planted bug does this.
@@ -153,6 +149,14 @@ impl Log {
                 self.cached_bytes -= entry.value.size_bytes();
             }
         }
+    }
+
+    /// A snapshot may skip any number of slots; only those that are held take time.
+    fn drop_upto(&mut self, upto: Slot) {
+        while self.first <= upto && !self.entries.is_empty() {
+            self.drop_first();
+        }
+        self.first = self.first.max(upto.next());
     }
 
     fn drop_first(&mut self) {
@@ -225,6 +229,16 @@ mod tests {
             assert_eq!(log.advance(), (upto == Slot(7)).then(|| (Slot(8), value(8))));
             log.accept(log.last().next(), ballot, value(1));
         }
+    }
+
+    /// This ends only if it does not count through them.
+    #[test]
+    fn a_snapshot_may_be_any_number_of_slots_ahead() {
+        let mut log = Log::new(Slot(3), Slot(5));
+        log.learn(Slot(7), value(7));
+        log.install(Slot(u64::MAX / 2));
+        assert_eq!((log.first(), log.bytes()), (Slot(u64::MAX / 2 + 1), 0));
+        assert_eq!(log.last(), Slot(u64::MAX / 2));
     }
 
     #[test]

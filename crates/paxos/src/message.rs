@@ -225,6 +225,8 @@ pub struct Heartbeat {
     /// Microseconds since the sender handed its journal the oldest record that
     /// is not durable yet; 0 for none.
     pub disk_age_us: u64,
+    /// How much the sender shall lead rather than others.
+    pub leader_priority: u8,
     /// Whether the sender's disk has less room than its reserve.
     pub disk_low: bool,
     /// Whom the sender hears, two-way and fresh.

@@ -12,6 +12,8 @@ pub struct Options {
     /// A disk that has not synced for this long keeps its node from standing, and
     /// makes a leader hand over.
     pub disk_stall_us: u64,
+    /// A leader hands over to a voter that is fit and has a higher priority.
+    pub leader_priority: u8,
     /// Slots that a leader keeps open at once; never more than alpha.
     pub window_slots_max: u64,
     /// Bytes of values that a leader keeps open at once.
@@ -60,6 +62,7 @@ impl Default for Options {
             election_timeout_us: 300_000,
             heartbeat_us: 50_000,
             disk_stall_us: 300_000,
+            leader_priority: 0,
             window_slots_max: 256,
             window_bytes_max: 32 << 20,
             value_pace_us: 1_000,

@@ -114,6 +114,8 @@ pub struct Replica {
     announced: Slot,
     /// A hand-over that began then.
     handing_over: Option<Time>,
+    /// When a node of a higher priority was last asked to take the office.
+    preferred_at: Time,
     /// Who was asked to take the office last: another goes first next time.
     handed_to: Option<NodeId>,
     /// When this node will stand if nothing changes.
@@ -187,6 +189,7 @@ impl Replica {
             through: None,
             announced: Slot::ZERO,
             handing_over: None,
+            preferred_at: Time::ZERO,
             handed_to: None,
             stand_at: Some(now),
             stood_at: Time::ZERO,
@@ -233,6 +236,7 @@ impl Replica {
                 self.install(now, slot, state, configurations, effects);
             }
             Input::SnapshotFailed { from } => self.receive_snapshot_failure(now, from),
+            Input::SnapshotSent { slot } => self.tail.sent(now, slot),
             Input::Segment(segment) => self.tail.push(now, segment),
             Input::Room(room) => {
                 self.room = room;

@@ -11,6 +11,8 @@ use crate::{Options, Segment, Slot, Time};
 pub(crate) struct Tail {
     segments: VecDeque<(Segment, Time)>,
     bytes: u64,
+    /// The slot of the snapshot that was sent last, and when something of it was.
+    sent: Option<(Slot, Time)>,
     disk_low: bool,
 }
 
@@ -19,6 +21,16 @@ impl Tail {
     pub(crate) fn push(&mut self, now: Time, segment: Segment) {
         self.bytes = self.bytes.saturating_add(segment.bytes);
         self.segments.push_back((segment, now));
+    }
+
+    /// Something of a snapshot of this slot has left.
+    pub(crate) fn sent(&mut self, now: Time, slot: Slot) {
+        self.sent = Some((slot, now));
+    }
+
+    /// The slot of the snapshot of which something was sent within `keep_us`.
+    pub(crate) fn sent_within(&self, now: Time, keep_us: u64) -> Option<Slot> {
+        self.sent.filter(|(_, at)| now.since_us(*at) < keep_us).map(|(slot, _)| slot)
     }
 
     /// While the disk is low nothing is kept for others.

@@ -2,7 +2,7 @@
 //! message by message, and its output compared.
 //!
 //! Commands (nodes are n1, n2, ...):
-//! `cluster N [learners="3,4"] [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES]` · `change NODE voters="1,2"
+//! `cluster N [learners="3,4"] [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES] [priorities="0,1,2"]` · `change NODE voters="1,2"
 //! [learners="3"] [number=N] [force=yes]` proposes other members · `join NODE voters=...`
 //! starts a node on an empty disk that was told of these members · `wait ms=N [NODE...]` lets time
 //! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
@@ -13,7 +13,8 @@
 //! `read NODE` · `crash NODE` · `restart NODE` · `died NODE PEER` ·
 //! `connected NODE PEER` · `cut A B` ·
 //! `heal` · `filled NODE SLOT` (a segment of its journal, up to this slot; `tail=0` of the
-//! cluster keeps none) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
+//! cluster keeps none, or `keep=MS` for those that were heard) · `sent NODE SLOT` (something of its
+//! snapshot) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
 //! snapshot does not come) · `room NODE enough|low|out` (on its disk) · `writable` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
@@ -53,6 +54,7 @@ struct Stage {
     now: u64,
     configuration: Option<Configuration>,
     options: Options,
+    priorities: Vec<u8>,
     nodes: BTreeMap<NodeId, Node>,
     queue: Vec<(NodeId, NodeId, Message)>,
     heartbeats: VecDeque<(NodeId, NodeId, Message)>,
@@ -105,7 +107,10 @@ impl Runner for Stage {
                 }
                 if let Some(bytes) = number("tail")? {
                     self.options.tail_bytes_max = bytes as u64;
-                    self.options.keep_for_peers_us = 0;
+                    self.options.keep_for_peers_us = number("keep")?.unwrap_or(0) as u64 * 1_000;
+                }
+                if let Some(text) = key("priorities") {
+                    self.priorities = text.split(',').map(str::parse).collect::<Result<_, _>>()?;
                 }
                 self.cluster();
             }
@@ -171,6 +176,10 @@ impl Runner for Stage {
             }
             "failed" => {
                 self.input(node(first()?), Input::SnapshotFailed { from: node(names[1]) });
+            }
+            "sent" => {
+                let slot = Slot(names[1].parse()?);
+                self.input(node(first()?), Input::SnapshotSent { slot });
             }
             "room" => {
                 let room = match names.get(1).map(|name| &**name) {
@@ -272,7 +281,9 @@ impl Stage {
         if let Some(joined_in) = node.joined_in.clone() {
             configurations = configurations.joined_in(joined_in);
         }
-        let options = Options { incarnation: node.life, ..self.options.clone() };
+        let leader_priority = self.priorities.get(id.0 as usize - 1).copied().unwrap_or(0);
+        let incarnation = node.life;
+        let options = Options { incarnation, leader_priority, ..self.options.clone() };
         let (applied, now) = (node.applied, Time(self.now));
         let durable = recovered.truncated_upto;
         node.replica =

@@ -37,6 +37,8 @@ pub enum Checker {
     Enough,
     /// The product's own assertions.
     Assertion,
+    /// None: the process that was to carry the plan out did not, so nothing was checked.
+    Machinery,
 }
 
 impl Checker {
@@ -54,6 +56,7 @@ impl Checker {
             Checker::Memory => "memory",
             Checker::Enough => "enough to check",
             Checker::Assertion => "assertion",
+            Checker::Machinery => "the machinery",
         }
     }
 }

@@ -171,6 +171,8 @@ fn options(plan: &Plan, seed: u64) -> Options {
         election_timeout_us: pace.election_timeout_us,
         heartbeat_us: pace.election_timeout_us / 6,
         disk_stall_us: pace.election_timeout_us,
+        // In a quarter of the runs some are preferred.
+        leader_priority: if plan.seed % 4 == 1 { (seed % 3) as u8 } else { 0 },
         window_slots_max: sizes.window_slots_max,
         value_bytes_max: sizes.value_bytes_max,
         page_bytes_max: sizes.page_bytes_max,

@@ -12,7 +12,7 @@ use fastrand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::campaign::drawn_number;
-use crate::checkers::Violation;
+use crate::checkers::{Checker, Violation};
 use crate::plan::Plan;
 use crate::run::Runner;
 
@@ -115,23 +115,33 @@ pub struct Search {
     pub seeds: u64,
     /// The check that found it, and the seed; none if no seed did.
     pub found: Option<(u64, Violation)>,
+    /// The seed that could not be run, and why. Nothing was found then.
+    pub broken: Option<(u64, String)>,
 }
 
 /// Runs seeds from `first` on with this mistake until a check fails, `seeds_max` of
 /// them at the most. A seed that fails without the mistake too has found something
-/// else, and does not count.
+/// else, and does not count. A seed that cannot be run has found nothing and ends the search.
 #[must_use]
 pub fn search(bug: Bug, first: u64, seeds_max: u64, run: Runner<'_>) -> Search {
     for seed in first..first + seeds_max {
         let sound = Plan::drawn(seed);
         let plan = Plan { bug: Some(bug), ..sound.clone() };
-        if let Some(violation) = run(&plan).violation
-            && run(&sound).violation.is_none()
+        let seeds = seed - first + 1;
+        let Some(violation) = run(&plan).violation else { continue };
+        let without = run(&sound).violation;
+        let is_broken = |violation: &&Violation| violation.checker == Checker::Machinery;
+        if let Some(broken) =
+            [Some(&violation), without.as_ref()].into_iter().flatten().find(is_broken)
         {
-            return Search { bug, seeds: seed - first + 1, found: Some((seed, violation)) };
+            let broken = Some((seed, broken.text.clone()));
+            return Search { bug, seeds, found: None, broken };
+        }
+        if without.is_none() {
+            return Search { bug, seeds, found: Some((seed, violation)), broken: None };
         }
     }
-    Search { bug, seeds: seeds_max, found: None }
+    Search { bug, seeds: seeds_max, found: None, broken: None }
 }
 
 /// Searches for each of these, on so many threads. Tells of each search that ends.

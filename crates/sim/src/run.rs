@@ -87,6 +87,13 @@ impl Report {
         let violation = Violation { checker: Checker::Assertion, text };
         Report { violation: Some(violation), ..Report::of_nothing(seed) }
     }
+
+    /// Of a plan that nobody has carried out, or not to its end, and why.
+    #[must_use]
+    pub fn of_no_run(seed: u64, text: String) -> Report {
+        let violation = Violation { checker: Checker::Machinery, text };
+        Report { violation: Some(violation), ..Report::of_nothing(seed) }
+    }
 }
 
 /// What carries plans out: [`run`], or somebody who lets a process of its own do it.

@@ -60,6 +60,7 @@ fn event_words(event: &Event) -> [u64; 3] {
         Event::SnapshotFailed { from } => [31, u64::from(from.0), 0],
         Event::Segment(segment) => [32, segment.upto.0, segment.bytes],
         Event::Room(room) => [33, *room as u64, 0],
+        Event::SnapshotSent { slot } => [35, slot.0, 0],
         Event::Change { configuration, force, .. } => {
             [34, configuration.number(), u64::from(*force)]
         }
@@ -131,6 +132,7 @@ fn event_line(event: &Event) -> String {
             applied.upto, applied.own_sequence
         ),
         Event::SnapshotFailed { from } => format!("that no snapshot comes from {from}"),
+        Event::SnapshotSent { slot } => format!("that a part of a snapshot of {slot} has left"),
         Event::Segment(segment) => format!(
             "from its disk: a segment of {} bytes up to slot {} is full",
             segment.bytes, segment.upto

@@ -31,4 +31,4 @@ pub use checkpoint::Checkpoint;
 pub use copy::copy;
 pub use error::SnapshotError;
 pub use file::{FILES_MAX, SnapshotFile};
-pub use folders::{Installed, StateFolders};
+pub use folders::{Installed, Prepared, StateFolders};

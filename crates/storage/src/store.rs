@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use rocksdb::{
-    BottommostLevelCompaction, CompactOptions, DB, FlushOptions, ReadOptions, ReadTier, WriteBatch,
-    WriteOptions, properties,
+    BottommostLevelCompaction, CompactOptions, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier,
+    WriteBatch, WriteOptions, properties,
 };
 use synod_kv::{MapError, OrderedMap, Write, WriteSet, layout};
 
@@ -144,15 +144,23 @@ impl Store {
         self.inner.db.flush_opt(&options).map_err(|error| self.fail(failed(error)))
     }
 
-    /// Begins what [`Store::flush`] does, and does not wait for it.
+    /// Begins what [`Store::flush`] does, and does not wait for it. Says whether it has
+    /// begun: while flushes that are at work hold up all writes, or after
+    /// [`Store::stop_work`], it does not, which is no failure.
     ///
     /// # Errors
     /// When it cannot begin; the node must stop.
-    pub fn flush_begin(&self) -> Result<(), MapError> {
+    pub fn flush_begin(&self) -> Result<bool, MapError> {
         self.check()?;
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        self.inner.db.flush_opt(&options).map_err(|error| self.fail(failed(error)))
+        match self.inner.db.flush_opt(&options) {
+            Ok(()) => Ok(true),
+            Err(error) => match error.kind() {
+                ErrorKind::TryAgain | ErrorKind::ShutdownInProgress => Ok(false),
+                _ => Err(self.fail(failed(error))),
+            },
+        }
     }
 
     /// Reads and writes the whole store once and drops all that no read needs,

@@ -290,6 +290,35 @@ fn damaged_files_are_refused() {
     }
 }
 
+/// The memory of a store that is written faster than flushed is full most of the time.
+#[test]
+fn a_flush_that_cannot_begin_now_fails_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = StoreOptions { memtable_bytes: 64 << 10, ..StoreOptions::default() };
+    let store = Store::open(dir.path().join("state"), &options).unwrap();
+    let mut writer = store.clone();
+    let written = std::thread::spawn(move || {
+        for n in 0..1_000_u32 {
+            let mut batch = WriteSet::new();
+            batch.put(&n.to_be_bytes(), &vec![1; 64 << 10]);
+            writer.write(&batch).expect("written");
+        }
+    });
+    let (mut begun, mut put_off) = (0_u64, 0_u64);
+    while !written.is_finished() {
+        match store.flush_begin().expect("no failure") {
+            true => begun += 1,
+            false => put_off += 1,
+        }
+        std::thread::yield_now();
+    }
+    written.join().expect("every batch was written");
+    assert!(begun > 0 && put_off > 0, "{begun} begun, {put_off} put off");
+    store.stop_work();
+    assert_eq!(store.flush_begin(), Ok(false), "at the end of the node");
+    store.check().expect("nothing has failed");
+}
+
 #[test]
 fn a_failed_flush_stops_all_writes() {
     let folder = tempfile::tempdir().unwrap();

@@ -76,7 +76,8 @@ fn check_origin(own: &Facts, protocol: u32, facts: &Facts) -> Result<(), Refusal
             RefusalReason::Cluster,
             format!(
                 "{} belongs to cluster {:032x} and {} to cluster {:032x}: correct the addresses in \
-                 the settings, or the data folder",
+                 the settings, or the data folder. If both were restored, restore both from the \
+                 same file: a restored cluster is known by its id and its backup together",
                 facts.node, facts.cluster, own.node, own.cluster
             ),
         );

@@ -34,7 +34,7 @@ const WATERMARK_BYTES: usize = BALLOT_BYTES + 16;
 const VALUE_BYTES: usize = 5;
 const ACCEPTED_SLOT_BYTES: usize = 8 + 1 + BALLOT_BYTES + VALUE_BYTES;
 const HEARTBEAT_BYTES: usize =
-    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 49;
+    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 50;
 
 /// The kind of frame that carries the message.
 pub(crate) fn kind(message: &PeerMessage) -> u8 {
@@ -220,6 +220,7 @@ fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.state.1);
         out.put_u64_le(heartbeat.configuration);
         out.put_u8(u8::from(heartbeat.disk_low));
+        out.put_u8(heartbeat.leader_priority);
     });
     put_count(out, heartbeat.hears.len());
     for NodeId(node) in &heartbeat.hears {

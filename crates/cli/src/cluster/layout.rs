@@ -352,12 +352,33 @@ fn is_ours(name: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     const ANY: ClusterShape = ClusterShape { nodes: None, base_port: None };
 
+    /// A process that another test starts has the locks of this one's files too, until it
+    /// has become its program.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     fn open(folder: &Path, shape: &ClusterShape) -> Result<Opened, Failure> {
-        Layout::open(folder, shape, false)
+        open_any(folder, shape, false)
+    }
+
+    fn open_any(folder: &Path, shape: &ClusterShape, fresh: bool) -> Result<Opened, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Layout::open(folder, shape, fresh) {
+                Err(failure)
+                    if failure.to_string().contains("is in use") && Instant::now() < deadline =>
+                {
+                    thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
     }
 
     #[test]
@@ -391,7 +412,7 @@ mod tests {
         assert!(refusal.contains("--fresh"), "{refusal}");
 
         fs::remove_file(folder.path().join("notes.txt")).expect("removed");
-        let fresh = Layout::open(folder.path(), &five, true).expect("a new layout");
+        let fresh = open_any(folder.path(), &five, true).expect("a new layout");
         assert!(fresh.is_new && fresh.is_fresh);
         assert!(folder.path().join("node-1").exists(), "the ports are looked at first");
         fresh.layout.make_room().expect("room");
@@ -408,7 +429,7 @@ mod tests {
 
         let elsewhere = free_base_port(1).expect("free ports");
         let other = ClusterShape { nodes: Some(1), base_port: Some(elsewhere) };
-        let fresh = Layout::open(folder.path(), &other, true).expect("a new layout");
+        let fresh = open_any(folder.path(), &other, true).expect("a new layout");
         let refusal = fresh.check_ports().expect_err("a node runs").to_string();
         assert!(refusal.contains("--fresh would delete"), "{refusal}");
         assert!(refusal.contains(&(base_port + 1).to_string()), "{refusal}");
@@ -418,7 +439,7 @@ mod tests {
     fn a_folder_with_other_things_is_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("notes.txt"), "mine").expect("a file");
-        let refusal = Layout::open(folder.path(), &ANY, true).expect_err("not ours").to_string();
+        let refusal = open_any(folder.path(), &ANY, true).expect_err("not ours").to_string();
         assert!(refusal.contains("notes.txt"), "{refusal}");
         assert!(folder.path().join("notes.txt").exists());
     }
@@ -435,7 +456,7 @@ mod tests {
     fn two_runners_never_share_a_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         let _first = open(folder.path(), &ANY).expect("new");
-        let refusal = open(folder.path(), &ANY).expect_err("in use").to_string();
+        let refusal = Layout::open(folder.path(), &ANY, false).expect_err("in use").to_string();
         assert!(refusal.contains("in use"), "{refusal}");
     }
 

@@ -13,10 +13,13 @@ use synod_wire::{SnapshotGone, SnapshotMessage};
 use super::pace::Pace;
 use crate::current::CurrentStore;
 use crate::identity::random_id;
+use crate::snapshot_settings::SnapshotSettings;
 
 /// A checkpoint that nobody read from for this long is dropped: it keeps files on the
 /// disk that the state does not need any more.
 const IDLE: Duration = Duration::from_secs(60);
+/// The same while the disk is below its reserve. A reader asks again within a second.
+const IDLE_ON_LOW_DISK: Duration = Duration::from_secs(10);
 /// Questions that wait for their turn. A receiver has two open, so more than this are
 /// nobody's, and are dropped: they are asked again.
 const WAITING_MAX: usize = 64;
@@ -27,6 +30,8 @@ struct Made {
     id: u128,
     checkpoint: Checkpoint,
     used_at: Instant,
+    /// Nothing at or after this file and offset has left yet.
+    sent_upto: (u32, u64),
 }
 
 /// A part of a file that was asked for.
@@ -54,8 +59,12 @@ pub(crate) struct Source {
     store: Arc<CurrentStore>,
     made: Option<Made>,
     pace: Pace,
+    pub(super) disk_reserve_bytes: u64,
+    /// The state may be a damaged one: nobody gets it any more.
+    is_refusing: bool,
     waiting: VecDeque<Asked>,
     out: Vec<(NodeId, SnapshotMessage)>,
+    progress: Option<Slot>,
     sent_bytes: u64,
 }
 
@@ -63,16 +72,19 @@ impl Source {
     pub(crate) fn new(
         folders: StateFolders,
         store: Arc<CurrentStore>,
-        bytes_per_s: u64,
+        settings: &SnapshotSettings,
         now: Instant,
     ) -> Self {
         Source {
             folders,
             store,
             made: None,
-            pace: Pace::new(bytes_per_s, now),
+            pace: Pace::new(settings.rate_bytes_per_s, now),
+            disk_reserve_bytes: settings.disk_reserve_bytes,
+            is_refusing: false,
             waiting: VecDeque::new(),
             out: Vec::new(),
+            progress: None,
             sent_bytes: 0,
         }
     }
@@ -87,6 +99,11 @@ impl Source {
         truncated_upto: Slot,
         now: Instant,
     ) {
+        if self.is_refusing {
+            tracing::warn!(peer = %from, "the peer gets no state that differs from another's");
+            self.gone(from, fetch, 0, SnapshotGone::Failed);
+            return;
+        }
         let is_good = |made: &Made| {
             let slot = made.checkpoint.state().applied_slot;
             slot > above.0 && slot >= truncated_upto.0
@@ -136,10 +153,24 @@ impl Source {
         {
             self.answer(asked, now);
         }
-        if self.made.as_ref().is_some_and(|made| now.duration_since(made.used_at) >= IDLE) {
+        let idle = self.made.as_ref().map(|made| now.duration_since(made.used_at));
+        let is_low = || self.folders.free_bytes().is_ok_and(|free| free < self.disk_reserve_bytes);
+        if idle.is_some_and(|idle| idle >= IDLE || idle >= IDLE_ON_LOW_DISK && is_low()) {
             self.drop_checkpoint()?;
         }
         Ok(())
+    }
+
+    /// From now on nobody gets anything.
+    pub(crate) fn refuse(&mut self) {
+        self.is_refusing = true;
+    }
+
+    /// The slot of the snapshot, if parts of it have left for the first time since this
+    /// was asked last. One that is read again and again tells nothing: what must be kept
+    /// for its readers has an end.
+    pub(crate) fn take_progress(&mut self) -> Option<Slot> {
+        self.progress.take()
     }
 
     /// When there is something to do.
@@ -169,11 +200,17 @@ impl Source {
 
     fn make(&mut self, now: Instant) -> Result<(), SnapshotError> {
         self.drop_checkpoint()?;
-        let checkpoint = self.store.get().checkpoint(&self.folders.checkpoint())?;
         let id = random_id().map_err(|source| SnapshotError::Io {
             what: "read",
             path: "/dev/urandom".into(),
             source,
+        })?;
+        // With what an earlier try left there would never be another.
+        self.folders.remove_checkpoint()?;
+        let checkpoint = self.store.get().checkpoint(&self.folders.checkpoint());
+        let checkpoint = checkpoint.inspect_err(|_| {
+            // The first error is the one to be told.
+            let _ = self.folders.remove_checkpoint();
         })?;
         tracing::info!(
             slot = checkpoint.state().applied_slot,
@@ -181,12 +218,17 @@ impl Source {
             files = checkpoint.files().len(),
             "made a snapshot for a peer"
         );
-        self.made = Some(Made { id, checkpoint, used_at: now });
+        self.progress = Some(Slot(checkpoint.state().applied_slot));
+        self.made = Some(Made { id, checkpoint, used_at: now, sent_upto: (0, 0) });
         Ok(())
     }
 
     fn answer(&mut self, asked: Asked, now: Instant) {
         let Asked { to, id, file, offset, bytes_max } = asked;
+        if self.is_refusing {
+            self.gone(to, 0, id, SnapshotGone::Failed);
+            return;
+        }
         let Some(made) = self.made.as_mut().filter(|made| made.id == id) else {
             self.gone(to, 0, id, SnapshotGone::Dropped);
             return;
@@ -200,6 +242,11 @@ impl Source {
         });
         match part {
             Ok(Some((part, file_checksum))) => {
+                let upto = (file, offset + part.len() as u64);
+                if upto > made.sent_upto {
+                    made.sent_upto = upto;
+                    self.progress = Some(Slot(made.checkpoint.state().applied_slot));
+                }
                 self.pace.moved(part.len(), now);
                 self.sent_bytes += part.len() as u64;
                 let checksum = crc32c::crc32c(&part);

@@ -54,8 +54,8 @@ impl Pair {
         let settings =
             SnapshotSettings { rate_bytes_per_s, disk_reserve_bytes: 0, ..Default::default() };
         Pair {
+            source: Source::new(sender, current, &settings, now),
             fetch: Fetch::new(receiver, settings, now),
-            source: Source::new(sender, current, rate_bytes_per_s, now),
             now,
             machine,
             _folder: folder,
@@ -303,4 +303,63 @@ fn a_checkpoint_is_used_again_while_it_helps() {
     apply(&mut pair.machine, SLOTS + 6);
     assert_eq!(slot_for(SLOTS + 5, 0), Some(SLOTS + 6), "it was not above");
     assert_eq!(slot_for(SLOTS + 6, 0), None);
+}
+
+#[test]
+fn what_a_checkpoint_that_failed_left_is_no_hindrance() {
+    let mut pair = Pair::new(FAST);
+    let checkpoint = pair._folder.path().join("sender").join("checkpoint");
+    std::fs::create_dir(&checkpoint).expect("made");
+    std::fs::write(checkpoint.join("000001.sst"), "half").expect("written");
+    pair.fetch.begin(SENDER, Slot(0), pair.now);
+    assert_eq!(pair.run(LONG, pass), End::Arrived(SLOTS));
+}
+
+#[test]
+fn a_low_disk_keeps_no_checkpoint_that_nobody_reads() {
+    let mut pair = Pair::new(500_000);
+    pair.source.disk_reserve_bytes = u64::MAX;
+    pair.fetch.begin(SENDER, Slot(0), pair.now);
+    assert_eq!(pair.run(LONG, pass), End::Arrived(SLOTS), "it goes on while it is read");
+    assert_eq!(pair.run(Duration::from_secs(9), pass), End::Open);
+    assert!(pair.source.progress().slot.is_some());
+    assert_eq!(pair.run(Duration::from_secs(2), pass), End::Open);
+    assert_eq!(pair.source.progress().slot, None);
+}
+
+#[test]
+fn a_state_that_differs_from_a_peers_is_given_to_nobody() {
+    let mut pair = Pair::new(500_000);
+    pair.fetch.begin(SENDER, Slot(0), pair.now);
+    assert_eq!(pair.run(Duration::from_secs(3), pass), End::Open);
+    pair.source.refuse();
+    for _ in 0..2 {
+        assert_eq!(pair.run(Duration::from_secs(5), pass), End::Failed);
+        pair.fetch.begin(SENDER, Slot(0), pair.now);
+    }
+}
+
+/// What follows the slot is kept while this is told, so it must have an end.
+#[test]
+fn a_snapshot_gets_on_by_each_part_once() {
+    let mut pair = Pair::new(FAST);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        pair.fetch.begin(SENDER, Slot(0), pair.now);
+        let mut count = 0;
+        let (mut parts, mut end) = (0, End::Open);
+        while end == End::Open {
+            end = pair.run(TICK, |message| {
+                parts += u32::from(matches!(message, SnapshotMessage::Chunk { .. }));
+                vec![message]
+            });
+            let slot = pair.source.take_progress();
+            assert!(slot.is_none_or(|slot| slot == Slot(SLOTS)));
+            count += u32::from(slot.is_some());
+        }
+        assert_eq!(end, End::Arrived(SLOTS));
+        assert!(count <= parts + 1, "{count} times for {parts} parts");
+        told.push(count);
+    }
+    assert!(told[0] > 0 && told[1] == 0, "{told:?}");
 }

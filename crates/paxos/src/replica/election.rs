@@ -3,6 +3,10 @@
 use super::*;
 use crate::{Handover, Heartbeat, Watermark, leader::Candidacy, read};
 
+/// A leader gives nodes of a higher priority so many election timeouts between one chance
+/// to take its office and the next, and itself as many before the first.
+const PREFERENCE_TIMEOUTS: u64 = 10;
+
 /// A hand-over that brought no higher ballot in this time has failed.
 pub(super) const HANDOVER_PATIENCE_US: u64 = 50_000;
 
@@ -86,6 +90,9 @@ impl Replica {
         let cramped = self.room != Room::Enough && self.has_roomier_voter(now);
         if (stalled || leaves || cramped) && self.handing_over.is_none() {
             self.hand_over(now, None, effects);
+        } else if let Some(preferred) = self.preferred(now) {
+            self.preferred_at = now;
+            self.hand_over(now, Some(preferred), effects);
         } else if self.liveness.has_deaf_voter(self.in_force()) && rested && !leaves {
             self.prepare(now, effects);
         }
@@ -128,14 +135,50 @@ impl Replica {
         self.rounds = Rounds::default();
     }
 
-    /// Whether a voter whom this node hears has room on its disk.
+    /// Whether a voter has room on its disk that could take over now. If the roomy one is
+    /// unfit, two that have little would hand over to each other for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
+        let Proposer::Leading(leading) = &self.proposer else { return false };
         let newest = &self.configurations.newest().configuration;
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
             newest.is_voter(node)
                 && self.liveness.is_reachable(now, index)
-                && last.is_some_and(|last| !last.disk_low)
+                && last.is_some_and(|last| {
+                    !last.disk_low
+                        && last.following == Some(leading.ballot)
+                        && last.disk_age_us <= self.options.disk_stall_us
+                })
+        })
+    }
+
+    /// A voter of a higher priority than this leader's that would lead as well.
+    fn preferred(&self, now: Time) -> Option<NodeId> {
+        let Proposer::Leading(leading) = &self.proposer else { return None };
+        let pause_us = PREFERENCE_TIMEOUTS * self.options.election_timeout_us;
+        let since = self.stood_at.max(self.preferred_at);
+        if self.handing_over.is_some() || now.since_us(since) < pause_us {
+            return None;
+        }
+        let keeps_up = leading.prefix().0.saturating_sub(self.window_slots());
+        let higher = self.others().filter_map(|(index, node)| {
+            let last = self.liveness.peer(index).last.as_ref()?;
+            let fit = last.leader_priority > self.options.leader_priority
+                && self.could_lead(now, index, node, leading.ballot)
+                && !last.disk_low
+                && last.chosen_upto >= Slot(keeps_up);
+            fit.then_some((last.leader_priority, last.chosen_upto, node))
+        });
+        higher.max().map(|(_, _, node)| node)
+    }
+
+    /// Whether this peer follows our ballot and is fit to take it over.
+    fn could_lead(&self, now: Time, index: usize, node: NodeId, ballot: Ballot) -> bool {
+        self.liveness.peer(index).last.as_ref().is_some_and(|last| {
+            self.liveness.is_reachable(now, index)
+                && self.configurations.newest().configuration.is_voter(node)
+                && last.following == Some(ballot)
+                && last.disk_age_us <= self.options.disk_stall_us
         })
     }
 
@@ -149,14 +192,12 @@ impl Replica {
         let asked = self.others().filter(|(_, node)| wanted.is_none_or(|wanted| wanted == *node));
         let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
-            let fit = self.liveness.is_reachable(now, index)
-                && self.configurations.newest().configuration.is_voter(node)
-                && last.following == Some(ballot)
-                && last.disk_age_us <= self.options.disk_stall_us;
             let fresh = self.handed_to != Some(node);
-            fit.then_some((!last.disk_low, fresh, last.chosen_upto, last.last_accepted, node))
+            let choice = (!last.disk_low, fresh, last.leader_priority);
+            let log = (last.chosen_upto, last.last_accepted);
+            self.could_lead(now, index, node, ballot).then_some((choice, log, node))
         });
-        if let Some((_, _, _, _, to)) = able.max() {
+        if let Some((_, _, to)) = able.max() {
             let message = Message::Handover(Handover { ballot, chosen_upto });
             effects.send_now.push(Envelope { to, message });
             self.handing_over = Some(now);
@@ -215,6 +256,7 @@ impl Replica {
             durable_upto: self.durable,
             configuration: self.configurations.number(),
             disk_age_us: self.unsynced.age_us(now),
+            leader_priority: self.options.leader_priority,
             disk_low: self.room != Room::Enough,
             hears: hears.map(|(_, node)| node).collect(),
             state: self.state,

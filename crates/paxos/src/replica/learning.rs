@@ -219,7 +219,8 @@ impl Replica {
 
     /// The journal is cut only below what the own state machine holds durably. A tail
     /// stays for peers that lag, and all that a peer misses who was heard lately, as long
-    /// as the disk has room. Who misses more gets a snapshot.
+    /// as the disk has room. Who misses more gets a snapshot: nothing is kept for it until
+    /// one leaves from here, and then what follows that one.
     pub(super) fn truncate(&mut self, now: Time, effects: &mut Effects) {
         let truncated_upto = self.log.truncated_upto();
         if !self.tail.is_due(now, truncated_upto, &self.options) {
@@ -227,12 +228,14 @@ impl Replica {
         }
         let keep_us = self.options.keep_for_peers_us;
         let needed = |index| self.liveness.peer(index).needed_above(now, keep_us);
-        let peers = self.others().filter_map(|(index, _)| needed(index)).min();
+        let peers = self.others().filter_map(|(index, _)| needed(index));
+        let peers = peers.chain(self.tail.sent_within(now, keep_us));
+        // Who needs what is gone is not helped by what follows it.
+        let peers = peers.filter(|above| *above >= truncated_upto).min();
         let peers = peers.filter(|_| !self.tail.is_disk_low());
         let planted = self.options.planted;
         let own = if planted.is(Bug::TruncatesApplied) { self.applied } else { self.durable };
-        // What a snapshot has replaced is here for nobody.
-        let limit = own.min(peers.unwrap_or(own).max(truncated_upto));
+        let limit = own.min(peers.unwrap_or(own));
         if let Some(upto) = self.tail.cut(now, truncated_upto, limit, &self.options) {
             self.log.truncate(upto);
             effects.truncate = effects.truncate.max(Some(upto));

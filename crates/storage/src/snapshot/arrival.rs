@@ -8,7 +8,7 @@ use synod_kv::State;
 
 use super::error::During;
 use super::file::{self, SnapshotFile};
-use super::{SnapshotError, StateFolders};
+use super::{SnapshotError, StateFolders, folders};
 use crate::{Store, failpoint};
 
 /// A snapshot on its way. Nothing of it counts before [`Arrival::verify`].
@@ -19,6 +19,8 @@ pub struct Arrival {
     slot: u64,
     files: Vec<SnapshotFile>,
     bytes: u64,
+    /// What the disk must have left beside what is still to come.
+    pub(super) reserve_bytes: u64,
     open: Option<(usize, File)>,
 }
 
@@ -48,16 +50,10 @@ impl Arrival {
         if path.exists() {
             fs::remove_dir_all(&path).during("remove", &path)?;
         }
-        let disk = rustix::fs::statvfs(&data).map_err(std::io::Error::from);
-        let disk = disk.during("look for room in", &data)?;
-        let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free_bytes.saturating_sub(reserve_bytes) < bytes {
-            let wanted_bytes = bytes;
-            return Err(SnapshotError::NoRoom { wanted_bytes, free_bytes, reserve_bytes });
-        }
+        look_for_room(&data, bytes, reserve_bytes)?;
         DirBuilder::new().mode(0o700).create(&path).during("make", &path)?;
         failpoint::hit(&data, "arrival begun").during("go on with", &path)?;
-        Ok(Arrival { data, path, slot, files, bytes, open: None })
+        Ok(Arrival { data, path, slot, files, bytes, reserve_bytes, open: None })
     }
 
     /// The slot that the snapshot stands for.
@@ -96,8 +92,12 @@ impl Arrival {
     /// Ends a file: makes it durable and compares it with the checksum of the sender's.
     /// It is read back for that, so that what counts is what was written.
     ///
+    /// Others write to the disk meanwhile, so the room for the files that come after it is
+    /// looked at again.
+    ///
     /// # Errors
     /// [`SnapshotError::Damaged`] when it is another one; it may be written once more.
+    /// [`SnapshotError::NoRoom`] when the others do not fit any more.
     pub fn finish_file(&mut self, file: usize, checksum: u32) -> Result<(), SnapshotError> {
         let path = self.path_of(file);
         self.opened(file, &path)?.sync_all().during("sync", &path)?;
@@ -108,6 +108,10 @@ impl Arrival {
         {
             let name = &self.files[file].name;
             return Err(SnapshotError::Damaged(format!("{name} is not what was sent")));
+        }
+        let left_bytes = self.files[file + 1..].iter().map(|file| file.bytes).sum();
+        if left_bytes > 0 {
+            look_for_room(&self.data, left_bytes, self.reserve_bytes)?;
         }
         failpoint::hit(&self.data, "file received").during("go on with", &path)
     }
@@ -144,6 +148,15 @@ impl Arrival {
 
     fn path_of(&self, file: usize) -> PathBuf {
         self.path.join(&self.files[file].name)
+    }
+}
+
+/// Whether so many bytes more leave the disk its reserve.
+fn look_for_room(data: &Path, wanted_bytes: u64, reserve_bytes: u64) -> Result<(), SnapshotError> {
+    let free_bytes = folders::free_bytes(data)?;
+    match free_bytes.saturating_sub(reserve_bytes) < wanted_bytes {
+        true => Err(SnapshotError::NoRoom { wanted_bytes, free_bytes, reserve_bytes }),
+        false => Ok(()),
     }
 }
 

@@ -35,6 +35,13 @@ pub struct Installed {
     pub slot: u64,
 }
 
+/// A snapshot that bears the mark: what is left is the switch.
+#[derive(Debug)]
+pub struct Prepared {
+    path: PathBuf,
+    slot: u64,
+}
+
 impl StateFolders {
     /// The states in `data`.
     #[must_use]
@@ -94,9 +101,15 @@ impl StateFolders {
     /// Removes all that a crash left: states that are not the state any more, snapshots
     /// that had not arrived, those that were being sent. Answers their names.
     ///
+    /// First the data folder is made durable: the last life may have died between its
+    /// switch to a state and the sync of that, so that the name which is found here could
+    /// be lost in a crash of the machine, when the state before is gone already.
+    ///
     /// # Errors
     /// When they cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, SnapshotError> {
+        sync_folder(&self.data).during("sync", &self.data)?;
+        self.step("start durable")?;
         let left = self.leftovers()?;
         for name in &left {
             let path = self.data.join(name);
@@ -105,34 +118,78 @@ impl StateFolders {
         Ok(left)
     }
 
+    /// Puts a state aside that was switched to and never used, so that it counts as one
+    /// that did not arrive. The mark shows that no journal knows of it.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn put_aside(&self, state: &Path) -> Result<(), SnapshotError> {
+        self.remove_arriving()?;
+        fs::rename(state, self.arriving()).during("rename", state)?;
+        sync_folder(&self.data).during("sync", &self.data)
+    }
+
     /// Removes what arrived of a snapshot that does not come.
     ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_arriving(&self) -> Result<(), SnapshotError> {
-        let path = self.arriving();
-        match fs::remove_dir_all(&path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            removed => removed.during("remove", &path),
+        remove(&self.arriving())
+    }
+
+    /// Removes a checkpoint for others that nobody knows of.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_checkpoint(&self) -> Result<(), SnapshotError> {
+        remove(&self.checkpoint())
+    }
+
+    /// How many bytes the disk has free.
+    ///
+    /// # Errors
+    /// When the disk does not say so.
+    pub fn free_bytes(&self) -> Result<u64, SnapshotError> {
+        free_bytes(&self.data)
+    }
+
+    /// Marks a snapshot as one of which the journal does not know yet, which it tells the
+    /// next start once it is the state. All that can be done before the switch is done
+    /// here.
+    ///
+    /// # Errors
+    /// When the disk refuses, for want of room perhaps. The snapshot is removed, and the
+    /// state is what it was.
+    pub fn prepare(&self, verified: Verified) -> Result<Prepared, SnapshotError> {
+        let (path, slot) = (verified.path, verified.state.applied_slot);
+        match self.write_mark(&path, slot) {
+            Ok(()) => Ok(Prepared { path, slot }),
+            Err(error) => {
+                // The first error is the one to be told; the next start removes it too.
+                let _ = fs::remove_dir_all(&path);
+                Err(error)
+            }
         }
+    }
+
+    fn write_mark(&self, arrived: &Path, slot: u64) -> Result<(), SnapshotError> {
+        let mark = arrived.join(MARK);
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(true).write(true).mode(0o600);
+        let mut file = options.open(&mark).during("make", &mark)?;
+        self.step("mark made")?;
+        file.write_all(mark_text(slot).as_bytes()).during("write", &mark)?;
+        file.sync_all().during("sync", &mark)?;
+        sync_folder(arrived).during("sync", arrived)
     }
 
     /// Makes a snapshot the state. When this returned it is so durably; when it failed,
     /// the state is the old one or the new one, which the next start finds out.
     ///
-    /// The mark tells that start that the journal does not know of it yet.
-    ///
     /// # Errors
     /// When the disk refuses. The node must stop: what the state is is open.
-    pub fn install(&self, verified: Verified) -> Result<Installed, SnapshotError> {
-        let (arrived, slot) = (verified.path, verified.state.applied_slot);
-        let mark = arrived.join(MARK);
-        let mut options = OpenOptions::new();
-        options.create(true).truncate(true).write(true).mode(0o600);
-        let mut file = options.open(&mark).during("make", &mark)?;
-        file.write_all(mark_text(slot).as_bytes()).during("write", &mark)?;
-        file.sync_all().during("sync", &mark)?;
-        sync_folder(&arrived).during("sync", &arrived)?;
+    pub fn install(&self, prepared: Prepared) -> Result<Installed, SnapshotError> {
+        let Prepared { path: arrived, slot } = prepared;
         self.step("mark written")?;
         let path = self.data.join(format!("{STATE}-{slot:0width$}", width = DIGITS));
         fs::rename(&arrived, &path).during("rename", &arrived)?;
@@ -187,6 +244,20 @@ impl StateFolders {
         names.sort();
         Ok(names)
     }
+}
+
+fn remove(folder: &Path) -> Result<(), SnapshotError> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        removed => removed.during("remove", folder),
+    }
+}
+
+/// How many bytes the disk of this folder has free.
+pub(super) fn free_bytes(folder: &Path) -> Result<u64, SnapshotError> {
+    let disk = rustix::fs::statvfs(folder).map_err(std::io::Error::from);
+    let disk = disk.during("look for room in", folder)?;
+    Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// What stands in the mark: the slot and a checksum, in words.

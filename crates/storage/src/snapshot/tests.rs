@@ -79,7 +79,8 @@ fn a_state_goes_from_one_folder_to_another() {
     let before = listed(old.map());
 
     let verified = receive(&mut source, &folders).expect("received");
-    let installed = folders.install(verified).expect("installed");
+    let prepared = folders.prepare(verified).expect("marked");
+    let installed = folders.install(prepared).expect("installed");
     assert_eq!(installed.slot, 2_000);
     assert_eq!(folders.current().expect("readable"), installed.path);
     assert_eq!(StateFolders::mark(&installed.path).expect("readable"), Some(2_000));
@@ -119,7 +120,8 @@ fn a_crash_at_any_step_leaves_the_old_state_or_the_new_one() {
 
         failpoint::arm(&data, step);
         let installed = receive(&mut source, &folders)
-            .and_then(|verified| folders.install(verified))
+            .and_then(|verified| folders.prepare(verified))
+            .and_then(|prepared| folders.install(prepared))
             .and_then(|installed| folders.remove_mark(&installed.path));
         installed.expect_err("it crashed");
         assert!(!failpoint::is_armed(&data, step), "{step} was not reached");
@@ -141,7 +143,8 @@ fn a_crash_at_any_step_leaves_the_old_state_or_the_new_one() {
         // And another try succeeds, with the same slot or a higher one.
         if !is_new {
             let verified = receive(&mut source, &folders).expect("received");
-            folders.install(verified).expect("installed");
+            let prepared = folders.prepare(verified).expect("marked");
+            folders.install(prepared).expect("installed");
         }
         assert_eq!(machine(&folders.current().expect("readable")).applied_slot(), 900);
     }
@@ -224,6 +227,62 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     }
     let error = arrival.verify(|| true).expect_err("it is empty");
     assert!(matches!(error, SnapshotError::Damaged(_)), "{error}");
+}
+
+#[test]
+fn a_disk_that_fills_meanwhile_ends_an_arrival() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folders = StateFolders::new(dir.path());
+    let mut source = checkpoint(dir.path(), 100);
+    let (files, last) = (source.files().to_vec(), source.files().len() - 1);
+    let mut arrival = Arrival::begin(&folders, 100, files.clone(), 0).expect("begun");
+    for (number, file) in files.iter().enumerate() {
+        let length = usize::try_from(file.bytes).expect("small");
+        let bytes = source.read(number, 0, length).expect("readable").expect("there");
+        arrival.write(number, 0, &bytes).expect("written");
+        let checksum = source.checksum(number).expect("readable");
+        arrival.reserve_bytes = u64::MAX;
+        let finished = arrival.finish_file(number, checksum);
+        if number == last {
+            finished.expect("nothing is to come");
+            break;
+        }
+        assert!(matches!(finished, Err(SnapshotError::NoRoom { .. })), "{finished:?}");
+        arrival.reserve_bytes = 0;
+        arrival.finish_file(number, checksum).expect("there is room again");
+    }
+    arrival.verify(|| true).expect("whole");
+}
+
+#[test]
+fn a_mark_that_cannot_be_written_leaves_the_state_as_it_was() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folders = StateFolders::new(dir.path());
+    let mut source = checkpoint(dir.path(), 100);
+    let verified = receive(&mut source, &folders).expect("received");
+    failpoint::arm(dir.path(), "mark made");
+    folders.prepare(verified).expect_err("no mark");
+    assert!(!folders.arriving().exists());
+    assert!(!folders.current().expect("readable").exists());
+}
+
+/// The order is what is checked: a machine that crashes here may forget the rename.
+#[test]
+fn a_start_makes_the_last_switch_durable_before_it_removes_the_old_state() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folders = StateFolders::new(dir.path());
+    let old = folders.current().expect("readable");
+    drop(machine(&old));
+    let mut source = checkpoint(dir.path(), 100);
+    let verified = receive(&mut source, &folders).expect("received");
+    let prepared = folders.prepare(verified).expect("marked");
+    failpoint::arm(dir.path(), "switched");
+    folders.install(prepared).expect_err("it crashed before the switch was durable");
+    failpoint::arm(dir.path(), "start durable");
+    folders.clean().expect_err("it crashed again");
+    assert!(old.exists());
+    folders.clean().expect("cleaned");
+    assert!(!old.exists());
 }
 
 #[test]

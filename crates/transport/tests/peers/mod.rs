@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::future::Future;
-use std::time::Duration;
+use std::panic::Location;
+use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
 use synod_kv::ServerId;
@@ -18,6 +19,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) const CLUSTER: u128 = 0xC1;
+
+/// How long counters are waited for: less than a test may take as a whole.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a test on a runtime like a node's. It takes long only when it fails.
 pub(crate) fn run(test: impl Future<Output = ()>) {
@@ -133,15 +137,29 @@ impl Node {
     }
 
     /// Waits until the counters of the first peer are as wanted.
-    pub(crate) async fn metrics_where(&self, wanted: impl Fn(&PeerMetrics) -> bool) {
-        until(|| wanted(&self.peer_metrics())).await;
-    }
-}
-
-/// Waits for a condition.
-pub(crate) async fn until(condition: impl Fn() -> bool) {
-    while !condition() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
+    ///
+    /// # Panics
+    /// When they are not within [`PATIENCE`]; with what they are.
+    #[track_caller]
+    pub(crate) fn metrics_where(
+        &self,
+        wanted: impl Fn(&PeerMetrics) -> bool,
+    ) -> impl Future<Output = ()> {
+        let asked = Location::caller();
+        async move {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let metrics = self.peer_metrics();
+                if wanted(&metrics) {
+                    return;
+                }
+                assert!(
+                    Instant::now() < deadline,
+                    "waited in vain for the counters that {asked} wants: {metrics:?}"
+                );
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
     }
 }
 

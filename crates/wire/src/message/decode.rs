@@ -118,6 +118,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         state: (block.slot()?, block.u64()?),
         configuration: block.u64()?,
         disk_low: block.flag()?,
+        leader_priority: block.u8()?,
         hears,
     })
 }
