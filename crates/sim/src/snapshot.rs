@@ -130,14 +130,14 @@ impl World<'_> {
             return self.go_on(id, transfer);
         }
         let life = self.node(from).life;
-        let mut sent = None;
-        match &mut transfer.opened {
+        let sent = match &mut transfer.opened {
             None => {
                 let checkpoint = self.take_checkpoint(from, transfer.above);
                 let parts_max = PARTS_MAX[self.rng.usize(..2)];
                 let parts = self.rng.u32(1..=parts_max);
-                sent = Some(checkpoint.slot);
+                let slot = checkpoint.slot;
                 transfer.opened = Some((life, checkpoint, parts));
+                slot
             }
             Some((opened_in, ..)) if *opened_in != life => {
                 self.coverage.rare(Rare::SnapshotSourceGone);
@@ -155,15 +155,12 @@ impl World<'_> {
             }
             Some((_, checkpoint, parts)) => {
                 *parts -= 1;
-                sent = Some(checkpoint.slot);
+                checkpoint.slot
             }
-        }
+        };
         self.transfer_later(id, 0);
         self.go_on(id, transfer)?;
-        match sent {
-            Some(slot) => self.hear(from, Event::SnapshotSent { slot: Slot(slot) }),
-            None => Ok(()),
-        }
+        self.hear(from, Event::SnapshotSent { slot: Slot(sent) })
     }
 
     fn go_on(&mut self, id: NodeId, transfer: Transfer) -> Check {

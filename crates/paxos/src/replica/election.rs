@@ -139,16 +139,10 @@ impl Replica {
     /// unfit, two that have little would hand over to each other for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
         let Proposer::Leading(leading) = &self.proposer else { return false };
-        let newest = &self.configurations.newest().configuration;
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
-            newest.is_voter(node)
-                && self.liveness.is_reachable(now, index)
-                && last.is_some_and(|last| {
-                    !last.disk_low
-                        && last.following == Some(leading.ballot)
-                        && last.disk_age_us <= self.options.disk_stall_us
-                })
+            last.is_some_and(|last| !last.disk_low)
+                && self.could_lead(now, index, node, leading.ballot)
         })
     }
 
