@@ -110,8 +110,7 @@ fn describe(found: &Findings, to: &Path) -> String {
         row(
             "accepted",
             format!(
-                "slots {} to {}: kept, though they may never have been chosen; a write that \
-                 had no answer may come with them",
+                "slots {} to {}: kept, chosen or not; a write that had no answer may come with them",
                 found.chosen_slot + 1,
                 found.kept_slot
             ),
@@ -203,7 +202,7 @@ mod tests {
         let text = describe(&found(&["a damaged block"]), Path::new("/srv/new"));
         for words in [
             "slots up to 7",
-            "slots 8 to 9: kept",
+            "slots 8 to 9: kept, chosen or not",
             "2 slots of 11 to 12: slot 10 before them",
             "slots from 10 on (up to 14 at the least there were some)",
             "a damaged block",

@@ -262,7 +262,8 @@ impl Survivor {
         fs::remove_file(&unfinished)
             .map_err(|source| RecoverError::Unreadable { path: unfinished, source })?;
         Ok(Made {
-            folder: to.to_owned(),
+            // For settings, which lie elsewhere.
+            folder: std::path::absolute(to).unwrap_or_else(|_| to.to_owned()),
             cluster: format!("{:032x}", identity.cluster),
             node,
             alpha,
