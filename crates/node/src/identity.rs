@@ -269,7 +269,7 @@ impl Identity {
     }
 
     /// Reads the identity of a folder; none when it has none.
-    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
         Identity::find(folder.path())
     }
 
