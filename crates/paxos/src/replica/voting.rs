@@ -90,18 +90,17 @@ impl Replica {
         promise: Promise,
         effects: &mut Effects,
     ) {
-        let window = self.acceptor.window_slots();
         match &mut self.proposer {
             Proposer::Idle => {}
             Proposer::Preparing(preparing) => {
                 if promise.ballot == preparing.ballot {
                     preparing.progress_at = now;
                 }
-                preparing.receive_promise(from, promise, window);
+                preparing.receive_promise(from, promise);
                 self.lead_if_promised(now, effects);
             }
             Proposer::Leading(leading) => {
-                if !leading.receive_promise(now, from, promise, window) {
+                if !leading.receive_promise(now, from, promise) {
                     self.give_up_office(effects);
                     self.liveness.lost(now);
                     return;
