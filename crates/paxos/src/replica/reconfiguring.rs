@@ -191,12 +191,15 @@ impl Replica {
         self.dismissal.as_ref().filter(enough).map(|dismissal| dismissal.number)
     }
 
-    /// A candidate counts as one only if it votes in an open slot; one that knows of a
-    /// newer configuration than this node may.
+    /// A candidate counts as one only if it votes in an open slot. One that knows of a
+    /// newer configuration than this node may, and so may one that votes in the
+    /// configuration in which this node joined and which its log has not reached.
     pub(super) fn refuses_candidate(&self, candidate: NodeId) -> bool {
         let chosen_upto = self.log.chosen_upto();
         let ahead = self.heard_number(candidate).is_some_and(|n| n > self.configurations.number());
-        !ahead && !self.configurations.is_voter(candidate, chosen_upto)
+        !ahead
+            && !self.configurations.is_voter(candidate, chosen_upto)
+            && !self.configurations.is_voter_ahead(candidate)
     }
 
     /// Whether this leader would propose a change of the members now. `force` passes over

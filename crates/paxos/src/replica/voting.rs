@@ -59,7 +59,8 @@ impl Replica {
             return;
         }
         if self.refuses_candidate(from) {
-            let reason = RejectReason::NoVoter(self.configurations.number());
+            let newest = &self.configurations.newest().configuration;
+            let reason = RejectReason::NoVoter(newest.number());
             let reject = Reject { ballot: prepare.ballot, reason };
             effects.send_now.push(Envelope { to: from, message: Message::Reject(reject) });
             return;
@@ -283,10 +284,14 @@ impl Replica {
                 promised > reject.ballot
             }
             RejectReason::TooFarBehind(_) => matches!(self.proposer, Proposer::Preparing(_)),
-            // A leader that votes in no open slot any more is not waited for.
-            RejectReason::NoVoter(_) => {
-                matches!(self.proposer, Proposer::Preparing(_)) || !self.may_promise(self.node)
-            }
+            // Who knows less of the members than this candidate cannot say that it does not
+            // vote. A leader that votes in no open slot any more is not waited for.
+            RejectReason::NoVoter(number) => match &self.proposer {
+                Proposer::Preparing(_) => {
+                    number >= self.configurations.newest().configuration.number()
+                }
+                Proposer::Idle | Proposer::Leading(_) => !self.may_promise(self.node),
+            },
             RejectReason::NoMember { .. } => return self.receive_no_member(from, reject, effects),
             // Chosen by others meanwhile, or by and by when the acceptor caught up.
             RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
