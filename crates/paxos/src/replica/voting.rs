@@ -292,7 +292,9 @@ impl Replica {
                 }
                 Proposer::Idle | Proposer::Leading(_) => !self.may_promise(self.node),
             },
-            RejectReason::NoMember { .. } => return self.receive_no_member(from, reject, effects),
+            RejectReason::NoMember { .. } => {
+                return self.receive_no_member(now, from, reject, effects);
+            }
             // Chosen by others meanwhile, or by and by when the acceptor caught up.
             RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
         };
