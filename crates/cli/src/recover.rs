@@ -110,7 +110,8 @@ fn describe(found: &Findings, to: &Path) -> String {
         row(
             "accepted",
             format!(
-                "slots {} to {}: kept, chosen or not; a write that had no answer may come with them",
+                "slots {} to {}: kept, chosen or not; a write that had no answer may come with \
+                 them, and what others chose instead is lost",
                 found.chosen_slot + 1,
                 found.kept_slot
             ),

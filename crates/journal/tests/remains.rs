@@ -86,6 +86,43 @@ fn of_a_damaged_journal_what_comes_before_the_damage_is_there() {
     assert!(damaged > 20 && least == SLOTS - 1, "{damaged} {least}");
 }
 
+/// A slot was accepted twice, and the record that counts is damaged: what a later segment
+/// says of the slot must not be taken for the earlier value.
+#[test]
+fn what_comes_after_the_damage_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    let mut accept = |slot, round, value, chosen_upto| {
+        let ballot = Ballot { round, node: NodeId(1) };
+        let body = RecordBody::Accepted { slot: Slot(slot), ballot, value };
+        let chosen_upto = Slot(chosen_upto);
+        journal.append(&[Record { promised: ballot, chosen_upto, body }]).unwrap();
+        journal.sync().unwrap();
+    };
+    (1..=10).for_each(|slot| accept(slot, 1, value(slot), 0));
+    accept(1, 2, value(99), 0);
+    (2..=10).for_each(|slot| accept(slot, 2, value(slot), 0));
+    (11..=SLOTS).for_each(|slot| accept(slot, 2, value(slot), 10));
+    drop(journal);
+    let read = || Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+    assert_eq!(read().value(Slot(1)).unwrap(), Some(value(99)));
+    let found = |segment: &PathBuf| {
+        let bytes = std::fs::read(segment).unwrap();
+        bytes.windows(100).position(|window| *window == [99; 100])
+    };
+    let segments = segments(&dir);
+    let hit = segments.iter().find(|segment| found(segment).is_some()).unwrap();
+    let mut bytes = std::fs::read(hit).unwrap();
+    bytes[found(hit).unwrap()] ^= 1;
+    std::fs::write(hit, bytes).unwrap();
+    let remains = read();
+    assert!(remains.damage().is_some());
+    assert_eq!((remains.chosen_upto(), last(&remains, 0)), (Slot(0), 10));
+    assert!(remains.told_upto() >= Slot(10));
+}
+
 #[test]
 fn damage_in_what_is_applied_does_not_count() {
     let folder = tempfile::tempdir().unwrap();

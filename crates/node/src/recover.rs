@@ -131,7 +131,7 @@ pub struct Findings {
     /// Every slot up to here is known as chosen.
     pub chosen_slot: u64,
     /// The recovered state has every slot up to here. Those above `chosen_slot` may never
-    /// have been chosen.
+    /// have been chosen, or with another value, without this node.
     pub kept_slot: u64,
     /// The first slot that this node does not have: what others acknowledged from here on
     /// is lost.
