@@ -20,7 +20,7 @@ use synod_storage::snapshot::{self, SnapshotError, StateFolders, Verified};
 use synod_storage::{Store, StoreError, StoreOptions, failpoint};
 
 use crate::apply_thread::{Applier, ApplyError};
-use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE};
+use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
 use crate::shared::Shared;
@@ -196,6 +196,10 @@ impl Survivor {
         if let Some(text) = read(&data.join(MARKER_FILE))? {
             let text = String::from_utf8_lossy(&text).trim().to_owned();
             doubts.push(format!("the node stopped itself for good: {text}"));
+        }
+        if read(&data.join(REMOVED_FILE))?.is_some() {
+            let text = "the node was removed from its cluster, which went on without it";
+            doubts.push(text.to_owned());
         }
         let remains = remains(data, &identity, applied, &mut doubts)?;
         let mut findings = findings(data, &identity, applied, remains.as_ref())?;
