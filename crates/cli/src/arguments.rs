@@ -69,6 +69,8 @@ pub(crate) enum Command {
     Restore(Restore),
     /// Tell what the data folder of a stopped node holds, and check all of it.
     Inspect(Inspect),
+    /// Make a new one-node cluster of a node's folder when a majority is lost for good.
+    Recover(Recover),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -119,6 +121,29 @@ pub(crate) struct Inspect {
     /// The node's data folder. Nothing in it is changed.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `synod recover`.
+#[derive(Args, Debug)]
+pub(crate) struct Recover {
+    /// The data folder of a node that is left, stopped. Nothing in it is changed.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// The data folder to be made, not existing or empty [default: DIR.recovered].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// The id of the new cluster's node [default: that of the node that is left].
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) node_id: Option<u32>,
+    /// Do not ask: what this node does not have is lost.
+    #[arg(long)]
+    pub(crate) yes_lose_slots: bool,
+    /// Nor when the folder is damaged or in doubt.
+    #[arg(long, requires = "yes_lose_slots")]
+    pub(crate) yes_damaged_folder: bool,
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,

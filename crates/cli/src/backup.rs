@@ -1,10 +1,9 @@
 //! `synod backup` and `synod restore`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use synod_client::ClientError;
@@ -12,13 +11,9 @@ use synod_node::{BackupAbout, Settings, check_backup};
 
 use crate::arguments::{Backup, Restore};
 use crate::failure::Failure;
-use crate::output::{print, warn};
+use crate::output::print;
+use crate::progress::Progress;
 use crate::talk::with_client;
-
-/// Between two lines of progress, where nobody watches a terminal.
-const TELL_EVERY: Duration = Duration::from_secs(10);
-/// On a terminal.
-const DRAW_EVERY: Duration = Duration::from_millis(200);
 
 /// Writes a backup of a running cluster to a file.
 pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
@@ -117,44 +112,4 @@ fn describe(about: &BackupAbout) -> String {
     format!(
         "revision {revision} at slot {slot} of cluster {cluster}, made by node {node} (synod {version})"
     )
-}
-
-/// Tells on standard error how far it is.
-struct Progress {
-    what: &'static str,
-    bytes: u64,
-    told_at: Instant,
-    is_terminal: bool,
-}
-
-impl Progress {
-    fn new(what: &'static str) -> Self {
-        let is_terminal = std::io::stderr().is_terminal();
-        Progress { what, bytes: 0, told_at: Instant::now(), is_terminal }
-    }
-
-    fn add(&mut self, bytes: u64) {
-        self.set(self.bytes + bytes);
-    }
-
-    fn set(&mut self, bytes: u64) {
-        self.bytes = bytes;
-        let every = if self.is_terminal { DRAW_EVERY } else { TELL_EVERY };
-        if self.told_at.elapsed() >= every {
-            self.told_at = Instant::now();
-            let text = format!("{} MiB {}", self.bytes >> 20, self.what);
-            if self.is_terminal {
-                // Nobody has to see it.
-                let _ = write!(std::io::stderr().lock(), "\r{text}");
-            } else {
-                warn(&text);
-            }
-        }
-    }
-
-    fn end(&self) {
-        if self.is_terminal {
-            let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
-        }
-    }
 }

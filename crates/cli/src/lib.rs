@@ -20,6 +20,8 @@ mod member;
 mod member_arguments;
 mod output;
 mod planted;
+mod progress;
+mod recover;
 mod scratch;
 mod serve;
 mod sim;
@@ -70,6 +72,7 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Backup(arguments) => backup::backup(arguments),
         Command::Restore(arguments) => backup::restore(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Recover(arguments) => recover::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),

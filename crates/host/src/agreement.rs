@@ -2,12 +2,14 @@
 //!
 //! Heartbeats carry the hash at the last slot at which all nodes look. Replicas that
 //! have parted would give different answers for ever, and nobody would notice. A
-//! node that a majority contradicts stops; one that merely meets a different peer
-//! says so and goes on, since it may well be the peer that is wrong.
+//! node that a majority of the voters contradicts stops; one that merely meets a
+//! different peer says so and goes on, since it may well be the peer that is wrong. What
+//! learner members say is compared and stops nobody, and nobody else is listened to.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use synod_paxos::{NodeId, Slot};
+use synod_paxos::{Configuration, NodeId, Slot};
 
 /// Hashes kept of each node: a node that is behind is compared when it gets there.
 const KEPT: usize = 16;
@@ -29,33 +31,30 @@ pub struct Disagreement {
 #[derive(Debug)]
 pub(crate) struct Agreement {
     node: NodeId,
-    /// How many members make a majority.
-    majority: usize,
+    /// The newest one.
+    configuration: Arc<Configuration>,
     own: VecDeque<(Slot, u64)>,
     told: BTreeMap<NodeId, VecDeque<(Slot, u64)>>,
     found: Option<Disagreement>,
 }
 
 impl Agreement {
-    pub(crate) fn new(node: NodeId, members: usize) -> Self {
-        Agreement {
-            node,
-            majority: members / 2 + 1,
-            own: VecDeque::new(),
-            told: BTreeMap::new(),
-            found: None,
-        }
+    pub(crate) fn new(node: NodeId, configuration: Arc<Configuration>) -> Self {
+        Agreement { node, configuration, own: VecDeque::new(), told: BTreeMap::new(), found: None }
     }
 
-    /// So many members vote now.
-    pub(crate) fn set_voters(&mut self, voters: usize) {
-        self.majority = voters / 2 + 1;
+    /// The members are others now. What those told that are none any more is forgotten.
+    pub(crate) fn set_configuration(&mut self, configuration: &Arc<Configuration>) {
+        if self.configuration.number() != configuration.number() {
+            self.configuration = Arc::clone(configuration);
+            self.told.retain(|peer, _| configuration.contains(*peer));
+        }
     }
 
     /// This node's state machine was at a slot and had this hash there.
     ///
     /// # Panics
-    /// When a majority of the members had another one.
+    /// When a majority of several voters had another one.
     pub(crate) fn applied(&mut self, state: (Slot, u64)) {
         if keep(&mut self.own, state) {
             self.judge(state.0);
@@ -65,9 +64,10 @@ impl Agreement {
     /// A peer told what its state was.
     ///
     /// # Panics
-    /// When a majority of the members had another state than this one.
+    /// When a majority of several voters had another state than this one.
     pub(crate) fn receive(&mut self, peer: NodeId, theirs: (Slot, u64)) {
-        if keep(self.told.entry(peer).or_default(), theirs) {
+        let is_member = self.configuration.contains(peer);
+        if is_member && keep(self.told.entry(peer).or_default(), theirs) {
             self.judge(theirs.0);
         }
     }
@@ -81,11 +81,16 @@ impl Agreement {
         let Some(mine) = hash_at(&self.own, slot) else { return };
         let others =
             || self.told.iter().filter_map(|(peer, told)| Some((*peer, hash_at(told, slot)?)));
+        let voters = self.configuration.voters();
+        let against = |theirs: u64| {
+            others().filter(|(peer, hash)| *hash == theirs && voters.contains(peer)).count()
+        };
         for (peer, theirs) in others().filter(|(_, theirs)| *theirs != mine) {
             self.found.get_or_insert(Disagreement { slot, peer, mine, theirs });
+            // A single voter is no majority to believe: nobody agrees with it.
             assert!(
-                others().filter(|(_, hash)| *hash == theirs).count() < self.majority,
-                "the state of {} after slot {slot} is {mine:016x}, and that of a majority \
+                voters.len() == 1 || against(theirs) <= voters.len() / 2,
+                "the state of {} after slot {slot} is {mine:016x}, and that of most voters \
                  {theirs:016x}: this one is damaged",
                 self.node
             );
@@ -116,13 +121,21 @@ mod tests {
     const ME: NodeId = NodeId(1);
     const PEER: NodeId = NodeId(2);
 
+    /// The first so many nodes vote, and these learn.
+    fn of(voters: u32, learners: &[u32]) -> Arc<Configuration> {
+        let voters = (1..=voters).map(NodeId).collect();
+        let learners = learners.iter().copied().map(NodeId).collect();
+        let of = Configuration::majority(voters, 8).and_then(|of| of.with_learners(learners));
+        Arc::new(of.expect("valid"))
+    }
+
     /// Slots 1 to 3 in every order of arrival, one of this node's hashes different or none:
     /// that is noticed whoever is ahead, and nothing else is.
     #[test]
     fn a_difference_at_an_equal_slot_is_noticed_whoever_comes_first() {
         for interleaving in (0..1_u32 << 6).filter(|turns| turns.count_ones() == 3) {
             for different in 0..=3 {
-                let mut agreement = Agreement::new(ME, 3);
+                let mut agreement = Agreement::new(ME, of(3, &[]));
                 let (mut mine, mut theirs) = (1.., 1..);
                 for turn in 0..6 {
                     if interleaving & (1 << turn) == 0 {
@@ -151,7 +164,7 @@ mod tests {
                 let hash = |peer: u32| hashes / 3_u64.pow(peer) % 3;
                 for turn in 0..=peers {
                     let run = move || {
-                        let mut agreement = Agreement::new(ME, members);
+                        let mut agreement = Agreement::new(ME, of(members, &[]));
                         for peer in 0..=peers {
                             if peer == turn {
                                 agreement.applied((Slot(8), 0));
@@ -162,7 +175,7 @@ mod tests {
                         }
                     };
                     let against = |h| (0..peers).filter(|peer| hash(*peer) == h).count();
-                    let expected = (1..3).any(|h| against(h) > members / 2);
+                    let expected = (1..3).any(|h| against(h) > members as usize / 2);
                     let stopped = std::panic::catch_unwind(run).is_err();
                     assert_eq!(stopped, expected, "{hashes} among {members}, at {turn}");
                 }
@@ -172,7 +185,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_what_is_skipped_is_not_compared() {
-        let mut agreement = Agreement::new(ME, 3);
+        let mut agreement = Agreement::new(ME, of(3, &[]));
         for slot in 1..=100 {
             agreement.receive(PEER, (Slot(slot), slot));
         }
@@ -184,9 +197,53 @@ mod tests {
         assert_eq!((agreement.own.len(), agreement.disagreement()), (KEPT, None));
     }
 
+    /// A learner member, a node that was removed and one that nobody knows have another state
+    /// than the voters: none of them stops a voter, and the voters stop each of them.
+    #[test]
+    fn who_does_not_vote_stops_no_voter() {
+        for voters in 1..=3 {
+            let mut agreement = Agreement::new(ME, of(voters, &[7, 8, 9]));
+            agreement.applied((Slot(8), 1));
+            for learner in [7, 8, 9] {
+                agreement.receive(NodeId(learner), (Slot(8), 2));
+            }
+            assert_eq!(agreement.disagreement().map(|found| found.peer), Some(NodeId(7)));
+        }
+        let mut agreement = Agreement::new(ME, of(3, &[]));
+        agreement.receive(PEER, (Slot(8), 2));
+        let next = of(1, &[3]).as_ref().clone().numbered(1);
+        agreement.set_configuration(&Arc::new(next));
+        agreement.receive(PEER, (Slot(9), 2));
+        agreement.receive(NodeId(4), (Slot(9), 2));
+        agreement.applied((Slot(8), 1));
+        agreement.applied((Slot(9), 1));
+        assert_eq!((agreement.disagreement(), agreement.told.len()), (None, 0));
+
+        let learner = || {
+            let mut agreement = Agreement::new(NodeId(9), of(3, &[9]));
+            agreement.applied((Slot(8), 2));
+            agreement.receive(NodeId(1), (Slot(8), 1));
+            agreement.receive(NodeId(2), (Slot(8), 1));
+        };
+        assert!(std::panic::catch_unwind(learner).is_err());
+    }
+
+    /// A single voter and its learner member differ: one of them is damaged, and nobody can
+    /// say which.
+    #[test]
+    fn one_against_one_goes_on() {
+        for me in [ME, NodeId(9)] {
+            let peer = if me == ME { NodeId(9) } else { ME };
+            let mut agreement = Agreement::new(me, of(1, &[9]));
+            agreement.applied((Slot(8), 1));
+            agreement.receive(peer, (Slot(8), 2));
+            assert!(agreement.disagreement().is_some());
+        }
+    }
+
     #[test]
     fn no_state_at_all_differs_from_none() {
-        let mut agreement = Agreement::new(ME, 2);
+        let mut agreement = Agreement::new(ME, of(2, &[]));
         agreement.applied((Slot::ZERO, 0));
         agreement.receive(PEER, (Slot::ZERO, 5));
         assert_eq!(agreement.disagreement(), None);

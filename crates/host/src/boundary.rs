@@ -188,7 +188,9 @@ pub enum Action {
         /// Why it was not proposed.
         outcome: Result<(), ChangeRefusal>,
     },
-    /// Who is to be talked to has changed: the members of these configurations.
+    /// Who is to be talked to has changed: the members of these configurations, the oldest
+    /// first. One that was replaced is among them as long as the core talks to a node that no
+    /// newer one names.
     TalkTo(Vec<Arc<Configuration>>),
     /// The request ends without an answer of the state machine.
     Refuse {

@@ -124,7 +124,7 @@ impl Host {
         let outbox = Outbox::new(node, recovered.position, planted);
         let batcher = Batcher::new(&limits, options.value_bytes_max);
         let talks_to = configurations.talked_to();
-        let voters = configurations.newest().configuration.voters().len();
+        let newest = Arc::clone(&configurations.newest().configuration);
         let replica = Replica::new(
             node,
             configurations,
@@ -146,7 +146,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
-            agreement: Agreement::new(node, voters),
+            agreement: Agreement::new(node, newest),
             talks_to,
             forwards: Vec::new(),
             loads: Vec::new(),
@@ -319,13 +319,22 @@ impl Host {
     /// Looks whether the members have changed.
     fn note_members(&mut self) {
         let configurations = self.replica.configurations();
-        let talks_to = configurations.talked_to();
-        if self.talks_to == talks_to {
-            return;
+        self.agreement.set_configuration(&configurations.newest().configuration);
+        let mut talks_to = configurations.talked_to();
+        // The core still talks to a leader that removed itself and has not handed over yet.
+        // Only what was replaced names it.
+        for node in self.replica.everybody().iter().filter(|node| **node != self.node) {
+            let names = |one: &&Arc<Configuration>| one.contains(*node);
+            if !talks_to.iter().any(|one| names(&one))
+                && let Some(replaced) = self.talks_to.iter().rev().find(names)
+            {
+                talks_to.insert(0, Arc::clone(replaced));
+            }
         }
-        self.talks_to = talks_to;
-        self.agreement.set_voters(configurations.newest().configuration.voters().len());
-        self.others.push(Action::TalkTo(self.talks_to.clone()));
+        if self.talks_to != talks_to {
+            self.talks_to = talks_to;
+            self.others.push(Action::TalkTo(self.talks_to.clone()));
+        }
     }
 
     /// Steps the core, and again for each message that it addressed to itself.

@@ -61,6 +61,40 @@ fn a_single_node_answers_its_writes_and_reads() {
     assert_taken(&mut cluster, 10);
 }
 
+/// The leader removes itself. Until another one leads it is talked to, though no newer
+/// configuration names it; then it is not.
+#[test]
+fn a_leader_that_removed_itself_is_talked_to_until_it_has_handed_over() {
+    let (mut cluster, leader) = with_leader(3);
+    let others: Vec<NodeId> = (1..=3).map(NodeId).filter(|node| *node != leader).collect();
+    let new = Configuration::majority(others.clone(), 1_024).expect("valid").numbered(1);
+    let change = Event::Change { request: RequestId(1), configuration: new, force: false };
+    cluster.step(leader, change);
+    let was_guest = std::cell::Cell::new(0);
+    let names = |cluster: &Cluster, by: NodeId, node: NodeId| {
+        cluster.nodes[&by].talks_to.iter().any(|one| one.contains(node))
+    };
+    let governs = |cluster: &Cluster, node: NodeId| {
+        let status = cluster.nodes[&node].host.status(cluster.now);
+        status.configuration == 1 && status.chosen_upto.next() >= status.configuration_from
+    };
+    let parted = |cluster: &Cluster| {
+        for node in &others {
+            let host = &cluster.nodes[node].host;
+            for peer in host.status(cluster.now).peers {
+                assert!(names(cluster, *node, peer.node), "{node} talks to {}", peer.node);
+            }
+            let is_guest = governs(cluster, *node) && names(cluster, *node, leader);
+            was_guest.set(was_guest.get() + usize::from(is_guest));
+        }
+        others.iter().all(|node| governs(cluster, *node) && !names(cluster, *node, leader))
+    };
+    assert!(cluster.run_until(60 * SECOND_US, parted), "nobody took over");
+    assert!(was_guest.get() > 0, "the old leader was let go too early");
+    let led = |cluster: &Cluster| cluster.leader().is_some_and(|new| others.contains(&new));
+    assert!(cluster.run_until(SECOND_US, led));
+}
+
 /// The changes stood in slots that the snapshot skipped.
 #[test]
 fn whom_a_snapshot_names_is_talked_to() {

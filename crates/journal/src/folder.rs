@@ -19,7 +19,7 @@ pub(crate) const SEGMENT_NUMBER_MAX: u64 = u32::MAX as u64;
 pub(crate) struct Folder {
     path: PathBuf,
     directory: File,
-    _lock: File,
+    _lock: Option<File>,
 }
 
 impl Folder {
@@ -38,17 +38,30 @@ impl Folder {
 
     /// Opens an existing folder and locks it until this is dropped.
     pub(crate) fn open(path: &Path) -> Result<Folder, OpenError> {
-        let directory = match File::open(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(OpenError::Missing(path.to_owned()));
-            }
-            opened => opened.during("open folder", path)?,
-        };
+        let directory = open_folder(path)?;
         let lock_path = path.join(LOCK_NAME);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(&lock_path).during("open", &lock_path)?;
         match lock.try_lock() {
+            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: Some(lock) }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
+            Err(TryLockError::Error(source)) => {
+                Err(OpenError::Io { what: "lock", path: lock_path, source })
+            }
+        }
+    }
+
+    /// Opens an existing folder in which nothing may be changed, as it may lie on a disk
+    /// that can't be written any more. Without a file to lock nobody has it open.
+    pub(crate) fn open_to_read(path: &Path) -> Result<Folder, OpenError> {
+        let directory = open_folder(path)?;
+        let lock_path = path.join(LOCK_NAME);
+        let lock = match File::open(&lock_path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            lock => Some(lock.during("open", &lock_path)?),
+        };
+        match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
             Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
@@ -98,6 +111,15 @@ impl Folder {
     pub(crate) fn remove_segment(&self, number: u64) -> Result<(), IoFailure> {
         let path = self.segment_path(number);
         std::fs::remove_file(&path).during("remove", &path)
+    }
+}
+
+fn open_folder(path: &Path) -> Result<File, OpenError> {
+    match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(OpenError::Missing(path.to_owned()))
+        }
+        opened => Ok(opened.during("open folder", path)?),
     }
 }
 

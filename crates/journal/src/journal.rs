@@ -151,7 +151,7 @@ impl Journal {
     /// # Errors
     /// See [`OpenError`].
     pub fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspected, OpenError> {
-        let folder = Folder::open(dir)?;
+        let folder = Folder::open_to_read(dir)?;
         let recovery = recovery::recover(&folder, cluster)?;
         let recovered = recovered(&folder, cluster, &recovery)?;
         let incarnation = recovery.newest_header.incarnation;

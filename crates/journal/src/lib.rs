@@ -57,6 +57,7 @@ mod options;
 mod prepare;
 mod read;
 mod recovery;
+mod remains;
 mod scan;
 mod segments;
 
@@ -65,4 +66,5 @@ pub use error::{Damage, JournalError, OpenError};
 pub use journal::Journal;
 pub use opened::{Inspected, Opened};
 pub use options::JournalOptions;
+pub use remains::Remains;
 pub use synod_wire::record::ClusterId;

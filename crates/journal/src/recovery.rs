@@ -13,6 +13,7 @@ use crate::OpenError;
 use crate::error::{Damage, During};
 use crate::folder::Folder;
 use crate::index::{Entry, Index, Location};
+use crate::remains;
 use crate::scan::{Fault, InForce, Segment, SegmentScan};
 use crate::segments::{SegmentFacts, Segments};
 
@@ -45,6 +46,30 @@ pub(crate) struct Recovery {
 /// Reads the journal in `folder`. Changes nothing.
 pub(crate) fn recover(folder: &Folder, cluster: ClusterId) -> Result<Recovery, OpenError> {
     Reader { folder, cluster }.recover()
+}
+
+/// Reads what can be trusted of the journal in `folder`. Changes nothing.
+pub(crate) fn remains(
+    folder: &Folder,
+    cluster: ClusterId,
+    applied: Slot,
+) -> Result<remains::Found, OpenError> {
+    let reader = Reader { folder, cluster };
+    match reader.recover() {
+        Ok(recovery) => {
+            let last = recovery.index.open().last().map(|entry| entry.slot);
+            Ok(remains::Found {
+                told_upto: last.unwrap_or(Slot::ZERO).max(recovery.index.chosen_upto()),
+                incarnation: recovery.newest_header.incarnation,
+                index: recovery.index,
+                damage: None,
+            })
+        }
+        Err(OpenError::Damaged(damage) | OpenError::PromiseNotProvable(damage)) => {
+            reader.salvage(damage, applied)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the folder holds a segment that was used.
@@ -131,6 +156,49 @@ impl Reader<'_> {
             leftover,
             torn: newest_scan.torn,
         })
+    }
+
+    /// Reads a damaged journal up to its first damage. It begins with the last segment
+    /// before which there is nothing above `applied`, so that damage further back does
+    /// not count.
+    fn salvage(&self, damage: Damage, applied: Slot) -> Result<remains::Found, OpenError> {
+        let mut headers = BTreeMap::new();
+        for number in self.folder.segment_numbers()? {
+            match self.header(number, true) {
+                Ok(header) => drop(headers.insert(number, header)),
+                Err(OpenError::Damaged(_) | OpenError::PromiseNotProvable(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let before = |header: &SegmentHeader| header.truncated_upto.max(header.highest_slot_before);
+        let told = headers.values().map(|header| header.chosen_upto.max(before(header)));
+        let mut salvaged = remains::Found {
+            index: Index::new(applied),
+            incarnation: headers.values().map(|header| header.incarnation).max().unwrap_or(0),
+            damage: Some(damage),
+            told_upto: told.max().unwrap_or(Slot::ZERO),
+        };
+        let Some(first) = headers.values().rev().find(|header| before(header) <= applied) else {
+            return Ok(salvaged);
+        };
+        let mut found = Found::start(first);
+        for (number, header) in headers.range(first.number..) {
+            let bytes = self.read(header, true)?;
+            let scan = Segment::new(&bytes, *header).scan_beginning();
+            if found.add(header, &scan).is_err() {
+                break;
+            }
+            let Some(next) = headers.get(&(number + 1)) else { break };
+            let (said, end) = (InForce::at_start_of(next), scan.in_force);
+            if (said.position, said.link) != (end.position, end.link) {
+                break;
+            }
+        }
+        let last = found.index.open().last().map(|entry| entry.slot);
+        let last = last.unwrap_or(Slot::ZERO).max(found.index.chosen_upto());
+        salvaged.told_upto = salvaged.told_upto.max(last);
+        salvaged.index = found.index;
+        Ok(salvaged)
     }
 
     fn unused(&self, number: u64) -> Result<bool, OpenError> {

@@ -199,6 +199,13 @@ impl<'a> Segment<'a> {
         Ok(scan)
     }
 
+    /// Reads groups as long as they are whole, whatever comes then.
+    pub(crate) fn scan_beginning(&self) -> SegmentScan {
+        let mut scan = self.start();
+        while scan.sectors < self.sectors && self.read_next(&mut scan, self.sectors).is_ok() {}
+        scan
+    }
+
     fn start(&self) -> SegmentScan {
         let in_force = InForce::at_start_of(&self.header);
         SegmentScan { groups: Vec::new(), sectors: 1, torn: false, in_force }

@@ -137,16 +137,6 @@ impl Folder {
     }
 }
 
-/// [`Folder::read`] for whoever has only the path.
-pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
-    let path = folder.join(name);
-    match fs::read(&path) {
-        Ok(content) => Ok(Some(content)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(failed("read", &path, source)),
-    }
-}
-
 /// [`Folder::strangers`] for whoever has only the path.
 pub(crate) fn strangers(path: &Path) -> Result<Vec<String>, FolderError> {
     let entries =
@@ -162,6 +152,16 @@ pub(crate) fn strangers(path: &Path) -> Result<Vec<String>, FolderError> {
     }
     names.sort();
     Ok(names)
+}
+
+/// [`Folder::read`] for whoever has only the path.
+pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, FolderError> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(failed("read", &path, source)),
+    }
 }
 
 /// [`Folder::replace`] for whoever has only the path.

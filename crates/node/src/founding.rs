@@ -30,20 +30,23 @@ impl Founding {
         Ok(Founding { slot: Slot(state.applied_slot), state_hash: state.hash() })
     }
 
-    /// As it is told and written; nothing of a cluster that began with nothing.
+    /// As others are told of it; none for an empty state.
     pub(crate) fn body(self) -> Option<RestoredBody> {
-        let state_hash = format!("{:016x}", self.state_hash);
-        (self != Founding::default()).then_some(RestoredBody { slot: self.slot.0, state_hash })
+        (self != Founding::default()).then(|| RestoredBody {
+            slot: self.slot.0,
+            state_hash: format!("{:016x}", self.state_hash),
+        })
     }
 
-    /// What [`Founding::body`] told.
+    /// Reads what [`Founding::body`] made.
     ///
     /// # Errors
-    /// When it is not that.
-    pub(crate) fn of_body(body: &RestoredBody) -> Result<Founding, String> {
+    /// When the hash is none.
+    pub(crate) fn read(body: &RestoredBody) -> Result<Founding, String> {
         let text = &body.state_hash;
-        let hash = u64::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
-        Ok(Founding { slot: Slot(body.slot), state_hash: hash })
+        let state_hash =
+            u64::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
+        Ok(Founding { slot: Slot(body.slot), state_hash })
     }
 
     /// What the journal and the peers of a cluster of this id know it by: the id itself,

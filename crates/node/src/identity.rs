@@ -55,6 +55,7 @@ struct Written {
     /// Only of a cluster that was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     restored: Option<RestoredBody>,
+    /// Only of a node that joined a running cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     joined: Option<MembersBody>,
 }
@@ -93,15 +94,15 @@ pub enum InitError {
     /// The journal can't be made.
     #[error("cannot make the journal: {0}")]
     Journal(#[from] OpenError),
+    /// What an interrupted restore left can't be put aside.
+    #[error(transparent)]
+    State(#[from] SnapshotError),
     /// The cluster that is to be joined is not the one, or does not know this node.
     #[error("the cluster that answered cannot be joined with these settings: {reason}")]
     Unfit {
         /// What does not fit.
         reason: String,
     },
-    /// What an interrupted restore left can't be put aside.
-    #[error(transparent)]
-    State(#[from] SnapshotError),
     /// No random numbers.
     #[error("cannot draw a store id from /dev/urandom: {0}")]
     Random(std::io::Error),
@@ -268,7 +269,7 @@ impl Identity {
     }
 
     /// Reads the identity of a folder; none when it has none.
-    fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
+    pub(crate) fn read(folder: &Folder) -> Result<Option<Identity>, IdentityError> {
         Identity::find(folder.path())
     }
 
@@ -348,8 +349,8 @@ impl Identity {
             promise_quorum: self.configuration.promise_quorum(),
             accept_quorum: self.configuration.accept_quorum(),
             alpha: self.configuration.alpha(),
-            joined,
             restored: self.founding.body(),
+            joined,
         };
         let mut text = serde_json::to_vec_pretty(&written).expect("plain fields");
         text.push(b'\n');
@@ -373,7 +374,7 @@ impl Identity {
             written.alpha,
         )
         .map_err(|error| format!("its configuration is not possible: {error:?}"))?;
-        let founding = written.restored.as_ref().map(Founding::of_body).transpose()?;
+        let founding = written.restored.as_ref().map(Founding::read).transpose()?;
         let node = NodeId(written.node_id);
         if !joined.as_ref().unwrap_or(&configuration).contains(node) {
             return Err(format!("node {} is not among its own members", node.0));

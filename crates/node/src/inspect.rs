@@ -52,12 +52,12 @@ pub struct InspectedIdentity {
     pub node: u32,
     /// The id of this very folder, in hexadecimal.
     pub store: String,
+    /// The slot and the hash of the state that the cluster was restored with, if it was.
+    pub restored: Option<(u64, String)>,
     /// The number of the configuration in which the node joined; none when it was there
     /// from the beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joined: Option<u64>,
-    /// The slot and the hash of the state that the cluster was restored with, if it was.
-    pub restored: Option<(u64, String)>,
     /// The members that the cluster was made with.
     pub members: Vec<u32>,
     /// Promises that make a leader.
@@ -177,11 +177,11 @@ fn describe(identity: &Identity) -> InspectedIdentity {
         cluster: format!("{:032x}", identity.cluster),
         node: identity.node.0,
         store: format!("{:032x}", identity.store),
-        joined: identity.joined.as_ref().map(synod_paxos::Configuration::number),
         restored: (identity.founding != Founding::default()).then(|| {
             let Founding { slot, state_hash } = identity.founding;
             (slot.0, format!("{state_hash:016x}"))
         }),
+        joined: identity.joined.as_ref().map(synod_paxos::Configuration::number),
         members: configuration.members().iter().map(|member| member.0).collect(),
         promise_quorum: configuration.promise_quorum(),
         accept_quorum: configuration.accept_quorum(),
@@ -284,53 +284,9 @@ fn size(folder: &Path) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::io::{Read, Write};
-    use std::net::TcpStream;
-    use std::os::unix::fs::MetadataExt;
-
     use super::*;
-    use crate::{Node, Settings, init};
-
-    /// Every file with its contents and the times of its last changes.
-    fn image(folder: &Path) -> BTreeMap<PathBuf, (Vec<u8>, i64, i64, i64)> {
-        let mut files = BTreeMap::new();
-        let mut folders = vec![folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).expect("readable") {
-                let path = entry.expect("readable").path();
-                let found = fs::metadata(&path).expect("there");
-                let times = (found.mtime(), found.mtime_nsec(), found.ctime_nsec());
-                let content = if found.is_dir() {
-                    folders.push(path.clone());
-                    Vec::new()
-                } else {
-                    fs::read(&path).expect("readable")
-                };
-                files.insert(path, (content, times.0, times.1, times.2));
-            }
-        }
-        files
-    }
-
-    fn settings(folder: &Path) -> Settings {
-        let text = "node_id = 1\ndata_dir = \"data\"\n[cluster]\n\
-                    id = \"0123456789abcdef0123456789abcdef\"\n\
-                    [client]\nlisten = \"127.0.0.1:0\"\n[peer]\nlisten = \"127.0.0.1:0\"\n\
-                    [[members]]\nid = 1\npeer = \"127.0.0.1:1\"\nclient_url = \"http://localhost:1\"\n";
-        Settings::parse(text, &folder.join("synod.toml")).expect("good settings")
-    }
-
-    /// Puts one key, waiting for the leader that this needs.
-    fn put(node: &Node) {
-        let mut stream = TcpStream::connect(node.client_addr()).expect("it listens");
-        let request = "PUT /v1/kv/key HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\
-                       content-length: 5\r\n\r\nvalue";
-        stream.write_all(request.as_bytes()).expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
-    }
+    use crate::test_node::{image, put, settings};
+    use crate::{Node, init};
 
     #[test]
     fn a_folder_is_told_and_not_changed() {
@@ -344,7 +300,7 @@ mod tests {
         let node = Node::start(&settings).expect("starts");
         let running = inspect(data).expect("readable");
         assert!(running.is_running && running.journal.is_none(), "{running:?}");
-        put(&node);
+        put(&node, "key");
         node.stop().expect("stopped in order");
 
         fs::write(data.join("VIOLATION"), "it was night").expect("written");
@@ -369,7 +325,7 @@ mod tests {
         let data = &settings.data_dir;
         init(&settings).expect("made");
         let node = Node::start(&settings).expect("starts");
-        put(&node);
+        put(&node, "key");
         node.stop().expect("stopped in order");
         let state = data.join("state");
         let entries = fs::read_dir(&state).expect("readable");

@@ -92,10 +92,10 @@ impl Joining {
             return Err(unfit(format!("node {} with this folder is none of its members", me.0)));
         }
         let restored = members.first.restored.as_ref();
-        let founding = restored.map_or(Ok(Founding::default()), Founding::of_body);
+        let founding = restored.map(Founding::read).transpose().map_err(unfit)?;
         let identity = Identity {
             cluster,
-            founding: founding.map_err(unfit)?,
+            founding: founding.unwrap_or_default(),
             node: me,
             store: self.store,
             configuration: first_of(&members.first).map_err(unfit)?,
@@ -174,7 +174,7 @@ fn possible(
 mod tests {
     use std::path::Path;
 
-    use synod_kv::http::{MemberBody, RestoredBody};
+    use synod_kv::http::MemberBody;
 
     use super::*;
 
@@ -197,7 +197,6 @@ mod tests {
             peer: format!("h{id}:1"),
             client_url: format!("http://h{id}:2"),
         };
-        let restored = RestoredBody { slot: 7, state_hash: "ab".repeat(8) };
         MembersBody {
             cluster: CLUSTER.to_owned(),
             configuration: 5,
@@ -216,7 +215,10 @@ mod tests {
                 promise_quorum: 2,
                 accept_quorum: 1,
                 alpha: 64,
-                restored: Some(restored),
+                restored: Some(synod_kv::http::RestoredBody {
+                    slot: 7,
+                    state_hash: "0b".to_owned(),
+                }),
             },
         }
     }
@@ -233,7 +235,7 @@ mod tests {
         let joined = made.joined.as_ref().expect("it joined");
         assert_eq!((joined.number(), joined.voters()), (5, &[NodeId(1), NodeId(3)][..]));
         assert_eq!(made.configuration.voters(), [NodeId(1), NodeId(2)]);
-        assert_eq!(made.founding.slot.0, 7);
+        assert_eq!((made.founding.slot.0, made.founding.state_hash), (7, 11));
         let about = About::decode(joined.about()).expect("said");
         assert_eq!(about.member(NodeId(3)).and_then(|member| member.store), Some(9));
         let folder = Folder::open(&settings.data_dir).expect("free");

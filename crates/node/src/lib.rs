@@ -35,6 +35,7 @@ mod metrics;
 mod node;
 mod owner;
 mod pins;
+mod recover;
 mod recovery;
 mod replica;
 mod report;
@@ -48,6 +49,8 @@ mod snapshot;
 mod snapshot_settings;
 mod start_error;
 mod status;
+#[cfg(test)]
+mod test_node;
 mod tuning;
 mod upkeep;
 
@@ -60,6 +63,7 @@ pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspectio
 pub use join::Joining;
 pub use limit_settings::LimitSettings;
 pub use node::Node;
+pub use recover::{Findings, Made, RecoverError, Survivor};
 pub use recovery::RecoveryError;
 pub use restore::{RestoreError, check_backup, restore};
 pub use serve::{ServeError, serve};

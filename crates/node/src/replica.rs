@@ -26,6 +26,7 @@ use crate::fatal::Fatal;
 use crate::founding::Founding;
 use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
+use crate::roster::Roster;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
 use crate::{backup, metrics, status};
@@ -49,6 +50,13 @@ pub(crate) struct Facts {
     pub(crate) founding: Founding,
     /// How fast a backup may be made.
     pub(crate) snapshot_bytes_per_s: u64,
+}
+
+impl Facts {
+    /// What the calls about the members answer.
+    pub(crate) fn members(&self, roster: &Roster) -> MembersBody {
+        roster.body(self.cluster, &self.first, self.founding)
+    }
 }
 
 /// A handle of the node. Clones share everything.
@@ -254,8 +262,7 @@ impl Replica for Handle {
         let roster = answer.map_or(lost(Refused::Deadline), |answer| {
             answer.unwrap_or_else(|_| lost(Refused::Lost))
         })?;
-        let Facts { cluster, first, founding, .. } = &self.inner.facts;
-        Ok(roster.body(*cluster, first, *founding))
+        Ok(self.inner.facts.members(&roster))
     }
 
     fn node(&self) -> u32 {

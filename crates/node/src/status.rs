@@ -58,7 +58,7 @@ pub(crate) fn body(
 
 /// The members, as far as this node knows.
 pub(crate) fn membership(facts: &Facts, shared: &Shared) -> Option<MembersBody> {
-    shared.owner.roster().map(|roster| roster.body(facts.cluster, &facts.first, facts.founding))
+    shared.owner.roster().map(|roster| facts.members(&roster))
 }
 
 fn snapshot_body(shared: &Shared) -> Option<SnapshotBody> {

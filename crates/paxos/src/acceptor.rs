@@ -44,11 +44,6 @@ impl Acceptor {
         Acceptor { promised, read_round: 0, answers, window_slots, planted }
     }
 
-    /// How far above the chosen prefix Accepts are taken, in slots.
-    pub(crate) fn window_slots(&self) -> u64 {
-        self.window_slots
-    }
-
     /// Sets how far above the chosen prefix Accepts are taken.
     pub(crate) fn set_window(&mut self, slots: u64) {
         self.window_slots = slots;

@@ -59,6 +59,12 @@ impl Preparing {
     /// Pages that one promise may have: more is a damaged message.
     const PAGES_MAX: u32 = 65_536;
 
+    /// How far above what its acceptor knows as chosen a promise may report: a slot further
+    /// on is a damaged message. It is the widest window of any configuration and not that
+    /// of the present ones: what was accepted under an older and larger alpha is reported
+    /// long after, and a candidate that refused such a promise would never be elected.
+    const REACH_SLOTS_MAX: u64 = 2 * Configuration::ALPHA_MAX;
+
     pub(crate) fn new(ballot: Ballot, from: Slot, now: Time, planted: Planted) -> Preparing {
         Preparing {
             ballot,
@@ -72,9 +78,8 @@ impl Preparing {
     }
 
     /// Takes one page of a promise. One of another ballot, an older attempt of this node
-    /// included, does not count (pitfall 6), nor does one that reaches further than
-    /// `window` above what its acceptor knows as chosen: nothing correct does.
-    pub(crate) fn receive_promise(&mut self, from: NodeId, promise: Promise, window: u64) {
+    /// included, does not count (pitfall 6), nor does a damaged one.
+    pub(crate) fn receive_promise(&mut self, from: NodeId, promise: Promise) {
         let is_old = promise.ballot != self.ballot || promise.from != self.from;
         if is_old && !self.planted.is(Bug::OldPromiseCounts) {
             return;
@@ -82,7 +87,8 @@ impl Preparing {
         if promise.page >= promise.pages || promise.pages > Self::PAGES_MAX {
             return;
         }
-        let (first, last) = (promise.chosen_upto.next(), promise.chosen_upto.plus(window));
+        let first = promise.chosen_upto.next();
+        let last = promise.chosen_upto.plus(Self::REACH_SLOTS_MAX);
         if promise.accepted.iter().any(|a| a.slot < first || a.slot > last) {
             return;
         }
@@ -327,16 +333,10 @@ impl Leading {
     /// `extension.from` on, so what these voters report is adopted as in any Phase 1.
     /// Says false when one of them knows more as chosen than this leader proposed: then
     /// another leader is at work, and this one has lost.
-    pub(crate) fn receive_promise(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        promise: Promise,
-        window: u64,
-    ) -> bool {
+    pub(crate) fn receive_promise(&mut self, now: Time, from: NodeId, promise: Promise) -> bool {
         let Some(mut extension) = self.extension.take() else { return true };
         extension.progress_at = now;
-        extension.receive_promise(from, promise, window);
+        extension.receive_promise(from, promise);
         let keeps = extension.chosen_upto() <= self.proposed_upto();
         if keeps && extension.has_promised(from) {
             self.adopt(&extension);
@@ -525,8 +525,6 @@ mod tests {
     const NOW: Time = Time(1_000);
     const ONE: Slot = Slot(1);
 
-    const WINDOW: u64 = 32;
-
     fn three() -> Configurations {
         let three = Configuration::majority([1, 2, 3].map(NodeId).to_vec(), 16);
         Configurations::new(three.expect("valid"))
@@ -534,7 +532,7 @@ mod tests {
 
     /// Gives the candidate a page; says whether it is elected.
     fn take(preparing: &mut Preparing, from: NodeId, promise: Promise) -> bool {
-        preparing.receive_promise(from, promise, WINDOW);
+        preparing.receive_promise(from, promise);
         preparing.has_quorums(three().reigns())
     }
 
@@ -845,7 +843,7 @@ mod tests {
         let chosen_upto = Slot(2);
         let old = |from| Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
         for node in [1, 2] {
-            preparing.receive_promise(NodeId(node), old(Slot(3)), WINDOW);
+            preparing.receive_promise(NodeId(node), old(Slot(3)));
         }
         assert!(preparing.has_quorums(&configurations.reigns()[..1]));
         assert!(!preparing.has_quorums(configurations.reigns()), "both must promise");
@@ -862,7 +860,7 @@ mod tests {
         let standing = Standing::Accepted(ballot(7));
         let reported = AcceptedSlot { slot: Slot(6), standing, value: text("theirs") };
         let theirs = Promise { accepted: vec![reported], ..old(Slot(5)) };
-        assert!(leading.receive_promise(NOW, NodeId(4), theirs, WINDOW));
+        assert!(leading.receive_promise(NOW, NodeId(4), theirs));
         leading.note_configurations(&configurations, chosen_upto);
         assert_eq!((leading.unprepared_from(), leading.adopted_upto), (None, Slot(6)));
         assert!(leading.has_room(9, usize::MAX) && leading.extension.is_none());
@@ -881,7 +879,7 @@ mod tests {
             leading.extend(NOW);
             let (from, chosen_upto) = (leading.extension.as_ref().unwrap().from, Slot(chosen_upto));
             let theirs = Promise { from, chosen_upto, ..promise(1, 0, 1, vec![]) };
-            let keeps = leading.receive_promise(NOW, NodeId(4), theirs, WINDOW);
+            let keeps = leading.receive_promise(NOW, NodeId(4), theirs);
             assert_eq!(keeps, chosen_upto <= Slot(4));
         }
     }

@@ -165,7 +165,8 @@ impl Configurations {
     }
 
     /// Whose members this node talks to: the reigns, and the configuration in which it
-    /// joined while its log has not reached that.
+    /// joined while its log has not reached that. [`crate::Replica::everybody`] may know
+    /// guests besides.
     #[must_use]
     pub fn talked_to(&self) -> Vec<Arc<Configuration>> {
         let reigns = self.reigns.iter().map(|reign| &reign.configuration);
@@ -188,6 +189,13 @@ impl Configurations {
     /// Whether `node` votes in a slot above `chosen_upto`.
     pub(crate) fn is_voter(&self, node: NodeId, chosen_upto: Slot) -> bool {
         self.in_force(chosen_upto).iter().any(|reign| reign.configuration.is_voter(node))
+    }
+
+    /// Whether `node` votes in the configuration in which this node joined, if the log has
+    /// not reached that.
+    pub(crate) fn is_voter_ahead(&self, node: NodeId) -> bool {
+        let joined_in = self.joined_in.as_ref().filter(|_| self.is_ahead());
+        joined_in.is_some_and(|joined_in| joined_in.is_voter(node))
     }
 
     /// Whether this node joined in a configuration that its log has not reached.

@@ -3,7 +3,7 @@
 //!
 //! Commands (nodes are n1, n2, ...):
 //! `cluster N [learners="3,4"] [q1=N q2=N] [alpha=N] [page=BYTES] [window=BYTES] [priorities="0,1,2"]` · `change NODE voters="1,2"
-//! [learners="3"] [number=N] [force=yes]` proposes other members · `join NODE voters=...`
+//! [learners="3"] [alpha=N] [number=N] [force=yes]` proposes other members · `join NODE voters=...`
 //! starts a node on an empty disk that was told of these members · `wait ms=N [NODE...]` lets time
 //! pass, millisecond by millisecond (on those nodes only), `run ms=N` lets disks and
 //! network work meanwhile · `deliver [WHAT] [from=NODE] [to=NODE]`, `drop` and
@@ -142,7 +142,8 @@ impl Runner for Stage {
                 let leader = if command.name == "join" { NodeId(1) } else { node(first()?) };
                 let replica = self.nodes[&leader].replica.as_ref().ok_or("it is down")?;
                 let newest = replica.configurations().newest().configuration.clone();
-                let new = Configuration::majority(nodes("voters"), newest.alpha());
+                let alpha = key("alpha").map_or(Ok(newest.alpha()), str::parse)?;
+                let new = Configuration::majority(nodes("voters"), alpha);
                 let new = new.and_then(|new| new.with_learners(nodes("learners")));
                 let number = key("number").map_or(Ok(newest.number() + 1), str::parse)?;
                 let new = new.map_err(|e| format!("{e:?}"))?.numbered(number);

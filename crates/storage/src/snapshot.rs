@@ -19,6 +19,7 @@
 
 mod arrival;
 mod checkpoint;
+mod copy;
 mod error;
 mod file;
 mod folders;
@@ -27,6 +28,7 @@ mod tests;
 
 pub use arrival::{Arrival, Verified};
 pub use checkpoint::Checkpoint;
+pub use copy::copy;
 pub use error::SnapshotError;
 pub use file::{FILES_MAX, SnapshotFile};
 pub use folders::{Installed, Prepared, StateFolders};

@@ -2,6 +2,7 @@
 //! every sync, and the state machine only counts.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use synod_host::{Action, Applied, Event, Host, HostSettings, Limits, Refusal, RequestId, Waiter};
@@ -30,6 +31,8 @@ pub(crate) struct Node {
     pub(crate) taken: Vec<(ServerId, Bytes)>,
     pub(crate) forwards_sent: usize,
     pub(crate) is_dead: bool,
+    /// Whose members it was told to talk to.
+    pub(crate) talks_to: Vec<Arc<Configuration>>,
     last_of_origin: BTreeMap<u32, u64>,
     waiters: VecDeque<Waiter>,
     applied: Applied,
@@ -178,7 +181,8 @@ impl Cluster {
                 self.later(at, Event::Applied(applied));
             }
             Action::Load(load) => self.later(at, Event::Loaded { load, values: Vec::new() }),
-            Action::Truncate(_) | Action::TalkTo(_) | Action::ChangeAnswered { .. } => {}
+            Action::Truncate(_) | Action::ChangeAnswered { .. } => {}
+            Action::TalkTo(configurations) => node.talks_to = configurations,
             Action::FetchSnapshot { .. } => unreachable!("nothing is truncated here"),
             Action::ReadReady { request } => node.answer(request, Answer::Read),
             Action::Refuse { request, refusal } => node.answer(request, Answer::Refused(refusal)),
@@ -196,12 +200,13 @@ impl Node {
             own_gap: false,
             state: (Slot::ZERO, 0),
         };
+        let first = Configuration::majority(members.to_vec(), 1_024).expect("valid");
+        let configurations = Configurations::new(first);
+        let talks_to = configurations.talked_to();
         let settings = HostSettings {
             node: id,
             incarnation,
-            configurations: Configurations::new(
-                Configuration::majority(members.to_vec(), 1_024).expect("valid"),
-            ),
+            configurations,
             options: Options { seed: u64::from(id.0), ..Options::default() },
             limits: limits.clone(),
         };
@@ -211,6 +216,7 @@ impl Node {
             taken: Vec::new(),
             forwards_sent: 0,
             is_dead: false,
+            talks_to,
             last_of_origin: BTreeMap::new(),
             waiters: VecDeque::new(),
             applied,

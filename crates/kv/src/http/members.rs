@@ -79,13 +79,13 @@ pub struct FirstBody {
     pub restored: Option<RestoredBody>,
 }
 
-/// The state that a restored cluster began with.
+/// The state that a cluster began with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RestoredBody {
-    /// Everything up to here was in it.
+    /// Everything up to this slot was in it.
     pub slot: u64,
-    /// The hash over its effects, in hexadecimal.
+    /// The hash over the effects of all of it, in hexadecimal.
     pub state_hash: String,
 }
 

@@ -131,7 +131,7 @@ impl Replica {
             }
             // The office may come from a node that has just been removed.
             Message::Handover(handover) => self.receive_handover(now, from, &handover, effects),
-            Message::Reject(reject) => self.receive_no_member(from, &reject, effects),
+            Message::Reject(reject) => self.receive_no_member(now, from, &reject, effects),
             _ => {}
         }
     }
@@ -159,9 +159,11 @@ impl Replica {
 
     /// A peer says that this node is no member. It is so if the peer knows a newer
     /// configuration than this node does, or this node's own says the same. When enough
-    /// have said so this node may go.
+    /// have said so this node may go. Until then the others may need it, so it may stand
+    /// again, as late as after any lost election: each Prepare brings another such answer.
     pub(super) fn receive_no_member(
         &mut self,
+        now: Time,
         from: NodeId,
         reject: &Reject,
         effects: &mut Effects,
@@ -182,7 +184,10 @@ impl Replica {
         if !dismissal.witnesses.contains(&from) {
             dismissal.witnesses.push(from);
         }
-        self.give_up_office(effects);
+        if !matches!(self.proposer, Proposer::Idle) {
+            self.give_up_office(effects);
+            self.liveness.lost(now);
+        }
     }
 
     /// The configuration by which this node is a member no more, once nobody needs it.
@@ -191,12 +196,15 @@ impl Replica {
         self.dismissal.as_ref().filter(enough).map(|dismissal| dismissal.number)
     }
 
-    /// A candidate counts as one only if it votes in an open slot; one that knows of a
-    /// newer configuration than this node may.
+    /// A candidate counts as one only if it votes in an open slot. One that knows of a
+    /// newer configuration than this node may, and so may one that votes in the
+    /// configuration in which this node joined and which its log has not reached.
     pub(super) fn refuses_candidate(&self, candidate: NodeId) -> bool {
         let chosen_upto = self.log.chosen_upto();
         let ahead = self.heard_number(candidate).is_some_and(|n| n > self.configurations.number());
-        !ahead && !self.configurations.is_voter(candidate, chosen_upto)
+        !ahead
+            && !self.configurations.is_voter(candidate, chosen_upto)
+            && !self.configurations.is_voter_ahead(candidate)
     }
 
     /// Whether this leader would propose a change of the members now. `force` passes over

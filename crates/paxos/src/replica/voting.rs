@@ -59,7 +59,8 @@ impl Replica {
             return;
         }
         if self.refuses_candidate(from) {
-            let reason = RejectReason::NoVoter(self.configurations.number());
+            let newest = &self.configurations.newest().configuration;
+            let reason = RejectReason::NoVoter(newest.number());
             let reject = Reject { ballot: prepare.ballot, reason };
             effects.send_now.push(Envelope { to: from, message: Message::Reject(reject) });
             return;
@@ -90,18 +91,17 @@ impl Replica {
         promise: Promise,
         effects: &mut Effects,
     ) {
-        let window = self.acceptor.window_slots();
         match &mut self.proposer {
             Proposer::Idle => {}
             Proposer::Preparing(preparing) => {
                 if promise.ballot == preparing.ballot {
                     preparing.progress_at = now;
                 }
-                preparing.receive_promise(from, promise, window);
+                preparing.receive_promise(from, promise);
                 self.lead_if_promised(now, effects);
             }
             Proposer::Leading(leading) => {
-                if !leading.receive_promise(now, from, promise, window) {
+                if !leading.receive_promise(now, from, promise) {
                     self.give_up_office(effects);
                     self.liveness.lost(now);
                     return;
@@ -284,11 +284,17 @@ impl Replica {
                 promised > reject.ballot
             }
             RejectReason::TooFarBehind(_) => matches!(self.proposer, Proposer::Preparing(_)),
-            // A leader that votes in no open slot any more is not waited for.
-            RejectReason::NoVoter(_) => {
-                matches!(self.proposer, Proposer::Preparing(_)) || !self.may_promise(self.node)
+            // Who knows less of the members than this candidate cannot say that it does not
+            // vote. A leader that votes in no open slot any more is not waited for.
+            RejectReason::NoVoter(number) => match &self.proposer {
+                Proposer::Preparing(_) => {
+                    number >= self.configurations.newest().configuration.number()
+                }
+                Proposer::Idle | Proposer::Leading(_) => !self.may_promise(self.node),
+            },
+            RejectReason::NoMember { .. } => {
+                return self.receive_no_member(now, from, reject, effects);
             }
-            RejectReason::NoMember { .. } => return self.receive_no_member(from, reject, effects),
             // Chosen by others meanwhile, or by and by when the acceptor caught up.
             RejectReason::Truncated(_) | RejectReason::BeyondWindow(_) => false,
         };

@@ -86,6 +86,9 @@ const STRAGGLE_US_MAX: u64 = 900_000;
 /// Records of a segment of the journal.
 const SEGMENT_RECORDS: usize = 8;
 
+/// More events than any run comes to.
+const EVENTS_MAX: u64 = 3_000_000;
+
 /// What happens at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Happening {
@@ -233,7 +236,9 @@ impl World {
     pub(crate) fn new(seed: u64, members: u32, faults: Faults) -> World {
         let mut rng = fastrand::Rng::with_seed(seed);
         let ids: Vec<NodeId> = (1..=members).map(NodeId).collect();
-        let alpha = [4, 32, 1024][rng.usize(..3)];
+        // Small ones let changes govern soon.
+        let alphas = if faults.changes > 0.0 { [1, 8, 32] } else { [4, 32, 1024] };
+        let alpha = alphas[rng.usize(..3)];
         // Any quorums that meet: flexible ones too.
         let members_count = ids.len();
         let q1 =
@@ -329,6 +334,7 @@ impl World {
     pub(crate) fn step(&mut self) {
         let event = self.queue.pop().expect("clients and nemesis never end");
         self.now = event.at;
+        assert!(self.order < EVENTS_MAX, "a storm of messages: {}", self.describe());
         match event.what {
             Happening::Deliver { from, to, message } => {
                 let machine = self.machine(to);
@@ -777,12 +783,47 @@ impl World {
         }
     }
 
+    /// Kills as many voters for good as every configuration that may be in force, now or by
+    /// and by, can do without.
+    pub(crate) fn kill_minority(&mut self) {
+        let mut configurations = vec![self.oracle.first.clone()];
+        let accepted = self.oracle.votes.values().map(|(value, _)| value);
+        let pending = self.machines.iter().flat_map(|machine| &machine.pending);
+        let pending = pending.filter_map(|(_, record)| match &record.body {
+            RecordBody::Accepted { value, .. } => Some(value),
+            _ => None,
+        });
+        configurations.extend(accepted.chain(pending).filter_map(|value| match value {
+            Value::Configuration(new) => Some((**new).clone()),
+            _ => None,
+        }));
+        let newest = &self.oracle.configurations.newest().configuration;
+        let mut ids: Vec<NodeId> = newest.voters().to_vec();
+        self.rng.shuffle(&mut ids);
+        let mut killed = Vec::new();
+        for id in ids {
+            killed.push(id);
+            let survives = |c: &Configuration| {
+                let dead = killed.iter().filter(|id| c.is_voter(**id)).count();
+                !c.is_voter(id) || dead + c.progress_quorum() <= c.voters().len()
+            };
+            if !configurations.iter().all(survives) || self.machine(id).gone {
+                killed.pop();
+            }
+        }
+        for id in killed {
+            self.oracle.count("killed");
+            self.crash(id);
+            self.machine(id).gone = true;
+        }
+    }
+
     /// Progress is demanded: a leader, new values, the same prefix everywhere.
     pub(crate) fn demand_progress(&mut self, limit_us: u64) {
         let before = self.oracle.acknowledged;
         self.run_until("every replica applies new values", limit_us, |world| {
             let members = world.oracle.configurations.newest().configuration.members().to_vec();
-            let is_member = |m: &&Machine| members.contains(&m.id);
+            let is_member = |m: &&Machine| members.contains(&m.id) && !m.gone;
             let floor = world.machines.iter().filter(is_member).map(|m| m.applied).min().unwrap();
             floor > before.plus(20)
         });
@@ -797,7 +838,7 @@ impl World {
     /// The leader proposes another configuration, drawn at random: a learner joins, is
     /// promoted, a voter leaves or is replaced, quorums and alpha change.
     fn change(&mut self) {
-        let delay = self.rng.u64(10_000..200_000);
+        let delay = self.rng.u64(2_000..60_000);
         self.at(delay, Happening::Change);
         if self.rng.f64() > self.faults.changes {
             return;
@@ -834,7 +875,7 @@ impl World {
         let mut voters = newest.voters().to_vec();
         let mut learners = newest.learners().to_vec();
         let fresh = Some(NodeId(self.size() + 1)).filter(|id| id.0 <= MACHINES_MAX);
-        match self.rng.u8(..9) {
+        match self.rng.u8(..8) {
             0 | 1 => learners.push(fresh?),
             2 | 3 if !learners.is_empty() => {
                 let promoted = learners.swap_remove(self.rng.usize(..learners.len()));
@@ -859,7 +900,7 @@ impl World {
         let q1 = if self.rng.bool() { count / 2 + 1 } else { self.rng.usize(1..=count) };
         let q2 = count + 1 - q1;
         let q2 = if q1 == count / 2 + 1 { q1 } else { q2 };
-        let alpha = [newest.alpha(), 1, 2, 3, 32][self.rng.usize(..5)];
+        let alpha = [newest.alpha(), 1, 2, 3, 16][self.rng.usize(..5)];
         let new = Configuration::new(voters, q1, q2, alpha).expect("quorums that meet");
         Some(new.with_learners(learners).expect("all different").numbered(newest.number() + 1))
     }

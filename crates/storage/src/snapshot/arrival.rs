@@ -169,6 +169,19 @@ impl Verified {
         fs::remove_dir_all(&self.path).during("remove", &self.path)
     }
 
+    /// Looks at all of it again, after somebody has written to it.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn again(self) -> Result<Verified, SnapshotError> {
+        let damaged = |reason: String| SnapshotError::Damaged(reason);
+        let store =
+            Store::open_read_only(&self.path).map_err(|error| damaged(error.to_string()))?;
+        store.verify(|| true).map_err(|error| damaged(error.to_string()))?;
+        let state = State::load(&store).map_err(|error| damaged(error.to_string()))?;
+        Ok(Verified { path: self.path, state })
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -1,0 +1,155 @@
+//! What is left of a journal: all of a whole one, and of a damaged one what comes before.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use synod_journal::{ClusterId, Journal, JournalOptions, OpenError, Remains};
+use synod_paxos::{Ballot, NodeId, Record, RecordBody, Slot, Value};
+
+const CLUSTER: ClusterId = ClusterId(77);
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096 };
+/// Slots in the journal; each is known as chosen two slots later.
+const SLOTS: u64 = 20;
+
+fn value(slot: u64) -> Value {
+    Value::Batch(Bytes::from(vec![u8::try_from(slot).unwrap(); 600]))
+}
+
+/// A journal of several segments.
+fn written(dir: &Path) {
+    Journal::create(dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(dir, CLUSTER, &SMALL).unwrap().journal;
+    for slot in 1..=SLOTS {
+        let ballot = Ballot { round: 1, node: NodeId(1) };
+        let body = RecordBody::Accepted { slot: Slot(slot), ballot, value: value(slot) };
+        let chosen_upto = Slot(slot.saturating_sub(2));
+        journal.append(&[Record { promised: ballot, chosen_upto, body }]).unwrap();
+        journal.sync().unwrap();
+    }
+}
+
+fn segments(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut segments: Vec<PathBuf> = entries.filter(|path| path.extension().is_some()).collect();
+    segments.sort();
+    segments
+}
+
+/// The last slot up to which it has every value, each of which must be the right one.
+fn last(remains: &Remains, applied: u64) -> u64 {
+    let mut last = applied;
+    while let Some(found) = remains.value(Slot(last + 1)).unwrap() {
+        last += 1;
+        assert_eq!(found, value(last));
+    }
+    last
+}
+
+#[test]
+fn a_whole_journal_is_there_with_its_open_slots() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    std::fs::remove_file(dir.join("LOCK")).unwrap();
+    let remains = Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+    assert_eq!((remains.damage(), last(&remains, 0)), (None, SLOTS));
+    assert_eq!((remains.chosen_upto(), remains.told_upto()), (Slot(SLOTS - 2), Slot(SLOTS)));
+    assert_eq!(remains.open_slots().collect::<Vec<_>>(), [Slot(SLOTS - 1), Slot(SLOTS)]);
+    assert!(!dir.join("LOCK").exists(), "nothing is changed");
+}
+
+/// A byte of each segment is flipped in turn, wherever it is in use.
+#[test]
+fn of_a_damaged_journal_what_comes_before_the_damage_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let (mut damaged, mut least) = (0, 0);
+    for segment in &segments(&dir) {
+        let whole = std::fs::read(segment).unwrap();
+        for at in (0..whole.len()).step_by(97) {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 0x20;
+            std::fs::write(segment, &bytes).unwrap();
+            let remains = Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+            let found = last(&remains, 0);
+            assert!(found >= least, "{found} at {at} of {segment:?}, and {least} before it");
+            match remains.damage() {
+                None => assert_eq!(found, SLOTS, "nobody noticed {at} of {segment:?}"),
+                Some(_) => damaged += 1,
+            }
+            // Some damage, to a footer for example, hits nothing that is needed.
+            least = if found < SLOTS { found } else { least };
+        }
+        std::fs::write(segment, &whole).unwrap();
+    }
+    assert!(damaged > 20 && least == SLOTS - 1, "{damaged} {least}");
+}
+
+/// A slot was accepted twice, and the record that counts is damaged: what a later segment
+/// says of the slot must not be taken for the earlier value.
+#[test]
+fn what_comes_after_the_damage_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    let mut accept = |slot, round, value, chosen_upto| {
+        let ballot = Ballot { round, node: NodeId(1) };
+        let body = RecordBody::Accepted { slot: Slot(slot), ballot, value };
+        let chosen_upto = Slot(chosen_upto);
+        journal.append(&[Record { promised: ballot, chosen_upto, body }]).unwrap();
+        journal.sync().unwrap();
+    };
+    (1..=10).for_each(|slot| accept(slot, 1, value(slot), 0));
+    accept(1, 2, value(99), 0);
+    (2..=10).for_each(|slot| accept(slot, 2, value(slot), 0));
+    (11..=SLOTS).for_each(|slot| accept(slot, 2, value(slot), 10));
+    drop(journal);
+    let read = || Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+    assert_eq!(read().value(Slot(1)).unwrap(), Some(value(99)));
+    let found = |segment: &PathBuf| {
+        let bytes = std::fs::read(segment).unwrap();
+        bytes.windows(100).position(|window| *window == [99; 100])
+    };
+    let segments = segments(&dir);
+    let hit = segments.iter().find(|segment| found(segment).is_some()).unwrap();
+    let mut bytes = std::fs::read(hit).unwrap();
+    bytes[found(hit).unwrap()] ^= 1;
+    std::fs::write(hit, bytes).unwrap();
+    let remains = read();
+    assert!(remains.damage().is_some());
+    assert_eq!((remains.chosen_upto(), last(&remains, 0)), (Slot(0), 10));
+    assert!(remains.told_upto() >= Slot(10));
+}
+
+#[test]
+fn damage_in_what_is_applied_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    // The first segment holds nothing, so this is the one with the first slots.
+    let second = &segments(&dir)[1];
+    let mut bytes = std::fs::read(second).unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(second, &bytes).unwrap();
+    assert!(matches!(Journal::inspect(&dir, CLUSTER), Err(OpenError::Damaged(_))));
+    let from = |applied| Remains::read(&dir, CLUSTER, Slot(applied)).unwrap();
+    assert_eq!(last(&from(0), 0), 0);
+    assert_eq!(last(&from(10), 10), SLOTS);
+    assert!(from(0).told_upto() > Slot(10), "as later segments say");
+}
+
+#[test]
+fn what_is_no_journal_of_ours_or_in_use_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    let read = |cluster| Remains::read(&dir, cluster, Slot(0));
+    assert!(matches!(read(CLUSTER), Err(OpenError::Missing(_))));
+    written(&dir);
+    assert!(matches!(read(ClusterId(78)), Err(OpenError::WrongCluster { .. })));
+    let journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    assert!(matches!(read(CLUSTER), Err(OpenError::InUse(_))));
+    drop(journal);
+    read(CLUSTER).unwrap();
+}
