@@ -13,6 +13,7 @@ use synod_wire::command;
 use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::history::{Answer, Operation, Request, key_bytes, value_bytes, value_name};
+use crate::node::Node;
 use crate::plan::{Load, Plan};
 use crate::words;
 use crate::world::{Happening, World};
@@ -171,8 +172,13 @@ fn encode(
 impl World<'_> {
     /// A client without anything open asks for something, or asks again.
     pub(crate) fn ask(&mut self, client: usize) -> Check {
-        let living: Vec<NodeId> =
-            self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.id).collect();
+        self.dismiss_removed();
+        // Of the healed those that must answer; others only help them.
+        let liveness = self.checks.liveness.as_ref();
+        let is_asked = |node: &&Node| {
+            node.process.is_some() && liveness.is_none_or(|liveness| liveness.watches(node.id))
+        };
+        let living: Vec<NodeId> = self.nodes.iter().filter(is_asked).map(|n| n.id).collect();
         if self.clients.mode == Mode::Stopped && self.clients.open[client].is_none() {
             return Ok(());
         }

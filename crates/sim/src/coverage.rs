@@ -63,6 +63,8 @@ rare! {
     NoMember "node that is no member told so",
     MembersChanged "members changed",
     ChangeRefused "change of members refused",
+    MemberRetired "removed member switched off",
+    VotersLeft "voters lost for good after changes of the members",
     CommandDuplicate "command taken twice, without effect",
     CommandGap "command ahead of its predecessor",
     KeyReplayed "retry under its idempotency key answered again",

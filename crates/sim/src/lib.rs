@@ -21,6 +21,7 @@ mod disk;
 mod fault;
 mod history;
 mod lifecycle;
+mod membership;
 mod minimize;
 mod nemesis;
 mod network;

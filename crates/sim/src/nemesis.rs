@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use synod_host::{Event, RequestId};
+use synod_host::Event;
 use synod_paxos::{Configuration, NodeId, Room};
 
 use crate::checkers::Check;
@@ -30,6 +30,11 @@ pub(crate) struct Nemesis {
     pub(crate) episodes: u64,
     jumped_us: u64,
     losable: usize,
+    /// Every second seed that changes its members removes some too, and lets new ones vote
+    /// at once. Drawn apart, so that the others stay what they were.
+    pub(crate) harsher: Option<Rng>,
+    /// Every change that was asked for.
+    pub(crate) asked: Vec<Configuration>,
 }
 
 impl Nemesis {
@@ -44,6 +49,8 @@ impl Nemesis {
             episodes: 0,
             jumped_us: 0,
             losable: plan.losable(),
+            harsher: Some(plan.rng(0x6a4d)).filter(|_| plan.rng(0x6a4e).bool()),
+            asked: Vec::new(),
         }
     }
 
@@ -193,47 +200,6 @@ impl World<'_> {
         }
     }
 
-    /// The operator asks a node, mostly the leader, for other voters: any of the members
-    /// vote, the others learn. Now and then a new node joins as one that learns.
-    fn change_members(&mut self, victim: NodeId) -> Check {
-        let fault = Fault::Membership;
-        let now_us = self.now_us;
-        let node = self.node(victim);
-        let now = node.clock.read(now_us);
-        let Some(process) = node.process.as_ref() else { return Ok(()) };
-        let newest = process.host.configurations().newest().configuration.clone();
-        let status = process.host.status(now);
-        let may_change = process.leads && status.configuration_from <= status.chosen_upto.next();
-        let waits = self.nodes.iter().find(|node| node.fate == Fate::Waits).map(|node| node.id);
-        let rng = self.nemesis.rng(fault);
-        let joins = waits.filter(|_| may_change && rng.bool());
-        let mut members = newest.members().to_vec();
-        rng.shuffle(&mut members);
-        let mut learners = members.split_off(rng.usize(1..=members.len()));
-        learners.extend(joins);
-        let count = members.len();
-        let majority = count / 2 + 1;
-        let (q1, q2) = match rng.u8(..4) {
-            0 => (count, 1),
-            1 => (1, count),
-            _ => (majority, majority),
-        };
-        let alpha = [newest.alpha(), 1, 2, 5][rng.usize(..4)];
-        let new = Configuration::new(members, q1, q2, alpha).expect("quorums that meet");
-        let new = new.with_learners(learners).expect("the same members");
-        let configuration = new.numbered(newest.number() + 1);
-        let (request, force) = (RequestId(0), rng.u8(..4) == 0);
-        let starts_us = rng.u64(..2_000_000);
-        self.coverage.fault(fault);
-        if let Some(joins) = joins {
-            let node = self.node(joins);
-            node.fate = Fate::Sound;
-            node.joined_in = Some(configuration.clone());
-            self.at(starts_us, Happening::Start { node: joins });
-        }
-        self.hear(victim, Event::Change { request, configuration, force })
-    }
-
     fn clog(&mut self, victim: NodeId) {
         let fault = Fault::Clogging;
         self.coverage.fault(fault);
@@ -282,7 +248,7 @@ impl World<'_> {
         if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
             return Ok(());
         }
-        if matches!(self.node(victim).fate, Fate::Lost | Fate::Waits) {
+        if matches!(self.node(victim).fate, Fate::Lost | Fate::Waits | Fate::Left) {
             return Ok(());
         }
         self.coverage.fault(fault);
@@ -325,7 +291,7 @@ impl World<'_> {
         // What is new is read most, by those who lag a little.
         let share = if rng.bool() { rng.usize(..1_000) } else { rng.usize(900..1_000) };
         let node = self.node(victim);
-        if matches!(node.fate, Fate::Lost | Fate::Waits) || !node.disk.damage(share) {
+        if matches!(node.fate, Fate::Lost | Fate::Waits | Fate::Left) || !node.disk.damage(share) {
             return Ok(());
         }
         node.fate = Fate::Damaged;
@@ -362,27 +328,27 @@ impl World<'_> {
     }
 
     /// The end of all faults: one quorum of nodes is brought back and its network is
-    /// good; the others stay dead. Returns the living.
+    /// good; the others stay dead. Returns those that must answer.
     pub(crate) fn heal(&mut self) -> Result<Vec<NodeId>, crate::checkers::Violation> {
         self.nemesis.loose = false;
         self.nemesis.cut = None;
         self.network.heal();
-        // A node that was to join by a change which is not chosen yet may join still; it
-        // does not vote. Any other change would be proposed after its own.
         let newest = &self.checks.agreement.configurations().newest().configuration;
         let is_sound = |node: &&Node| node.fate == Fate::Sound && newest.contains(node.id);
-        let mut sound: Vec<NodeId> = self.nodes.iter().filter(is_sound).map(|n| n.id).collect();
-        self.rng.shuffle(&mut sound);
-        // Who is a quorum after changes nobody here knows: then all of them live.
+        let mut living: Vec<NodeId> = self.nodes.iter().filter(is_sound).map(|n| n.id).collect();
+        self.rng.shuffle(&mut living);
+        let mut helpers = Vec::new();
         if self.plan.strength(Fault::Membership) == 0.0 {
-            sound.truncate(self.plan.promise_quorum.max(self.plan.accept_quorum));
+            living.truncate(self.plan.promise_quorum.max(self.plan.accept_quorum));
+        } else {
+            helpers = self.leave_voters(&mut living);
         }
-        sound.sort_unstable();
-        self.trace.note(self.now_us, [words::HEALED, sound.len() as u64, 0, 0], || {
-            format!("healed: {sound:?} live, the others stay dead")
+        living.sort_unstable();
+        self.trace.note(self.now_us, [words::HEALED, living.len() as u64, 0, 0], || {
+            format!("healed: {living:?} live, {helpers:?} help, the others stay dead")
         });
         for id in (1..=self.plan.members).map(NodeId) {
-            if sound.contains(&id) {
+            if living.contains(&id) || helpers.contains(&id) {
                 self.heal_node(id)?;
             } else {
                 let tail = self.nemesis.draw_tail();
@@ -390,7 +356,7 @@ impl World<'_> {
                 self.node(id).fate = Fate::Left;
             }
         }
-        Ok(sound)
+        Ok(living)
     }
 
     fn heal_node(&mut self, id: NodeId) -> Check {

@@ -31,7 +31,7 @@ const SWEEP_US: u64 = 2_000_000;
 const SETTLE_US: u64 = 4_000_000;
 /// The faults go on until the clients have asked enough, but not for longer than
 /// so many times the planned time.
-const FAULTS_STRETCH_MAX: u64 = 8;
+const FAULTS_STRETCH_MAX: u64 = 24;
 
 thread_local! {
     static RUNNING: Cell<Option<u64>> = const { Cell::new(None) };
@@ -163,6 +163,7 @@ impl World<'_> {
         self.run_until(healed_us + bound_us)?;
         while self.now_us <= healed_us + self.plan.healed_us.max(bound_us + 1) {
             self.step()?;
+            self.dismiss_removed();
             self.liveness().check(self.now_us)?;
         }
         self.clients.mode = Mode::Sweep;
@@ -215,8 +216,9 @@ impl World<'_> {
 
     /// What can be said only at the end.
     fn finish(&mut self) -> Check {
+        self.dismiss_removed();
         let mut applied = Vec::new();
-        for node in &self.nodes {
+        for node in self.nodes.iter().filter(|node| self.liveness().watches(node.id)) {
             if let Some(process) = &node.process {
                 let slot = process.machine.applied_slot();
                 self.checks.durability.ended(node.id, slot)?;

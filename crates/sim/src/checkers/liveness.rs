@@ -35,6 +35,17 @@ impl Liveness {
         Liveness { healed_us, bound_us, nodes }
     }
 
+    /// Whether this node must answer.
+    #[must_use]
+    pub fn watches(&self, node: NodeId) -> bool {
+        self.nodes.contains_key(&node)
+    }
+
+    /// Only these nodes must answer from now on.
+    pub fn retain(&mut self, must: impl Fn(NodeId) -> bool) {
+        self.nodes.retain(|node, _| must(*node));
+    }
+
     /// A node answered an operation that was asked of it at `asked_us`.
     pub fn answered(&mut self, node: NodeId, is_write: bool, asked_us: u64, now_us: u64) {
         let healed_us = self.healed_us;
