@@ -91,7 +91,7 @@ pub enum Input {
 
 /// How much room a disk has. No promise or acceptance rests on it: a node that takes no
 /// more values is like one whose messages are lost.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub enum Room {
     /// More than the reserve.
     #[default]
@@ -100,7 +100,7 @@ pub enum Room {
     /// clients are to put nothing more as soon as this is so for too many nodes.
     Low,
     /// So little that a write could fail, which would stop the node: it takes no more
-    /// values, in any part that it has.
+    /// values, except for what cannot be chosen without it and is under way.
     Out,
 }
 

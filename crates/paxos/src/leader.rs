@@ -312,11 +312,12 @@ impl Liveness {
         own + self.peers.iter().filter(is_other).filter(|peer| fits(peer)).count()
     }
 
-    /// The voters of the configuration whose disks have room; who says nothing of it has.
-    pub(crate) fn with_disk_room(&self, configuration: &Configuration, own: Room) -> usize {
-        let low = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.disk_low);
-        let own_low = configuration.is_voter(self.me) && own != Room::Enough;
-        self.count(configuration, |peer| !low(peer)) - usize::from(own_low)
+    /// The voters of the configuration whose disks are no worse than `least`; who says
+    /// nothing of it has room.
+    pub(crate) fn with_room(&self, configuration: &Configuration, own: Room, least: Room) -> usize {
+        let worse = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.room > least);
+        let own_worse = configuration.is_voter(self.me) && own > least;
+        self.count(configuration, |peer| !worse(peer)) - usize::from(own_worse)
     }
 
     /// Whether some voter has been refusing this leader's ballot for a while
@@ -500,7 +501,7 @@ mod tests {
             last_accepted: NO_LOG,
             durable_upto: Slot::ZERO,
             configuration: 0,
-            disk_low: false,
+            room: Room::Enough,
             leader_priority: 0,
             disk_age_us: 0,
             hears: Vec::new(),

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{Ballot, NodeId, Slot, Value};
+use crate::{Ballot, NodeId, Room, Slot, Value};
 
 /// Everything that one replica's core says to another's.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -227,8 +227,8 @@ pub struct Heartbeat {
     pub disk_age_us: u64,
     /// How much the sender shall lead rather than others.
     pub leader_priority: u8,
-    /// Whether the sender's disk has less room than its reserve.
-    pub disk_low: bool,
+    /// How much room the sender's disk has.
+    pub room: Room,
     /// Whom the sender hears, two-way and fresh.
     pub hears: Vec<NodeId>,
     /// A slot that the sender has applied and the hash of its state there; equal at

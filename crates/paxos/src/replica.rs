@@ -256,6 +256,7 @@ impl Replica {
     /// effects out.
     pub fn flush(&mut self, now: Time, effects: &mut Effects) {
         self.liveness.note_silence(now);
+        self.forget_reigns();
         self.dismiss_guests();
         self.keep_office(now, effects);
         self.lead_if_promised(now, effects);
@@ -318,8 +319,13 @@ impl Replica {
     /// knows. If not, clients are to put nothing more.
     #[must_use]
     pub fn has_disk_room(&self) -> bool {
+        self.has_quorum_with(Room::Enough)
+    }
+
+    /// Whether the disks of an accept quorum are no worse than this.
+    fn has_quorum_with(&self, least: Room) -> bool {
         let governing = &self.in_force()[0].configuration;
-        self.liveness.with_disk_room(governing, self.room) >= governing.accept_quorum()
+        self.liveness.with_room(governing, self.room, least) >= governing.accept_quorum()
     }
 
     /// When `may_propose` will say yes by the passing of time alone, if commands
@@ -351,6 +357,7 @@ impl Replica {
             && leading.proposed_upto() < self.decided_upto()
             && self.has_memory()
             && self.room != Room::Out
+            && self.has_quorum_with(Room::Low)
     }
 
     fn window_slots(&self) -> u64 {

@@ -219,7 +219,7 @@ fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.state.0.0);
         out.put_u64_le(heartbeat.state.1);
         out.put_u64_le(heartbeat.configuration);
-        out.put_u8(u8::from(heartbeat.disk_low));
+        out.put_u8(heartbeat.room as u8);
         out.put_u8(heartbeat.leader_priority);
     });
     put_count(out, heartbeat.hears.len());

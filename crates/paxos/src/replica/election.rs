@@ -1,5 +1,7 @@
 //! Liveness: heartbeats, standing, keeping and giving away the office.
 
+use core::cmp::Reverse;
+
 use super::*;
 use crate::{Handover, Heartbeat, Watermark, leader::Candidacy, read};
 
@@ -141,7 +143,7 @@ impl Replica {
         let Proposer::Leading(leading) = &self.proposer else { return false };
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
-            last.is_some_and(|last| !last.disk_low)
+            last.is_some_and(|last| last.room < self.room)
                 && self.could_lead(now, index, node, leading.ballot)
         })
     }
@@ -159,7 +161,7 @@ impl Replica {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fit = last.leader_priority > self.options.leader_priority
                 && self.could_lead(now, index, node, leading.ballot)
-                && !last.disk_low
+                && last.room == Room::Enough
                 && last.chosen_upto >= Slot(keeps_up);
             fit.then_some((last.leader_priority, last.chosen_upto, node))
         });
@@ -187,7 +189,7 @@ impl Replica {
         let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fresh = self.handed_to != Some(node);
-            let choice = (!last.disk_low, fresh, last.leader_priority);
+            let choice = (Reverse(last.room), fresh, last.leader_priority);
             let log = (last.chosen_upto, last.last_accepted);
             self.could_lead(now, index, node, ballot).then_some((choice, log, node))
         });
@@ -208,7 +210,8 @@ impl Replica {
     ) {
         let idle = matches!(self.proposer, Proposer::Idle);
         let current = handover.ballot >= self.acceptor.promised() && handover.ballot.node == from;
-        let able = self.unsynced.age_us(now) <= self.options.disk_stall_us;
+        let able =
+            self.unsynced.age_us(now) <= self.options.disk_stall_us && self.room != Room::Out;
         if idle && current && able && from != self.node {
             // What it takes as chosen need not travel in the promises.
             self.learner.receive_claim(handover.ballot, handover.chosen_upto, &mut self.log);
@@ -251,7 +254,7 @@ impl Replica {
             configuration: self.configurations.number(),
             disk_age_us: self.unsynced.age_us(now),
             leader_priority: self.options.leader_priority,
-            disk_low: self.room != Room::Enough,
+            room: self.room,
             hears: hears.map(|(_, node)| node).collect(),
             state: self.state,
         };

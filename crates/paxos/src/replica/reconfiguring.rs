@@ -39,21 +39,30 @@ impl Replica {
         self.next_reign = in_force.get(1).map_or(Slot(u64::MAX), |reign| reign.from);
         let alpha = in_force.iter().map(|reign| reign.configuration.alpha()).max();
         self.acceptor.set_window(alpha.expect("one governs").saturating_mul(2));
-        // Votes are still counted in slots above the leader's own prefix.
-        let open_from = match &self.proposer {
-            Proposer::Leading(leading) => leading.prefix(),
-            Proposer::Idle | Proposer::Preparing(_) => chosen_upto,
-        };
         if let Proposer::Leading(leading) = &mut self.proposer {
             leading.note_configurations(&self.configurations, chosen_upto);
         }
-        self.configurations.forget(open_from.min(chosen_upto));
+        self.forget_reigns();
         // Whoever leads may be no member any more and go on until another one does.
         let leader = self.acceptor.promised().node;
         if self.place_of(leader).is_some() && !self.guests.contains(&leader) {
             self.guests.push(leader);
         }
         self.note_everybody();
+    }
+
+    /// Forgets the configurations of slots that are behind. Votes are still counted in
+    /// slots above the leader's own prefix, which others may have got ahead of.
+    pub(super) fn forget_reigns(&mut self) {
+        if self.configurations.reigns().len() == 1 {
+            return;
+        }
+        let chosen_upto = self.log.chosen_upto();
+        let open_from = match &self.proposer {
+            Proposer::Leading(leading) => leading.prefix(),
+            Proposer::Idle | Proposer::Preparing(_) => chosen_upto,
+        };
+        self.configurations.forget(open_from.min(chosen_upto));
     }
 
     /// A snapshot says who votes above its slot, to which the chosen prefix has jumped:

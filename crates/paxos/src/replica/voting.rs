@@ -217,8 +217,12 @@ impl Replica {
         let promised_before = self.acceptor.promised();
         // The next slot is always taken: it is the one that frees memory. So does the
         // claim, which is true whatever becomes of the Accept.
-        let full =
-            !self.has_memory() && slot > self.log.chosen_upto().next() || self.room == Room::Out;
+        let next = self.log.chosen_upto().next();
+        let crowded = !self.has_memory() || self.room == Room::Out;
+        // On a full disk, too, only where the others cannot do without this node: then its
+        // leader proposes nothing more, and what is under way comes to its end.
+        let spared = self.room == Room::Out && self.has_quorum_with(Room::Low);
+        let full = spared || crowded && slot > next;
         if full && ballot >= promised_before {
             self.liveness.hear_leader(now, ballot, promised_before);
             self.learner.receive_claim(ballot, chosen_upto, &mut self.log);

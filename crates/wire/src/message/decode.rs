@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use synod_paxos::{
     Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
-    ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Slot, Standing, Value, Watermark,
+    ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Room, Slot, Standing, Value,
+    Watermark,
 };
 
 use super::{
@@ -117,7 +118,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         echo_held_us: block.u64()?,
         state: (block.slot()?, block.u64()?),
         configuration: block.u64()?,
-        disk_low: block.flag()?,
+        room: read_room(block)?,
         leader_priority: block.u8()?,
         hears,
     })
@@ -162,6 +163,15 @@ fn name(kind: u8) -> Result<&'static str, DecodeError> {
             return Err(DecodeError::Tag { what: "a frame", tag });
         }
     })
+}
+
+fn read_room(reader: &mut Reader) -> Result<Room, DecodeError> {
+    match reader.u8()? {
+        0 => Ok(Room::Enough),
+        1 => Ok(Room::Low),
+        2 => Ok(Room::Out),
+        tag => Err(DecodeError::Tag { what: "a Heartbeat", tag }),
+    }
 }
 
 fn read_watermark(reader: &mut Reader) -> Result<Watermark, DecodeError> {

@@ -13,7 +13,7 @@ use synod_kv::{Command, Condition, IdempotencyKey, Operation, Revision};
 use synod_paxos::{
     Accept, Accepted, AcceptedSlot, Ballot, Chosen, Configuration, Fetch, Handover, Heartbeat,
     Message, NodeId, Position, Prepare, Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject,
-    RejectReason, Slot, Standing, Value, Watermark,
+    RejectReason, Room, Slot, Standing, Value, Watermark,
 };
 use synod_wire::{
     About, AboutMember, Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal,
@@ -265,7 +265,7 @@ fn heartbeat(d: &mut Distinct) -> Message {
         last_accepted: (d.ballot(), d.slot()),
         durable_upto: d.slot(),
         configuration: 0x0203_0405_0607_0809,
-        disk_low: true,
+        room: Room::Out,
         leader_priority: 0xA7,
         disk_age_us: d.u64(),
         echo_held_us: d.u64(),
@@ -498,7 +498,7 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 last_accepted: (ballot, slot),
                 durable_upto,
                 configuration: age.rotate_left(7),
-                disk_low: age % 2 == 1,
+                room: [Room::Enough, Room::Low, Room::Out][age as usize % 3],
                 leader_priority: age.to_le_bytes()[1],
                 disk_age_us: age,
                 echo_held_us: age,
