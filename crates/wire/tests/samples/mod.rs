@@ -498,7 +498,11 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 last_accepted: (ballot, slot),
                 durable_upto,
                 configuration: age.rotate_left(7),
-                room: [Room::Enough, Room::Low, Room::Out][age as usize % 3],
+                room: match age % 3 {
+                    0 => Room::Enough,
+                    1 => Room::Low,
+                    _ => Room::Out,
+                },
                 leader_priority: age.to_le_bytes()[1],
                 disk_age_us: age,
                 echo_held_us: age,
