@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use synod_kv::http::{FirstBody, MemberRole, MembersBody};
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
-use synod_wire::{About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
+use synod_wire::{About, AboutMember};
 
 use crate::folder::Folder;
 use crate::founding::Founding;
@@ -127,17 +127,19 @@ pub(crate) fn configuration_of(members: &MembersBody) -> Result<(Configuration, 
     };
     let mut about = About { ids_used_upto: members.ids_used_upto, members: Vec::new() };
     for member in &members.members {
-        let is_short =
-            member.peer.len() <= PEER_BYTES_MAX && member.client_url.len() <= CLIENT_URL_BYTES_MAX;
-        if !is_short {
-            return Err(format!("the addresses of node {} are too long", member.id));
-        }
-        about.members.push(AboutMember {
+        let said = AboutMember {
             node: NodeId(member.id),
             store: member.store.as_deref().map(parse_id).transpose()?,
             peer: member.peer.clone(),
             client_url: member.client_url.clone(),
-        });
+        };
+        if !said.is_encodable() {
+            return Err(format!(
+                "the addresses of node {} are too long or not plain ASCII",
+                member.id
+            ));
+        }
+        about.members.push(said);
     }
     about.members.sort_by_key(|member| member.node);
     let configuration = possible(

@@ -191,14 +191,15 @@ impl Membership {
         let newest = &self.roster.newest;
         let is_durable = status.configuration == newest.number()
             && status.durable_upto.next() >= status.configuration_from;
-        let is_sure = self.roster.is_settled && is_durable && newest.is_voter(self.me);
+        let is_sure = self.roster.is_settled && is_durable;
         let witnesses = newest.voters().len() - newest.progress_quorum() + 1;
         let removed = Removed {
             number: newest.number(),
             witnesses: u32::try_from(witnesses).expect("a few voters"),
             ids_used_upto: NodeId(self.roster.about.ids_used_upto),
         };
-        let told = Some(removed).filter(|removed| is_sure && removed.number > 0);
+        let may_tell = is_sure && newest.is_voter(self.me) && removed.number > 0;
+        let told = Some(removed).filter(|_| may_tell);
         if told != self.told {
             self.told = told;
             transport.set_removed(told);
