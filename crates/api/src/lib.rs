@@ -35,6 +35,7 @@ mod target;
 
 pub use backup::BackupParts;
 pub use limits::Limits;
+pub use members::{is_client_url, is_peer_address};
 pub use membership::{ChangeRefused, MemberChange, Wanted};
 pub use replica::{Leader, Refused, Replica};
 #[doc(hidden)]

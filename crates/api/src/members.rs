@@ -230,11 +230,7 @@ fn parse_store(text: &str) -> Result<u128, Problem> {
 }
 
 fn check_peer(address: &str) -> Result<(), Problem> {
-    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    let is_valid = parts.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0))
-        && address.len() <= PEER_BYTES_MAX
-        && address.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_valid {
+    if is_peer_address(address) {
         return Ok(());
     }
     let detail = "\"peer\" is a host and a port, such as 10.0.0.4:7011, of 261 bytes at the most.";
@@ -242,16 +238,31 @@ fn check_peer(address: &str) -> Result<(), Problem> {
 }
 
 fn check_url(url: &str) -> Result<(), Problem> {
+    if is_client_url(url) {
+        return Ok(());
+    }
+    let detail =
+        "\"client_url\" is a base URL, such as http://10.0.0.4:7001, of 512 bytes at the most.";
+    Err(Problem::new(Kind::BadRequest, detail))
+}
+
+/// Whether the text can be the address at which peers reach a member: a host and a port.
+#[must_use]
+pub fn is_peer_address(address: &str) -> bool {
+    let parts = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    parts.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0))
+        && address.len() <= PEER_BYTES_MAX
+        && address.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// Whether the text can be the base URL at which clients reach a member.
+#[must_use]
+pub fn is_client_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let is_valid = rest.is_some_and(|rest| {
         let authority = rest.trim_end_matches('/');
         let plain = authority.bytes().all(|byte| byte.is_ascii_graphic());
         !authority.is_empty() && !authority.contains(['/', '?', '#', '"']) && plain
     });
-    if is_valid && url.len() <= URL_BYTES_MAX {
-        return Ok(());
-    }
-    let detail =
-        "\"client_url\" is a base URL, such as http://10.0.0.4:7001, of 512 bytes at the most.";
-    Err(Problem::new(Kind::BadRequest, detail))
+    is_valid && url.len() <= URL_BYTES_MAX
 }

@@ -1,6 +1,5 @@
 //! `synod member`: who is a member of the cluster, and other members.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use synod_client::{
@@ -27,7 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Runs the subcommand.
 pub(crate) fn run(command: &Member) -> Result<(), Failure> {
     match command {
-        Member::List(reach) => with_cluster(reach, async |cluster| Ok(cluster.members))
+        Member::List(reach) => with_cluster(reach, async |cluster| Ok(cluster.members.clone()))
             .and_then(|members| tell(reach, &members)),
         Member::Add(arguments) => add(arguments),
         Member::Promote(arguments) => promote(arguments),
@@ -63,7 +62,7 @@ fn promote(arguments: &ChangeMember) -> Result<(), Failure> {
     let role = Some(MemberRole::Voter);
     let body = ChangeMemberBody { role, force, ..ChangeMemberBody::default() };
     let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(|| cluster.client.change_member(id, &body)).await
+        cluster.persist(async |client| client.change_member(id, &body).await).await
     })?;
     tell(&arguments.reach, &members)
 }
@@ -71,7 +70,7 @@ fn promote(arguments: &ChangeMember) -> Result<(), Failure> {
 fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
     let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(|| cluster.client.remove_member(id, force)).await
+        cluster.persist(async |client| client.remove_member(id, force).await).await
     })?;
     tell(&arguments.reach, &members)
 }
@@ -80,7 +79,7 @@ fn quorums(arguments: &Quorums) -> Result<(), Failure> {
     let (promise, accept) = (arguments.promise, arguments.accept);
     let body = QuorumsBody { promise, accept, configuration: None };
     let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(|| cluster.client.set_quorums(&body)).await
+        cluster.persist(async |client| client.set_quorums(&body).await).await
     })?;
     tell(&arguments.reach, &members)
 }
@@ -89,6 +88,7 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let settings = load(&arguments.settings.config)?;
     let (id, old, reach) = (settings.node_id, arguments.old, &arguments.reach);
     let joined = with_cluster(reach, async |cluster| {
+        cluster.ask_leader().await;
         check_old(&cluster.members, id, old)?;
         cluster.join(&settings).await
     })?;
@@ -106,7 +106,8 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();
         loop {
-            let swapped = cluster.persist(|| cluster.client.change_member(id, &body)).await;
+            let swapped =
+                cluster.persist(async |client| client.change_member(id, &body).await).await;
             let waits = |failure: &Failure| failure.is_unsafe() && Instant::now() < deadline;
             match swapped {
                 Err(failure) if waits(&failure) => {
@@ -140,35 +141,36 @@ fn check_old(members: &MembersBody, id: u32, old: u32) -> Result<(), Failure> {
 
 /// A cluster that was found.
 struct Cluster {
+    /// As of the newest configuration that anybody told.
     members: MembersBody,
     /// Knows all members, so that the leader is among them.
     client: Client,
     urls: Vec<String>,
+    timeout_ms: u64,
 }
 
 /// Asks the nodes that are named who the members are, and talks to all of them.
 fn with_cluster(
     reach: &Reach,
-    conversation: impl AsyncFnOnce(Cluster) -> Result<MembersBody, Failure>,
+    conversation: impl AsyncFnOnce(&mut Cluster) -> Result<MembersBody, Failure>,
 ) -> Result<MembersBody, Failure> {
-    let mut urls = endpoints::resolve(&reach.endpoints);
+    let named = endpoints::resolve(&reach.endpoints);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let client = |urls: &[String]| {
-            talk::client(urls, reach.timeout_ms).map_err(|error| talk::failure(&error, urls))
-        };
-        let asked = client(&urls)?;
-        let members = asked.members().await.map_err(|error| talk::failure(&error, &urls))?;
+        let failure = |error| talk::failure(&error, &named);
+        let asked = talk::client(&named, reach.timeout_ms).map_err(failure)?;
+        let members = asked.members().await.map_err(failure)?;
         // A node that was named and has gone would only be asked in vain.
-        urls = members.members.iter().map(|member| member.client_url.clone()).collect();
-        let client = client(&urls)?;
-        conversation(Cluster { members, client, urls }).await
+        let urls = urls_of(&members);
+        let client = talk::client(&urls, reach.timeout_ms).map_err(failure)?;
+        let timeout_ms = reach.timeout_ms;
+        conversation(&mut Cluster { members, client, urls, timeout_ms }).await
     })
 }
 
 impl Cluster {
     /// Makes the new node a member, if it is not one, and the folder its own.
-    async fn join(&self, settings: &Settings) -> Result<MembersBody, Failure> {
+    async fn join(&mut self, settings: &Settings) -> Result<MembersBody, Failure> {
         let (id, cluster) = (settings.node_id, format!("{:032x}", settings.cluster_id()));
         if self.members.cluster != cluster {
             return Err(Failure::usage(format!(
@@ -180,15 +182,8 @@ impl Cluster {
         }
         let joining =
             Joining::begin(settings).map_err(|error| Failure::failed(error.to_string()))?;
-        if joining.is_done {
-            return match role_of(&self.members, id) {
-                Some(_) => Ok(self.members.clone()),
-                None => Err(Failure::refused(format!(
-                    "node {id} was a member and is none any more: an id and its data folder are \
-                     used once. Take an id above {} and an empty data_dir",
-                    self.members.ids_used_upto
-                ))),
-            };
+        if let Some(joined) = joining.joined {
+            return self.rejoin(id, joined).await;
         }
         let own = own_addresses(settings);
         let body = AddMemberBody {
@@ -198,20 +193,74 @@ impl Cluster {
             client_url: own.client_url.clone(),
             configuration: None,
         };
-        let members = self.persist(|| self.client.add_member(&body)).await?;
+        let members = self.persist(async |client| client.add_member(&body).await).await?;
         joining.finish(settings, &members).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(members)
     }
 
+    /// The members, of which the node is one since the configuration of this number, if it
+    /// still is.
+    async fn rejoin(&mut self, id: u32, joined: u64) -> Result<MembersBody, Failure> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if role_of(&self.members, id).is_some() {
+                return Ok(self.members.clone());
+            }
+            self.ask_leader().await;
+            match standing(&self.members, id, joined) {
+                Standing::Member => return Ok(self.members.clone()),
+                Standing::Removed => {
+                    return Err(Failure::refused(format!(
+                        "node {id} was a member and is none any more: an id and its data folder \
+                         are used once. Take an id above {} and an empty data_dir",
+                        self.members.ids_used_upto
+                    )));
+                }
+                Standing::Unknown if Instant::now() >= deadline => {
+                    return Err(Failure::failed(format!(
+                        "node {id} joined in configuration {joined}, and nobody who answers knows \
+                         what came of it: is there a leader? The same command may be run again"
+                    )));
+                }
+                Standing::Unknown => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    /// Who answered first may lag behind: asks the leader, too, and from then on talks to
+    /// the members that it names, and to itself. Without a leader everything stays.
+    async fn ask_leader(&mut self) {
+        let Ok(status) = self.client.status().await else { return };
+        let Some(url) = status.leader.and_then(|leader| leader.url) else { return };
+        let mut told = Err(());
+        if let Ok(leader) = talk::client(std::slice::from_ref(&url), self.timeout_ms) {
+            told = leader.members().await.map_err(drop);
+        }
+        let is_same = |members: &MembersBody| members.cluster == self.members.cluster;
+        let Some(members) = told.ok().filter(is_same) else { return };
+        if members.configuration >= self.members.configuration {
+            self.members = members;
+        }
+        let mut urls = urls_of(&self.members);
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+        if urls != self.urls
+            && let Ok(client) = talk::client(&urls, self.timeout_ms)
+        {
+            (self.client, self.urls) = (client, urls);
+        }
+    }
+
     /// Asks for a change again and again while that may help: each may be asked for twice.
-    async fn persist<F>(&self, ask: impl Fn() -> F) -> Result<MembersBody, Failure>
-    where
-        F: Future<Output = Result<MembersBody, ClientError>>,
-    {
+    async fn persist(
+        &mut self,
+        ask: impl AsyncFn(&Client) -> Result<MembersBody, ClientError>,
+    ) -> Result<MembersBody, Failure> {
         let deadline = Instant::now() + PATIENCE;
         let mut is_told = false;
         loop {
-            let error = match ask().await {
+            let error = match ask(&self.client).await {
                 Ok(members) => return Ok(members),
                 Err(error) => error,
             };
@@ -222,8 +271,33 @@ impl Cluster {
                 warn(&format!("trying again: {error}"));
             }
             tokio::time::sleep(PAUSE).await;
+            // It may be one that came after the members were asked for.
+            self.ask_leader().await;
         }
     }
+}
+
+/// What is known of a node that joined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    Member,
+    Removed,
+    /// The members are of before it joined, or are just being changed.
+    Unknown,
+}
+
+fn standing(members: &MembersBody, id: u32, joined: u64) -> Standing {
+    if role_of(members, id).is_some() {
+        return Standing::Member;
+    }
+    match members.configuration >= joined && !members.pending {
+        true => Standing::Removed,
+        false => Standing::Unknown,
+    }
+}
+
+fn urls_of(members: &MembersBody) -> Vec<String> {
+    members.members.iter().map(|member| member.client_url.clone()).collect()
 }
 
 /// Whether it may be different in a moment.
@@ -284,4 +358,45 @@ fn tell(reach: &Reach, members: &MembersBody) -> Result<(), Failure> {
          acceptances choose a value{pending}\n{}",
         columns(&rows)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_kv::http::FirstBody;
+
+    use super::*;
+
+    #[test]
+    fn only_members_of_after_it_joined_tell_that_a_node_was_removed() {
+        let told = |ids: &[u32], configuration, pending| MembersBody {
+            cluster: String::new(),
+            configuration,
+            pending,
+            promise_quorum: 1,
+            accept_quorum: 1,
+            alpha: 8,
+            ids_used_upto: 4,
+            members: Vec::from_iter(ids.iter().map(|id| MemberBody {
+                id: *id,
+                role: MemberRole::Voter,
+                store: None,
+                peer: String::new(),
+                client_url: String::new(),
+            })),
+            first: FirstBody {
+                voters: vec![1],
+                promise_quorum: 1,
+                accept_quorum: 1,
+                alpha: 8,
+                restored: None,
+            },
+        };
+        let of = |ids: &[u32], configuration, pending| {
+            standing(&told(ids, configuration, pending), 4, 3)
+        };
+        assert_eq!(of(&[1, 4], 3, false), Standing::Member);
+        assert_eq!(of(&[1], 2, false), Standing::Unknown);
+        assert_eq!(of(&[1], 4, true), Standing::Unknown);
+        assert_eq!(of(&[1], 4, false), Standing::Removed);
+    }
 }

@@ -8,6 +8,10 @@ use synod_wire::{About, AboutMember};
 
 use crate::roster::Roster;
 
+/// A new id is at most this far above those that were in use: a slip of the hand must not
+/// use up all of them.
+const ID_STEP_MAX: u32 = 1_000_000;
+
 /// What is to be done about a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Plan {
@@ -105,6 +109,16 @@ impl Next {
             return Err(conflict(format!(
                 "The id {} may have been in use before. An id is used once: take {}.",
                 node.0,
+                self.about.ids_used_upto.saturating_add(1)
+            )));
+        }
+        let is_far = node.0 - self.about.ids_used_upto > ID_STEP_MAX;
+        if is_far || node.0 == u32::MAX {
+            return Err(conflict(format!(
+                "The id {} is too high: those in use go up to {}, and no id up to a new one is \
+                 ever given again. Take {}.",
+                node.0,
+                self.about.ids_used_upto,
                 self.about.ids_used_upto.saturating_add(1)
             )));
         }
@@ -223,6 +237,14 @@ impl Next {
     }
 
     fn configuration(self, now: &Configuration) -> Result<Configuration, ChangeRefused> {
+        // Such as one of a settings file of before these were checked.
+        if let Some(member) = self.about.members.iter().find(|member| !member.is_encodable()) {
+            return Err(conflict(format!(
+                "The addresses of node {} are too long or not plain ASCII: tell its new ones with \
+                 PUT /v1/cluster/members/{} first.",
+                member.node.0, member.node.0
+            )));
+        }
         let count = self.voters.len();
         let majority = count / 2 + 1;
         let before = (now.promise_quorum(), now.accept_quorum());
@@ -425,6 +447,8 @@ mod tests {
         for (wanted, kind, word) in [
             (with(3, 9, true, false, false), MemberConflict, "take 7"),
             (add(4), MemberConflict, "take 7"),
+            (add(1_000_007), MemberConflict, "Take 7"),
+            (add(u32::MAX), MemberConflict, "Take 7"),
             (with(7, 2, true, false, false), MemberConflict, "Node 2 has the peer"),
             (with(7, 2, false, true, false), MemberConflict, "Node 2 has the client"),
             (with(7, 2, false, false, true), MemberConflict, "Node 2 has this store"),
@@ -448,6 +472,23 @@ mod tests {
         let late = plan(&now, &late).expect_err("another number");
         let kind = ProblemKind::PreconditionFailed;
         assert!(matches!(late, ChangeRefused::Refused { kind: k, .. } if k == kind), "{late:?}");
+    }
+
+    #[test]
+    fn addresses_that_no_configuration_can_say_are_refused_until_they_are_told_anew() {
+        for client_url in [format!("http://{}", "h".repeat(600)), "http://h\u{e9}".to_owned()] {
+            let settings = vec![said(1), AboutMember { client_url, ..said(2) }];
+            let known = Known { settings, ..Known::default() };
+            let two = roster(&[1, 2], &[], 0).newest;
+            let now = Roster::new(&[two], &known);
+            let (kind, detail) = problem(&now, add(3));
+            assert_eq!(kind, ProblemKind::MemberConflict);
+            assert!(detail.contains("PUT /v1/cluster/members/2"), "{detail}");
+            let moved = Wanted::Move { id: 2, peer: None, client_url: Some("http://h:9".into()) };
+            assert_eq!(after(&now, moved).about.members[1].client_url, "http://h:9");
+        }
+        // As far above as may be.
+        assert_eq!(after(&roster(&[1], &[], 0), add(1_000_001)).about.ids_used_upto, 1_000_001);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 use synod_kv::http::{FirstBody, MemberRole, MembersBody};
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
-use synod_wire::{About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
+use synod_wire::{About, AboutMember};
 
 use crate::folder::Folder;
 use crate::founding::Founding;
@@ -32,8 +32,9 @@ pub struct Joining {
     folder: Option<Folder>,
     /// The id of the folder, which the cluster is told.
     pub store: u128,
-    /// It is the node's already; an earlier attempt came to its end.
-    pub is_done: bool,
+    /// The number of the configuration in which the node joined, when the folder is the
+    /// node's already: an earlier attempt came to its end.
+    pub joined: Option<u64>,
 }
 
 impl Joining {
@@ -46,8 +47,9 @@ impl Joining {
         if let Some(identity) = Identity::find(&settings.data_dir)? {
             let (node, cluster) = (identity.node, identity.cluster);
             let is_mine = node == settings.node() && cluster == settings.cluster_id();
-            if identity.joined.is_some() && is_mine {
-                return Ok(Joining { folder: None, store: identity.store, is_done: true });
+            let joined = identity.joined.as_ref().map(Configuration::number);
+            if joined.is_some() && is_mine {
+                return Ok(Joining { folder: None, store: identity.store, joined });
             }
             let path = settings.data_dir.clone();
             return Err(InitError::Exists { path, node: node.0, cluster });
@@ -69,7 +71,7 @@ impl Joining {
         };
         let text = serde_json::to_vec_pretty(&written).expect("plain fields");
         folder.replace(FILE, &text)?;
-        Ok(Joining { folder: Some(folder), store, is_done: false })
+        Ok(Joining { folder: Some(folder), store, joined: None })
     }
 
     /// Makes the folder the node's, of whom the cluster says this.
@@ -127,17 +129,19 @@ pub(crate) fn configuration_of(members: &MembersBody) -> Result<(Configuration, 
     };
     let mut about = About { ids_used_upto: members.ids_used_upto, members: Vec::new() };
     for member in &members.members {
-        let is_short =
-            member.peer.len() <= PEER_BYTES_MAX && member.client_url.len() <= CLIENT_URL_BYTES_MAX;
-        if !is_short {
-            return Err(format!("the addresses of node {} are too long", member.id));
-        }
-        about.members.push(AboutMember {
+        let said = AboutMember {
             node: NodeId(member.id),
             store: member.store.as_deref().map(parse_id).transpose()?,
             peer: member.peer.clone(),
             client_url: member.client_url.clone(),
-        });
+        };
+        if !said.is_encodable() {
+            return Err(format!(
+                "the addresses of node {} are too long or not plain ASCII",
+                member.id
+            ));
+        }
+        about.members.push(said);
     }
     about.members.sort_by_key(|member| member.node);
     let configuration = possible(
@@ -230,7 +234,7 @@ mod tests {
         let store = Joining::begin(&settings).expect("begun").store;
         assert!(crate::init(&settings).is_err(), "not what is joining already");
         let again = Joining::begin(&settings).expect("begun again");
-        assert_eq!((again.store, again.is_done), (store, false));
+        assert_eq!((again.store, again.joined), (store, None));
         let made = again.finish(&settings, &members(store)).expect("made");
         let joined = made.joined.as_ref().expect("it joined");
         assert_eq!((joined.number(), joined.voters()), (5, &[NodeId(1), NodeId(3)][..]));
@@ -242,7 +246,7 @@ mod tests {
         assert_eq!(Identity::open(&folder, &settings).expect("found"), made);
         // Also while it runs.
         let done = Joining::begin(&settings).expect("done");
-        assert_eq!((done.store, done.is_done), (store, true));
+        assert_eq!((done.store, done.joined), (store, Some(5)));
     }
 
     #[test]

@@ -47,6 +47,7 @@ pub(crate) struct Membership {
 impl Membership {
     pub(crate) fn new(me: NodeId, known: Known, talked_to: Vec<Arc<Configuration>>) -> Self {
         let roster = Arc::new(Roster::new(&talked_to, &known));
+        warn_of_other_stores(&roster, &known);
         Membership {
             me,
             known,
@@ -74,10 +75,12 @@ impl Membership {
         members.map(address).chain(former).collect()
     }
 
-    /// The stores that the configurations name, and those that were met.
+    /// The stores that were met and those that the configurations name. What was met counts
+    /// for more: whoever comes with another folder may have forgotten votes.
     pub(crate) fn stores(&self) -> Vec<Pin> {
         let pin = |member: &synod_wire::AboutMember| {
-            Some(Pin { node: member.node, store: member.store? })
+            let store = self.known.store(member.node).or(member.store)?;
+            Some(Pin { node: member.node, store })
         };
         self.roster.everybody.iter().filter_map(pin).collect()
     }
@@ -98,6 +101,7 @@ impl Membership {
         let before = self.peers();
         self.talked_to = talked_to;
         self.renew(shared);
+        warn_of_other_stores(&self.roster, &self.known);
         let stays = |node| self.roster.everybody.iter().any(|member| member.node == node);
         for peer in before {
             if !stays(peer.node) {
@@ -191,14 +195,15 @@ impl Membership {
         let newest = &self.roster.newest;
         let is_durable = status.configuration == newest.number()
             && status.durable_upto.next() >= status.configuration_from;
-        let is_sure = self.roster.is_settled && is_durable && newest.is_voter(self.me);
+        let is_sure = self.roster.is_settled && is_durable;
         let witnesses = newest.voters().len() - newest.progress_quorum() + 1;
         let removed = Removed {
             number: newest.number(),
             witnesses: u32::try_from(witnesses).expect("a few voters"),
             ids_used_upto: NodeId(self.roster.about.ids_used_upto),
         };
-        let told = Some(removed).filter(|removed| is_sure && removed.number > 0);
+        let may_tell = is_sure && newest.is_voter(self.me) && removed.number > 0;
+        let told = Some(removed).filter(|_| may_tell);
         if told != self.told {
             self.told = told;
             transport.set_removed(told);
@@ -213,9 +218,50 @@ impl Membership {
     }
 }
 
+fn warn_of_other_stores(roster: &Roster, known: &Known) {
+    for member in &roster.everybody {
+        let (Some(said), Some(met)) = (member.store, known.store(member.node)) else { continue };
+        if said != met {
+            tracing::error!(
+                node = %member.node,
+                "the configuration names store {said:032x}, but this node has met {met:032x}, and \
+                 refuses every other one: a folder was lost or copied. Put a node with a new id in \
+                 its place with `synod member replace`"
+            );
+        }
+    }
+}
+
 /// A handshake that was refused because this node is a member no more, in the core's own
 /// words, which would need a connection.
 pub(crate) fn dismissal(number: u64, witnesses: u32) -> PeerMessage {
     let reason = RejectReason::NoMember { number, witnesses };
     PeerMessage::Paxos(Message::Reject(Reject { ballot: Ballot::ZERO, reason }))
+}
+
+#[cfg(test)]
+mod tests {
+    use synod_wire::{About, AboutMember};
+
+    use super::*;
+
+    #[test]
+    fn a_store_that_was_met_counts_for_more_than_what_a_configuration_names() {
+        let nodes = [1, 2, 3].map(NodeId);
+        let said = |node: NodeId| AboutMember {
+            node,
+            store: Some(u128::from(node.0) + 10),
+            peer: format!("h{}:1", node.0),
+            client_url: format!("http://h{}:2", node.0),
+        };
+        let about = About { ids_used_upto: 3, members: nodes.map(said).to_vec() };
+        let configuration = Configuration::majority(nodes.to_vec(), 8).expect("possible");
+        let configuration = configuration.with_about(about.encode()).expect("short");
+        let stores = [(NodeId(1), 11), (NodeId(2), 99)].into();
+        let known = Known { stores, ..Known::default() };
+        let talked_to = vec![Arc::new(configuration.numbered(1))];
+        let membership = Membership::new(NodeId(1), known, talked_to);
+        let stores: Vec<u128> = membership.stores().iter().map(|pin| pin.store).collect();
+        assert_eq!(stores, [11, 99, 13]);
+    }
 }

@@ -254,6 +254,8 @@ impl Replica for Handle {
         change: MemberChange,
         deadline: Instant,
     ) -> Result<MembersBody, ChangeRefused> {
+        // A leader that was unseated and does not know it would answer from old members.
+        self.read_barrier(deadline).await.map_err(ChangeRefused::Replica)?;
         let (reply, answer) = oneshot::channel();
         self.send(Request::Change { change, reply }).map_err(ChangeRefused::Replica)?;
         let lost = |refused| Err(ChangeRefused::Replica(refused));

@@ -42,7 +42,7 @@ impl Known {
         self.settings.iter().find(|member| member.node == node).cloned()
     }
 
-    fn store(&self, node: NodeId) -> Option<u128> {
+    pub(crate) fn store(&self, node: NodeId) -> Option<u128> {
         self.stores.get(&node).copied()
     }
 }

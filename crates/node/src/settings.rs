@@ -292,8 +292,7 @@ impl Settings {
 
     fn check_members(&self) -> Result<(), Wrong> {
         for (index, member) in self.members.iter().enumerate() {
-            check_address(&format!("members[{index}].peer"), &member.peer)?;
-            check_url(&format!("members[{index}].client_url"), &member.client_url)?;
+            check_member(index, member)?;
         }
         let peers: BTreeSet<&str> = self.members.iter().map(|member| &*member.peer).collect();
         if peers.len() < self.members.len() {
@@ -399,17 +398,22 @@ fn check_address(field: &str, address: &str) -> Result<(), Wrong> {
     wrong(field, &format!("{address:?} is not an address and a port, such as 127.0.0.1:7001"))
 }
 
-fn check_url(field: &str, url: &str) -> Result<(), Wrong> {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let is_valid = rest.is_some_and(|rest| {
-        let authority = rest.trim_end_matches('/');
-        let plain = authority.bytes().all(|byte| byte.is_ascii_graphic());
-        !authority.is_empty() && !authority.contains(['/', '?', '#', '"']) && plain
-    });
-    if is_valid {
-        return Ok(());
+/// What the calls about members take, too: a configuration has room for no more.
+fn check_member(index: usize, member: &MemberSettings) -> Result<(), Wrong> {
+    let (peer, url) = (&member.peer, &member.client_url);
+    if !synod_api::is_peer_address(peer) {
+        let reason = format!(
+            "{peer:?} is not a host and a port, such as 10.0.0.4:7011, of 261 bytes at the most"
+        );
+        return wrong(&format!("members[{index}].peer"), &reason);
     }
-    wrong(field, &format!("{url:?} is not a base URL, such as http://127.0.0.1:7001"))
+    if !synod_api::is_client_url(url) {
+        let reason = format!(
+            "{url:?} is not a base URL, such as http://127.0.0.1:7001, of 512 bytes at the most"
+        );
+        return wrong(&format!("members[{index}].client_url"), &reason);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -489,6 +493,8 @@ client_url = "http://127.0.0.1:7003"
         ("listen = \"127.0.0.1:7012\"", "listen = \"a:70000\"", &["peer.listen"]),
         ("three.example:7013", "127.0.0.1:7011", &["members", "same peer address"]),
         ("three.example:7013", "three", &["members[2].peer", "three"]),
+        ("three.example:7013", "three:0", &["members[2].peer", "three:0"]),
+        ("three.example:7013", "thr\u{e9}:7013", &["members[2].peer"]),
         ("http://127.0.0.1:7003", "127.0.0.1:7003", &["members[2].client_url"]),
         ("http://127.0.0.1:7003", "http://a/b", &["members[2].client_url"]),
         ("[client]", "[timing]\nheartbeat_ms = 200\n[client]", &["timing.heartbeat_ms", "third"]),
@@ -510,6 +516,20 @@ client_url = "http://127.0.0.1:7003"
         ("[client]", "[client]\nadvertise = \"http://a:1\"", &["advertise", "unknown field"]),
         ("[client]", "[client", &["line"]),
     ];
+
+    #[test]
+    fn addresses_are_as_long_as_a_configuration_has_room_for() {
+        let with = |peer: usize, url: usize| {
+            let peer = format!("{}:7013", "h".repeat(peer - ":7013".len()));
+            let url = format!("http://{}", "h".repeat(url - "http://".len()));
+            let text = GOOD.replace("three.example:7013", &peer);
+            parse(&text.replace("http://127.0.0.1:7003", &url)).map(drop)
+        };
+        with(261, 512).expect("as long as may be");
+        let field = |result: Result<(), SettingsError>| result.expect_err("too long").to_string();
+        assert!(field(with(262, 512)).contains("members[2].peer"));
+        assert!(field(with(261, 513)).contains("members[2].client_url"));
+    }
 
     #[test]
     fn wrong_settings_are_told_by_file_field_and_reason() {

@@ -41,6 +41,8 @@ enum By {
 pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
     let mut backoff = Backoff::new(shared.limits.retry_ms_max);
     let mut evidence = Evidence::default();
+    // Since the last connection.
+    let mut dials = 0;
     loop {
         let pause = backoff.next_pause(fastrand::f64());
         if !pause.is_zero() {
@@ -49,13 +51,17 @@ pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
             tokio::select! {
                 () = sleep(pause) => {}
                 () = peer.knocked(lane) => {}
+                () = peer.moved(lane) => {}
             }
         }
-        match dial(&shared, &peer, lane).await {
+        let address = peer.address_of_dial(dials);
+        dials = dials.wrapping_add(1);
+        match dial(&shared, &peer, lane, &address).await {
             Ok(stream) => {
                 evidence.connected();
+                dials = 0;
                 let since = Instant::now();
-                let error = hold(&shared, &peer, lane, stream).await;
+                let error = keep(&shared, &peer, lane, stream, address).await;
                 tracing::debug!(peer = %peer.node, ?lane, %error, "a connection to a peer ended");
                 backoff.connection_closed(since.elapsed());
                 // One that timed out was not closed by anybody.
@@ -68,6 +74,46 @@ pub(crate) async fn run(shared: Rc<Shared>, peer: Rc<Peer>, lane: Lane) {
                 receive_dial_error(&shared, &peer, lane, error, &mut evidence).await;
             }
         }
+    }
+}
+
+/// Holds a connection and, when the peer has moved, the one at its new address instead, as
+/// soon as there is one. Returns how the last of them ended.
+async fn keep(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+    mut stream: TcpStream,
+    mut address: String,
+) -> io::Error {
+    loop {
+        (stream, address) = tokio::select! {
+            error = hold(shared, peer, lane, stream) => return error,
+            moved = dial_moved(shared, peer, lane, &address) => moved,
+        };
+        tracing::debug!(peer = %peer.node, ?lane, address, "a peer has moved");
+    }
+}
+
+/// Waits until the peer is to be elsewhere than at `held`, and dials it there until it
+/// answers.
+async fn dial_moved(shared: &Shared, peer: &Peer, lane: Lane, held: &str) -> (TcpStream, String) {
+    let mut backoff = Backoff::new(shared.limits.retry_ms_max);
+    loop {
+        let address = peer.address();
+        if address == held {
+            peer.moved(lane).await;
+            continue;
+        }
+        match dial(shared, peer, lane, &address).await {
+            Ok(stream) => return (stream, address),
+            Err(error) => {
+                peer.count(|metrics| metrics.dials_failed += 1);
+                // Nobody at the new address says nothing of who is at the old one.
+                receive_dial_error(shared, peer, lane, error, &mut Evidence::default()).await;
+            }
+        }
+        sleep(backoff.next_pause(fastrand::f64())).await;
     }
 }
 
@@ -102,8 +148,13 @@ async fn receive_dial_error(
 }
 
 /// Opens a connection and shakes hands.
-async fn dial(shared: &Shared, peer: &Peer, lane: Lane) -> Result<TcpStream, DialError> {
-    let connected = timeout(shared.limits.connect_timeout(), connect(&peer.address())).await;
+async fn dial(
+    shared: &Shared,
+    peer: &Peer,
+    lane: Lane,
+    address: &str,
+) -> Result<TcpStream, DialError> {
+    let connected = timeout(shared.limits.connect_timeout(), connect(address)).await;
     let mut stream = connected
         .map_err(|_| failed("no connection in time"))?
         .map_err(|error| io_failed(&error))?;
@@ -117,6 +168,7 @@ async fn dial(shared: &Shared, peer: &Peer, lane: Lane) -> Result<TcpStream, Dia
     timeout(shared.limits.handshake_timeout(), shaken)
         .await
         .map_err(|_| failed("no answer to the handshake in time"))??;
+    peer.answered_at(address);
     Ok(stream)
 }
 

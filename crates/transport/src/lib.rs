@@ -19,6 +19,7 @@
 //! not read or a stranger that does not speak.
 
 mod accept;
+mod addresses;
 mod admission;
 mod backoff;
 mod connection;

@@ -8,6 +8,7 @@ use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use crate::addresses::Addresses;
 use crate::grumble::Grumble;
 use crate::incoming::{Inbox, IncomingEvent};
 use crate::lane_queue::LaneQueue;
@@ -114,7 +115,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) node: NodeId,
-    address: RefCell<String>,
+    addresses: RefCell<Addresses>,
     member: RefCell<Member>,
     control: OneLane,
     bulk: OneLane,
@@ -130,6 +131,8 @@ struct OneLane {
     inbound: RefCell<Option<Inbound>>,
     /// Told when the peer has dialled us: it is there, so ours need not wait.
     knock: Notify,
+    /// Told when the peer is to be dialled at another address.
+    moved: Notify,
 }
 
 /// A connection that a peer opened, by its number.
@@ -141,10 +144,15 @@ pub(crate) struct Inbound {
 
 impl Peer {
     fn new(address: PeerAddress, member: Member, limits: &Limits) -> Self {
-        let lane = |queue| OneLane { queue, inbound: RefCell::default(), knock: Notify::new() };
+        let lane = |queue| OneLane {
+            queue,
+            inbound: RefCell::default(),
+            knock: Notify::new(),
+            moved: Notify::new(),
+        };
         Peer {
             node: address.node,
-            address: RefCell::new(address.address),
+            addresses: RefCell::new(Addresses::new(address.address)),
             member: RefCell::new(member),
             control: lane(LaneQueue::new(
                 Lane::Control,
@@ -161,17 +169,35 @@ impl Peer {
         }
     }
 
+    /// Where the peer is, as far as anybody said.
     pub(crate) fn address(&self) -> String {
-        self.address.borrow().clone()
+        self.addresses.borrow().newest().to_owned()
     }
 
-    /// Where the peer is dialled from now on. Says whether that is another address.
+    /// Where the dial of this number goes.
+    pub(crate) fn address_of_dial(&self, dial: u32) -> String {
+        self.addresses.borrow().of_dial(dial).to_owned()
+    }
+
+    /// Where the peer is from now on. Says whether that is another address. The lanes stay
+    /// as they are until it answers there.
     pub(crate) fn set_address(&self, address: &str) -> bool {
-        let is_other = *self.address.borrow() != address;
+        let is_other = self.addresses.borrow_mut().set(address);
         if is_other {
-            address.clone_into(&mut self.address.borrow_mut());
+            self.control.moved.notify_one();
+            self.bulk.moved.notify_one();
         }
         is_other
+    }
+
+    /// The peer has shaken hands at this address.
+    pub(crate) fn answered_at(&self, address: &str) {
+        self.addresses.borrow_mut().answered(address);
+    }
+
+    /// Waits until there is another address.
+    pub(crate) async fn moved(&self, lane: Lane) {
+        self.lane(lane).moved.notified().await;
     }
 
     /// The configuration says which store is the peer's. Whoever is connected with another

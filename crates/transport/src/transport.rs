@@ -59,7 +59,7 @@ impl Transport {
     }
 
     /// From now on these are the peers, and these their stores: new ones are dialled, one
-    /// whose address is another is dialled anew, and what is no peer any more is forgotten
+    /// that moved keeps its connections until it answers at its new address, and what is no peer any more is forgotten
     /// with its connections. A store that is not named here is trusted at first contact.
     ///
     /// # Panics
@@ -83,10 +83,15 @@ impl Transport {
             if let Some(pin) = stores.iter().find(|pin| pin.node == node) {
                 peer.set_store(pin.store);
             }
-            if is_new || peer.set_address(&address.address) {
-                tracing::info!(peer = %node, address = address.address, "dialling a peer");
-                self.hang_up(node);
+            let at = &address.address;
+            if is_new {
+                tracing::info!(peer = %node, address = at, "dialling a peer");
                 self.dial(&peer);
+            } else if peer.set_address(at) {
+                tracing::info!(
+                    peer = %node, address = at,
+                    "a peer moves; where it was counts until it answers at its new address"
+                );
             }
         }
     }

@@ -338,13 +338,49 @@ fn peers_come_move_and_go_while_it_runs() {
         // It moves: it is dialled at the new address, and what it sends is still heard.
         let moved = FakePeer::new();
         node.transport.set_peers(&[at(3, &moved.address)], &[]);
-        let (hello_to_three, _stream) = moved.accept().await;
-        assert_eq!(hello_to_three.to, NodeId(3));
+        let _moved = [welcome_three(&moved).await, welcome_three(&moved).await];
         closed(&mut stream).await;
         // It goes: its connection is closed.
         node.transport.set_peers(&[], &[]);
         closed(&mut inbound).await;
         assert!(node.transport.peer_metrics().is_empty());
+    });
+}
+
+/// Takes a lane as node 3.
+async fn welcome_three(fake: &FakePeer) -> TcpStream {
+    let (hello, mut stream) = fake.accept().await;
+    assert_eq!(hello.to, NodeId(3));
+    send_handshake(&mut stream, Handshake::Welcome(welcome(3))).await;
+    stream
+}
+
+#[test]
+fn a_wrong_address_costs_neither_the_connection_nor_the_way_back() {
+    run(async {
+        let (mut node, _) = lonely(limits());
+        let (fake, wrong) = (FakePeer::new(), FakePeer::new());
+        node.transport.set_peers(&[at(3, &fake.address)], &[]);
+        let lanes = [welcome_three(&fake).await, welcome_three(&fake).await];
+        let connected = |lane| IncomingEvent::Connected { node: NodeId(3), lane };
+        node.wait_for(|event| *event == connected(Lane::Bulk)).await;
+        node.transport.set_peers(&[at(3, &wrong.address)], &[]);
+        // Somebody else answers there.
+        let (_, mut stream) = wrong.accept().await;
+        send_handshake(&mut stream, Handshake::Welcome(welcome(4))).await;
+        closed(&mut stream).await;
+        assert!(!node.leftover().contains(&IncomingEvent::Disconnected(NodeId(3))));
+        // The connections fail: the peer is found where it was.
+        drop(wrong);
+        drop(lanes);
+        let lanes = [welcome_three(&fake).await, welcome_three(&fake).await];
+        // The mistake is mended: it moves after all.
+        let moved = FakePeer::new();
+        node.transport.set_peers(&[at(3, &moved.address)], &[]);
+        let _moved = [welcome_three(&moved).await, welcome_three(&moved).await];
+        for mut stream in lanes {
+            closed(&mut stream).await;
+        }
     });
 }
 

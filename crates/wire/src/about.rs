@@ -51,6 +51,17 @@ pub struct AboutMember {
     pub client_url: String,
 }
 
+impl AboutMember {
+    /// Whether the addresses can be encoded, and read back.
+    #[must_use]
+    pub fn is_encodable(&self) -> bool {
+        let fits = |text: &str, bytes_max| {
+            text.len() <= bytes_max && text.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        fits(&self.peer, PEER_BYTES_MAX) && fits(&self.client_url, CLIENT_URL_BYTES_MAX)
+    }
+}
+
 impl About {
     /// What is said about one member.
     #[must_use]
