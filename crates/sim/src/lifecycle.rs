@@ -198,6 +198,9 @@ pub(crate) fn limits(plan: &Plan) -> Limits {
 
 fn kv_options(plan: &Plan) -> KvOptions {
     KvOptions {
+        // Longer than any run, by the fastest clock: an attempt that the cluster itself
+        // delays for longer than a key is remembered has effect as a new request.
+        idempotency_ttl_ms: 60 * 60 * 1_000,
         metadata_cache_bytes_max: plan.sizes.metadata_cache_bytes_max,
         idempotency_records_max: plan.sizes.idempotency_records_max,
         planted: planted::machine(plan.bug),

@@ -16,8 +16,8 @@ use crate::plan::Plan;
 use crate::words;
 use crate::world::{Happening, World};
 
-/// Clocks may jump by so much altogether in a run: less than an idempotency key is
-/// remembered, so that a retry is never taken for a new request.
+/// Clocks may jump by so much altogether in a run: with the time that it takes, less than
+/// an idempotency key is remembered, so that a retry is never taken for a new request.
 const JUMPS_US_MAX: u64 = 120_000_000;
 
 /// The source of all faults.
