@@ -59,12 +59,26 @@ impl Outbox {
         for envelope in send_now.drain(..) {
             self.release(None, envelope);
         }
+        self.drop_outdone(send_after_durable);
         for envelope in send_after_durable.drain(..) {
             if self.durable >= self.handed_out || self.hurries(&envelope) {
                 self.release(Some(self.handed_out), envelope);
             } else {
                 self.held.push_back((self.handed_out, envelope));
             }
+        }
+    }
+
+    /// A promise that waits is of no use any more once this node gives one in a higher
+    /// ballot. Without this each candidate would add all pages of a promise while the disk
+    /// hangs.
+    fn drop_outdone(&mut self, new: &[Envelope]) {
+        let ballot = |envelope: &Envelope| match &envelope.message {
+            Message::Promise(promise) => Some(promise.ballot),
+            _ => None,
+        };
+        if let Some(highest) = new.iter().filter_map(ballot).max() {
+            self.held.retain(|(_, held)| ballot(held).is_none_or(|ballot| ballot >= highest));
         }
     }
 
@@ -141,7 +155,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use synod_paxos::{Ballot, ReadIndex, RecordBody, Slot};
+    use synod_paxos::{Ballot, Promise, ReadIndex, RecordBody, Slot};
 
     use super::*;
 
@@ -209,6 +223,26 @@ mod tests {
         assert_eq!(outbox.held_messages(), 1);
         outbox.persisted(Position(3));
         assert_eq!(emitted(&mut outbox), (None, vec![3]));
+    }
+
+    #[test]
+    fn promises_that_wait_go_when_a_higher_one_is_given() {
+        let promise = |round, page| {
+            let ballot = Ballot { round, node: PEER };
+            let (from, chosen_upto) = (Slot(1), Slot::ZERO);
+            let (answer, pages, accepted) = (1, 2, Vec::new());
+            let promise = Promise { ballot, from, chosen_upto, answer, page, pages, accepted };
+            Envelope { to: PEER, message: Message::Promise(promise) }
+        };
+        let mut outbox = Outbox::new(ME, Position(0), Planted::NONE);
+        take(&mut outbox, 1, &[], &[envelope(PEER, 1), promise(1, 0), promise(1, 1)]);
+        take(&mut outbox, 0, &[], &[promise(1, 0), promise(1, 1)]);
+        assert_eq!(outbox.held_messages(), 5);
+        take(&mut outbox, 1, &[], &[promise(2, 0), promise(2, 1)]);
+        assert_eq!(outbox.held_messages(), 3, "what is no promise, and both pages");
+        // Others' ballots are not the business of what is given now.
+        take(&mut outbox, 0, &[], &[envelope(PEER, 2)]);
+        assert_eq!(outbox.held_messages(), 4);
     }
 
     #[test]

@@ -169,6 +169,11 @@ impl World<'_> {
         self.clients.mode = Mode::Sweep;
         self.run_until(self.now_us + SWEEP_US)?;
         self.clients.mode = Mode::Stopped;
+        // What nodes still hold for clients that have given up is worked off first.
+        let bound_us = self.now_us + self.progress_bound_us(&living);
+        while self.commands_waiting(&living) > 0 && self.now_us < bound_us {
+            self.step()?;
+        }
         self.run_until(self.now_us + SETTLE_US)
     }
 
