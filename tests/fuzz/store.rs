@@ -37,8 +37,11 @@ fn decode(mut input: &[u8]) -> MemoryMap {
 }
 
 fn put(key: &'static [u8], name: Option<&'static [u8]>, condition: Condition) -> Command {
-    let idempotency =
-        name.map(|name| IdempotencyKey { key: Bytes::from_static(name), request_hash: 1 << 100 });
+    let idempotency = name.map(|name| IdempotencyKey {
+        key: Bytes::from_static(name),
+        request_hash: 1 << 100,
+        asked_ms: 100,
+    });
     let (key, value) = (Bytes::from_static(key), Bytes::from_static(b"a value"));
     Command {
         idempotency,
@@ -74,7 +77,12 @@ fn commands() -> Vec<Command> {
 }
 
 fn options() -> KvOptions {
-    KvOptions { idempotency_ttl_ms: 50, idempotency_records_max: 2, ..KvOptions::default() }
+    KvOptions {
+        idempotency_ttl_ms: 50,
+        idempotency_grace_ms: 5,
+        idempotency_records_max: 2,
+        ..KvOptions::default()
+    }
 }
 
 /// Carries out all commands in the slots that follow, as the next ones of two nodes.

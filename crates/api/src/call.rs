@@ -79,11 +79,22 @@ fn parse_timeout(text: &str, timeout_ms_max: u64) -> Result<Duration, Problem> {
     }
 }
 
-/// The client's name for a write, if it gave one.
+/// A client's own name for a write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Name {
+    /// As the client sent it.
+    pub(crate) key: Bytes,
+    /// The cluster time that this node had applied when the request began to arrive. The
+    /// rest of it may take its time.
+    pub(crate) asked_ms: u64,
+}
+
+/// The client's name for a write, if it gave one, of a request that begins to arrive at
+/// this cluster time.
 ///
 /// # Errors
 /// A name that is empty, longer than 255 bytes or not visible ASCII.
-pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Problem> {
+pub(crate) fn idempotency_key(headers: &HeaderMap, asked_ms: u64) -> Result<Option<Name>, Problem> {
     let Some(text) = single(headers, &IDEMPOTENCY_KEY, "Idempotency-Key")? else {
         return Ok(None);
     };
@@ -97,7 +108,7 @@ pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<Bytes>, Prob
             ),
         ));
     }
-    Ok(Some(Bytes::copy_from_slice(text.as_bytes())))
+    Ok(Some(Name { key: Bytes::copy_from_slice(text.as_bytes()), asked_ms }))
 }
 
 fn single<'a>(
@@ -124,7 +135,7 @@ fn single<'a>(
 /// client or node that percent-encodes the key differently is still the same
 /// request. It stands in the log: its recipe must not change between versions.
 pub(crate) fn name_write(
-    key: Bytes,
+    name: Name,
     method: &str,
     parts: &[&[u8]],
     condition: Condition,
@@ -151,7 +162,8 @@ pub(crate) fn name_write(
     }
     part(&[u8::from(want_previous)]);
     part(body);
-    IdempotencyKey { key, request_hash: hash.digest128() }
+    let Name { key, asked_ms } = name;
+    IdempotencyKey { key, asked_ms, request_hash: hash.digest128() }
 }
 
 #[cfg(test)]
@@ -196,20 +208,22 @@ mod tests {
         let of = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_str(text).unwrap());
-            idempotency_key(&headers)
+            idempotency_key(&headers, 7)
         };
-        assert_eq!(of("a-1").unwrap().unwrap(), b"a-1".as_slice());
+        let name = of("a-1").unwrap().unwrap();
+        assert_eq!((name.key.as_ref(), name.asked_ms), (b"a-1".as_slice(), 7));
         assert!(of(&"k".repeat(255)).is_ok());
         assert!(of(&"k".repeat(256)).is_err());
         assert!(of("").is_err());
         assert!(of("a b").is_err());
-        assert_eq!(idempotency_key(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(idempotency_key(&HeaderMap::new(), 7).unwrap(), None);
     }
 
     #[test]
     fn every_part_of_a_request_is_in_its_hash() {
         let hash = |method, key: &[u8], condition, previous, body: &[u8]| {
-            name_write(Bytes::new(), method, &[key], condition, previous, body).request_hash
+            let name = Name { key: Bytes::new(), asked_ms: 7 };
+            name_write(name, method, &[key], condition, previous, body).request_hash
         };
         let base = hash("PUT", b"k", Condition::Always, false, b"v");
         assert_eq!(base, hash("PUT", b"k", Condition::Always, false, b"v"));

@@ -9,7 +9,7 @@ use synod_kv::{Command, Outcome, Revision, Taken};
 use tokio::time::timeout_at;
 
 use crate::admission::Admission;
-use crate::call::Deadline;
+use crate::call::{self, Deadline, Name};
 use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
@@ -40,6 +40,15 @@ pub(crate) struct Wrote {
 impl<R: Replica> Context<R> {
     pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
         Self { replica, admission: Admission::new(&limits), counters: Counters::default(), limits }
+    }
+
+    /// The client's name for a write, if it gave one. To be asked for before the body of
+    /// the request is received.
+    ///
+    /// # Errors
+    /// When it is not one.
+    pub(crate) fn name_of(&self, headers: &HeaderMap) -> Result<Option<Name>, Problem> {
+        call::idempotency_key(headers, self.replica.cluster_time_ms())
     }
 
     /// The redirect to the leader, if the request asks for it and this is another

@@ -87,7 +87,7 @@ where
         return Ok(redirected);
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let name = call::idempotency_key(&head.headers)?;
+    let name = context.name_of(&head.headers)?;
     let received = request_body::receive(
         body,
         context.limits.value_bytes_max,
@@ -118,7 +118,8 @@ async fn delete<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Respon
         return Ok(redirected);
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let idempotency = call::idempotency_key(&head.headers)?
+    let idempotency = context
+        .name_of(&head.headers)?
         .map(|name| call::name_write(name, "DELETE", &[&key], condition, want_previous, b""));
     let operation = Operation::Delete { key, condition, want_previous };
     let wrote = context.write(Command { idempotency, operation }, deadline).await?;
@@ -191,6 +192,14 @@ pub(crate) fn refused(outcome: Outcome) -> Problem {
              key.",
         )
         .at(revision),
+        Outcome::IdempotencyLate { revision } => Problem::new(
+            Kind::IdempotencyLate,
+            "This attempt did nothing: it was under way for so long, or this node is so far \
+             behind, that its Idempotency-Key may be forgotten. Whether another attempt with this \
+             key had effect is not known any more: read first, or ask another node.",
+        )
+        .at(revision)
+        .with_effect_unknown(),
         other => {
             // The machine answered another operation than the one that was asked for.
             tracing::error!(outcome = ?other, "an outcome that does not fit its command");

@@ -7,7 +7,7 @@ use http::{Response, StatusCode};
 use synod_kv::http::DeleteBody;
 use synod_kv::{Command, Condition, Operation, Outcome, Revision, layout};
 
-use crate::call::{self, Deadline};
+use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Wrote};
 use crate::key::{at, refused};
 use crate::precondition;
@@ -45,7 +45,7 @@ pub(crate) async fn answer<R: Replica>(
         return Ok(redirected);
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let name = call::idempotency_key(&head.headers)?;
+    let name = context.name_of(&head.headers)?;
     let mut walk = Walk { start: prefix.clone(), prefix, name, commands: 0, expires_ms: None };
     let mut deleted = 0;
     loop {
@@ -104,7 +104,7 @@ struct Walk {
     /// each of them would pass all those tombstones again, on every replica.
     start: Bytes,
     /// The client's name for the whole.
-    name: Option<Bytes>,
+    name: Option<Name>,
     /// Commands so far.
     commands: u64,
     /// Until when the first command is remembered, and with it the whole.
@@ -115,7 +115,7 @@ impl Walk {
     /// The next command.
     fn command(&self, limit: u32) -> Command {
         let idempotency = self.name.as_ref().map(|name| {
-            let name = self.name_of_command(name);
+            let name = Name { key: self.name_of_command(&name.key), asked_ms: name.asked_ms };
             call::name_write(name, "DELETE RANGE", &[&self.prefix], Condition::Always, false, b"")
         });
         let operation = Operation::DeleteRange {

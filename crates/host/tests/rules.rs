@@ -112,6 +112,7 @@ fn whom_a_snapshot_names_is_talked_to() {
         upto: Slot(100),
         durable: Slot(100),
         cluster_time_ms: 0,
+        tick_ms: None,
         own_sequence: 1,
         own_gap: false,
         state: (Slot(100), 5),
@@ -310,4 +311,26 @@ fn a_node_that_comes_back_is_not_taken_for_its_own_past() {
     }
     // As many heartbeats as a node can send in a long life lie between the two.
     assert!(heard[1] - heard[0] > u64::from(u32::MAX / 2), "{heard:?}");
+}
+
+/// While nobody writes, the log's time stands still. A leader lets it pass where the
+/// state wants that, and no longer.
+#[test]
+fn an_idle_leader_lets_time_pass_while_something_is_to_expire() {
+    let (mut cluster, leader) = with_leader(3);
+    let chosen = |cluster: &Cluster| cluster.nodes[&leader].host.status(cluster.now).chosen_upto;
+    let before = chosen(&cluster);
+    cluster.run_for(20 * SECOND_US);
+    assert_eq!(chosen(&cluster), before, "nothing is to expire");
+    let until_ms = cluster.now.0 / 1_000 + 10_000;
+    for node in cluster.nodes.values_mut() {
+        node.wants_time = (2_000, until_ms);
+    }
+    cluster.write(leader, 1, LONG_US);
+    cluster.run_for(30 * SECOND_US);
+    let after = chosen(&cluster);
+    let ticks = after.0 - before.0 - 1;
+    assert!((4..=6).contains(&ticks), "{ticks} values in ten seconds, one each two seconds");
+    cluster.run_for(30 * SECOND_US);
+    assert_eq!(chosen(&cluster), after, "all is over");
 }

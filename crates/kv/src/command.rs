@@ -22,6 +22,10 @@ pub struct IdempotencyKey {
     /// Of method, target, precondition and body: another request under the same
     /// key is refused.
     pub request_hash: u128,
+    /// The cluster time, in milliseconds, that the node which took the request had
+    /// applied then; never more than the log had reached. Whoever sees it knows that the
+    /// request was not made later.
+    pub asked_ms: u64,
 }
 
 /// What a command does if its precondition holds.

@@ -6,7 +6,18 @@
 //! order of expiry, and only its head is ever looked at: what expired leaves from
 //! there, a few entries at a time, and nothing leaves before it expired. (If the
 //! lifetime is set anew, a key may wait behind one that lives longer: it is
-//! remembered too long, never too short.)
+//! remembered too long, never too short.) As long as a record is there, it answers.
+//!
+//! An attempt may be under way for longer than its key is remembered: its node was cut
+//! off, and sends it when it is back. Another attempt had effect meanwhile, and was
+//! forgotten. So each attempt says which cluster time its node had applied when it was
+//! asked, and each key that is forgotten leaves behind until when it was said to be
+//! remembered. An attempt asked before the latest of these is refused: its key may be
+//! among those that are forgotten. Nothing is asked of clocks here. An attempt
+//! asked before another one had effect carries a time that the log had reached before
+//! that, so it is never mistaken for a new request, however long it takes. Keys are
+//! kept for a grace beyond what is said, so that an attempt which takes no longer than
+//! that is not refused.
 
 use std::collections::BTreeMap;
 
@@ -41,14 +52,24 @@ pub(crate) struct Idempotency {
     queue: BTreeMap<u64, Queued>,
     /// The first entry of the queue with its number, so that it is read once.
     head: Option<(u64, Queued)>,
+    /// How long a key is remembered beyond what is said, in milliseconds.
+    grace_ms: u64,
+    /// Whether more may have expired than the last value forgot.
+    is_behind: bool,
 }
 
 /// How many expired keys one value forgets, beside those that make room.
 const EXPIRE_PER_VALUE: usize = 16;
+/// How many expired keys a value without commands forgets: it is there to let time pass.
+const EXPIRE_PER_EMPTY_VALUE: usize = 4_096;
 /// How many expired keys a command forgets to make room for its own.
 const EXPIRE_PER_COMMAND: usize = 64;
 
 impl Idempotency {
+    pub(crate) fn new(grace_ms: u64) -> Self {
+        Idempotency { grace_ms, ..Idempotency::default() }
+    }
+
     /// Forgets a few of the keys whose time is over. To be called once per value,
     /// so that the store shrinks when no new keys come.
     pub(crate) fn expire(
@@ -57,27 +78,36 @@ impl Idempotency {
         batch: &mut WriteSet,
         remembered: &mut Remembered,
         now_ms: u64,
+        is_empty: bool,
     ) -> Result<(), MapError> {
-        for _ in 0..EXPIRE_PER_VALUE {
+        let most = if is_empty { EXPIRE_PER_EMPTY_VALUE } else { EXPIRE_PER_VALUE };
+        self.is_behind = true;
+        for _ in 0..most {
             if !self.expire_one(map, batch, remembered, now_ms)? {
+                self.is_behind = false;
                 break;
             }
         }
         Ok(())
     }
 
-    /// The first answer to this key, if its time is not over.
+    /// The cluster time at which a value without commands would be of use, so that keys
+    /// expire though nobody writes; none when no keys are remembered.
+    pub(crate) fn tick_ms(&self, remembered: &Remembered, now_ms: u64) -> Option<u64> {
+        let pause_ms = if self.is_behind { 0 } else { self.grace_ms / 3 };
+        (remembered.first != remembered.next).then(|| now_ms.saturating_add(pause_ms))
+    }
+
+    /// The first answer to this key.
     pub(crate) fn find(
         &self,
         map: &impl OrderedMap,
         key: &[u8],
-        now_ms: u64,
     ) -> Result<Option<Answered>, MapError> {
-        let found = match self.records.get(key) {
-            Some(staged) => staged.clone(),
-            None => read_record(map, key)?,
-        };
-        Ok(found.filter(|answered| now_ms < answered.expires_ms))
+        match self.records.get(key) {
+            Some(staged) => Ok(staged.clone()),
+            None => read_record(map, key),
+        }
     }
 
     /// Whether another key may be remembered, after expired ones made room.
@@ -148,23 +178,16 @@ impl Idempotency {
             Some(head) if head.0 == number => head,
             _ => (number, self.read_queue(map, number)?),
         };
-        if now_ms < head.expires_ms {
+        if now_ms < head.expires_ms.saturating_add(self.grace_ms) {
             self.head = Some((number, head));
             return Ok(false);
         }
-        // The key may have been used again after its time was over; then its
-        // record has a higher number and stays.
-        let record = match self.records.get(&head.key) {
-            Some(staged) => staged.as_ref().map(|answered| answered.number),
-            None => read_record(map, &head.key)?.map(|answered| answered.number),
-        };
-        if record == Some(number) {
-            batch.delete(&layout::idempotency_key(&head.key));
-            self.records.insert(head.key, None);
-        }
+        batch.delete(&layout::idempotency_key(&head.key));
+        self.records.insert(head.key, None);
         batch.delete(&layout::idempotency_queue_key(number));
         self.queue.remove(&number);
         remembered.first += 1;
+        remembered.forgotten_ms = remembered.forgotten_ms.max(head.expires_ms);
         remembered.bytes = remembered.bytes.checked_sub(head.bytes).ok_or_else(damaged)?;
         Ok(true)
     }
@@ -260,7 +283,9 @@ fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             // Nothing was ever changed at revision 0.
             put_varint(out, current.map_or(0, |current| current.0));
         }
-        Outcome::IdempotencyMismatch { .. } | Outcome::IdempotencyFull { .. } => {
+        Outcome::IdempotencyMismatch { .. }
+        | Outcome::IdempotencyLate { .. }
+        | Outcome::IdempotencyFull { .. } => {
             unreachable!("answers about the key itself are not remembered")
         }
     }

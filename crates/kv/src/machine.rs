@@ -78,7 +78,7 @@ impl<M: OrderedMap> StateMachine<M> {
         commands: &[(ServerId, Command)],
     ) -> Result<Vec<Taken>, MapError> {
         let mut finder = Finder::new(&self.map);
-        self.stage.begin_slot(&self.map, slot, cluster_time_ms)?;
+        self.stage.begin_slot(&self.map, slot, cluster_time_ms, commands.is_empty())?;
         let taken = commands.iter().map(|(id, command)| self.stage.take(&mut finder, *id, command));
         let taken = taken.collect::<Result<_, _>>()?;
         if slot.is_multiple_of(COMPARE_SLOTS) {
@@ -101,7 +101,7 @@ impl<M: OrderedMap> StateMachine<M> {
         slot: u64,
         configurations: Bytes,
     ) -> Result<(), MapError> {
-        self.stage.begin_slot(&self.map, slot, 0)?;
+        self.stage.begin_slot(&self.map, slot, 0, false)?;
         self.stage.set_configurations(configurations);
         if slot.is_multiple_of(COMPARE_SLOTS) {
             self.compared = (slot, self.state_hash());
@@ -140,6 +140,14 @@ impl<M: OrderedMap> StateMachine<M> {
     #[must_use]
     pub fn cluster_time_ms(&self) -> u64 {
         self.stage.state.cluster_time_ms
+    }
+
+    /// The cluster time in milliseconds from which on a value without commands is of use:
+    /// what is remembered for a while expires in the log's time, which stands still
+    /// while nobody writes. None when nothing is to expire.
+    #[must_use]
+    pub fn tick_ms(&self) -> Option<u64> {
+        self.stage.tick_ms()
     }
 
     /// The last command taken from a node: its incarnation and its sequence.

@@ -69,6 +69,12 @@ pub enum Outcome {
         /// The store's revision.
         revision: Revision,
     },
+    /// Keys that may have been used when this attempt was made are forgotten already, and
+    /// its own might be one of them: it came too late. Nothing changed.
+    IdempotencyLate {
+        /// The store's revision.
+        revision: Revision,
+    },
     /// No room to remember another idempotency key. Nothing changed.
     IdempotencyFull {
         /// The store's revision.

@@ -16,6 +16,7 @@ planted_bugs! {
     ConfigurationsForgotten = 36, "the saved state forgets who votes";
     RetryAppliedTwice = 43, "a retry under an idempotency key is carried out again";
     SequenceAppliedTwice = 43, "a command that arrives twice is carried out twice";
+    LateAttemptTaken = 43, "an attempt that was under way until its idempotency key was forgotten is carried out";
     AnswersInMemoryOnly = 43, "answers under idempotency keys are not saved";
     FailedConditionStores = 45, "a compare-and-set whose comparison failed changes the state";
     CacheDecides = 50, "what a command does depends on what this node has cached";

@@ -32,9 +32,9 @@ impl Stage {
         Stage {
             state,
             cache: MetadataCache::new(options.metadata_cache_bytes_max),
-            options,
             records: BTreeMap::new(),
-            idempotency: Idempotency::default(),
+            idempotency: Idempotency::new(options.idempotency_grace_ms),
+            options,
             batch: WriteSet::new(),
             is_changed: false,
         }
@@ -68,6 +68,7 @@ impl Stage {
         map: &impl OrderedMap,
         slot: u64,
         cluster_time_ms: u64,
+        is_empty: bool,
     ) -> Result<(), MapError> {
         let state = &mut self.state;
         assert_eq!(slot, state.applied_slot + 1, "slots are applied in order, each once");
@@ -77,7 +78,12 @@ impl Stage {
         let now_ms = state.cluster_time_ms;
         state.hash.number(slot);
         state.hash.number(now_ms);
-        self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms)
+        self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms, is_empty)
+    }
+
+    /// See [`crate::StateMachine::tick_ms`].
+    pub(crate) fn tick_ms(&self) -> Option<u64> {
+        self.idempotency.tick_ms(&self.state.idempotency, self.state.cluster_time_ms)
     }
 
     /// From now on the state holds these configurations.
@@ -142,10 +148,10 @@ impl Stage {
         idempotency: &IdempotencyKey,
         operation: &Operation,
     ) -> Result<(Outcome, Option<u64>), MapError> {
-        let IdempotencyKey { key, request_hash } = idempotency;
+        let IdempotencyKey { key, request_hash, asked_ms } = idempotency;
         let now_ms = self.state.cluster_time_ms;
         let revision = self.state.revision;
-        let first = self.idempotency.find(finder.map, key, now_ms)?;
+        let first = self.idempotency.find(finder.map, key)?;
         let forgets = self.options.planted.is(Bug::RetryAppliedTwice);
         if let Some(first) = first.filter(|_| !forgets) {
             let outcome = if first.request_hash == *request_hash {
@@ -154,6 +160,11 @@ impl Stage {
                 Outcome::IdempotencyMismatch { revision }
             };
             return Ok((outcome, Some(first.expires_ms)));
+        }
+        // Its key may have been used, and forgotten: nobody can know any more.
+        let is_late = *asked_ms < self.state.idempotency.forgotten_ms;
+        if is_late && !self.options.planted.is(Bug::LateAttemptTaken) {
+            return Ok((Outcome::IdempotencyLate { revision }, None));
         }
         let has_room = self.idempotency.make_room(
             finder.map,
@@ -395,6 +406,7 @@ fn hash_outcome(state: &mut State, outcome: &Outcome) {
         }
         Outcome::IdempotencyMismatch { revision } => (6, revision, 0),
         Outcome::IdempotencyFull { revision } => (7, revision, 0),
+        Outcome::IdempotencyLate { revision } => (8, revision, 0),
     };
     for number in [kind, revision.0, detail] {
         state.hash.number(number);

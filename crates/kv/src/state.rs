@@ -41,6 +41,8 @@ pub(crate) struct Remembered {
     pub(crate) first: u64,
     pub(crate) next: u64,
     pub(crate) bytes: u64,
+    /// The latest time until which a key that is forgotten was said to be remembered.
+    pub(crate) forgotten_ms: u64,
 }
 
 /// Whether a command is the next one of its origin.
@@ -51,8 +53,9 @@ pub(crate) enum Sequence {
     Gap,
 }
 
-/// Format 1 ends with the origins: its members are those of the beginning.
-const FORMATS: [u8; 2] = [1, 2];
+/// Format 1 ends with the origins: its members are those of the beginning. Formats 1 and 2
+/// don't say until when the keys that are forgotten were to be remembered.
+const FORMATS: [u8; 3] = [1, 2, 3];
 
 /// The most bytes that a host may keep in the state.
 const CONFIGURATIONS_BYTES_MAX: u64 = 1 << 20;
@@ -81,7 +84,7 @@ impl State {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>, planted: Planted) {
-        out.push(FORMATS[1]);
+        out.push(FORMATS[2]);
         put_varint(out, self.applied_slot);
         let behind = u64::from(planted.is(Bug::RevisionBehindData));
         put_varint(out, self.revision.0.saturating_sub(behind));
@@ -90,6 +93,7 @@ impl State {
         put_varint(out, self.idempotency.first);
         put_varint(out, self.idempotency.next);
         put_varint(out, self.idempotency.bytes);
+        put_varint(out, self.idempotency.forgotten_ms);
         let kept = if planted.is(Bug::SequencesForgotten) { 0 } else { self.origins.len() };
         put_varint(out, kept as u64);
         for (origin, last) in self.origins.iter().take(kept) {
@@ -160,6 +164,7 @@ impl State {
                 first: reader.varint()?,
                 next: reader.varint()?,
                 bytes: reader.varint()?,
+                forgotten_ms: if format < FORMATS[2] { 0 } else { reader.varint()? },
             },
             origins: BTreeMap::new(),
             configurations: Bytes::new(),
@@ -227,6 +232,7 @@ mod tests {
     #[test]
     fn every_damage_of_the_record_is_an_error_or_another_state() {
         let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
+        state.idempotency.forgotten_ms = 600_000;
         state.take(id(1, 2, 1), 9);
         state.take(id(900, 1 << 40, 1), 9);
         state.configurations = Bytes::from_static(b"who votes");
@@ -246,12 +252,17 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_the_first_format_is_read() {
+    fn records_of_earlier_formats_are_read() {
         let mut state = State { applied_slot: 300, ..State::default() };
         state.take(id(1, 2, 1), 9);
         let mut record = Vec::new();
         state.encode(&mut record, Planted::NONE);
-        assert_eq!((record[0], record.pop()), (FORMATS[1], Some(0)), "no configurations");
+        // Of one byte each: two of the slot, revision, time; eight of the hash; three numbers.
+        let forgotten_at = 1 + 4 + 8 + 3;
+        assert_eq!((record[0], record.remove(forgotten_at)), (FORMATS[2], 0), "none forgotten");
+        record[0] = FORMATS[1];
+        assert_eq!(State::decode(&record), Ok(state.clone()));
+        assert_eq!(record.pop(), Some(0), "no configurations");
         record[0] = FORMATS[0];
         assert_eq!(State::decode(&record), Ok(state));
     }

@@ -11,12 +11,14 @@ struct Cluster {
     slot: u64,
     now_ms: u64,
     sequence: u64,
+    /// What the next attempt says; none: the time that was applied before it.
+    asked_ms: Option<u64>,
 }
 
 impl Cluster {
     fn new(options: KvOptions) -> Self {
         let machine = StateMachine::open(MemoryMap::new(), options).unwrap();
-        Cluster { machine, slot: 0, now_ms: 0, sequence: 0 }
+        Cluster { machine, slot: 0, now_ms: 0, sequence: 0, asked_ms: None }
     }
 
     fn put(&mut self, idempotency: u64, value: &[u8]) -> Taken {
@@ -29,7 +31,9 @@ impl Cluster {
             condition: Condition::Always,
             want_previous: true,
         };
-        let idempotency = Some(IdempotencyKey { key, request_hash: value.len() as u128 });
+        let asked_ms = self.asked_ms.unwrap_or(self.machine.cluster_time_ms());
+        let request_hash = value.len() as u128;
+        let idempotency = Some(IdempotencyKey { key, request_hash, asked_ms });
         let command = Command { idempotency, operation };
         let id = ServerId { origin: 1, incarnation: 1, sequence: self.sequence };
         let mut taken = self.machine.apply(self.slot, self.now_ms, &[(id, command)]).unwrap();
@@ -51,20 +55,91 @@ fn is_full(taken: &Taken) -> bool {
     matches!(taken, Taken::Applied { outcome: Outcome::IdempotencyFull { .. }, .. })
 }
 
+fn is_late(taken: &Taken) -> bool {
+    matches!(taken, Taken::Applied { outcome: Outcome::IdempotencyLate { .. }, .. })
+}
+
 fn is_stored(taken: &Taken) -> bool {
     matches!(taken, Taken::Applied { outcome: Outcome::Stored { .. }, .. })
 }
 
+const TTL_MS: u64 = 10 * 60 * 1000;
+const GRACE_MS: u64 = 60 * 1000;
+
 #[test]
-fn a_key_is_remembered_ten_minutes_of_cluster_time_and_no_less() {
+fn a_key_is_said_to_be_remembered_ten_minutes_and_is_a_minute_longer() {
     let mut cluster = Cluster::new(KvOptions::default());
     cluster.now_ms = 5;
     let first = cluster.put(1, b"a");
-    cluster.now_ms = 5 + 10 * 60 * 1000 - 1;
+    let Taken::Applied { idempotency_expires_ms: Some(expires_ms), .. } = first else {
+        panic!("{first:?}");
+    };
+    assert_eq!(expires_ms, 5 + TTL_MS);
+    cluster.now_ms = expires_ms + GRACE_MS - 1;
     assert_eq!(cluster.put(1, b"a"), first);
     cluster.now_ms += 1;
     let later = cluster.put(1, b"a");
     assert!(is_stored(&later) && later != first);
+}
+
+#[test]
+fn an_attempt_that_was_under_way_until_its_key_was_forgotten_has_no_effect() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    cluster.now_ms = 1_000;
+    cluster.put(2, b"before");
+    // One attempt is asked now, and is delayed. Another one is not.
+    let asked_ms = cluster.machine.cluster_time_ms();
+    cluster.now_ms = 2_000;
+    let first = cluster.put(1, b"a");
+    assert!(is_stored(&first));
+    cluster.asked_ms = Some(asked_ms);
+    cluster.now_ms = 2_000 + TTL_MS + GRACE_MS - 1;
+    assert_eq!(cluster.put(1, b"a"), first, "it is remembered");
+    let revision = cluster.machine.revision();
+    cluster.now_ms += 1;
+    assert!(is_late(&cluster.put(1, b"a")));
+    assert!(is_late(&cluster.put(3, b"a")), "nobody knows which keys were used");
+    // Whoever asks after the time that was told asks anew.
+    for (asked_ms, is_new) in [(2_000 + TTL_MS - 1, false), (2_000 + TTL_MS, true)] {
+        cluster.asked_ms = Some(asked_ms);
+        assert_eq!(is_stored(&cluster.put(1, b"a")), is_new, "asked at {asked_ms}");
+        assert_eq!(cluster.machine.revision() > revision, is_new);
+    }
+}
+
+#[test]
+fn what_was_forgotten_stays_so_after_a_restart() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    cluster.now_ms = 2_000;
+    cluster.put(1, b"a");
+    cluster.now_ms += TTL_MS + GRACE_MS;
+    cluster.noop();
+    cluster.machine.commit().unwrap();
+    let map = cluster.machine.map().clone();
+    cluster.machine = StateMachine::open(map, KvOptions::default()).unwrap();
+    cluster.asked_ms = Some(2_000);
+    assert!(is_late(&cluster.put(1, b"a")));
+}
+
+#[test]
+fn after_a_long_silence_a_fresh_request_is_not_too_late() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    for number in 0..100 {
+        cluster.now_ms += 1;
+        cluster.put(number, b"v");
+    }
+    // Nobody writes for a day. The leader lets time pass where the machine asks for it.
+    let mut ticks = 0;
+    while let Some(tick_ms) = cluster.machine.tick_ms() {
+        cluster.now_ms = cluster.now_ms.max(tick_ms);
+        cluster.noop();
+        ticks += 1;
+    }
+    assert!(ticks <= 3 * (TTL_MS + GRACE_MS) / GRACE_MS + 1, "{ticks} values");
+    assert_eq!(cluster.entries(), 0);
+    cluster.now_ms += 24 * 60 * 60 * 1_000;
+    assert!(is_stored(&cluster.put(1, b"w")));
+    assert!(is_stored(&cluster.put(2, b"w")));
 }
 
 #[test]
@@ -80,7 +155,7 @@ fn a_stamp_that_goes_back_forgets_nothing_and_lives_no_longer() {
 #[test]
 fn new_keys_are_refused_while_the_old_ones_live() {
     let options = KvOptions { idempotency_records_max: 100, ..KvOptions::default() };
-    let mut cluster = Cluster::new(options.clone());
+    let mut cluster = Cluster::new(options);
     for number in 0..100 {
         assert!(is_stored(&cluster.put(number, b"v")));
     }
@@ -88,19 +163,21 @@ fn new_keys_are_refused_while_the_old_ones_live() {
     assert!(is_full(&cluster.put(100, b"v")));
     assert!(is_stored(&cluster.put(0, b"v")), "a retry gets its answer all the same");
     assert_eq!(cluster.machine.revision(), revision);
-    cluster.now_ms = options.idempotency_ttl_ms;
+    cluster.now_ms = TTL_MS + GRACE_MS;
+    cluster.asked_ms = Some(cluster.now_ms);
     assert!(is_stored(&cluster.put(100, b"v")));
 }
 
 #[test]
 fn the_bytes_of_answers_are_bounded_too() {
     let options = KvOptions { idempotency_bytes_max: 10_000, ..KvOptions::default() };
-    let mut cluster = Cluster::new(options.clone());
+    let mut cluster = Cluster::new(options);
     let value = [7; 1000];
     let kept = (0..100).take_while(|number| is_stored(&cluster.put(*number, &value))).count();
     // Each answer but the first has the replaced value in it.
     assert_eq!(kept, 11);
-    cluster.now_ms = options.idempotency_ttl_ms;
+    cluster.now_ms = TTL_MS + GRACE_MS;
+    cluster.asked_ms = Some(cluster.now_ms);
     assert!(is_stored(&cluster.put(200, &value)));
     assert_eq!(cluster.entries(), 2);
 }
@@ -112,14 +189,15 @@ fn what_expired_goes_a_few_at_a_time_even_when_no_more_keys_come() {
         cluster.put(number, b"v");
     }
     assert_eq!(cluster.entries(), 200);
-    cluster.now_ms = KvOptions::default().idempotency_ttl_ms;
-    cluster.noop();
+    cluster.now_ms = TTL_MS + GRACE_MS;
+    cluster.asked_ms = Some(cluster.now_ms);
+    cluster.put(100, b"v");
     let left = cluster.entries();
-    assert!(0 < left && left < 200, "{left} left after one slot");
-    for _ in 0..10 {
-        cluster.noop();
-    }
-    assert_eq!(cluster.entries(), 0);
+    assert!(2 < left && left < 200, "{left} left after one slot");
+    assert_eq!(cluster.machine.tick_ms(), Some(cluster.now_ms), "there is more to forget");
+    cluster.noop();
+    assert_eq!(cluster.entries(), 2, "a value without commands has time for all");
+    assert_eq!(cluster.machine.tick_ms(), Some(cluster.now_ms + GRACE_MS / 3));
 }
 
 #[test]
@@ -128,13 +206,15 @@ fn a_key_used_again_after_its_time_is_not_forgotten_with_its_first_use() {
     for number in 0..100 {
         cluster.put(number, b"v");
     }
-    cluster.now_ms = KvOptions::default().idempotency_ttl_ms;
+    cluster.now_ms = TTL_MS + GRACE_MS;
+    cluster.asked_ms = Some(cluster.now_ms);
     // Not all that expired are gone after this one, the 99th among them.
+    let first = cluster.put(99, b"v");
+    assert!(is_stored(&first), "as long as it is there it answers");
+    cluster.noop();
     let again = cluster.put(99, b"w");
-    assert!(is_stored(&again));
-    for _ in 0..10 {
-        cluster.noop();
-    }
+    assert!(is_stored(&again) && again != first);
+    cluster.noop();
     assert_eq!(cluster.entries(), 2);
     assert_eq!(cluster.put(99, b"w"), again);
 }

@@ -13,6 +13,7 @@ use synod_kv::{
 
 const IDEMPOTENCY_RECORDS_MAX: usize = 3;
 const IDEMPOTENCY_TTL_MS: u64 = 100;
+const IDEMPOTENCY_GRACE_MS: u64 = 30;
 const DELETE_RANGE_KEYS_MAX: u32 = 4;
 
 /// What the commands should do, said as plainly as possible.
@@ -23,6 +24,7 @@ struct Model {
     keys: BTreeMap<Bytes, KeyRecord>,
     origins: BTreeMap<u32, (u64, u64)>,
     answers: Vec<Answer>,
+    forgotten_ms: u64,
 }
 
 struct Answer {
@@ -33,6 +35,15 @@ struct Answer {
 }
 
 impl Model {
+    fn begin_slot(&mut self, passed_ms: u64) {
+        self.now_ms += passed_ms;
+        let now_ms = self.now_ms;
+        let over = |answer: &Answer| answer.expires_ms + IDEMPOTENCY_GRACE_MS <= now_ms;
+        let gone = self.answers.iter().filter(|answer| over(answer)).map(|gone| gone.expires_ms);
+        self.forgotten_ms = gone.fold(self.forgotten_ms, u64::max);
+        self.answers.retain(|answer| !over(answer));
+    }
+
     fn take(&mut self, id: ServerId, command: &Command) -> Taken {
         let next = match self.origins.get(&id.origin) {
             Some((incarnation, sequence)) if *incarnation == id.incarnation => {
@@ -54,7 +65,6 @@ impl Model {
         let Some(idempotency) = &command.idempotency else {
             return applied(self.carry_out(&command.operation), None);
         };
-        self.answers.retain(|answer| answer.expires_ms > self.now_ms);
         if let Some(answer) = self.answers.iter().find(|answer| answer.key == idempotency.key) {
             let outcome = if answer.hash == idempotency.request_hash {
                 answer.outcome.clone()
@@ -62,6 +72,9 @@ impl Model {
                 Outcome::IdempotencyMismatch { revision }
             };
             return applied(outcome, Some(answer.expires_ms));
+        }
+        if idempotency.asked_ms < self.forgotten_ms {
+            return applied(Outcome::IdempotencyLate { revision }, None);
         }
         if self.answers.len() == IDEMPOTENCY_RECORDS_MAX {
             return applied(Outcome::IdempotencyFull { revision }, None);
@@ -191,9 +204,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 fn command() -> impl Strategy<Value = Command> {
-    let idempotency = (0u8..6, 0u128..2).prop_map(|(key, request_hash)| IdempotencyKey {
-        key: Bytes::from(vec![key]),
-        request_hash,
+    let idempotency = (0u8..6, 0u128..2, 0u64..1_000).prop_map(|(key, request_hash, asked_ms)| {
+        IdempotencyKey { key: Bytes::from(vec![key]), request_hash, asked_ms }
     });
     (prop::option::weighted(0.4, idempotency), operation())
         .prop_map(|(idempotency, operation)| Command { idempotency, operation })
@@ -245,6 +257,7 @@ impl Senders {
 fn options(metadata_cache_bytes_max: usize) -> KvOptions {
     KvOptions {
         idempotency_ttl_ms: IDEMPOTENCY_TTL_MS,
+        idempotency_grace_ms: IDEMPOTENCY_GRACE_MS,
         idempotency_records_max: IDEMPOTENCY_RECORDS_MAX as u64,
         delete_range_keys_max: DELETE_RANGE_KEYS_MAX,
         metadata_cache_bytes_max,
@@ -271,7 +284,7 @@ proptest! {
         let mut one = StateMachine::open(MemoryMap::new(), options(1 << 20)).unwrap();
         let mut two = StateMachine::open(MemoryMap::new(), options(cache)).unwrap();
         for (number, slot) in (1..).zip(&slots) {
-            model.now_ms += slot.passed_ms;
+            model.begin_slot(slot.passed_ms);
             let commands: Vec<(ServerId, Command)> = slot
                 .commands
                 .iter()

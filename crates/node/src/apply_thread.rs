@@ -204,6 +204,7 @@ impl Applier {
             upto: self.applied(),
             durable: self.shared.state.durable(),
             cluster_time_ms: self.machine.cluster_time_ms(),
+            tick_ms: self.machine.tick_ms(),
             own_sequence: self.own_sequence,
             own_gap: std::mem::take(&mut self.own_gap),
             state: (Slot(compared.0), compared.1),

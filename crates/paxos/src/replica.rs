@@ -335,6 +335,12 @@ impl Replica {
         self.leading_with_room().and_then(|_| self.pacing.due_at(&self.options))
     }
 
+    /// Whether this node leads, and all that was ever proposed is applied here.
+    #[must_use]
+    pub fn is_idle_leader(&self) -> bool {
+        matches!(&self.proposer, Proposer::Leading(leading) if leading.proposed_upto() == self.applied)
+    }
+
     /// The leader's state, if a new value may be proposed as far as limits go.
     fn leading_with_room(&self) -> Option<&Leading> {
         let Proposer::Leading(leading) = &self.proposer else { return None };

@@ -279,6 +279,7 @@ impl World<'_> {
         process.machine.commit().expect("memory does not fail");
         process.applied.upto = Slot(process.machine.applied_slot());
         process.applied.cluster_time_ms = process.machine.cluster_time_ms();
+        process.applied.tick_ms = process.machine.tick_ms();
         // More often than real nodes compare, so that the hosts' own check is at work too.
         process.applied.state = (process.applied.upto, process.machine.state_hash());
         let applied = Applied { own_gap, ..process.applied.clone() };

@@ -39,6 +39,9 @@ pub(crate) enum Mode {
 struct Open {
     operation: usize,
     attempts: u32,
+    /// The cluster time that its first node had applied when it was asked. Its idempotency
+    /// key is remembered for its time from then on at least.
+    asked_ms: u64,
 }
 
 /// One sending of an operation to a node.
@@ -165,8 +168,16 @@ fn encode(
     let idempotency = keyed.then(|| IdempotencyKey {
         key: Bytes::from(name.to_le_bytes().to_vec()),
         request_hash: u128::from(name),
+        asked_ms: 0,
     });
     command::encode(&Command { idempotency, operation })
+}
+
+/// A command under an idempotency key, as a node writes it down that has applied this time.
+fn asked_at(encoded: &Bytes, asked_ms: u64) -> Bytes {
+    let mut command = command::decode(encoded.clone()).expect("it was encoded here");
+    command.idempotency.as_mut().expect("it has a key").asked_ms = asked_ms;
+    command::encode(&command)
 }
 
 impl World<'_> {
@@ -187,19 +198,33 @@ impl World<'_> {
             return Ok(());
         }
         let node = self.clients.draw_node(&living);
+        let asked_ms = self.applied_ms(node);
         let open = match self.clients.open[client] {
             Some(open) => Open { attempts: open.attempts + 1, ..open },
             None => {
                 let operation = self.clients.invent(client, &self.plan.load, self.now_us);
                 self.clients.operations.push(operation);
-                Open { operation: self.clients.operations.len() - 1, attempts: 1 }
+                Open { operation: self.clients.operations.len() - 1, attempts: 1, asked_ms }
             }
         };
+        if asked_ms > open.asked_ms.saturating_add(self.plan.keys.ttl_ms) {
+            // From now on it may be a new request to the cluster.
+            self.clients.operations[open.operation].ambiguous = true;
+            self.rest(client);
+            return Ok(());
+        }
         self.clients.open[client] = Some(open);
-        self.attempt(client, open.operation, node)
+        self.attempt(client, open.operation, node, asked_ms)
     }
 
-    fn attempt(&mut self, client: usize, operation: usize, id: NodeId) -> Check {
+    /// The cluster time that a living node has applied.
+    fn applied_ms(&self, id: NodeId) -> u64 {
+        let process =
+            self.nodes[id.0 as usize - 1].process.as_ref().expect("it was chosen among the living");
+        process.machine.cluster_time_ms()
+    }
+
+    fn attempt(&mut self, client: usize, operation: usize, id: NodeId, asked_ms: u64) -> Check {
         let now_us = self.now_us;
         let clients = &mut self.clients;
         clients.last_request += 1;
@@ -208,7 +233,8 @@ impl World<'_> {
         clients.attempts.insert(request, attempt);
         let patience_us = clients.rng.u64(100_000..2_000_000);
         let Operation { command, key, request: asked, keyed, .. } = &clients.operations[operation];
-        let (command, is_write) = (command.clone(), *asked != Request::Get);
+        let is_write = *asked != Request::Get;
+        let command = if *keyed { asked_at(command, asked_ms) } else { command.clone() };
         self.trace.note(
             now_us,
             [words::ASKS, request.0, operation as u64, u64::from(id.0)],
@@ -221,7 +247,8 @@ impl World<'_> {
         let node = self.node(id);
         let (life, deadline) = (node.life, node.clock.read(now_us).plus_us(patience_us));
         if is_write {
-            self.checks.exactly_once.submitted(id.0, life, request, operation);
+            let sent = command.clone();
+            self.checks.exactly_once.submitted(id.0, life, request, operation, sent);
             self.hear(id, Event::Write { request, command, deadline })
         } else {
             self.hear(id, Event::Read { request, deadline })
@@ -247,13 +274,18 @@ impl World<'_> {
         let Some(attempt) = self.clients.take(request) else { return };
         let Attempt { client, operation: index, sent_us, .. } = attempt;
         self.note_answer(&answer);
+        let is_late = matches!(answer, Answer::Outcome(Outcome::IdempotencyLate { .. }));
         self.trace.note(
             now_us,
             [words::ANSWERS, request.0, index as u64, revision_of(&answer).0],
             || format!("{id} answers client {client}: #{index} {answer:?}"),
         );
+        // It had no effect, so it may be asked again, under the key that it has.
+        if is_late && self.asks_again(client) {
+            return;
+        }
         let operation = &mut self.clients.operations[index];
-        if let Some(liveness) = &mut self.checks.liveness {
+        if let Some(liveness) = self.checks.liveness.as_mut().filter(|_| !is_late) {
             liveness.answered(id, operation.is_write(), sent_us, now_us);
         }
         operation.returned = Some((now_us, answer));
@@ -352,6 +384,9 @@ impl World<'_> {
             Answer::Outcome(Outcome::IdempotencyFull { .. }) => {
                 self.coverage.rare(Rare::KeyTableFull);
             }
+            Answer::Outcome(Outcome::IdempotencyLate { .. }) => {
+                self.coverage.rare(Rare::AttemptLate);
+            }
             _ => {}
         }
     }
@@ -372,6 +407,7 @@ fn revision_of(answer: &Answer) -> Revision {
             | Outcome::RangeDeleted { revision, .. }
             | Outcome::ConditionFailed { revision, .. }
             | Outcome::IdempotencyMismatch { revision }
+            | Outcome::IdempotencyLate { revision }
             | Outcome::IdempotencyFull { revision },
         ) => *revision,
     }

@@ -69,6 +69,8 @@ rare! {
     CommandGap "command ahead of its predecessor",
     KeyReplayed "retry under its idempotency key answered again",
     KeyTableFull "no room for an idempotency key",
+    AttemptLate "attempt refused as too late for its idempotency key",
+    AttemptLateTwin "attempt refused as too late, another one's effect forgotten",
     ConditionFailed "precondition failed",
     RefusedNoLeader "refused: no leader",
     RefusedOverloaded "refused: overloaded",

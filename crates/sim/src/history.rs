@@ -26,6 +26,25 @@ pub enum Answer {
     Refused,
 }
 
+impl Answer {
+    /// Whether it tells what became of the request.
+    #[must_use]
+    pub fn tells(&self) -> bool {
+        match self {
+            Answer::Refused => false,
+            Answer::Outcome(outcome) => !is_about_the_key(outcome),
+            Answer::Found(..) => true,
+        }
+    }
+}
+
+/// Whether nothing was done, or looked up, only since the idempotency key could not be
+/// remembered or might be forgotten.
+#[must_use]
+pub(crate) fn is_about_the_key(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::IdempotencyFull { .. } | Outcome::IdempotencyLate { .. })
+}
+
 /// One operation of a client, from its first attempt to its last.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Operation {
@@ -37,7 +56,7 @@ pub struct Operation {
     pub request: Request,
     /// Under an idempotency key.
     pub keyed: bool,
-    /// The command as it was sent; empty for a read.
+    /// The command, as if it were asked at cluster time zero; empty for a read.
     pub command: Bytes,
     /// When it was first sent.
     pub called_us: u64,

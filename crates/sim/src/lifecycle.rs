@@ -33,6 +33,7 @@ impl World<'_> {
             durable: Slot(self.node(id).state.slot),
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: 0,
+            tick_ms: machine.tick_ms(),
             own_gap: false,
             state: (Slot(machine.applied_slot()), machine.state_hash()),
         };
@@ -198,11 +199,10 @@ pub(crate) fn limits(plan: &Plan) -> Limits {
 
 fn kv_options(plan: &Plan) -> KvOptions {
     KvOptions {
-        // Longer than any run, by the fastest clock: an attempt that the cluster itself
-        // delays for longer than a key is remembered has effect as a new request.
-        idempotency_ttl_ms: 60 * 60 * 1_000,
+        idempotency_ttl_ms: plan.keys.ttl_ms,
+        idempotency_grace_ms: plan.keys.grace_ms,
         metadata_cache_bytes_max: plan.sizes.metadata_cache_bytes_max,
-        idempotency_records_max: plan.sizes.idempotency_records_max,
+        idempotency_records_max: plan.keys.records_max,
         planted: planted::machine(plan.bug),
         ..KvOptions::default()
     }

@@ -39,6 +39,8 @@ pub struct Plan {
     pub sizes: Sizes,
     /// How much of their journals nodes keep for others.
     pub tail: Tail,
+    /// Idempotency keys.
+    pub keys: Keys,
     /// What the clients do.
     pub load: Load,
     /// Every message passes through the encoding that real nodes use.
@@ -85,8 +87,17 @@ pub struct Sizes {
     pub segment_groups: usize,
     /// Memory of the state machine for what is known of keys.
     pub metadata_cache_bytes_max: usize,
-    /// Idempotency keys that are remembered.
-    pub idempotency_records_max: u64,
+}
+
+/// How idempotency keys are remembered.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Keys {
+    /// How many.
+    pub records_max: u64,
+    /// How long, in milliseconds of cluster time, as clients are told.
+    pub ttl_ms: u64,
+    /// How much longer in truth, in milliseconds of cluster time.
+    pub grace_ms: u64,
 }
 
 /// How much of its journal a node keeps for others; see [`synod_paxos::Options`].
@@ -155,6 +166,7 @@ impl Plan {
                 flush_us: [300_000, 3_000_000][rng.usize(..2)],
             },
             sizes: draw_sizes(&mut rng),
+            keys: draw_keys(&mut rng, seed),
             tail: draw_tail(seed),
             load,
             encodes_messages: rng.u8(..4) == 0,
@@ -228,6 +240,7 @@ impl fmt::Display for Plan {
         writeln!(f, "pace: {:?}", self.pace)?;
         writeln!(f, "sizes: {:?}", self.sizes)?;
         writeln!(f, "tail: {:?}", self.tail)?;
+        writeln!(f, "keys: {:?}", self.keys)?;
         write!(f, "load: {:?}, encodes messages: {}", self.load, self.encodes_messages)
     }
 }
@@ -277,6 +290,12 @@ fn draw_sizes(rng: &mut Rng) -> Sizes {
         queue_entries_max: [8, 16, 131_072][rng.usize(..3)],
         segment_groups: [2, 16, 500][rng.usize(..3)],
         metadata_cache_bytes_max: [0, 200, 1 << 20][rng.usize(..3)],
-        idempotency_records_max: [20, 1_000_000, 1_000_000][rng.usize(..3)],
     }
+}
+
+fn draw_keys(rng: &mut Rng, seed: u64) -> Keys {
+    let records_max = [20, 1_000_000, 1_000_000][rng.usize(..3)];
+    let mut rng = Rng::with_seed(seed ^ 0x5eed_0003);
+    let ttl_ms = [600_000, 60_000, 10_000][rng.usize(..3)];
+    Keys { records_max, ttl_ms, grace_ms: [ttl_ms / 10, 1_000][rng.usize(..2)] }
 }

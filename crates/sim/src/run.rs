@@ -5,14 +5,12 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::{Deserialize, Serialize};
-use synod_kv::Outcome;
 use synod_paxos::NodeId;
 
 use crate::checkers::liveness::Liveness;
 use crate::checkers::{Check, Checker, Violation, demand, linearizability};
 use crate::client::Mode;
 use crate::coverage::{Coverage, Rare};
-use crate::history::Answer;
 use crate::node::{Node, Process};
 use crate::plan::Plan;
 use crate::trace::{Sink, Trace};
@@ -174,7 +172,21 @@ impl World<'_> {
         while self.commands_waiting(&living) > 0 && self.now_us < bound_us {
             self.step()?;
         }
-        self.run_until(self.now_us + SETTLE_US)
+        self.run_until(self.now_us + SETTLE_US)?;
+        // As long as idempotency keys are remembered the leader lets time pass in the log,
+        // and somebody may just be about to apply that.
+        let bound_us = self.now_us + SETTLE_US;
+        while self.liveness().ended(&self.applied()).is_err() && self.now_us < bound_us {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// How far each of those has applied that must answer.
+    fn applied(&self) -> Vec<(NodeId, u64)> {
+        let watched = self.nodes.iter().filter(|node| self.liveness().watches(node.id));
+        let living = watched.filter_map(|node| Some((node.id, node.process.as_ref()?)));
+        living.map(|(id, process)| (id, process.machine.applied_slot())).collect()
     }
 
     /// How long the healed may take until each has answered.
@@ -222,13 +234,9 @@ impl World<'_> {
     /// What can be said only at the end.
     fn finish(&mut self) -> Check {
         self.dismiss_removed();
-        let mut applied = Vec::new();
-        for node in self.nodes.iter().filter(|node| self.liveness().watches(node.id)) {
-            if let Some(process) = &node.process {
-                let slot = process.machine.applied_slot();
-                self.checks.durability.ended(node.id, slot)?;
-                applied.push((node.id, slot));
-            }
+        let applied = self.applied();
+        for (id, slot) in &applied {
+            self.checks.durability.ended(*id, *slot)?;
         }
         self.liveness().ended(&applied)?;
         let operations = &self.clients.operations;
@@ -242,6 +250,9 @@ impl World<'_> {
             }
             if settled.as_ref().is_some_and(|settled| settled.commands > 1) {
                 self.coverage.rare(Rare::KeyReplayed);
+            }
+            if settled.as_ref().is_some_and(|settled| settled.late > 0) {
+                self.coverage.rare(Rare::AttemptLateTwin);
             }
         }
         linearizability::check(operations, &settled, self.plan.load.keys)?;
@@ -262,11 +273,8 @@ impl World<'_> {
         (0..changes).for_each(|_| self.coverage.rare(Rare::MembersChanged));
         report.coverage = std::mem::take(&mut self.coverage);
         report.operations = self.clients.operations.len() as u64;
-        let answered = |answer: &Answer| {
-            !matches!(answer, Answer::Refused | Answer::Outcome(Outcome::IdempotencyFull { .. }))
-        };
         let operations = self.clients.operations.iter();
-        let told = operations.filter(|o| o.returned.as_ref().is_some_and(|(_, a)| answered(a)));
+        let told = operations.filter(|o| o.returned.as_ref().is_some_and(|(_, a)| a.tells()));
         report.answered = told.count() as u64;
         report.simulated_us = self.now_us;
         let liveness = self.checks.liveness.as_ref();

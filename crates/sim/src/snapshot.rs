@@ -275,6 +275,7 @@ impl World<'_> {
             durable: Slot(slot),
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: last.map_or(0, |(_, sequence)| sequence),
+            tick_ms: machine.tick_ms(),
             own_gap: false,
             state: (Slot(slot), hash),
         };

@@ -180,10 +180,25 @@ fn every_cut_command_entry_and_batch_is_an_error() {
 #[test]
 fn a_command_of_another_version_or_with_unknown_flags_is_refused() {
     let encoded = command::encode(&commands()[0].1).to_vec();
-    for (at, byte) in [(0, 2), (0, 0), (1, 0), (1, 9), (2, 0x80), (2, 4), (3, 9)] {
+    for (at, byte) in [(0, 3), (0, 0), (1, 0), (1, 9), (2, 0x80), (2, 4), (3, 9)] {
         let mut other = encoded.clone();
         other[at] = byte;
         assert!(command::decode(other.into()).is_err(), "byte {at} = {byte}");
+    }
+}
+
+#[test]
+fn a_command_of_the_first_version_is_never_too_late() {
+    for (name, mut sample) in commands() {
+        let encoded = command::encode(&sample);
+        let mut first = encoded.to_vec();
+        first[0] = 1;
+        if let Some(idempotency) = &mut sample.idempotency {
+            idempotency.asked_ms = u64::MAX;
+            // Version, operation, flags, condition and the request's hash go before it.
+            first.drain(20..28);
+        }
+        assert_eq!(command::decode(first.into()), Ok(sample), "{name}");
     }
 }
 

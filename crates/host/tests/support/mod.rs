@@ -33,6 +33,8 @@ pub(crate) struct Node {
     pub(crate) is_dead: bool,
     /// Whose members it was told to talk to.
     pub(crate) talks_to: Vec<Arc<Configuration>>,
+    /// The state wants the time after each pause of so many milliseconds, until that time.
+    pub(crate) wants_time: (u64, u64),
     last_of_origin: BTreeMap<u32, u64>,
     waiters: VecDeque<Waiter>,
     applied: Applied,
@@ -196,6 +198,7 @@ impl Node {
             upto: Slot::ZERO,
             durable: Slot::ZERO,
             cluster_time_ms: 0,
+            tick_ms: None,
             own_sequence: 0,
             own_gap: false,
             state: (Slot::ZERO, 0),
@@ -217,6 +220,7 @@ impl Node {
             forwards_sent: 0,
             is_dead: false,
             talks_to,
+            wants_time: (0, 0),
             last_of_origin: BTreeMap::new(),
             waiters: VecDeque::new(),
             applied,
@@ -239,6 +243,8 @@ impl Node {
                 self.take(me, entry.id, entry.command);
             }
         }
+        let ((pause_ms, until_ms), now_ms) = (self.wants_time, self.applied.cluster_time_ms);
+        self.applied.tick_ms = (now_ms < until_ms).then_some(now_ms + pause_ms);
         self.applied.clone()
     }
 

@@ -86,6 +86,8 @@ pub enum ProblemKind {
     NotTransferred,
     /// No more idempotency keys can be remembered now.
     IdempotencyFull,
+    /// The attempt was under way for longer than its idempotency key may be remembered.
+    IdempotencyLate,
     /// The disks of too many nodes are below their reserve.
     NoRoom,
     /// Too many requests wait already.
@@ -106,7 +108,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 27] = [
+    pub const ALL: [ProblemKind; 28] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -126,6 +128,7 @@ impl ProblemKind {
         ProblemKind::ChangeUnsafe,
         ProblemKind::NotTransferred,
         ProblemKind::IdempotencyFull,
+        ProblemKind::IdempotencyLate,
         ProblemKind::NoRoom,
         ProblemKind::Overloaded,
         ProblemKind::NoLeader,
@@ -190,6 +193,9 @@ impl ProblemKind {
             Self::NotTransferred => ("urn:synod:not-transferred", 503, "Nobody took over"),
             Self::IdempotencyFull => {
                 ("urn:synod:idempotency-full", 503, "Too many idempotency keys")
+            }
+            Self::IdempotencyLate => {
+                ("urn:synod:idempotency-late", 503, "Too late for its idempotency key")
             }
             Self::NoRoom => ("urn:synod:no-room", 507, "No room on the disks"),
             Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),

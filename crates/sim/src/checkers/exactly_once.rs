@@ -20,7 +20,7 @@ use synod_host::RequestId;
 use synod_kv::{Outcome, ServerId};
 
 use crate::checkers::{Check, Checker, Violation, demand};
-use crate::history::{Answer, Operation};
+use crate::history::{Answer, Operation, is_about_the_key};
 
 /// A command that was taken.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub struct Settled {
     pub first_us: u64,
     /// How many commands carried it.
     pub commands: u64,
+    /// How many more came when its idempotency key was forgotten, and were refused.
+    pub late: u64,
 }
 
 /// The oracle.
@@ -49,19 +51,35 @@ pub struct Settled {
 pub struct ExactlyOnce {
     effects: BTreeMap<ServerId, Effect>,
     /// The writes that each life of each node did not refuse, in their order.
-    submitted: BTreeMap<(u32, u64), Vec<(RequestId, usize)>>,
+    submitted: BTreeMap<(u32, u64), Vec<Submitted>>,
+}
+
+/// An attempt at an operation, as a client handed it to a node.
+#[derive(Clone, Debug)]
+struct Submitted {
+    request: RequestId,
+    operation: usize,
+    command: Bytes,
 }
 
 impl ExactlyOnce {
     /// A client hands a node an attempt at an operation.
-    pub fn submitted(&mut self, node: u32, life: u64, request: RequestId, operation: usize) {
-        self.submitted.entry((node, life)).or_default().push((request, operation));
+    pub fn submitted(
+        &mut self,
+        node: u32,
+        life: u64,
+        request: RequestId,
+        operation: usize,
+        command: Bytes,
+    ) {
+        let attempt = Submitted { request, operation, command };
+        self.submitted.entry((node, life)).or_default().push(attempt);
     }
 
     /// The node says that it never sent it, and never will.
     pub fn refused(&mut self, node: u32, life: u64, request: RequestId) {
         if let Some(submitted) = self.submitted.get_mut(&(node, life)) {
-            submitted.retain(|(known, _)| *known != request);
+            submitted.retain(|attempt| attempt.request != request);
         }
     }
 
@@ -71,7 +89,8 @@ impl ExactlyOnce {
     /// When no node has taken it.
     pub fn unknown(&self, node: u32, life: u64, request: RequestId) -> Check {
         let submitted = self.submitted.get(&(node, life));
-        let at = submitted.and_then(|all| all.iter().position(|(known, _)| *known == request));
+        let at =
+            submitted.and_then(|all| all.iter().position(|attempt| attempt.request == request));
         let id = at.map(|at| ServerId { origin: node, incarnation: life, sequence: at as u64 + 1 });
         demand(id.is_some_and(|id| self.effects.contains_key(&id)), Checker::ExactlyOnce, || {
             format!("the outcome of {id:?} is said to be unknown, and nobody has taken it")
@@ -126,13 +145,17 @@ impl ExactlyOnce {
         let mut effects: Vec<_> = self.effects.iter().collect();
         effects.sort_by_key(|(_, effect)| effect.order);
         for (id, effect) in effects {
-            let index = self.operation_of(*id)?;
-            let operation = &operations[index];
-            demand(operation.command == effect.command, Checker::ExactlyOnce, || {
+            let Submitted { operation: index, command, .. } = self.attempt_of(*id)?;
+            let (index, operation) = (*index, &operations[*index]);
+            demand(*command == effect.command, Checker::ExactlyOnce, || {
                 format!("{id:?} holds another command than operation {index}")
             })?;
             // Without room for the key nothing happened; a later attempt may succeed.
-            if matches!(effect.outcome, Outcome::IdempotencyFull { .. }) {
+            if is_about_the_key(&effect.outcome) {
+                if let Some(first) = &mut settled[index] {
+                    let is_late = matches!(effect.outcome, Outcome::IdempotencyLate { .. });
+                    first.late += u64::from(is_late);
+                }
                 continue;
             }
             match &mut settled[index] {
@@ -148,7 +171,7 @@ impl ExactlyOnce {
                 }
                 none => {
                     let (outcome, first_us) = (effect.outcome.clone(), effect.first_us);
-                    *none = Some(Settled { outcome, first_us, commands: 1 });
+                    *none = Some(Settled { outcome, first_us, commands: 1, late: 0 });
                 }
             }
         }
@@ -158,22 +181,21 @@ impl ExactlyOnce {
         Ok(settled)
     }
 
-    fn operation_of(&self, id: ServerId) -> Result<usize, Violation> {
+    fn attempt_of(&self, id: ServerId) -> Result<&Submitted, Violation> {
         let submitted = self.submitted.get(&(id.origin, id.incarnation));
         let at = usize::try_from(id.sequence).expect("few commands") - 1;
-        submitted.and_then(|submitted| submitted.get(at)).map(|(_, index)| *index).ok_or_else(
-            || {
-                let text = format!("{id:?} was taken, but no client's request can have that name");
-                Violation { checker: Checker::ExactlyOnce, text }
-            },
-        )
+        submitted.and_then(|submitted| submitted.get(at)).ok_or_else(|| {
+            let text = format!("{id:?} was taken, but no client's request can have that name");
+            Violation { checker: Checker::ExactlyOnce, text }
+        })
     }
 }
 
 fn check_told(index: usize, operation: &Operation, settled: Option<&Settled>) -> Check {
     let Some((_, answer)) = &operation.returned else { return Ok(()) };
     match answer {
-        Answer::Outcome(Outcome::IdempotencyFull { .. }) | Answer::Found(..) => Ok(()),
+        Answer::Found(..) => Ok(()),
+        Answer::Outcome(outcome) if is_about_the_key(outcome) => Ok(()),
         Answer::Outcome(told) => {
             let happened = settled.map(|settled| &settled.outcome);
             demand(happened == Some(told), Checker::ExactlyOnce, || {
@@ -218,8 +240,8 @@ mod tests {
     fn twice(keyed: bool, second: Outcome) -> Result<Vec<Option<Settled>>, Violation> {
         let mut oracle = ExactlyOnce::default();
         let command = Bytes::from_static(b"put");
-        oracle.submitted(1, 1, RequestId(1), 0);
-        oracle.submitted(2, 1, RequestId(2), 0);
+        oracle.submitted(1, 1, RequestId(1), 0, command.clone());
+        oracle.submitted(2, 1, RequestId(2), 0, command.clone());
         oracle.taken(id(1, 1), 1, &command, &stored(1), 5)?;
         oracle.taken(id(2, 1), 2, &command, &second, 6)?;
         oracle.settle(&[operation(keyed, Some(Answer::Outcome(stored(1))))])
@@ -247,8 +269,8 @@ mod tests {
     fn a_refused_request_with_effect_and_a_wrong_answer_are_found() {
         let mut oracle = ExactlyOnce::default();
         let command = Bytes::from_static(b"put");
-        oracle.submitted(1, 1, RequestId(1), 0);
-        oracle.submitted(1, 1, RequestId(2), 1);
+        oracle.submitted(1, 1, RequestId(1), 0, command.clone());
+        oracle.submitted(1, 1, RequestId(2), 1, command.clone());
         oracle.refused(1, 1, RequestId(1));
         oracle.taken(id(1, 1), 1, &command, &stored(1), 5).expect("the second request");
         let right = [

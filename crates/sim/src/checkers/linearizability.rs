@@ -64,7 +64,7 @@ fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> V
         let (returned_us, answer) = match (&settled[index], told) {
             (Some(settled), _) => {
                 // A refusal is about the last attempt; an earlier one had the effect later.
-                let learnt = told.filter(|(_, told)| is_outcome(told));
+                let learnt = told.filter(|(_, told)| told.tells());
                 let returned_us = learnt.map_or(u64::MAX, |(at, _)| *at).min(settled.first_us);
                 (returned_us, Answer::Outcome(settled.outcome.clone()))
             }
@@ -76,11 +76,6 @@ fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> V
         steps.push(Step { index, called_us, returned_us, request, answer });
     }
     steps
-}
-
-/// Whether an answer tells what became of the request.
-fn is_outcome(answer: &Answer) -> bool {
-    !matches!(answer, Answer::Refused | Answer::Outcome(Outcome::IdempotencyFull { .. }))
 }
 
 /// What the register is after a step; none when the step cannot be here.
@@ -215,6 +210,7 @@ fn revision_of(outcome: &Outcome) -> (Revision, bool) {
         | Outcome::ConditionFailed { revision, .. }
         | Outcome::RangeDeleted { revision, .. }
         | Outcome::IdempotencyMismatch { revision }
+        | Outcome::IdempotencyLate { revision }
         | Outcome::IdempotencyFull { revision } => (*revision, false),
     }
 }
@@ -296,7 +292,7 @@ mod tests {
     fn run(operations: &[Operation]) -> Check {
         let settle = |operation: &Operation| match &operation.returned {
             Some((at, Answer::Outcome(outcome))) => {
-                Some(Settled { outcome: outcome.clone(), first_us: *at, commands: 1 })
+                Some(Settled { outcome: outcome.clone(), first_us: *at, commands: 1, late: 0 })
             }
             _ => None,
         };
@@ -345,7 +341,8 @@ mod tests {
         let history = [unknown, get(20, 30, None)];
         check(&history, &[None, None], 1).expect("it never had effect");
         let Answer::Outcome(outcome) = stored(1) else { panic!("a write") };
-        let settled = |first_us| Some(Settled { outcome: outcome.clone(), first_us, commands: 1 });
+        let settled =
+            |first_us| Some(Settled { outcome: outcome.clone(), first_us, commands: 1, late: 0 });
         assert!(check(&history, &[settled(15), None], 1).is_err(), "applied before the read");
         check(&history, &[settled(25), None], 1).expect("applied while it read");
     }

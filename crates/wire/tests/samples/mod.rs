@@ -335,6 +335,7 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
         Some(IdempotencyKey {
             key: d.bytes(),
             request_hash: u128::from(d.u64()) << 64 | u128::from(d.u64()),
+            asked_ms: d.u64(),
         })
     };
     let put = |d: &mut Distinct, condition, want_previous| Operation::Put {
@@ -583,8 +584,9 @@ fn any_snapshot() -> impl Strategy<Value = SnapshotMessage> {
 
 /// Any command.
 pub(crate) fn any_command() -> impl Strategy<Value = Command> {
-    let idempotency = option::of((bytes(40), any::<u128>()))
-        .prop_map(|i| i.map(|(key, request_hash)| IdempotencyKey { key, request_hash }));
+    let idempotency = option::of((bytes(40), any::<u128>(), any::<u64>())).prop_map(|i| {
+        i.map(|(key, request_hash, asked_ms)| IdempotencyKey { key, request_hash, asked_ms })
+    });
     let condition = || {
         prop_oneof![
             Just(Condition::Always),
