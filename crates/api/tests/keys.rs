@@ -205,7 +205,7 @@ async fn an_answer_names_a_revision_at_which_it_was_so() {
 #[tokio::test]
 async fn an_attempt_that_its_key_may_not_outlive_is_refused() {
     const MINUTE_MS: u64 = 60_000;
-    let (fake, server) = start(Limits::default()).await;
+    let (fake, server) = start().await;
     server.ask("PUT /v1/kv/a", "idempotency-key: early", "1").await;
     fake.set_clock(20 * MINUTE_MS, 1);
     assert_eq!(server.ask("PUT /v1/kv/a", "idempotency-key: later", "2").await.status, 200);
@@ -213,7 +213,7 @@ async fn an_attempt_that_its_key_may_not_outlive_is_refused() {
     let late = server.ask("PUT /v1/kv/a", "idempotency-key: early", "1").await;
     late.assert_problem(503, "idempotency-late", "unknown");
     assert_eq!(late.header("retry-after"), "1");
-    assert_eq!(fake.value(b"a").unwrap(), "2");
+    assert_eq!(fake.value(b"a").unwrap(), b"2".as_slice());
     fake.set_clock(20 * MINUTE_MS, 1);
     assert_eq!(server.ask("PUT /v1/kv/a", "idempotency-key: early", "1").await.status, 200);
 }
