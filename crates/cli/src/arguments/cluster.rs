@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
     /// Delete what an earlier cluster left in the data folder.
     #[arg(long)]
     pub(crate) fresh: bool,
-    /// Start a node again when it dies.
+    /// Start a node again when it dies, unless it was removed from the cluster.
     #[arg(long)]
     pub(crate) restart: bool,
     /// Print a line per change, even on a terminal.
