@@ -86,6 +86,31 @@ fn a_dead_node_is_started_again_if_that_is_asked_for() {
 }
 
 #[test]
+fn a_node_that_was_removed_is_not_started_again() {
+    let mut cluster = TestCluster::prepare(3);
+    cluster.option("--restart");
+    cluster.launch();
+    let removed = synod(&["member", "remove", "3", "--endpoints", &cluster.endpoints()]);
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    wait_until("the end of the removed node is told", || {
+        cluster.runner_output().contains("node 3 (pid")
+    });
+    wait_until("the runner says that it leaves it so", || {
+        let output = cluster.runner_output();
+        output.contains("node 3 was removed from its cluster and is not started again")
+    });
+
+    // The others still are, and the removed one is not among what is due with them.
+    let old = cluster.pid(2).expect("node 2 runs");
+    cluster.signal(2, Signal::KILL);
+    wait_until("another process of node 2", || cluster.pid(2).is_some_and(|pid| pid != old));
+    wait_until_ready(&cluster, 2);
+    assert_eq!(cluster.pid(3), None, "{}", cluster.runner_output());
+    let output = cluster.runner_output();
+    assert!(!output.contains("node 3 is started again"), "{output}");
+}
+
+#[test]
 fn a_description_that_cannot_be_written_stops_no_node() {
     let cluster = TestCluster::start(3);
     // A folder is where the runner would write the new content.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica};
-use synod_kv::http::{MembersBody, Problem, RoleName, StatusBody};
-use synod_kv::read::{self, Counter, Look, Page};
+use synod_kv::http::{MembersBody, Problem, StatusBody};
+use synod_kv::read::{self, Look, Page};
 use synod_kv::{
     Command, Condition, KvOptions, ListQuery, MapError, MemoryMap, Operation, Revision, ServerId,
     StateMachine, Taken,
@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::engine::{Answer, Fuzz};
 use crate::memory::within;
+use crate::stand_in;
 
 /// Far beyond what any answer needs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -107,17 +108,11 @@ impl Replica for Alone {
         goes_on: impl Fn() -> bool + Send,
     ) -> Result<Page, MapError> {
         let map = self.with(|machine| machine.map().clone());
-        let mut counter = Counter::new(&map, &query)?;
-        while !counter.go_on(visits_max)? && goes_on() {
-            tokio::task::yield_now().await;
-        }
-        Ok(counter.page().clone())
+        stand_in::count(&map, &query, visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {
-        let (sender, parts) = tokio::sync::mpsc::channel(1);
-        drop(sender.try_send(Ok(Bytes::from_static(b"a backup"))));
-        Ok(parts)
+        Ok(stand_in::backup())
     }
 
     fn revision(&self) -> Revision {
@@ -139,27 +134,7 @@ impl Replica for Alone {
     }
 
     fn status(&self) -> StatusBody {
-        StatusBody {
-            node: 1,
-            cluster: "0f".to_owned(),
-            version: "0.1.0".to_owned(),
-            uptime_seconds: 1,
-            role: RoleName::Follower,
-            ballot: "1.1".to_owned(),
-            leader: None,
-            chosen_slot: 0,
-            applied_slot: 0,
-            durable_slot: 0,
-            truncated_slot: 0,
-            revision: 0,
-            journal_bytes: 0,
-            state_bytes: 0,
-            state_hash: None,
-            failures_survivable: 0,
-            membership: None,
-            peers: Vec::new(),
-            snapshot: None,
-        }
+        stand_in::status(self.node())
     }
 
     fn ready(&self) -> Result<(), String> {

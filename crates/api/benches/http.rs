@@ -7,6 +7,9 @@
 
 #![allow(missing_docs, reason = "a bench has no readers of its API")]
 
+#[path = "../tests/fake/stand_in.rs"]
+mod stand_in;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -18,8 +21,8 @@ use bytes::Bytes;
 use synod_api::{
     BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica, Route, serve_by,
 };
-use synod_kv::http::{MembersBody, RoleName, StatusBody};
-use synod_kv::read::{Counter, ListQuery, Look, Page};
+use synod_kv::http::{MembersBody, StatusBody};
+use synod_kv::read::{ListQuery, Look, Page};
 use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -237,18 +240,13 @@ impl Replica for Memory {
         &self,
         query: ListQuery,
         visits_max: usize,
-        _goes_on: impl Fn() -> bool + Send,
+        goes_on: impl Fn() -> bool + Send,
     ) -> Result<Page, MapError> {
-        let empty = MemoryMap::new();
-        let mut counter = Counter::new(&empty, &query)?;
-        counter.go_on(visits_max)?;
-        Ok(counter.page().clone())
+        stand_in::count(&MemoryMap::new(), &query, visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {
-        let (sender, parts) = tokio::sync::mpsc::channel(1);
-        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
-        Ok(parts)
+        Ok(stand_in::backup())
     }
 
     fn revision(&self) -> Revision {
@@ -268,27 +266,7 @@ impl Replica for Memory {
     }
 
     fn status(&self) -> StatusBody {
-        StatusBody {
-            node: 1,
-            cluster: String::new(),
-            version: String::new(),
-            uptime_seconds: 0,
-            role: RoleName::Leader,
-            ballot: String::new(),
-            leader: None,
-            chosen_slot: 0,
-            applied_slot: 0,
-            durable_slot: 0,
-            truncated_slot: 0,
-            revision: 0,
-            journal_bytes: 0,
-            state_bytes: 0,
-            state_hash: None,
-            snapshot: None,
-            failures_survivable: 0,
-            membership: None,
-            peers: Vec::new(),
-        }
+        stand_in::status(self.leader.node)
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -8,19 +8,15 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::request::Parts;
 use http::{Method, Response};
 use http_body::{Body as HttpBody, Frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::context::Context;
 use crate::problem::Problem;
-use crate::replica::Replica;
+use crate::replica::{BackupParts, Replica};
 use crate::response::Body;
-use crate::router::not_allowed;
 use crate::target::Query;
 
 const PARAMETERS: [&str; 2] = ["consistency", "min_revision"];
-
-/// The parts of a backup as they are made; an error ends it early.
-pub type BackupParts = mpsc::Receiver<Result<Bytes, String>>;
 
 /// Begins a backup, which holds every write that was acknowledged before the request.
 ///
@@ -31,7 +27,7 @@ pub(crate) async fn answer<R: Replica>(
     head: &Parts,
 ) -> Result<Response<Body>, Problem> {
     if head.method != Method::GET {
-        return Err(not_allowed("GET"));
+        return Err(Problem::not_allowed("GET"));
     }
     let query = Query::parse(head.uri.query(), &PARAMETERS)?;
     context.prepare_read(&head.headers, &query).await?;

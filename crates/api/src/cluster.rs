@@ -1,22 +1,16 @@
 //! The calls that change who does what in the cluster.
 
-use bytes::Bytes;
+use axum::body::Body as Asked;
 use http::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use synod_kv::http::LeaderHint;
 use tokio::time::timeout_at;
 
-use crate::call::Deadline;
 use crate::context::Context;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
-use crate::request_body;
 use crate::response::{self, Body};
-use crate::router::not_allowed;
 use crate::target::Query;
-
-/// A request of these calls is a few words.
-const BODY_BYTES_MAX: usize = 4 * 1024;
 
 /// The body of `POST /v1/cluster/transfer`; an empty one is the same as `{}`.
 #[derive(Default, Deserialize)]
@@ -33,25 +27,19 @@ struct TransferBody {
 /// # Errors
 /// A malformed request, no such member, no leader, or nobody who took over in time: that
 /// may still happen.
-pub(crate) async fn transfer<R, B>(
+pub(crate) async fn transfer<R: Replica>(
     context: &Context<R>,
-    request: Request<B>,
-) -> Result<Response<Body>, Problem>
-where
-    R: Replica,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
+    request: Request<Asked>,
+) -> Result<Response<Body>, Problem> {
     if request.method() != Method::POST {
-        return Err(not_allowed("POST"));
+        return Err(Problem::not_allowed("POST"));
     }
     let (head, body) = request.into_parts();
     Query::parse(head.uri.query(), &[])?;
     if let Some(redirected) = context.redirect_to_leader(&head.uri)? {
         return Ok(redirected);
     }
-    let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let until = deadline.body(&context.limits);
-    let body = request_body::receive(body, BODY_BYTES_MAX, &context.admission, until).await?;
+    let (body, deadline) = context.receive_document(&head.headers, body).await?;
     let wanted: TransferBody = if body.bytes.is_empty() {
         TransferBody::default()
     } else {

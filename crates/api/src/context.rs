@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Response, StatusCode, Uri};
 use synod_kv::{Command, Outcome, Revision, Taken};
@@ -14,11 +15,15 @@ use crate::counters::Counters;
 use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
+use crate::request_body::{self, Received};
 use crate::response::{self, Body};
 use crate::target::{self, Query};
 
 /// Answers up to this size are not counted: the bound on connections bounds them.
 const ANSWER_BYTES_FREE: usize = 16 * 1024;
+
+/// A document that is sent to us is a few words and addresses.
+const DOCUMENT_BYTES_MAX: usize = 4 * 1024;
 
 /// Shared by all connections of a server.
 #[derive(Debug)]
@@ -89,6 +94,25 @@ impl<R: Replica> Context<R> {
         *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
         response.headers_mut().insert(LOCATION, location);
         Ok(Some(response))
+    }
+
+    /// Takes the small document of a call about the cluster, and until when there is an
+    /// answer to it.
+    ///
+    /// # Errors
+    /// A malformed header, a body that is too large or late, or no room for it.
+    pub(crate) async fn receive_document<B>(
+        &self,
+        headers: &HeaderMap,
+        body: B,
+    ) -> Result<(Received<'_>, Deadline), Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
+        let deadline = Deadline::of(headers, &self.limits)?;
+        let until = deadline.body(&self.limits);
+        let body = request_body::receive(body, DOCUMENT_BYTES_MAX, &self.admission, until).await?;
+        Ok((body, deadline))
     }
 
     /// Waits until the local state may answer a read with these parameters.

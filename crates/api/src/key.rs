@@ -15,7 +15,6 @@ use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::request_body;
 use crate::response::{self, Body};
-use crate::router::not_allowed;
 use crate::target::{self, Query};
 
 /// What stands before the key in a path.
@@ -36,7 +35,7 @@ where
         Method::GET | Method::HEAD => get(context, &head).await,
         Method::PUT => put(context, &head, body).await,
         Method::DELETE => delete(context, &head).await,
-        _ => Err(not_allowed(ALLOWED)),
+        _ => Err(Problem::not_allowed(ALLOWED)),
     };
     result.unwrap_or_else(|problem| context.refuse(problem))
 }

@@ -33,11 +33,10 @@ mod router;
 mod server;
 mod target;
 
-pub use backup::BackupParts;
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};
-pub use membership::{ChangeRefused, MemberChange, Wanted};
-pub use replica::{Leader, Refused, Replica};
+pub use membership::{MemberChange, Wanted};
+pub use replica::{BackupParts, ChangeRefused, Leader, Refused, Replica};
 #[doc(hidden)]
 pub use router::Route;
 pub use server::serve;

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 
+use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
 use serde::de::DeserializeOwned;
@@ -11,16 +12,12 @@ use tokio::time::timeout_at;
 
 use crate::call::Deadline;
 use crate::context::Context;
-use crate::membership::{ChangeRefused, MemberChange, Wanted};
+use crate::membership::{MemberChange, Wanted};
 use crate::problem::{Kind, Problem};
-use crate::replica::{Refused, Replica};
-use crate::request_body;
+use crate::replica::{ChangeRefused, Refused, Replica};
 use crate::response::{self, Body};
-use crate::router::not_allowed;
 use crate::target::{Query, decimal};
 
-/// A request of these calls is a few words and addresses.
-const BODY_BYTES_MAX: usize = 4 * 1024;
 /// Where a member is found.
 const PREFIX: &str = "/v1/cluster/members/";
 /// The longest address of a peer.
@@ -32,21 +29,17 @@ const URL_BYTES_MAX: usize = 512;
 ///
 /// # Errors
 /// A malformed request, or a change that is refused.
-pub(crate) async fn members<R, B>(
+pub(crate) async fn members<R: Replica>(
     context: &Context<R>,
-    request: Request<B>,
-) -> Result<Response<Body>, Problem>
-where
-    R: Replica,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
+    request: Request<Asked>,
+) -> Result<Response<Body>, Problem> {
     if matches!(*request.method(), Method::GET | Method::HEAD) {
         Query::parse(request.uri().query(), &[])?;
         let members = context.replica.members().ok_or_else(not_known)?;
         return Ok(response::json(StatusCode::OK, &members));
     }
     if request.method() != Method::POST || request.uri().path() == "/v1/cluster" {
-        return Err(not_allowed(match request.uri().path() {
+        return Err(Problem::not_allowed(match request.uri().path() {
             "/v1/cluster" => "GET, HEAD",
             _ => "GET, HEAD, POST",
         }));
@@ -73,16 +66,12 @@ where
 ///
 /// # Errors
 /// A malformed request, or a change that is refused.
-pub(crate) async fn member<R, B>(
+pub(crate) async fn member<R: Replica>(
     context: &Context<R>,
-    request: Request<B>,
-) -> Result<Response<Body>, Problem>
-where
-    R: Replica,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
+    request: Request<Asked>,
+) -> Result<Response<Body>, Problem> {
     if !matches!(*request.method(), Method::PUT | Method::DELETE) {
-        return Err(not_allowed("PUT, DELETE"));
+        return Err(Problem::not_allowed("PUT, DELETE"));
     }
     change(context, request, |head, body| {
         let id = head.uri.path().strip_prefix(PREFIX).and_then(decimal);
@@ -107,16 +96,12 @@ where
 ///
 /// # Errors
 /// A malformed request, or a change that is refused.
-pub(crate) async fn quorums<R, B>(
+pub(crate) async fn quorums<R: Replica>(
     context: &Context<R>,
-    request: Request<B>,
-) -> Result<Response<Body>, Problem>
-where
-    R: Replica,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
+    request: Request<Asked>,
+) -> Result<Response<Body>, Problem> {
     if request.method() != Method::PUT {
-        return Err(not_allowed("PUT"));
+        return Err(Problem::not_allowed("PUT"));
     }
     change(context, request, |head, body| {
         Query::parse(head.uri.query(), &[])?;
@@ -128,22 +113,16 @@ where
 }
 
 /// Reads a change, has it made, and answers with the members that came of it.
-async fn change<R, B>(
+async fn change<R: Replica>(
     context: &Context<R>,
-    request: Request<B>,
+    request: Request<Asked>,
     read: impl FnOnce(&request::Parts, &Bytes) -> Result<MemberChange, Problem>,
-) -> Result<Response<Body>, Problem>
-where
-    R: Replica,
-    B: http_body::Body<Data = Bytes> + Unpin,
-{
+) -> Result<Response<Body>, Problem> {
     let (head, body) = request.into_parts();
     if let Some(redirected) = context.redirect_to_leader(&head.uri)? {
         return Ok(redirected);
     }
-    let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let until = deadline.body(&context.limits);
-    let body = request_body::receive(body, BODY_BYTES_MAX, &context.admission, until).await?;
+    let (body, deadline) = context.receive_document(&head.headers, body).await?;
     let change = read(&head, &body.bytes)?;
     let _place = context.admission.write()?;
     let members =

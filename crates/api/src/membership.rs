@@ -1,8 +1,4 @@
-//! What an operator may want of the members, and why it is not done.
-
-use synod_kv::http::ProblemKind;
-
-use crate::replica::Refused;
+//! What an operator may want of the members.
 
 /// A change of the members.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,18 +58,4 @@ pub enum Wanted {
         /// Acceptances that choose a value.
         accept: u32,
     },
-}
-
-/// Why a change of the members was not made.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum ChangeRefused {
-    /// It does not fit the members, or the cluster as it is now. It has no effect.
-    Refused {
-        /// Which problem.
-        kind: ProblemKind,
-        /// What is wrong and what to do, in a sentence.
-        detail: String,
-    },
-    /// The replica gave no answer.
-    Replica(Refused),
 }

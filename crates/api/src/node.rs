@@ -6,7 +6,6 @@ use crate::context::Context;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::router::not_allowed;
 use crate::target::Query;
 
 const PLAIN: &str = "text/plain; charset=utf-8";
@@ -17,7 +16,7 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 /// When this one is not, or has some.
 pub(crate) fn check<B>(request: &Request<B>) -> Result<(), Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(not_allowed("GET, HEAD"));
+        return Err(Problem::not_allowed("GET, HEAD"));
     }
     Query::parse(request.uri().query(), &[]).map(|_| ())
 }

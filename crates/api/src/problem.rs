@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use synod_kv::http::{Effect, LeaderHint, Problem as Document};
 use synod_kv::{MapError, Revision};
@@ -40,6 +40,12 @@ impl Problem {
             current: None,
             header: None,
         }))
+    }
+
+    /// The resource does not know the method.
+    pub(crate) fn not_allowed(allowed: &'static str) -> Self {
+        Self::new(Kind::MethodNotAllowed, format!("This resource takes the methods {allowed}."))
+            .with_header(ALLOW, HeaderValue::from_static(allowed))
     }
 
     /// What a write makes of the replica's refusal.

@@ -3,14 +3,15 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::HeaderValue;
-use synod_kv::http::{MembersBody, StatusBody};
+use synod_kv::http::{MembersBody, ProblemKind, StatusBody};
 use synod_kv::read::{ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Revision, Taken};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::backup::BackupParts;
-use crate::membership::{ChangeRefused, MemberChange};
+use crate::membership::MemberChange;
 
 /// One replica of the store, as the handlers see it. A clone is a handle to the
 /// same replica and costs as much as an `Arc`.
@@ -122,6 +123,9 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn metrics(&self) -> String;
 }
 
+/// The parts of a backup as they are made; an error ends it early.
+pub type BackupParts = mpsc::Receiver<Result<Bytes, String>>;
+
 /// Who leads, and where its clients' door is.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Leader {
@@ -182,4 +186,18 @@ impl Refused {
             }
         }
     }
+}
+
+/// Why a change of the members was not made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeRefused {
+    /// It does not fit the members, or the cluster as it is now. It has no effect.
+    Refused {
+        /// Which problem.
+        kind: ProblemKind,
+        /// What is wrong and what to do, in a sentence.
+        detail: String,
+    },
+    /// The replica gave no answer.
+    Replica(Refused),
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::routing::any;
-use http::header::{ALLOW, HeaderValue};
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tower::ServiceExt;
@@ -124,7 +123,7 @@ fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
         let result = match head.method {
             Method::GET | Method::HEAD => listing::answer(&context, &head).await,
             Method::DELETE => range_delete::answer(&context, &head).await,
-            _ => Err(not_allowed("GET, HEAD, DELETE")),
+            _ => Err(Problem::not_allowed("GET, HEAD, DELETE")),
         };
         response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
     })
@@ -174,12 +173,6 @@ fn to_node<R: Replica>(
         let result = node::check(&request).and_then(|()| handler(&context));
         response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
     })
-}
-
-/// The resource does not know the method.
-pub(crate) fn not_allowed(allowed: &'static str) -> Problem {
-    Problem::new(Kind::MethodNotAllowed, format!("This resource takes the methods {allowed}."))
-        .with_header(ALLOW, HeaderValue::from_static(allowed))
 }
 
 fn not_found<R: Replica>(

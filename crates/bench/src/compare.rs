@@ -3,83 +3,17 @@
 //! both alike. What is compared are medians over the rounds.
 
 mod etcd_cluster;
+mod options;
 mod result;
+mod starter;
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use serde::Serialize;
-
-use crate::failover::ControlError;
-use crate::throughput::{self, ThroughputOptions, ThroughputResult};
-use crate::{BenchError, NodeAddress, Placement, Progress, Protocol};
+use crate::throughput::{self, ThroughputOptions};
+use crate::{BenchError, Progress, Protocol};
 pub use etcd_cluster::EtcdCluster;
+pub use options::CompareOptions;
+use result::Collected;
 pub use result::{CompareResult, Figures, Row};
-
-/// What to compare.
-#[derive(Debug, Clone, Serialize)]
-pub struct CompareOptions {
-    /// The numbers of clients to load each store with, one after the other.
-    pub clients: Vec<usize>,
-    /// How often each store is started and measured.
-    pub rounds: usize,
-    /// How long each measurement takes.
-    #[serde(rename = "duration_s", serialize_with = "throughput::seconds")]
-    pub duration: Duration,
-    /// How long the load runs before each.
-    #[serde(rename = "warm_up_s", serialize_with = "throughput::seconds")]
-    pub warm_up: Duration,
-    /// How many different keys are written.
-    pub keys: u64,
-    /// The size of each key.
-    pub key_bytes: usize,
-    /// The size of each value.
-    pub value_bytes: usize,
-    /// Which nodes the clients talk to; the same for both.
-    pub placement: Placement,
-    /// How many nodes etcd gets; Synod's starter knows its own.
-    pub nodes: usize,
-    /// Where etcd keeps its data: on a disk, or its fsyncs cost nothing.
-    pub data_dir: PathBuf,
-    /// The etcd binary. Without it `$SYNOD_ETCD` and then `$PATH` are tried.
-    pub etcd: Option<PathBuf>,
-}
-
-impl Default for CompareOptions {
-    fn default() -> Self {
-        Self {
-            clients: vec![1, 64, 256],
-            rounds: 3,
-            duration: Duration::from_secs(8),
-            warm_up: Duration::from_secs(3),
-            keys: 100_000,
-            key_bytes: 32,
-            value_bytes: 256,
-            placement: Placement::Leader,
-            nodes: 3,
-            data_dir: std::env::temp_dir(),
-            etcd: None,
-        }
-    }
-}
-
-/// Starts and stops a cluster for one round.
-pub trait ClusterStarter {
-    /// The store and its version, for the table.
-    fn name(&self) -> String;
-
-    /// Starts all nodes with empty data. They need not be ready.
-    ///
-    /// # Errors
-    /// When a node does not start.
-    fn start_fresh(&mut self) -> Result<Vec<NodeAddress>, ControlError>;
-
-    /// Stops all nodes and removes their data.
-    ///
-    /// # Errors
-    /// When a node cannot be stopped.
-    fn stop_all(&mut self) -> Result<(), ControlError>;
-}
+pub use starter::ClusterStarter;
 
 /// Measures Synod and, if it is found, etcd.
 ///
@@ -136,20 +70,6 @@ pub fn run(
     let mut result = CompareResult::new(options.clone(), synod.name(), peer, skipped, &collected);
     result.ended_early = ended_early;
     Ok(result)
-}
-
-/// The results by store and by position in the list of client numbers.
-#[derive(Debug, Default)]
-struct Collected {
-    runs: Vec<(Protocol, usize, ThroughputResult)>,
-}
-
-impl Collected {
-    fn of(&self, protocol: Protocol, clients: usize) -> Vec<&ThroughputResult> {
-        let wanted =
-            |run: &&(Protocol, usize, ThroughputResult)| (run.0, run.1) == (protocol, clients);
-        self.runs.iter().filter(wanted).map(|run| &run.2).collect()
-    }
 }
 
 fn measure(

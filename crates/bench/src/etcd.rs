@@ -11,7 +11,7 @@ use http::Request;
 use prost::Message;
 use tokio::net::TcpStream;
 
-use crate::connection::{Effect, ErrorKind, RequestError};
+use crate::request_error::{Effect, ErrorKind, RequestError};
 use messages::{
     PutRequest, PutResponse, RangeRequest, RangeResponse, StatusRequest, StatusResponse,
     decode_frame, encode_frame,

@@ -3,6 +3,7 @@
 //! fetched; colours follow the reader's light or dark preference.
 
 mod chart;
+mod escape;
 mod failover_page;
 mod page;
 mod throughput_page;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use crate::NodeId;
-use crate::connection::{Connection, ErrorKind, Protocol, RequestError};
+use crate::connection::{Connection, Protocol};
+use crate::request_error::{ErrorKind, RequestError};
 
 /// Which node a client talks to first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::connection::{Effect, ErrorKind, RequestError};
+use crate::request_error::{Effect, ErrorKind, RequestError};
 
 /// The largest head of an answer that is accepted.
 const HEAD_BYTES_MAX: usize = 16 << 10;

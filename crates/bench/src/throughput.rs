@@ -16,7 +16,6 @@ use crate::{BenchError, NodeAddress, NodeId, Placement, Progress, Protocol, prob
 use client::Load;
 pub use options::ThroughputOptions;
 pub(crate) use options::seconds;
-use recorder::Recording;
 pub use recorder::TimelinePoint;
 pub use result::{NodeUse, OperationResult, ThroughputResult};
 use result::{Sample, assemble};

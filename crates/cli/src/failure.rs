@@ -3,6 +3,9 @@
 use std::fmt;
 use std::process::ExitCode;
 
+/// The exit code of a node that was removed from its cluster.
+pub(crate) const REMOVED_CODE: u8 = 4;
+
 /// A message for people and the exit code for scripts.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -55,7 +58,7 @@ impl Failure {
             Kind::Failed => 1,
             Kind::Usage => 2,
             Kind::Refused | Kind::Unsafe => 3,
-            Kind::Removed => 4,
+            Kind::Removed => REMOVED_CODE,
         })
     }
 }

@@ -17,7 +17,6 @@ mod inspect;
 mod interrupt;
 mod keys;
 mod member;
-mod member_arguments;
 mod output;
 mod planted;
 mod progress;

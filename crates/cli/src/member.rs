@@ -8,10 +8,9 @@ use synod_client::{
 };
 use synod_node::{Joining, MemberSettings, Settings};
 
-use crate::arguments::Reach;
+use crate::arguments::{AddMember, ChangeMember, Member, Quorums, Reach, ReplaceMember};
 use crate::endpoints;
 use crate::failure::Failure;
-use crate::member_arguments::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
 use crate::output::{columns, print, print_json, warn};
 use crate::serve::load;
 use crate::talk;

@@ -9,12 +9,12 @@ use synod_sim::planted::{Bug, Search, search_all};
 use crate::arguments::Planted;
 use crate::failure::Failure;
 use crate::output::{columns, print, print_json, warn};
-use crate::workers::Workers;
+use crate::workers::{self, Workers};
 
 /// Searches for every mistake. Fails when one is not found.
 pub(crate) fn run(arguments: &Planted) -> Result<(), Failure> {
     let bugs = chosen(&arguments.bug)?;
-    let threads = arguments.threads.map_or_else(crate::sim::cores, usize::from);
+    let threads = workers::threads(arguments.threads);
     let seeds_max = u64::from(arguments.seeds_max);
     let began = Instant::now();
     let tell = |search: &Search| {

@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write as _};
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,7 +12,7 @@ use synod_sim::{Plan, Report, Summary, minimize, run_seeds, run_traced, running_
 use crate::arguments::{Sim, SimCommand};
 use crate::failure::Failure;
 use crate::output::{columns, print, print_bytes, print_json};
-use crate::workers::Workers;
+use crate::workers::{self, Workers};
 
 /// How often progress is told: on a terminal, and elsewhere.
 const TELL_EVERY: Duration = Duration::from_millis(200);
@@ -24,7 +22,7 @@ const TELL_LOG_EVERY: Duration = Duration::from_secs(10);
 pub(crate) fn run(arguments: &Sim) -> Result<(), Failure> {
     match &arguments.command {
         Some(SimCommand::Planted(planted)) => return crate::planted::run(planted),
-        Some(SimCommand::Worker) => return crate::workers::work(),
+        Some(SimCommand::Worker) => return workers::work(),
         None => {}
     }
     name_the_seed_of_panics();
@@ -114,7 +112,7 @@ fn one_text(report: &Report) -> String {
 }
 
 fn run_many(seeds: Range<u64>, arguments: &Sim) -> Result<(), Failure> {
-    let threads = arguments.threads.map_or_else(cores, usize::from);
+    let threads = workers::threads(arguments.threads);
     let progress = Progress::new(seeds.end - seeds.start);
     let began = Instant::now();
     let failures = usize::try_from(arguments.failures).unwrap_or(usize::MAX);
@@ -130,10 +128,6 @@ fn run_many(seeds: Range<u64>, arguments: &Sim) -> Result<(), Failure> {
         print(&many_text(&summary, took))?;
     }
     if summary.is_good() { Ok(()) } else { Err(Failure::failed(complaint(&summary))) }
-}
-
-pub(crate) fn cores() -> usize {
-    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 fn complaint(summary: &Summary) -> String {

@@ -4,9 +4,11 @@
 //! ends in any other way has checked nothing, which is the machinery's failure.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,12 @@ pub(crate) fn work() -> Result<(), Failure> {
 fn reply(reply: &Reply) -> Result<(), Failure> {
     let line = serde_json::to_string(reply).context("cannot encode a report")?;
     print_bytes(format!("{line}\n").as_bytes())
+}
+
+/// How many plans are carried out at a time: one per core unless told otherwise.
+pub(crate) fn threads(wanted: Option<u16>) -> usize {
+    let cores = || thread::available_parallelism().map_or(1, NonZero::get);
+    wanted.map_or_else(cores, usize::from)
 }
 
 /// Worker processes: as many as there are plans at a time.

@@ -53,6 +53,7 @@ mod status;
 mod test_node;
 mod tuning;
 mod upkeep;
+mod workers;
 
 pub use apply_thread::ApplyError;
 pub use backup::{BackupAbout, BackupFile};

@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
-use crate::apply_thread::{Applier, ApplyTask, ApplyThread, Installer};
+use crate::apply_thread::{Applier, ApplyThread, Installer};
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::doors::{ClientDoor, Doors, provide_descriptors};
@@ -26,9 +25,9 @@ use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
 use crate::folder::{Folder, REMOVED_FILE};
 use crate::identity::Identity;
-use crate::journal_thread::{JournalTask, JournalThread};
+use crate::journal_thread::JournalThread;
 use crate::membership::Membership;
-use crate::owner::{Core, Ears, Owner, Workers};
+use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::recovery;
 use crate::replica::{Facts, Handle};
@@ -37,15 +36,14 @@ use crate::request::{self, AnswerQueue, Answers};
 use crate::roster::Known;
 use crate::settings::{MemberSettings, Settings};
 use crate::shared::Shared;
-use crate::snapshot::{Outlets, SnapshotTask, SnapshotThread};
+use crate::snapshot::{Outlets, SnapshotThread};
 use crate::start_error::{NodeFailure, StartError};
 use crate::tuning;
-use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
+use crate::upkeep::{Upkeep, durable_slot};
+use crate::workers::{Queues, Workers};
 
 /// Requests between the HTTP thread and the owner.
 const REQUESTS_MAX: usize = 16_384;
-/// Messages about snapshots that wait for their thread; what is beyond is asked for again.
-const SNAPSHOT_TASKS_MAX: usize = 64;
 /// Between two attempts to hand over.
 pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
@@ -70,13 +68,10 @@ pub struct Node {
 #[derive(Debug)]
 struct Running {
     reports: mpsc::UnboundedSender<Report>,
-    journal_tasks: Sender<JournalTask>,
-    apply_tasks: Sender<ApplyTask>,
-    upkeep_tasks: Sender<UpkeepTask>,
-    snapshot_tasks: SyncSender<SnapshotTask>,
+    workers: Workers,
     shared: Arc<Shared>,
     owner: JoinHandle<()>,
-    workers: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// What the disk brought back.
@@ -234,12 +229,9 @@ impl Running {
         self.shared.stop();
         let _ = self.reports.send(Report::Stop);
         let _ = self.owner.join();
-        let _ = self.snapshot_tasks.send(SnapshotTask::Stop);
-        let _ = self.journal_tasks.send(JournalTask::Stop);
-        let _ = self.apply_tasks.send(ApplyTask::Stop);
-        let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
-        for worker in self.workers {
-            let _ = worker.join();
+        self.workers.stop();
+        for thread in self.threads {
+            let _ = thread.join();
         }
     }
 }
@@ -288,24 +280,37 @@ impl Assembly<'_> {
         mut recovery: Recovery,
     ) -> Result<Running, StartError> {
         let (reports, report_queue) = mpsc::unbounded_channel();
-        let (journal_tasks, journal_queue) = channel();
-        let (apply_tasks, apply_queue) = channel();
-        let (upkeep_tasks, upkeep_queue) = channel();
-        let (snapshot_tasks, snapshot_queue) = sync_channel(SNAPSHOT_TASKS_MAX);
-        let (folders, current) = (installer.folders.clone(), installer.current.clone());
-        let workers = Workers {
-            journal: journal_tasks.clone(),
-            apply: apply_tasks.clone(),
-            upkeep: upkeep_tasks.clone(),
-            snapshot: snapshot_tasks.clone(),
-            answers: answers.clone(),
-        };
+        let (workers, queues) = Workers::new(answers);
         let core = self.core(&mut recovery)?;
         let transport = self.transport_settings(&recovery, &core.membership);
-        let shared = &self.shared;
+        let threads = self.start_workers(&workers, queues, &reports, installer, recovery)?;
+        let (clock, owner_shared) = (self.clock, (self.shared.clone(), self.fatal.clone()));
+        let owner_workers = workers.clone();
+        let owner = self.spawn_runtime("synod-owner", move |runtime| {
+            LocalSet::new().block_on(&runtime, async move {
+                let (transport, incoming) = Transport::start(transport, peers_door)?;
+                let ears = Ears { reports: report_queue, requests, incoming };
+                Owner::new(core, clock, transport, ears, owner_workers, owner_shared).run().await;
+                Ok(())
+            })
+        })?;
+        self.shared.begin_to_serve();
+        Ok(Running { reports, workers, shared: self.shared.clone(), owner, threads })
+    }
 
+    /// Starts the threads to which the owner hands out work.
+    fn start_workers(
+        &self,
+        workers: &Workers,
+        queues: Queues,
+        reports: &mpsc::UnboundedSender<Report>,
+        installer: Installer,
+        recovery: Recovery,
+    ) -> Result<Vec<JoinHandle<()>>, StartError> {
+        let shared = &self.shared;
+        let (folders, current) = (installer.folders.clone(), installer.current.clone());
         let journal =
-            JournalThread::new(recovery.journal, journal_queue, reports.clone(), shared.clone());
+            JournalThread::new(recovery.journal, queues.journal, reports.clone(), shared.clone());
         let journal = self.spawn(
             "synod-journal",
             || journal.run(),
@@ -314,9 +319,9 @@ impl Assembly<'_> {
         let apply = ApplyThread::new(
             recovery.applier,
             installer,
-            apply_queue,
+            queues.apply,
             reports.clone(),
-            answers,
+            workers.answers.clone(),
             shared.clone(),
         );
         let apply =
@@ -325,8 +330,8 @@ impl Assembly<'_> {
             folders.clone(),
             current.clone(),
             &self.settings.snapshot,
-            snapshot_queue,
-            Outlets { reports: reports.clone(), apply: apply_tasks.clone() },
+            queues.snapshot,
+            Outlets { reports: reports.clone(), apply: workers.apply.clone() },
             shared.clone(),
         );
         let snapshot =
@@ -334,35 +339,14 @@ impl Assembly<'_> {
         let upkeep = Upkeep::new(
             (current, folders),
             recovery.pins,
-            upkeep_queue,
+            queues.upkeep,
             reports.clone(),
             shared.clone(),
             self.settings,
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
-        let (clock, owner_shared) = (self.clock, (shared.clone(), self.fatal.clone()));
-        let owner = self.spawn_runtime("synod-owner", move |runtime| {
-            LocalSet::new().block_on(&runtime, async move {
-                let (transport, incoming) = Transport::start(transport, peers_door)?;
-                let ears = Ears { reports: report_queue, requests, incoming };
-                Owner::new(core, clock, transport, ears, workers, owner_shared).run().await;
-                Ok(())
-            })
-        })?;
-        shared.begin_to_serve();
-        let workers = vec![snapshot, journal, apply, upkeep];
-        let shared = shared.clone();
-        Ok(Running {
-            reports,
-            journal_tasks,
-            apply_tasks,
-            upkeep_tasks,
-            snapshot_tasks,
-            shared,
-            owner,
-            workers,
-        })
+        Ok(vec![snapshot, journal, apply, upkeep])
     }
 
     fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {

@@ -7,7 +7,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
@@ -23,10 +22,11 @@ use crate::fatal::Fatal;
 use crate::journal_thread::JournalTask;
 use crate::membership::{Membership, dismissal};
 use crate::report::Report;
-use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
+use crate::request::{Answer, ReadReply, Request, WriteReply};
 use crate::shared::{Left, Shared, Snapshot, count};
 use crate::snapshot::SnapshotTask;
 use crate::upkeep::UpkeepTask;
+use crate::workers::Workers;
 
 /// Events of one source that one step takes; what is left is the next step's.
 const EVENTS_PER_STEP_MAX: usize = 8_192;
@@ -38,17 +38,6 @@ const LINGER: Duration = Duration::from_micros(100);
 const SMALL_GROUP_BYTES: usize = 2 << 10;
 /// How long the last messages may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
-
-/// Where the owner hands out work.
-#[derive(Debug)]
-pub(crate) struct Workers {
-    pub(crate) journal: Sender<JournalTask>,
-    pub(crate) apply: Sender<ApplyTask>,
-    pub(crate) upkeep: Sender<UpkeepTask>,
-    /// Bounded: what peers send too much is dropped, and asked for again.
-    pub(crate) snapshot: SyncSender<SnapshotTask>,
-    pub(crate) answers: Answers,
-}
 
 /// Where the owner hears from others.
 #[derive(Debug)]

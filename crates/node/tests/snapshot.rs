@@ -32,14 +32,30 @@ fn put_many(node: &Node, count: usize, round: usize) {
     }
 }
 
-/// Writes until nobody's journal holds what the node that is away needs.
-fn leave_behind(nodes: &[&Node], chosen: u64) {
+/// Stops a node and writes until nobody's journal holds what it needs.
+fn leave_behind(away: Node, others: &[Node]) {
+    let chosen = number(&away, "chosen_slot");
+    away.stop().expect("stopped in order");
     let mut round = 0;
     wait_for("the journals to be cut", || {
         round += 1;
-        put_many(nodes[0], 20, round);
-        nodes.iter().all(|node| number(node, "truncated_slot") > chosen + 1)
+        put_many(&others[0], 20, round);
+        others.iter().all(|node| number(node, "truncated_slot") > chosen + 1)
     });
+}
+
+/// A cluster of three, and those two of its nodes that run: the last was left behind.
+fn one_left_behind() -> (Cluster, Vec<Node>) {
+    let cluster = Cluster::with(3, NO_TAIL);
+    let mut nodes = cluster.start_all();
+    put_many(&nodes[0], 5, 0);
+    let away = nodes.pop().expect("three");
+    leave_behind(away, &nodes);
+    (cluster, nodes)
+}
+
+fn wait_for_snapshot(of: &Node) {
+    wait_for("the snapshot", || metric(of, "snapshots_installed_total") == 1);
 }
 
 fn states(of: &Path) -> Vec<String> {
@@ -49,30 +65,24 @@ fn states(of: &Path) -> Vec<String> {
     names.filter_map(Result::ok).filter(is_state).collect()
 }
 
-fn is_equal(one: &Node, other: &Node) -> bool {
+fn wait_for_equal(one: &Node, other: &Node) {
     let state = |node: &Node| (status(node, "applied_slot"), status(node, "state_hash"));
-    state(one) == state(other)
+    wait_for("equal states", || state(one) == state(other));
 }
 
 #[test]
 fn a_node_that_was_away_for_long_takes_over_a_state() {
-    let cluster = Cluster::with(3, NO_TAIL);
-    let mut nodes: Vec<Node> = cluster.start_all();
-    put_many(&nodes[0], 5, 0);
-    let away = nodes.pop().expect("three");
-    let chosen = number(&away, "chosen_slot");
-    away.stop().expect("stopped in order");
-    leave_behind(&[&nodes[0], &nodes[1]], chosen);
+    let (cluster, nodes) = one_left_behind();
 
     let back = cluster.start(2);
-    wait_for("the snapshot", || metric(&back, "snapshots_installed_total") == 1);
-    wait_for("equal states", || is_equal(&back, &nodes[0]));
+    wait_for_snapshot(&back);
+    wait_for_equal(&back, &nodes[0]);
     let get = request(back.client_addr(), "GET", "/v1/kv/key-3?consistency=stale", "");
     let expected = request(nodes[0].client_addr(), "GET", "/v1/kv/key-3", "");
     assert_eq!((get.status, get.body), (200, expected.body));
     // It takes part again: it applies, and its journal says where it starts.
     put_many(&back, 3, 1_000);
-    wait_for("equal states", || is_equal(&back, &nodes[1]));
+    wait_for_equal(&back, &nodes[1]);
     let folder = &cluster.settings[2].data_dir;
     wait_for("the old state to go", || states(folder).len() == 1);
     let state = folder.join(&states(folder)[0]);
@@ -80,25 +90,19 @@ fn a_node_that_was_away_for_long_takes_over_a_state() {
     wait_for("the mark to go", || !state.join("INSTALLED").exists());
     back.stop().expect("stopped in order");
     let again = cluster.start(2);
-    wait_for("equal states", || is_equal(&again, &nodes[0]));
+    wait_for_equal(&again, &nodes[0]);
     assert_eq!(metric(&again, "snapshots_installed_total"), 0);
 }
 
 #[test]
 fn a_snapshot_that_cannot_be_marked_is_fetched_again() {
-    let cluster = Cluster::with(3, NO_TAIL);
-    let mut nodes: Vec<Node> = cluster.start_all();
-    put_many(&nodes[0], 5, 0);
-    let away = nodes.pop().expect("three");
-    let chosen = number(&away, "chosen_slot");
-    away.stop().expect("stopped in order");
-    leave_behind(&[&nodes[0], &nodes[1]], chosen);
+    let (cluster, nodes) = one_left_behind();
     let folder = &cluster.settings[2].data_dir;
     failpoint::arm(folder, "mark made");
     let back = cluster.start(2);
-    wait_for("the snapshot", || metric(&back, "snapshots_installed_total") == 1);
+    wait_for_snapshot(&back);
     assert!(!failpoint::is_armed(folder, "mark made"));
-    wait_for("equal states", || is_equal(&back, &nodes[0]));
+    wait_for_equal(&back, &nodes[0]);
     back.stop().expect("it never failed");
 }
 
@@ -112,10 +116,8 @@ fn a_crash_at_any_step_of_the_switch_is_survived() {
     let folder = cluster.settings[2].data_dir.clone();
     for step in steps {
         put_many(&nodes[0], 1, 0);
-        wait_for("equal states", || is_equal(&away, &nodes[0]));
-        let chosen = number(&away, "chosen_slot");
-        away.stop().expect("stopped in order");
-        leave_behind(&[&nodes[0], &nodes[1]], chosen);
+        wait_for_equal(&away, &nodes[0]);
+        leave_behind(away, &nodes);
 
         failpoint::arm(&folder, step);
         let crashing = cluster.start(2);
@@ -124,7 +126,7 @@ fn a_crash_at_any_step_of_the_switch_is_survived() {
         assert!(failure.to_string().contains(step), "{failure}");
 
         away = cluster.start(2);
-        wait_for("equal states", || is_equal(&away, &nodes[1]));
+        wait_for_equal(&away, &nodes[1]);
         wait_for("one state", || states(&folder).len() == 1);
         let mark = folder.join(&states(&folder)[0]).join("INSTALLED");
         wait_for("the mark to go", || !mark.exists());

@@ -25,6 +25,7 @@ mod options;
 mod outbox;
 mod pacing;
 mod planted;
+mod preparing;
 mod proposer;
 mod quorum;
 mod read;

@@ -78,8 +78,8 @@ const PLANTED: &[Planted] = &[
         bug: "a no-op is put where a value was chosen",
         changes: &[(
             "src/proposer.rs",
-            "let base = base.max(self.from.prior());",
-            "let base = base.min(self.from.prior());",
+            "let base = base.max(preparing.from.prior());",
+            "let base = base.min(preparing.from.prior());",
         )],
         found_by: "cluster",
     },

@@ -3,11 +3,13 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
 
+mod stand_in;
+
 use std::sync::{Arc, Mutex};
 
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
-use synod_kv::http::{FirstBody, LeaderHint, MembersBody, RoleName, StatusBody};
-use synod_kv::read::{self, Counter, ListQuery, Look, Page};
+use synod_kv::http::{FirstBody, LeaderHint, MembersBody, StatusBody};
+use synod_kv::read::{self, ListQuery, Look, Page};
 use synod_kv::{
     Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
 };
@@ -310,17 +312,11 @@ impl Replica for Fake {
     ) -> Result<Page, MapError> {
         self.check()?;
         let map = self.shared.machine.lock().unwrap().map().clone();
-        let mut counter = Counter::new(&map, &query)?;
-        while !counter.go_on(visits_max)? && goes_on() {
-            tokio::task::yield_now().await;
-        }
-        Ok(counter.page().clone())
+        stand_in::count(&map, &query, visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {
-        let (sender, parts) = tokio::sync::mpsc::channel(1);
-        drop(sender.try_send(Ok(bytes::Bytes::from_static(b"a backup"))));
-        Ok(parts)
+        Ok(stand_in::backup())
     }
 
     fn revision(&self) -> Revision {
@@ -340,28 +336,8 @@ impl Replica for Fake {
     }
 
     fn status(&self) -> StatusBody {
-        let leader = self.leader();
-        StatusBody {
-            node: NODE,
-            cluster: "0f".to_owned(),
-            version: "0.1.0".to_owned(),
-            uptime_seconds: 1,
-            role: RoleName::Leader,
-            ballot: "1.1".to_owned(),
-            leader: leader.map(|leader| LeaderHint { id: leader.node, url: None }),
-            chosen_slot: 0,
-            applied_slot: 0,
-            durable_slot: 0,
-            truncated_slot: 0,
-            revision: self.revision().0,
-            journal_bytes: 0,
-            state_bytes: 0,
-            state_hash: None,
-            snapshot: None,
-            failures_survivable: 0,
-            membership: None,
-            peers: Vec::new(),
-        }
+        let leader = self.leader().map(|leader| LeaderHint { id: leader.node, url: None });
+        StatusBody { leader, revision: self.revision().0, ..stand_in::status(NODE) }
     }
 
     fn ready(&self) -> Result<(), String> {

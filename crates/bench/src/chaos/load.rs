@@ -12,8 +12,8 @@ use tokio::time::{sleep, timeout};
 
 use super::history::{End, Operation, Request};
 use crate::BenchError;
-use crate::connection::{Effect, ErrorKind, RequestError};
 use crate::latency::micros;
+use crate::request_error::{Effect, ErrorKind, RequestError};
 use crate::synod::{Response, SynodConnection};
 
 /// Keys in use at a time, and how long: with few operations on each, an order that

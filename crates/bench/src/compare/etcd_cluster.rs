@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{ClusterStarter, CompareOptions};
+use super::options::CompareOptions;
+use super::starter::ClusterStarter;
 use crate::disk::in_memory;
 use crate::failover::{ClusterControl, ControlError};
 use crate::process::send_signal;

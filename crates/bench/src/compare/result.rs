@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Collected, CompareOptions};
+use super::options::CompareOptions;
 use crate::Protocol;
 use crate::latency::median;
 use crate::table::{Table, ms, or_dash, whole};
@@ -59,6 +59,21 @@ pub struct CompareResult {
     pub ended_early: Option<String>,
     /// By number of clients.
     pub rows: Vec<Row>,
+}
+
+/// The results by store and by position in the list of client numbers.
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    pub(super) runs: Vec<(Protocol, usize, ThroughputResult)>,
+}
+
+impl Collected {
+    /// The rounds of a store with so many clients.
+    fn of(&self, protocol: Protocol, clients: usize) -> Vec<&ThroughputResult> {
+        let wanted =
+            |run: &&(Protocol, usize, ThroughputResult)| (run.0, run.1) == (protocol, clients);
+        self.runs.iter().filter(wanted).map(|run| &run.2).collect()
+    }
 }
 
 impl CompareResult {

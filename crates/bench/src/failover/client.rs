@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::acknowledgement::{Acknowledgement, first_after};
-use super::check::CheckResult;
+use super::finding::CheckResult;
 use super::ledger::{KeyId, Ledger};
 use super::plan::FailoverPlan;
-use crate::connection::{Effect, ErrorKind};
 use crate::latency::micros;
+use crate::request_error::{Effect, ErrorKind};
 use crate::session::Session;
 use crate::synod::version_of;
 use crate::{BenchError, NodeId};

@@ -16,7 +16,7 @@ use std::cmp::Ordering;
 use bytes::Bytes;
 
 use super::plan::{KEY_BYTES_MIN, VALUE_BYTES_MIN};
-use crate::connection::Effect;
+use crate::request_error::Effect;
 
 /// Which entry of the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,11 +8,11 @@ use super::acknowledgement::{
     Acknowledgement, Bucket, Silence, buckets, first_after, longest_client_silences,
     longest_silence, ms, sorted_latencies_ms, within,
 };
-use super::check::CheckResult;
 use super::client::{Failure, Log};
+use super::finding::CheckResult;
 use super::plan::FailoverPlan;
-use crate::connection::Effect;
 use crate::latency::{median, quantile};
+use crate::request_error::Effect;
 use crate::{Leader, NodeAddress, NodeId};
 
 /// Buckets around a kill are this wide.

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::BenchError;
-use crate::connection::RequestError;
 use crate::keys::{KeySpace, Values};
 use crate::pacer::Pacer;
+use crate::request_error::RequestError;
 use crate::session::Session;
 
-use super::ThroughputOptions;
+use super::options::ThroughputOptions;
 use super::recorder::{OperationKind, Recording};
 
 /// A client whose requests fail one after the other waits this long between

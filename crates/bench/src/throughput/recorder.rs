@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::connection::{Effect, ErrorKind, RequestError};
 use crate::latency::{LatencyRecorder, micros};
+use crate::request_error::{Effect, ErrorKind, RequestError};
 
 /// A day in seconds; finer timelines end before.
 const TIMELINE_POINTS_MAX: usize = 100_000;

@@ -10,7 +10,8 @@ use crate::process::ProcessUse;
 use crate::table::{Table, count, ms_of_us, or_dash, whole};
 use crate::{Latency, NodeAddress, NodeId};
 
-use super::{Recording, ThroughputOptions, TimelinePoint};
+use super::options::ThroughputOptions;
+use super::recorder::{Recording, TimelinePoint};
 
 /// What one kind of operation achieved.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::layout::Place;
 use super::spawner::Spawner;
-use crate::failure::Failure;
+use crate::failure::{Failure, REMOVED_CODE};
 
 /// A node's place and, while it runs, its process.
 #[derive(Debug)]
@@ -125,6 +125,13 @@ impl NodeProcess {
 pub(crate) struct Ending {
     pub(crate) pid: u32,
     status: ExitStatus,
+}
+
+impl Ending {
+    /// Whether the node is of no use any more because it was removed from its cluster.
+    pub(crate) fn was_removed(&self) -> bool {
+        self.status.code() == Some(i32::from(REMOVED_CODE))
+    }
 }
 
 impl std::fmt::Display for Ending {

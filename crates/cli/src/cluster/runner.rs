@@ -146,7 +146,9 @@ impl Runner {
         let log = from_here(&node.place().log_path());
         let ended =
             format!("node {id} (pid {}) ended: {ending}; see {}", ending.pid, log.display());
-        let next = if self.restart {
+        let next = if ending.was_removed() {
+            format!("node {id} was removed from its cluster and is not started again")
+        } else if self.restart {
             let pause = self.next_pause(id);
             self.restarts.insert(id, Instant::now() + pause);
             match pause.as_millis() {

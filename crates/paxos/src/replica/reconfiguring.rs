@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     ChangeRefusal, Configuration, Heartbeat, Prepare, Reign, Reject, RejectReason,
-    proposer::Preparing,
+    preparing::Preparing,
 };
 
 /// Guests at the most: each is a whole member as far as work goes.

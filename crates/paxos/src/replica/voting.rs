@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Accept, Accepted, Prepare, Promise, ReadEcho, Reject, RejectReason, Watermark, learner,
-    proposer::Preparing,
+    preparing::Preparing,
 };
 
 /// Open slots that are sent again at once; the rest follow when these are chosen.
@@ -127,7 +127,7 @@ impl Replica {
         else {
             unreachable!("matched above")
         };
-        let mut leading = preparing.lead(now, chosen_upto);
+        let mut leading = Leading::after(&preparing, now, chosen_upto);
         if self.options.planted.is(Bug::PhaseOneToOwnLast) {
             leading.forget_above(self.log.last());
         }

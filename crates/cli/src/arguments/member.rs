@@ -2,7 +2,8 @@
 
 use clap::{Args, Subcommand};
 
-use crate::arguments::{ConfigFile, Reach};
+use super::calls::Reach;
+use super::node::ConfigFile;
 
 /// `synod member`.
 #[derive(Subcommand, Debug)]

@@ -1,0 +1,55 @@
+//! The grammar of `synod chaos`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+/// `synod chaos`.
+#[derive(Args, Debug)]
+pub(crate) struct Chaos {
+    /// How many nodes.
+    #[arg(long, value_name = "COUNT", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(3..=9))]
+    pub(crate) nodes: u32,
+    /// Clients at once, each with one request under way.
+    #[arg(long, value_name = "COUNT", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) clients: u32,
+    /// Begin no more faults after so many seconds.
+    #[arg(long, value_name = "S", default_value_t = 60, conflicts_with = "faults",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) duration_s: u64,
+    /// Carry out so many faults, however long it takes.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) faults: Option<u32>,
+    /// What faults and requests are drawn from [default: a random number, which the
+    /// result tells].
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Only these faults, with commas between them [default: all but disk].
+    #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
+    pub(crate) faults_only: Vec<FaultClass>,
+    /// Write what clients asked for and were told, as JSON lines.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) history: Option<PathBuf>,
+    /// What is mounted is seen by this process and its children only.
+    #[arg(long, hide = true)]
+    pub(crate) own_mounts: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What `synod chaos` does to nodes.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FaultClass {
+    /// SIGKILL, and started again.
+    Kill,
+    /// SIGSTOP, and continued.
+    Pause,
+    /// Directions between nodes do not work.
+    Partition,
+    /// The disk is full; later there is room again. Needs root, who may mount a
+    /// small file system for each node's data.
+    Disk,
+}
