@@ -196,7 +196,7 @@ impl Replica for Memory {
         record.version += 1;
         let (create_revision, version) = (record.create_revision, record.version);
         let outcome = Outcome::Stored { revision, create_revision, version, previous: None };
-        Ok(Taken::Applied { outcome, idempotency_expires_ms: None })
+        Ok(Taken::Applied { outcome, expiry: None })
     }
 
     async fn read_barrier(&self, _: Instant) -> Result<(), Refused> {

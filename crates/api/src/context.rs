@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Response, StatusCode, Uri};
-use synod_kv::{Command, Outcome, Revision, Taken};
+use synod_kv::{Command, Expiry, Outcome, Revision, Taken};
 use tokio::time::timeout_at;
 
 use crate::admission::Admission;
@@ -38,8 +38,17 @@ pub(crate) struct Context<R> {
 #[derive(Debug)]
 pub(crate) struct Wrote {
     pub(crate) outcome: Outcome,
-    /// Until when a retry is known, in cluster time.
-    pub(crate) idempotency_expires_ms: Option<u64>,
+    /// Until when a retry is known.
+    pub(crate) expires: Option<Expires>,
+}
+
+/// Until when a retry of a write is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Expires {
+    /// In cluster time, which counts from nowhere in particular.
+    pub(crate) at_ms: u64,
+    /// By this node's clock, counted from before the write was sent: never too late.
+    pub(crate) date: SystemTime,
 }
 
 impl<R: Replica> Context<R> {
@@ -178,30 +187,29 @@ impl<R: Replica> Context<R> {
         deadline: Deadline,
     ) -> Result<Wrote, Problem> {
         let _place = self.admission.write()?;
+        let begun = SystemTime::now();
         let write = self.replica.write(command, deadline.replica);
         let taken = timeout_at(deadline.answer, write).await.unwrap_or(Err(Refused::Deadline));
         match taken.map_err(Problem::of_write)? {
-            Taken::Applied { outcome, idempotency_expires_ms } => {
-                Ok(Wrote { outcome, idempotency_expires_ms })
+            Taken::Applied { outcome, expiry } => {
+                let expires = expiry.map(|Expiry { at_ms, left_ms }| Expires {
+                    at_ms,
+                    date: begun + Duration::from_millis(left_ms.min(u64::from(u32::MAX))),
+                });
+                Ok(Wrote { outcome, expires })
             }
             // Not the taking of this write, so not its outcome either.
             Taken::Duplicate | Taken::Gap => Err(Problem::of_write(Refused::Lost)),
         }
     }
 
-    /// Says in an answer until when a retry of its write is known. It is a date by
-    /// this node's clock: cluster time counts from nowhere in particular.
-    pub(crate) fn say_expiry(&self, response: &mut Response<Body>, expires_ms: Option<u64>) {
-        if let Some(expires_ms) = expires_ms {
-            response.headers_mut().insert(response::IDEMPOTENCY_EXPIRES, self.date(expires_ms));
+    /// Says in an answer until when a retry of its write is known.
+    pub(crate) fn say_expiry(response: &mut Response<Body>, expires: Option<Expires>) {
+        if let Some(expires) = expires {
+            let date = HeaderValue::from_str(&httpdate::fmt_http_date(expires.date))
+                .expect("an HTTP date is a header value");
+            response.headers_mut().insert(response::IDEMPOTENCY_EXPIRES, date);
         }
-    }
-
-    fn date(&self, cluster_time_ms: u64) -> HeaderValue {
-        let left_ms = cluster_time_ms.saturating_sub(self.replica.cluster_time_ms());
-        let moment = SystemTime::now() + Duration::from_millis(left_ms.min(u64::from(u32::MAX)));
-        HeaderValue::from_str(&httpdate::fmt_http_date(moment))
-            .expect("an HTTP date is a header value")
     }
 
     /// Takes room for an answer that is large: its client may be slow to take it.

@@ -135,7 +135,7 @@ fn answer_write<R: Replica>(context: &Context<R>, wrote: Wrote) -> Response<Body
     let mut response = outcome_answer(wrote.outcome)
         .and_then(has_room)
         .unwrap_or_else(|problem| context.refuse(problem));
-    context.say_expiry(&mut response, wrote.idempotency_expires_ms);
+    Context::<R>::say_expiry(&mut response, wrote.expires);
     response
 }
 
@@ -195,7 +195,8 @@ pub(crate) fn refused(outcome: Outcome) -> Problem {
             Kind::IdempotencyLate,
             "This attempt did nothing: it was under way for so long, or this node is so far \
              behind, that its Idempotency-Key may be forgotten. Whether another attempt with this \
-             key had effect is not known any more: read first, or ask another node.",
+             key had effect is not known any more, and with a new attempt it could have effect \
+             twice: read first.",
         )
         .at(revision)
         .with_effect_unknown(),

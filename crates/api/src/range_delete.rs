@@ -8,7 +8,7 @@ use synod_kv::http::DeleteBody;
 use synod_kv::{Command, Condition, Operation, Outcome, Revision, layout};
 
 use crate::call::{self, Deadline, Name};
-use crate::context::{Context, Wrote};
+use crate::context::{Context, Expires, Wrote};
 use crate::key::{at, refused};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
@@ -46,7 +46,7 @@ pub(crate) async fn answer<R: Replica>(
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
     let name = context.name_of(&head.headers)?;
-    let mut walk = Walk { start: prefix.clone(), prefix, name, commands: 0, expires_ms: None };
+    let mut walk = Walk { start: prefix.clone(), prefix, name, commands: 0, expires: None };
     let mut deleted = 0;
     loop {
         let command = walk.command(context.limits.range_delete_keys_max);
@@ -66,7 +66,7 @@ pub(crate) async fn answer<R: Replica>(
         let body = DeleteBody { revision: revision.0, deleted, more, previous: None };
         let mut response = at(response::json(StatusCode::OK, &body), revision);
         response.headers_mut().insert(COMMANDS, HeaderValue::from(walk.commands));
-        context.say_expiry(&mut response, walk.expires_ms);
+        Context::<R>::say_expiry(&mut response, walk.expires);
         return Ok(response);
     }
 }
@@ -108,7 +108,7 @@ struct Walk {
     /// Commands so far.
     commands: u64,
     /// Until when the first command is remembered, and with it the whole.
-    expires_ms: Option<u64>,
+    expires: Option<Expires>,
 }
 
 impl Walk {
@@ -130,10 +130,10 @@ impl Walk {
     /// client can give, so a retry goes through the same outcomes again. All outlive
     /// the first, and none may answer for a later life of it: hence its expiry.
     fn name_of_command(&self, name: &Bytes) -> Bytes {
-        match self.expires_ms {
+        match self.expires {
             None => name.clone(),
-            Some(expires_ms) => {
-                let rest = format!("\0{}\0{expires_ms}", self.commands);
+            Some(Expires { at_ms, .. }) => {
+                let rest = format!("\0{}\0{at_ms}", self.commands);
                 [name.as_ref(), rest.as_bytes()].concat().into()
             }
         }
@@ -145,7 +145,7 @@ impl Walk {
             return Err(refused(wrote.outcome));
         };
         self.commands += 1;
-        self.expires_ms = self.expires_ms.or(wrote.idempotency_expires_ms);
+        self.expires = self.expires.or(wrote.expires);
         Ok((revision, count, next))
     }
 }

@@ -46,12 +46,6 @@ struct Setback {
     pause: Duration,
 }
 
-impl Setback {
-    fn is(&self, kind: ProblemKind) -> bool {
-        self.problem.as_ref().is_some_and(|problem| problem.kind() == Some(kind))
-    }
-}
-
 impl Retrier {
     pub(crate) fn new(endpoints: Endpoints, options: ClientOptions) -> Self {
         let exchange = Exchange::new(&options);
@@ -90,16 +84,13 @@ impl Retrier {
                 Ok(answer) => return Ok((answer, attempts)),
                 Err(setback) => setback,
             };
-            // Then it can't be told any more whether that one had effect, so one more attempt
-            // could be a second effect.
-            let is_late = setback.is(ProblemKind::IdempotencyLate) && effect_unknown;
             effect_unknown |= setback.effect_unknown && *repeat != Repeat::Freely;
             let is_safe = !(effect_unknown && matches!(repeat, Repeat::Never(_)));
             let pause = self.pause(attempts, &mut tried, &setback);
             // An attempt that is cut short would only make the outcome less certain.
             let attempt_min = self.options.attempt_timeout / 10;
             let in_time = Instant::now() + pause + attempt_min < deadline;
-            if setback.is_final || is_late || !is_safe || !in_time || !self.budget.spend() {
+            if setback.is_final || !is_safe || !in_time || !self.budget.spend() {
                 return Err(give_up(setback, repeat, effect_unknown, attempts));
             }
             sleep(pause).await;
@@ -186,7 +177,10 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
         return Ok(answer);
     }
     // Every node says the same of full disks until somebody makes room.
-    let passes = kind != Some(ProblemKind::NoRoom) && status.is_server_error()
+    // What became of a name that may be forgotten nobody knows: to send it again, to
+    // whomever, could be a second effect of what the caller sent under it before.
+    let ends = [ProblemKind::NoRoom, ProblemKind::IdempotencyLate];
+    let passes = !kind.is_some_and(|kind| ends.contains(&kind)) && status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || status == StatusCode::REQUEST_TIMEOUT;
     // A node without a leader will have one in a moment; a node with too much to do

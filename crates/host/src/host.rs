@@ -83,7 +83,9 @@ pub struct Host {
     batcher: Batcher,
     reads: Reads,
     clock: ClusterClock,
-    /// When a leader that has no commands lets the log's time pass all the same.
+    /// When a leader that has no commands lets the log's time pass all the same, in cluster
+    /// time and by this node's clock.
+    tick_ms: Option<u64>,
     tick_at: Option<Time>,
 
     /// Who led when this was last looked at.
@@ -145,7 +147,8 @@ impl Host {
             batcher,
             reads: Reads::new(limits.reads_waiting_max, ask_again_us, planted),
             clock: ClusterClock::new(applied.cluster_time_ms, now),
-            tick_at: applied.tick_ms.map(|_| now),
+            tick_ms: applied.tick_ms,
+            tick_at: None,
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
@@ -224,7 +227,7 @@ impl Host {
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
-            let leader_changed = self.refresh_view();
+            let leader_changed = self.refresh_view(now);
             self.take_forwards();
             // Reads before values, so that their round rides on this step's Accepts.
             if let Some(token) = self.reads.ask(now, leader_changed) {
@@ -410,7 +413,12 @@ impl Host {
     /// Reads what time it is in the state, and when there is something to expire.
     fn observe(&mut self, now: Time, applied: &Applied) {
         self.clock.observe(applied.cluster_time_ms, now);
-        self.tick_at = applied.tick_ms.map(|tick_ms| self.clock.when(tick_ms));
+        self.tick_ms = applied.tick_ms;
+        self.set_tick_at();
+    }
+
+    fn set_tick_at(&mut self) {
+        self.tick_at = self.tick_ms.map(|tick_ms| self.clock.when(tick_ms));
     }
 
     /// When a value without commands is due. What is proposed already tells the time too,
@@ -429,11 +437,13 @@ impl Host {
     }
 
     /// Looks who leads now. Says whether that changed.
-    fn refresh_view(&mut self) -> bool {
+    fn refresh_view(&mut self, now: Time) -> bool {
         let view = self.view();
         if view.leading != self.viewed.leading {
             // What was queued under another ballot is sent again by its origins.
             self.batcher.clear();
+            self.clock.take_office(now);
+            self.set_tick_at();
         }
         self.viewed = view;
         let ballot = match view.route {

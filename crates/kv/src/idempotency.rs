@@ -16,8 +16,9 @@
 //! among those that are forgotten. Nothing is asked of clocks here. An attempt
 //! asked before another one had effect carries a time that the log had reached before
 //! that, so it is never mistaken for a new request, however long it takes. Keys are
-//! kept for a grace beyond what is said, so that an attempt which takes no longer than
-//! that is not refused.
+//! kept for a grace beyond what is said. Half of it is added to the times that are left
+//! behind: it is for clocks of clients, and for requests that arrive slowly. The other
+//! half is the time that an attempt may take before it is refused.
 
 use std::collections::BTreeMap;
 
@@ -187,7 +188,8 @@ impl Idempotency {
         batch.delete(&layout::idempotency_queue_key(number));
         self.queue.remove(&number);
         remembered.first += 1;
-        remembered.forgotten_ms = remembered.forgotten_ms.max(head.expires_ms);
+        let line_ms = head.expires_ms.saturating_add(self.grace_ms / 2);
+        remembered.forgotten_ms = remembered.forgotten_ms.max(line_ms);
         remembered.bytes = remembered.bytes.checked_sub(head.bytes).ok_or_else(damaged)?;
         Ok(true)
     }

@@ -37,7 +37,7 @@ pub use machine::StateMachine;
 pub use map::{Cursor, MapError, OrderedMap};
 pub use memory::{MemoryCursor, MemoryMap};
 pub use options::KvOptions;
-pub use outcome::{KeyRecord, Outcome, Taken};
+pub use outcome::{Expiry, KeyRecord, Outcome, Taken};
 pub use read::{Counter, Entry, ListQuery, Look, Page};
 pub use state::State;
 pub use write_set::{Write, WriteSet};

@@ -82,6 +82,17 @@ pub enum Outcome {
     },
 }
 
+/// Until when an idempotency key is remembered at least.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expiry {
+    /// The cluster time, in milliseconds.
+    pub at_ms: u64,
+    /// How long that was from the taking of the command that brings this answer, in
+    /// milliseconds; 0 if it was over then. Whoever counts it from a moment before the
+    /// command was sent is on the safe side.
+    pub left_ms: u64,
+}
+
 /// What the state machine made of a command by its server id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Taken {
@@ -89,9 +100,8 @@ pub enum Taken {
     Applied {
         /// The outcome, or the first one under the same idempotency key.
         outcome: Outcome,
-        /// Cluster time in milliseconds until which the idempotency key is
-        /// remembered, if the command had one.
-        idempotency_expires_ms: Option<u64>,
+        /// Until when the idempotency key is remembered, if the command had one.
+        expiry: Option<Expiry>,
     },
     /// It was taken before: no effect.
     Duplicate,

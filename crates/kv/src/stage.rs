@@ -10,8 +10,8 @@ use crate::planted::{Bug, Planted};
 use crate::read::{Finder, Walk};
 use crate::state::Sequence;
 use crate::{
-    APPLIED_KEY, Command, Condition, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
-    OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet, layout, record,
+    APPLIED_KEY, Command, Condition, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError,
+    Operation, OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet, layout, record,
 };
 
 /// The state with everything applied, and the changes since the last commit.
@@ -134,12 +134,12 @@ impl Stage {
             Sequence::Gap => return Ok(Taken::Gap),
             Sequence::Next => {}
         }
-        let (outcome, idempotency_expires_ms) = match &command.idempotency {
+        let (outcome, expiry) = match &command.idempotency {
             None => (self.carry_out(finder, &command.operation)?, None),
             Some(key) => self.carry_out_once(finder, key, &command.operation)?,
         };
         hash_outcome(&mut self.state, &outcome);
-        Ok(Taken::Applied { outcome, idempotency_expires_ms })
+        Ok(Taken::Applied { outcome, expiry })
     }
 
     fn carry_out_once<M: OrderedMap>(
@@ -147,7 +147,7 @@ impl Stage {
         finder: &mut Finder<'_, M>,
         idempotency: &IdempotencyKey,
         operation: &Operation,
-    ) -> Result<(Outcome, Option<u64>), MapError> {
+    ) -> Result<(Outcome, Option<Expiry>), MapError> {
         let IdempotencyKey { key, request_hash, asked_ms } = idempotency;
         let now_ms = self.state.cluster_time_ms;
         let revision = self.state.revision;
@@ -159,7 +159,8 @@ impl Stage {
             } else {
                 Outcome::IdempotencyMismatch { revision }
             };
-            return Ok((outcome, Some(first.expires_ms)));
+            let (at_ms, left_ms) = (first.expires_ms, first.expires_ms.saturating_sub(now_ms));
+            return Ok((outcome, Some(Expiry { at_ms, left_ms })));
         }
         // Its key may have been used, and forgotten: nobody can know any more.
         let is_late = *asked_ms < self.state.idempotency.forgotten_ms;
@@ -189,7 +190,8 @@ impl Stage {
         let forgets = self.options.planted.is(Bug::AnswersInMemoryOnly);
         let batch = if forgets { &mut nowhere } else { &mut self.batch };
         self.idempotency.remember(batch, remembered, key, answered);
-        Ok((outcome, Some(expires_ms)))
+        let left_ms = self.options.idempotency_ttl_ms;
+        Ok((outcome, Some(Expiry { at_ms: expires_ms, left_ms })))
     }
 
     fn carry_out<M: OrderedMap>(

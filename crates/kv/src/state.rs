@@ -41,7 +41,7 @@ pub(crate) struct Remembered {
     pub(crate) first: u64,
     pub(crate) next: u64,
     pub(crate) bytes: u64,
-    /// The latest time until which a key that is forgotten was said to be remembered.
+    /// Attempts asked before this cluster time may have had a key that is forgotten.
     pub(crate) forgotten_ms: u64,
 }
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use synod_kv::{
-    Command, Condition, IdempotencyKey, KvOptions, MemoryMap, Operation, Outcome, ServerId,
+    Command, Condition, Expiry, IdempotencyKey, KvOptions, MemoryMap, Operation, Outcome, ServerId,
     StateMachine, Taken,
 };
 
@@ -51,6 +51,11 @@ impl Cluster {
     }
 }
 
+fn parts(taken: Taken) -> (Outcome, Option<Expiry>) {
+    let Taken::Applied { outcome, expiry } = taken else { panic!("{taken:?}") };
+    (outcome, expiry)
+}
+
 fn is_full(taken: &Taken) -> bool {
     matches!(taken, Taken::Applied { outcome: Outcome::IdempotencyFull { .. }, .. })
 }
@@ -71,12 +76,13 @@ fn a_key_is_said_to_be_remembered_ten_minutes_and_is_a_minute_longer() {
     let mut cluster = Cluster::new(KvOptions::default());
     cluster.now_ms = 5;
     let first = cluster.put(1, b"a");
-    let Taken::Applied { idempotency_expires_ms: Some(expires_ms), .. } = first else {
-        panic!("{first:?}");
-    };
-    assert_eq!(expires_ms, 5 + TTL_MS);
-    cluster.now_ms = expires_ms + GRACE_MS - 1;
-    assert_eq!(cluster.put(1, b"a"), first);
+    let (outcome, expiry) = parts(first.clone());
+    assert_eq!(expiry, Some(Expiry { at_ms: 5 + TTL_MS, left_ms: TTL_MS }));
+    for (passed_ms, left_ms) in [(1_000, TTL_MS - 1_000), (TTL_MS + GRACE_MS - 1, 0)] {
+        cluster.now_ms = 5 + passed_ms;
+        let expiry = Some(Expiry { at_ms: 5 + TTL_MS, left_ms });
+        assert_eq!(parts(cluster.put(1, b"a")), (outcome.clone(), expiry));
+    }
     cluster.now_ms += 1;
     let later = cluster.put(1, b"a");
     assert!(is_stored(&later) && later != first);
@@ -94,13 +100,14 @@ fn an_attempt_that_was_under_way_until_its_key_was_forgotten_has_no_effect() {
     assert!(is_stored(&first));
     cluster.asked_ms = Some(asked_ms);
     cluster.now_ms = 2_000 + TTL_MS + GRACE_MS - 1;
-    assert_eq!(cluster.put(1, b"a"), first, "it is remembered");
+    assert_eq!(parts(cluster.put(1, b"a")).0, parts(first).0, "it is remembered");
     let revision = cluster.machine.revision();
     cluster.now_ms += 1;
     assert!(is_late(&cluster.put(1, b"a")));
     assert!(is_late(&cluster.put(3, b"a")), "nobody knows which keys were used");
     // Whoever asks after the time that was told asks anew.
-    for (asked_ms, is_new) in [(2_000 + TTL_MS - 1, false), (2_000 + TTL_MS, true)] {
+    let line_ms = 2_000 + TTL_MS + GRACE_MS / 2;
+    for (asked_ms, is_new) in [(line_ms - 1, false), (line_ms, true)] {
         cluster.asked_ms = Some(asked_ms);
         assert_eq!(is_stored(&cluster.put(1, b"a")), is_new, "asked at {asked_ms}");
         assert_eq!(cluster.machine.revision() > revision, is_new);

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use synod_kv::layout::Sweep;
 use synod_kv::{
-    Command, Condition, Counter, IdempotencyKey, KeyRecord, KvOptions, ListQuery, MemoryMap,
-    Operation, Outcome, Page, Revision, ServerId, StateMachine, Taken, read,
+    Command, Condition, Counter, Expiry, IdempotencyKey, KeyRecord, KvOptions, ListQuery,
+    MemoryMap, Operation, Outcome, Page, Revision, ServerId, StateMachine, Taken, read,
 };
 
 const IDEMPOTENCY_RECORDS_MAX: usize = 3;
@@ -39,7 +39,8 @@ impl Model {
         self.now_ms += passed_ms;
         let now_ms = self.now_ms;
         let over = |answer: &Answer| answer.expires_ms + IDEMPOTENCY_GRACE_MS <= now_ms;
-        let gone = self.answers.iter().filter(|answer| over(answer)).map(|gone| gone.expires_ms);
+        let gone = self.answers.iter().filter(|answer| over(answer));
+        let gone = gone.map(|gone| gone.expires_ms + IDEMPOTENCY_GRACE_MS / 2);
         self.forgotten_ms = gone.fold(self.forgotten_ms, u64::max);
         self.answers.retain(|answer| !over(answer));
     }
@@ -60,8 +61,11 @@ impl Model {
         }
         self.origins.insert(id.origin, (id.incarnation, id.sequence));
         let revision = Revision(self.revision);
-        let applied =
-            |outcome, idempotency_expires_ms| Taken::Applied { outcome, idempotency_expires_ms };
+        let now_ms = self.now_ms;
+        let applied = |outcome, at_ms: Option<u64>| {
+            let left = |at_ms: u64| Expiry { at_ms, left_ms: at_ms.saturating_sub(now_ms) };
+            Taken::Applied { outcome, expiry: at_ms.map(left) }
+        };
         let Some(idempotency) = &command.idempotency else {
             return applied(self.carry_out(&command.operation), None);
         };

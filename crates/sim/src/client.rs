@@ -12,6 +12,7 @@ use synod_wire::command;
 
 use crate::checkers::Check;
 use crate::coverage::Rare;
+use crate::fault::Fault;
 use crate::history::{Answer, Operation, Request, key_bytes, value_bytes, value_name};
 use crate::node::Node;
 use crate::plan::{Load, Plan};
@@ -39,9 +40,10 @@ pub(crate) enum Mode {
 struct Open {
     operation: usize,
     attempts: u32,
-    /// The cluster time that its first node had applied when it was asked. Its idempotency
-    /// key is remembered for its time from then on at least.
+    /// The cluster time that its first node had applied when it was asked, and when that
+    /// was. Its idempotency key is remembered for its time from then on at least.
     asked_ms: u64,
+    asked_us: u64,
 }
 
 /// One sending of an operation to a node.
@@ -204,17 +206,28 @@ impl World<'_> {
             None => {
                 let operation = self.clients.invent(client, &self.plan.load, self.now_us);
                 self.clients.operations.push(operation);
-                Open { operation: self.clients.operations.len() - 1, attempts: 1, asked_ms }
+                let operation = self.clients.operations.len() - 1;
+                Open { operation, attempts: 1, asked_ms, asked_us: self.now_us }
             }
         };
-        if asked_ms > open.asked_ms.saturating_add(self.plan.keys.ttl_ms) {
-            // From now on it may be a new request to the cluster.
+        if self.is_key_over(&open, asked_ms) {
             self.clients.operations[open.operation].ambiguous = true;
             self.rest(client);
             return Ok(());
         }
         self.clients.open[client] = Some(open);
         self.attempt(client, open.operation, node, asked_ms)
+    }
+
+    /// Whether an attempt at this time may be a new request to the cluster. Clients go by
+    /// their clocks. Only where those of nodes are wrong on purpose they must know better.
+    fn is_key_over(&self, open: &Open, asked_ms: u64) -> bool {
+        let ttl_ms = self.plan.keys.ttl_ms;
+        if [Fault::ClockRate, Fault::ClockJump].iter().any(|fault| self.plan.percent(*fault) > 0) {
+            asked_ms >= open.asked_ms.saturating_add(ttl_ms)
+        } else {
+            self.now_us >= open.asked_us.saturating_add(ttl_ms * 1_000)
+        }
     }
 
     /// The cluster time that a living node has applied.
@@ -280,6 +293,9 @@ impl World<'_> {
             [words::ANSWERS, request.0, index as u64, revision_of(&answer).0],
             || format!("{id} answers client {client}: #{index} {answer:?}"),
         );
+        if is_late && let Some(liveness) = &mut self.checks.liveness {
+            liveness.refused_late(id, sent_us);
+        }
         // It had no effect, so it may be asked again, under the key that it has.
         if is_late && self.asks_again(client) {
             return;

@@ -25,6 +25,8 @@ pub struct Liveness {
     healed_us: u64,
     bound_us: u64,
     nodes: BTreeMap<NodeId, Answered>,
+    /// Who refused a write as too late that was asked when all were to be well.
+    late: Option<NodeId>,
 }
 
 impl Liveness {
@@ -32,7 +34,7 @@ impl Liveness {
     #[must_use]
     pub fn new(healed_us: u64, bound_us: u64, nodes: &[NodeId]) -> Self {
         let nodes = nodes.iter().map(|node| (*node, Answered::default())).collect();
-        Liveness { healed_us, bound_us, nodes }
+        Liveness { healed_us, bound_us, nodes, late: None }
     }
 
     /// Whether this node must answer.
@@ -55,12 +57,23 @@ impl Liveness {
         }
     }
 
+    /// A node refused a write as too late for its idempotency key.
+    pub fn refused_late(&mut self, node: NodeId, asked_us: u64) {
+        if asked_us > self.healed_us + self.bound_us {
+            self.late.get_or_insert(node);
+        }
+    }
+
     /// How things are now.
     ///
     /// # Errors
-    /// When the bound has passed and a node has not answered.
+    /// When the bound has passed and a node has not answered, or finds a write too late
+    /// that was asked since.
     pub fn check(&self, now_us: u64) -> Check {
         let bound_us = self.bound_us;
+        demand(self.late.is_none(), Checker::Liveness, || {
+            format!("{:?} refused a fresh write as too late", self.late)
+        })?;
         let late = |answered: &Answered| answered.write_us.is_none() || answered.read_us.is_none();
         let missing = self.nodes.iter().find(|(_, answered)| late(answered));
         demand(now_us <= self.healed_us + bound_us || missing.is_none(), Checker::Liveness, || {
@@ -107,6 +120,15 @@ mod tests {
         liveness.answered(NodeId(2), false, 110, 149);
         liveness.check(151).expect("all answered");
         assert_eq!(liveness.worst_us(), Some(49));
+    }
+
+    #[test]
+    fn a_fresh_write_that_is_called_late_is_found() {
+        let mut liveness = Liveness::new(100, 50, &[]);
+        liveness.refused_late(NodeId(2), 150);
+        liveness.check(200).expect("it was asked when nodes may still have been behind");
+        liveness.refused_late(NodeId(2), 151);
+        assert!(liveness.check(200).is_err());
     }
 
     #[test]
