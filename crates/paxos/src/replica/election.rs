@@ -236,7 +236,8 @@ impl Replica {
         let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fresh = self.handed_to != Some(node);
-            let matches = self.is_match(now, node, last);
+            // One that is out of room does not take it.
+            let matches = last.room != Room::Out && self.is_match(now, node, last);
             let choice = (matches, Reverse(last.room), fresh, last.leader_priority);
             let log = (last.chosen_upto, last.last_accepted);
             self.could_lead(now, index, node, ballot).then_some((choice, log, node))
