@@ -6,7 +6,7 @@
 //! nowhere else. A message to this node itself takes the same road as anybody's,
 //! so its own vote counts only when durable.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, mem::discriminant};
 
 use synod_paxos::{Bug, Envelope, Message, NodeId, Planted, Position, Record};
 use synod_wire::PeerMessage;
@@ -63,10 +63,30 @@ impl Outbox {
         for envelope in send_after_durable.drain(..) {
             if self.durable >= self.handed_out || self.hurries(&envelope) {
                 self.release(Some(self.handed_out), envelope);
-            } else {
+            } else if !self.repeats_refusal(&envelope) {
                 self.held.push_back((self.handed_out, envelope));
             }
         }
+    }
+
+    /// Whether a refusal of the same kind waits already for this peer, in the same ballot
+    /// or a higher one. One in a lower ballot is of no use any more and goes. Without this
+    /// whoever asks or says something again and again would add as many while the disk
+    /// hangs. The one that waits stays, so that a slow disk cannot put it off for ever.
+    fn repeats_refusal(&mut self, new: &Envelope) -> bool {
+        let Message::Reject(refusal) = &new.message else { return false };
+        let kind = discriminant(&refusal.reason);
+        let same = |held: &Envelope| match &held.message {
+            Message::Reject(held_one) if held.to == new.to => {
+                (discriminant(&held_one.reason) == kind).then_some(held_one.ballot)
+            }
+            _ => None,
+        };
+        let highest = self.held.iter().filter_map(|(_, held)| same(held)).max();
+        if highest.is_some_and(|ballot| ballot < refusal.ballot) {
+            self.held.retain(|(_, held)| same(held).is_none());
+        }
+        highest.is_some_and(|ballot| ballot >= refusal.ballot)
     }
 
     /// A promise that waits is of no use any more once this node gives one in a higher
@@ -155,7 +175,7 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use synod_paxos::{Ballot, Promise, ReadIndex, RecordBody, Slot};
+    use synod_paxos::{Ballot, Promise, ReadIndex, RecordBody, Reject, RejectReason, Slot};
 
     use super::*;
 
@@ -243,6 +263,38 @@ mod tests {
         // Others' ballots are not the business of what is given now.
         take(&mut outbox, 0, &[], &[envelope(PEER, 2)]);
         assert_eq!(outbox.held_messages(), 4);
+    }
+
+    /// A stranger says at every heartbeat that it is there, and is told at each that it is no
+    /// member: while the disk hangs one such answer waits, and it is the oldest.
+    #[test]
+    fn one_refusal_of_a_kind_waits_for_a_peer() {
+        let refusal = |to, round, reason| {
+            let ballot = Ballot { round, node: PEER };
+            Envelope { to, message: Message::Reject(Reject { ballot, reason }) }
+        };
+        let no_member =
+            |round| refusal(PEER, round, RejectReason::NoMember { number: round, witnesses: 1 });
+        let mut outbox = Outbox::new(ME, Position(0), Planted::NONE);
+        take(&mut outbox, 1, &[], &[no_member(2)]);
+        for _ in 0..1_000 {
+            take(&mut outbox, 1, &[], &[no_member(2)]);
+        }
+        assert_eq!(outbox.held, [(Position(1), no_member(2))]);
+        // A candidacy of another ballot is another matter, once.
+        let second = outbox.handed_out();
+        take(&mut outbox, 0, &[], &[no_member(3), no_member(2), no_member(3)]);
+        assert_eq!(outbox.held, [(second, no_member(3))]);
+        // So are other kinds and other peers.
+        let truncated = refusal(PEER, 2, RejectReason::TooFarBehind(Slot(1)));
+        let other = refusal(NodeId(3), 2, RejectReason::NoMember { number: 1, witnesses: 1 });
+        let others = [truncated.clone(), other.clone(), truncated, other];
+        take(&mut outbox, 0, &[], &others);
+        assert_eq!(outbox.held_messages(), 3);
+        // One that left counts no more.
+        outbox.persisted(outbox.handed_out());
+        take(&mut outbox, 1, &[], &[no_member(3), no_member(3)]);
+        assert_eq!(outbox.held_messages(), 1);
     }
 
     #[test]

@@ -116,6 +116,8 @@ pub struct Replica {
     handing_over: Option<Time>,
     /// When a node of a higher priority was last asked to take the office.
     preferred_at: Time,
+    /// When a node with more room on its disk was last asked to take the office.
+    cramped_at: Option<Time>,
     /// Who was asked to take the office last: another goes first next time.
     handed_to: Option<NodeId>,
     /// When this node will stand if nothing changes.
@@ -190,6 +192,7 @@ impl Replica {
             announced: Slot::ZERO,
             handing_over: None,
             preferred_at: Time::ZERO,
+            cramped_at: None,
             handed_to: None,
             stand_at: Some(now),
             stood_at: Time::ZERO,

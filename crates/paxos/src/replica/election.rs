@@ -3,10 +3,12 @@
 use core::cmp::Reverse;
 
 use super::*;
-use crate::{Handover, Heartbeat, Watermark, leader::Candidacy, read};
+use crate::{Handover, Heartbeat, Reign, Watermark, leader::Candidacy, read};
 
 /// A leader gives nodes of a higher priority so many election timeouts between one chance
-/// to take its office and the next, and itself as many before the first.
+/// to take its office and the next, and itself as many before the first. One whose disk has
+/// little room pauses as long when whoever has more did not take it: each attempt costs
+/// the clients an election.
 const PREFERENCE_TIMEOUTS: u64 = 10;
 
 /// A hand-over that brought no higher ballot in this time has failed.
@@ -89,8 +91,11 @@ impl Replica {
             || self.unsynced.bytes() > self.options.unsynced_bytes_max;
         let rested = now.since_us(self.stood_at) > timeout;
         let leaves = !self.may_promise(self.node);
-        let cramped = self.room != Room::Enough && self.has_roomier_voter(now);
+        let cramped = self.has_roomier_voter(now);
         if (stalled || leaves || cramped) && self.handing_over.is_none() {
+            if cramped {
+                self.cramped_at = Some(now);
+            }
             self.hand_over(now, None, effects);
         } else if let Some(preferred) = self.preferred(now) {
             self.preferred_at = now;
@@ -137,13 +142,20 @@ impl Replica {
         self.rounds = Rounds::default();
     }
 
-    /// Whether a voter has room on its disk that could take over now. If the roomy one is
-    /// unfit, two that have little would hand over to each other for ever.
+    /// Whether a voter has more room on its disk that could take over now and be of use at
+    /// once. If the roomy one is unfit, two that have little would hand over to each other
+    /// for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
         let Proposer::Leading(leading) = &self.proposer else { return false };
+        // One that is out of room proposes nothing, so it loses little by asking again.
+        let timeouts = if self.room == Room::Out { 1 } else { PREFERENCE_TIMEOUTS };
+        let pause_us = timeouts * self.options.election_timeout_us;
+        if self.cramped_at.is_some_and(|at| now.since_us(at) < pause_us) {
+            return false;
+        }
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
-            last.is_some_and(|last| last.room < self.room)
+            last.is_some_and(|last| last.room < self.room && self.is_match(now, node, last))
                 && self.could_lead(now, index, node, leading.ballot)
         })
     }
@@ -156,29 +168,64 @@ impl Replica {
         if self.handing_over.is_some() || now.since_us(since) < pause_us {
             return None;
         }
-        let keeps_up = leading.prefix().0.saturating_sub(self.window_slots());
         let higher = self.others().filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fit = last.leader_priority > self.options.leader_priority
                 && self.could_lead(now, index, node, leading.ballot)
                 && last.room == Room::Enough
-                && last.chosen_upto >= Slot(keeps_up);
+                && self.is_match(now, node, last);
             fit.then_some((last.leader_priority, last.chosen_upto, node))
         });
         higher.max().map(|(_, _, node)| node)
     }
 
-    /// Whether this peer follows our ballot and is fit to take it over.
+    /// Whether this peer would lead as well as this node does: it lacks no more of the log
+    /// than what is under way in any case, and hears every voter that this node hears. One
+    /// that it does not hear would stand against it at once.
+    fn is_match(&self, now: Time, node: NodeId, last: &Heartbeat) -> bool {
+        let Proposer::Leading(leading) = &self.proposer else { return false };
+        let keeps_up = last.chosen_upto.0 >= leading.prefix().0.saturating_sub(self.window_slots());
+        let heard = |voter: &NodeId| *voter == node || last.hears.contains(voter);
+        let hears = |reign: &Reign| {
+            self.liveness.reachable_voters(now, &reign.configuration).iter().all(heard)
+        };
+        keeps_up && self.in_force().iter().all(hears)
+    }
+
+    /// Whether this peer follows our ballot, is fit to take it over and would be elected.
     fn could_lead(&self, now: Time, index: usize, node: NodeId, ballot: Ballot) -> bool {
         self.liveness.peer(index).last.as_ref().is_some_and(|last| {
             self.liveness.is_reachable(now, index)
                 && self.configurations.newest().configuration.is_voter(node)
                 && last.following == Some(ballot)
                 && last.disk_age_us <= self.options.disk_stall_us
+                && self.could_win(node, last)
         })
     }
 
-    /// Asks a follower to stand: `wanted`, or the one with the best log.
+    /// Whether a quorum could promise to this peer: itself and whom it hears, if their
+    /// journals reach back to what it knows as chosen. A candidate that cannot win leaves
+    /// the cluster without a leader for a while, and itself deaf to the next one.
+    fn could_win(&self, node: NodeId, last: &Heartbeat) -> bool {
+        let wants = last.chosen_upto.next();
+        let reaches_back = |voter: NodeId| {
+            let peer = self.place_of(voter).map(|place| self.liveness.peer(place));
+            let heard = peer.and_then(|peer| peer.last.as_ref());
+            heard.is_none_or(|heard| heard.available_from <= wants)
+        };
+        let own = self.log.truncated_upto().next() <= wants;
+        let promises = |voter: &NodeId| {
+            let could = if *voter == self.node { own } else { reaches_back(*voter) };
+            *voter == node || could && last.hears.contains(voter)
+        };
+        self.in_force().iter().all(|reign| {
+            let voters = reign.configuration.voters();
+            let promising = voters.iter().copied().filter(promises).count();
+            promising >= reign.configuration.progress_quorum()
+        })
+    }
+
+    /// Asks a follower to stand: `wanted`, or the best of all.
     pub(super) fn hand_over(&mut self, now: Time, wanted: Option<NodeId>, effects: &mut Effects) {
         let Proposer::Leading(leading) = &self.proposer else { return };
         if self.handing_over.is_some() {
@@ -189,7 +236,9 @@ impl Replica {
         let able = asked.filter_map(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref()?;
             let fresh = self.handed_to != Some(node);
-            let choice = (Reverse(last.room), fresh, last.leader_priority);
+            // One that is out of room does not take it.
+            let matches = last.room != Room::Out && self.is_match(now, node, last);
+            let choice = (matches, Reverse(last.room), fresh, last.leader_priority);
             let log = (last.chosen_upto, last.last_accepted);
             self.could_lead(now, index, node, ballot).then_some((choice, log, node))
         });
