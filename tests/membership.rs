@@ -111,6 +111,12 @@ impl Nodes {
         self.run(&words, config)
     }
 
+    /// Sets quorums, for which the leader must hear enough nodes.
+    fn set_quorums(&self, ask: u32, promise: &str, accept: &str) {
+        let words = ["quorums", "--promise", promise, "--accept", accept];
+        wait_until("other quorums", || self.member(ask, &words, None).status.success());
+    }
+
     fn serve(&mut self, id: u32) {
         let path = self.folder.path().join(format!("node-{id}.log"));
         let log = File::options().create(true).append(true).open(path).expect("a log");
@@ -460,9 +466,8 @@ fn with_addresses_in_the_log() -> Nodes {
         nodes.serve(id);
     }
     nodes.wait_for_leader(1);
-    let words = ["quorums", "--promise", "2", "--accept", "3"];
-    succeeds(&nodes.member(1, &words, None));
-    succeeds(&nodes.member(1, &["quorums", "--promise", "2", "--accept", "2"], None));
+    nodes.set_quorums(1, "3", "1");
+    nodes.set_quorums(1, "2", "2");
     nodes.agree(&[1, 2, 3]);
     nodes
 }
@@ -486,8 +491,7 @@ fn a_cluster_that_got_new_addresses_while_it_was_stopped_starts_again() {
         nodes.change(id, &format!("{{\"peer\": \"{peer}\", \"client_url\": \"{url}\"}}"));
     }
     // The commands reach everybody again, and nothing is left of where they were.
-    let words = ["quorums", "--promise", "3", "--accept", "1"];
-    succeeds(&nodes.member(3, &words, None));
+    nodes.set_quorums(3, "3", "1");
     nodes.agree(&[1, 2, 3]);
 }
 
