@@ -325,7 +325,11 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
         synod(&["member", "replace", "3", "--config", &config, "--endpoint", &url])
     });
     let identity = nodes.data(4).join("identity.json");
-    wait_until("the folder is made", || identity.exists() || replacing.is_finished());
+    let lock = nodes.data(4).join("LOCK");
+    wait_until("the folder is made and let go", || {
+        let is_free = || File::open(&lock).is_ok_and(|lock| lock.try_lock().is_ok());
+        identity.exists() && is_free() || replacing.is_finished()
+    });
     nodes.serve(4);
     let replacing = replacing.join().expect("no panic");
     succeeds(&replacing);
