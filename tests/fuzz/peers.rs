@@ -171,7 +171,7 @@ fn settings(peer: String) -> TransportSettings {
         own: Own { cluster: CLUSTER, node: NodeId(1), store: 0x5001, incarnation: 1 },
         promised: Ballot::ZERO,
         position: Position::ZERO,
-        peers: vec![PeerAddress { node: NodeId(2), address: peer }],
+        peers: vec![PeerAddress { node: NodeId(2), address: peer, spare: None }],
         pins: Vec::new(),
         limits: Limits::default(),
     }

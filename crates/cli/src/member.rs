@@ -60,38 +60,57 @@ fn promote(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
     let role = Some(MemberRole::Voter);
     let body = ChangeMemberBody { role, force, ..ChangeMemberBody::default() };
-    let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(async |client| client.change_member(id, &body).await).await
-    })?;
-    tell(&arguments.reach, &members)
+    change(&arguments.reach, async |client| client.change_member(id, &body).await)
 }
 
 fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
-    let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(async |client| client.remove_member(id, force).await).await
-    })?;
-    tell(&arguments.reach, &members)
+    change(&arguments.reach, async |client| client.remove_member(id, force).await)
 }
 
 fn quorums(arguments: &Quorums) -> Result<(), Failure> {
     let (promise, accept) = (arguments.promise, arguments.accept);
     let body = QuorumsBody { promise, accept, configuration: None };
-    let members = with_cluster(&arguments.reach, async |cluster| {
-        cluster.persist(async |client| client.set_quorums(&body).await).await
+    change(&arguments.reach, async |client| client.set_quorums(&body).await)
+}
+
+/// Asks for a change, and tells what came of it.
+fn change(
+    reach: &Reach,
+    ask: impl AsyncFn(&Client) -> Result<MembersBody, ClientError>,
+) -> Result<(), Failure> {
+    let mut before = None;
+    let members = with_cluster(reach, async |cluster| {
+        if cluster.ask_leader().await {
+            before = Some(cluster.members.configuration);
+        }
+        cluster.persist(ask).await
     })?;
-    tell(&arguments.reach, &members)
+    if before == Some(members.configuration) {
+        warn_unchanged();
+    }
+    tell(reach, &members)
+}
+
+/// A slip of the hand that fits the members must not look like a change that was made.
+fn warn_unchanged() {
+    warn("the members are so already: nothing was changed");
 }
 
 fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let settings = load(&arguments.settings.config)?;
     let (id, old, reach) = (settings.node_id, arguments.old, &arguments.reach);
+    let mut before = 0;
     let joined = with_cluster(reach, async |cluster| {
         cluster.ask_leader().await;
+        before = cluster.members.configuration;
         check_old(&cluster.members, id, old)?;
         cluster.join(&settings).await
     })?;
     if role_of(&joined, id) == Some(MemberRole::Voter) && role_of(&joined, old).is_none() {
+        if before == joined.configuration {
+            warn_unchanged();
+        }
         return tell(reach, &joined);
     }
     warn(&format!(
@@ -126,8 +145,11 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
 
 /// A replacement that cannot come to its end is not begun.
 fn check_old(members: &MembersBody, id: u32, old: u32) -> Result<(), Failure> {
+    // As the leader sees it: a member no more, or an id that was skipped.
+    let may_have_been = members.configuration > 0 && old <= members.ids_used_upto;
     match (role_of(members, old), role_of(members, id)) {
-        (Some(MemberRole::Voter), _) | (None, Some(MemberRole::Voter)) => Ok(()),
+        (Some(MemberRole::Voter), _) => Ok(()),
+        (None, Some(MemberRole::Voter)) if may_have_been => Ok(()),
         (None, _) => Err(Failure::refused(format!(
             "no member has the id {old}; `synod member list` names them. Nothing was changed"
         ))),
@@ -179,8 +201,9 @@ impl Cluster {
                 self.members.cluster
             )));
         }
-        let joining =
-            Joining::begin(settings).map_err(|error| Failure::failed(error.to_string()))?;
+        let begun = Joining::begin(settings);
+        let joining = begun
+            .map_err(|error| Failure::failed(format!("{error}\nThe cluster was not told yet")))?;
         if let Some(joined) = joining.joined {
             return self.rejoin(id, joined).await;
         }
@@ -198,15 +221,12 @@ impl Cluster {
     }
 
     /// The members, of which the node is one since the configuration of this number, if it
-    /// still is.
+    /// still is. Only the leader knows: others may not have heard yet that it was removed.
     async fn rejoin(&mut self, id: u32, joined: u64) -> Result<MembersBody, Failure> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if role_of(&self.members, id).is_some() {
-                return Ok(self.members.clone());
-            }
-            self.ask_leader().await;
-            match standing(&self.members, id, joined) {
+            let from_leader = self.ask_leader().await;
+            match standing(&self.members, from_leader, id, joined) {
                 Standing::Member => return Ok(self.members.clone()),
                 Standing::Removed => {
                     return Err(Failure::refused(format!(
@@ -227,17 +247,20 @@ impl Cluster {
     }
 
     /// Who answered first may lag behind: asks the leader, too, and from then on talks to
-    /// the members that it names, and to itself. Without a leader everything stays.
-    async fn ask_leader(&mut self) {
-        let Ok(status) = self.client.status().await else { return };
-        let Some(url) = status.leader.and_then(|leader| leader.url) else { return };
+    /// the members that it names, and to itself. Without a leader everything stays. Says
+    /// whether the members are now those that a leader told.
+    async fn ask_leader(&mut self) -> bool {
+        let Ok(status) = self.client.status().await else { return false };
+        let Some(url) = status.leader.and_then(|leader| leader.url) else { return false };
         let mut told = Err(());
         if let Ok(leader) = talk::client(std::slice::from_ref(&url), self.timeout_ms) {
             told = leader.members().await.map_err(drop);
         }
         let is_same = |members: &MembersBody| members.cluster == self.members.cluster;
-        let Some(members) = told.ok().filter(is_same) else { return };
-        if members.configuration >= self.members.configuration {
+        let Some(members) = told.ok().filter(is_same) else { return false };
+        // One that leads no more may lag behind as anybody may.
+        let is_newest = members.configuration >= self.members.configuration;
+        if is_newest {
             self.members = members;
         }
         let mut urls = urls_of(&self.members);
@@ -249,6 +272,7 @@ impl Cluster {
         {
             (self.client, self.urls) = (client, urls);
         }
+        is_newest
     }
 
     /// Asks for a change again and again while that may help: each may be asked for twice.
@@ -281,11 +305,15 @@ impl Cluster {
 enum Standing {
     Member,
     Removed,
-    /// The members are of before it joined, or are just being changed.
+    /// The members are of before it joined, or are just being changed, or are not what a
+    /// leader told.
     Unknown,
 }
 
-fn standing(members: &MembersBody, id: u32, joined: u64) -> Standing {
+fn standing(members: &MembersBody, from_leader: bool, id: u32, joined: u64) -> Standing {
+    if !from_leader {
+        return Standing::Unknown;
+    }
     if role_of(members, id).is_some() {
         return Standing::Member;
     }
@@ -366,7 +394,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_members_of_after_it_joined_tell_that_a_node_was_removed() {
+    fn only_a_leaders_members_of_after_it_joined_tell_what_became_of_a_node() {
         let told = |ids: &[u32], configuration, pending| MembersBody {
             cluster: String::new(),
             configuration,
@@ -391,8 +419,11 @@ mod tests {
             },
         };
         let of = |ids: &[u32], configuration, pending| {
-            standing(&told(ids, configuration, pending), 4, 3)
+            standing(&told(ids, configuration, pending), true, 4, 3)
         };
+        for ids in [&[1, 4][..], &[1]] {
+            assert_eq!(standing(&told(ids, 4, false), false, 4, 3), Standing::Unknown);
+        }
         assert_eq!(of(&[1, 4], 3, false), Standing::Member);
         assert_eq!(of(&[1], 2, false), Standing::Unknown);
         assert_eq!(of(&[1], 4, true), Standing::Unknown);

@@ -4,6 +4,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use synod_paxos::{Ballot, Position, Record, RecordBody, Segment, Slot, Standing, Value};
+use synod_wire::configuration;
 use synod_wire::record::sector::{PAYLOAD_BYTES, SECTOR_BYTES};
 use synod_wire::record::{
     BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, RECORD_HEADER_BYTES,
@@ -302,7 +303,8 @@ impl Journal {
         };
         let body_bytes = match held {
             Some((_, _, Value::Batch(bytes))) => bytes.len(),
-            _ => 0,
+            Some((_, _, Value::Configuration(new))) => configuration::encode(new).len(),
+            Some((_, _, Value::Noop)) | None => 0,
         };
         if body_bytes > BODY_BYTES_MAX {
             return Err(JournalError::ValueTooLarge { bytes: body_bytes });

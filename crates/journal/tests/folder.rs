@@ -5,10 +5,13 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use synod_journal::{ClusterId, Journal, JournalError, JournalOptions, OpenError};
-use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Recovered, Slot, Value};
+use synod_paxos::{
+    Ballot, Configuration, NodeId, Position, Record, RecordBody, Recovered, Slot, Value,
+};
 
 const CLUSTER: ClusterId = ClusterId(77);
 const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096 };
@@ -145,6 +148,27 @@ fn a_value_larger_than_a_segment_is_kept() {
     assert_eq!(written.len(), 3);
     drop(journal);
     assert_eq!(sizes(&open(&dir)), written);
+}
+
+#[test]
+fn every_kind_of_value_is_read_back_by_the_life_that_wrote_it_and_the_next() {
+    let (_folder, dir) = created();
+    let about = Bytes::from_static(b"where they are");
+    let members = Configuration::majority([1, 2].map(NodeId).to_vec(), 3).unwrap();
+    let members = members.with_about(about).unwrap().numbered(4);
+    let batch = Value::Batch(Bytes::from_static(b"commands"));
+    let values = [batch, Value::Configuration(Arc::new(members)), Value::Noop];
+    let record = |(slot, value): (u64, &Value)| {
+        let body = RecordBody::Accepted { slot: Slot(slot), ballot: BALLOT, value: value.clone() };
+        Record { promised: BALLOT, chosen_upto: Slot(slot), body }
+    };
+    let records: Vec<Record> = (1..).zip(&values).map(record).collect();
+    let mut journal = open(&dir);
+    journal.append(&records).unwrap();
+    journal.sync().unwrap();
+    assert_eq!(journal.read_chosen(Slot(1), Slot(9), 9999).unwrap(), values);
+    drop(journal);
+    assert_eq!(open(&dir).read_chosen(Slot(1), Slot(9), 9999).unwrap(), values);
 }
 
 #[test]

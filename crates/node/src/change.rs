@@ -81,7 +81,7 @@ impl Next {
                 self.promote(node);
                 Ok(Some(()))
             }
-            Wanted::Replace { id, old } => self.replace(NodeId(*id), NodeId(*old)),
+            Wanted::Replace { id, old } => self.replace(now, NodeId(*id), NodeId(*old)),
             Wanted::Remove { id } => self.remove(now, NodeId(*id)),
             Wanted::Quorums { promise, accept } => {
                 let wanted = (*promise as usize, *accept as usize);
@@ -153,11 +153,16 @@ impl Next {
         Ok(Some(()))
     }
 
-    fn replace(&mut self, node: NodeId, old: NodeId) -> Result<Option<()>, ChangeRefused> {
+    fn replace(
+        &mut self,
+        now: &Roster,
+        node: NodeId,
+        old: NodeId,
+    ) -> Result<Option<()>, ChangeRefused> {
         self.member(node.0)?;
         let votes = self.voters.contains(&node);
         if votes && !self.is_member(old) {
-            return Ok(None);
+            return gone(now, old);
         }
         if votes {
             return Err(conflict(format!(
@@ -180,8 +185,7 @@ impl Next {
 
     fn remove(&mut self, now: &Roster, node: NodeId) -> Result<Option<()>, ChangeRefused> {
         if !self.is_member(node) {
-            let was_used = now.newest.number() > 0 && node.0 <= self.about.ids_used_upto;
-            return if was_used { Ok(None) } else { Err(unknown(node.0)) };
+            return gone(now, node);
         }
         if self.voters == [node] {
             return Err(conflict(format!(
@@ -322,6 +326,13 @@ fn impossible(error: ConfigurationError, voters: usize) -> String {
     }
 }
 
+/// Nothing is to be done about a node that is a member no more. Which of the lower ids were
+/// only skipped is not kept.
+fn gone(now: &Roster, node: NodeId) -> Result<Option<()>, ChangeRefused> {
+    let may_have_been = now.newest.number() > 0 && node.0 <= now.about.ids_used_upto;
+    if may_have_been { Ok(None) } else { Err(unknown(node.0)) }
+}
+
 fn unknown(id: u32) -> ChangeRefused {
     let detail = format!("No member has the id {id}; /v1/cluster/members lists them.");
     refused(ProblemKind::NoSuchMember, detail)
@@ -456,6 +467,7 @@ mod tests {
             (Wanted::Remove { id: 9 }, NoSuchMember, "id 9"),
             (Wanted::Replace { id: 9, old: 1 }, NoSuchMember, "id 9"),
             (Wanted::Replace { id: 5, old: 9 }, NoSuchMember, "id 9"),
+            (Wanted::Replace { id: 2, old: 9 }, NoSuchMember, "id 9"),
             (Wanted::Replace { id: 5, old: 6 }, MemberConflict, "does not vote"),
             (Wanted::Replace { id: 5, old: 5 }, MemberConflict, "does not vote"),
             (Wanted::Replace { id: 1, old: 2 }, MemberConflict, "votes already"),
@@ -465,6 +477,11 @@ mod tests {
         ] {
             let (found, detail) = problem(&now, wanted.clone());
             assert!(found == kind && detail.contains(word), "{wanted:?}: {found:?} {detail}");
+        }
+        // At first nobody was ever removed.
+        let first = roster(&[1, 3], &[], 0);
+        for wanted in [Wanted::Remove { id: 2 }, Wanted::Replace { id: 3, old: 2 }] {
+            assert_eq!(problem(&first, wanted).0, NoSuchMember);
         }
         let (kind, detail) = problem(&roster(&[1], &[2], 0), Wanted::Remove { id: 1 });
         assert!(kind == MemberConflict && detail.contains("last voter"), "{detail}");

@@ -185,10 +185,30 @@ pub(crate) fn unfinished_restore(path: &Path) -> Option<PathBuf> {
 /// Whether the journal beside this state is none that a node has ever voted with.
 fn is_journal_unused(folder: &Folder, state: &Path, settings: &Settings) -> bool {
     let Ok(founding) = Founding::of(state) else { return false };
-    match Journal::inspect(&folder.journal(), founding.lineage(settings.cluster_id())) {
-        Ok(held) => held.incarnation == 0 && held.recovered.position == Position::ZERO,
-        Err(error) => matches!(error, OpenError::Missing(_)),
+    is_unused(&folder.journal(), founding.lineage(settings.cluster_id())).unwrap_or(false)
+}
+
+/// Whether there is no journal, or one that nobody ever voted with, for whichever cluster it
+/// was made.
+fn is_unused(journal: &Path, cluster: ClusterId) -> Result<bool, OpenError> {
+    let held = match Journal::inspect(journal, cluster) {
+        Err(OpenError::WrongCluster { found, .. }) => Journal::inspect(journal, found),
+        held => held,
+    };
+    match held {
+        Ok(held) => Ok(held.incarnation == 0 && held.recovered.position == Position::ZERO),
+        Err(OpenError::Missing(_)) => Ok(true),
+        Err(error) => Err(error),
     }
+}
+
+/// That a journal can be made in the folder, which [`create`] does later.
+pub(crate) fn check_journal(folder: &Folder, cluster: ClusterId) -> Result<(), InitError> {
+    if is_unused(&folder.journal(), cluster)? {
+        return Ok(());
+    }
+    let found = "a journal that was in use".to_owned();
+    Err(InitError::NotEmpty { path: folder.path().to_owned(), found })
 }
 
 fn claim(folder: Folder) -> Result<Folder, InitError> {
@@ -242,11 +262,7 @@ fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError>
         // Left by an `init` that was interrupted, unless somebody served from it: then
         // it holds votes, and only its identity is missing.
         Err(OpenError::Exists(_)) => {
-            let held = Journal::inspect(&path, identity.lineage())?;
-            if held.incarnation > 0 || held.recovered.position > Position::ZERO {
-                let found = "a journal that was in use".to_owned();
-                return Err(InitError::NotEmpty { path: folder.path().to_owned(), found });
-            }
+            check_journal(folder, identity.lineage())?;
             std::fs::remove_dir_all(&path).map_err(|source| FolderError::Io {
                 what: "remove",
                 path: path.clone(),

@@ -60,6 +60,9 @@ impl Joining {
         if !found.is_empty() {
             return Err(identity::not_empty(&folder, &found));
         }
+        // Before the cluster is told: later nothing may stand in the way any more. Of what the
+        // cluster began with nothing is known yet, and an unused journal tells nothing of it.
+        identity::check_journal(&folder, Founding::default().lineage(settings.cluster_id()))?;
         let store = match begun(&folder, settings)? {
             Some(store) => store,
             None => identity::random_id().map_err(InitError::Random)?,
@@ -92,6 +95,16 @@ impl Joining {
         let me = settings.node();
         if about.member(me).is_none_or(|member| member.store != Some(self.store)) {
             return Err(unfit(format!("node {} with this folder is none of its members", me.0)));
+        }
+        // A vote needs a node that runs, and that has its identity.
+        if configuration.is_voter(me) {
+            return Err(unfit(format!(
+                "node {me} votes already, and this folder is none that ever voted: it was emptied \
+                 or is an old copy, or the node was promoted by force before it was made. What it \
+                 promised may be lost, so it must not come back: put a node with another id and an \
+                 empty data_dir in its place with `synod member replace {me}`",
+                me = me.0
+            )));
         }
         let restored = members.first.restored.as_ref();
         let founding = restored.map(Founding::read).transpose().map_err(unfit)?;
@@ -178,6 +191,7 @@ fn possible(
 mod tests {
     use std::path::Path;
 
+    use synod_journal::{ClusterId, Journal, JournalOptions};
     use synod_kv::http::MemberBody;
 
     use super::*;
@@ -264,18 +278,46 @@ mod tests {
         quorums.accept_quorum = 0;
         let mut long = good.clone();
         long.members[0].peer = "h".repeat(300);
+        // The folder was put back to before it was the node's.
+        let mut votes = good.clone();
+        votes.members[2].role = MemberRole::Voter;
         for (members, word) in [
             (other, "ffff"),
             (members(store + 1), "none of its members"),
             (twice, "MemberIds"),
             (quorums, "Quorums"),
             (long, "too long"),
+            (votes, "synod member replace 4"),
         ] {
             let refused = begin().finish(&settings, &members).expect_err("unfit").to_string();
             assert!(refused.contains(word), "{refused}");
         }
-        // A node that was initialised does not join, and a foreign folder is left alone.
+        // A foreign folder is left alone.
         std::fs::write(settings.data_dir.join("holiday.jpg"), b"sun").expect("written");
         assert!(Joining::begin(&settings).is_err());
+    }
+
+    #[test]
+    fn a_journal_that_was_in_use_is_found_before_the_cluster_is_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path(), 4);
+        let folder = Folder::create(&settings.data_dir).expect("made");
+        let (journal, other) = (folder.journal(), ClusterId(7));
+        drop(folder);
+        // What was interrupted before anybody served from it is no hindrance, whosoever it was.
+        Journal::create(&journal, other).expect("made");
+        let begun = Joining::begin(&settings).expect("begun");
+        let store = begun.store;
+        begun.finish(&settings, &members(store)).expect("made");
+        std::fs::remove_file(settings.data_dir.join(identity::FILE)).expect("lost");
+        drop(Joining::begin(&settings).expect("its own unused journal"));
+        for cluster in [settings.cluster_id(), 8] {
+            std::fs::remove_dir_all(&journal).expect("removed");
+            Journal::create(&journal, ClusterId(cluster)).expect("made");
+            let options = JournalOptions::default();
+            drop(Journal::open(&journal, ClusterId(cluster), &options).expect("served from"));
+            let refused = Joining::begin(&settings).expect_err("in use").to_string();
+            assert!(refused.contains("a journal that was in use"), "{refused}");
+        }
     }
 }

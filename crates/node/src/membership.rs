@@ -67,9 +67,11 @@ impl Membership {
     /// Where the peers are.
     pub(crate) fn peers(&self) -> Vec<PeerAddress> {
         let members = self.roster.everybody.iter().filter(|member| member.node != self.me);
+        // After all members moved while they were stopped only the settings know where to.
         let address = |member: &synod_wire::AboutMember| PeerAddress {
             node: member.node,
             address: member.peer.clone(),
+            spare: self.known.member(member.node).map(|said| said.peer),
         };
         let former = self.former.values().map(|(address, _)| address.clone());
         members.map(address).chain(former).collect()
@@ -167,9 +169,11 @@ impl Membership {
         }
         let newest = &configurations.newest().configuration;
         let is_settled = self.roster.is_settled;
-        for (wanted, reply) in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        // Whoever went away waits for nothing, and asks again if need be.
+        for (wanted, reply) in waiting.filter(|(_, reply)| !reply.is_closed()) {
             let number = wanted.number();
-            if newest.number() < number && !reply.is_closed() {
+            if newest.number() < number {
                 self.waiting.push((wanted, reply));
             } else if newest.number() > number {
                 let found = configurations.reigns().iter().map(|reign| &reign.configuration);
@@ -263,5 +267,21 @@ mod tests {
         let membership = Membership::new(NodeId(1), known, talked_to);
         let stores: Vec<u128> = membership.stores().iter().map(|pin| pin.store).collect();
         assert_eq!(stores, [11, 99, 13]);
+    }
+
+    #[test]
+    fn whoever_went_away_waits_no_more_for_a_change() {
+        let one = Configuration::majority(vec![NodeId(1)], 8).expect("possible");
+        let two = Configuration::majority(vec![NodeId(1), NodeId(2)], 8).expect("possible");
+        let two = two.numbered(1);
+        let talked_to = vec![Arc::new(one), Arc::new(two.clone())];
+        let mut membership = Membership::new(NodeId(1), Known::default(), talked_to);
+        let (gone, _) = oneshot::channel();
+        let (stays, mut answer) = oneshot::channel();
+        membership.waiting.extend([(two.clone(), gone), (two.clone(), stays)]);
+        // It is chosen and does not govern yet.
+        membership.settle(&Configurations::new(two));
+        assert_eq!(membership.waiting.len(), 1);
+        assert!(answer.try_recv().is_err());
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct Roster {
 }
 
 impl Known {
-    /// What is known of a member about which the configuration says nothing.
-    fn member(&self, node: NodeId) -> Option<AboutMember> {
+    /// What the settings say of a member.
+    pub(crate) fn member(&self, node: NodeId) -> Option<AboutMember> {
         self.settings.iter().find(|member| member.node == node).cloned()
     }
 

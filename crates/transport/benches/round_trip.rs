@@ -120,7 +120,7 @@ fn start(
         own: Own { cluster: 1, node: NodeId(node), store: u128::from(node), incarnation: 1 },
         promised: Ballot::ZERO,
         position: Position::ZERO,
-        peers: vec![PeerAddress { node: NodeId(peer), address }],
+        peers: vec![PeerAddress { node: NodeId(peer), address, spare: None }],
         pins: Vec::new(),
         limits: Limits::default(),
     };

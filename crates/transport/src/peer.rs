@@ -152,7 +152,7 @@ impl Peer {
         };
         Peer {
             node: address.node,
-            addresses: RefCell::new(Addresses::new(address.address)),
+            addresses: RefCell::new(Addresses::new(address.address, address.spare)),
             member: RefCell::new(member),
             control: lane(LaneQueue::new(
                 Lane::Control,

@@ -25,6 +25,8 @@ pub struct PeerAddress {
     /// `host:port`, looked up anew at each dial. It may lead through a proxy; that
     /// the right node answers is what the handshake is for.
     pub address: String,
+    /// Another one, dialled in turn with the first until the peer has answered at that.
+    pub spare: Option<String>,
 }
 
 /// The store id that a peer had at first contact and has to keep.

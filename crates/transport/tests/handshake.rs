@@ -314,7 +314,7 @@ fn a_message_that_arrives_byte_by_byte_is_whole() {
 }
 
 fn at(node: u32, address: &str) -> PeerAddress {
-    PeerAddress { node: NodeId(node), address: address.to_owned() }
+    PeerAddress { node: NodeId(node), address: address.to_owned(), spare: None }
 }
 
 #[test]
@@ -381,6 +381,27 @@ fn a_wrong_address_costs_neither_the_connection_nor_the_way_back() {
         for mut stream in lanes {
             closed(&mut stream).await;
         }
+    });
+}
+
+#[test]
+fn a_peer_is_found_at_its_spare_address_and_wanted_at_the_first() {
+    run(async {
+        let (mut node, _) = lonely(limits());
+        let (gone, fake) = (FakePeer::new(), FakePeer::new());
+        let three = PeerAddress { spare: Some(fake.address.clone()), ..at(3, &gone.address) };
+        // Somebody else is where it was.
+        node.transport.set_peers(std::slice::from_ref(&three), &[]);
+        let (_, mut stream) = gone.accept().await;
+        send_handshake(&mut stream, Handshake::Welcome(welcome(4))).await;
+        drop(gone);
+        let lanes = [welcome_three(&fake).await, welcome_three(&fake).await];
+        let connected = |lane| IncomingEvent::Connected { node: NodeId(3), lane };
+        node.wait_for(|event| *event == connected(Lane::Control)).await;
+        // To be told where it is by everybody makes no difference to whoever holds it there.
+        node.transport.set_peers(&[at(3, &fake.address)], &[]);
+        drop(lanes);
+        let _again = [welcome_three(&fake).await, welcome_three(&fake).await];
     });
 }
 

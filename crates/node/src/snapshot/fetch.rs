@@ -1,7 +1,7 @@
 //! The receiving end: it asks for every part of every file, in order, at its own pace.
 //!
 //! Two parts are asked for at a time. One that does not come is asked for again; when
-//! nothing comes for long the peer has failed, but what is here stays: if the same
+//! nothing comes for long, or very little, the peer has failed, but what is here stays: if the same
 //! snapshot is offered again, it goes on where it was.
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use synod_storage::snapshot::{Arrival, SnapshotError, SnapshotFile, StateFolders
 use synod_wire::snapshot::CHUNK_BYTES_MAX;
 use synod_wire::{SnapshotGone, SnapshotMessage};
 
-use super::pace::Pace;
+use super::pace::{LeastRate, Pace};
 use crate::identity::random_id;
 use crate::snapshot_settings::SnapshotSettings;
 
@@ -112,6 +112,7 @@ struct Pull {
     is_second_try: bool,
     bytes_done: u64,
     heard_at: Instant,
+    least: LeastRate,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -205,15 +206,17 @@ impl Fetch {
                 }
                 self.phase = Phase::Opening(opening);
             }
-            Phase::Pulling(pull) if now.duration_since(pull.heard_at) >= GIVE_UP => {
-                let from = pull.opening.from;
-                self.kept = Some(pull);
-                self.fail(from, "the peer sends nothing any more", now);
-            }
-            Phase::Pulling(mut pull) => {
-                self.ask(&mut pull, now);
-                self.phase = Phase::Pulling(pull);
-            }
+            Phase::Pulling(mut pull) => match pull.why_given_up(now) {
+                Some(reason) => {
+                    let from = pull.opening.from;
+                    self.kept = Some(pull);
+                    self.fail(from, reason, now);
+                }
+                None => {
+                    self.ask(&mut pull, now);
+                    self.phase = Phase::Pulling(pull);
+                }
+            },
             Phase::Failing { from, at } if at <= now => {
                 self.out.push(FetchOut::Failed { from });
             }
@@ -302,7 +305,8 @@ impl Fetch {
             for ask in &mut pull.asked {
                 ask.asked_at = now.checked_sub(ASK_AGAIN).unwrap_or(now);
             }
-            self.phase = Phase::Pulling(Pull { opening, heard_at: now, ..pull });
+            let least = LeastRate::new(self.settings.rate_bytes_per_s, now);
+            self.phase = Phase::Pulling(Pull { opening, heard_at: now, least, ..pull });
             return;
         }
         match Arrival::begin(&self.folders, slot.0, files, self.settings.disk_reserve_bytes) {
@@ -320,6 +324,7 @@ impl Fetch {
                     is_second_try: false,
                     bytes_done: 0,
                     heard_at: now,
+                    least: LeastRate::new(self.settings.rate_bytes_per_s, now),
                 });
             }
             Err(error) => self.fail(opening.from, &error.to_string(), now),
@@ -355,6 +360,7 @@ impl Fetch {
         };
         pull.asked.swap_remove(place);
         pull.heard_at = now;
+        pull.least.came(part.len());
         pull.checksum = file_checksum;
         pull.bytes_done += part.len() as u64;
         self.received_bytes += part.len() as u64;
@@ -439,6 +445,14 @@ impl Fetch {
 }
 
 impl Pull {
+    /// Why the peer has failed, if it has.
+    fn why_given_up(&mut self, now: Instant) -> Option<&'static str> {
+        if now.duration_since(self.heard_at) >= GIVE_UP {
+            return Some("the peer sends nothing any more");
+        }
+        self.least.is_too_low(now).then_some("the peer sends next to nothing")
+    }
+
     fn file_bytes(&self) -> u64 {
         self.arrival.files().get(self.file).map_or(0, |file| file.bytes)
     }

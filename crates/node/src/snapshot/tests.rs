@@ -262,6 +262,23 @@ fn after_a_break_it_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_peer_that_drips_has_failed_and_what_it_gave_stays() {
+    let mut pair = Pair::new(FAST);
+    pair.fetch.begin(SENDER, Slot(0), pair.now);
+    // Two parts are asked for again each second, so one comes every 14 seconds.
+    let mut asked = 0;
+    let drip = |message: SnapshotMessage| {
+        asked += u32::from(matches!(message, SnapshotMessage::Read { .. }));
+        let passes = !matches!(message, SnapshotMessage::Read { .. }) || asked.is_multiple_of(28);
+        if passes { vec![message] } else { vec![] }
+    };
+    assert_eq!(pair.run(Duration::from_secs(65), drip), End::Failed);
+    assert!(pair.fetch.progress().received_bytes > 0);
+    pair.fetch.begin(SENDER, Slot(0), pair.now);
+    assert_eq!(pair.run(Duration::from_secs(1), pass), End::Arrived(SLOTS));
+}
+
+#[test]
 fn a_snapshot_that_its_sender_dropped_is_made_anew() {
     let mut pair = Pair::new(500_000);
     pair.fetch.begin(SENDER, Slot(0), pair.now);

@@ -68,6 +68,7 @@ pub(crate) fn settings(node: u32, peers: &[(u32, &str)], limits: Limits) -> Tran
     let peer = |(node, address): &(u32, &str)| PeerAddress {
         node: NodeId(*node),
         address: (*address).into(),
+        spare: None,
     };
     let own = Own { cluster: CLUSTER, node: NodeId(node), store: store(node), incarnation: 1 };
     TransportSettings {
