@@ -71,6 +71,13 @@ impl State {
     /// # Errors
     /// When it is damaged.
     pub fn decode(record: &[u8]) -> Result<Self, MapError> {
+        if let Some(format) = record.first().filter(|format| **format > FORMATS[1]) {
+            let newest = FORMATS[1];
+            return Err(MapError(format!(
+                "the state has format {format}, of which this release knows up to {newest}: a newer \
+                 one wrote it, and only such a release can go on with it"
+            )));
+        }
         State::parse(record).ok_or_else(|| MapError("the state record is damaged".to_owned()))
     }
 

@@ -13,7 +13,7 @@ use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
 use synod_transport::{Own, Transport, TransportSettings};
-use synod_wire::AboutMember;
+use synod_wire::{AboutMember, Versions, version};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -149,6 +149,7 @@ impl Node {
         let Assembly { identity, shared, fatal, .. } = assembly;
         tracing::info!(
             node = %identity.node, cluster = settings.cluster.name, %client_addr, %peer_addr,
+            version = version::NEWEST, write_version = settings.write_version,
             "the node runs"
         );
         Ok(Node {
@@ -247,7 +248,10 @@ impl Running {
 /// Opens and rebuilds everything that the disk holds.
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
-    let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
+    let options = JournalOptions {
+        segment_bytes: settings.limits.segment_bytes,
+        format: settings.write_version,
+    };
     let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
@@ -384,7 +388,8 @@ impl Assembly<'_> {
         let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Ok(Core { host, applied, promised, membership })
+        let written = self.settings.write_version;
+        Ok(Core { host, applied, promised, membership, written })
     }
 
     /// What this node knows of the members without the log.
@@ -414,6 +419,7 @@ impl Assembly<'_> {
                 store: self.identity.store,
                 incarnation: recovery.incarnation,
             },
+            versions: Versions::of_writer(self.settings.write_version),
             promised: recovery.recovered.promised,
             position: recovery.recovered.position,
             peers: membership.peers(),
