@@ -9,7 +9,7 @@ use samples::{any_command, any_peer_message, commands, handshakes, peer_messages
 use synod_kv::ServerId;
 use synod_paxos::{Message, Value};
 use synod_wire::{
-    DecodeError, Handshake, Hello, PeerMessage, Versions, batch, command, frame, handshake, version,
+    DecodeError, Handshake, Hello, PeerMessage, Versions, batch, command, frame, handshake,
 };
 
 fn decode(encoded: &[u8]) -> Result<PeerMessage, DecodeError> {
@@ -99,29 +99,6 @@ fn a_full_batch_is_read_back_and_a_fuller_one_is_not_built() {
     builder.push_entry(&large);
     assert!(!builder.fits(large.len()));
     assert!(batch::decode(builder.finish()).is_ok());
-}
-
-/// A later version appends fields to a block, and a node that went before skips them.
-#[test]
-fn fields_that_a_later_version_appended_are_skipped() {
-    for (name, message) in peer_messages() {
-        let mut out = BytesMut::new();
-        frame::encode_for(version::NEWEST, &message, &mut out);
-        let kind = out[3];
-        let body = out.split_off(frame::HEADER_BYTES);
-        let fields = usize::from(u16::from_le_bytes([body[0], body[1]]));
-        let mut longer = BytesMut::new();
-        longer.extend_from_slice(&u16::try_from(fields + 3).unwrap().to_le_bytes());
-        longer.extend_from_slice(&body[2..2 + fields]);
-        longer.extend_from_slice(b"new");
-        longer.extend_from_slice(&body[2 + fields..]);
-        let mut framed = vec![0x53, 0xD1, 1, kind];
-        framed.extend_from_slice(&u32::try_from(longer.len()).unwrap().to_le_bytes());
-        framed.extend_from_slice(&crc32c::crc32c(&longer).to_le_bytes());
-        framed.extend_from_slice(&crc32c::crc32c(&framed).to_le_bytes());
-        framed.extend_from_slice(&longer);
-        assert_eq!(decode(&framed), Ok(message), "{name}");
-    }
 }
 
 /// A node that says nothing of an oldest version, as the first ones did not.
