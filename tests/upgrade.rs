@@ -186,9 +186,17 @@ struct Release<'a> {
 
 /// Stops a node with this signal and starts it from this release in its place.
 fn replace(cluster: &mut TestCluster, id: u32, signal: Signal, release: &Release<'_>) {
+    stop(cluster, id, signal);
+    start(cluster, id, release);
+    wait_until_ready(cluster, id);
+}
+
+fn stop(cluster: &mut TestCluster, id: u32, signal: Signal) {
     cluster.signal(id, signal);
     cluster.wait_for_death(id);
-    start(cluster, id, release);
+}
+
+fn wait_until_ready(cluster: &mut TestCluster, id: u32) {
     wait_until("the node is ready", || {
         assert!(!cluster.has_ended(id), "node {id} ended: {}", cluster.node_output(id));
         cluster.try_request(id, "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
@@ -289,9 +297,17 @@ fn nodes_are_upgraded_one_by_one_under_load_and_taken_back() {
 
     // Somebody raises the version while node 3 has not been upgraded: it is told so, and
     // nothing comes into the log that it could not read.
+    for id in [1, 2] {
+        replace(&mut cluster, id, Signal::TERM, &next_release);
+    }
     load.ask(&cluster, &[1, 2]);
     for id in [1, 2] {
-        replace(&mut cluster, id, Signal::TERM, &raised);
+        // Between the two a node may wait for a leader that it cannot hear.
+        stop(&mut cluster, id, Signal::TERM);
+        start(&mut cluster, id, &raised);
+    }
+    for id in [1, 2] {
+        wait_until_ready(&mut cluster, id);
     }
     wait_until("node 3 is told", || {
         let said = cluster.node_output(3);
@@ -318,13 +334,12 @@ fn nodes_are_upgraded_one_by_one_under_load_and_taken_back() {
 
     // There is no way back from here, and whoever tries it is told why.
     load.ask(&cluster, &[1, 2]);
-    cluster.signal(3, Signal::TERM);
-    cluster.wait_for_death(3);
+    stop(&mut cluster, 3, Signal::TERM);
     let unknown = Release { write_version: Some(2), ..release };
     is_refused(&mut cluster, 3, &unknown, "write_version: must be 1 to 1");
     is_refused(&mut cluster, 3, &release, "has format version 2, which this program does not know");
     let folder = cluster.settings_path(3).with_file_name("data");
-    let looked = synod(&["inspect", folder.to_str().expect("a path")]);
+    let looked = synod(&["inspect", "--data", folder.to_str().expect("a path")]);
     let said = String::from_utf8_lossy(&looked.stdout) + String::from_utf8_lossy(&looked.stderr);
     assert!(said.contains("has format version 2"), "{said}");
     start(&mut cluster, 3, &raised);
