@@ -74,6 +74,7 @@ verify: ## Check format, lints, docs and crate boundaries; changes nothing.
 	@.ci/setup
 	@cargo fmt --all --check
 	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	@$(CARGO) clippy --locked -p synod-wire --features next-version --all-targets -- -D warnings
 	@RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --workspace --no-deps --quiet
 	@.ci/check-crates
 	@if command -v cargo-deny >/dev/null; then \

@@ -250,6 +250,9 @@ mod tests {
         }
         record.push(0);
         assert!(State::decode(&record).is_err(), "a byte more");
+        record[0] = FORMATS[1] + 1;
+        let MapError(why) = State::decode(&record).expect_err("a format of the future");
+        assert!(why.contains("a newer one wrote it"), "{why}");
     }
 
     #[test]

@@ -498,6 +498,8 @@ client_url = "http://127.0.0.1:7003"
         ("node_id = 2", "node_id = 4", &["node_id", "4 is not among the members"]),
         ("node_id = 2", "node_id = -1", &["line 2", "node_id"]),
         ("node_id = 2", "", &["node_id"]),
+        ("node_id = 2", "node_id = 2\nwrite_version = 0", &["write_version", "must be 1 to"]),
+        ("node_id = 2", "node_id = 2\nwrite_version = 99", &["write_version", "must be 1 to"]),
         ("node_id = 2", "node_id = 2\nnoed = 1", &["noed", "line 3"]),
         ("id = 1\n", "id = 3\n", &["members", "differ"]),
         ("id = 1\n", "id = 0\n", &["members", "not be 0"]),
