@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
-use synod_journal::{Journal, JournalError, JournalOptions};
+use synod_journal::{Journal, JournalError};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
@@ -248,10 +248,7 @@ impl Running {
 /// Opens and rebuilds everything that the disk holds.
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
-    let options = JournalOptions {
-        segment_bytes: settings.limits.segment_bytes,
-        format: settings.write_version,
-    };
+    let options = tuning::journal_options(settings);
     let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
@@ -388,8 +385,7 @@ impl Assembly<'_> {
         let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        let written = self.settings.write_version;
-        Ok(Core { host, applied, promised, membership, written })
+        Ok(Core { host, applied, promised, membership, written: self.settings.write_version })
     }
 
     /// What this node knows of the members without the log.
