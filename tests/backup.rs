@@ -176,6 +176,15 @@ fn a_damaged_backup_is_refused_and_nothing_is_changed() {
         flipped[at] ^= 0x20;
         refuse(&flipped, &format!("byte {at} of {}", whole.len()));
     }
+    let mut later = whole.clone();
+    later[7] += 1;
+    refuse(&later, "a form of the future");
+    let refused = synod(&["restore", text(&damaged), "--config", text(&config)]);
+    assert!(
+        said(&refused).contains("a form that this release does not know"),
+        "{}",
+        said(&refused)
+    );
     // An absent cluster leaves no file behind.
     let nothing = dir.path().join("nothing.synod");
     let failed = synod(&["backup", text(&nothing), "--endpoints", "http://127.0.0.1:1"]);

@@ -150,14 +150,38 @@ fn only_tests_ask_for_nodes_that_can_be_told_to_make_a_mistake() {
     };
     let root = manifest("..");
     assert!(asks(&root, "dev-dependencies"), "the tests of the root do");
-    assert!(root.get("features").is_none() && !asks(&root, "dependencies"));
+    let features = root["features"].to_string();
+    assert!(!features.contains("planted") && !asks(&root, "dependencies"));
     assert!(!asks(root["workspace"].as_table().expect("a table"), "dependencies"));
     for name in ORDER {
         let manifest = manifest(name);
         for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
             assert!(!asks(&manifest, section), "synod-{name}");
         }
-        let passed_on = manifest.get("features").is_some_and(|f| f.to_string().contains("node/"));
+        let passed_on =
+            manifest.get("features").is_some_and(|f| f.to_string().contains("node/planted"));
         assert!(!passed_on, "synod-{name}");
+    }
+}
+
+/// Nothing that is built to be run plays the next release: the feature is asked for on the
+/// command line only, by `make next`, and it makes another binary.
+#[test]
+fn nobody_asks_for_the_next_version() {
+    let root = manifest("..");
+    let bins = root["bin"].as_array().expect("binaries");
+    let needs = |bin: &&Value| bin.get("required-features").is_some();
+    let names: Vec<_> = bins.iter().filter(needs).map(|bin| bin["name"].as_str()).collect();
+    assert_eq!(names, [Some("synod-next")], "only this one may need the feature");
+    for name in ORDER.iter().copied().chain([".."]) {
+        let mut manifest = manifest(name);
+        let features = manifest.remove("features").and_then(|features| features.try_into().ok());
+        let features: BTreeMap<String, Vec<String>> = features.unwrap_or_default();
+        for (feature, asked_for) in &features {
+            let passes_on = asked_for.iter().any(|asked_for| asked_for.contains("next-version"));
+            assert!(!passes_on || feature == "next-version", "{name}: {feature}");
+        }
+        manifest.remove("bin");
+        assert!(!manifest.to_string().contains("next-version"), "{name} asks for it");
     }
 }

@@ -71,6 +71,7 @@ fn group_header() -> GroupHeader {
 
 fn segment_header() -> SegmentHeader {
     SegmentHeader {
+        format: 1,
         cluster: CLUSTER,
         number: 2,
         file_bytes: SEGMENT_BYTES as u64,
@@ -173,7 +174,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 fn folders() -> Vec<Vec<u8>> {
     let folder = scratch();
     let dir = folder.path().join("journal");
-    let options = JournalOptions { segment_bytes: SEGMENT_BYTES as u64 };
+    let options = JournalOptions { segment_bytes: SEGMENT_BYTES as u64, format: 1 };
     Journal::create(&dir, CLUSTER).expect("made");
     let mut all = Vec::new();
     let mut slot = 0;
@@ -320,7 +321,7 @@ fn journal() {
 }
 
 fn serve_from(dir: &Path, position: Position, promised: Ballot) {
-    let options = JournalOptions { segment_bytes: SEGMENT_BYTES as u64 };
+    let options = JournalOptions { segment_bytes: SEGMENT_BYTES as u64, format: 1 };
     let Ok(mut opened) = Journal::open(dir, CLUSTER, &options) else { return };
     assert_eq!(opened.recovered.position, position);
     let chosen_upto = opened.recovered.chosen_upto;

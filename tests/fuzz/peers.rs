@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 use synod_paxos::{Ballot, NodeId, Position};
 use synod_transport::{IncomingEvent, Limits, Own, PeerAddress, Transport, TransportSettings};
 use synod_wire::frame::{self, HEADER_BYTES, Header};
-use synod_wire::handshake::{self, HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION};
-use synod_wire::{About, DecodeError, Facts, Handshake, Hello, Lane, PeerMessage};
+use synod_wire::handshake::{self, HANDSHAKE_BYTES_MAX};
+use synod_wire::{About, DecodeError, Facts, Handshake, Hello, Lane, PeerMessage, Versions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -146,7 +146,7 @@ fn hello(lane: Lane) -> Vec<u8> {
         promised: Ballot::ZERO,
         position: Position::ZERO,
     };
-    let hello = Hello { protocol: PROTOCOL_VERSION, facts, lane, to: NodeId(1) };
+    let hello = Hello { versions: Versions::default(), facts, lane, to: NodeId(1) };
     frame_of_handshake(&Handshake::Hello(hello))
 }
 
@@ -168,6 +168,7 @@ fn connections() -> Vec<Vec<u8>> {
 
 fn settings(peer: String) -> TransportSettings {
     TransportSettings {
+        versions: Versions::default(),
         own: Own { cluster: CLUSTER, node: NodeId(1), store: 0x5001, incarnation: 1 },
         promised: Ballot::ZERO,
         position: Position::ZERO,

@@ -13,6 +13,8 @@ pub enum Need {
     Mounts,
     /// To mount a file system in a file.
     Loops,
+    /// The binary of the next release, which `make test` builds.
+    Next,
 }
 
 /// Says that a test does not run, and why.
@@ -30,6 +32,7 @@ fn must_run(need: Need, can: &str) -> bool {
         Need::Strace => "strace",
         Need::Mounts => "mounts",
         Need::Loops => "loops",
+        Need::Next => "next",
     };
     can.split_whitespace().any(|able| able == word)
 }

@@ -37,7 +37,9 @@ pub(crate) struct Arguments {
 
 /// Cargo leaves the binary of the tests where it puts the released one, so it says which it is.
 fn version() -> &'static str {
-    if synod_node::IS_FOR_TESTS {
+    if synod_node::IS_NEXT_VERSION {
+        concat!(env!("CARGO_PKG_VERSION"), " (built for tests: it plays the next release)")
+    } else if synod_node::IS_FOR_TESTS {
         concat!(env!("CARGO_PKG_VERSION"), " (built for tests: SYNOD_PLANTED makes it fail)")
     } else {
         env!("CARGO_PKG_VERSION")

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use synod_kv::ServerId;
 use synod_paxos::{Configuration, Value};
-use synod_wire::batch;
+use synod_wire::{batch, version};
 
 use crate::Limits;
 
@@ -58,6 +58,8 @@ pub(crate) struct Batcher {
     entries_max: usize,
     bytes_max: usize,
     value_bytes_max: usize,
+    /// Of what is cut.
+    version: u32,
     entries: VecDeque<(u32, Bytes)>,
     bytes: usize,
     /// By node; few, and the same ones again and again.
@@ -70,10 +72,16 @@ impl Batcher {
             entries_max: limits.queue_entries_max,
             bytes_max: limits.queue_bytes_max,
             value_bytes_max,
+            version: version::OLDEST,
             entries: VecDeque::new(),
             bytes: 0,
             origins: Vec::new(),
         }
+    }
+
+    /// From now on values are cut in the newest form that this version knows.
+    pub(crate) fn set_version(&mut self, version: u32) {
+        self.version = version;
     }
 
     /// Whether another command of this origin fits.
@@ -136,7 +144,7 @@ impl Batcher {
     /// Cuts the next value: the oldest command and as many after it as fit. If nothing
     /// waits it only says what time it is.
     pub(crate) fn cut(&mut self, cluster_time_ms: u64) -> Value {
-        let mut builder = batch::Builder::new(cluster_time_ms);
+        let mut builder = batch::Builder::of_version(self.version, cluster_time_ms);
         let mut value_bytes = 0;
         while let Some((_, entry)) = self.entries.front() {
             let fits =

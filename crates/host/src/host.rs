@@ -163,6 +163,12 @@ impl Host {
         }
     }
 
+    /// The newest version that this node may write into the log and every member reads.
+    /// Without a word of it, that is the oldest one.
+    pub fn set_log_version(&mut self, version: u32) {
+        self.batcher.set_version(version);
+    }
+
     /// Takes one event and carries out all that follows from it at once.
     pub fn step(&mut self, now: Time, event: Event, actions: &mut Vec<Action>) {
         self.receive(now, event);

@@ -157,7 +157,7 @@ mod tests {
     use crate::{Journal, JournalError, JournalOptions};
 
     const CLUSTER: ClusterId = ClusterId(7);
-    const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 4096 };
+    const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
     const BALLOT: Ballot = Ballot { round: 1, node: NodeId(1) };
     /// Groups that are tried to be written: more than a segment takes.
     const GROUPS: u64 = 8;

@@ -35,7 +35,11 @@ pub enum OpenError {
         expected: ClusterId,
     },
     /// Written by a program that is newer than this one.
-    #[error("{} has format version {version}, which this program does not know", .file.display())]
+    #[error(
+        "{} has format version {version}, which this program does not know: a newer release wrote \
+         it with a raised `write_version`, and only such a release can go on with it",
+        .file.display()
+    )]
     Version {
         /// The segment that says so.
         file: PathBuf,

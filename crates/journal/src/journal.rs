@@ -10,6 +10,7 @@ use synod_wire::record::{
     BODY_BYTES_MAX, ClusterId, GroupBuilder, GroupHeader, PreviousEnd, RECORD_HEADER_BYTES,
     SegmentHeader,
 };
+use synod_wire::version::WRITTEN_BY_DEFAULT;
 
 use crate::active::Active;
 use crate::error::{During, IoFailure};
@@ -32,6 +33,8 @@ pub struct Journal {
     folder: Folder,
     cluster: ClusterId,
     segment_bytes: u64,
+    /// Of the segments that are begun.
+    format: u32,
     incarnation: u64,
     /// After everything appended, durable or not.
     in_force: InForce,
@@ -66,6 +69,7 @@ impl Journal {
         // An open begins a segment of the length that it wants, so this one stays empty.
         let (file, file_bytes) = Preparer::new(dir).take(1, SEGMENT_BYTES_MIN)?;
         let header = SegmentHeader {
+            format: WRITTEN_BY_DEFAULT,
             cluster,
             number: 1,
             file_bytes,
@@ -108,7 +112,11 @@ impl Journal {
         let incarnation = recovery.newest_header.incarnation + 1;
         let segment_bytes = options.whole_segment_bytes();
         // What a crash tore is dropped for good by the header of a segment after it.
-        let goes_on = !recovery.torn && recovery.newest_header.file_bytes >= segment_bytes;
+        // A segment has one form from its first record to its last.
+        let format = options.known_format();
+        let goes_on = !recovery.torn
+            && recovery.newest_header.file_bytes >= segment_bytes
+            && recovery.newest_header.format == format;
         let header = match goes_on {
             true => SegmentHeader { incarnation, ..recovery.newest_header },
             false => recovery.newest_header,
@@ -124,13 +132,14 @@ impl Journal {
             folder,
             cluster,
             segment_bytes,
+            format,
             incarnation,
             in_force: recovery.in_force,
             durable: recovery.in_force,
             index: recovery.index,
             segments: recovery.segments,
             active: newest,
-            group: GroupBuilder::default(),
+            group: GroupBuilder::of_format(format),
             entries: Vec::new(),
             last_headers: recovery.last_headers,
             counters: Counters::default(),
@@ -389,6 +398,7 @@ impl Journal {
         let (file, file_bytes) = self.preparer.take(number, self.segment_bytes.max(least))?;
         let highest_slot_before = self.segments.highest_slot();
         let header = SegmentHeader {
+            format: self.format,
             cluster: self.cluster,
             number,
             file_bytes,

@@ -17,7 +17,7 @@ use synod_journal::{ClusterId, Damage, Journal, JournalOptions, OpenError};
 use synod_paxos::{Ballot, NodeId, Record, RecordBody, Recovered, Slot, Standing, Value};
 
 const CLUSTER: ClusterId = ClusterId(0x1234_5678_9abc_def0_0fed_cba9_8765_4321);
-const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 3072 };
+const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 3072, format: 1 };
 
 fn ballot(round: u64) -> Ballot {
     Ballot { round, node: NodeId(round as u32 % 3 + 1) }

@@ -14,7 +14,7 @@ use synod_paxos::{
 };
 
 const CLUSTER: ClusterId = ClusterId(77);
-const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096 };
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
 const BALLOT: Ballot = Ballot { round: 1, node: NodeId(1) };
 
 fn accepted(slot: u64, chosen_upto: u64, bytes: usize) -> Record {

@@ -152,7 +152,7 @@ impl World {
         let memory = Path::new("/dev/shm");
         let folder = memory.is_dir().then(|| tempfile::tempdir_in(memory).ok()).flatten();
         let folder = folder.unwrap_or_else(|| tempfile::tempdir().unwrap());
-        let options = JournalOptions { segment_bytes };
+        let options = JournalOptions { segment_bytes, format: 1 };
         Journal::create(folder.path(), CLUSTER).unwrap();
         let (now, durable) = (Model::new(), Model::new());
         let mut world = World { folder, options, journal: None, incarnation: 0, now, durable };

@@ -7,7 +7,7 @@ use synod_journal::{ClusterId, Journal, JournalOptions, OpenError, Remains};
 use synod_paxos::{Ballot, NodeId, Record, RecordBody, Slot, Value};
 
 const CLUSTER: ClusterId = ClusterId(77);
-const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096 };
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
 /// Slots in the journal; each is known as chosen two slots later.
 const SLOTS: u64 = 20;
 

@@ -74,6 +74,13 @@ impl State {
     /// # Errors
     /// When it is damaged.
     pub fn decode(record: &[u8]) -> Result<Self, MapError> {
+        if let Some(format) = record.first().filter(|format| **format > FORMATS[1]) {
+            let newest = FORMATS[1];
+            return Err(MapError(format!(
+                "the state has format {format}, of which this release knows up to {newest}: a newer \
+                 one wrote it, and only such a release can go on with it"
+            )));
+        }
         State::parse(record).ok_or_else(|| MapError("the state record is damaged".to_owned()))
     }
 
@@ -249,6 +256,9 @@ mod tests {
         }
         record.push(0);
         assert!(State::decode(&record).is_err(), "a byte more");
+        record[0] = FORMATS[1] + 1;
+        let MapError(why) = State::decode(&record).expect_err("a format of the future");
+        assert!(why.contains("a newer one wrote it"), "{why}");
     }
 
     #[test]

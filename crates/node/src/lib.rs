@@ -77,3 +77,6 @@ pub use start_error::{NodeFailure, StartError};
 
 /// Whether a node can be told to make a mistake, as only those in builds of the root's tests can.
 pub const IS_FOR_TESTS: bool = cfg!(feature = "planted");
+
+/// Whether this build plays the next release, for the test of upgrades.
+pub const IS_NEXT_VERSION: bool = cfg!(feature = "next-version");

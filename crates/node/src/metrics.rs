@@ -8,6 +8,7 @@ use std::time::Duration;
 use synod_paxos::Role;
 use synod_storage::StoreMetrics;
 use synod_transport::PeerMetrics;
+use synod_wire::version;
 
 use crate::replica::Facts;
 use crate::shared::{Shared, Snapshot};
@@ -71,7 +72,7 @@ fn write_snapshots(page: &mut Page, shared: &Shared) {
 }
 
 fn write_owner(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
-    let Snapshot { status, queues, transport, .. } = snapshot;
+    let Snapshot { status, queues, transport, log_version, .. } = snapshot;
     let owner = &shared.owner;
     page.counter("values_chosen_total", "Slots known as chosen.", status.chosen_upto.0);
     page.gauge("chosen_slot", "Chosen up to here.", status.chosen_upto.0);
@@ -98,6 +99,9 @@ fn write_owner(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     for (name, help, value) in gauges {
         page.gauge(name, help, value as u64);
     }
+    page.gauge("version_newest", "The newest version this node knows.", version::NEWEST.into());
+    let log_version = u64::from(*log_version);
+    page.gauge("version_log", "The version in which this node writes the log.", log_version);
     page.counter("peer_accepted_total", "Peer connections accepted.", transport.accepted);
     page.counter(
         "peer_frames_to_nobody_total",
@@ -137,6 +141,10 @@ fn write_peers(page: &mut Page, peers: &[PeerMetrics]) {
         for peer in peers {
             page.line(name, Some(peer.node.0), field(peer));
         }
+    }
+    page.head("peer_version", "The version spoken with it; 0 before they met.", "gauge");
+    for peer in peers {
+        page.line("peer_version", Some(peer.node.0), peer.version.into());
     }
     page.head("peer_connected", "1 while our lane to it stands.", "gauge");
     for peer in peers {

@@ -6,13 +6,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
-use synod_journal::{Journal, JournalError, JournalOptions};
+use synod_journal::{Journal, JournalError};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
 use synod_transport::{Own, Transport, TransportSettings};
-use synod_wire::AboutMember;
+use synod_wire::{AboutMember, Versions, version};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -144,6 +144,7 @@ impl Node {
         let Assembly { identity, shared, fatal, .. } = assembly;
         tracing::info!(
             node = %identity.node, cluster = settings.cluster.name, %client_addr, %peer_addr,
+            version = version::NEWEST, write_version = settings.write_version,
             "the node runs"
         );
         Ok(Node {
@@ -239,7 +240,7 @@ impl Running {
 /// Opens and rebuilds everything that the disk holds.
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
-    let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
+    let options = tuning::journal_options(settings);
     let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
@@ -368,7 +369,7 @@ impl Assembly<'_> {
         let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Ok(Core { host, applied, promised, membership })
+        Ok(Core { host, applied, promised, membership, written: self.settings.write_version })
     }
 
     /// What this node knows of the members without the log.
@@ -398,6 +399,7 @@ impl Assembly<'_> {
                 store: self.identity.store,
                 incarnation: recovery.incarnation,
             },
+            versions: Versions::of_writer(self.settings.write_version),
             promised: recovery.recovered.promised,
             position: recovery.recovered.position,
             peers: membership.peers(),

@@ -56,6 +56,8 @@ pub(crate) struct Core {
     /// The promise in force, which is durable.
     pub(crate) promised: Ballot,
     pub(crate) membership: Membership,
+    /// The newest version that this node may write.
+    pub(crate) written: u32,
 }
 
 /// The owner.
@@ -74,6 +76,8 @@ pub(crate) struct Owner {
     facts: Facts,
     /// Where the journal will be durable when it says that it starts after this slot.
     starting: Option<(Position, Slot)>,
+    /// The newest version that this node may write.
+    written: u32,
     inbox: Inbox,
     actions: Vec<Action>,
     answers: Vec<Answer>,
@@ -126,7 +130,7 @@ impl Owner {
         workers: Workers,
         (shared, fatal): (Arc<Shared>, Fatal),
     ) -> Self {
-        let Core { host, applied, promised, membership } = core;
+        let Core { host, applied, promised, membership, written } = core;
         Owner {
             host,
             clock,
@@ -140,6 +144,7 @@ impl Owner {
             applied,
             facts: Facts { promised, coming: VecDeque::new() },
             starting: None,
+            written,
             inbox: Inbox::default(),
             actions: Vec::new(),
             answers: Vec::new(),
@@ -392,6 +397,8 @@ impl Owner {
             }
             Action::TalkTo(members) => {
                 self.membership.talk_to(members, &mut self.transport, &self.shared);
+                // A new member may know less than the others.
+                self.settle_log_version();
             }
             Action::ChangeAnswered { request, outcome } => {
                 self.membership.receive_answer(request, outcome);
@@ -405,6 +412,13 @@ impl Owner {
                 self.answers.extend(self.waiting.refuse(request, refusal));
             }
         }
+    }
+
+    /// Lets values be cut in the newest version that may be written and every member reads.
+    fn settle_log_version(&mut self) -> u32 {
+        let version = self.written.min(self.transport.known_to_all());
+        self.host.set_log_version(version);
+        version
     }
 
     /// Lets the other threads see how things are.
@@ -428,6 +442,7 @@ impl Owner {
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
+        let log_version = self.settle_log_version();
         let status = self.host.status(self.clock.now());
         self.membership.say_farewell(&status, &mut self.transport);
         if let Some(number) = status.removed {
@@ -438,6 +453,7 @@ impl Owner {
             queues: self.host.queues(),
             transport: self.transport.metrics(),
             peers: self.transport.peer_metrics(),
+            log_version,
         });
     }
 }

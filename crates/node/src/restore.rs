@@ -206,6 +206,9 @@ impl Reader {
     ) -> Result<(), RestoreError> {
         let mut magic = [0; MAGIC.len()];
         self.read(&mut magic)?;
+        if magic != MAGIC && magic[..MAGIC.len() - 1] == MAGIC[..MAGIC.len() - 1] {
+            return Err(self.damaged("it has a form that this release does not know"));
+        }
         if magic != MAGIC {
             return Err(self.damaged("it does not begin like one"));
         }

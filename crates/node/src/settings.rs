@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
+use synod_wire::version;
 
 use crate::limit_settings::LimitSettings;
 use crate::snapshot_settings::SnapshotSettings;
@@ -43,6 +44,10 @@ pub struct Settings {
     /// A leader hands over to a member that is as fit and has a higher priority.
     #[serde(default)]
     pub leader_priority: u8,
+    /// The newest version of what this node writes into its journal and into the log;
+    /// docs/upgrade.md. Whatever is newer, the release before could not read.
+    #[serde(default = "default_write_version")]
+    pub write_version: u32,
     /// Times.
     #[serde(default)]
     pub timing: TimingSettings,
@@ -147,6 +152,10 @@ impl Default for LogSettings {
     fn default() -> Self {
         LogSettings { level: "info".to_owned(), json: false }
     }
+}
+
+fn default_write_version() -> u32 {
+    version::WRITTEN_BY_DEFAULT
 }
 
 fn default_cluster_name() -> String {
@@ -269,6 +278,12 @@ impl Settings {
         }
         if self.data_dir.as_os_str().is_empty() {
             return wrong("data_dir", "must name a folder");
+        }
+        if !(version::OLDEST..=version::NEWEST).contains(&self.write_version) {
+            let (oldest, newest) = (version::OLDEST, version::NEWEST);
+            let reason =
+                format!("must be {oldest} to {newest}, which is all that this release knows");
+            return wrong("write_version", &reason);
         }
         self.check_addresses()?;
         self.check_members()?;
@@ -483,6 +498,8 @@ client_url = "http://127.0.0.1:7003"
         ("node_id = 2", "node_id = 4", &["node_id", "4 is not among the members"]),
         ("node_id = 2", "node_id = -1", &["line 2", "node_id"]),
         ("node_id = 2", "", &["node_id"]),
+        ("node_id = 2", "node_id = 2\nwrite_version = 0", &["write_version", "must be 1 to"]),
+        ("node_id = 2", "node_id = 2\nwrite_version = 99", &["write_version", "must be 1 to"]),
         ("node_id = 2", "node_id = 2\nnoed = 1", &["noed", "line 3"]),
         ("id = 1\n", "id = 3\n", &["members", "differ"]),
         ("id = 1\n", "id = 0\n", &["members", "not be 0"]),

@@ -166,6 +166,8 @@ pub(crate) struct Snapshot {
     pub(crate) queues: Queues,
     pub(crate) transport: TransportMetrics,
     pub(crate) peers: Vec<PeerMetrics>,
+    /// In which a leader cuts values here.
+    pub(crate) log_version: u32,
 }
 
 impl StateView {

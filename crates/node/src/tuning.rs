@@ -1,5 +1,6 @@
 //! From the operator's settings to the options of each part.
 
+use synod_journal::JournalOptions;
 #[cfg(feature = "planted")]
 use synod_paxos::Bug;
 use synod_paxos::{Options, Planted};
@@ -57,6 +58,11 @@ pub(crate) fn host_limits(settings: &Settings) -> synod_host::Limits {
         reads_waiting_max: limits.reads_waiting_max,
         ..synod_host::Limits::default()
     }
+}
+
+/// How the journal uses its folder.
+pub(crate) fn journal_options(settings: &Settings) -> JournalOptions {
+    JournalOptions { segment_bytes: settings.limits.segment_bytes, format: settings.write_version }
 }
 
 /// The transport's limits.

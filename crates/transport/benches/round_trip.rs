@@ -117,6 +117,7 @@ fn start(
     listener: std::net::TcpListener,
 ) -> (Transport, Incoming) {
     let settings = TransportSettings {
+        versions: synod_wire::Versions::default(),
         own: Own { cluster: 1, node: NodeId(node), store: u128::from(node), incarnation: 1 },
         promised: Ballot::ZERO,
         position: Position::ZERO,

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use synod_wire::handshake::PROTOCOL_VERSION;
 use synod_wire::{DecodeError, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -148,7 +147,7 @@ async fn shake_hands(
     };
     match receive_hello(shared, &hello) {
         Ok(peer) => {
-            let welcome = Welcome { protocol: PROTOCOL_VERSION, facts: shared.facts.get() };
+            let welcome = Welcome { versions: shared.versions, facts: shared.facts.get() };
             write_handshake(stream, &Handshake::Welcome(welcome)).await?;
             Ok(Some((peer, hello.lane)))
         }
@@ -162,10 +161,11 @@ async fn shake_hands(
 
 fn receive_hello(shared: &Shared, hello: &Hello) -> Result<Rc<Peer>, Refusal> {
     let own = shared.facts.get();
-    check_hello(&own, hello)?;
+    let version = check_hello(&own, shared.versions, hello)?;
     let node = hello.facts.node;
     let peer = shared.peer(node).ok_or_else(|| no_member(&own, node, shared.removed.get()))?;
     peer.receive_facts(&hello.facts, &shared.inbox)?;
+    peer.speak(version, hello.versions);
     Ok(peer)
 }
 

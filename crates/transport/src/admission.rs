@@ -2,15 +2,14 @@
 //! told without having met it before.
 
 use synod_paxos::NodeId;
-use synod_wire::handshake::PROTOCOL_VERSION;
-use synod_wire::{Facts, Hello, Refusal, RefusalReason, Welcome};
+use synod_wire::{Facts, Hello, Refusal, RefusalReason, Versions, Welcome};
 
 use crate::settings::Removed;
 
-/// The acceptor's check of a hello. That the sender is a member, and fits what was
-/// heard of it, is checked with the member at hand.
-pub(crate) fn check_hello(own: &Facts, hello: &Hello) -> Result<(), Refusal> {
-    check_origin(own, hello.protocol, &hello.facts)?;
+/// The acceptor's check of a hello; the version that the two speak. That the sender is a
+/// member, and fits what was heard of it, is checked with the member at hand.
+pub(crate) fn check_hello(own: &Facts, speaks: Versions, hello: &Hello) -> Result<u32, Refusal> {
+    let version = check_origin(own, speaks, hello.versions, &hello.facts)?;
     if hello.to != own.node {
         return refuse(
             RefusalReason::Addressee,
@@ -29,7 +28,7 @@ pub(crate) fn check_hello(own: &Facts, hello: &Hello) -> Result<(), Refusal> {
             ),
         );
     }
-    Ok(())
+    Ok(version)
 }
 
 /// The refusal of a node that is not in the configuration: it was never heard of, or it is
@@ -51,13 +50,15 @@ pub(crate) fn no_member(own: &Facts, node: NodeId, removed: Option<Removed>) -> 
     Refusal { reason: RefusalReason::Member, text }
 }
 
-/// The dialling side's check of a welcome from where `expected` should be.
+/// The dialling side's check of a welcome from where `expected` should be; the version
+/// that the two speak.
 pub(crate) fn check_welcome(
     own: &Facts,
+    speaks: Versions,
     expected: NodeId,
     welcome: &Welcome,
-) -> Result<(), Refusal> {
-    check_origin(own, welcome.protocol, &welcome.facts)?;
+) -> Result<u32, Refusal> {
+    let version = check_origin(own, speaks, welcome.versions, &welcome.facts)?;
     if welcome.facts.node != expected {
         return refuse(
             RefusalReason::Addressee,
@@ -68,20 +69,27 @@ pub(crate) fn check_welcome(
             ),
         );
     }
-    Ok(())
+    Ok(version)
 }
 
-fn check_origin(own: &Facts, protocol: u32, facts: &Facts) -> Result<(), Refusal> {
-    if protocol != PROTOCOL_VERSION {
+fn check_origin(
+    own: &Facts,
+    speaks: Versions,
+    theirs: Versions,
+    facts: &Facts,
+) -> Result<u32, Refusal> {
+    let Some(version) = speaks.common(theirs) else {
+        let older = if theirs.newest < speaks.newest { facts.node } else { own.node };
         return refuse(
             RefusalReason::Protocol,
             format!(
-                "{} speaks version {protocol} of the peer protocol and {} version \
-                 {PROTOCOL_VERSION}: install the same release on both",
+                "{} speaks {theirs} of the peer protocol and {} {speaks}, and they have none in \
+                 common: install a newer release on {older}. A node speaks nothing older than its \
+                 setting write_version",
                 facts.node, own.node
             ),
         );
-    }
+    };
     if facts.cluster != own.cluster {
         return refuse(
             RefusalReason::Cluster,
@@ -93,9 +101,9 @@ fn check_origin(own: &Facts, protocol: u32, facts: &Facts) -> Result<(), Refusal
             ),
         );
     }
-    Ok(())
+    Ok(version)
 }
 
-fn refuse(reason: RefusalReason, text: String) -> Result<(), Refusal> {
+fn refuse(reason: RefusalReason, text: String) -> Result<u32, Refusal> {
     Err(Refusal { reason, text })
 }

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use synod_wire::handshake::PROTOCOL_VERSION;
 use synod_wire::{Handshake, Hello, Lane, Refusal, RefusalReason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -217,7 +216,7 @@ async fn shake_hands(
     stream: &mut TcpStream,
 ) -> Result<(), DialError> {
     let own = shared.facts.get();
-    let hello = Hello { protocol: PROTOCOL_VERSION, facts: own, lane, to: peer.node };
+    let hello = Hello { versions: shared.versions, facts: own, lane, to: peer.node };
     let handshake_failed = |error| match error {
         HandshakeError::Io(error) => io_failed(&error),
         other => failed(&other.to_string()),
@@ -226,8 +225,12 @@ async fn shake_hands(
     let mut buffer = BytesMut::new();
     let answer = read_handshake(stream, &mut buffer).await.map_err(handshake_failed)?;
     match answer {
-        Handshake::Welcome(welcome) => check_welcome(&own, peer.node, &welcome)
-            .and_then(|()| peer.receive_facts(&welcome.facts, &shared.inbox))
+        Handshake::Welcome(welcome) => check_welcome(&own, shared.versions, peer.node, &welcome)
+            .and_then(|version| {
+                peer.receive_facts(&welcome.facts, &shared.inbox)?;
+                peer.speak(version, welcome.versions);
+                Ok(())
+            })
             .map_err(|refusal| DialError::Refused(refusal, By::ThisNode)),
         Handshake::Refusal(refusal) => Err(DialError::Refused(refusal, By::Peer)),
         Handshake::Hello(_) => Err(handshake_failed(HandshakeError::Unexpected)),

@@ -58,8 +58,9 @@ impl LaneQueue {
         }
     }
 
-    /// Encodes a message of `body_bytes` to the end of the queue.
-    pub(crate) fn push(&self, message: &PeerMessage, body_bytes: usize) -> Queued {
+    /// Encodes a message to the end of the queue, in this version, in which its body has
+    /// `body_bytes`.
+    pub(crate) fn push(&self, message: &PeerMessage, version: u32, body_bytes: usize) -> Queued {
         let mut state = self.state.borrow_mut();
         if !state.connected {
             return Queued::Unconnected;
@@ -83,7 +84,7 @@ impl LaneQueue {
         if state.lengths.is_empty() {
             self.filled.notify_one();
         }
-        frame::encode(message, &mut state.frames);
+        frame::encode_for(version, message, &mut state.frames);
         state.lengths.push_back(bytes);
         if dropped > 0 { Queued::InsteadOf(dropped) } else { Queued::Waits }
     }
@@ -156,6 +157,7 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use synod_paxos::{Message, ReadIndex};
+    use synod_wire::version;
 
     const FRAME_BYTES: usize = 26;
 
@@ -165,7 +167,7 @@ mod tests {
 
     fn push(queue: &LaneQueue, nonce: u64) -> Queued {
         let message = message(nonce);
-        queue.push(&message, frame::body_bytes(&message))
+        queue.push(&message, version::OLDEST, frame::body_bytes(&message))
     }
 
     async fn taken(queue: &LaneQueue) -> Vec<PeerMessage> {

@@ -33,6 +33,8 @@ pub struct PeerMetrics {
     pub handshakes_refused: u64,
     /// How often there was evidence that the peer died.
     pub deaths: u64,
+    /// The version that the two speak; 0 before the first handshake.
+    pub version: u32,
 }
 
 impl PeerMetrics {
@@ -52,6 +54,7 @@ impl PeerMetrics {
             dials_failed: 0,
             handshakes_refused: 0,
             deaths: 0,
+            version: 0,
         }
     }
 }

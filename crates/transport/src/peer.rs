@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use synod_paxos::{Message, NodeId};
-use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason};
+use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason, Versions, version};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -20,6 +20,8 @@ use crate::settings::{Limits, PeerAddress, Removed, TransportSettings};
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) facts: Cell<Facts>,
+    /// What this node speaks.
+    pub(crate) versions: Versions,
     pub(crate) limits: Limits,
     /// In the order of their node ids.
     peers: RefCell<Vec<Rc<Peer>>>,
@@ -63,6 +65,7 @@ impl Shared {
         peers.sort_unstable_by_key(|peer| peer.node);
         Shared {
             facts: Cell::new(facts),
+            versions: settings.versions,
             inbox: Rc::new(Inbox::new(limits.inbox_bytes_max)),
             limits,
             peers: RefCell::new(peers),
@@ -120,6 +123,8 @@ pub(crate) struct Peer {
     control: OneLane,
     bulk: OneLane,
     metrics: Cell<PeerMetrics>,
+    /// What it and this node speak, and the newest that it knows; of the last handshake.
+    versions: Cell<Option<(u32, u32)>>,
     grumble: RefCell<Grumble<RefusalReason>>,
 }
 
@@ -165,6 +170,7 @@ impl Peer {
                 limits.bulk_queue_frames_max,
             )),
             metrics: Cell::new(PeerMetrics::new(address.node)),
+            versions: Cell::default(),
             grumble: RefCell::default(),
         }
     }
@@ -249,6 +255,22 @@ impl Peer {
             inbox.push(IncomingEvent::Pinned { node: self.node, store: facts.store });
         }
         Ok(())
+    }
+
+    /// The two shook hands: from now on messages to it are of this version.
+    pub(crate) fn speak(&self, version: u32, theirs: Versions) {
+        self.versions.set(Some((version, theirs.newest)));
+        self.count(|metrics| metrics.version = version);
+    }
+
+    /// The version of messages to it.
+    pub(crate) fn version(&self) -> u32 {
+        self.versions.get().map_or(version::OLDEST, |(version, _)| version)
+    }
+
+    /// The newest version that it said it knows; none as long as it was not met.
+    pub(crate) fn knows(&self) -> Option<u32> {
+        self.versions.get().map(|(_, newest)| newest)
     }
 
     /// Remembers what a message promises.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use synod_paxos::{Ballot, NodeId, Position};
+use synod_wire::Versions;
 
 /// This node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,6 +56,8 @@ pub struct Removed {
 pub struct TransportSettings {
     /// This node.
     pub own: Own,
+    /// What it speaks.
+    pub versions: Versions,
     /// The highest promise that is durable; see [`crate::Transport::set_facts`].
     pub promised: Ballot,
     /// The last journal position that is durable.

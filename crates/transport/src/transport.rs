@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use synod_paxos::{Ballot, Message, NodeId, Position};
-use synod_wire::frame::{FRAME_BYTES_MAX, body_bytes};
-use synod_wire::{Lane, PeerMessage};
+use synod_wire::frame::{FRAME_BYTES_MAX, body_bytes_for};
+use synod_wire::{Lane, PeerMessage, version};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
@@ -126,7 +126,8 @@ impl Transport {
             self.shared.count(|metrics| metrics.frames_dropped_no_peer += 1);
             return;
         };
-        let body_bytes = body_bytes(message);
+        let version = peer.version();
+        let body_bytes = body_bytes_for(version, message);
         if body_bytes > FRAME_BYTES_MAX {
             peer.count(|metrics| metrics.frames_dropped_oversize += 1);
             tracing::warn!(peer = %to, body_bytes, "a message is too long to be sent");
@@ -135,7 +136,7 @@ impl Transport {
         if let PeerMessage::Paxos(Message::Promise(promise)) = message {
             self.set_facts(promise.ballot, Position::ZERO);
         }
-        let queued = peer.queue(self.lane(message, body_bytes)).push(message, body_bytes);
+        let queued = peer.queue(self.lane(message, body_bytes)).push(message, version, body_bytes);
         peer.count(|metrics| match queued {
             Queued::Waits => {}
             Queued::InsteadOf(dropped) => metrics.frames_dropped_full += dropped,
@@ -161,6 +162,15 @@ impl Transport {
         } else {
             Lane::Control
         }
+    }
+
+    /// The newest version that this node and every peer know, by what they said last; the
+    /// oldest one as long as a peer was never met.
+    #[must_use]
+    pub fn known_to_all(&self) -> u32 {
+        let peers = self.shared.peers();
+        let theirs = peers.iter().map(|peer| peer.knows().unwrap_or(version::OLDEST));
+        theirs.min().unwrap_or(version::NEWEST).min(self.shared.versions.newest)
     }
 
     /// What the handshakes from now on state: the highest promise and the last

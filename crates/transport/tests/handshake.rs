@@ -5,8 +5,9 @@ mod peers;
 use peers::*;
 use synod_paxos::{Ballot, NodeId, Position};
 use synod_transport::{IncomingEvent, Limits, PeerAddress, Pin, Removed};
-use synod_wire::handshake::PROTOCOL_VERSION;
-use synod_wire::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome, frame};
+use synod_wire::{
+    Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Versions, Welcome, frame, version,
+};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -34,6 +35,11 @@ fn with(change: impl FnOnce(&mut Hello)) -> Hello {
     hello
 }
 
+/// What a release speaks that knows nothing of this one.
+fn newer() -> Versions {
+    Versions { oldest: version::NEWEST + 1, newest: version::NEWEST + 2 }
+}
+
 fn ballot(round: u64) -> Ballot {
     Ballot { round, node: NodeId(3) }
 }
@@ -43,7 +49,7 @@ fn each_wrong_hello_is_refused_with_its_reason() {
     run(async {
         let (node, address) = lonely(limits());
         let strangers = [
-            (RefusalReason::Protocol, with(|h| h.protocol = PROTOCOL_VERSION + 1)),
+            (RefusalReason::Protocol, with(|h| h.versions = newer())),
             (RefusalReason::Cluster, with(|h| h.facts.cluster = 9)),
             (RefusalReason::Addressee, with(|h| h.to = NodeId(3))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(9))),
@@ -65,11 +71,11 @@ fn a_member_is_pinned_once_and_welcomed() {
         let (mut node, address) = lonely(limits());
         for lane in [Lane::Control, Lane::Bulk, Lane::Control] {
             let (answer, _) = dial_as(&address, with(|h| h.lane = lane)).await;
-            let Some(Handshake::Welcome(Welcome { protocol, facts })) = answer else {
+            let Some(Handshake::Welcome(Welcome { versions, facts })) = answer else {
                 panic!("not welcome: {answer:?}");
             };
             let own = (facts.cluster, facts.node, facts.store, facts.incarnation);
-            assert_eq!((protocol, own), (PROTOCOL_VERSION, (CLUSTER, NodeId(1), store(1), 1)));
+            assert_eq!((versions, own), (Versions::default(), (CLUSTER, NodeId(1), store(1), 1)));
         }
         let pinned = IncomingEvent::Pinned { node: NodeId(2), store: store(2) };
         assert_eq!(node.leftover(), [pinned]);
@@ -189,7 +195,7 @@ fn a_new_life_ends_the_connections_of_the_one_before() {
 fn each_wrong_welcome_is_refused_by_the_dialling_node() {
     run(async {
         let wrong: [fn(&mut Welcome); 4] = [
-            |w| w.protocol = PROTOCOL_VERSION + 1,
+            |w| w.versions = newer(),
             |w| w.facts.cluster = 9,
             |w| w.facts.node = NodeId(3),
             |w| w.facts.store = 99,
@@ -445,5 +451,35 @@ fn the_store_that_the_configuration_names_is_checked_at_first_contact() {
         let pin = Pin { node: NodeId(3), store: store(3) + 2 };
         node.transport.set_peers(&[at(3, &fake.address)], &[pin]);
         closed(&mut stream).await;
+    });
+}
+
+/// Node 1 knows the versions 1 to 3.
+#[test]
+fn two_peers_speak_the_newest_version_that_both_know() {
+    run(async {
+        let (gone, gone_address) = listener();
+        drop(gone);
+        let (own, address) = listener();
+        let mut settings = settings(1, &[(2, &gone_address)], limits());
+        settings.versions = Versions { oldest: 1, newest: 3 };
+        let node = Node::start(settings, own);
+        assert_eq!((node.peer_metrics().version, node.transport.known_to_all()), (0, 1));
+        // What node 2 speaks, what both speak then, and what everybody knows.
+        for (oldest, newest, spoken, known) in [(1, 1, 1, 1), (2, 2, 2, 2), (1, 9, 3, 3)] {
+            let hello = with(|h| h.versions = Versions { oldest, newest });
+            let (answer, _stream) = dial_as(&address, hello).await;
+            assert!(matches!(answer, Some(Handshake::Welcome(_))), "{answer:?}");
+            assert_eq!(node.peer_metrics().version, spoken);
+            assert_eq!(node.transport.known_to_all(), known);
+        }
+        let (answer, _stream) =
+            dial_as(&address, with(|h| h.versions = Versions { oldest: 4, newest: 9 })).await;
+        let Some(Handshake::Refusal(Refusal { reason: RefusalReason::Protocol, text })) = answer
+        else {
+            panic!("not refused: {answer:?}");
+        };
+        assert!(text.contains("install a newer release on n1"), "{text}");
+        assert_eq!(node.peer_metrics().version, 3, "nothing was agreed on");
     });
 }

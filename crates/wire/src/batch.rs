@@ -12,9 +12,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_kv::ServerId;
 
-use crate::DecodeError;
 use crate::command::COMMAND_BYTES_MAX;
 use crate::reader::Reader;
+use crate::{DecodeError, next, version};
 
 /// The most commands in a batch.
 pub const ENTRIES_MAX: usize = 65_536;
@@ -28,7 +28,8 @@ pub const ENTRY_BYTES_MAX: usize = ENTRY_OVERHEAD_BYTES + COMMAND_BYTES_MAX;
 /// The longest batch: less than a frame by more than a page of other values.
 pub const BATCH_BYTES_MAX: usize = 12 << 20;
 
-const VERSION: u8 = 1;
+/// The forms that are read.
+const FORMS: std::ops::RangeInclusive<u8> = 1..=next::newest_form();
 const HEADER_BYTES: usize = 13;
 const COUNT_OFFSET: usize = 9;
 
@@ -96,11 +97,12 @@ pub fn decode(bytes: Bytes) -> Result<Batch, DecodeError> {
     }
     let mut reader = Reader::new(bytes, "a batch");
     let version = reader.u8()?;
-    if version != VERSION {
+    if !FORMS.contains(&version) {
         return Err(DecodeError::Version { what: "a batch", version });
     }
     let cluster_time_ms = reader.u64()?;
     let count = reader.count(ENTRIES_MAX, ENTRY_OVERHEAD_BYTES)?;
+    next::read_field(version.into(), &mut reader)?;
     let mut entries = Vec::with_capacity(count);
     for _ in 0..count {
         entries.push(read_entry(&mut reader)?);
@@ -123,14 +125,23 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// An empty batch cut at this cluster time.
+    /// An empty batch cut at this cluster time, in the form that every version reads.
     #[must_use]
     pub fn new(cluster_time_ms: u64) -> Self {
+        Builder::of_version(version::OLDEST, cluster_time_ms)
+    }
+
+    /// An empty batch cut at this cluster time, in the newest form that a reader of this
+    /// version knows.
+    #[must_use]
+    pub fn of_version(version: u32, cluster_time_ms: u64) -> Self {
+        let form = u8::try_from(version).map_or(*FORMS.end(), |form| form.min(*FORMS.end()));
         let mut out = BytesMut::with_capacity(16 << 10);
-        out.put_u8(VERSION);
+        out.put_u8(form);
         out.put_u64_le(cluster_time_ms);
         out.put_u32_le(0);
         debug_assert_eq!(out.len(), HEADER_BYTES);
+        next::put_field(form.into(), &mut out);
         Builder { out, entries: 0 }
     }
 

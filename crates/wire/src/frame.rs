@@ -11,7 +11,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::{DecodeError, PeerMessage, message};
+use crate::{DecodeError, PeerMessage, message, version};
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 16;
@@ -79,22 +79,36 @@ impl Header {
     }
 }
 
-/// Appends `message` to `out` as one frame, header included.
+/// Appends `message` to `out` as one frame, header included, as every version reads it.
+///
+/// # Panics
+/// As [`encode_for`].
+pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
+    encode_for(version::OLDEST, message, out);
+}
+
+/// Appends `message` to `out` as one frame, header included, in this version.
 ///
 /// # Panics
 /// When the body would be longer than [`FRAME_BYTES_MAX`]; whoever sends messages
-/// of unbounded size looks at [`body_bytes`] first.
-pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
-    let bytes = body_bytes(message);
+/// of unbounded size looks at [`body_bytes_for`] first.
+pub fn encode_for(version: u32, message: &PeerMessage, out: &mut BytesMut) {
+    let bytes = body_bytes_for(version, message);
     assert!(bytes <= FRAME_BYTES_MAX, "a message of {bytes} bytes");
     out.reserve(HEADER_BYTES + bytes);
-    encode_with(message::kind(message), out, |out| message::encode_body(message, out));
+    encode_with(message::kind(message), out, |out| message::encode_body(message, version, out));
 }
 
-/// The length of the message's body in bytes.
+/// The length of the message's body in bytes, as every version reads it.
 #[must_use]
 pub fn body_bytes(message: &PeerMessage) -> usize {
-    message::body_bytes(message)
+    body_bytes_for(version::OLDEST, message)
+}
+
+/// The length of the message's body in bytes in this version.
+#[must_use]
+pub fn body_bytes_for(version: u32, message: &PeerMessage) -> usize {
+    message::body_bytes(message, version)
 }
 
 /// Decodes the body that belongs to `header`; values and commands are slices of it.

@@ -1,17 +1,16 @@
 //! The handshake: who dials says who it is and whom it wants, who accepts says the
 //! same of itself or refuses with a reason.
+//!
+//! Frames and handshakes keep their form in every version, but for fields at the end of a
+//! block: so two versions can tell each other what they speak.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use synod_paxos::{Ballot, NodeId, Position};
 
-use crate::DecodeError;
 use crate::frame::{Header, encode_with};
 use crate::message::{put_ballot, put_block};
 use crate::reader::Reader;
-
-/// The version of everything that follows a handshake. The frames and the
-/// handshake itself keep their form, so that two versions can tell each other.
-pub const PROTOCOL_VERSION: u32 = 1;
+use crate::{DecodeError, Versions};
 
 /// The longest body of a handshake frame; a longer one is refused by its header.
 pub const HANDSHAKE_BYTES_MAX: usize = 4 << 10;
@@ -55,8 +54,8 @@ pub enum Lane {
 /// The first frame on a connection, from the node that dialled.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Hello {
-    /// The sender's [`PROTOCOL_VERSION`].
-    pub protocol: u32,
+    /// What the sender speaks.
+    pub versions: Versions,
     /// The sender.
     pub facts: Facts,
     /// The use of this connection.
@@ -68,8 +67,8 @@ pub struct Hello {
 /// The answer of a node that takes the connection.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Welcome {
-    /// The sender's [`PROTOCOL_VERSION`].
-    pub protocol: u32,
+    /// What the sender speaks.
+    pub versions: Versions,
     /// The sender.
     pub facts: Facts,
 }
@@ -155,19 +154,21 @@ pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
     match handshake {
         Handshake::Hello(hello) => encode_with(HELLO, out, |out| {
             put_block(out, |out| {
-                out.put_u32_le(hello.protocol);
+                out.put_u32_le(hello.versions.newest);
                 put_facts(out, &hello.facts);
                 out.put_u8(match hello.lane {
                     Lane::Control => 1,
                     Lane::Bulk => 2,
                 });
                 out.put_u32_le(hello.to.0);
+                out.put_u32_le(hello.versions.oldest);
             });
         }),
         Handshake::Welcome(welcome) => encode_with(WELCOME, out, |out| {
             put_block(out, |out| {
-                out.put_u32_le(welcome.protocol);
+                out.put_u32_le(welcome.versions.newest);
                 put_facts(out, &welcome.facts);
+                out.put_u32_le(welcome.versions.oldest);
             });
         }),
         Handshake::Refusal(refusal) => encode_with(REFUSAL, out, |out| {
@@ -199,7 +200,7 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
     let mut block = reader.block()?;
     let handshake = match header.kind {
         HELLO => {
-            let protocol = block.u32()?;
+            let newest = block.u32()?;
             let facts = read_facts(&mut block)?;
             let lane = match block.u8()? {
                 1 => Lane::Control,
@@ -208,10 +209,17 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
                     return Err(DecodeError::Tag { what: "a lane", tag });
                 }
             };
-            Handshake::Hello(Hello { protocol, facts, lane, to: block.node()? })
+            let to = block.node()?;
+            Handshake::Hello(Hello {
+                versions: read_versions(newest, &mut block)?,
+                facts,
+                lane,
+                to,
+            })
         }
         WELCOME => {
-            Handshake::Welcome(Welcome { protocol: block.u32()?, facts: read_facts(&mut block)? })
+            let (newest, facts) = (block.u32()?, read_facts(&mut block)?);
+            Handshake::Welcome(Welcome { versions: read_versions(newest, &mut block)?, facts })
         }
         REFUSAL => {
             let reason = read_reason(&mut block)?;
@@ -227,6 +235,12 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
     };
     reader.finish()?;
     Ok(handshake)
+}
+
+/// A sender that says nothing more speaks one version only.
+fn read_versions(newest: u32, block: &mut Reader) -> Result<Versions, DecodeError> {
+    let oldest = if block.is_empty() { newest } else { block.u32()? };
+    Ok(Versions { oldest, newest })
 }
 
 fn read_reason(block: &mut Reader) -> Result<RefusalReason, DecodeError> {

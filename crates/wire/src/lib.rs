@@ -21,13 +21,16 @@ mod error;
 pub mod frame;
 pub mod handshake;
 mod message;
+mod next;
 mod peer;
 mod reader;
 pub mod record;
 pub mod snapshot;
+pub mod version;
 
 pub use about::{ABOUT_BYTES_MAX, About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
 pub use error::DecodeError;
 pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
 pub use peer::{Forward, PeerMessage};
 pub use snapshot::{SnapshotGone, SnapshotMessage};
+pub use version::Versions;

@@ -9,7 +9,7 @@ use synod_paxos::{
 
 pub(crate) use decode::decode_body;
 
-use crate::{PeerMessage, configuration, snapshot};
+use crate::{PeerMessage, configuration, next, snapshot};
 
 const PREPARE: u8 = 1;
 const PROMISE: u8 = 2;
@@ -60,8 +60,8 @@ pub(crate) fn kind(message: &PeerMessage) -> u8 {
     }
 }
 
-/// The length of the body in bytes, known before anything is encoded.
-pub(crate) fn body_bytes(message: &PeerMessage) -> usize {
+/// The length of the body in bytes in this version, known before anything is encoded.
+pub(crate) fn body_bytes(message: &PeerMessage, version: u32) -> usize {
     let message = match message {
         PeerMessage::Forward(forward) => {
             let commands: usize = forward.commands.iter().map(|c| COUNT_BYTES + c.len()).sum();
@@ -86,7 +86,10 @@ pub(crate) fn body_bytes(message: &PeerMessage) -> usize {
             Message::Watermark(_) => WATERMARK_BYTES,
             Message::ReadIndex(_) => 8,
             Message::ReadIndexAnswer(_) => 17,
-            Message::Heartbeat(beat) => HEARTBEAT_BYTES + COUNT_BYTES + 4 * beat.hears.len(),
+            Message::Heartbeat(beat) => {
+                let hears = COUNT_BYTES + 4 * beat.hears.len();
+                HEARTBEAT_BYTES + next::field_bytes(version) + hears
+            }
             Message::Fetch(_) => 24,
             Message::Chosen(chosen) => {
                 let values = chosen.values.iter();
@@ -103,10 +106,10 @@ fn batch_bytes(value: &Value) -> usize {
     }
 }
 
-/// Appends the body to `out`.
-pub(crate) fn encode_body(message: &PeerMessage, out: &mut BytesMut) {
+/// Appends the body to `out`, in this version.
+pub(crate) fn encode_body(message: &PeerMessage, version: u32, out: &mut BytesMut) {
     match message {
-        PeerMessage::Paxos(message) => encode_paxos(message, out),
+        PeerMessage::Paxos(message) => encode_paxos(message, version, out),
         PeerMessage::Snapshot(message) => snapshot::encode(message, out),
         PeerMessage::Forward(forward) => {
             put_block(out, |out| out.put_u8(u8::from(forward.may_relay)));
@@ -119,7 +122,7 @@ pub(crate) fn encode_body(message: &PeerMessage, out: &mut BytesMut) {
     }
 }
 
-fn encode_paxos(message: &Message, out: &mut BytesMut) {
+fn encode_paxos(message: &Message, version: u32, out: &mut BytesMut) {
     match message {
         Message::Prepare(prepare) => put_block(out, |out| {
             put_ballot(out, prepare.ballot);
@@ -156,7 +159,7 @@ fn encode_paxos(message: &Message, out: &mut BytesMut) {
             out.put_u8(u8::from(answer.index.is_some()));
             out.put_u64_le(answer.index.unwrap_or(Slot::ZERO).0);
         }),
-        Message::Heartbeat(heartbeat) => encode_heartbeat(heartbeat, out),
+        Message::Heartbeat(heartbeat) => encode_heartbeat(heartbeat, version, out),
         Message::Fetch(fetch) => put_block(out, |out| {
             out.put_u64_le(fetch.nonce);
             out.put_u64_le(fetch.first.0);
@@ -199,7 +202,7 @@ fn encode_promise(promise: &Promise, out: &mut BytesMut) {
     }
 }
 
-fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
+fn encode_heartbeat(heartbeat: &Heartbeat, version: u32, out: &mut BytesMut) {
     let no_claim = Watermark { ballot: Ballot::ZERO, chosen_upto: Slot::ZERO, read_round: 0 };
     put_block(out, |out| {
         out.put_u64_le(heartbeat.sequence);
@@ -221,6 +224,7 @@ fn encode_heartbeat(heartbeat: &Heartbeat, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.configuration);
         out.put_u8(heartbeat.room as u8);
         out.put_u8(heartbeat.leader_priority);
+        next::put_field(version, out);
     });
     put_count(out, heartbeat.hears.len());
     for NodeId(node) in &heartbeat.hears {

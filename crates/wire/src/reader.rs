@@ -121,6 +121,11 @@ impl Reader {
         Ok(Reader { rest: self.bytes(usize::from(count))?, what: self.what })
     }
 
+    /// Whether nothing is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Nothing may be left.
     pub(crate) fn finish(self) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(DecodeError::LeftOver(self.what)) }

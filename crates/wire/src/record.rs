@@ -53,8 +53,11 @@ impl std::fmt::Display for ClusterId {
 /// The largest value that a record holds, in bytes.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 
-/// The version of the format, in every segment header.
-pub const FORMAT_VERSION: u32 = 1;
+/// The newest form of a segment, which its header names.
+pub const FORMAT_NEWEST: u32 = crate::next::newest_form() as u32;
+
+/// The oldest form of a segment that is read.
+pub const FORMAT_OLDEST: u32 = 1;
 
 /// Why bytes of a journal do not decode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -66,7 +69,7 @@ pub enum RecordError {
     #[error("wrong magic number")]
     Magic,
     /// Written by another version of the format.
-    #[error("format version {0}, but only version 1 is understood")]
+    #[error("format version {0}, of which the newest known is {FORMAT_NEWEST}")]
     Version(u32),
     /// The checksum does not match.
     #[error("wrong checksum")]

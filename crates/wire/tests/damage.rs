@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use samples::{any_command, any_peer_message, commands, handshakes, peer_messages};
 use synod_kv::ServerId;
-use synod_wire::{DecodeError, PeerMessage, batch, command, frame, handshake};
+use synod_wire::{DecodeError, PeerMessage, batch, command, frame, handshake, version};
 
 fn decode(encoded: &[u8]) -> Result<(), DecodeError> {
     let header = frame::Header::decode(encoded)?;
@@ -19,7 +19,7 @@ fn decode(encoded: &[u8]) -> Result<(), DecodeError> {
 fn frames() -> Vec<(&'static str, BytesMut)> {
     let messages = peer_messages().into_iter().map(|(name, message)| {
         let mut out = BytesMut::new();
-        frame::encode(&message, &mut out);
+        frame::encode_for(version::NEWEST, &message, &mut out);
         (name, out)
     });
     let handshakes = handshakes().into_iter().map(|(name, message)| {

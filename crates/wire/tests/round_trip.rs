@@ -8,7 +8,9 @@ use proptest::prelude::*;
 use samples::{any_command, any_peer_message, commands, handshakes, peer_messages};
 use synod_kv::ServerId;
 use synod_paxos::{Message, Value};
-use synod_wire::{DecodeError, Handshake, PeerMessage, batch, command, frame, handshake};
+use synod_wire::{
+    DecodeError, Handshake, Hello, PeerMessage, Versions, batch, command, frame, handshake,
+};
 
 fn decode(encoded: &[u8]) -> Result<PeerMessage, DecodeError> {
     let header = frame::Header::decode(encoded)?;
@@ -97,6 +99,29 @@ fn a_full_batch_is_read_back_and_a_fuller_one_is_not_built() {
     builder.push_entry(&large);
     assert!(!builder.fits(large.len()));
     assert!(batch::decode(builder.finish()).is_ok());
+}
+
+/// A node that says nothing of an oldest version, as the first ones did not.
+#[test]
+fn a_hello_without_an_oldest_version_is_of_one_version() {
+    for (name, message) in handshakes() {
+        let Handshake::Hello(hello) = message else { continue };
+        let mut out = BytesMut::new();
+        handshake::encode(&Handshake::Hello(hello.clone()), &mut out);
+        let body = out.split_off(frame::HEADER_BYTES);
+        let fields = u16::from_le_bytes([body[0], body[1]]) - 4;
+        let mut shorter = fields.to_le_bytes().to_vec();
+        shorter.extend_from_slice(&body[2..2 + usize::from(fields)]);
+        let mut framed = vec![0x53, 0xD1, 1, 0x40];
+        framed.extend_from_slice(&u32::try_from(shorter.len()).unwrap().to_le_bytes());
+        framed.extend_from_slice(&crc32c::crc32c(&shorter).to_le_bytes());
+        framed.extend_from_slice(&crc32c::crc32c(&framed).to_le_bytes());
+        let header = frame::Header::decode(&framed).unwrap();
+        let newest = hello.versions.newest;
+        let alone = Versions { oldest: newest, newest };
+        let expected = Handshake::Hello(Hello { versions: alone, ..hello });
+        assert_eq!(handshake::decode(header, shorter.into()), Ok(expected), "{name}");
+    }
 }
 
 proptest! {

@@ -13,8 +13,9 @@ use synod_transport::{
     Incoming, IncomingEvent, Limits, Own, PeerAddress, PeerMetrics, Transport, TransportSettings,
 };
 use synod_wire::batch::encode_entry;
-use synod_wire::handshake::PROTOCOL_VERSION;
-use synod_wire::{Facts, Forward, Handshake, Hello, Lane, PeerMessage, Welcome, frame, handshake};
+use synod_wire::{
+    Facts, Forward, Handshake, Hello, Lane, PeerMessage, Versions, Welcome, frame, handshake,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -73,6 +74,7 @@ pub(crate) fn settings(node: u32, peers: &[(u32, &str)], limits: Limits) -> Tran
     let own = Own { cluster: CLUSTER, node: NodeId(node), store: store(node), incarnation: 1 };
     TransportSettings {
         own,
+        versions: Versions::default(),
         promised: Ballot::ZERO,
         position: Position::ZERO,
         peers: peers.iter().map(peer).collect(),
@@ -189,11 +191,11 @@ pub(crate) fn facts(node: u32) -> Facts {
 }
 
 pub(crate) fn hello(node: u32, to: u32) -> Hello {
-    Hello { protocol: PROTOCOL_VERSION, facts: facts(node), lane: Lane::Control, to: NodeId(to) }
+    Hello { versions: Versions::default(), facts: facts(node), lane: Lane::Control, to: NodeId(to) }
 }
 
 pub(crate) fn welcome(node: u32) -> Welcome {
-    Welcome { protocol: PROTOCOL_VERSION, facts: facts(node) }
+    Welcome { versions: Versions::default(), facts: facts(node) }
 }
 
 pub(crate) async fn send_handshake(stream: &mut TcpStream, message: Handshake) {

@@ -17,7 +17,7 @@ use super::{
 use crate::batch::{ENTRIES_MAX, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
 use crate::frame::FRAME_BYTES_MAX;
 use crate::reader::Reader;
-use crate::{DecodeError, Forward, PeerMessage, configuration, snapshot};
+use crate::{DecodeError, Forward, PeerMessage, configuration, next, snapshot, version};
 
 /// The most slots in one page of a promise, and the most values of one `Chosen`.
 const SLOTS_MAX: usize = 65_536;
@@ -104,7 +104,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
     for _ in 0..count {
         hears.push(reader.node()?);
     }
-    Ok(Heartbeat {
+    let heartbeat = Heartbeat {
         sequence: block.u64()?,
         echo: block.u64()?,
         promised: block.ballot()?,
@@ -121,7 +121,12 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         room: read_room(block)?,
         leader_priority: block.u8()?,
         hears,
-    })
+    };
+    // What the sender's version appended is here; an older one's ends before it.
+    if !block.is_empty() {
+        next::read_field(version::NEWEST, block)?;
+    }
+    Ok(heartbeat)
 }
 
 fn decode_chosen(block: &mut Reader, reader: &mut Reader) -> Result<Chosen, DecodeError> {

@@ -127,6 +127,8 @@ pub struct GroupPlace {
 /// Encodes one group after another into one buffer, which it keeps.
 #[derive(Debug, Default)]
 pub struct GroupBuilder {
+    /// The form of the segments.
+    format: u32,
     /// Sectors, with their trailers still zero.
     sectors: Vec<u8>,
     payload_bytes: usize,
@@ -137,6 +139,12 @@ pub struct GroupBuilder {
 }
 
 impl GroupBuilder {
+    /// For segments of this form.
+    #[must_use]
+    pub fn of_format(format: u32) -> Self {
+        GroupBuilder { format, ..GroupBuilder::default() }
+    }
+
     /// Starts a group that repeats `copies`, the encoded headers of the group before.
     ///
     /// # Panics
@@ -165,7 +173,7 @@ impl GroupBuilder {
         link: u32,
     ) -> (usize, u32) {
         let (header, body) = RecordHeader::of(record, cluster_tag, position, link);
-        let (bytes, checksum) = header.encode();
+        let (bytes, checksum) = header.in_format(self.format).encode();
         let at = self.payload_bytes;
         self.put(&bytes);
         self.put(&body);

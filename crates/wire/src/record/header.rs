@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot, Value};
 
-use crate::configuration;
+use crate::{configuration, next};
 
 use super::fields::{Reader, Writer, check};
 use super::{BODY_BYTES_MAX, RecordError};
@@ -32,7 +32,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SynR");
 /// | 64 | 4 | link: the checksum in the header of the record before; 0 for the first |
 /// | 68 | 1 | kind: 1 promise, 2 accepted, 3 chosen, 4 start-after |
 /// | 69 | 1 | value: 0 none, 1 no-op, 2 batch |
-/// | 70 | 10 | zero |
+/// | 70 | 10 | zero; in a later form there may be more fields |
 /// | 80 | 4 | CRC32C of the 80 bytes before |
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordHeader {
@@ -54,6 +54,8 @@ pub struct RecordHeader {
     pub body_checksum: u32,
     /// The checksum in the header of the record before.
     pub link: u32,
+    /// What a later form has at 70.
+    later: u64,
 }
 
 /// [`RecordBody`] without the value.
@@ -121,8 +123,15 @@ impl RecordHeader {
             body_bytes: u32::try_from(body.len()).expect("checked above"),
             body_checksum: crc32c::crc32c(&body),
             link,
+            later: 0,
         };
         (header, body)
+    }
+
+    /// The same in a segment of this form.
+    #[must_use]
+    pub fn in_format(self, format: u32) -> Self {
+        RecordHeader { later: next::content(format), ..self }
     }
 
     /// The bytes, and the checksum in them, to which the next record links.
@@ -154,6 +163,7 @@ impl RecordHeader {
             ValueKind::Batch => 2,
             ValueKind::Configuration => 3,
         });
+        writer.u64(self.later);
         let checksum = writer.finish();
         (bytes, checksum)
     }
@@ -187,6 +197,7 @@ impl RecordHeader {
             3 => ValueKind::Configuration,
             _ => return Err(RecordError::Field("value kind")),
         };
+        let later = if next::IS_ON { reader.u64() } else { 0 };
         let holds_value = matches!(kind, RecordKind::Accepted(..) | RecordKind::Chosen(_));
         if holds_value == (value == ValueKind::None) {
             return Err(RecordError::Field("value kind"));
@@ -205,6 +216,7 @@ impl RecordHeader {
             body_bytes,
             body_checksum,
             link,
+            later,
         };
         // Fields that this kind does not have, and those that nothing has yet.
         if header.encode().0 != *bytes {

@@ -4,7 +4,7 @@ use synod_paxos::{Ballot, Position, Slot};
 
 use super::fields::{Reader, Writer, check};
 use super::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, Seed};
-use super::{ClusterId, FORMAT_VERSION, RecordError};
+use super::{ClusterId, FORMAT_NEWEST, FORMAT_OLDEST, RecordError};
 
 const HEADER_MAGIC: u64 = u64::from_le_bytes(*b"SynodSeg");
 /// Bytes of a footer's fields.
@@ -38,6 +38,8 @@ const FOOTER_MAGIC: u64 = u64::from_le_bytes(*b"SynodEnd");
 /// checksum, so that the wrong cluster is told apart from damage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
+    /// The form of everything in it: [`FORMAT_OLDEST`] to [`FORMAT_NEWEST`].
+    pub format: u32,
     /// The cluster.
     pub cluster: ClusterId,
     /// Number of the segment, from 1.
@@ -80,7 +82,7 @@ impl SegmentHeader {
         let mut bytes = [0; SECTOR_BYTES];
         let mut writer = Writer::new(&mut bytes);
         writer.u64(HEADER_MAGIC);
-        writer.u32(FORMAT_VERSION);
+        writer.u32(self.format);
         writer.u128(self.cluster.0);
         writer.u64(self.number);
         writer.u64(self.file_bytes);
@@ -110,10 +112,11 @@ impl SegmentHeader {
         }
         check(bytes).ok_or(RecordError::Checksum)?;
         let version = reader.u32();
-        if version != FORMAT_VERSION {
+        if !(FORMAT_OLDEST..=FORMAT_NEWEST).contains(&version) {
             return Err(RecordError::Version(version));
         }
         let header = SegmentHeader {
+            format: version,
             cluster: ClusterId(reader.u128()),
             number: reader.u64(),
             file_bytes: reader.u64(),
@@ -204,6 +207,7 @@ mod tests {
     #[test]
     fn all_fields_distinct_come_back_and_any_flip_is_seen() {
         let header = SegmentHeader {
+            format: FORMAT_NEWEST,
             cluster: ClusterId(1),
             number: 2,
             file_bytes: 3,
@@ -227,6 +231,17 @@ mod tests {
             assert!(SegmentHeader::decode(&bytes).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+    }
+
+    #[test]
+    fn a_form_that_is_not_known_is_told_from_damage() {
+        let mut bytes = [0; SECTOR_BYTES];
+        let mut writer = Writer::new(&mut bytes);
+        writer.u64(HEADER_MAGIC);
+        writer.u32(FORMAT_NEWEST + 1);
+        writer.finish();
+        let unknown = RecordError::Version(FORMAT_NEWEST + 1);
+        assert_eq!(SegmentHeader::decode(&bytes), Err(unknown));
     }
 
     #[test]

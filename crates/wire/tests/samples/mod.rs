@@ -17,7 +17,7 @@ use synod_paxos::{
 };
 use synod_wire::{
     About, AboutMember, Facts, Forward, Handshake, Hello, Lane, PeerMessage, Refusal,
-    RefusalReason, SnapshotGone, SnapshotMessage, Welcome,
+    RefusalReason, SnapshotGone, SnapshotMessage, Versions, Welcome,
 };
 
 /// Gives numbers of which no two are equal, nor are any two of their bytes zero.
@@ -36,6 +36,10 @@ impl Distinct {
     fn u32(&mut self) -> u32 {
         self.0 += 1;
         0x7100_0000 + u32::try_from(self.0).unwrap() * 0x0001_0001
+    }
+
+    fn versions(&mut self) -> Versions {
+        Versions { newest: self.u32(), oldest: self.u32() }
     }
 
     fn slot(&mut self) -> Slot {
@@ -282,7 +286,7 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
         (
             "hello",
             Handshake::Hello(Hello {
-                protocol: d.u32(),
+                versions: d.versions(),
                 facts: d.facts(),
                 lane: Lane::Control,
                 to: NodeId(d.u32()),
@@ -291,13 +295,13 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
         (
             "hello-bulk",
             Handshake::Hello(Hello {
-                protocol: d.u32(),
+                versions: d.versions(),
                 facts: d.facts(),
                 lane: Lane::Bulk,
                 to: NodeId(d.u32()),
             }),
         ),
-        ("welcome", Handshake::Welcome(Welcome { protocol: d.u32(), facts: d.facts() })),
+        ("welcome", Handshake::Welcome(Welcome { versions: d.versions(), facts: d.facts() })),
     ];
     for (name, reason) in [
         ("refusal-protocol", RefusalReason::Protocol),
