@@ -11,7 +11,7 @@ use crate::{
     acceptor::{Acceptor, Ground},
     catchup::Catchup,
     invariants,
-    leader::{Liveness, Stand},
+    leader::{Liveness, Peer, Stand},
     learner::Learner,
     log::Log,
     outbox::Unsynced,
@@ -20,6 +20,10 @@ use crate::{
     read::{Questions, Rounds},
     tail::Tail,
 };
+
+/// What a voter said of its disk holds for so many election timeouts where clients are
+/// turned away.
+const ROOM_TIMEOUTS: u64 = 10;
 
 mod election;
 mod learning;
@@ -71,6 +75,15 @@ struct Dismissal {
     needed: usize,
 }
 
+/// What the disks of the voters allow, as far as this node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+struct Disks {
+    /// New values are proposed.
+    take_values: bool,
+    /// Clients may put more.
+    take_puts: bool,
+}
+
 /// One replica.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
@@ -99,6 +112,7 @@ pub struct Replica {
     tail: Tail,
     /// How much room the disk has.
     room: Room,
+    disks: Disks,
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
@@ -180,6 +194,7 @@ impl Replica {
             unsynced: Unsynced::new(recovered.position, recorded_upto),
             tail: Tail::default(),
             room: Room::Enough,
+            disks: Disks { take_values: true, take_puts: true },
             pacing: Pacing::default(),
             applied,
             durable,
@@ -258,6 +273,7 @@ impl Replica {
         self.liveness.note_silence(now);
         self.forget_reigns();
         self.dismiss_guests();
+        self.look_at_disks(now);
         self.keep_office(now, effects);
         self.lead_if_promised(now, effects);
         self.extend_phase_one(now, effects);
@@ -316,16 +332,36 @@ impl Replica {
     }
 
     /// Whether the disks of enough voters for a quorum have room, as far as this node
-    /// knows. If not, clients are to put nothing more.
+    /// knew at the end of the last batch. If not, clients are to put nothing more.
     #[must_use]
     pub fn has_disk_room(&self) -> bool {
-        self.has_quorum_with(Room::Enough)
+        self.disks.take_puts
     }
 
-    /// Whether the disks of an accept quorum are no worse than this.
-    fn has_quorum_with(&self, least: Room) -> bool {
+    /// What the disks of the voters allow now. Too few voters that answer are no matter
+    /// of disks: then other rules hold.
+    fn look_at_disks(&mut self, now: Time) {
         let governing = &self.in_force()[0].configuration;
-        self.liveness.with_room(governing, self.room, least) >= governing.accept_quorum()
+        let quorum = governing.accept_quorum();
+        let allows = |least: Room, counts: &dyn Fn(&Peer) -> bool| {
+            self.liveness.with_room(governing, self.room, least, counts) >= quorum
+                || self.liveness.count(governing, counts) < quorum
+        };
+        let able = allows(Room::Low, &|peer| self.liveness.is_able(now, peer));
+        // A heartbeat that is late shall not turn clients away at once: those with little
+        // room have some for as long as that takes.
+        let memory_us = ROOM_TIMEOUTS * self.options.election_timeout_us;
+        let lately = allows(Room::Enough, &|peer| peer.was_heard(now, memory_us));
+        let take_values = able && self.room != Room::Out;
+        self.disks = Disks { take_values, take_puts: able && lately };
+    }
+
+    /// Whether the others have a quorum that needs this node's disk, which has no room, for
+    /// nothing: of voters that have room, answer this node, and count besides.
+    fn is_spared(&self, now: Time, counts: impl Fn(&Peer) -> bool) -> bool {
+        let governing = &self.in_force()[0].configuration;
+        let able = |peer: &Peer| self.liveness.is_able(now, peer) && counts(peer);
+        self.liveness.with_room(governing, self.room, Room::Low, able) >= governing.accept_quorum()
     }
 
     /// When `may_propose` will say yes by the passing of time alone, if commands
@@ -337,11 +373,20 @@ impl Replica {
 
     /// The leader's state, if a new value may be proposed as far as limits go.
     fn leading_with_room(&self) -> Option<&Leading> {
+        self.leading(|leading| self.has_room(leading))
+    }
+
+    fn leading(&self, has_room: impl Fn(&Leading) -> bool) -> Option<&Leading> {
         let Proposer::Leading(leading) = &self.proposer else { return None };
         let window = self.window_slots();
         let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
         let free = self.handing_over.is_none() && !self.must_wait_for_adopted(leading);
-        (self.has_room(leading) && applying && free).then_some(leading)
+        (has_room(leading) && applying && free).then_some(leading)
+    }
+
+    /// The same for a change of the members, which full disks do not hinder.
+    fn leading_to_change(&self) -> Option<&Leading> {
+        self.leading(|leading| self.has_room_for_needed(leading))
     }
 
     /// Values of Phase 1 go before any new one.
@@ -349,15 +394,24 @@ impl Replica {
         leading.has_adopted() && !self.options.planted.is(Bug::NewBeforeReported)
     }
 
+    /// Whether the next slot may be proposed, as far as limits go.
+    fn has_room(&self, leading: &Leading) -> bool {
+        self.has_window(leading) && self.disks.take_values
+    }
+
+    /// The same for a value that is needed even where disks are full: then one at a time,
+    /// as a node without room takes them.
+    fn has_room_for_needed(&self, leading: &Leading) -> bool {
+        self.has_window(leading) && (self.disks.take_values || leading.in_flight() == 0)
+    }
+
     /// Whether the next slot lies in the window, and in that of this node's own
     /// acceptor: it may still miss slots that were chosen before it led.
-    fn has_room(&self, leading: &Leading) -> bool {
+    fn has_window(&self, leading: &Leading) -> bool {
         leading.has_room(self.window_slots(), self.options.window_bytes_max)
             && leading.proposed_upto() < self.acceptor.window_end(&self.log)
             && leading.proposed_upto() < self.decided_upto()
             && self.has_memory()
-            && self.room != Room::Out
-            && self.has_quorum_with(Room::Low)
     }
 
     fn window_slots(&self) -> u64 {
