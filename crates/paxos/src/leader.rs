@@ -264,6 +264,9 @@ impl Liveness {
     /// This node leads. It has not shown yet that it can: until then its lost elections
     /// count, or a node that wins again and again to no avail would never leave others time.
     pub(crate) fn won(&mut self, now: Time) {
+        if self.planted.is(Bug::FullDiskStands) {
+            self.attempts = 0;
+        }
         self.following = None;
         for peer in &mut self.peers {
             peer.deaf = 0;
@@ -335,6 +338,7 @@ impl Liveness {
         counts: impl Fn(&Peer) -> bool,
     ) -> usize {
         let has_room = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.room <= least);
+        let counts = |peer: &Peer| counts(peer) || self.planted.is(Bug::DeadHaveRoom);
         let own_worse = configuration.is_voter(self.me) && own > least;
         self.count(configuration, |peer| counts(peer) && has_room(peer)) - usize::from(own_worse)
     }
@@ -394,6 +398,7 @@ impl Liveness {
         let since = *self.quorum_since.get_or_insert(now);
         // Without room it takes no values and falls behind, so it only stands if those with
         // room have had time and none of them leads: they may not reach each other.
+        let defers = defers && !self.planted.is(Bug::FullDiskStands);
         let patience_us = if defers { DEFERENCE_TIMEOUTS * self.election_timeout_us } else { 0 };
         let turn = since.plus_us(rank * self.heartbeat_us / 2 + patience_us).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }

@@ -402,7 +402,8 @@ impl Replica {
     /// The same for a value that is needed even where disks are full: then one at a time,
     /// as a node without room takes them.
     fn has_room_for_needed(&self, leading: &Leading) -> bool {
-        self.has_window(leading) && (self.disks.take_values || leading.in_flight() == 0)
+        let waits = self.options.planted.is(Bug::ReportedNeedsRoom);
+        self.has_window(leading) && (self.disks.take_values || (leading.in_flight() == 0 && !waits))
     }
 
     /// Whether the next slot lies in the window, and in that of this node's own

@@ -79,6 +79,13 @@ impl Squeeze {
             (0..).zip(voters).map(|(place, id)| (id, Self::draw_room(rng, place, out))).collect();
     }
 
+    /// How long the others go on before the leader is disturbed: seldom for so long that who
+    /// has no room misses very much.
+    fn draw_load_us(&mut self) -> u64 {
+        let max_us = [1_000_000, 3_000_000, 40_000_000][self.rng.usize(..3)];
+        self.rng.u64(0..max_us)
+    }
+
     fn draw_room(rng: &mut Rng, place: usize, out: usize) -> Room {
         match rng.u8(..4) {
             _ if place < out => Room::Out,
@@ -97,7 +104,7 @@ impl World<'_> {
         }
         for _ in 0..self.squeeze.rng.u8(1..=2) {
             self.fill_disks()?;
-            let load_us = self.squeeze.rng.u64(0..2_000_000);
+            let load_us = self.squeeze.draw_load_us();
             self.run_until(self.now_us + load_us)?;
             self.disturb_leader()?;
             self.demand_with_full_disks(&healed)?;
