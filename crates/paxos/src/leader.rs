@@ -742,6 +742,75 @@ mod tests {
         }
     }
 
+    /// Every combination of room here and at the two others, one of which may hang: who has
+    /// none stands after an able one with room had time, and otherwise as ever.
+    #[test]
+    fn a_node_without_room_gives_time_to_those_that_have_some() {
+        let rooms = [Room::Enough, Room::Low, Room::Out];
+        for code in 0..3_usize.pow(3) * 2 {
+            let of = |place: u32| rooms[code / 3_usize.pow(place) % 3];
+            let (mine, one, three, hangs) = (of(0), of(1), of(2), code >= 27);
+            let mut bench = Bench::new(3);
+            for (node, room) in [(1, one), (3, three)] {
+                bench.hear(node, |heartbeat| {
+                    heartbeat.room = room;
+                    let hangs = hangs && node == 3;
+                    heartbeat.disk_age_us = if hangs { options().disk_stall_us + 1 } else { 0 };
+                });
+            }
+            let roomier = one != Room::Out || (three != Room::Out && !hangs);
+            let last_accepted = (ballot(9, 1), Slot(9));
+            let candidacy = Candidacy { last_accepted, room: mine, ..HEALTHY };
+            let patience_us = DEFERENCE_TIMEOUTS * options().election_timeout_us;
+            let expected = match mine == Room::Out && roomier {
+                true => Stand::At(bench.now.plus_us(patience_us)),
+                false => Stand::Now,
+            };
+            assert_eq!(bench.stand_at(bench.now, candidacy), expected, "{code}");
+        }
+    }
+
+    /// A peer counts as having room by its own word, as long as it answers and its disk does
+    /// not hang; this node itself by what it knows.
+    #[test]
+    fn only_who_answers_has_room() {
+        for (heard, answers) in HEARD {
+            for room in [Room::Enough, Room::Low, Room::Out] {
+                let mut bench = Bench::new(3);
+                bench.hear(3, |heartbeat| heartbeat.room = room);
+                bench.wait_us(1);
+                bench.hear(3, |h| (h.room, h.disk_age_us) = (room, options().disk_stall_us + 1));
+                let_hear(&mut bench, 1, heard);
+                let answers = answers || heard == "a leader" || heard.ends_with("ago");
+                let count = |bench: &Bench, own| {
+                    let governing = bench.configurations.governing(Slot(1));
+                    let able = |peer: &Peer| bench.liveness.is_able(bench.now, peer);
+                    bench.liveness.with_room(governing, own, Room::Low, able)
+                };
+                let expected = usize::from(answers);
+                assert_eq!(count(&bench, Room::Low), 1 + expected, "{heard}");
+                assert_eq!(count(&bench, Room::Out), expected, "{heard}");
+                bench.hear(3, |heartbeat| heartbeat.room = room);
+                let third = usize::from(room <= Room::Low);
+                assert_eq!(count(&bench, Room::Low), 1 + expected + third, "{heard}, {room:?}");
+            }
+        }
+    }
+
+    /// To win is not enough to be taken for one that can lead: else a node that wins again and
+    /// again to no avail would stand without a pause.
+    #[test]
+    fn lost_elections_count_until_the_node_leads_well() {
+        let mut bench = Bench::new(3);
+        bench.liveness.lost(bench.now);
+        let patience_us = bench.liveness.candidate_patience_us();
+        assert!(patience_us > options().election_timeout_us);
+        bench.liveness.won(bench.now);
+        assert_eq!(bench.liveness.candidate_patience_us(), patience_us);
+        bench.liveness.prevailed();
+        assert_eq!(bench.liveness.candidate_patience_us(), options().election_timeout_us);
+    }
+
     /// Two leaders' messages in every order, under every promise, before and after a silence:
     /// a node follows the highest ballot that it heard within an election timeout, unless it
     /// promised a higher one.
