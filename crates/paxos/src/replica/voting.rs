@@ -218,10 +218,15 @@ impl Replica {
             return;
         }
         let promised_before = self.acceptor.promised();
-        // The next slot is always taken: it is the one that frees memory. So does the
-        // claim, which is true whatever becomes of the Accept.
-        let next = self.log.chosen_upto().next();
         let crowded = !self.has_memory() || self.room == Room::Out;
+        if crowded {
+            // The claim, which is true whatever becomes of the Accept, may make its slot the
+            // next one.
+            self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
+            self.advance(effects);
+        }
+        // The next slot is always taken: it is the one that frees memory.
+        let next = self.log.chosen_upto().next();
         // On a full disk, too, only where the others cannot do without this node: then its
         // leader proposes nothing more, and what is under way comes to its end. Those count
         // that the leader hears, too: it needs this node if it cannot reach the others.
@@ -233,7 +238,6 @@ impl Replica {
         let full = spared || crowded && slot > next;
         if full && ballot >= promised_before {
             self.liveness.hear_leader(now, ballot, promised_before);
-            self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
             let window_end = self.log.chosen_upto();
             let reason = RejectReason::BeyondWindow(window_end);
             let message = Message::Reject(Reject { ballot, reason });
