@@ -261,12 +261,8 @@ impl Liveness {
         self.not_before = self.not_before.max(now.plus_us(wait));
     }
 
-    /// This node leads. It has not shown yet that it can: until then its lost elections
-    /// count, or a node that wins again and again to no avail would never leave others time.
+    /// This node leads. Its lost elections count until it has shown that it can.
     pub(crate) fn won(&mut self, now: Time) {
-        if self.planted.is(Bug::FullDiskStands) {
-            self.attempts = 0;
-        }
         self.following = None;
         for peer in &mut self.peers {
             peer.deaf = 0;
@@ -343,8 +339,7 @@ impl Liveness {
         self.count(configuration, |peer| counts(peer) && has_room(peer)) - usize::from(own_worse)
     }
 
-    /// Whether this node can count on the peer's votes: it answers, and its disk does not
-    /// hang.
+    /// Whether this node can count on the peer: it answers, and its disk does not hang.
     pub(crate) fn is_able(&self, now: Time, peer: &Peer) -> bool {
         let hangs = |last: &Heartbeat| last.disk_age_us > self.disk_stall_us;
         self.is_two_way(now, peer) && !peer.last.as_ref().is_some_and(hangs)
@@ -396,9 +391,7 @@ impl Liveness {
             return Stand::No;
         }
         let since = *self.quorum_since.get_or_insert(now);
-        // Without room it takes no values and falls behind, so it only stands if those with
-        // room have had time and none of them leads: they may not reach each other.
-        let defers = defers && !self.planted.is(Bug::FullDiskStands);
+        // Without room it falls behind: it stands if those with room cannot reach each other.
         let patience_us = if defers { DEFERENCE_TIMEOUTS * self.election_timeout_us } else { 0 };
         let turn = since.plus_us(rank * self.heartbeat_us / 2 + patience_us).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }

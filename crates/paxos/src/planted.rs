@@ -55,7 +55,6 @@ planted_bugs! {
     ProposesUnprepared = 24, "a leader proposes where others vote without their promise";
     PromiseForgotten = 27, "a restarted node takes its promise for the default";
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
-    FullDiskStands = 32, "a node without room stands like any other, again and again, though it is behind";
     DeadHaveRoom = 32, "the disks of the dead count as having room";
     ReportedNeedsRoom = 32, "what phase 1 brought back waits for room on full disks";
     FullDiskNeverFetches = 32, "a node without room never fetches, though the others need it";

@@ -11,7 +11,7 @@ use crate::{
     acceptor::{Acceptor, Ground},
     catchup::Catchup,
     invariants,
-    leader::{Liveness, Peer, Stand},
+    leader::{Liveness, Stand},
     learner::Learner,
     log::Log,
     outbox::Unsynced,
@@ -21,14 +21,11 @@ use crate::{
     tail::Tail,
 };
 
-/// What a voter said of its disk holds for so many election timeouts where clients are
-/// turned away.
-const ROOM_TIMEOUTS: u64 = 10;
-
 mod election;
 mod learning;
 mod reading;
 mod reconfiguring;
+mod room;
 mod voting;
 
 /// Where a command has to go.
@@ -75,15 +72,6 @@ struct Dismissal {
     needed: usize,
 }
 
-/// What the disks of the voters allow, as far as this node knows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-struct Disks {
-    /// New values are proposed.
-    take_values: bool,
-    /// Clients may put more.
-    take_puts: bool,
-}
-
 /// One replica.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Replica {
@@ -112,7 +100,7 @@ pub struct Replica {
     tail: Tail,
     /// How much room the disk has.
     room: Room,
-    disks: Disks,
+    disks: room::Disks,
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
@@ -194,7 +182,7 @@ impl Replica {
             unsynced: Unsynced::new(recovered.position, recorded_upto),
             tail: Tail::default(),
             room: Room::Enough,
-            disks: Disks { take_values: true, take_puts: true },
+            disks: room::Disks::default(),
             pacing: Pacing::default(),
             applied,
             durable,
@@ -331,39 +319,6 @@ impl Replica {
         })
     }
 
-    /// Whether the disks of enough voters for a quorum have room, as far as this node
-    /// knew at the end of the last batch. If not, clients are to put nothing more.
-    #[must_use]
-    pub fn has_disk_room(&self) -> bool {
-        self.disks.take_puts
-    }
-
-    /// What the disks of the voters allow now. Too few voters that answer are no matter
-    /// of disks: then other rules hold.
-    fn look_at_disks(&mut self, now: Time) {
-        let governing = &self.in_force()[0].configuration;
-        let quorum = governing.accept_quorum();
-        let allows = |least: Room, counts: &dyn Fn(&Peer) -> bool| {
-            self.liveness.with_room(governing, self.room, least, counts) >= quorum
-                || self.liveness.count(governing, counts) < quorum
-        };
-        let able = allows(Room::Low, &|peer| self.liveness.is_able(now, peer));
-        // A heartbeat that is late shall not turn clients away at once: those with little
-        // room have some for as long as that takes.
-        let memory_us = ROOM_TIMEOUTS * self.options.election_timeout_us;
-        let lately = allows(Room::Enough, &|peer| peer.was_heard(now, memory_us));
-        let take_values = able && self.room != Room::Out;
-        self.disks = Disks { take_values, take_puts: able && lately };
-    }
-
-    /// Whether the others have a quorum that needs this node's disk, which has no room, for
-    /// nothing: of voters that have room, answer this node, and count besides.
-    fn is_spared(&self, now: Time, counts: impl Fn(&Peer) -> bool) -> bool {
-        let governing = &self.in_force()[0].configuration;
-        let able = |peer: &Peer| self.liveness.is_able(now, peer) && counts(peer);
-        self.liveness.with_room(governing, self.room, Room::Low, able) >= governing.accept_quorum()
-    }
-
     /// When `may_propose` will say yes by the passing of time alone, if commands
     /// wait; none if that needs another event (the window is full, no leader).
     #[must_use]
@@ -392,18 +347,6 @@ impl Replica {
     /// Values of Phase 1 go before any new one.
     fn must_wait_for_adopted(&self, leading: &Leading) -> bool {
         leading.has_adopted() && !self.options.planted.is(Bug::NewBeforeReported)
-    }
-
-    /// Whether the next slot may be proposed, as far as limits go.
-    fn has_room(&self, leading: &Leading) -> bool {
-        self.has_window(leading) && self.disks.take_values
-    }
-
-    /// The same for a value that is needed even where disks are full: then one at a time,
-    /// as a node without room takes them.
-    fn has_room_for_needed(&self, leading: &Leading) -> bool {
-        let waits = self.options.planted.is(Bug::ReportedNeedsRoom);
-        self.has_window(leading) && (self.disks.take_values || (leading.in_flight() == 0 && !waits))
     }
 
     /// Whether the next slot lies in the window, and in that of this node's own

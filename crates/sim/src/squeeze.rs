@@ -80,9 +80,14 @@ impl Squeeze {
     }
 
     /// How long the others go on before the leader is disturbed: seldom for so long that who
-    /// has no room misses very much.
+    /// has no room misses very much. Without a quorum with room soon nothing is on its way.
     fn draw_load_us(&mut self) -> u64 {
-        let max_us = [1_000_000, 3_000_000, 40_000_000][self.rng.usize(..3)];
+        let max_us = match self.extent {
+            Extent::Quorum => [1, 1, 1_000_000][self.rng.usize(..3)],
+            Extent::Nobody | Extent::Some => {
+                [1_000_000, 3_000_000, 40_000_000][self.rng.usize(..3)]
+            }
+        };
         self.rng.u64(0..max_us)
     }
 

@@ -77,7 +77,7 @@ impl Replica {
         // It may have been behind for long before it led.
         let hollow = self.log.chosen_upto() < leading.base
             && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout)
-            && (waits(self.stood_at) || self.options.planted.is(Bug::FullDiskStands));
+            && waits(self.stood_at);
         let stays = self.options.planted.is(Bug::LeadsUnheard);
         if (!followed || stuck || hollow) && !stays {
             self.give_up_office(effects);

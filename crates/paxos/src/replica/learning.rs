@@ -83,12 +83,10 @@ impl Replica {
 
     /// Whether this node, whose disk has no room, fetches all the same.
     fn fetches_without_room(&self, now: Time, known: Slot) -> bool {
-        let planted = self.options.planted;
         let missed = known.0 - self.log.chosen_upto().0;
         missed <= FETCH_SLOTS_WITHOUT_ROOM_MAX
             && !self.is_spared(now, |_| true)
-            && !planted.is(Bug::FullDiskNeverFetches)
-            && !planted.is(Bug::FullDiskStands)
+            && !self.options.planted.is(Bug::FullDiskNeverFetches)
     }
 
     /// The state machine was replaced by a snapshot, durably. The log below goes; the
