@@ -55,6 +55,9 @@ planted_bugs! {
     ProposesUnprepared = 24, "a leader proposes where others vote without their promise";
     PromiseForgotten = 27, "a restarted node takes its promise for the default";
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
+    DeadHaveRoom = 32, "the disks of the dead count as having room";
+    ReportedNeedsRoom = 32, "what phase 1 brought back waits for room on full disks";
+    FullDiskNeverFetches = 32, "a node without room never fetches, though the others need it";
     AppliesBeforeDurable = 33, "a value is applied before the own journal holds it durably";
     TruncatesApplied = 34, "the journal is truncated at the applied slot, not at the durable one";
     StartAfterBeforeSwitch = 34, "the journal starts after a snapshot that is not installed yet";
