@@ -153,16 +153,19 @@ impl Replica {
     /// for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
         let Proposer::Leading(leading) = &self.proposer else { return false };
-        // One that is out of room proposes nothing, so it loses little by asking again.
-        let timeouts = if self.room == Room::Out { 1 } else { PREFERENCE_TIMEOUTS };
+        // One that is out of room proposes nothing, so whoever can be elected is better, and
+        // it loses little by asking again.
+        let is_out = self.room == Room::Out;
+        let timeouts = if is_out { 1 } else { PREFERENCE_TIMEOUTS };
         let pause_us = timeouts * self.options.election_timeout_us;
         if self.cramped_at.is_some_and(|at| now.since_us(at) < pause_us) {
             return false;
         }
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
-            last.is_some_and(|last| last.room < self.room && self.is_match(now, node, last))
-                && self.could_lead(now, index, node, leading.ballot)
+            last.is_some_and(|last| {
+                last.room < self.room && (is_out || self.is_match(now, node, last))
+            }) && self.could_lead(now, index, node, leading.ballot)
         })
     }
 
