@@ -66,6 +66,7 @@ planted_bugs! {
     SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
     SnapshotKeepsVoters = 36, "who votes is not taken from the snapshot";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
+    ClockOutlivesOffice = 43, "time in the log goes on from what a new leader's clock showed by itself";
     TimeoutIsFailure = 44, "a write that was sent is refused as not done when time is over";
     ReadsWithoutQuorum = 45, "a leader serves reads without asking a quorum";
     ReadsLocally = 45, "a follower serves reads without asking the leader";

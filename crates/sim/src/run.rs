@@ -193,10 +193,7 @@ impl World<'_> {
     /// How long the healed may take until each has answered.
     pub(crate) fn progress_bound_us(&self, living: &[NodeId]) -> u64 {
         let pace = &self.plan.pace;
-        let slot_us = 4 * pace.delay_us_max
-            + 2 * pace.sync_us_max
-            + 2 * pace.batch_us_max
-            + pace.apply_us_max;
+        let slot_us = pace.slot_us();
         let waiting = self.commands_waiting(living);
         // A leader takes so many of them as its queue holds, and hears of the next ones when
         // their nodes send again.
