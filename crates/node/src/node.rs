@@ -7,13 +7,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
-use synod_journal::{Journal, JournalError, JournalOptions};
+use synod_journal::{Journal, JournalError};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
 use synod_transport::{Own, Transport, TransportSettings};
-use synod_wire::AboutMember;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -21,21 +20,24 @@ use tokio::task::LocalSet;
 use crate::apply_thread::{Applier, ApplyTask, ApplyThread, Installer};
 use crate::clock::Clock;
 use crate::current::CurrentStore;
-use crate::doors::{ClientDoor, Doors, provide_descriptors};
+use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::{Folder, REMOVED_FILE};
+use crate::folder::{Folder, JOURNAL, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::{JournalTask, JournalThread};
+use crate::marks::{self, DIFFERS};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner, Workers};
 use crate::pins::Pins;
+use crate::rebuild;
 use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
 use crate::roster::Known;
-use crate::settings::{MemberSettings, Settings};
+use crate::scrub::Scrub;
+use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::{Outlets, SnapshotTask, SnapshotThread};
 use crate::start_error::{NodeFailure, StartError};
@@ -46,6 +48,8 @@ use crate::upkeep::{Upkeep, UpkeepTask, durable_slot};
 const REQUESTS_MAX: usize = 16_384;
 /// Messages about snapshots that wait for their thread; what is beyond is asked for again.
 const SNAPSHOT_TASKS_MAX: usize = 64;
+/// Characters that are told of a file that says why the node must not start.
+const WORDS_MAX: usize = 1_000;
 /// Between two attempts to hand over.
 pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
@@ -74,6 +78,8 @@ struct Running {
     apply_tasks: Sender<ApplyTask>,
     upkeep_tasks: Sender<UpkeepTask>,
     snapshot_tasks: SyncSender<SnapshotTask>,
+    /// Its end is a word.
+    scrub_stop: Sender<()>,
     shared: Arc<Shared>,
     owner: JoinHandle<()>,
     workers: Vec<JoinHandle<()>>,
@@ -99,15 +105,19 @@ impl Node {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         if folder.marker().exists() {
-            return Err(StartError::Violation(folder.marker()));
+            let words = folder.read(MARKER_FILE)?.unwrap_or_default();
+            let words: String = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
+            return Err(StartError::Violation { path: folder.marker(), words });
         }
         let removed = folder.path().join(REMOVED_FILE);
         if removed.exists() {
             return Err(StartError::Removed(removed));
         }
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
-        let Doors { peer, client } = Doors::open(settings)?;
-        let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
+        let peer = doors::open_to_peers(settings)?;
+        rebuild::run(&folder, settings, &identity, &peer)?;
+        let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
+        rebuild::look_at_suspect(&folder).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -117,7 +127,10 @@ impl Node {
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");
         }
-        let store = Store::open(states.current()?, &options)?;
+        let opened = Store::open(states.current()?, &options).map_err(StartError::Store);
+        let store = opened.map_err(instead)?;
+        let client = doors::open_to_clients(settings)?;
+        let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
         let current = Arc::new(CurrentStore::new(store.clone()));
         let shared = Arc::new(Shared::default());
         if let Some(path) = &settings.trace_durability {
@@ -126,8 +139,12 @@ impl Node {
             // Set once: this is where the shared state begins.
             let _ = shared.trace.set(trace.map_err(failed)?);
         }
-        let (clock, fatal) = (Clock::new(), Fatal::default());
-        let assembly = Assembly { settings, identity, shared, clock, fatal };
+        if let Some(slot) = marks::difference(folder.path())? {
+            tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
+            shared.owner.set_differs_after(Some(slot));
+        }
+        let (clock, fatal) = (Clock::new(), Fatal::of(folder.path()));
+        let assembly = Assembly { settings, identity: identity.clone(), shared, clock, fatal };
 
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
         let (answers, answer_queue) = Answers::new(assembly.shared.clone());
@@ -143,10 +160,10 @@ impl Node {
             Ok(running) => running,
             Err(error) => {
                 client_door.close();
-                return Err(error);
+                return Err(instead(error));
             }
         };
-        let Assembly { identity, shared, fatal, .. } = assembly;
+        let Assembly { shared, fatal, .. } = assembly;
         tracing::info!(
             node = %identity.node, cluster = settings.cluster.name, %client_addr, %peer_addr,
             "the node runs"
@@ -185,6 +202,12 @@ impl Node {
     /// Waits until the node fails by itself. To be called once.
     pub async fn failed(&self) -> NodeFailure {
         NodeFailure(self.fatal.wait().await)
+    }
+
+    /// Waits until something on the disk is found damaged that the next start can mend, and
+    /// says what. The node is to be stopped then, and started again.
+    pub async fn damaged(&self) -> String {
+        self.fatal.wait_damage().await
     }
 
     /// Waits until the node hears from its peers that it is a member no more and that
@@ -238,6 +261,7 @@ impl Running {
         let _ = self.journal_tasks.send(JournalTask::Stop);
         let _ = self.apply_tasks.send(ApplyTask::Stop);
         let _ = self.upkeep_tasks.send(UpkeepTask::Stop);
+        drop(self.scrub_stop);
         for worker in self.workers {
             let _ = worker.join();
         }
@@ -247,8 +271,8 @@ impl Running {
 /// Opens and rebuilds everything that the disk holds.
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
-    let options = JournalOptions { segment_bytes: settings.limits.segment_bytes };
-    let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
+    let state_upto = durable_slot(&store).map_err(StartError::State)?;
+    let opened = rebuild::open_journal(folder, settings, identity, state_upto)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
     if let Some(slot) = StateFolders::mark(store.path())? {
@@ -293,6 +317,7 @@ impl Assembly<'_> {
         let (upkeep_tasks, upkeep_queue) = channel();
         let (snapshot_tasks, snapshot_queue) = sync_channel(SNAPSHOT_TASKS_MAX);
         let (folders, current) = (installer.folders.clone(), installer.current.clone());
+        let scrubbed = (folders.clone(), current.clone());
         let workers = Workers {
             journal: journal_tasks.clone(),
             apply: apply_tasks.clone(),
@@ -341,6 +366,12 @@ impl Assembly<'_> {
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
+        let (scrub_stop, scrub) = self.scrub(scrubbed);
+        let scrub = self.spawn(
+            "synod-scrub",
+            || scrub.run(),
+            |error| format!("the search for damage: {error}"),
+        )?;
         let (clock, owner_shared) = (self.clock, (shared.clone(), self.fatal.clone()));
         let owner = self.spawn_runtime("synod-owner", move |runtime| {
             LocalSet::new().block_on(&runtime, async move {
@@ -351,7 +382,7 @@ impl Assembly<'_> {
             })
         })?;
         shared.begin_to_serve();
-        let workers = vec![snapshot, journal, apply, upkeep];
+        let workers = vec![snapshot, journal, apply, upkeep, scrub];
         let shared = shared.clone();
         Ok(Running {
             reports,
@@ -359,10 +390,27 @@ impl Assembly<'_> {
             apply_tasks,
             upkeep_tasks,
             snapshot_tasks,
+            scrub_stop,
             shared,
             owner,
             workers,
         })
+    }
+
+    fn scrub(&self, (folders, store): (StateFolders, Arc<CurrentStore>)) -> (Sender<()>, Scrub) {
+        let (stop, stopped) = channel();
+        let scrub = Scrub {
+            journal: folders.data().join(JOURNAL),
+            lineage: self.identity.lineage(),
+            folders,
+            store,
+            settings: self.settings.scrub.clone(),
+            disk_reserve_bytes: self.settings.snapshot.disk_reserve_bytes,
+            stop: stopped,
+            shared: self.shared.clone(),
+            fatal: self.fatal.clone(),
+        };
+        (stop, scrub)
     }
 
     fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {
@@ -370,7 +418,7 @@ impl Assembly<'_> {
         if let Some(joined) = &self.identity.joined {
             configurations = configurations.joined_in(joined.clone());
         }
-        let known = self.known(&recovery.pins);
+        let known = Known::new(self.settings, &recovery.pins, &self.identity);
         let membership = Membership::new(self.identity.node, known, configurations.talked_to());
         self.shared.owner.set_roster(membership.roster().clone());
         let settings = HostSettings {
@@ -385,20 +433,6 @@ impl Assembly<'_> {
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
         Ok(Core { host, applied, promised, membership })
-    }
-
-    /// What this node knows of the members without the log.
-    fn known(&self, pins: &Pins) -> Known {
-        let member = |member: MemberSettings| AboutMember {
-            node: NodeId(member.id),
-            store: None,
-            peer: member.peer,
-            client_url: member.client_url,
-        };
-        let settings = self.settings.members_by_id().into_iter().map(member).collect();
-        let pins = pins.list().into_iter().map(|pin| (pin.node, pin.store));
-        let own = (self.identity.node, self.identity.store);
-        Known { settings, stores: pins.chain([own]).collect() }
     }
 
     fn transport_settings(

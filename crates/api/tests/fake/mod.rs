@@ -358,6 +358,8 @@ impl Replica for Fake {
             state_bytes: 0,
             state_hash: None,
             snapshot: None,
+            scrub: None,
+            differs_after_slot: None,
             failures_survivable: 0,
             membership: None,
             peers: Vec::new(),
