@@ -106,10 +106,11 @@ impl Journal {
     }
 
     /// Drops the segments up to the last damaged one, if what they held is not needed any
-    /// more because the state machine durably holds every slot up to `state_upto`. Nothing
-    /// else is taken from the journal by that than by [`Journal::truncate`]: the promise in
-    /// force, and all later slots, stand in what is behind. Answers none when nothing is
-    /// damaged. Interrupted anywhere, it can be run again.
+    /// more because the state machine durably holds every slot up to `state_upto`, or because
+    /// nobody hears of this acceptor before it does. Nothing else is taken from the journal by
+    /// that than by a snapshot of the state: the promise in force, and all later slots, stand
+    /// in what is behind. Answers none when nothing is damaged. Interrupted anywhere, it can be
+    /// run again.
     ///
     /// # Errors
     /// See [`OpenError`]: damage of the newest segment is none that this can mend. A
@@ -130,6 +131,17 @@ impl Journal {
         let passed_over = recovery.passed_over.clone();
         let mut journal = Journal::resume(folder, cluster, options, recovery)?;
         journal.in_force.oldest_segment = journal.segments.oldest_number();
+        if upto > journal.in_force.chosen_upto {
+            // They are chosen, since the state has them: as after a snapshot of that slot.
+            let body = RecordBody::StartAfter { slot: upto };
+            let promised = journal.in_force.promised;
+            journal.append_one(&Record { promised, chosen_upto: upto, body }).map_err(|error| {
+                match error {
+                    JournalError::Io { what, path, source } => OpenError::Io { what, path, source },
+                    other => unreachable!("a record without a value does not fail by {other}"),
+                }
+            })?;
+        }
         // What it needs no more goes when it durably says so.
         journal.write_group()?;
         for number in passed_over {

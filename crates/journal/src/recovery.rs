@@ -192,7 +192,9 @@ impl Reader<'_> {
             added.map_err(|what| self.refuse(*number, Fault::new(0, what, true)))?;
         }
         let chosen_upto = newest_scan.in_force.chosen_upto;
-        if found.index.chosen_upto() != chosen_upto {
+        // What was passed over may have held slots that were not known as chosen.
+        let is_behind = oldest > needed && chosen_upto <= found.index.truncated_upto();
+        if found.index.chosen_upto() != chosen_upto && !is_behind {
             let what = "segments were dropped before what they held was chosen";
             return Err(self.refuse(oldest, Fault::new(0, what, true)));
         }

@@ -63,6 +63,13 @@ fn owed(of: &Recovered) -> (Ballot, Slot, Vec<(Slot, Value)>, u64) {
     (of.promised, of.chosen_upto, open.collect(), of.position.0)
 }
 
+/// The same when all slots up to here are known as chosen: if that is new, a record says so.
+fn owed_behind(of: &Recovered, upto: Slot) -> (Ballot, Slot, Vec<(Slot, Value)>, u64) {
+    let (promised, chosen_upto, mut open, position) = owed(of);
+    open.retain(|(slot, _)| *slot > upto);
+    (promised, chosen_upto.max(upto), open, position + u64::from(upto > chosen_upto))
+}
+
 /// Bytes of every sealed segment are flipped, one at a time.
 #[test]
 fn damage_that_is_sealed_is_found_and_mended_and_nothing_owed_is_lost() {
@@ -101,10 +108,10 @@ fn damage_that_is_sealed_is_found_and_mended_and_nothing_owed_is_lost() {
             assert!(mended.is_done && mended.upto == upto);
             assert_eq!(mended.damage.file, **path);
             let mut opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
-            assert_eq!(owed(&opened.recovered), owed(&expected));
+            assert_eq!(owed(&opened.recovered), owed_behind(&expected, upto));
             assert_eq!(opened.recovered.truncated_upto, mended.upto);
             assert!(used[..=place].iter().all(|gone| !gone.exists()));
-            let (first, last) = (mended.upto.next(), expected.chosen_upto);
+            let (first, last) = (mended.upto.next(), expected.chosen_upto.max(mended.upto));
             let values = opened.journal.read_chosen(first, last, usize::MAX).unwrap();
             assert_eq!(values, (first.0..=last.0).map(value).collect::<Vec<_>>());
             append(&mut opened.journal, 31..=33);
@@ -114,7 +121,7 @@ fn damage_that_is_sealed_is_found_and_mended_and_nothing_owed_is_lost() {
     assert!(refused > 40, "{refused}");
 }
 
-/// A damaged segment whose slots are not all known as chosen, or that nothing follows.
+/// Nothing follows the newest segment.
 #[test]
 fn what_may_be_owed_is_not_mended() {
     let folder = tempfile::tempdir().unwrap();
@@ -132,8 +139,14 @@ fn what_may_be_owed_is_not_mended() {
         let is_refusal = matches!(error, OpenError::Damaged(_) | OpenError::PromiseNotProvable(_));
         assert!(is_refusal && image(&dir) == before, "at {at}: {error}");
     }
-    // The last slots of the first segment are open still when the next one begins.
-    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// The last slots of the first segment are open still when the next one begins. The state
+/// knows that they are chosen.
+#[test]
+fn open_slots_that_the_state_has_are_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
     Journal::create(&dir, CLUSTER).unwrap();
     let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
     let mut slot = 0;
@@ -142,13 +155,23 @@ fn what_may_be_owed_is_not_mended() {
         append(&mut journal, slot..=slot);
     }
     drop(journal);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
     let whole = image(&dir);
     let (sealed, bytes) = whole.iter().nth(1).unwrap();
     let mut bytes = bytes.clone();
     bytes[700] ^= 1;
     std::fs::write(sealed, bytes).unwrap();
-    let error = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap_err();
-    assert!(matches!(error, OpenError::Damaged(damage) if damage.file == *sealed));
+    let less = Slot(slot - 2);
+    assert!(!Journal::mend(&dir, CLUSTER, &SMALL, less).unwrap().unwrap().is_done);
+    let mended = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
+    assert!(mended.is_done && mended.upto > expected.chosen_upto, "{mended:?}");
+    let mut opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(owed(&opened.recovered), owed_behind(&expected, mended.upto));
+    assert_eq!(opened.recovered.truncated_upto, mended.upto);
+    append(&mut opened.journal, slot + 1..=slot + 9);
+    drop(opened);
+    let again = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    assert_eq!(again.chosen_upto, Slot(slot + 7));
 }
 
 /// While groups are written a scrub finds nothing wrong, and it ends when it is told to.
