@@ -159,6 +159,8 @@ impl Replica for Alone {
             membership: None,
             peers: Vec::new(),
             snapshot: None,
+            scrub: None,
+            differs_after_slot: None,
         }
     }
 

@@ -128,7 +128,7 @@ fn what_may_be_owed_is_not_mended() {
     let dir = folder.path().join("journal");
     written(&dir);
     let whole = image(&dir);
-    let newest = whole.iter().filter(|(_, bytes)| is_used(bytes)).next_back().unwrap();
+    let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
     for at in (0..4096).step_by(7) {
         put_back(&dir, &whole);
         let mut bytes = newest.1.clone();

@@ -29,6 +29,11 @@ pub(crate) fn open_to_clients(settings: &Settings) -> Result<TcpListener, StartE
     listen("client.listen", &settings.client.listen)
 }
 
+/// Where a door is.
+pub(crate) fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::Thread)
+}
+
 /// The thread that serves clients.
 #[derive(Debug)]
 pub(crate) struct ClientDoor {

@@ -20,6 +20,7 @@ mod backup;
 mod change;
 mod clock;
 mod current;
+mod difference;
 mod doors;
 mod durability_trace;
 mod fatal;

@@ -12,7 +12,7 @@ use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
-use synod_transport::{Own, Transport, TransportSettings};
+use synod_transport::Transport;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -23,7 +23,7 @@ use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::{Folder, JOURNAL, MARKER_FILE, REMOVED_FILE};
+use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::{JournalTask, JournalThread};
 use crate::marks::{self, DIFFERS};
@@ -130,7 +130,7 @@ impl Node {
         let opened = Store::open(states.current()?, &options).map_err(StartError::Store);
         let store = opened.map_err(instead)?;
         let client = doors::open_to_clients(settings)?;
-        let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
+        let (client_addr, peer_addr) = (doors::local_addr(&client)?, doors::local_addr(&peer)?);
         let current = Arc::new(CurrentStore::new(store.clone()));
         let shared = Arc::new(Shared::default());
         if let Some(path) = &settings.trace_durability {
@@ -326,7 +326,11 @@ impl Assembly<'_> {
             answers: answers.clone(),
         };
         let core = self.core(&mut recovery)?;
-        let transport = self.transport_settings(&recovery, &core.membership);
+        let transport = core.membership.transport_settings(
+            self.settings,
+            &self.identity,
+            (&recovery.recovered, recovery.incarnation),
+        );
         let shared = &self.shared;
 
         let journal =
@@ -366,7 +370,14 @@ impl Assembly<'_> {
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
-        let (scrub_stop, scrub) = self.scrub(scrubbed);
+        let (scrub_stop, stopped) = channel();
+        let scrub = Scrub::new(
+            (self.settings, &self.identity),
+            scrubbed,
+            stopped,
+            shared.clone(),
+            self.fatal.clone(),
+        );
         let scrub = self.spawn(
             "synod-scrub",
             || scrub.run(),
@@ -397,22 +408,6 @@ impl Assembly<'_> {
         })
     }
 
-    fn scrub(&self, (folders, store): (StateFolders, Arc<CurrentStore>)) -> (Sender<()>, Scrub) {
-        let (stop, stopped) = channel();
-        let scrub = Scrub {
-            journal: folders.data().join(JOURNAL),
-            lineage: self.identity.lineage(),
-            folders,
-            store,
-            settings: self.settings.scrub.clone(),
-            disk_reserve_bytes: self.settings.snapshot.disk_reserve_bytes,
-            stop: stopped,
-            shared: self.shared.clone(),
-            fatal: self.fatal.clone(),
-        };
-        (stop, scrub)
-    }
-
     fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {
         let mut configurations = recovery.applier.configurations().map_err(StartError::State)?;
         if let Some(joined) = &self.identity.joined {
@@ -433,27 +428,6 @@ impl Assembly<'_> {
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
         Ok(Core { host, applied, promised, membership })
-    }
-
-    fn transport_settings(
-        &self,
-        recovery: &Recovery,
-        membership: &Membership,
-    ) -> TransportSettings {
-        let me = self.identity.node;
-        TransportSettings {
-            own: Own {
-                cluster: self.identity.lineage().0,
-                node: me,
-                store: self.identity.store,
-                incarnation: recovery.incarnation,
-            },
-            promised: recovery.recovered.promised,
-            position: recovery.recovered.position,
-            peers: membership.peers(),
-            pins: membership.stores(),
-            limits: tuning::transport_limits(self.settings),
-        }
     }
 
     fn handle(
@@ -525,8 +499,4 @@ impl Assembly<'_> {
         });
         spawned.map_err(StartError::Thread)
     }
-}
-
-fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(StartError::Thread)
 }

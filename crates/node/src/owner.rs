@@ -11,7 +11,7 @@ use std::sync::mpsc::{Sender, SyncSender};
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
-use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
+use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
 use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
@@ -19,9 +19,9 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
 use crate::apply_thread::ApplyTask;
 use crate::clock::Clock;
+use crate::difference;
 use crate::fatal::Fatal;
 use crate::journal_thread::JournalTask;
-use crate::marks::difference_text;
 use crate::membership::{Membership, dismissal};
 use crate::report::Report;
 use crate::request::{Answer, Answers, ReadReply, Request, WriteReply};
@@ -427,7 +427,7 @@ impl Owner {
                 None => tracing::info!("no leader is known"),
             }
         }
-        self.publish_agreement();
+        difference::tell(&self.host, &self.shared.owner, &self.workers.upkeep);
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
@@ -442,34 +442,6 @@ impl Owner {
             transport: self.transport.metrics(),
             peers: self.transport.peer_metrics(),
         });
-    }
-}
-
-impl Owner {
-    /// Tells a difference to a peer's state, and that it was the peer which was wrong. Both
-    /// are kept on the disk: a restart is no proof of anything.
-    fn publish_agreement(&mut self) {
-        let differs_after = self.shared.owner.differs_after();
-        match (self.host.disagreement(), differs_after) {
-            (Some(found), None) => {
-                let Disagreement { slot, peer, mine, theirs } = found;
-                let reason = format!(
-                    "the state differs from that of node {peer} after slot {slot}: {mine:016x} \
-                     here, {theirs:016x} there; one of the two is damaged, so this node gives its \
-                     state to nobody"
-                );
-                tracing::error!("{reason}");
-                self.shared.owner.set_differs_after(Some(slot));
-                let text = difference_text(slot, &reason);
-                let _ = self.workers.upkeep.send(UpkeepTask::Differs { text: Some(text) });
-            }
-            (None, Some(slot)) if self.host.agreed_upto() >= slot => {
-                tracing::info!(%slot, "most voters have this node's state: it is the right one");
-                self.shared.owner.set_differs_after(None);
-                let _ = self.workers.upkeep.send(UpkeepTask::Differs { text: None });
-            }
-            _ => {}
-        }
     }
 }
 

@@ -19,7 +19,7 @@ use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{Configuration, NodeId, Slot};
 use synod_storage::snapshot::{StateFolders, Verified};
 use synod_storage::{Store, StoreError, Told, told_by};
-use synod_transport::{Incoming, IncomingEvent, Own, Transport, TransportSettings};
+use synod_transport::{Incoming, IncomingEvent, Transport, TransportSettings};
 use synod_wire::PeerMessage;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +35,6 @@ use crate::roster::Known;
 use crate::settings::Settings;
 use crate::snapshot::{Fetch, FetchOut};
 use crate::start_error::StartError;
-use crate::tuning;
 
 /// A node to which nobody gives anything for this long ends; another start tries again.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -147,7 +146,8 @@ pub(crate) fn run(
             let members = membership(folder, settings, identity)?;
             states.set_aside()?;
             states.remove_arriving()?;
-            let transport = transport_settings(settings, identity, &journal, &members);
+            let held = (&journal.recovered, journal.incarnation);
+            let transport = members.transport_settings(settings, identity, held);
             drop(journal);
             let above = Slot(truncated.0 - 1);
             let verified = fetch(transport, door, &states, settings, above)?;
@@ -199,27 +199,6 @@ fn membership(
     };
     let known = Known::new(settings, &Pins::open(folder)?, identity);
     Ok(Membership::new(identity.node, known, talked_to))
-}
-
-fn transport_settings(
-    settings: &Settings,
-    identity: &Identity,
-    journal: &Opened,
-    members: &Membership,
-) -> TransportSettings {
-    TransportSettings {
-        own: Own {
-            cluster: identity.lineage().0,
-            node: identity.node,
-            store: identity.store,
-            incarnation: journal.incarnation,
-        },
-        promised: journal.recovered.promised,
-        position: journal.recovered.position,
-        peers: members.peers(),
-        pins: members.stores(),
-        limits: tuning::transport_limits(settings),
-    }
 }
 
 /// Brings the state of some peer that is above the slot.

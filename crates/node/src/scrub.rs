@@ -20,8 +20,10 @@ use synod_storage::{Store, StoreError, Told, told_by};
 
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
-use crate::folder::{self, FolderError};
+use crate::folder::{self, FolderError, JOURNAL};
+use crate::identity::Identity;
 use crate::scrub_settings::ScrubSettings;
+use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
 
@@ -36,16 +38,16 @@ const NICENESS: i32 = 19;
 
 /// The thread.
 pub(crate) struct Scrub {
-    pub(crate) journal: PathBuf,
-    pub(crate) lineage: ClusterId,
-    pub(crate) folders: StateFolders,
-    pub(crate) store: Arc<CurrentStore>,
-    pub(crate) settings: ScrubSettings,
-    pub(crate) disk_reserve_bytes: u64,
+    journal: PathBuf,
+    lineage: ClusterId,
+    folders: StateFolders,
+    store: Arc<CurrentStore>,
+    settings: ScrubSettings,
+    disk_reserve_bytes: u64,
     /// Its end says that the node ends.
-    pub(crate) stop: Receiver<()>,
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) fatal: Fatal,
+    stop: Receiver<()>,
+    shared: Arc<Shared>,
+    fatal: Fatal,
 }
 
 /// How a reading ended.
@@ -64,6 +66,26 @@ enum Ended {
 }
 
 impl Scrub {
+    pub(crate) fn new(
+        (settings, identity): (&Settings, &Identity),
+        (folders, store): (StateFolders, Arc<CurrentStore>),
+        stop: Receiver<()>,
+        shared: Arc<Shared>,
+        fatal: Fatal,
+    ) -> Scrub {
+        Scrub {
+            journal: folders.data().join(JOURNAL),
+            lineage: identity.lineage(),
+            folders,
+            store,
+            settings: settings.scrub.clone(),
+            disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
+            stop,
+            shared,
+            fatal,
+        }
+    }
+
     /// Works until it is told to stop, or finds damage.
     ///
     /// # Errors
