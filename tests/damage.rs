@@ -295,8 +295,12 @@ fn what_is_lost_under_a_running_node_is_found_and_mended() {
     wait_until("it was mended", || {
         cluster.node_output(HIT).contains("took the place of the other one")
     });
-    let status = wait_for("it serves", || cluster.status(HIT));
-    assert!(status["scrub"]["damage"].as_str().is_some_and(|what| what.contains("damaged")));
+    wait_until("the next life tells it", || {
+        let status = cluster.status(HIT);
+        let damage =
+            status.and_then(|status| status["scrub"]["damage"].as_str().map(str::to_owned));
+        damage.is_some_and(|damage| damage.contains("the state is damaged"))
+    });
     assert_eq!(cluster.pid(HIT), process, "the process goes on");
     is_well(&mut cluster, &writers);
 }
