@@ -41,11 +41,61 @@ pub(crate) struct Recovery {
     pub(crate) leftover: Vec<u64>,
     /// Whether a torn group was dropped.
     pub(crate) torn: bool,
+    /// Files before the first segment that was read, which the journal still needs.
+    pub(crate) passed_over: Vec<u64>,
 }
 
 /// Reads the journal in `folder`. Changes nothing.
 pub(crate) fn recover(folder: &Folder, cluster: ClusterId) -> Result<Recovery, OpenError> {
-    Reader { folder, cluster }.recover()
+    Reader { folder, cluster }.recover(0)
+}
+
+/// Reads what stands behind the last damaged segment, if that is a journal of its own: one
+/// that was truncated there would look the same. Says what the first damage was; none when
+/// nothing is damaged. Changes nothing.
+pub(crate) fn recover_behind_damage(
+    folder: &Folder,
+    cluster: ClusterId,
+) -> Result<(Recovery, Option<Damage>), OpenError> {
+    let reader = Reader { folder, cluster };
+    let (mut from, mut first) = (0, None);
+    loop {
+        let damage = match reader.recover(from) {
+            Err(OpenError::Damaged(damage)) => damage,
+            recovered => return Ok((recovered?, first)),
+        };
+        let number = Folder::number_of(&damage.file).filter(|number| *number >= from);
+        let damage = &*first.get_or_insert(damage);
+        // Not before the newest segment either: there is nothing behind it.
+        let Some(number) = number else { return Err(OpenError::Damaged(damage.clone())) };
+        from = number + 1;
+    }
+}
+
+/// Reads every segment that another one follows, while the journal may be in use. Asks
+/// `go_on` after each, with its bytes; answers the bytes of all.
+pub(crate) fn scrub(
+    folder: &Folder,
+    cluster: ClusterId,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> Result<u64, OpenError> {
+    let reader = Reader { folder, cluster };
+    let mut bytes = 0;
+    for pair in folder.segment_numbers()?.windows(2) {
+        let (number, next) = (pair[0], pair[1]);
+        match reader.read_sealed(number, next) {
+            Ok(read) => bytes += read,
+            // What was dropped meanwhile needs no look any more.
+            Err(_) if !folder.segment_path(number).exists() => continue,
+            // It was made ready, so the one before is the newest.
+            Err(_) if matches!(reader.unused(next), Ok(true)) => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
+        if !go_on(bytes) {
+            return Ok(bytes);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Reads what can be trusted of the journal in `folder`. Changes nothing.
@@ -55,7 +105,7 @@ pub(crate) fn remains(
     applied: Slot,
 ) -> Result<remains::Found, OpenError> {
     let reader = Reader { folder, cluster };
-    match reader.recover() {
+    match reader.recover(0) {
         Ok(recovery) => {
             let last = recovery.index.open().last().map(|entry| entry.slot);
             Ok(remains::Found {
@@ -103,7 +153,9 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn recover(&self) -> Result<Recovery, OpenError> {
+    /// Reads the journal from the oldest segment that it needs, or from `from` if that is
+    /// later: as if it had been truncated there.
+    fn recover(&self, from: u64) -> Result<Recovery, OpenError> {
         let mut numbers = self.folder.segment_numbers()?;
         let mut leftover = Vec::new();
         // What was made ready and never used says nothing.
@@ -118,8 +170,11 @@ impl Reader<'_> {
         let newest_scan = Segment::new(&newest_bytes, newest_header)
             .scan_newest()
             .map_err(|fault| self.refuse(newest, fault))?;
-        let oldest = newest_scan.in_force.oldest_segment;
-        leftover.extend(numbers.iter().filter(|number| **number < oldest));
+        let needed = newest_scan.in_force.oldest_segment;
+        leftover.extend(numbers.iter().filter(|number| **number < needed));
+        let oldest = needed.max(from);
+        let passed_over = numbers.iter().filter(|number| (needed..oldest).contains(*number));
+        let passed_over = passed_over.copied().collect();
 
         let headers = self.headers(oldest, &newest_header, &numbers)?;
         let first = headers.first_key_value().expect("the newest at least").1;
@@ -137,7 +192,9 @@ impl Reader<'_> {
             added.map_err(|what| self.refuse(*number, Fault::new(0, what, true)))?;
         }
         let chosen_upto = newest_scan.in_force.chosen_upto;
-        if found.index.chosen_upto() != chosen_upto {
+        // What was passed over may have held slots that were not known as chosen.
+        let is_behind = oldest > needed && chosen_upto <= found.index.truncated_upto();
+        if found.index.chosen_upto() != chosen_upto && !is_behind {
             let what = "segments were dropped before what they held was chosen";
             return Err(self.refuse(oldest, Fault::new(0, what, true)));
         }
@@ -155,7 +212,19 @@ impl Reader<'_> {
             last_group: newest_scan.groups.last().map(|group| (group.first_sector, group.sectors)),
             leftover,
             torn: newest_scan.torn,
+            passed_over,
         })
+    }
+
+    /// Reads a segment and the header of the one that follows it. Answers its bytes.
+    fn read_sealed(&self, number: u64, next: u64) -> Result<u64, OpenError> {
+        if next != number + 1 {
+            let what = "the segment is missing";
+            return Err(self.refuse(number + 1, Fault::new(0, what, true)));
+        }
+        let (header, next) = (self.header(number, true)?, self.header(next, true)?);
+        self.scan_older(&header, &next)?;
+        Ok(header.file_bytes)
     }
 
     /// Reads a damaged journal up to its first damage. It begins with the last segment

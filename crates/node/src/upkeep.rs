@@ -15,7 +15,8 @@ use synod_storage::snapshot::{SnapshotError, StateFolders};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
-use crate::folder::FolderError;
+use crate::folder::{self, FolderError};
+use crate::marks::DIFFERS;
 use crate::pins::Pins;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -35,6 +36,8 @@ pub(crate) enum UpkeepTask {
     Unmark { slot: Slot },
     /// Keep a peer's store id.
     Pin { node: NodeId, store: u128 },
+    /// The state differs from a peer's, as this text says, or does not any more.
+    Differs { text: Option<Vec<u8>> },
     /// End.
     Stop,
 }
@@ -101,6 +104,12 @@ impl Upkeep {
             match self.tasks.recv_timeout(pause) {
                 Ok(UpkeepTask::Unmark { slot }) => self.unmark(slot)?,
                 Ok(UpkeepTask::Pin { node, store }) => self.pins.keep(node, store)?,
+                Ok(UpkeepTask::Differs { text: Some(text) }) => {
+                    folder::replace(self.folders.data(), DIFFERS, &text)?;
+                }
+                Ok(UpkeepTask::Differs { text: None }) => {
+                    folder::remove(self.folders.data(), DIFFERS)?;
+                }
                 Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
                     self.look().map_err(UpkeepError::Map)?;
