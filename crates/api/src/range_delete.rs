@@ -5,7 +5,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use synod_kv::http::DeleteBody;
-use synod_kv::{Command, Condition, Operation, Outcome, Revision, layout};
+use synod_kv::{Command, Condition, IDEMPOTENCY_GRACE_MS, Operation, Outcome, Revision, layout};
 
 use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Expires, Wrote};
@@ -59,7 +59,8 @@ pub(crate) async fn answer<R: Replica>(
             Err(problem) => return Err(partial(problem, deleted)),
         };
         let more = next.is_some();
-        if let Some(next) = next.filter(|_| !deadline.is_over()) {
+        let is_late = walk.is_late(context.replica.cluster_time_ms());
+        if let Some(next) = next.filter(|_| !deadline.is_over() && !is_late) {
             walk.start = next;
             continue;
         }
@@ -137,6 +138,13 @@ impl Walk {
                 [name.as_ref(), rest.as_bytes()].concat().into()
             }
         }
+    }
+
+    /// Whether the next command would soon be too late for its idempotency key, which
+    /// counts from when the whole was asked. The client asks again, and goes on.
+    fn is_late(&self, now_ms: u64) -> bool {
+        let taken_ms = |name: &Name| now_ms.saturating_sub(name.asked_ms);
+        self.name.as_ref().is_some_and(|name| taken_ms(name) > IDEMPOTENCY_GRACE_MS / 4)
     }
 
     /// Takes note of an outcome: its revision, its keys, and where the range goes on.

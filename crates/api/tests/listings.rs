@@ -181,8 +181,9 @@ async fn a_named_range_delete_is_remembered_as_a_whole() {
     const MINUTE_MS: u64 = 60_000;
     let (fake, server) = start(Limits { range_delete_keys_max: 2, ..Limits::default() }).await;
     fill(&server, &["a1", "a2", "a3", "a4", "a5"]).await;
-    // Three commands, a minute from each to the next.
-    fake.set_clock(0, MINUTE_MS);
+    // Three commands, five seconds from each to the next.
+    const STEP_MS: u64 = 5_000;
+    fake.set_clock(0, STEP_MS);
     let call = async || server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
     let first = call().await;
     // Of the node's clock, which knows nothing of the minutes that pass in the log.
@@ -192,7 +193,7 @@ async fn a_named_range_delete_is_remembered_as_a_whole() {
     let left = expires(&first).duration_since(date(&first, "date")).unwrap();
     assert!((9 * 60..=10 * 60).contains(&left.as_secs()), "{left:?}");
     // It is kept for one more than it says.
-    fake.set_clock(12 * MINUTE_MS - 1, 0);
+    fake.set_clock(STEP_MS + 11 * MINUTE_MS - 1, 0);
     fill(&server, &["a1", "a2", "a3", "a4"]).await;
     let again = call().await;
     assert_eq!(again.json(), json!({"revision": 8, "deleted": 5}));
@@ -200,9 +201,24 @@ async fn a_named_range_delete_is_remembered_as_a_whole() {
     assert!(fake.value(b"a1").is_some());
     // The first command is forgotten now and the others are not; they must not
     // answer for the range as it is today.
-    fake.set_clock(12 * MINUTE_MS, 0);
+    fake.set_clock(STEP_MS + 11 * MINUTE_MS, 0);
     assert_eq!(call().await.json()["deleted"], 4);
     assert_eq!(server.ask("GET /v1/kv", "", "").await.json()["count"], 0);
+}
+
+/// All its commands count as asked when the whole was, and must not become too late.
+#[tokio::test]
+async fn a_named_range_delete_ends_before_it_is_too_late_for_its_name() {
+    let (fake, server) = start(Limits { range_delete_keys_max: 1, ..Limits::default() }).await;
+    fill(&server, &["a1", "a2", "a3", "a4"]).await;
+    let now_ms = synod_api::Replica::cluster_time_ms(&fake);
+    fake.set_clock(now_ms, 10_000);
+    let call = async || server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
+    assert_eq!(call().await.json(), json!({"revision": 6, "deleted": 2, "more": true}));
+    assert!(fake.value(b"a3").is_some());
+    // What was done answers again, and the rest is done.
+    fake.set_clock(now_ms + 30_000, 1_000);
+    assert_eq!(call().await.json()["deleted"], 4);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Cluster time as this node would stamp it.
 
-use synod_paxos::Time;
+use synod_paxos::{Bug, Planted, Time};
 
 /// Cluster time is a counter in the state, in milliseconds. A leader advances it
 /// by its monotonic clock, from the last stamp that it had applied when it took office;
@@ -16,17 +16,20 @@ pub(crate) struct ClusterClock {
     /// A stamp, and when it was the right one here.
     stamp_ms: u64,
     at: Time,
+    planted: Planted,
 }
 
 impl ClusterClock {
     /// A clock that continues from the last applied stamp.
-    pub(crate) fn new(applied_ms: u64, now: Time) -> Self {
-        ClusterClock { applied_ms, stamp_ms: applied_ms, at: now }
+    pub(crate) fn new(applied_ms: u64, now: Time, planted: Planted) -> Self {
+        ClusterClock { applied_ms, stamp_ms: applied_ms, at: now, planted }
     }
 
     /// This node leads from now on.
     pub(crate) fn take_office(&mut self, now: Time) {
-        *self = ClusterClock::new(self.applied_ms, now);
+        if !self.planted.is(Bug::ClockOutlivesOffice) {
+            *self = ClusterClock::new(self.applied_ms, now, self.planted);
+        }
     }
 
     /// The state machine applied a value with this stamp. A stamp ahead of this
@@ -56,7 +59,7 @@ mod tests {
 
     #[test]
     fn it_advances_from_the_last_stamp_and_never_falls_back() {
-        let mut clock = ClusterClock::new(5_000, Time(1_000_000));
+        let mut clock = ClusterClock::new(5_000, Time(1_000_000), Planted::NONE);
         assert_eq!(clock.now_ms(Time(1_000_000)), 5_000);
         assert_eq!(clock.now_ms(Time(1_007_500)), 5_007);
         clock.observe(5_003, Time(1_010_000));

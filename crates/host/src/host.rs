@@ -146,7 +146,7 @@ impl Host {
             commands: Commands::new(node, named, &limits, retry_us, planted),
             batcher,
             reads: Reads::new(limits.reads_waiting_max, ask_again_us, planted),
-            clock: ClusterClock::new(applied.cluster_time_ms, now),
+            clock: ClusterClock::new(applied.cluster_time_ms, now, planted),
             tick_ms: applied.tick_ms,
             tick_at: None,
             viewed: View { leading: None, route: Route::Nowhere },

@@ -36,7 +36,7 @@ pub use layout::APPLIED_KEY;
 pub use machine::StateMachine;
 pub use map::{Cursor, MapError, OrderedMap};
 pub use memory::{MemoryCursor, MemoryMap};
-pub use options::KvOptions;
+pub use options::{IDEMPOTENCY_GRACE_MS, KvOptions};
 pub use outcome::{Expiry, KeyRecord, Outcome, Taken};
 pub use read::{Counter, Entry, ListQuery, Look, Page};
 pub use state::State;

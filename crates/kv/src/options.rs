@@ -27,11 +27,15 @@ pub struct KvOptions {
     pub planted: Planted,
 }
 
+/// How much longer than said an idempotency key is remembered, in milliseconds of cluster
+/// time.
+pub const IDEMPOTENCY_GRACE_MS: u64 = 60 * 1000;
+
 impl Default for KvOptions {
     fn default() -> Self {
         KvOptions {
             idempotency_ttl_ms: 10 * 60 * 1000,
-            idempotency_grace_ms: 60 * 1000,
+            idempotency_grace_ms: IDEMPOTENCY_GRACE_MS,
             // With the names that our client makes both are reached at once, at about
             // 7,500 new names a second that last.
             idempotency_records_max: 5_000_000,

@@ -78,7 +78,9 @@ impl Stage {
         let now_ms = state.cluster_time_ms;
         state.hash.number(slot);
         state.hash.number(now_ms);
-        self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms, is_empty)
+        self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms, is_empty)?;
+        state.hash.number(state.idempotency.forgotten_ms);
+        Ok(())
     }
 
     /// See [`crate::StateMachine::tick_ms`].

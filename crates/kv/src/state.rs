@@ -53,9 +53,9 @@ pub(crate) enum Sequence {
     Gap,
 }
 
-/// Format 1 ends with the origins: its members are those of the beginning. Formats 1 and 2
-/// don't say until when the keys that are forgotten were to be remembered.
-const FORMATS: [u8; 3] = [1, 2, 3];
+/// Formats 1 and 2 were before the first release. They don't say up to which time keys are
+/// forgotten, and nodes that went on from them at different slots could part.
+const FORMAT: u8 = 3;
 
 /// The most bytes that a host may keep in the state.
 const CONFIGURATIONS_BYTES_MAX: u64 = 1 << 20;
@@ -74,12 +74,20 @@ impl State {
     /// # Errors
     /// When it is damaged.
     pub fn decode(record: &[u8]) -> Result<Self, MapError> {
-        if let Some(format) = record.first().filter(|format| **format > FORMATS[1]) {
-            let newest = FORMATS[1];
-            return Err(MapError(format!(
-                "the state has format {format}, of which this release knows up to {newest}: a newer \
-                 one wrote it, and only such a release can go on with it"
-            )));
+        match record.first() {
+            Some(format) if *format > FORMAT => {
+                return Err(MapError(format!(
+                    "the state has format {format}, of which this release knows up to {FORMAT}: a \
+                     newer one wrote it, and only such a release can go on with it"
+                )));
+            }
+            Some(format @ 1..FORMAT) => {
+                return Err(MapError(format!(
+                    "the state has format {format}, from before the first release: no release \
+                     reads it"
+                )));
+            }
+            _ => {}
         }
         State::parse(record).ok_or_else(|| MapError("the state record is damaged".to_owned()))
     }
@@ -91,7 +99,7 @@ impl State {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>, planted: Planted) {
-        out.push(FORMATS[2]);
+        out.push(FORMAT);
         put_varint(out, self.applied_slot);
         let behind = u64::from(planted.is(Bug::RevisionBehindData));
         put_varint(out, self.revision.0.saturating_sub(behind));
@@ -159,7 +167,7 @@ impl State {
     fn parse(record: &[u8]) -> Option<Self> {
         let mut reader = Reader::new(record);
         let format = reader.byte()?;
-        if !FORMATS.contains(&format) {
+        if format != FORMAT {
             return None;
         }
         let mut state = State {
@@ -171,7 +179,7 @@ impl State {
                 first: reader.varint()?,
                 next: reader.varint()?,
                 bytes: reader.varint()?,
-                forgotten_ms: if format < FORMATS[2] { 0 } else { reader.varint()? },
+                forgotten_ms: reader.varint()?,
             },
             origins: BTreeMap::new(),
             configurations: Bytes::new(),
@@ -181,16 +189,12 @@ impl State {
             let last = LastTaken { incarnation: reader.varint()?, sequence: reader.varint()? };
             state.origins.insert(origin, last);
         }
-        if format > FORMATS[0] {
-            let length = reader.varint()?;
-            let configurations = reader.rest();
-            if length > CONFIGURATIONS_BYTES_MAX || configurations.len() as u64 != length {
-                return None;
-            }
-            state.configurations = Bytes::copy_from_slice(configurations);
-            return Some(state);
+        let length = reader.varint()?;
+        let configurations = reader.rest();
+        if length > CONFIGURATIONS_BYTES_MAX || configurations.len() as u64 != length {
+            return None;
         }
-        reader.end()?;
+        state.configurations = Bytes::copy_from_slice(configurations);
         Some(state)
     }
 }
@@ -256,24 +260,10 @@ mod tests {
         }
         record.push(0);
         assert!(State::decode(&record).is_err(), "a byte more");
-        record[0] = FORMATS[1] + 1;
-        let MapError(why) = State::decode(&record).expect_err("a format of the future");
-        assert!(why.contains("a newer one wrote it"), "{why}");
-    }
-
-    #[test]
-    fn records_of_earlier_formats_are_read() {
-        let mut state = State { applied_slot: 300, ..State::default() };
-        state.take(id(1, 2, 1), 9);
-        let mut record = Vec::new();
-        state.encode(&mut record, Planted::NONE);
-        // Of one byte each: two of the slot, revision, time; eight of the hash; three numbers.
-        let forgotten_at = 1 + 4 + 8 + 3;
-        assert_eq!((record[0], record.remove(forgotten_at)), (FORMATS[2], 0), "none forgotten");
-        record[0] = FORMATS[1];
-        assert_eq!(State::decode(&record), Ok(state.clone()));
-        assert_eq!(record.pop(), Some(0), "no configurations");
-        record[0] = FORMATS[0];
-        assert_eq!(State::decode(&record), Ok(state));
+        for (format, words) in [(FORMAT + 1, "a newer one wrote it"), (2, "first release")] {
+            record[0] = format;
+            let MapError(why) = State::decode(&record).expect_err("another format");
+            assert!(why.contains(words), "{why}");
+        }
     }
 }

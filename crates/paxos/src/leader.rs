@@ -10,6 +10,9 @@ use crate::{
     Ballot, Bug, Configuration, Heartbeat, NodeId, Options, Planted, Reign, Room, Slot, Time,
 };
 
+/// A node without room on its disk gives those that have some so many election timeouts.
+const DEFERENCE_TIMEOUTS: u64 = 10;
+
 /// What a node knows about the liveness of the others.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Liveness {
@@ -83,6 +86,7 @@ pub(crate) struct Candidacy {
     pub(crate) chosen_upto: Slot,
     pub(crate) last_accepted: (Ballot, Slot),
     pub(crate) disk_age_us: u64,
+    pub(crate) room: Room,
 }
 
 impl Liveness {
@@ -257,15 +261,19 @@ impl Liveness {
         self.not_before = self.not_before.max(now.plus_us(wait));
     }
 
-    /// This node leads.
+    /// This node leads. Its lost elections count until it has shown that it can.
     pub(crate) fn won(&mut self, now: Time) {
         self.following = None;
-        self.attempts = 0;
         for peer in &mut self.peers {
             peer.deaf = 0;
             // Whoever did not promise has an election timeout to follow.
             peer.followed_at = Some(now);
         }
+    }
+
+    /// This node leads well.
+    pub(crate) fn prevailed(&mut self) {
+        self.attempts = 0;
     }
 
     /// How long a candidate waits for the next page of a promise.
@@ -305,19 +313,36 @@ impl Liveness {
     }
 
     /// How many voters of the configuration fit; this node itself does.
-    fn count(&self, configuration: &Configuration, fits: impl Fn(&Peer) -> bool) -> usize {
+    pub(crate) fn count(
+        &self,
+        configuration: &Configuration,
+        fits: impl Fn(&Peer) -> bool,
+    ) -> usize {
         let voters = configuration.voters();
         let own = usize::from(voters.contains(&self.me));
         let is_other = |peer: &&Peer| peer.node != self.me && voters.contains(&peer.node);
         own + self.peers.iter().filter(is_other).filter(|peer| fits(peer)).count()
     }
 
-    /// The voters of the configuration whose disks are no worse than `least`; who says
-    /// nothing of it has room.
-    pub(crate) fn with_room(&self, configuration: &Configuration, own: Room, least: Room) -> usize {
-        let worse = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.room > least);
+    /// The voters of the configuration whose disks are no worse than `least`, as they said
+    /// themselves, among those that count.
+    pub(crate) fn with_room(
+        &self,
+        configuration: &Configuration,
+        own: Room,
+        least: Room,
+        counts: impl Fn(&Peer) -> bool,
+    ) -> usize {
+        let has_room = |peer: &Peer| peer.last.as_ref().is_some_and(|last| last.room <= least);
+        let counts = |peer: &Peer| counts(peer) || self.planted.is(Bug::DeadHaveRoom);
         let own_worse = configuration.is_voter(self.me) && own > least;
-        self.count(configuration, |peer| !worse(peer)) - usize::from(own_worse)
+        self.count(configuration, |peer| counts(peer) && has_room(peer)) - usize::from(own_worse)
+    }
+
+    /// Whether this node can count on the peer: it answers, and its disk does not hang.
+    pub(crate) fn is_able(&self, now: Time, peer: &Peer) -> bool {
+        let hangs = |last: &Heartbeat| last.disk_age_us > self.disk_stall_us;
+        self.is_two_way(now, peer) && !peer.last.as_ref().is_some_and(hangs)
     }
 
     /// Whether some voter has been refusing this leader's ballot for a while
@@ -348,16 +373,16 @@ impl Liveness {
         if self.leaderless_since.is_none() || stalled || !votes(self.me) {
             return Stand::No;
         }
-        let mut rank: u64 = 0;
+        let (mut rank, mut defers): (u64, bool) = (0, false);
         for peer in self.peers.iter().filter(|peer| votes(peer.node)) {
             let Some(last) = self.report(now, peer) else { continue };
             // Candidates go in order of log, then lowest id. What a leader misses of the
             // chosen prefix it must fetch before it can propose, so that comes first.
             let mine = (candidacy.chosen_upto, candidacy.last_accepted, Reverse(self.me));
             let theirs = (last.chosen_upto, last.last_accepted, Reverse(peer.node));
-            if mine < theirs && last.disk_age_us <= self.disk_stall_us {
-                rank += 1;
-            }
+            let able = last.disk_age_us <= self.disk_stall_us;
+            rank += u64::from(able && mine < theirs);
+            defers |= able && candidacy.room == Room::Out && last.room != Room::Out;
         }
         let reports = |peer: &Peer| self.report(now, peer).is_some();
         let has_quorum = |c: &Configuration| self.count(c, reports) >= c.progress_quorum();
@@ -366,7 +391,9 @@ impl Liveness {
             return Stand::No;
         }
         let since = *self.quorum_since.get_or_insert(now);
-        let turn = since.plus_us(rank * self.heartbeat_us / 2).max(self.not_before);
+        // Without room it falls behind: it stands if those with room cannot reach each other.
+        let patience_us = if defers { DEFERENCE_TIMEOUTS * self.election_timeout_us } else { 0 };
+        let turn = since.plus_us(rank * self.heartbeat_us / 2 + patience_us).max(self.not_before);
         if now >= turn { Stand::Now } else { Stand::At(turn) }
     }
 
@@ -460,11 +487,15 @@ impl Peer {
         }
     }
 
+    /// Whether it was heard within so long, dead or alive.
+    pub(crate) fn was_heard(&self, now: Time, within_us: u64) -> bool {
+        self.known_at.is_some_and(|at| now.since_us(at) < within_us)
+    }
+
     /// The slot above which this peer may still have to fetch, if it was heard within
     /// `keep_us`, dead or alive.
     pub(crate) fn needed_above(&self, now: Time, keep_us: u64) -> Option<Slot> {
-        self.known_at.filter(|at| now.since_us(*at) < keep_us)?;
-        self.last.as_ref().map(|last| last.chosen_upto)
+        self.last.as_ref().filter(|_| self.was_heard(now, keep_us)).map(|last| last.chosen_upto)
     }
 }
 
@@ -477,8 +508,12 @@ mod tests {
     const START: Time = Time(10_000_000);
     const ME: NodeId = NodeId(2);
     const NO_LOG: (Ballot, Slot) = (Ballot::ZERO, Slot::ZERO);
-    const HEALTHY: Candidacy =
-        Candidacy { chosen_upto: Slot::ZERO, last_accepted: NO_LOG, disk_age_us: 0 };
+    const HEALTHY: Candidacy = Candidacy {
+        chosen_upto: Slot::ZERO,
+        last_accepted: NO_LOG,
+        disk_age_us: 0,
+        room: Room::Enough,
+    };
 
     fn ballot(round: u64, node: u32) -> Ballot {
         Ballot { round, node: NodeId(node) }
@@ -678,7 +713,7 @@ mod tests {
             let before_me = [one >= mine, three > mine];
             let rank = (0..2).filter(|place| before_me[*place] && !stalled[*place]).count() as u64;
             let (chosen_upto, last_accepted) = mine;
-            let candidacy = Candidacy { chosen_upto, last_accepted, disk_age_us: 0 };
+            let candidacy = Candidacy { chosen_upto, last_accepted, ..HEALTHY };
             let turn = bench.now.plus_us(rank * options().heartbeat_us / 2);
             let expected = if rank == 0 { Stand::Now } else { Stand::At(turn) };
             assert_eq!(bench.stand_at(bench.now, candidacy), expected, "{code}");
@@ -698,6 +733,75 @@ mod tests {
             assert_eq!(stand == Stand::Now, stands);
             assert_eq!(stand == Stand::No, !stands);
         }
+    }
+
+    /// Every combination of room here and at the two others, one of which may hang: who has
+    /// none stands after an able one with room had time, and otherwise as ever.
+    #[test]
+    fn a_node_without_room_gives_time_to_those_that_have_some() {
+        let rooms = [Room::Enough, Room::Low, Room::Out];
+        for code in 0..3_usize.pow(3) * 2 {
+            let of = |place: u32| rooms[code / 3_usize.pow(place) % 3];
+            let (mine, one, three, hangs) = (of(0), of(1), of(2), code >= 27);
+            let mut bench = Bench::new(3);
+            for (node, room) in [(1, one), (3, three)] {
+                bench.hear(node, |heartbeat| {
+                    heartbeat.room = room;
+                    let hangs = hangs && node == 3;
+                    heartbeat.disk_age_us = if hangs { options().disk_stall_us + 1 } else { 0 };
+                });
+            }
+            let roomier = one != Room::Out || (three != Room::Out && !hangs);
+            let last_accepted = (ballot(9, 1), Slot(9));
+            let candidacy = Candidacy { last_accepted, room: mine, ..HEALTHY };
+            let patience_us = DEFERENCE_TIMEOUTS * options().election_timeout_us;
+            let expected = match mine == Room::Out && roomier {
+                true => Stand::At(bench.now.plus_us(patience_us)),
+                false => Stand::Now,
+            };
+            assert_eq!(bench.stand_at(bench.now, candidacy), expected, "{code}");
+        }
+    }
+
+    /// A peer counts as having room by its own word, as long as it answers and its disk does
+    /// not hang; this node itself by what it knows.
+    #[test]
+    fn only_who_answers_has_room() {
+        for (heard, answers) in HEARD {
+            for room in [Room::Enough, Room::Low, Room::Out] {
+                let mut bench = Bench::new(3);
+                bench.hear(3, |heartbeat| heartbeat.room = room);
+                bench.wait_us(1);
+                bench.hear(3, |h| (h.room, h.disk_age_us) = (room, options().disk_stall_us + 1));
+                let_hear(&mut bench, 1, heard);
+                let answers = answers || heard == "a leader" || heard.ends_with("ago");
+                let count = |bench: &Bench, own| {
+                    let governing = bench.configurations.governing(Slot(1));
+                    let able = |peer: &Peer| bench.liveness.is_able(bench.now, peer);
+                    bench.liveness.with_room(governing, own, Room::Low, able)
+                };
+                let expected = usize::from(answers);
+                assert_eq!(count(&bench, Room::Low), 1 + expected, "{heard}");
+                assert_eq!(count(&bench, Room::Out), expected, "{heard}");
+                bench.hear(3, |heartbeat| heartbeat.room = room);
+                let third = usize::from(room <= Room::Low);
+                assert_eq!(count(&bench, Room::Low), 1 + expected + third, "{heard}, {room:?}");
+            }
+        }
+    }
+
+    /// To win is not enough to be taken for one that can lead: else a node that wins again and
+    /// again to no avail would stand without a pause.
+    #[test]
+    fn lost_elections_count_until_the_node_leads_well() {
+        let mut bench = Bench::new(3);
+        bench.liveness.lost(bench.now);
+        let patience_us = bench.liveness.candidate_patience_us();
+        assert!(patience_us > options().election_timeout_us);
+        bench.liveness.won(bench.now);
+        assert_eq!(bench.liveness.candidate_patience_us(), patience_us);
+        bench.liveness.prevailed();
+        assert_eq!(bench.liveness.candidate_patience_us(), options().election_timeout_us);
     }
 
     /// Two leaders' messages in every order, under every promise, before and after a silence:

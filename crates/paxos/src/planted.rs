@@ -55,6 +55,9 @@ planted_bugs! {
     ProposesUnprepared = 24, "a leader proposes where others vote without their promise";
     PromiseForgotten = 27, "a restarted node takes its promise for the default";
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
+    DeadHaveRoom = 32, "the disks of the dead count as having room";
+    ReportedNeedsRoom = 32, "what phase 1 brought back waits for room on full disks";
+    FullDiskNeverFetches = 32, "a node without room never fetches, though the others need it";
     AppliesBeforeDurable = 33, "a value is applied before the own journal holds it durably";
     TruncatesApplied = 34, "the journal is truncated at the applied slot, not at the durable one";
     StartAfterBeforeSwitch = 34, "the journal starts after a snapshot that is not installed yet";
@@ -63,6 +66,7 @@ planted_bugs! {
     SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
     SnapshotKeepsVoters = 36, "who votes is not taken from the snapshot";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
+    ClockOutlivesOffice = 43, "time in the log goes on from what a new leader's clock showed by itself";
     TimeoutIsFailure = 44, "a write that was sent is refused as not done when time is over";
     ReadsWithoutQuorum = 45, "a leader serves reads without asking a quorum";
     ReadsLocally = 45, "a follower serves reads without asking the leader";

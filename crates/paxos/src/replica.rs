@@ -25,6 +25,7 @@ mod election;
 mod learning;
 mod reading;
 mod reconfiguring;
+mod room;
 mod voting;
 
 /// Where a command has to go.
@@ -99,6 +100,7 @@ pub struct Replica {
     tail: Tail,
     /// How much room the disk has.
     room: Room,
+    disks: room::Disks,
     pacing: Pacing,
     pub(crate) applied: Slot,
     pub(crate) durable: Slot,
@@ -182,6 +184,7 @@ impl Replica {
             unsynced: Unsynced::new(recovered.position, recorded_upto),
             tail: Tail::default(),
             room: Room::Enough,
+            disks: room::Disks::default(),
             pacing: Pacing::default(),
             applied,
             durable,
@@ -261,6 +264,7 @@ impl Replica {
         self.liveness.note_silence(now);
         self.forget_reigns();
         self.dismiss_guests();
+        self.look_at_disks(now);
         self.keep_office(now, effects);
         self.lead_if_promised(now, effects);
         self.extend_phase_one(now, effects);
@@ -318,19 +322,6 @@ impl Replica {
         })
     }
 
-    /// Whether the disks of enough voters for a quorum have room, as far as this node
-    /// knows. If not, clients are to put nothing more.
-    #[must_use]
-    pub fn has_disk_room(&self) -> bool {
-        self.has_quorum_with(Room::Enough)
-    }
-
-    /// Whether the disks of an accept quorum are no worse than this.
-    fn has_quorum_with(&self, least: Room) -> bool {
-        let governing = &self.in_force()[0].configuration;
-        self.liveness.with_room(governing, self.room, least) >= governing.accept_quorum()
-    }
-
     /// When `may_propose` will say yes by the passing of time alone, if commands
     /// wait; none if that needs another event (the window is full, no leader).
     #[must_use]
@@ -346,11 +337,20 @@ impl Replica {
 
     /// The leader's state, if a new value may be proposed as far as limits go.
     fn leading_with_room(&self) -> Option<&Leading> {
+        self.leading(|leading| self.has_room(leading))
+    }
+
+    fn leading(&self, has_room: impl Fn(&Leading) -> bool) -> Option<&Leading> {
         let Proposer::Leading(leading) = &self.proposer else { return None };
         let window = self.window_slots();
         let applying = self.log.chosen_upto().0 - self.applied.0 < 2 * window;
         let free = self.handing_over.is_none() && !self.must_wait_for_adopted(leading);
-        (self.has_room(leading) && applying && free).then_some(leading)
+        (has_room(leading) && applying && free).then_some(leading)
+    }
+
+    /// The same for a change of the members, which full disks do not hinder.
+    fn leading_to_change(&self) -> Option<&Leading> {
+        self.leading(|leading| self.has_room_for_needed(leading))
     }
 
     /// Values of Phase 1 go before any new one.
@@ -360,13 +360,11 @@ impl Replica {
 
     /// Whether the next slot lies in the window, and in that of this node's own
     /// acceptor: it may still miss slots that were chosen before it led.
-    fn has_room(&self, leading: &Leading) -> bool {
+    fn has_window(&self, leading: &Leading) -> bool {
         leading.has_room(self.window_slots(), self.options.window_bytes_max)
             && leading.proposed_upto() < self.acceptor.window_end(&self.log)
             && leading.proposed_upto() < self.decided_upto()
             && self.has_memory()
-            && self.room != Room::Out
-            && self.has_quorum_with(Room::Low)
     }
 
     fn window_slots(&self) -> u64 {

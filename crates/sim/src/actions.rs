@@ -305,6 +305,7 @@ impl World<'_> {
             1..4 => Room::Enough,
             _ => return Ok(()),
         };
+        let room = self.squeeze.room_of(id).unwrap_or(room);
         self.hear(id, Event::Room(room))
     }
 

@@ -95,6 +95,9 @@ rare! {
     UnknownBySnapshot "commands outcome unknown by snapshot",
     StoppedByDisk "node stopped by its disk",
     StartFailed "start failed on a full disk",
+    FullBesideQuorum "full disks beside a healed quorum with room",
+    FullQuorum "full disks of a healed quorum",
+    LeaderAwayWhileFull "leader away while disks are full",
 }
 
 /// Counts.

@@ -31,6 +31,7 @@ pub mod planted;
 mod run;
 mod schedule;
 mod snapshot;
+mod squeeze;
 mod store;
 mod trace;
 mod words;

@@ -339,7 +339,9 @@ impl World<'_> {
         self.rng.shuffle(&mut living);
         let mut helpers = Vec::new();
         if self.plan.strength(Fault::Membership) == 0.0 {
-            living.truncate(self.plan.promise_quorum.max(self.plan.accept_quorum));
+            if !self.squeeze.spares_nodes() {
+                living.truncate(self.plan.promise_quorum.max(self.plan.accept_quorum));
+            }
         } else {
             helpers = self.leave_voters(&mut living);
         }

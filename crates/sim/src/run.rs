@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use serde::{Deserialize, Serialize};
 use synod_paxos::NodeId;
 
-use crate::checkers::liveness::Liveness;
+use crate::checkers::liveness::{Demand, Liveness};
 use crate::checkers::{Check, Checker, Violation, demand, linearizability};
 use crate::client::Mode;
 use crate::coverage::{Coverage, Rare};
@@ -157,13 +157,14 @@ impl World<'_> {
         let bound_us = self.progress_bound_us(&living);
         let healed_us = self.now_us;
         self.clients.mode = Mode::Probe;
-        self.checks.liveness = Some(Liveness::new(healed_us, bound_us, &living));
+        self.checks.liveness = Some(Liveness::new(Demand::Progress, healed_us, bound_us, &living));
         self.run_until(healed_us + bound_us)?;
         while self.now_us <= healed_us + self.plan.healed_us.max(bound_us + 1) {
             self.step()?;
             self.dismiss_removed();
             self.liveness().check(self.now_us)?;
         }
+        self.squeeze()?;
         self.clients.mode = Mode::Sweep;
         self.run_until(self.now_us + SWEEP_US)?;
         self.clients.mode = Mode::Stopped;
@@ -190,12 +191,9 @@ impl World<'_> {
     }
 
     /// How long the healed may take until each has answered.
-    fn progress_bound_us(&self, living: &[NodeId]) -> u64 {
+    pub(crate) fn progress_bound_us(&self, living: &[NodeId]) -> u64 {
         let pace = &self.plan.pace;
-        let slot_us = 4 * pace.delay_us_max
-            + 2 * pace.sync_us_max
-            + 2 * pace.batch_us_max
-            + pace.apply_us_max;
+        let slot_us = pace.slot_us();
         let waiting = self.commands_waiting(living);
         // A leader takes so many of them as its queue holds, and hears of the next ones when
         // their nodes send again.
@@ -227,7 +225,7 @@ impl World<'_> {
         self.checks.agreement.last().0.saturating_sub(behind)
     }
 
-    fn liveness(&self) -> &Liveness {
+    pub(crate) fn liveness(&self) -> &Liveness {
         self.checks.liveness.as_ref().expect("the quorum is healed")
     }
 

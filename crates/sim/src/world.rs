@@ -23,6 +23,7 @@ use crate::network::Network;
 use crate::node::{Fate, Node};
 use crate::plan::Plan;
 use crate::schedule::Schedule;
+use crate::squeeze::Squeeze;
 use crate::trace::Trace;
 use crate::words;
 
@@ -95,6 +96,7 @@ pub(crate) struct World<'t> {
     pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) nemesis: Nemesis,
+    pub(crate) squeeze: Squeeze,
     pub(crate) checks: Checks,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace<'t>,
@@ -125,6 +127,7 @@ impl<'t> World<'t> {
             network: Network::new(&plan),
             clients: Clients::new(&plan),
             nemesis: Nemesis::new(&plan),
+            squeeze: Squeeze::new(&plan),
             coverage: Coverage::default(),
             actions: Vec::new(),
             rng,

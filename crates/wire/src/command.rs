@@ -30,8 +30,8 @@ pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 1 << 10;
 pub const COMMAND_BYTES_MAX: usize =
     VALUE_BYTES_MAX + 2 * KEY_BYTES_MAX + IDEMPOTENCY_KEY_BYTES_MAX + 64;
 
-/// Version 1 does not say when a command with an idempotency key was asked.
-const VERSIONS: [u8; 2] = [1, 2];
+/// Version 1 was before the first release.
+const VERSION: u8 = 2;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -68,7 +68,7 @@ pub fn encode(command: &Command) -> Bytes {
     if command.idempotency.is_some() {
         flags |= HAS_IDEMPOTENCY;
     }
-    out.put_slice(&[VERSIONS[1], operation, flags, condition_tag(condition)]);
+    out.put_slice(&[VERSION, operation, flags, condition_tag(condition)]);
     if let Some(idempotency) = &command.idempotency {
         out.put_u128_le(idempotency.request_hash);
         out.put_u64_le(idempotency.asked_ms);
@@ -101,15 +101,14 @@ pub fn encode(command: &Command) -> Bytes {
 pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
     let mut reader = Reader::new(bytes, "a command");
     let version = reader.u8()?;
-    if !VERSIONS.contains(&version) {
+    if version != VERSION {
         return Err(DecodeError::Version { what: "a command", version });
     }
     let (kind, flags, condition) = (reader.u8()?, reader.u8()?, reader.u8()?);
     check_flags(kind, flags, condition)?;
     let idempotency = if flags & HAS_IDEMPOTENCY != 0 {
         let request_hash = reader.u128()?;
-        // One that does not say it is never too late, as it was when it was written.
-        let asked_ms = if version == VERSIONS[0] { u64::MAX } else { reader.u64()? };
+        let asked_ms = reader.u64()?;
         let key = reader.byte_string("an idempotency key", IDEMPOTENCY_KEY_BYTES_MAX)?;
         Some(IdempotencyKey { key, request_hash, asked_ms })
     } else {

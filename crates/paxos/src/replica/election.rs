@@ -76,13 +76,18 @@ impl Replica {
         let waits = |since: Time| now.since_us(since) > 2 * timeout;
         let stuck = leading.in_flight() > 0 && waits(leading.progress_at)
             || leading.extension.as_ref().is_some_and(|extension| waits(extension.progress_at));
+        // It may have been behind for long before it led.
         let hollow = self.log.chosen_upto() < leading.base
-            && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout);
+            && self.catchup.behind_us(now).is_some_and(|us| us > 2 * timeout)
+            && waits(self.stood_at);
         let stays = self.options.planted.is(Bug::LeadsUnheard);
         if (!followed || stuck || hollow) && !stays {
             self.give_up_office(effects);
             self.liveness.lost(now);
             return;
+        }
+        if waits(self.stood_at) && self.knows_the_past(leading) {
+            self.liveness.prevailed();
         }
         if self.handing_over.is_some_and(|since| now.since_us(since) >= HANDOVER_PATIENCE_US) {
             self.handing_over = None; // Nobody took it: go on in our own ballot.
@@ -127,6 +132,7 @@ impl Replica {
             chosen_upto: self.log.chosen_upto(),
             last_accepted: self.log.last_accepted(),
             disk_age_us: self.unsynced.age_us(now),
+            room: self.room,
         }
     }
 
@@ -147,16 +153,19 @@ impl Replica {
     /// for ever.
     fn has_roomier_voter(&self, now: Time) -> bool {
         let Proposer::Leading(leading) = &self.proposer else { return false };
-        // One that is out of room proposes nothing, so it loses little by asking again.
-        let timeouts = if self.room == Room::Out { 1 } else { PREFERENCE_TIMEOUTS };
+        // One that is out of room proposes nothing, so whoever can be elected is better, and
+        // it loses little by asking again.
+        let is_out = self.room == Room::Out;
+        let timeouts = if is_out { 1 } else { PREFERENCE_TIMEOUTS };
         let pause_us = timeouts * self.options.election_timeout_us;
         if self.cramped_at.is_some_and(|at| now.since_us(at) < pause_us) {
             return false;
         }
         self.others().any(|(index, node)| {
             let last = self.liveness.peer(index).last.as_ref();
-            last.is_some_and(|last| last.room < self.room && self.is_match(now, node, last))
-                && self.could_lead(now, index, node, leading.ballot)
+            last.is_some_and(|last| {
+                last.room < self.room && (is_out || self.is_match(now, node, last))
+            }) && self.could_lead(now, index, node, leading.ballot)
         })
     }
 

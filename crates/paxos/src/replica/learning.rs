@@ -8,6 +8,10 @@ use crate::{Chosen, Fetch, Heartbeat, Load, SnapshotWanted, Watermark, catchup::
 /// Slots asked for in one request at the most.
 const FETCH_SLOTS_MAX: u64 = 4_096;
 
+/// A node without room on its disk that the others can't do without still fetches what it
+/// misses, if it is no more than this: what was on its way when its disk ran full.
+const FETCH_SLOTS_WITHOUT_ROOM_MAX: u64 = 256;
+
 impl Replica {
     /// The highest slot that this node has heard to be chosen and does not get
     /// chosen itself.
@@ -49,7 +53,7 @@ impl Replica {
         // With everything applied that can be, only the missing slot makes room again.
         let full = backlog > 4 * self.options.window_slots_max
             || (backlog > 0 && !self.has_memory())
-            || self.room == Room::Out;
+            || (self.room == Room::Out && !self.fetches_without_room(now, known));
         self.catchup.block(full);
         if known == chosen_upto {
             self.eager = false;
@@ -75,6 +79,14 @@ impl Replica {
                 self.unsynced.persist(now, record, effects);
             }
         }
+    }
+
+    /// Whether this node, whose disk has no room, fetches all the same.
+    fn fetches_without_room(&self, now: Time, known: Slot) -> bool {
+        let missed = known.0 - self.log.chosen_upto().0;
+        missed <= FETCH_SLOTS_WITHOUT_ROOM_MAX
+            && !self.is_spared(now, |_| true)
+            && !self.options.planted.is(Bug::FullDiskNeverFetches)
     }
 
     /// The state machine was replaced by a snapshot, durably. The log below goes; the

@@ -101,7 +101,7 @@ impl Replica {
     /// brought back must be chosen, and those who vote in the next slot must have been
     /// asked: new voters raise their promise, and echo, before they have told what they
     /// accepted. A promise that comes from them later can bring back more.
-    fn knows_the_past(&self, leading: &Leading) -> bool {
+    pub(super) fn knows_the_past(&self, leading: &Leading) -> bool {
         let adopted = leading.prefix() >= leading.adopted_upto
             || self.options.planted.is(Bug::ReadsBeforeReported);
         let next = leading.prefix().next();

@@ -241,7 +241,7 @@ impl Replica {
         if number.checked_add(1) != Some(new.number()) {
             return Err(ChangeRefusal::Superseded { newest: number });
         }
-        if self.leading_with_room().is_none() {
+        if self.leading_to_change().is_none() {
             return Err(ChangeRefusal::Busy);
         }
         let (alive, needed) = (self.liveness.reachable_voters(now, new), new.progress_quorum());
@@ -316,7 +316,8 @@ impl Replica {
     }
 
     /// No-ops up to the slot from which a new configuration governs, so that it comes to
-    /// govern without any traffic. Half of the window stays free for clients.
+    /// govern without any traffic. Half of the window stays free for clients. Full disks do
+    /// not hinder it: other members may be the way to get room.
     pub(super) fn fill_up_to_next_reign(&mut self, now: Time, effects: &mut Effects) {
         let half = (self.window_slots() / 2).max(1);
         loop {
@@ -324,7 +325,11 @@ impl Replica {
             let next = leading.proposed_upto().next();
             let fills = next < self.next_reign && self.next_reign < Slot(u64::MAX);
             let is_free = self.handing_over.is_none() && !leading.has_adopted();
-            if !fills || !is_free || !self.has_room(leading) || leading.in_flight() as u64 >= half {
+            if !fills
+                || !is_free
+                || !self.has_room_for_needed(leading)
+                || leading.in_flight() as u64 >= half
+            {
                 return;
             }
             self.propose(now, Value::Noop, effects);

@@ -141,10 +141,12 @@ impl Replica {
         }
     }
 
-    /// Proposes what Phase 1 brought back, as far as the window allows.
+    /// Proposes what Phase 1 brought back, as far as the window allows. It may be chosen
+    /// already, and reads wait for it, so full disks do not hinder it.
     pub(super) fn propose_adopted(&mut self, now: Time, effects: &mut Effects) {
         loop {
-            if !matches!(&self.proposer, Proposer::Leading(leading) if self.has_room(leading)) {
+            let Proposer::Leading(leading) = &self.proposer else { return };
+            if !self.has_room_for_needed(leading) {
                 return;
             }
             let Proposer::Leading(leading) = &mut self.proposer else { return };
@@ -167,7 +169,8 @@ impl Replica {
         if is_change && matches!(&self.proposer, Proposer::Leading(l) if l.has_change()) {
             return; // One at a time: the second could only be without effect.
         }
-        if self.leading_with_room().is_some() {
+        let free = if is_change { self.leading_to_change() } else { self.leading_with_room() };
+        if free.is_some() {
             self.pacing.cut(now, commands);
             self.propose(now, value, effects);
         }
@@ -215,17 +218,26 @@ impl Replica {
             return;
         }
         let promised_before = self.acceptor.promised();
-        // The next slot is always taken: it is the one that frees memory. So does the
-        // claim, which is true whatever becomes of the Accept.
-        let next = self.log.chosen_upto().next();
         let crowded = !self.has_memory() || self.room == Room::Out;
+        if crowded {
+            // The claim, which is true whatever becomes of the Accept, may make its slot the
+            // next one.
+            self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
+            self.advance(effects);
+        }
+        // The next slot is always taken: it is the one that frees memory.
+        let next = self.log.chosen_upto().next();
         // On a full disk, too, only where the others cannot do without this node: then its
-        // leader proposes nothing more, and what is under way comes to its end.
-        let spared = self.room == Room::Out && self.has_quorum_with(Room::Low);
+        // leader proposes nothing more, and what is under way comes to its end. Those count
+        // that the leader hears, too: it needs this node if it cannot reach the others.
+        let spared = self.room == Room::Out && {
+            let leader = self.place_of(from).and_then(|i| self.liveness.peer(i).last.as_ref());
+            let heard = leader.map_or(&[][..], |last| &last.hears);
+            self.is_spared(now, |peer| peer.node == from || heard.contains(&peer.node))
+        };
         let full = spared || crowded && slot > next;
         if full && ballot >= promised_before {
             self.liveness.hear_leader(now, ballot, promised_before);
-            self.learner.receive_claim(ballot, chosen_upto, &mut self.log);
             let window_end = self.log.chosen_upto();
             let reason = RejectReason::BeyondWindow(window_end);
             let message = Message::Reject(Reject { ballot, reason });

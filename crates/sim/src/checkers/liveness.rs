@@ -12,6 +12,15 @@ use synod_paxos::NodeId;
 
 use crate::checkers::{Check, Checker, demand};
 
+/// What is demanded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Demand {
+    /// An answer to a write and one to a read.
+    Progress,
+    /// An answer to a read: too few nodes have room on their disks for more.
+    Reads,
+}
+
 /// What a node has answered since the healing, and when.
 #[derive(Clone, Copy, Debug, Default)]
 struct Answered {
@@ -20,8 +29,9 @@ struct Answered {
 }
 
 /// Watches the second phase.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Liveness {
+    demand: Demand,
     healed_us: u64,
     bound_us: u64,
     nodes: BTreeMap<NodeId, Answered>,
@@ -30,17 +40,23 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// The network was healed, and these nodes live.
+    /// From this moment on so much is demanded of these nodes.
     #[must_use]
-    pub fn new(healed_us: u64, bound_us: u64, nodes: &[NodeId]) -> Self {
+    pub fn new(demand: Demand, healed_us: u64, bound_us: u64, nodes: &[NodeId]) -> Self {
         let nodes = nodes.iter().map(|node| (*node, Answered::default())).collect();
-        Liveness { healed_us, bound_us, nodes, late: None }
+        Liveness { demand, healed_us, bound_us, nodes, late: None }
     }
 
     /// Whether this node must answer.
     #[must_use]
     pub fn watches(&self, node: NodeId) -> bool {
         self.nodes.contains_key(&node)
+    }
+
+    /// Those that must answer.
+    #[must_use]
+    pub fn watched(&self) -> Vec<NodeId> {
+        self.nodes.keys().copied().collect()
     }
 
     /// Only these nodes must answer from now on.
@@ -74,11 +90,12 @@ impl Liveness {
         demand(self.late.is_none(), Checker::Liveness, || {
             format!("{:?} refused a fresh write as too late", self.late)
         })?;
-        let late = |answered: &Answered| answered.write_us.is_none() || answered.read_us.is_none();
+        let late = |answered: &Answered| self.answered_us(answered).is_none();
         let missing = self.nodes.iter().find(|(_, answered)| late(answered));
         demand(now_us <= self.healed_us + bound_us || missing.is_none(), Checker::Liveness, || {
             let (node, answered) = missing.expect("it is late");
-            let what = if answered.write_us.is_none() { "write" } else { "read" };
+            let writes = self.demand == Demand::Progress;
+            let what = if writes && answered.write_us.is_none() { "write" } else { "read" };
             format!("{node} answered no {what} within {} ms of the healing", bound_us / 1_000)
         })
     }
@@ -94,11 +111,19 @@ impl Liveness {
         })
     }
 
-    /// How long after the healing the last node had answered both.
+    /// When a node had answered all that is demanded.
+    fn answered_us(&self, answered: &Answered) -> Option<u64> {
+        match self.demand {
+            Demand::Progress => Some(answered.write_us?.max(answered.read_us?)),
+            Demand::Reads => answered.read_us,
+        }
+    }
+
+    /// How long after the healing the last node had answered all that is demanded.
     #[must_use]
     pub fn worst_us(&self) -> Option<u64> {
-        let both = |answered: &Answered| Some(answered.write_us?.max(answered.read_us?));
-        let times: Option<Vec<u64>> = self.nodes.values().map(both).collect();
+        let times = self.nodes.values().map(|answered| self.answered_us(answered));
+        let times: Option<Vec<u64>> = times.collect();
         times?.into_iter().max().map(|last| last - self.healed_us)
     }
 }
@@ -109,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_node_that_answers_only_old_questions_is_found() {
-        let mut liveness = Liveness::new(100, 50, &[NodeId(1), NodeId(2)]);
+        let mut liveness = Liveness::new(Demand::Progress, 100, 50, &[NodeId(1), NodeId(2)]);
         for node in [NodeId(1), NodeId(2)] {
             liveness.answered(node, true, 101, 120);
             liveness.answered(node, false, if node.0 == 2 { 99 } else { 100 }, 130);
@@ -124,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_fresh_write_that_is_called_late_is_found() {
-        let mut liveness = Liveness::new(100, 50, &[]);
+        let mut liveness = Liveness::new(Demand::Progress, 100, 50, &[]);
         liveness.refused_late(NodeId(2), 150);
         liveness.check(200).expect("it was asked when nodes may still have been behind");
         liveness.refused_late(NodeId(2), 151);
@@ -133,7 +158,7 @@ mod tests {
 
     #[test]
     fn nodes_that_end_apart_are_found() {
-        let liveness = Liveness::new(0, 0, &[]);
+        let liveness = Liveness::new(Demand::Progress, 0, 0, &[]);
         liveness.ended(&[(NodeId(1), 5), (NodeId(3), 5)]).expect("equal");
         assert!(liveness.ended(&[(NodeId(1), 5), (NodeId(3), 4)]).is_err());
     }
