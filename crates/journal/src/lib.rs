@@ -68,7 +68,7 @@ mod segments;
 pub use counters::Counters;
 pub use error::{Damage, JournalError, OpenError};
 pub use journal::Journal;
-pub use opened::{Inspected, Mended, Opened};
+pub use opened::{Behind, Inspected, Mended, Opened};
 pub use options::JournalOptions;
 pub use remains::Remains;
 pub use synod_wire::record::ClusterId;

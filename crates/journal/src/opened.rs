@@ -1,6 +1,6 @@
 //! What opening a journal gives.
 
-use synod_paxos::{Recovered, Slot};
+use synod_paxos::{Ballot, Position, Recovered, Slot};
 use synod_wire::record::ClusterId;
 
 use crate::folder::Folder;
@@ -39,6 +39,19 @@ pub struct Mended {
     /// Whether the damaged segments are gone. If not, the state machine lacks some of the
     /// slots up to `upto`, and nothing was changed.
     pub is_done: bool,
+}
+
+/// What [`Journal::look_behind_damage`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Behind {
+    /// What is behind begins after this slot: a state of it, or of a later one, is needed.
+    pub upto: Slot,
+    /// The promise in force.
+    pub promised: Ballot,
+    /// The position of the last record.
+    pub position: Position,
+    /// The life that has begun.
+    pub incarnation: u64,
 }
 
 /// What the core gets of what was found: open slots with their values.

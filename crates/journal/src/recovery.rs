@@ -19,6 +19,8 @@ use crate::segments::{SegmentFacts, Segments};
 
 /// A segment larger than this was not written by us.
 const FILE_BYTES_MAX: u64 = 2 << 30;
+/// The number by which Unix systems tell that a disk failed to read or write.
+const EIO: i32 = 5;
 
 /// Everything that was found.
 #[derive(Debug)]
@@ -81,9 +83,13 @@ pub(crate) fn scrub(
 ) -> Result<u64, OpenError> {
     let reader = Reader { folder, cluster };
     let mut bytes = 0;
-    for pair in folder.segment_numbers()?.windows(2) {
+    let numbers = folder.segment_numbers()?;
+    for (place, pair) in numbers.windows(2).enumerate() {
         let (number, next) = (pair[0], pair[1]);
-        match reader.read_sealed(number, next) {
+        // A file that was made ready and never used follows nothing.
+        let after = numbers.get(place + 2);
+        let followed = after.is_some_and(|after| !matches!(reader.unused(*after), Ok(true)));
+        match reader.read_sealed(number, next, followed) {
             Ok(read) => bytes += read,
             // What was dropped meanwhile needs no look any more.
             Err(_) if !folder.segment_path(number).exists() => continue,
@@ -146,6 +152,15 @@ fn is_zero(folder: &Folder, number: u64) -> Result<bool, OpenError> {
         }
     }
 }
+
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "in tests it fails")]
+fn disk_reads(_segment: u64) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use tests::disk_reads;
 
 struct Reader<'a> {
     folder: &'a Folder,
@@ -216,13 +231,14 @@ impl Reader<'_> {
         })
     }
 
-    /// Reads a segment and the header of the one that follows it. Answers its bytes.
-    fn read_sealed(&self, number: u64, next: u64) -> Result<u64, OpenError> {
+    /// Reads a segment and the header of the one after it, which may be `followed` by another
+    /// one. Answers its bytes.
+    fn read_sealed(&self, number: u64, next: u64, followed: bool) -> Result<u64, OpenError> {
         if next != number + 1 {
             let what = "the segment is missing";
             return Err(self.refuse(number + 1, Fault::new(0, what, true)));
         }
-        let (header, next) = (self.header(number, true)?, self.header(next, true)?);
+        let (header, next) = (self.header(number, true)?, self.header(next, followed)?);
         self.scan_older(&header, &next)?;
         Ok(header.file_bytes)
     }
@@ -252,7 +268,10 @@ impl Reader<'_> {
         };
         let mut found = Found::start(first);
         for (number, header) in headers.range(first.number..) {
-            let bytes = self.read(header, true)?;
+            let bytes = match self.read(header, true) {
+                Err(OpenError::Damaged(_)) => break,
+                bytes => bytes?,
+            };
             let scan = Segment::new(&bytes, *header).scan_beginning();
             if found.add(header, &scan).is_err() {
                 break;
@@ -297,6 +316,11 @@ impl Reader<'_> {
 
     /// The header of a segment; `followed` by another one that is intact.
     fn header(&self, number: u64, followed: bool) -> Result<SegmentHeader, OpenError> {
+        let header = self.read_header(number, followed);
+        header.map_err(|error| self.unreadable(number, followed, error))
+    }
+
+    fn read_header(&self, number: u64, followed: bool) -> Result<SegmentHeader, OpenError> {
         let path = self.folder.segment_path(number);
         let file = self.folder.open_segment(number)?;
         let length = file.metadata().during("inspect", &path)?.len();
@@ -305,7 +329,8 @@ impl Reader<'_> {
             return fault("the file is cut off");
         }
         let mut sector = [0; SECTOR_BYTES];
-        file.read_exact_at(&mut sector, 0).during("read", &path)?;
+        let read = file.read_exact_at(&mut sector, 0).and_then(|()| disk_reads(number));
+        read.during("read", &path)?;
         let header = match SegmentHeader::decode(&sector) {
             Ok(header) => header,
             Err(RecordError::Version(version)) => {
@@ -336,16 +361,34 @@ impl Reader<'_> {
     }
 
     fn read(&self, header: &SegmentHeader, followed: bool) -> Result<Vec<u8>, OpenError> {
+        let bytes = self.read_bytes(header, followed);
+        bytes.map_err(|error| self.unreadable(header.number, followed, error))
+    }
+
+    fn read_bytes(&self, header: &SegmentHeader, followed: bool) -> Result<Vec<u8>, OpenError> {
         let path = self.folder.segment_path(header.number);
         let mut file: File = self.folder.open_segment(header.number)?;
         // The length was checked against the header, which is bounded.
         let mut bytes = Vec::with_capacity(usize::try_from(header.file_bytes).expect("bounded"));
-        file.read_to_end(&mut bytes).during("read", &path)?;
+        let read = file.read_to_end(&mut bytes).and_then(|_| disk_reads(header.number));
+        read.during("read", &path)?;
         if bytes.len() as u64 != header.file_bytes {
             let fault = Fault::new(0, "the file changes while it is read", followed);
             return Err(self.refuse(header.number, fault));
         }
         Ok(bytes)
+    }
+
+    /// What a failed read means. A disk that cannot read what it wrote has lost it, as one
+    /// that reads other bytes. If nothing follows, a promise may have stood there, and whoever
+    /// asks is told what the disk said.
+    fn unreadable(&self, number: u64, followed: bool, error: OpenError) -> OpenError {
+        let is_lost = matches!(&error, OpenError::Io { source, .. }
+            if source.raw_os_error() == Some(EIO));
+        match is_lost && followed {
+            true => self.refuse(number, Fault::new(0, "the disk cannot read it", true)),
+            false => error,
+        }
     }
 
     fn scan_older(
@@ -431,5 +474,81 @@ impl Found {
             chosen.map_err(|_| "a chosen slot was never recorded")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use synod_paxos::{Ballot, NodeId, Record, RecordBody, Value};
+
+    use super::*;
+    use crate::{Journal, JournalOptions};
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
+    const SLOTS: u64 = 30;
+
+    thread_local! {
+        /// The segment that the disk can't read.
+        static LOST: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn disk_reads(segment: u64) -> io::Result<()> {
+        match LOST.get() {
+            Some(lost) if lost == segment => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Ok(()),
+        }
+    }
+
+    fn written(dir: &Path) {
+        Journal::create(dir, CLUSTER).unwrap();
+        let mut journal = Journal::open(dir, CLUSTER, &OPTIONS).unwrap().journal;
+        let promised = Ballot { round: 1, node: NodeId(1) };
+        for slot in 1..=SLOTS {
+            let value = Value::Batch(Bytes::from(vec![9; 700]));
+            let body = RecordBody::Accepted { slot: Slot(slot), ballot: promised, value };
+            let record = Record { promised, chosen_upto: Slot(slot - 1), body };
+            journal.append(&[record]).unwrap();
+            journal.sync().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sector_that_the_disk_cannot_read_is_damage_if_a_segment_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        written(dir);
+        let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
+        assert!(newest > 4, "{newest}");
+        for number in 1..newest {
+            LOST.set(Some(number));
+            for found in
+                [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
+            {
+                let Some(OpenError::Damaged(damage)) = found else { panic!("{found:?}") };
+                assert_eq!(Folder::number_of(&damage.file), Some(number));
+            }
+        }
+        // What stands behind the last of them is a journal, and all before it can be dropped.
+        let mended = Journal::mend(dir, CLUSTER, &OPTIONS, Slot(SLOTS)).unwrap().unwrap();
+        assert!(mended.is_done && Folder::number_of(&mended.damage.file) == Some(newest - 1));
+        LOST.set(None);
+        let held = Journal::inspect(dir, CLUSTER).unwrap().recovered;
+        assert!(held.truncated_upto == mended.upto && held.chosen_upto >= Slot(SLOTS - 1));
+        // Of the newest the disk's own words are told: nothing stands in for it.
+        let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
+        LOST.set(Some(newest));
+        for found in
+            [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
+        {
+            assert!(matches!(found, Some(OpenError::Io { .. }) | None), "{found:?}");
+        }
+        assert!(matches!(Journal::inspect(dir, CLUSTER), Err(OpenError::Io { .. })));
+        LOST.set(None);
     }
 }

@@ -121,6 +121,40 @@ fn damage_that_is_sealed_is_found_and_mended_and_nothing_owed_is_lost() {
     assert!(refused > 40, "{refused}");
 }
 
+/// Before a state that has it is there nothing goes, whatever is asked for how often, and
+/// each look is a life that no other one is.
+#[test]
+fn a_look_behind_damage_drops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap();
+    let whole = image(&dir);
+    let sealed = whole.keys().filter(|path| is_used(&whole[*path])).nth(3).unwrap();
+    let mut bytes = whole[sealed].clone();
+    bytes[700] ^= 1;
+    std::fs::write(sealed, bytes).unwrap();
+    let before = image(&dir);
+    let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap().0;
+    let refused = Journal::mend(&dir, CLUSTER, &SMALL, Slot(0)).unwrap().unwrap();
+    for life in 1..=3 {
+        let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
+        assert_eq!(behind.upto, refused.upto);
+        assert_eq!(behind.promised, expected.recovered.promised);
+        assert_eq!(behind.position, expected.recovered.position);
+        assert_eq!(behind.incarnation, expected.incarnation + life);
+        let mut now = image(&dir);
+        // But for the life, in the header of the newest one.
+        now.get_mut(newest).unwrap()[..512].copy_from_slice(&before[newest][..512]);
+        assert!(now == before);
+    }
+    let mended = Journal::mend(&dir, CLUSTER, &SMALL, refused.upto).unwrap().unwrap();
+    assert!(mended.is_done);
+    let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(owed(&opened.recovered), owed_behind(&expected.recovered, mended.upto));
+    assert!(opened.incarnation > expected.incarnation + 3);
+}
+
 /// Nothing follows the newest segment.
 #[test]
 fn what_may_be_owed_is_not_mended() {

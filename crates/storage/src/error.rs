@@ -41,11 +41,12 @@ impl StoreError {
         match kind {
             _ if is_denied => StoreError::Unusable { path, reason },
             rocksdb::ErrorKind::IOError if is_lock => StoreError::InUse(path),
-            rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => {
+            // What another release of RocksDB wrote is an invalid argument: no damage.
+            rocksdb::ErrorKind::Corruption => StoreError::Damaged { path, reason },
+            // A file that the others speak of is not there, or the disk can't read it.
+            _ if ["No such file", "Input/output error"].iter().any(|text| reason.contains(text)) => {
                 StoreError::Damaged { path, reason }
             }
-            // A file that the others speak of is not there.
-            _ if reason.contains("No such file") => StoreError::Damaged { path, reason },
             _ => StoreError::Unusable { path, reason },
         }
     }

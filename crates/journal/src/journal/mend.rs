@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use synod_paxos::{Record, RecordBody, Slot};
-use synod_wire::record::ClusterId;
+use synod_wire::record::{ClusterId, SegmentHeader};
 
 use super::Journal;
+use crate::active::Active;
 use crate::folder::Folder;
-use crate::opened::Mended;
+use crate::opened::{Behind, Mended};
 use crate::options::JournalOptions;
 use crate::{JournalError, OpenError, recovery};
 
 impl Journal {
     /// Drops the segments up to the last damaged one, if what they held is not needed any
-    /// more because the state machine durably holds every slot up to `state_upto`, or because
-    /// nobody hears of this acceptor before it does. Nothing else is taken from the journal by
+    /// more because the state machine durably holds every slot up to `state_upto`, so that
+    /// all of them are known as chosen. Nothing else is taken from the journal by
     /// that than by a snapshot of the state: the promise in force, and all later slots, stand
     /// in what is behind. Answers none when nothing is damaged. Interrupted anywhere, it can be
     /// run again.
@@ -56,6 +57,27 @@ impl Journal {
         }
         journal.folder.sync()?;
         Ok(Some(Mended { upto, damage, is_done: true }))
+    }
+
+    /// What the journal would be if all up to its last damage were dropped, for whoever looks
+    /// for a state that makes it so. Nothing is dropped. A new life begins, durably, in which
+    /// the node may be heard by others.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: damage of the newest segment, behind which nothing is.
+    pub fn look_behind_damage(dir: &Path, cluster: ClusterId) -> Result<Behind, OpenError> {
+        let folder = Folder::open(dir)?;
+        let (recovery, _) = recovery::recover_behind_damage(&folder, cluster)?;
+        let incarnation = recovery.newest_header.incarnation + 1;
+        // What others are told must not have been in memory only.
+        let header = SegmentHeader { incarnation, ..recovery.newest_header };
+        Active::resume(&folder, &header, &recovery)?;
+        Ok(Behind {
+            upto: recovery.index.truncated_upto(),
+            promised: recovery.in_force.promised,
+            position: recovery.in_force.position,
+            incarnation,
+        })
     }
 
     /// Reads and checks each segment that another one follows, which never changes again,

@@ -102,6 +102,21 @@ impl StateFolders {
         sync_folder(&self.data).during("sync", &self.data)
     }
 
+    /// Makes the state that was set aside the state again when nothing took its place. Says
+    /// whether it was so.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn take_back(&self) -> Result<bool, SnapshotError> {
+        let (aside, current) = (self.aside(), self.current()?);
+        if current.exists() || !aside.exists() {
+            return Ok(false);
+        }
+        fs::rename(&aside, &current).during("rename", &aside)?;
+        sync_folder(&self.data).during("sync", &self.data)?;
+        Ok(true)
+    }
+
     /// Removes the state that was set aside.
     ///
     /// # Errors
