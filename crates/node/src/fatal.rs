@@ -12,7 +12,7 @@ use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
 
 use crate::folder;
-use crate::marks::{REBUILD, SUSPECT};
+use crate::marks::{REBUILD, SUSPECT, doubt_text};
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -45,10 +45,12 @@ impl Fatal {
     pub(crate) fn report(&self, what: &str, error: impl Display) {
         let message = format!("{what}: {error}");
         match told_by(&message) {
-            Some(Told::Damage) if self.leave(REBUILD, &message) => {
+            Some(Told::Damage) if self.leave(REBUILD, &doubt_text(&message)) => {
                 return self.report_damage(message);
             }
-            Some(Told::Suspicion) => drop(self.leave(SUSPECT, &message)),
+            Some(Told::Suspicion) => {
+                self.leave(SUSPECT, format!("{message}\n").as_bytes());
+            }
             _ => {}
         }
         tracing::error!("{message}");
@@ -94,13 +96,12 @@ impl Fatal {
     }
 
     /// Leaves a file for the next life, once. Says whether it is there.
-    fn leave(&self, name: &str, message: &str) -> bool {
+    fn leave(&self, name: &str, content: &[u8]) -> bool {
         let Some(folder) = &self.inner.folder else { return false };
         if folder.join(name).exists() {
             return true;
         }
-        let text = format!("{message}\n");
-        let left = folder::replace(folder, name, text.as_bytes());
+        let left = folder::replace(folder, name, content);
         left.inspect_err(|error| tracing::error!("{error}")).is_ok()
     }
 

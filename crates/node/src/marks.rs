@@ -15,6 +15,24 @@ pub(crate) const SUSPECT: &str = "SUSPECT";
 /// The state differs from a peer's, and nobody knows which of the two is right.
 pub(crate) const DIFFERS: &str = "DIFFERS";
 
+/// A state that was doubted was found whole. If it is doubted again it is not read before a
+/// peer is asked.
+pub(crate) const WHOLE: &str = "WHOLE";
+
+/// How the content of [`REBUILD`] begins when the node left it by itself. Any other is an
+/// operator's, who may have renamed a file of another name.
+const DOUBT: &str = "found by the node itself: ";
+
+/// What stands in [`REBUILD`] when a node gives up its state by itself.
+pub(crate) fn doubt_text(reason: &str) -> Vec<u8> {
+    format!("{DOUBT}{reason}\n").into_bytes()
+}
+
+/// Whether the node gave up its state by itself, and may have erred.
+pub(crate) fn is_doubt(content: &[u8]) -> bool {
+    content.starts_with(DOUBT.as_bytes())
+}
+
 /// What stands in [`DIFFERS`].
 pub(crate) fn difference_text(slot: Slot, reason: &str) -> Vec<u8> {
     format!(
@@ -40,6 +58,14 @@ pub(crate) fn difference(folder: &Path) -> Result<Option<Slot>, FolderError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_an_operator_wants_is_no_doubt_of_the_node() {
+        assert!(is_doubt(&doubt_text("a block")));
+        for wanted in [&b""[..], b"slot 4096\n", &difference_text(Slot(1), DOUBT)] {
+            assert!(!is_doubt(wanted));
+        }
+    }
 
     #[test]
     fn a_difference_is_remembered_whoever_wrote_it() {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use synod_api::{ChangeRefused, MemberChange, Refused};
 use synod_host::RequestId;
 use synod_paxos::{
-    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Recovered, Reject,
+    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Position, Reject,
     RejectReason, Status,
 };
 use synod_transport::{Own, PeerAddress, Pin, Removed, Transport, TransportSettings};
@@ -96,7 +96,7 @@ impl Membership {
         &self,
         settings: &Settings,
         identity: &Identity,
-        (held, incarnation): (&Recovered, u64),
+        (promised, position, incarnation): (Ballot, Position, u64),
     ) -> TransportSettings {
         TransportSettings {
             own: Own {
@@ -106,8 +106,8 @@ impl Membership {
                 incarnation,
             },
             versions: Versions::of_writer(settings.write_version),
-            promised: held.promised,
-            position: held.position,
+            promised,
+            position,
             peers: self.peers(),
             pins: self.stores(),
             limits: tuning::transport_limits(settings),

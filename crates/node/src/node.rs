@@ -1,7 +1,9 @@
 //! One running node: its threads, from the first lock to the last flush.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,7 @@ use crate::marks::{self, DIFFERS};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
-use crate::rebuild;
+use crate::rebuild::{self, Rebuild};
 use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
@@ -96,6 +98,15 @@ impl Node {
     /// # Errors
     /// See [`StartError`].
     pub fn start(settings: &Settings) -> Result<Node, StartError> {
+        Node::start_unless(settings, &AtomicBool::new(false))
+    }
+
+    /// [`Node::start`] for whoever may set `stop` meanwhile: what takes long before anybody is
+    /// served ends then.
+    ///
+    /// # Errors
+    /// See [`StartError`]; [`StartError::Stopped`] when it ended for that.
+    pub fn start_unless(settings: &Settings, stop: &AtomicBool) -> Result<Node, StartError> {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         if folder.marker().exists() {
@@ -109,9 +120,9 @@ impl Node {
         }
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
-        rebuild::run(&folder, settings, &identity, &peer)?;
+        Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
-        rebuild::look_at_suspect(&folder).map_err(instead)?;
+        rebuild::look_at_suspect(&folder, stop).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -224,10 +235,8 @@ impl Node {
         if let Some(message) = self.fatal.reported() {
             return Err(NodeFailure(message));
         }
-        let store = self.store.get();
-        store.flush().map_err(|error| NodeFailure(error.to_string()))?;
-        // A compaction would hold the state's folder beyond the end of this node.
-        store.stop_work();
+        self.store.get().flush().map_err(|error| NodeFailure(error.to_string()))?;
+        self.store.end();
         Ok(())
     }
 
@@ -305,11 +314,9 @@ impl Assembly<'_> {
         let (reports, report_queue) = mpsc::unbounded_channel();
         let (workers, queues) = Workers::new(answers);
         let core = self.core(&mut recovery)?;
-        let transport = core.membership.transport_settings(
-            self.settings,
-            &self.identity,
-            (&recovery.recovered, recovery.incarnation),
-        );
+        let Recovered { promised, position, .. } = recovery.recovered;
+        let held = (promised, position, recovery.incarnation);
+        let transport = core.membership.transport_settings(self.settings, &self.identity, held);
         let threads = self.start_workers(&workers, queues, &reports, installer, recovery)?;
         let (clock, owner_shared) = (self.clock, (self.shared.clone(), self.fatal.clone()));
         let owner_workers = workers.clone();
@@ -381,11 +388,11 @@ impl Assembly<'_> {
             shared.clone(),
             self.fatal.clone(),
         );
-        let scrub = self.spawn(
-            "synod-scrub",
-            || scrub.run(),
-            |error| format!("the search for damage: {error}"),
-        )?;
+        let run = || {
+            scrub.run();
+            Ok::<(), Infallible>(())
+        };
+        let scrub = self.spawn("synod-scrub", run, |never| match never {})?;
         Ok(vec![snapshot, journal, apply, upkeep, scrub])
     }
 

@@ -7,27 +7,33 @@
 //! peers for their state and for nothing else, answers nobody, and goes on as one that took
 //! over a snapshot. A file says that this is to be done, and goes when it is; each step is
 //! one that a crash may interrupt.
+//!
+//! Until a peer's state is here and checked everything stays as it is. No peer may have one:
+//! what this node holds, damaged or not, may be all there is. And damage may have been told by
+//! mistake, on most nodes at once even, by a disk that failed for a moment: unless an operator
+//! wants another state, one that can be read to its end is kept.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use synod_host::configurations_of;
-use synod_journal::{Journal, OpenError, Opened};
+use synod_journal::{Behind, Journal, OpenError, Opened};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{Configuration, NodeId, Slot};
 use synod_storage::snapshot::{StateFolders, Verified};
 use synod_storage::{Store, StoreError, Told, told_by};
-use synod_transport::{Incoming, IncomingEvent, Transport, TransportSettings};
+use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::LocalSet;
 
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::marks::{DIFFERS, REBUILD, SUSPECT};
+use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, WHOLE};
 use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
@@ -36,6 +42,7 @@ use crate::settings::Settings;
 use crate::snapshot::{Fetch, FetchOut};
 use crate::start_error::StartError;
 use crate::tuning;
+use crate::upkeep::durable_slot;
 
 /// A node to which nobody gives anything for this long ends; another start tries again.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -52,37 +59,49 @@ pub(crate) fn instead_of(
     settings: &Settings,
     identity: &Identity,
 ) -> StartError {
-    let is_state = match &error {
-        StartError::Store(StoreError::Damaged { .. })
-        | StartError::Recovery(RecoveryError::StateLost { .. }) => true,
-        StartError::State(_) | StartError::Recovery(_) => {
-            told_by(&error.to_string()) == Some(Told::Damage)
-        }
-        _ => false,
-    };
+    let is_behind = matches!(&error, StartError::Recovery(RecoveryError::StateLost { .. }));
+    let is_state = is_behind || tells_damage(&error);
     if !is_state || peers_of(folder, settings, identity).is_empty() {
         return error;
     }
     let reason = error.to_string();
-    match folder.replace(REBUILD, format!("{reason}\n").as_bytes()) {
+    match folder.replace(REBUILD, &marks::doubt_text(&reason)) {
         Ok(()) => StartError::Rebuild { reason },
         Err(error) => error.into(),
+    }
+}
+
+/// Whether the state's files do not hold what was written.
+fn tells_damage(error: &StartError) -> bool {
+    match error {
+        StartError::Store(StoreError::Damaged { .. }) => true,
+        StartError::State(_) | StartError::Recovery(_) => {
+            told_by(&error.to_string()) == Some(Told::Damage)
+        }
+        _ => false,
     }
 }
 
 /// Reads all of a state that may be damaged, if an earlier life said so.
 ///
 /// # Errors
-/// When it is.
-pub(crate) fn look_at_suspect(folder: &Folder) -> Result<(), StartError> {
+/// When it is, and when this node is to stop.
+pub(crate) fn look_at_suspect(folder: &Folder, stop: &AtomicBool) -> Result<(), StartError> {
     let current = folder.states().current()?;
     if !current.exists() || !folder.path().join(SUSPECT).exists() {
         return Ok(());
     }
     tracing::warn!("the last life doubted the state: reading all of it");
-    let store = Store::open_to_verify(&current)?;
-    store.verify(|| true).map_err(StartError::State)?;
+    read_all(&Store::open_to_verify(&current)?, stop)?;
     Ok(folder::remove(folder.path(), SUSPECT)?)
+}
+
+fn read_all(store: &Store, stop: &AtomicBool) -> Result<(), StartError> {
+    let read = store.verify(|| !stop.load(Relaxed));
+    read.map(drop).map_err(|error| match stop.load(Relaxed) {
+        true => StartError::Stopped,
+        false => StartError::State(error),
+    })
 }
 
 /// Opens the journal, and mends it where the state holds what is damaged.
@@ -117,52 +136,138 @@ pub(crate) fn open_journal(
     }
 }
 
-/// Does what an earlier life, or an operator, left a mark for: sets the state aside and puts
-/// a peer's in its place.
-///
-/// # Errors
-/// When nobody gives one, and when the disk refuses.
-pub(crate) fn run(
-    folder: &Folder,
-    settings: &Settings,
-    identity: &Identity,
-    door: &TcpListener,
-) -> Result<(), StartError> {
-    let states = folder.states();
-    let Some(reason) = folder.read(REBUILD)? else {
-        return Ok(states.remove_aside()?);
-    };
-    let reason = String::from_utf8_lossy(&reason).trim().to_owned();
-    let is_replaced = states.aside().exists() && states.current()?.exists();
-    if !is_replaced {
-        // Whatever it dropped to be whole again, no state that it needs is here any more.
-        let journal = open_journal(folder, settings, identity, Slot(u64::MAX))?;
-        tracing::warn!(reason, "the state is not used any more: another takes its place");
-        let truncated = journal.recovered.truncated_upto;
-        if truncated > Slot::ZERO {
-            let peers = peers_of(folder, settings, identity);
-            if peers.is_empty() {
-                return Err(StartError::NoState { why: "this node has no peers".to_owned() });
-            }
-            let members = membership(folder, settings, identity)?;
-            states.set_aside()?;
-            states.remove_arriving()?;
-            let held = (&journal.recovered, journal.incarnation);
-            let transport = members.transport_settings(settings, identity, held);
-            drop(journal);
-            let above = Slot(truncated.0 - 1);
-            let verified = fetch(transport, door, &states, settings, above)?;
-            let installed = states.install(states.prepare(verified)?)?;
-            tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
-        } else {
+/// What a start has at hand before there is a state.
+pub(crate) struct Rebuild<'a> {
+    pub(crate) folder: &'a Folder,
+    pub(crate) settings: &'a Settings,
+    pub(crate) identity: &'a Identity,
+    /// Set when the node is to stop.
+    pub(crate) stop: &'a AtomicBool,
+}
+
+impl Rebuild<'_> {
+    /// Does what an earlier life, or an operator, left a mark for: puts a peer's state in the
+    /// place of this node's. Nothing goes before that is here.
+    ///
+    /// # Errors
+    /// When nobody gives one, when the disk refuses, and when this node is to stop.
+    pub(crate) fn run(&self, door: &TcpListener) -> Result<(), StartError> {
+        let states = self.folder.states();
+        let Some(mark) = self.folder.read(REBUILD)? else {
+            // What was set aside and has no successor is still what this node has.
+            states.take_back()?;
+            return Ok(states.remove_aside()?);
+        };
+        // One that an earlier switch left would bear no mark: the journal knew of it.
+        let is_replaced =
+            states.aside().exists() && StateFolders::mark(&states.current()?)?.is_some();
+        if !is_replaced && !self.replace(&mark, door)? {
+            return Ok(());
+        }
+        for mark in [DIFFERS, SUSPECT, WHOLE, REBUILD] {
+            folder::remove(self.folder.path(), mark)?;
+        }
+        Ok(states.remove_aside()?)
+    }
+
+    /// Puts another state, or none, in the place of the state. Says whether it did: one that
+    /// only seemed to be damaged stays.
+    fn replace(&self, mark: &[u8], door: &TcpListener) -> Result<bool, StartError> {
+        let states = self.folder.states();
+        states.take_back()?;
+        states.clean()?;
+        // If nothing behind the damage is a journal, no state helps.
+        let journal = Journal::look_behind_damage(&self.folder.journal(), self.identity.lineage())?;
+        let is_doubt = marks::is_doubt(mark);
+        let was_read = self.folder.path().join(WHOLE).exists();
+        if is_doubt && !was_read && self.is_whole(journal.upto)? {
+            self.keep()?;
+            return Ok(false);
+        }
+        let reason = String::from_utf8_lossy(mark);
+        tracing::warn!(
+            reason = reason.trim(),
+            "the state is not used any more: another takes its place"
+        );
+        if journal.upto == Slot::ZERO {
             tracing::info!("the journal goes back to the beginning: no peer is needed");
             states.set_aside()?;
+            // While the mark is there: what lies aside without one is taken back.
+            states.remove_aside()?;
+            return Ok(true);
+        }
+        let verified = match self.fetch(journal, door) {
+            // Perhaps those that have one gave it up, too, for no good reason.
+            Err(StartError::NoState { .. })
+                if is_doubt && was_read && self.is_whole(journal.upto)? =>
+            {
+                self.keep()?;
+                return Ok(false);
+            }
+            fetched => fetched?,
+        };
+        let prepared = states.prepare(verified)?;
+        states.set_aside()?;
+        let installed = states.install(prepared)?;
+        tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
+        Ok(true)
+    }
+
+    /// Whether all of the state can be read, and it ends not before this slot.
+    fn is_whole(&self, upto: Slot) -> Result<bool, StartError> {
+        let current = self.folder.states().current()?;
+        if !current.exists() {
+            return Ok(false);
+        }
+        let read = || {
+            let store = Store::open_to_verify(&current)?;
+            if durable_slot(&store).map_err(StartError::State)? < upto {
+                return Ok(false);
+            }
+            tracing::warn!("before the state is given up all of it is read once more");
+            read_all(&store, self.stop).map(|()| true)
+        };
+        match read() {
+            Err(error) if tells_damage(&error) => Ok(false),
+            read => read,
         }
     }
-    for mark in [DIFFERS, SUSPECT, REBUILD] {
-        folder::remove(folder.path(), mark)?;
+
+    /// The state stays what it is. If it is doubted again it is replaced first.
+    fn keep(&self) -> Result<(), StartError> {
+        tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
+        self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;
+        for mark in [SUSPECT, REBUILD] {
+            folder::remove(self.folder.path(), mark)?;
+        }
+        Ok(())
     }
-    Ok(states.remove_aside()?)
+
+    /// Brings the state of some peer behind which this node's journal goes on.
+    fn fetch(&self, journal: Behind, door: &TcpListener) -> Result<Verified, StartError> {
+        let Rebuild { folder, settings, identity, stop } = *self;
+        if peers_of(folder, settings, identity).is_empty() {
+            return Err(StartError::NoState { why: "this node has no peers".to_owned() });
+        }
+        let Behind { upto, promised, position, incarnation } = journal;
+        let members = membership(folder, settings, identity)?;
+        let transport =
+            members.transport_settings(settings, identity, (promised, position, incarnation));
+        let door = door.try_clone().map_err(StartError::Thread)?;
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(StartError::Thread)?;
+        let now = Instant::now();
+        let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), now);
+        let (above, up) = (Slot(upto.0 - 1), BTreeMap::new());
+        let fetching = Fetching { fetch, above, up, asked: None, heard_at: now, stop };
+        LocalSet::new().block_on(&runtime, async move {
+            let started = Transport::start(transport, door).map_err(StartError::Thread)?;
+            let (transport, incoming) = started;
+            let fetched = fetching.run(&transport, incoming).await;
+            transport.close(CLOSE_TIMEOUT).await;
+            fetched
+        })
+    }
 }
 
 /// Everybody that may have a state.
@@ -202,31 +307,8 @@ fn membership(
     Ok(Membership::new(identity.node, known, talked_to))
 }
 
-/// Brings the state of some peer that is above the slot.
-fn fetch(
-    transport: TransportSettings,
-    door: &TcpListener,
-    states: &StateFolders,
-    settings: &Settings,
-    above: Slot,
-) -> Result<Verified, StartError> {
-    let door = door.try_clone().map_err(StartError::Thread)?;
-    let runtime = Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(StartError::Thread)?;
-    let now = Instant::now();
-    let fetch = Fetch::new(states.clone(), settings.snapshot.clone(), now);
-    let fetching = Fetching { fetch, above, up: BTreeMap::new(), asked: None, heard_at: now };
-    LocalSet::new().block_on(&runtime, async move {
-        let started = Transport::start(transport, door).map_err(StartError::Thread)?;
-        let (transport, incoming) = started;
-        let fetched = fetching.run(&transport, incoming).await;
-        transport.close(CLOSE_TIMEOUT).await;
-        fetched
-    })
-}
-
 /// The question to one peer after the other.
-struct Fetching {
+struct Fetching<'a> {
     fetch: Fetch,
     above: Slot,
     /// The peers that are there, and how often each failed.
@@ -234,17 +316,16 @@ struct Fetching {
     asked: Option<NodeId>,
     /// When something came last.
     heard_at: Instant,
+    stop: &'a AtomicBool,
 }
 
-impl Fetching {
+impl Fetching<'_> {
     async fn run(
         mut self,
         transport: &Transport,
         mut incoming: Incoming,
     ) -> Result<Verified, StartError> {
         let no_state = |why: &str| Err(StartError::NoState { why: why.to_owned() });
-        let mut stop = signal(SignalKind::terminate()).map_err(StartError::Thread)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Thread)?;
         let mut batch = Vec::new();
         loop {
             for event in batch.drain(..) {
@@ -257,7 +338,12 @@ impl Fetching {
             self.ask_somebody();
             let now = Instant::now();
             self.fetch.look(now);
-            for out in self.fetch.take_out(|| true) {
+            // To check what is here may take long.
+            let outs = self.fetch.take_out(|| !self.stop.load(Relaxed));
+            if self.stop.load(Relaxed) {
+                return Err(StartError::Stopped);
+            }
+            for out in outs {
                 match out {
                     FetchOut::Send { to, message } => {
                         transport.send(to, &PeerMessage::Snapshot(message));
@@ -277,8 +363,6 @@ impl Fetching {
             tokio::select! {
                 () = incoming.recv_batch(&mut batch) => {}
                 () = tokio::time::sleep_until(due.into()) => {}
-                _ = stop.recv() => return no_state("it was told to stop"),
-                _ = interrupt.recv() => return no_state("it was told to stop"),
             }
         }
     }

@@ -20,7 +20,7 @@ use synod_storage::{Store, StoreError, Told, told_by};
 
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
-use crate::folder::{self, FolderError, JOURNAL};
+use crate::folder::{self, JOURNAL};
 use crate::identity::Identity;
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
@@ -33,6 +33,10 @@ const FILE: &str = "scrub.json";
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 /// When a reading could not be done it is tried again after so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// The disk must have so many times its reserve free, or the state is not read.
+const ROOM_RESERVES: u64 = 2;
+/// What this thread has read so far, as the system counts it.
+const READ_SO_FAR: &str = "/proc/thread-self/io";
 /// The thread's place behind all others: the lowest there is.
 const NICENESS: i32 = 19;
 
@@ -60,6 +64,9 @@ enum Ended {
     JournalDamaged(String),
     #[error("{0}")]
     StateDamaged(String),
+    /// The state can't be read while it changes and nothing of it can go.
+    #[error("the disk has too little room for what the state drops meanwhile")]
+    NoRoom,
     /// It could not be done.
     #[error("{0}")]
     NotNow(String),
@@ -87,13 +94,10 @@ impl Scrub {
     }
 
     /// Works until it is told to stop, or finds damage.
-    ///
-    /// # Errors
-    /// When what it knows can't be written.
-    pub(crate) fn run(self) -> Result<(), FolderError> {
+    pub(crate) fn run(self) {
         let interval = Duration::from_secs(self.settings.interval_s);
         if interval.is_zero() {
-            return Ok(());
+            return;
         }
         // It is a wish: without its fulfilment the rate still bounds what is read.
         let _ = rustix::process::setpriority_process(None, NICENESS);
@@ -106,10 +110,14 @@ impl Scrub {
                 Ok(bytes) => {
                     let finished_at_s = Some(now_s());
                     known = ScrubBody { finished_at_s, bytes, bytes_now: 0, ..known };
-                    self.keep(&known)?;
+                    self.keep(&known);
                     tracing::info!(bytes, "read the state and the journal: no damage");
                 }
-                Err(Ended::Stopped) => return Ok(()),
+                Err(Ended::Stopped) => return,
+                Err(Ended::NoRoom) => {
+                    tracing::warn!("the search for damage is put off: {}", Ended::NoRoom);
+                    self.publish(&known);
+                }
                 Err(Ended::NotNow(reason)) => {
                     tracing::warn!(reason, "the search for damage could not be done");
                     pause = AGAIN_AFTER.min(interval);
@@ -118,28 +126,31 @@ impl Scrub {
                 Err(damage @ (Ended::JournalDamaged(_) | Ended::StateDamaged(_))) => {
                     let (found, at) = (Some(damage.to_string()), Some(now_s()));
                     known = ScrubBody { damage: found, damage_at_s: at, ..known };
-                    self.keep(&known)?;
                     match damage {
                         // This leaves the mark by which the next start replaces the state.
                         Ended::StateDamaged(text) => self.fatal.report("the scrub", text),
                         damage => self.fatal.report_damage(damage.to_string()),
                     }
-                    return Ok(());
+                    self.keep(&known);
+                    return;
                 }
             }
         }
-        Ok(())
     }
 
+    /// What is in the way of the journal's reading is not in that of the state's.
     fn read_all(&self) -> Result<u64, Ended> {
         let mut reading = Reading { scrub: self, pace: None, bytes: 0 };
         // The journal may be written where it is read; what is really damaged stays so.
-        match reading.read_journal() {
-            Err(Ended::JournalDamaged(_)) => reading.read_journal()?,
-            other => other?,
+        let journal = match reading.read_journal() {
+            Err(Ended::JournalDamaged(_)) => reading.read_journal(),
+            read => read,
+        };
+        if !matches!(journal, Ok(()) | Err(Ended::NotNow(_))) {
+            return journal.map(|()| reading.bytes);
         }
         reading.read_state()?;
-        Ok(reading.bytes)
+        journal.map(|()| reading.bytes)
     }
 
     fn publish(&self, known: &ScrubBody) {
@@ -147,11 +158,14 @@ impl Scrub {
         *shown = Some(known.clone());
     }
 
-    fn keep(&self, known: &ScrubBody) -> Result<(), FolderError> {
+    /// For the next life too, if that can be. To know of the last reading is worth no node.
+    fn keep(&self, known: &ScrubBody) {
         self.publish(known);
         let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
         text.push(b'\n');
-        folder::replace(self.folders.data(), FILE, &text)
+        if let Err(error) = folder::replace(self.folders.data(), FILE, &text) {
+            tracing::warn!(%error, "the next start will not know what was read");
+        }
     }
 }
 
@@ -186,6 +200,9 @@ impl Reading<'_> {
         let folders = &self.scrub.folders;
         let not_now = |error: SnapshotError| Ended::NotNow(error.to_string());
         folders.remove_scrub().map_err(not_now)?;
+        if self.has_no_room() {
+            return Err(Ended::NoRoom);
+        }
         let made = self.scrub.store.get().checkpoint(&folders.scrub());
         let read = made.map_err(judged).and_then(|_| self.read_checkpoint(&folders.scrub()));
         folders.remove_scrub().map_err(not_now)?;
@@ -195,11 +212,15 @@ impl Reading<'_> {
     fn read_checkpoint(&mut self, path: &Path) -> Result<(), Ended> {
         let store = Store::open_to_verify(path).map_err(|error| judged(error.into()))?;
         let mut ended = None;
-        let verified = store.verify_slowly(|bytes| {
-            let is_full = self.has_no_room();
-            if is_full {
-                ended = Some(Ended::NotNow("the disk has no room for it".to_owned()));
-            } else if !self.moved(bytes as u64) {
+        let mut before = bytes_read();
+        let verified = store.verify_slowly(|of_records| {
+            // Records are longer in memory than in their files, and many are dead there.
+            let now = bytes_read();
+            let of_files = now.zip(before).map(|(now, before)| now.saturating_sub(before));
+            before = now;
+            if self.has_no_room() {
+                ended = Some(Ended::NoRoom);
+            } else if !self.moved(of_files.unwrap_or(of_records as u64)) {
                 ended = Some(Ended::Stopped);
             }
             ended.is_none()
@@ -211,10 +232,11 @@ impl Reading<'_> {
         }
     }
 
-    /// The checkpoint keeps files that the state does not need any more.
+    /// The checkpoint keeps files that the state does not need any more. That must never
+    /// be what has this node run out of room.
     fn has_no_room(&self) -> bool {
-        let reserve = self.scrub.disk_reserve_bytes;
-        self.scrub.folders.free_bytes().is_ok_and(|free| free < reserve)
+        let least = self.scrub.disk_reserve_bytes.saturating_mul(ROOM_RESERVES);
+        self.scrub.folders.free_bytes().is_ok_and(|free| free < least)
     }
 
     /// So many bytes were read. Waits until more may be, and says whether the node goes on.
@@ -270,6 +292,12 @@ fn now_s() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
+/// The bytes that this thread has read from files. None where the system does not tell.
+fn bytes_read() -> Option<u64> {
+    let told = fs::read_to_string(READ_SO_FAR).ok()?;
+    told.lines().find_map(|line| line.strip_prefix("rchar: "))?.trim().parse().ok()
+}
+
 /// Has this system forget what it read of the files: what the disk says now counts. What is
 /// not yet written there stays.
 fn drop_cached(folder: &Path) -> io::Result<()> {
@@ -297,5 +325,19 @@ mod tests {
         assert_eq!(first_pause(&known(Some(1_000_000)), 5, day), FIRST_AFTER);
         let second = Duration::from_secs(1);
         assert_eq!(first_pause(&known(None), 5, second), second);
+    }
+
+    #[test]
+    fn what_this_thread_reads_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, vec![7; 1 << 20]).expect("written");
+        let Some(before) = bytes_read() else { return };
+        let other = path.clone();
+        std::thread::spawn(move || fs::read(other)).join().expect("no panic").expect("readable");
+        assert!(bytes_read().expect("it was told before") < before + (1 << 16));
+        fs::read(&path).expect("readable");
+        let read = bytes_read().expect("it was told before") - before;
+        assert!((1 << 20..(1 << 20) + (1 << 16)).contains(&read), "{read}");
     }
 }

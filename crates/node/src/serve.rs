@@ -3,6 +3,9 @@
 use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
@@ -67,9 +70,12 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
         Signals(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
     };
     abort_on_panic(&settings.data_dir);
+    let settings = Arc::new(settings);
     let mut restarts = 0;
     loop {
-        let node = match Node::start(&settings) {
+        let (started, is_asked) = start(&runtime, &settings, &mut signals);
+        let node = match started {
+            Err(StartError::Stopped | StartError::Rebuild { .. }) if is_asked => return Ok(()),
             Err(StartError::Rebuild { reason }) if restarts < RESTARTS_MAX => {
                 restarts += 1;
                 tracing::error!("{reason}");
@@ -77,6 +83,9 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
             }
             started => started?,
         };
+        if is_asked {
+            return stop(&runtime, node, &settings, &mut signals);
+        }
         match runtime.block_on(end_of(&node, &mut signals)) {
             End::Failed(failure) => {
                 abort_after(LAST_WORDS);
@@ -100,6 +109,42 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
             }
         }
     }
+}
+
+/// Starts a node on a thread of its own: it may have to read or fetch a whole state first, and
+/// gives that up when somebody asks the process to end. Says whether somebody did. Who asks
+/// again does not wait.
+fn start(
+    runtime: &Runtime,
+    settings: &Arc<Settings>,
+    signals: &mut Signals,
+) -> (Result<Node, StartError>, bool) {
+    let told_to_stop = Arc::new(AtomicBool::new(false));
+    let (done, mut started) = oneshot::channel();
+    let (to_start, told) = (Arc::clone(settings), Arc::clone(&told_to_stop));
+    let starting = thread::Builder::new().name("synod-start".to_owned());
+    let spawned = starting.spawn(move || {
+        // Nobody waits any more when it took too long.
+        let _ = done.send(Node::start_unless(&to_start, &told));
+    });
+    if let Err(error) = spawned {
+        return (Err(StartError::Thread(error)), false);
+    }
+    let gone = || Err(StartError::Thread(io::Error::other("the one that starts the node ended")));
+    runtime.block_on(async {
+        tokio::select! {
+            result = &mut started => return (result.unwrap_or_else(|_| gone()), false),
+            () = signals.next() => told_to_stop.store(true, Relaxed),
+        }
+        tracing::info!("told to stop while starting");
+        tokio::select! {
+            result = started => (result.unwrap_or_else(|_| gone()), true),
+            () = signals.next() => {
+                abort_after(LAST_WORDS);
+                (Err(StartError::Stopped), true)
+            }
+        }
+    })
 }
 
 /// Why a node ends.

@@ -45,8 +45,8 @@ pub enum StartError {
     },
     /// The state is lost, and nobody gives another one.
     #[error(
-        "the state of this node is lost, and no other takes its place: {why}. It is kept as \
-         `state.damaged`. See to it that a peer is up and reachable, and start this node again; or \
+        "the state of this node can't be used, and no other takes its place: {why}. Nothing was \
+         removed. See to it that a peer is up and reachable, and start this node again; or \
          put a new node in its place with `synod member replace`. If it has no peers, `synod \
          restore` makes a new cluster from a backup"
     )]
@@ -54,6 +54,9 @@ pub enum StartError {
         /// Why not.
         why: String,
     },
+    /// It was told to stop before it ran.
+    #[error("this node was told to stop while it started")]
+    Stopped,
     /// It was removed from its cluster.
     #[error(
         "this node was removed from its cluster, says {}: nobody listens to it any more. An id and \

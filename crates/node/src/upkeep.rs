@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use synod_kv::{APPLIED_KEY, MapError, State};
@@ -66,7 +65,6 @@ pub(crate) struct Upkeep {
     disk_reserve_bytes: u64,
     room: Room,
     flushed_at: Instant,
-    compaction: Option<thread::JoinHandle<()>>,
 }
 
 impl Upkeep {
@@ -89,7 +87,6 @@ impl Upkeep {
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             room: Room::Enough,
             flushed_at: Instant::now(),
-            compaction: None,
         }
     }
 
@@ -184,18 +181,10 @@ impl Upkeep {
         let _ = self.reports.send(Report::Room(room));
     }
 
-    /// A compaction takes long and blocks, so it has a thread of its own.
-    fn compact_if_due(&mut self, store: &Store, records: u64) {
-        if self.compaction.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
+    fn compact_if_due(&self, store: &Store, records: u64) {
+        if store.tombstones() >= TOMBSTONES_MIN.max(records / 4) {
+            self.store.compact();
         }
-        if store.tombstones() < TOMBSTONES_MIN.max(records / 4) {
-            return;
-        }
-        let store = store.clone();
-        let thread = thread::Builder::new().name("synod-compact".to_owned());
-        // Without a thread for it there is none now; it is due again in a second.
-        self.compaction = thread.spawn(move || store.compact()).ok();
     }
 }
 
