@@ -177,7 +177,11 @@ impl Rebuild<'_> {
         states.take_back()?;
         states.clean()?;
         // If nothing behind the damage is a journal, no state helps.
-        let journal = Journal::look_behind_damage(&self.folder.journal(), self.identity.lineage())?;
+        let (dir, lineage) = (self.folder.journal(), self.identity.lineage());
+        let mut journal = Journal::look_behind_damage(&dir, lineage)?;
+        // The journal does not know yet of a state that was restored or switched to last.
+        let switched = StateFolders::mark(&states.current()?)?.map_or(Slot::ZERO, Slot);
+        journal.upto = journal.upto.max(switched);
         let is_doubt = marks::is_doubt(mark);
         let was_read = self.folder.path().join(WHOLE).exists();
         if is_doubt && !was_read && self.is_whole(journal.upto)? {

@@ -25,8 +25,13 @@ fn put(node: &Node, number: u32) {
 
 fn has(node: &Node, count: u32) {
     for number in 0..count {
-        let get = request(node.client_addr(), "GET", &format!("/v1/kv/key-{number}"), "");
-        assert_eq!((get.status, get.body.len()), (200, 1_000), "key {number}");
+        let target = format!("/v1/kv/key-{number}");
+        wait_for("a read", || {
+            let get = request(node.client_addr(), "GET", &target, "");
+            // Nobody may lead yet.
+            assert!(get.status == 503 || (get.status, get.body.len()) == (200, 1_000), "{get:?}");
+            get.status == 200
+        });
     }
 }
 
@@ -188,6 +193,8 @@ fn a_damaged_state_is_replaced_and_the_wait_for_another_ends_when_it_is_told_to(
     let other = nodes.pop().expect("two");
     let node = nodes.pop().expect("two");
     let written = fill(&node, std::slice::from_ref(&other));
+    let applied = |node| status(node, "applied_slot");
+    wait_for("equal states", || applied(&node) == applied(&other));
     stopped(node);
     stopped(other);
     flip_a_state(settings);
@@ -214,7 +221,7 @@ fn a_damaged_state_is_replaced_and_the_wait_for_another_ends_when_it_is_told_to(
 /// What is known of the last reading is worth no node.
 #[test]
 fn a_reading_that_cannot_be_noted_ends_nothing() {
-    let cluster = Cluster::with(1, "[scrub]\ninterval_s = 1\n");
+    let cluster = Cluster::with(1, "[snapshot]\ndisk_reserve_bytes = 0\n[scrub]\ninterval_s = 1\n");
     let settings = &cluster.settings[0];
     let stuck = settings.data_dir.join("scrub.json.new");
     fs::create_dir(&stuck).expect("made");
