@@ -313,6 +313,32 @@ fn wait_is_told(cluster: &TestCluster, table: &Path) -> bool {
     })
 }
 
+/// While nobody gives it a state a node ends when it is told to, as any other, and keeps its own.
+#[test]
+fn a_node_that_waits_for_a_state_heeds_a_signal() {
+    let mut cluster = cluster(SMALL);
+    let writers = Writers::default();
+    fill(&mut cluster, &writers);
+    for id in 1..=3 {
+        cluster.kill(id);
+    }
+    let hit = data(&cluster, HIT);
+    let before = tables(&hit);
+    fs::write(hit.join("REBUILD"), b"").expect("written");
+    cluster.start_by_hand(HIT);
+    wait_until("it looks for a state", || {
+        cluster.node_output(HIT).contains("another takes its place")
+    });
+    cluster.signal(HIT, Signal::TERM);
+    assert!(cluster.wait_for_end(HIT).success(), "{}", cluster.node_output(HIT));
+    assert!(hit.join("REBUILD").exists() && tables(&hit) == before);
+    for id in 1..=3 {
+        cluster.start_by_hand(id);
+    }
+    is_well(&mut cluster, &writers);
+    assert!(!hit.join("REBUILD").exists());
+}
+
 /// Bytes of every file may be hit: the node is well again, or says which command puts another
 /// one in its place.
 #[test]
