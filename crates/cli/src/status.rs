@@ -1,5 +1,7 @@
 //! `synod status`: a line per node.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 use synod_client::StatusBody;
 
@@ -50,8 +52,10 @@ impl NodeReport {
 }
 
 fn table(reports: &[NodeReport]) -> Vec<Vec<String>> {
-    let headings =
-        ["NODE", "ROLE", "URL", "BALLOT", "CHOSEN", "APPLIED", "REVISION", "SURVIVES", "VERSION"];
+    let headings = [
+        "NODE", "ROLE", "URL", "BALLOT", "CHOSEN", "APPLIED", "REVISION", "SURVIVES", "SCRUBBED",
+        "VERSION",
+    ];
     let mut rows = vec![headings.map(str::to_owned).to_vec()];
     rows.extend(reports.iter().map(row));
     rows
@@ -71,14 +75,50 @@ fn row(report: &NodeReport) -> Vec<String> {
         status.revision.to_string(),
         // How many more nodes may fail.
         status.failures_survivable.to_string(),
+        scrubbed(status, now_s()),
         status.version.clone(),
     ]
+}
+
+/// How long ago everything on a node's disk was read; in its place, that its state is
+/// doubted, or what was damaged since.
+fn scrubbed(status: &StatusBody, now_s: u64) -> String {
+    if status.differs_after_slot.is_some() {
+        return "DIFFERS".to_owned();
+    }
+    let Some(scrub) = &status.scrub else { return "off".to_owned() };
+    let Some(at) = scrub.finished_at_s else { return "never".to_owned() };
+    if scrub.damage_at_s.is_some_and(|damage_at| damage_at > at) {
+        return "damaged".to_owned();
+    }
+    let minutes = now_s.saturating_sub(at) / 60;
+    match minutes {
+        0..120 => format!("{minutes} min ago"),
+        120..2_880 => format!("{} h ago", minutes / 60),
+        _ => format!("{} days ago", minutes / 1_440),
+    }
+}
+
+fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 fn print_errors(reports: &[NodeReport]) {
     for report in reports {
         if let Some(error) = &report.error {
             warn(&format!("{}: {error}", report.url));
+        }
+        let Some(status) = &report.status else { continue };
+        if let Some(slot) = status.differs_after_slot {
+            warn(&format!(
+                "{}: its state differs from a peer's after slot {slot}; the file DIFFERS in its \
+                 data folder says what to do",
+                report.url
+            ));
+        }
+        if let Some(damage) = status.scrub.as_ref().and_then(|scrub| scrub.damage.as_ref()) {
+            warn(&format!("{}: the last damage that was found: {damage}", report.url));
         }
     }
 }
@@ -96,5 +136,30 @@ mod tests {
         };
         let text = columns(&table(&[report]));
         assert!(text.contains("no answer") && text.contains("7002"), "{text}");
+    }
+
+    #[test]
+    fn the_last_reading_of_the_disk_is_told() {
+        let status = serde_json::json!({
+            "node": 1, "cluster": "0f", "version": "1", "uptime_seconds": 1, "role": "leader",
+            "ballot": "1.1", "leader": null, "chosen_slot": 0, "applied_slot": 0,
+            "durable_slot": 0, "truncated_slot": 0, "revision": 0, "journal_bytes": 0,
+            "state_bytes": 0, "failures_survivable": 0, "peers": [],
+            "scrub": {"finished_at_s": 6_000, "bytes": 1, "bytes_now": 0}
+        });
+        let mut status: StatusBody = serde_json::from_value(status).expect("a status");
+        let ago = [(6_060, "1 min ago"), (20_400, "4 h ago"), (178_800, "2 days ago")];
+        for (now_s, text) in ago {
+            assert_eq!(scrubbed(&status, now_s), text);
+        }
+        let scrub = status.scrub.as_mut().expect("one");
+        scrub.damage_at_s = Some(6_001);
+        assert_eq!(scrubbed(&status, 6_060), "damaged");
+        status.scrub.as_mut().expect("one").finished_at_s = None;
+        assert_eq!(scrubbed(&status, 6_060), "never");
+        status.scrub = None;
+        assert_eq!(scrubbed(&status, 6_060), "off");
+        status.differs_after_slot = Some(4_096);
+        assert_eq!(scrubbed(&status, 6_060), "DIFFERS");
     }
 }

@@ -3,8 +3,9 @@
 //! Heartbeats carry the hash at the last slot at which all nodes look. Replicas that
 //! have parted would give different answers for ever, and nobody would notice. A
 //! node that a majority of the voters contradicts stops; one that merely meets a
-//! different peer says so and goes on, since it may well be the peer that is wrong. What
-//! learner members say is compared and stops nobody, and nobody else is listened to.
+//! different peer says so and goes on, since it may well be the peer that is wrong, until a
+//! majority of the voters says what it says. What learner members say is compared and stops
+//! nobody, and nobody else is listened to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -36,11 +37,19 @@ pub(crate) struct Agreement {
     own: VecDeque<(Slot, u64)>,
     told: BTreeMap<NodeId, VecDeque<(Slot, u64)>>,
     found: Option<Disagreement>,
+    agreed_upto: Slot,
 }
 
 impl Agreement {
     pub(crate) fn new(node: NodeId, configuration: Arc<Configuration>) -> Self {
-        Agreement { node, configuration, own: VecDeque::new(), told: BTreeMap::new(), found: None }
+        Agreement {
+            node,
+            configuration,
+            own: VecDeque::new(),
+            told: BTreeMap::new(),
+            found: None,
+            agreed_upto: Slot::ZERO,
+        }
     }
 
     /// The members are others now. What those told that are none any more is forgotten.
@@ -72,9 +81,15 @@ impl Agreement {
         }
     }
 
-    /// The first difference that was found.
+    /// The first difference that was found since a majority agreed with this node.
     pub(crate) fn disagreement(&self) -> Option<Disagreement> {
         self.found
+    }
+
+    /// The last slot after which a majority of several voters had the state that this node
+    /// had there. A hash covers the effects of all slots, so they agreed before as well.
+    pub(crate) fn agreed_upto(&self) -> Slot {
+        self.agreed_upto
     }
 
     fn judge(&mut self, slot: Slot) {
@@ -85,6 +100,13 @@ impl Agreement {
         let against = |theirs: u64| {
             others().filter(|(peer, hash)| *hash == theirs && voters.contains(peer)).count()
         };
+        let with_me = against(mine) + usize::from(voters.contains(&self.node));
+        // A single voter that agrees with itself says nothing.
+        if voters.len() > 1 && with_me > voters.len() / 2 {
+            self.agreed_upto = self.agreed_upto.max(slot);
+            self.found.take_if(|found| found.slot <= slot);
+            return;
+        }
         for (peer, theirs) in others().filter(|(_, theirs)| *theirs != mine) {
             self.found.get_or_insert(Disagreement { slot, peer, mine, theirs });
             // A single voter is no majority to believe: nobody agrees with it.
@@ -140,7 +162,8 @@ mod tests {
                 for turn in 0..6 {
                     if interleaving & (1 << turn) == 0 {
                         let slot = mine.next().expect("endless");
-                        let hash = if slot == different { 0 } else { slot * 7 };
+                        let parted = different != 0 && slot >= different;
+                        let hash = if parted { 0 } else { slot * 7 };
                         agreement.applied((Slot(slot), hash));
                     } else {
                         let slot = theirs.next().expect("endless");
@@ -181,6 +204,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Whoever tells first, one of three that is alone stops and the others go on as if
+    /// nothing had happened: they can give it their state.
+    #[test]
+    fn a_majority_does_not_doubt_itself() {
+        for peers in [[2, 3], [3, 2]] {
+            let mut agreement = Agreement::new(ME, of(3, &[]));
+            agreement.applied((Slot(8), 1));
+            for peer in peers {
+                let hash = if peer == 2 { 1 } else { 9 };
+                agreement.receive(NodeId(peer), (Slot(8), hash));
+                let is_alone = peers == [3, 2] && peer == 3;
+                assert_eq!(agreement.disagreement().is_some(), is_alone);
+            }
+            assert_eq!(agreement.agreed_upto(), Slot(8));
+            agreement.applied((Slot(16), 2));
+            agreement.receive(NodeId(2), (Slot(16), 3));
+            assert!(agreement.disagreement().is_some());
+            assert_eq!(agreement.agreed_upto(), Slot(8));
+        }
+        let mut alone = Agreement::new(ME, of(1, &[2]));
+        alone.applied((Slot(8), 1));
+        alone.receive(NodeId(2), (Slot(8), 1));
+        assert_eq!(alone.agreed_upto(), Slot::ZERO);
     }
 
     #[test]

@@ -305,10 +305,18 @@ impl Host {
         self.replica.status(now)
     }
 
-    /// The first difference between this node's state and another's, if one was found.
+    /// The first difference between this node's state and another's, if one was found
+    /// since a majority agreed with this node.
     #[must_use]
     pub fn disagreement(&self) -> Option<Disagreement> {
         self.agreement.disagreement()
+    }
+
+    /// The last slot up to which a majority of several voters, this one included if it
+    /// votes, is known to have had this node's state.
+    #[must_use]
+    pub fn agreed_upto(&self) -> Slot {
+        self.agreement.agreed_upto()
     }
 
     /// What waits at this moment.

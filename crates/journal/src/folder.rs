@@ -70,8 +70,19 @@ impl Folder {
         }
     }
 
+    /// Opens an existing folder that another part of this process may have open, to read
+    /// what does not change any more.
+    pub(crate) fn open_beside(path: &Path) -> Result<Folder, OpenError> {
+        Ok(Folder { path: path.to_owned(), directory: open_folder(path)?, _lock: None })
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The number of the segment whose file this is.
+    pub(crate) fn number_of(file: &Path) -> Option<u64> {
+        file.file_name().and_then(|name| segment_number(name.to_str()?))
     }
 
     /// The file of segment `number`.

@@ -1,5 +1,7 @@
 //! An open journal: appending, syncing, sealing, truncating.
 
+mod mend;
+
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -19,7 +21,7 @@ use crate::index::{Entry, Index, Location};
 use crate::opened::{Inspected, Opened, recovered};
 use crate::options::{JournalOptions, SEGMENT_BYTES_MIN};
 use crate::prepare::Preparer;
-use crate::recovery;
+use crate::recovery::{self, Recovery};
 use crate::scan::InForce;
 use crate::segments::{SegmentFacts, Segments};
 use crate::{Counters, JournalError, OpenError, read};
@@ -105,6 +107,18 @@ impl Journal {
         let folder = Folder::open(dir)?;
         let recovery = recovery::recover(&folder, cluster)?;
         let recovered = recovered(&folder, cluster, &recovery)?;
+        let journal = Journal::resume(folder, cluster, options, recovery)?;
+        let incarnation = journal.incarnation;
+        Ok(Opened { journal, recovered, incarnation })
+    }
+
+    /// Goes on where recovery ended.
+    fn resume(
+        folder: Folder,
+        cluster: ClusterId,
+        options: &JournalOptions,
+        recovery: Recovery,
+    ) -> Result<Journal, OpenError> {
         if recovery.torn {
             let position = recovery.in_force.position.0;
             tracing::warn!(position, "dropped a torn group that was never acknowledged");
@@ -153,7 +167,7 @@ impl Journal {
         } else {
             journal.begin_segment(0)?;
         }
-        Ok(Opened { journal, recovered, incarnation })
+        Ok(journal)
     }
 
     /// Reads and checks a journal as [`Journal::open`] does, and changes nothing.

@@ -41,6 +41,10 @@
 //! acknowledged. Otherwise the folder is refused: [`OpenError::Damaged`] when what is
 //! intact still proves the promise in force, else [`OpenError::PromiseNotProvable`].
 //!
+//! Damage of a segment that another one follows can be mended when the state machine durably
+//! holds all slots that it and those before it had ([`Journal::mend`]): they are dropped, as
+//! they would have been some day. What acceptors owe others is what comes after.
+//!
 //! What this cannot see: a folder that was set back to an older state as a whole (the
 //! peers' handshake looks for that), and a last group that was acknowledged and then
 //! turned back into zeros before it was sealed. Of the latter, the node sees what its
@@ -64,7 +68,7 @@ mod segments;
 pub use counters::Counters;
 pub use error::{Damage, JournalError, OpenError};
 pub use journal::Journal;
-pub use opened::{Inspected, Opened};
+pub use opened::{Behind, Inspected, Mended, Opened};
 pub use options::JournalOptions;
 pub use remains::Remains;
 pub use synod_wire::record::ClusterId;

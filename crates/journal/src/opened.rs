@@ -1,11 +1,11 @@
 //! What opening a journal gives.
 
-use synod_paxos::Recovered;
+use synod_paxos::{Ballot, Position, Recovered, Slot};
 use synod_wire::record::ClusterId;
 
 use crate::folder::Folder;
 use crate::recovery::Recovery;
-use crate::{Journal, OpenError, read};
+use crate::{Damage, Journal, OpenError, read};
 
 /// An opened journal and what it brings back.
 #[derive(Debug)]
@@ -27,6 +27,31 @@ pub struct Inspected {
     pub incarnation: u64,
     /// Whether a group was torn by a crash; it is not part of `recovered`.
     pub torn_tail: bool,
+}
+
+/// What [`Journal::mend`] found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mended {
+    /// The highest slot of which a damaged segment, or one before it, may have held a value.
+    pub upto: Slot,
+    /// The first damage.
+    pub damage: Damage,
+    /// Whether the damaged segments are gone. If not, the state machine lacks some of the
+    /// slots up to `upto`, and nothing was changed.
+    pub is_done: bool,
+}
+
+/// What [`Journal::look_behind_damage`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Behind {
+    /// What is behind begins after this slot: a state of it, or of a later one, is needed.
+    pub upto: Slot,
+    /// The promise in force.
+    pub promised: Ballot,
+    /// The position of the last record.
+    pub position: Position,
+    /// The life that has begun.
+    pub incarnation: u64,
 }
 
 /// What the core gets of what was found: open slots with their values.

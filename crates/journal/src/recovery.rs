@@ -19,6 +19,8 @@ use crate::segments::{SegmentFacts, Segments};
 
 /// A segment larger than this was not written by us.
 const FILE_BYTES_MAX: u64 = 2 << 30;
+/// The number by which Unix systems tell that a disk failed to read or write.
+const EIO: i32 = 5;
 
 /// Everything that was found.
 #[derive(Debug)]
@@ -41,11 +43,65 @@ pub(crate) struct Recovery {
     pub(crate) leftover: Vec<u64>,
     /// Whether a torn group was dropped.
     pub(crate) torn: bool,
+    /// Files before the first segment that was read, which the journal still needs.
+    pub(crate) passed_over: Vec<u64>,
 }
 
 /// Reads the journal in `folder`. Changes nothing.
 pub(crate) fn recover(folder: &Folder, cluster: ClusterId) -> Result<Recovery, OpenError> {
-    Reader { folder, cluster }.recover()
+    Reader { folder, cluster }.recover(0)
+}
+
+/// Reads what stands behind the last damaged segment, if that is a journal of its own: one
+/// that was truncated there would look the same. Says what the first damage was; none when
+/// nothing is damaged. Changes nothing.
+pub(crate) fn recover_behind_damage(
+    folder: &Folder,
+    cluster: ClusterId,
+) -> Result<(Recovery, Option<Damage>), OpenError> {
+    let reader = Reader { folder, cluster };
+    let (mut from, mut first) = (0, None);
+    loop {
+        let damage = match reader.recover(from) {
+            Err(OpenError::Damaged(damage)) => damage,
+            recovered => return Ok((recovered?, first)),
+        };
+        let number = Folder::number_of(&damage.file).filter(|number| *number >= from);
+        let damage = &*first.get_or_insert(damage);
+        // Not before the newest segment either: there is nothing behind it.
+        let Some(number) = number else { return Err(OpenError::Damaged(damage.clone())) };
+        from = number + 1;
+    }
+}
+
+/// Reads every segment that another one follows, while the journal may be in use. Asks
+/// `go_on` after each, with its bytes; answers the bytes of all.
+pub(crate) fn scrub(
+    folder: &Folder,
+    cluster: ClusterId,
+    mut go_on: impl FnMut(u64) -> bool,
+) -> Result<u64, OpenError> {
+    let reader = Reader { folder, cluster };
+    let mut bytes = 0;
+    let numbers = folder.segment_numbers()?;
+    for (place, pair) in numbers.windows(2).enumerate() {
+        let (number, next) = (pair[0], pair[1]);
+        // A file that was made ready and never used follows nothing.
+        let after = numbers.get(place + 2);
+        let followed = after.is_some_and(|after| !matches!(reader.unused(*after), Ok(true)));
+        match reader.read_sealed(number, next, followed) {
+            Ok(read) => bytes += read,
+            // What was dropped meanwhile needs no look any more.
+            Err(_) if !folder.segment_path(number).exists() => continue,
+            // It was made ready, so the one before is the newest.
+            Err(_) if matches!(reader.unused(next), Ok(true)) => return Ok(bytes),
+            Err(error) => return Err(error),
+        }
+        if !go_on(bytes) {
+            return Ok(bytes);
+        }
+    }
+    Ok(bytes)
 }
 
 /// Reads what can be trusted of the journal in `folder`. Changes nothing.
@@ -55,7 +111,7 @@ pub(crate) fn remains(
     applied: Slot,
 ) -> Result<remains::Found, OpenError> {
     let reader = Reader { folder, cluster };
-    match reader.recover() {
+    match reader.recover(0) {
         Ok(recovery) => {
             let last = recovery.index.open().last().map(|entry| entry.slot);
             Ok(remains::Found {
@@ -97,13 +153,24 @@ fn is_zero(folder: &Folder, number: u64) -> Result<bool, OpenError> {
     }
 }
 
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "in tests it fails")]
+fn disk_reads(_segment: u64) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+use tests::disk_reads;
+
 struct Reader<'a> {
     folder: &'a Folder,
     cluster: ClusterId,
 }
 
 impl Reader<'_> {
-    fn recover(&self) -> Result<Recovery, OpenError> {
+    /// Reads the journal from the oldest segment that it needs, or from `from` if that is
+    /// later: as if it had been truncated there.
+    fn recover(&self, from: u64) -> Result<Recovery, OpenError> {
         let mut numbers = self.folder.segment_numbers()?;
         let mut leftover = Vec::new();
         // What was made ready and never used says nothing.
@@ -118,8 +185,11 @@ impl Reader<'_> {
         let newest_scan = Segment::new(&newest_bytes, newest_header)
             .scan_newest()
             .map_err(|fault| self.refuse(newest, fault))?;
-        let oldest = newest_scan.in_force.oldest_segment;
-        leftover.extend(numbers.iter().filter(|number| **number < oldest));
+        let needed = newest_scan.in_force.oldest_segment;
+        leftover.extend(numbers.iter().filter(|number| **number < needed));
+        let oldest = needed.max(from);
+        let passed_over = numbers.iter().filter(|number| (needed..oldest).contains(*number));
+        let passed_over = passed_over.copied().collect();
 
         let headers = self.headers(oldest, &newest_header, &numbers)?;
         let first = headers.first_key_value().expect("the newest at least").1;
@@ -137,7 +207,9 @@ impl Reader<'_> {
             added.map_err(|what| self.refuse(*number, Fault::new(0, what, true)))?;
         }
         let chosen_upto = newest_scan.in_force.chosen_upto;
-        if found.index.chosen_upto() != chosen_upto {
+        // What was passed over may have held slots that were not known as chosen.
+        let is_behind = oldest > needed && chosen_upto <= found.index.truncated_upto();
+        if found.index.chosen_upto() != chosen_upto && !is_behind {
             let what = "segments were dropped before what they held was chosen";
             return Err(self.refuse(oldest, Fault::new(0, what, true)));
         }
@@ -155,7 +227,20 @@ impl Reader<'_> {
             last_group: newest_scan.groups.last().map(|group| (group.first_sector, group.sectors)),
             leftover,
             torn: newest_scan.torn,
+            passed_over,
         })
+    }
+
+    /// Reads a segment and the header of the one after it, which may be `followed` by another
+    /// one. Answers its bytes.
+    fn read_sealed(&self, number: u64, next: u64, followed: bool) -> Result<u64, OpenError> {
+        if next != number + 1 {
+            let what = "the segment is missing";
+            return Err(self.refuse(number + 1, Fault::new(0, what, true)));
+        }
+        let (header, next) = (self.header(number, true)?, self.header(next, followed)?);
+        self.scan_older(&header, &next)?;
+        Ok(header.file_bytes)
     }
 
     /// Reads a damaged journal up to its first damage. It begins with the last segment
@@ -183,7 +268,10 @@ impl Reader<'_> {
         };
         let mut found = Found::start(first);
         for (number, header) in headers.range(first.number..) {
-            let bytes = self.read(header, true)?;
+            let bytes = match self.read(header, true) {
+                Err(OpenError::Damaged(_)) => break,
+                bytes => bytes?,
+            };
             let scan = Segment::new(&bytes, *header).scan_beginning();
             if found.add(header, &scan).is_err() {
                 break;
@@ -228,6 +316,11 @@ impl Reader<'_> {
 
     /// The header of a segment; `followed` by another one that is intact.
     fn header(&self, number: u64, followed: bool) -> Result<SegmentHeader, OpenError> {
+        let header = self.read_header(number, followed);
+        header.map_err(|error| self.unreadable(number, followed, error))
+    }
+
+    fn read_header(&self, number: u64, followed: bool) -> Result<SegmentHeader, OpenError> {
         let path = self.folder.segment_path(number);
         let file = self.folder.open_segment(number)?;
         let length = file.metadata().during("inspect", &path)?.len();
@@ -236,7 +329,8 @@ impl Reader<'_> {
             return fault("the file is cut off");
         }
         let mut sector = [0; SECTOR_BYTES];
-        file.read_exact_at(&mut sector, 0).during("read", &path)?;
+        let read = file.read_exact_at(&mut sector, 0).and_then(|()| disk_reads(number));
+        read.during("read", &path)?;
         let header = match SegmentHeader::decode(&sector) {
             Ok(header) => header,
             Err(RecordError::Version(version)) => {
@@ -267,16 +361,34 @@ impl Reader<'_> {
     }
 
     fn read(&self, header: &SegmentHeader, followed: bool) -> Result<Vec<u8>, OpenError> {
+        let bytes = self.read_bytes(header, followed);
+        bytes.map_err(|error| self.unreadable(header.number, followed, error))
+    }
+
+    fn read_bytes(&self, header: &SegmentHeader, followed: bool) -> Result<Vec<u8>, OpenError> {
         let path = self.folder.segment_path(header.number);
         let mut file: File = self.folder.open_segment(header.number)?;
         // The length was checked against the header, which is bounded.
         let mut bytes = Vec::with_capacity(usize::try_from(header.file_bytes).expect("bounded"));
-        file.read_to_end(&mut bytes).during("read", &path)?;
+        let read = file.read_to_end(&mut bytes).and_then(|_| disk_reads(header.number));
+        read.during("read", &path)?;
         if bytes.len() as u64 != header.file_bytes {
             let fault = Fault::new(0, "the file changes while it is read", followed);
             return Err(self.refuse(header.number, fault));
         }
         Ok(bytes)
+    }
+
+    /// What a failed read means. A disk that cannot read what it wrote has lost it, as one
+    /// that reads other bytes. If nothing follows, a promise may have stood there, and whoever
+    /// asks is told what the disk said.
+    fn unreadable(&self, number: u64, followed: bool, error: OpenError) -> OpenError {
+        let is_lost = matches!(&error, OpenError::Io { source, .. }
+            if source.raw_os_error() == Some(EIO));
+        match is_lost && followed {
+            true => self.refuse(number, Fault::new(0, "the disk cannot read it", true)),
+            false => error,
+        }
     }
 
     fn scan_older(
@@ -362,5 +474,81 @@ impl Found {
             chosen.map_err(|_| "a chosen slot was never recorded")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::io;
+    use std::path::Path;
+
+    use bytes::Bytes;
+    use synod_paxos::{Ballot, NodeId, Record, RecordBody, Value};
+
+    use super::*;
+    use crate::{Journal, JournalOptions};
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
+    const SLOTS: u64 = 30;
+
+    thread_local! {
+        /// The segment that the disk can't read.
+        static LOST: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn disk_reads(segment: u64) -> io::Result<()> {
+        match LOST.get() {
+            Some(lost) if lost == segment => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Ok(()),
+        }
+    }
+
+    fn written(dir: &Path) {
+        Journal::create(dir, CLUSTER).unwrap();
+        let mut journal = Journal::open(dir, CLUSTER, &OPTIONS).unwrap().journal;
+        let promised = Ballot { round: 1, node: NodeId(1) };
+        for slot in 1..=SLOTS {
+            let value = Value::Batch(Bytes::from(vec![9; 700]));
+            let body = RecordBody::Accepted { slot: Slot(slot), ballot: promised, value };
+            let record = Record { promised, chosen_upto: Slot(slot - 1), body };
+            journal.append(&[record]).unwrap();
+            journal.sync().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_sector_that_the_disk_cannot_read_is_damage_if_a_segment_follows() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        written(dir);
+        let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
+        assert!(newest > 4, "{newest}");
+        for number in 1..newest {
+            LOST.set(Some(number));
+            for found in
+                [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
+            {
+                let Some(OpenError::Damaged(damage)) = found else { panic!("{found:?}") };
+                assert_eq!(Folder::number_of(&damage.file), Some(number));
+            }
+        }
+        // What stands behind the last of them is a journal, and all before it can be dropped.
+        let mended = Journal::mend(dir, CLUSTER, &OPTIONS, Slot(SLOTS)).unwrap().unwrap();
+        assert!(mended.is_done && Folder::number_of(&mended.damage.file) == Some(newest - 1));
+        LOST.set(None);
+        let held = Journal::inspect(dir, CLUSTER).unwrap().recovered;
+        assert!(held.truncated_upto == mended.upto && held.chosen_upto >= Slot(SLOTS - 1));
+        // Of the newest the disk's own words are told: nothing stands in for it.
+        let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
+        LOST.set(Some(newest));
+        for found in
+            [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
+        {
+            assert!(matches!(found, Some(OpenError::Io { .. }) | None), "{found:?}");
+        }
+        assert!(matches!(Journal::inspect(dir, CLUSTER), Err(OpenError::Io { .. })));
+        LOST.set(None);
     }
 }

@@ -14,7 +14,7 @@ pub use members::{
     RestoredBody,
 };
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
-pub use status::{PeerBody, RoleName, SnapshotBody, StatusBody};
+pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

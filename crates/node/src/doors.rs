@@ -19,20 +19,19 @@ const OWN_FILES: u64 = 512 + 256;
 /// With room for fewer clients than this a node does not start.
 const CONNECTIONS_MIN: u64 = 64;
 
-/// Both doors, open before anything else that may take long.
-#[derive(Debug)]
-pub(crate) struct Doors {
-    pub(crate) peer: TcpListener,
-    pub(crate) client: TcpListener,
+/// The peers' door, open before anything else that may take long.
+pub(crate) fn open_to_peers(settings: &Settings) -> Result<TcpListener, StartError> {
+    listen("peer.listen", &settings.peer.listen)
 }
 
-impl Doors {
-    pub(crate) fn open(settings: &Settings) -> Result<Doors, StartError> {
-        Ok(Doors {
-            peer: listen("peer.listen", &settings.peer.listen)?,
-            client: listen("client.listen", &settings.client.listen)?,
-        })
-    }
+/// The clients' door, open as soon as somebody can tell them how the node is.
+pub(crate) fn open_to_clients(settings: &Settings) -> Result<TcpListener, StartError> {
+    listen("client.listen", &settings.client.listen)
+}
+
+/// Where a door is.
+pub(crate) fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::Thread)
 }
 
 /// The thread that serves clients.

@@ -5,9 +5,14 @@
 //! says nothing more, because what would let it speak never comes.
 
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
+
+use crate::folder;
+use crate::marks::{REBUILD, SUSPECT, doubt_text};
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -22,12 +27,32 @@ struct Inner {
     reported: Notify,
     /// The configuration by which the node is a member no more.
     removed: watch::Sender<Option<u64>>,
+    /// What is damaged on the disk.
+    damage: watch::Sender<Option<String>>,
+    /// The data folder, in which the next life finds what it must know.
+    folder: Option<PathBuf>,
 }
 
 impl Fatal {
-    /// Reports a failure. The first one is what the node ends with.
+    /// Of the node in this data folder.
+    pub(crate) fn of(folder: &Path) -> Fatal {
+        let inner = Inner { folder: Some(folder.to_owned()), ..Inner::default() };
+        Fatal { inner: Arc::new(inner) }
+    }
+
+    /// Reports a failure. The first one is what the node ends with. If it was a damaged
+    /// state, the next start does something about that.
     pub(crate) fn report(&self, what: &str, error: impl Display) {
         let message = format!("{what}: {error}");
+        match told_by(&message) {
+            Some(Told::Damage) if self.leave(REBUILD, &doubt_text(&message)) => {
+                return self.report_damage(message);
+            }
+            Some(Told::Suspicion) => {
+                self.leave(SUSPECT, format!("{message}\n").as_bytes());
+            }
+            _ => {}
+        }
         tracing::error!("{message}");
         let mut first = self.inner.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(message);
@@ -48,6 +73,36 @@ impl Fatal {
             }
             self.inner.reported.notified().await;
         }
+    }
+
+    /// Something on the disk is damaged in a way that the next start mends: the node ends
+    /// in an orderly way, and starts again.
+    pub(crate) fn report_damage(&self, message: String) {
+        self.inner.damage.send_if_modified(|damage| {
+            let is_first = damage.is_none();
+            if is_first {
+                tracing::error!("{message}");
+                *damage = Some(message);
+            }
+            is_first
+        });
+    }
+
+    /// Waits until something on the disk is found damaged.
+    pub(crate) async fn wait_damage(&self) -> String {
+        let mut damage = self.inner.damage.subscribe();
+        let damage = damage.wait_for(Option::is_some).await.map(|damage| damage.clone());
+        damage.ok().flatten().expect("the sender lives as long as this value")
+    }
+
+    /// Leaves a file for the next life, once. Says whether it is there.
+    fn leave(&self, name: &str, content: &[u8]) -> bool {
+        let Some(folder) = &self.inner.folder else { return false };
+        if folder.join(name).exists() {
+            return true;
+        }
+        let left = folder::replace(folder, name, content);
+        left.inspect_err(|error| tracing::error!("{error}")).is_ok()
     }
 
     /// The node is a member no more, by the configuration of this number: it ends in an
@@ -100,5 +155,23 @@ mod tests {
         assert!(thread.join().is_err());
         fatal.report("the disk", "is full");
         assert!(fatal.wait().await.starts_with("the worker: "));
+    }
+
+    #[tokio::test]
+    async fn damage_of_the_state_is_left_to_the_next_life() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fatal = Fatal::of(folder.path());
+        fatal.report("synod-apply", "the state: the state is damaged: Corruption: block");
+        fatal.report("reading the state", "the state is damaged: Corruption: another");
+        assert!(fatal.wait_damage().await.contains("Corruption: block"));
+        assert_eq!(fatal.reported(), None);
+        let left = std::fs::read_to_string(folder.path().join(REBUILD)).expect("a mark");
+        assert!(left.contains("Corruption: block"), "{left}");
+        fatal.report("synod-upkeep", "the state could not be flushed or compacted: why?");
+        assert!(fatal.reported().is_some() && folder.path().join(SUSPECT).exists());
+        // Where no mark can be left the node must not come back as if nothing had happened.
+        let nowhere = Fatal::of(&folder.path().join("none"));
+        nowhere.report("reading the state", "the state is damaged: Corruption: block");
+        assert!(nowhere.reported().is_some());
     }
 }

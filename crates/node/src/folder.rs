@@ -181,6 +181,17 @@ pub(crate) fn replace(folder: &Path, name: &str, content: &[u8]) -> Result<(), F
     write().map_err(|source| failed("write", &path, source))
 }
 
+/// Removes a small file of a folder, durably; none need be there.
+pub(crate) fn remove(folder: &Path, name: &str) -> Result<(), FolderError> {
+    let path = folder.join(name);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        removed => removed.map_err(|source| failed("remove", &path, source))?,
+    }
+    let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    synced.map_err(|source| failed("sync", folder, source))
+}
+
 /// Makes the name of a folder durable: that is up to the folder that it stands in.
 fn sync_name(path: &Path) -> Result<(), FolderError> {
     let parent = match path.parent() {

@@ -8,7 +8,8 @@
 //! - *apply*: the state machine, one commit for all that waits, then the answers;
 //! - *http*: the clients; reads go straight to the store;
 //! - *snapshot*: files of states, from peers and to them;
-//! - *upkeep*: what may wait and may block.
+//! - *upkeep*: what may wait and may block;
+//! - *scrub*: reads everything on the disk now and then, to find damage.
 //!
 //! This crate never decides anything: what to persist, send, apply and answer comes
 //! from the host, and this crate carries it out. It has no logic worth a unit test
@@ -19,6 +20,7 @@ mod backup;
 mod change;
 mod clock;
 mod current;
+mod difference;
 mod doors;
 mod durability_trace;
 mod fatal;
@@ -30,11 +32,13 @@ mod join;
 mod journal_thread;
 mod limit_settings;
 pub mod logging;
+mod marks;
 mod membership;
 mod metrics;
 mod node;
 mod owner;
 mod pins;
+mod rebuild;
 mod recover;
 mod recovery;
 mod replica;
@@ -42,6 +46,8 @@ mod report;
 mod request;
 mod restore;
 mod roster;
+mod scrub;
+mod scrub_settings;
 mod serve;
 mod settings;
 mod shared;
@@ -67,6 +73,7 @@ pub use node::Node;
 pub use recover::{Findings, Made, RecoverError, Survivor};
 pub use recovery::RecoveryError;
 pub use restore::{RestoreError, check_backup, restore};
+pub use scrub_settings::ScrubSettings;
 pub use serve::{ServeError, serve};
 pub use settings::{
     ClusterSettings, ListenSettings, LogSettings, MemberSettings, Settings, SettingsError,

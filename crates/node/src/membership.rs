@@ -8,16 +8,19 @@ use std::time::{Duration, Instant};
 use synod_api::{ChangeRefused, MemberChange, Refused};
 use synod_host::RequestId;
 use synod_paxos::{
-    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Reject, RejectReason,
-    Status,
+    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Position, Reject,
+    RejectReason, Status,
 };
-use synod_transport::{PeerAddress, Pin, Removed, Transport};
-use synod_wire::PeerMessage;
+use synod_transport::{Own, PeerAddress, Pin, Removed, Transport, TransportSettings};
+use synod_wire::{PeerMessage, Versions};
 use tokio::sync::oneshot;
 
 use crate::change::{self, Plan};
+use crate::identity::Identity;
 use crate::roster::{Known, Roster};
+use crate::settings::Settings;
 use crate::shared::Shared;
+use crate::tuning;
 
 /// How long a member that was removed is still talked to: it is to hear of it, and a
 /// leader that removed itself goes on until another one leads.
@@ -85,6 +88,30 @@ impl Membership {
             Some(Pin { node: member.node, store })
         };
         self.roster.everybody.iter().filter_map(pin).collect()
+    }
+
+    /// What the transport begins with, beside a journal that holds this and was opened so
+    /// often.
+    pub(crate) fn transport_settings(
+        &self,
+        settings: &Settings,
+        identity: &Identity,
+        (promised, position, incarnation): (Ballot, Position, u64),
+    ) -> TransportSettings {
+        TransportSettings {
+            own: Own {
+                cluster: identity.lineage().0,
+                node: identity.node,
+                store: identity.store,
+                incarnation,
+            },
+            versions: Versions::of_writer(settings.write_version),
+            promised,
+            position,
+            peers: self.peers(),
+            pins: self.stores(),
+            limits: tuning::transport_limits(settings),
+        }
     }
 
     /// A peer was met for the first time.

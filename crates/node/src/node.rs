@@ -1,7 +1,9 @@
 //! One running node: its threads, from the first lock to the last flush.
 
+use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,8 @@ use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
-use synod_transport::{Own, Transport, TransportSettings};
-use synod_wire::{AboutMember, Versions, version};
+use synod_transport::Transport;
+use synod_wire::version;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -20,21 +22,24 @@ use tokio::task::LocalSet;
 use crate::apply_thread::{Applier, ApplyThread, Installer};
 use crate::clock::Clock;
 use crate::current::CurrentStore;
-use crate::doors::{ClientDoor, Doors, provide_descriptors};
+use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::{Folder, REMOVED_FILE};
+use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
+use crate::marks::{self, DIFFERS};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
+use crate::rebuild::{self, Rebuild};
 use crate::recovery;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
 use crate::roster::Known;
-use crate::settings::{MemberSettings, Settings};
+use crate::scrub::Scrub;
+use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::{Outlets, SnapshotThread};
 use crate::start_error::{NodeFailure, StartError};
@@ -44,6 +49,8 @@ use crate::workers::{Queues, Workers};
 
 /// Requests between the HTTP thread and the owner.
 const REQUESTS_MAX: usize = 16_384;
+/// Characters that are told of a file that says why the node must not start.
+const WORDS_MAX: usize = 1_000;
 /// Between two attempts to hand over.
 pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
@@ -91,18 +98,31 @@ impl Node {
     /// # Errors
     /// See [`StartError`].
     pub fn start(settings: &Settings) -> Result<Node, StartError> {
+        Node::start_unless(settings, &AtomicBool::new(false))
+    }
+
+    /// [`Node::start`] for whoever may set `stop` meanwhile: what takes long before anybody is
+    /// served ends then.
+    ///
+    /// # Errors
+    /// See [`StartError`]; [`StartError::Stopped`] when it ended for that.
+    pub fn start_unless(settings: &Settings, stop: &AtomicBool) -> Result<Node, StartError> {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         if folder.marker().exists() {
-            return Err(StartError::Violation(folder.marker()));
+            let words = folder.read(MARKER_FILE)?.unwrap_or_default();
+            let words: String = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
+            return Err(StartError::Violation { path: folder.marker(), words });
         }
         let removed = folder.path().join(REMOVED_FILE);
         if removed.exists() {
             return Err(StartError::Removed(removed));
         }
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
-        let Doors { peer, client } = Doors::open(settings)?;
-        let (client_addr, peer_addr) = (local_addr(&client)?, local_addr(&peer)?);
+        let peer = doors::open_to_peers(settings)?;
+        Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
+        let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
+        rebuild::look_at_suspect(&folder, stop).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -112,7 +132,10 @@ impl Node {
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");
         }
-        let store = Store::open(states.current()?, &options)?;
+        let opened = Store::open(states.current()?, &options).map_err(StartError::Store);
+        let store = opened.map_err(instead)?;
+        let client = doors::open_to_clients(settings)?;
+        let (client_addr, peer_addr) = (doors::local_addr(&client)?, doors::local_addr(&peer)?);
         let current = Arc::new(CurrentStore::new(store.clone()));
         let shared = Arc::new(Shared::default());
         if let Some(path) = &settings.trace_durability {
@@ -121,8 +144,12 @@ impl Node {
             // Set once: this is where the shared state begins.
             let _ = shared.trace.set(trace.map_err(failed)?);
         }
-        let (clock, fatal) = (Clock::new(), Fatal::default());
-        let assembly = Assembly { settings, identity, shared, clock, fatal };
+        if let Some(slot) = marks::difference(folder.path())? {
+            tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
+            shared.owner.set_differs_after(Some(slot));
+        }
+        let (clock, fatal) = (Clock::new(), Fatal::of(folder.path()));
+        let assembly = Assembly { settings, identity: identity.clone(), shared, clock, fatal };
 
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
         let (answers, answer_queue) = Answers::new(assembly.shared.clone());
@@ -138,10 +165,10 @@ impl Node {
             Ok(running) => running,
             Err(error) => {
                 client_door.close();
-                return Err(error);
+                return Err(instead(error));
             }
         };
-        let Assembly { identity, shared, fatal, .. } = assembly;
+        let Assembly { shared, fatal, .. } = assembly;
         tracing::info!(
             node = %identity.node, cluster = settings.cluster.name, %client_addr, %peer_addr,
             version = version::NEWEST, write_version = settings.write_version,
@@ -183,6 +210,12 @@ impl Node {
         NodeFailure(self.fatal.wait().await)
     }
 
+    /// Waits until something on the disk is found damaged that the next start can mend, and
+    /// says what. The node is to be stopped then, and started again.
+    pub async fn damaged(&self) -> String {
+        self.fatal.wait_damage().await
+    }
+
     /// Waits until the node hears from its peers that it is a member no more and that
     /// nobody needs it; answers the number of the configuration that says so. It is to be
     /// stopped then.
@@ -202,10 +235,8 @@ impl Node {
         if let Some(message) = self.fatal.reported() {
             return Err(NodeFailure(message));
         }
-        let store = self.store.get();
-        store.flush().map_err(|error| NodeFailure(error.to_string()))?;
-        // A compaction would hold the state's folder beyond the end of this node.
-        store.stop_work();
+        self.store.get().flush().map_err(|error| NodeFailure(error.to_string()))?;
+        self.store.end();
         Ok(())
     }
 
@@ -240,8 +271,8 @@ impl Running {
 /// Opens and rebuilds everything that the disk holds.
 fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
-    let options = tuning::journal_options(settings);
-    let opened = Journal::open(&folder.journal(), identity.lineage(), &options)?;
+    let state_upto = durable_slot(&store).map_err(StartError::State)?;
+    let opened = rebuild::open_journal(folder, settings, identity, state_upto)?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
     if let Some(slot) = StateFolders::mark(store.path())? {
@@ -283,7 +314,9 @@ impl Assembly<'_> {
         let (reports, report_queue) = mpsc::unbounded_channel();
         let (workers, queues) = Workers::new(answers);
         let core = self.core(&mut recovery)?;
-        let transport = self.transport_settings(&recovery, &core.membership);
+        let Recovered { promised, position, .. } = recovery.recovered;
+        let held = (promised, position, recovery.incarnation);
+        let transport = core.membership.transport_settings(self.settings, &self.identity, held);
         let threads = self.start_workers(&workers, queues, &reports, installer, recovery)?;
         let (clock, owner_shared) = (self.clock, (self.shared.clone(), self.fatal.clone()));
         let owner_workers = workers.clone();
@@ -310,6 +343,7 @@ impl Assembly<'_> {
     ) -> Result<Vec<JoinHandle<()>>, StartError> {
         let shared = &self.shared;
         let (folders, current) = (installer.folders.clone(), installer.current.clone());
+        let scrubbed = (folders.clone(), current.clone());
         let journal =
             JournalThread::new(recovery.journal, queues.journal, reports.clone(), shared.clone());
         let journal = self.spawn(
@@ -347,7 +381,19 @@ impl Assembly<'_> {
         );
         let upkeep =
             self.spawn("synod-upkeep", || upkeep.run(), |error| format!("the disk: {error}"))?;
-        Ok(vec![snapshot, journal, apply, upkeep])
+        let scrub = Scrub::new(
+            (self.settings, &self.identity),
+            scrubbed,
+            queues.scrub,
+            shared.clone(),
+            self.fatal.clone(),
+        );
+        let run = || {
+            scrub.run();
+            Ok::<(), Infallible>(())
+        };
+        let scrub = self.spawn("synod-scrub", run, |never| match never {})?;
+        Ok(vec![snapshot, journal, apply, upkeep, scrub])
     }
 
     fn core(&self, recovery: &mut Recovery) -> Result<Core, StartError> {
@@ -355,7 +401,7 @@ impl Assembly<'_> {
         if let Some(joined) = &self.identity.joined {
             configurations = configurations.joined_in(joined.clone());
         }
-        let known = self.known(&recovery.pins);
+        let known = Known::new(self.settings, &recovery.pins, &self.identity);
         let membership = Membership::new(self.identity.node, known, configurations.talked_to());
         self.shared.owner.set_roster(membership.roster().clone());
         let settings = HostSettings {
@@ -370,42 +416,6 @@ impl Assembly<'_> {
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
         Ok(Core { host, applied, promised, membership, written: self.settings.write_version })
-    }
-
-    /// What this node knows of the members without the log.
-    fn known(&self, pins: &Pins) -> Known {
-        let member = |member: MemberSettings| AboutMember {
-            node: NodeId(member.id),
-            store: None,
-            peer: member.peer,
-            client_url: member.client_url,
-        };
-        let settings = self.settings.members_by_id().into_iter().map(member).collect();
-        let pins = pins.list().into_iter().map(|pin| (pin.node, pin.store));
-        let own = (self.identity.node, self.identity.store);
-        Known { settings, stores: pins.chain([own]).collect() }
-    }
-
-    fn transport_settings(
-        &self,
-        recovery: &Recovery,
-        membership: &Membership,
-    ) -> TransportSettings {
-        let me = self.identity.node;
-        TransportSettings {
-            own: Own {
-                cluster: self.identity.lineage().0,
-                node: me,
-                store: self.identity.store,
-                incarnation: recovery.incarnation,
-            },
-            versions: Versions::of_writer(self.settings.write_version),
-            promised: recovery.recovered.promised,
-            position: recovery.recovered.position,
-            peers: membership.peers(),
-            pins: membership.stores(),
-            limits: tuning::transport_limits(self.settings),
-        }
     }
 
     fn handle(
@@ -477,8 +487,4 @@ impl Assembly<'_> {
         });
         spawned.map_err(StartError::Thread)
     }
-}
-
-fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(StartError::Thread)
 }

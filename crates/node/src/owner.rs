@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
-use synod_host::{Action, Applied, Disagreement, Event, Host, Refusal, RequestId, Waiter};
+use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
 use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
@@ -18,6 +18,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
 use crate::apply_thread::ApplyTask;
 use crate::clock::Clock;
+use crate::difference;
 use crate::fatal::Fatal;
 use crate::journal_thread::JournalTask;
 use crate::membership::{Membership, dismissal};
@@ -429,16 +430,7 @@ impl Owner {
                 None => tracing::info!("no leader is known"),
             }
         }
-        if let Some(found) = self.host.disagreement()
-            && !self.shared.owner.differs.swap(true, Relaxed)
-        {
-            let Disagreement { slot, peer, mine, theirs } = found;
-            tracing::error!(
-                %slot, %peer,
-                "the state differs from the peer's: {mine:016x} here, {theirs:016x} there; \
-                 one of the two is damaged, so this node gives its state to nobody"
-            );
-        }
+        difference::tell(&self.host, &self.shared.owner, &self.workers.upkeep);
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;

@@ -119,12 +119,12 @@ impl Inner {
             let now = std::time::Instant::now();
             std::thread::sleep(pace.free_at().saturating_duration_since(now));
             pace.moved(part.len(), std::time::Instant::now());
-            let differs = self.shared.owner.differs.load(Relaxed);
+            let differs = self.shared.owner.differs_after().is_some();
             !differs && !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
         };
         let origin = (self.facts.cluster, self.facts.node.0);
         let mut written = backup::write(&store, &self.folders, origin, send);
-        if self.shared.owner.differs.load(Relaxed) {
+        if self.shared.owner.differs_after().is_some() {
             written = written.and(Err(BackupError::Differs));
         }
         if let Err(error) = written {
@@ -189,7 +189,7 @@ impl Replica for Handle {
     fn backup(&self) -> Result<BackupParts, Refused> {
         let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
         let inner = Arc::clone(&self.inner);
-        if inner.shared.owner.differs.load(Relaxed) {
+        if inner.shared.owner.differs_after().is_some() {
             return Err(Refused::Differs);
         }
         // One at a time: each keeps files that the state does not need any more.

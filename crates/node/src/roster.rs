@@ -10,6 +10,9 @@ use synod_paxos::{Configuration, NodeId};
 use synod_wire::{About, AboutMember};
 
 use crate::founding::Founding;
+use crate::identity::Identity;
+use crate::pins::Pins;
+use crate::settings::{MemberSettings, Settings};
 
 /// What a node knows of the others without the log.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -37,6 +40,19 @@ pub(crate) struct Roster {
 }
 
 impl Known {
+    pub(crate) fn new(settings: &Settings, pins: &Pins, identity: &Identity) -> Known {
+        let member = |member: MemberSettings| AboutMember {
+            node: NodeId(member.id),
+            store: None,
+            peer: member.peer,
+            client_url: member.client_url,
+        };
+        let settings = settings.members_by_id().into_iter().map(member).collect();
+        let pins = pins.list().into_iter().map(|pin| (pin.node, pin.store));
+        let own = (identity.node, identity.store);
+        Known { settings, stores: pins.chain([own]).collect() }
+    }
+
     /// What the settings say of a member.
     pub(crate) fn member(&self, node: NodeId) -> Option<AboutMember> {
         self.settings.iter().find(|member| member.node == node).cloned()

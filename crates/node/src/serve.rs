@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
@@ -18,6 +21,9 @@ use crate::start_error::{NodeFailure, StartError};
 /// How long a process that must end may take for its last words: its disk may hang,
 /// and nobody may read what it prints.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// A process starts its node again to mend what is damaged, but not for ever: when damage
+/// comes back the disk is not one to be trusted.
+const RESTARTS_MAX: u32 = 4;
 /// How much longer than `timing.shutdown_timeout_ms` a stopping node may take, for
 /// the hand-over and the last flush.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -38,6 +44,9 @@ pub enum ServeError {
          node, with a new id and an empty folder, joins with `synod member add`"
     )]
     Removed(u64),
+    /// Something on its disk is damaged, and it could not go on.
+    #[error("{0}. Start this node again: it mends that from its own state, or from a peer's")]
+    Damaged(String),
     /// Signals can't be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(io::Error),
@@ -45,7 +54,8 @@ pub enum ServeError {
 
 /// Runs a node until SIGINT or SIGTERM. A failure of its disk ends it, and so does
 /// a panic of any of its threads: the process aborts, after it left a file that
-/// keeps it from being started again unseen. A second signal ends it without waiting.
+/// keeps it from being started again unseen. A second signal ends it without waiting. When
+/// something on its disk is found damaged that can be mended the node is started anew.
 ///
 /// # Errors
 /// See [`ServeError`]. The caller prints it and ends the process; threads may still
@@ -60,44 +70,123 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
         Signals(listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?)
     };
     abort_on_panic(&settings.data_dir);
-    let node = Node::start(&settings)?;
-    let end = runtime.block_on(async {
-        tokio::select! {
-            () = signals.next() => End::Asked,
-            failure = node.failed() => End::Failed(failure),
-            number = node.removed() => End::Removed(number),
+    let settings = Arc::new(settings);
+    let mut restarts = 0;
+    loop {
+        let (started, is_asked) = start(&runtime, &settings, &mut signals);
+        let node = match started {
+            Err(StartError::Stopped | StartError::Rebuild { .. }) if is_asked => return Ok(()),
+            Err(StartError::Rebuild { reason }) if restarts < RESTARTS_MAX => {
+                restarts += 1;
+                tracing::error!("{reason}");
+                continue;
+            }
+            started => started?,
+        };
+        if is_asked {
+            return stop(&runtime, node, &settings, &mut signals);
         }
+        match runtime.block_on(end_of(&node, &mut signals)) {
+            End::Failed(failure) => {
+                abort_after(LAST_WORDS);
+                // Its threads live, so the folder stays locked until the process is gone.
+                std::mem::forget(node);
+                return Err(failure.into());
+            }
+            End::Asked => return stop(&runtime, node, &settings, &mut signals),
+            End::Removed(number) => {
+                stop(&runtime, node, &settings, &mut signals)?;
+                return leave_for_good(&settings, number);
+            }
+            End::Damaged(reason) => {
+                // What failed because of the damage is no news.
+                let stopped = stop(&runtime, node, &settings, &mut signals);
+                if stopped.is_err() || restarts >= RESTARTS_MAX {
+                    return Err(ServeError::Damaged(reason));
+                }
+                restarts += 1;
+                tracing::warn!("starting again, to mend what is damaged");
+            }
+        }
+    }
+}
+
+/// Starts a node on a thread of its own: it may have to read or fetch a whole state first, and
+/// gives that up when somebody asks the process to end. Says whether somebody did. Who asks
+/// again does not wait.
+fn start(
+    runtime: &Runtime,
+    settings: &Arc<Settings>,
+    signals: &mut Signals,
+) -> (Result<Node, StartError>, bool) {
+    let told_to_stop = Arc::new(AtomicBool::new(false));
+    let (done, mut started) = oneshot::channel();
+    let (to_start, told) = (Arc::clone(settings), Arc::clone(&told_to_stop));
+    let starting = thread::Builder::new().name("synod-start".to_owned());
+    let spawned = starting.spawn(move || {
+        // Nobody waits any more when it took too long.
+        let _ = done.send(Node::start_unless(&to_start, &told));
     });
-    let removed = match end {
-        End::Failed(failure) => {
-            abort_after(LAST_WORDS);
-            // Its threads live, so the folder stays locked until the process is gone.
-            std::mem::forget(node);
-            return Err(failure.into());
+    if let Err(error) = spawned {
+        return (Err(StartError::Thread(error)), false);
+    }
+    let gone = || Err(StartError::Thread(io::Error::other("the one that starts the node ended")));
+    runtime.block_on(async {
+        tokio::select! {
+            result = &mut started => return (result.unwrap_or_else(|_| gone()), false),
+            () = signals.next() => told_to_stop.store(true, Relaxed),
         }
-        End::Asked => None,
-        End::Removed(number) => Some(number),
-    };
+        tracing::info!("told to stop while starting");
+        tokio::select! {
+            result = started => (result.unwrap_or_else(|_| gone()), true),
+            () = signals.next() => {
+                abort_after(LAST_WORDS);
+                (Err(StartError::Stopped), true)
+            }
+        }
+    })
+}
+
+/// Why a node ends.
+enum End {
+    Asked,
+    Failed(NodeFailure),
+    Removed(u64),
+    Damaged(String),
+}
+
+async fn end_of(node: &Node, signals: &mut Signals) -> End {
+    tokio::select! {
+        () = signals.next() => End::Asked,
+        failure = node.failed() => End::Failed(failure),
+        number = node.removed() => End::Removed(number),
+        reason = node.damaged() => End::Damaged(reason),
+    }
+}
+
+/// Stops a node in time. If it did not, the process is aborted a little later.
+fn stop(
+    runtime: &Runtime,
+    node: Node,
+    settings: &Settings,
+    signals: &mut Signals,
+) -> Result<(), ServeError> {
     tracing::info!("stopping");
     let patience = Duration::from_millis(settings.timing.shutdown_timeout_ms) + STOP_GRACE;
     let stopped = runtime.block_on(in_time(move || node.stop(), patience, signals.next()));
     if stopped.is_err() {
         abort_after(LAST_WORDS);
     }
-    stopped?;
-    let Some(number) = removed else { return Ok(()) };
+    Ok(stopped?)
+}
+
+/// Has no process start this node again.
+fn leave_for_good(settings: &Settings, number: u64) -> Result<(), ServeError> {
     let error = ServeError::Removed(number);
     let text = format!("{error}\n");
     let marked = folder::replace(&settings.data_dir, folder::REMOVED_FILE, text.as_bytes());
     marked.map_err(StartError::Folder)?;
     Err(error)
-}
-
-/// Why a node's process ends.
-enum End {
-    Asked,
-    Failed(NodeFailure),
-    Removed(u64),
 }
 
 /// What asks the process to end.
@@ -225,7 +314,9 @@ mod tests {
         assert!(words.contains("synod-owner panicked"), "{words}");
         assert!(words.contains("two values in slot 7"), "{words}");
         let refused = Node::start(&settings).expect_err("it must not come back");
-        assert!(matches!(refused, StartError::Violation(path) if path == marker));
+        let text = refused.to_string();
+        assert!(matches!(refused, StartError::Violation { path, .. } if path == marker));
+        assert!(text.contains("two values in slot 7") && text.contains("member replace"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use synod_paxos::{Configuration, ConfigurationError, NodeId};
 use synod_wire::version;
 
 use crate::limit_settings::LimitSettings;
+use crate::scrub_settings::ScrubSettings;
 use crate::snapshot_settings::SnapshotSettings;
 
 /// The longest settings file. Its parser takes up to 160 times as much memory.
@@ -57,6 +58,9 @@ pub struct Settings {
     /// How much journal is kept, and how states move between nodes.
     #[serde(default)]
     pub snapshot: SnapshotSettings,
+    /// The search for damage on the disk.
+    #[serde(default)]
+    pub scrub: ScrubSettings,
     /// What the node prints.
     #[serde(default)]
     pub log: LogSettings,
@@ -290,6 +294,7 @@ impl Settings {
         self.timing.check()?;
         self.limits.check()?;
         self.snapshot.check()?;
+        self.scrub.check()?;
         if self.log.level.is_empty() {
             return wrong("log.level", "must be error, warn, info, debug or a filter");
         }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use synod_host::{Applied, Queues};
 use synod_kv::Revision;
+use synod_kv::http::ScrubBody;
 use synod_paxos::{Configurations, NodeId, Slot, Status};
 use synod_storage::StoreMetrics;
 use synod_transport::{PeerMetrics, TransportMetrics};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) store: Mutex<StoreMetrics>,
     /// States that come and go.
     pub(crate) snapshot: SnapshotView,
+    /// What reading the whole disk found; none when it is never done.
+    pub(crate) scrub: Mutex<Option<ScrubBody>>,
     /// The node ends: what may take long must not.
     is_stopping: AtomicBool,
     /// A write could fail, so this node takes no more values.
@@ -147,9 +150,9 @@ pub(crate) struct OwnerView {
     leader: AtomicU32,
     /// The disks of too few nodes have room for more values.
     pub(crate) no_disk_room: AtomicBool,
-    /// A peer's state was another after the same slot. Nobody knows which of the two is
-    /// damaged, so this one is not spread.
-    pub(crate) differs: AtomicBool,
+    /// A peer's state was another after this slot, if it is not 0. Nobody knows which of the
+    /// two is damaged, so this one is not spread.
+    differs_after: AtomicU64,
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     /// None until the state is rebuilt.
     roster: RwLock<Option<Arc<Roster>>>,
@@ -251,6 +254,15 @@ impl StateView {
 impl OwnerView {
     pub(crate) fn leader(&self) -> Option<NodeId> {
         Some(NodeId(self.leader.load(Relaxed))).filter(|leader| leader.0 != 0)
+    }
+
+    /// The slot after which a peer's state was another one.
+    pub(crate) fn differs_after(&self) -> Option<Slot> {
+        Some(Slot(self.differs_after.load(Relaxed))).filter(|slot| *slot > Slot::ZERO)
+    }
+
+    pub(crate) fn set_differs_after(&self, slot: Option<Slot>) {
+        self.differs_after.store(slot.map_or(0, |slot| slot.0), Relaxed);
     }
 
     pub(crate) fn set_leader(&self, leader: Option<NodeId>) {

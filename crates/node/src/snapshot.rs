@@ -11,7 +11,6 @@ mod source;
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -26,10 +25,9 @@ use crate::report::Report;
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
 
-pub(crate) use fetch::FetchProgress;
+pub(crate) use fetch::{Fetch, FetchOut, FetchProgress};
 pub(crate) use source::SourceProgress;
 
-use fetch::{Fetch, FetchOut};
 use source::Source;
 
 /// The longest that the thread sleeps.
@@ -85,9 +83,7 @@ impl SnapshotThread {
             let due = self.fetch.deadline().into_iter().chain(self.source.deadline()).min();
             let now = Instant::now();
             let pause = due.map_or(LOOK_EVERY, |due| due.saturating_duration_since(now));
-            if self.shared.owner.differs.load(Relaxed) {
-                self.source.refuse();
-            }
+            self.source.set_refusing(self.shared.owner.differs_after().is_some());
             match self.tasks.recv_timeout(pause.min(LOOK_EVERY)) {
                 Ok(SnapshotTask::Fetch { from, above }) => {
                     self.fetch.begin(from, above, Instant::now());

@@ -23,10 +23,40 @@ pub enum StartError {
     /// It stopped because it met what must never be.
     #[error(
         "this node stopped because one of its invariants did not hold, and must not start again \
-         by itself. {} says what happened; when that is understood, remove the file",
-        .0.display()
+         by itself. {} says what happened: {}. When that is understood, remove the file. If most \
+         voters had another state than this node, put a new node in its place with `synod member \
+         replace`; or rename the file to {}, and the next start takes over the state of a peer",
+        path.display(), words.trim(), crate::marks::REBUILD
     )]
-    Violation(PathBuf),
+    Violation {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        words: String,
+    },
+    /// The state is lost, and the next start fetches another one.
+    #[error(
+        "{reason}. What this node promised and accepted is safe in its journal: start it again, \
+         and it takes over the state of a peer"
+    )]
+    Rebuild {
+        /// What is wrong with the state.
+        reason: String,
+    },
+    /// The state is lost, and nobody gives another one.
+    #[error(
+        "the state of this node can't be used, and no other takes its place: {why}. Nothing was \
+         removed. See to it that a peer is up and reachable, and start this node again; or \
+         put a new node in its place with `synod member replace`. If it has no peers, `synod \
+         restore` makes a new cluster from a backup"
+    )]
+    NoState {
+        /// Why not.
+        why: String,
+    },
+    /// It was told to stop before it ran.
+    #[error("this node was told to stop while it started")]
+    Stopped,
     /// It was removed from its cluster.
     #[error(
         "this node was removed from its cluster, says {}: nobody listens to it any more. An id and \

@@ -50,6 +50,8 @@ pub(crate) fn body(
         state_bytes: store.file_bytes + store.memtable_bytes,
         state_hash: Some(format!("{:016x}", shared.state.state_hash())),
         snapshot: snapshot_body(shared),
+        scrub: shared.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        differs_after_slot: shared.owner.differs_after().map(|slot| slot.0),
         failures_survivable: u32::try_from(failures_survivable).unwrap_or(u32::MAX),
         membership: membership(facts, shared),
         peers: peers.iter().map(|peer| peer_body(peer, chosen)).collect(),

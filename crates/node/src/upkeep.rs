@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use synod_kv::{APPLIED_KEY, MapError, State};
@@ -15,7 +14,8 @@ use synod_storage::snapshot::{SnapshotError, StateFolders};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
-use crate::folder::FolderError;
+use crate::folder::{self, FolderError};
+use crate::marks::DIFFERS;
 use crate::pins::Pins;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -35,6 +35,8 @@ pub(crate) enum UpkeepTask {
     Unmark { slot: Slot },
     /// Keep a peer's store id.
     Pin { node: NodeId, store: u128 },
+    /// The state differs from a peer's, as this text says, or does not any more.
+    Differs { text: Option<Vec<u8>> },
     /// End.
     Stop,
 }
@@ -63,7 +65,6 @@ pub(crate) struct Upkeep {
     disk_reserve_bytes: u64,
     room: Room,
     flushed_at: Instant,
-    compaction: Option<thread::JoinHandle<()>>,
 }
 
 impl Upkeep {
@@ -86,7 +87,6 @@ impl Upkeep {
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             room: Room::Enough,
             flushed_at: Instant::now(),
-            compaction: None,
         }
     }
 
@@ -101,6 +101,12 @@ impl Upkeep {
             match self.tasks.recv_timeout(pause) {
                 Ok(UpkeepTask::Unmark { slot }) => self.unmark(slot)?,
                 Ok(UpkeepTask::Pin { node, store }) => self.pins.keep(node, store)?,
+                Ok(UpkeepTask::Differs { text: Some(text) }) => {
+                    folder::replace(self.folders.data(), DIFFERS, &text)?;
+                }
+                Ok(UpkeepTask::Differs { text: None }) => {
+                    folder::remove(self.folders.data(), DIFFERS)?;
+                }
                 Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {
                     self.look().map_err(UpkeepError::Map)?;
@@ -175,18 +181,10 @@ impl Upkeep {
         let _ = self.reports.send(Report::Room(room));
     }
 
-    /// A compaction takes long and blocks, so it has a thread of its own.
-    fn compact_if_due(&mut self, store: &Store, records: u64) {
-        if self.compaction.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
+    fn compact_if_due(&self, store: &Store, records: u64) {
+        if store.tombstones() >= TOMBSTONES_MIN.max(records / 4) {
+            self.store.compact();
         }
-        if store.tombstones() < TOMBSTONES_MIN.max(records / 4) {
-            return;
-        }
-        let store = store.clone();
-        let thread = thread::Builder::new().name("synod-compact".to_owned());
-        // Without a thread for it there is none now; it is due again in a second.
-        self.compaction = thread.spawn(move || store.compact()).ok();
     }
 }
 

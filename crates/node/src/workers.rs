@@ -20,6 +20,8 @@ pub(crate) struct Workers {
     pub(crate) upkeep: Sender<UpkeepTask>,
     /// Bounded: what peers send too much is dropped, and asked for again.
     pub(crate) snapshot: SyncSender<SnapshotTask>,
+    /// It is told nothing but that nobody is there any more.
+    pub(crate) scrub: Sender<()>,
     pub(crate) answers: Answers,
 }
 
@@ -30,6 +32,7 @@ pub(crate) struct Queues {
     pub(crate) apply: Receiver<ApplyTask>,
     pub(crate) upkeep: Receiver<UpkeepTask>,
     pub(crate) snapshot: Receiver<SnapshotTask>,
+    pub(crate) scrub: Receiver<()>,
 }
 
 impl Workers {
@@ -38,21 +41,24 @@ impl Workers {
         let (apply, apply_queue) = channel();
         let (upkeep, upkeep_queue) = channel();
         let (snapshot, snapshot_queue) = sync_channel(SNAPSHOT_TASKS_MAX);
+        let (scrub, scrub_queue) = channel();
         let queues = Queues {
             journal: journal_queue,
             apply: apply_queue,
             upkeep: upkeep_queue,
             snapshot: snapshot_queue,
+            scrub: scrub_queue,
         };
-        (Self { journal, apply, upkeep, snapshot, answers }, queues)
+        (Self { journal, apply, upkeep, snapshot, scrub, answers }, queues)
     }
 
     /// Tells all of them to end when they have done what was asked of them before.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(self) {
         // One that has ended already needs no telling.
         let _ = self.snapshot.send(SnapshotTask::Stop);
         let _ = self.journal.send(JournalTask::Stop);
         let _ = self.apply.send(ApplyTask::Stop);
         let _ = self.upkeep.send(UpkeepTask::Stop);
+        drop(self.scrub);
     }
 }

@@ -7,13 +7,16 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options, SliceTransform};
+use rustix::fs::{Advice, fadvise};
 use synod_kv::layout;
 
 use crate::compaction::SweepFactory;
-use crate::{StoreError, StoreOptions};
+use crate::{StoreError, StoreOptions, manifest};
 
 /// A folder that only this user may enter.
 const FOLDER_MODE: u32 = 0o700;
+/// Files that are open at a time while all are read once.
+const VERIFY_FILES_MAX: c_int = 32;
 
 /// Opens the database in `path`, which is made if it does not exist.
 pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
@@ -21,16 +24,48 @@ pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<DB, StoreError
         path: path.to_owned(),
         reason: error.to_string(),
     })?;
-    refuse_orphans(path)?;
+    refuse_damaged_names(path)?;
     DB::open(&settings(options), path).map_err(|error| StoreError::of_open(path, error))
 }
 
 /// Opens the database in `path` for reading. Little memory is used for it.
 pub(crate) fn open_read_only(path: &Path) -> Result<DB, StoreError> {
-    refuse_orphans(path)?;
+    refuse_damaged_names(path)?;
     let mut settings = settings(&StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() });
     settings.create_if_missing(false);
     DB::open_for_read_only(&settings, path, false).map_err(|error| StoreError::of_open(path, error))
+}
+
+/// Opens the database in `path` for reading every byte of it from the disk.
+pub(crate) fn open_to_verify(path: &Path) -> Result<DB, StoreError> {
+    refuse_damaged_names(path)?;
+    drop_cached(path).map_err(|error| StoreError::Unusable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    let options = StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() };
+    let mut settings = settings(&options);
+    settings.create_if_missing(false);
+    // Without a place among the cached blocks, the index and the filter of a file are read
+    // as soon as it is opened. Few are open at a time, so that is little memory.
+    let mut tables = BlockBasedOptions::default();
+    tables.set_block_cache(&Cache::new_hyper_clock_cache(options.block_cache_bytes, 0));
+    tables.set_bloom_filter(10.0, false);
+    tables.set_whole_key_filtering(false);
+    tables.set_cache_index_and_filter_blocks(false);
+    settings.set_block_based_table_factory(&tables);
+    settings.set_max_open_files(VERIFY_FILES_MAX);
+    DB::open_for_read_only(&settings, path, false).map_err(|error| StoreError::of_open(path, error))
+}
+
+/// Has this system forget what it read of the files: what the disk says now counts.
+fn drop_cached(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let file = File::open(entry?.path())?;
+        // It is advice, and where it isn't taken the check is as good as it can be.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    }
+    Ok(())
 }
 
 fn prepare_folder(path: &Path) -> io::Result<()> {
@@ -41,6 +76,19 @@ fn prepare_folder(path: &Path) -> io::Result<()> {
         File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
     }
     fs::set_permissions(path, Permissions::from_mode(FOLDER_MODE))
+}
+
+/// Refuses a folder whose list of files is not as RocksDB can read it.
+fn refuse_damaged_names(path: &Path) -> Result<(), StoreError> {
+    refuse_orphans(path)?;
+    let unusable = |error: io::Error| StoreError::Unusable {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    };
+    match manifest::damage(path).map_err(unusable)? {
+        None => Ok(()),
+        Some(reason) => Err(StoreError::Damaged { path: path.to_owned(), reason }),
+    }
 }
 
 /// RocksDB takes a folder without the file `CURRENT` for a new one and would

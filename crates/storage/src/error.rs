@@ -41,12 +41,38 @@ impl StoreError {
         match kind {
             _ if is_denied => StoreError::Unusable { path, reason },
             rocksdb::ErrorKind::IOError if is_lock => StoreError::InUse(path),
-            rocksdb::ErrorKind::Corruption | rocksdb::ErrorKind::InvalidArgument => {
+            // What another release of RocksDB wrote is an invalid argument: no damage.
+            rocksdb::ErrorKind::Corruption => StoreError::Damaged { path, reason },
+            // A file that the others speak of is not there, or the disk can't read it.
+            _ if ["No such file", "Input/output error"]
+                .iter()
+                .any(|text| reason.contains(text)) =>
+            {
                 StoreError::Damaged { path, reason }
             }
-            // A file that the others speak of is not there.
-            _ if reason.contains("No such file") => StoreError::Damaged { path, reason },
             _ => StoreError::Unusable { path, reason },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rocksdb::{DB, Options};
+
+    use super::*;
+    use crate::{Store, StoreOptions};
+
+    /// As a later release may write it, for all that this one knows.
+    #[test]
+    fn a_state_that_cannot_be_opened_this_way_is_not_called_damaged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("state");
+        drop(Store::open(&path, &StoreOptions::default()).expect("opens"));
+        let mut db = DB::open_default(&path).expect("opens");
+        db.create_cf("later", &Options::default()).expect("made");
+        drop(db);
+        let refused = Store::open(&path, &StoreOptions::default()).map(drop);
+        let Err(StoreError::Unusable { reason, .. }) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains("olumn families not opened"), "{reason}");
     }
 }

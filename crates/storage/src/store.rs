@@ -66,13 +66,33 @@ impl Store {
         self.inner.db.path()
     }
 
+    /// Opens a store that nobody writes, to read each byte of it from the disk with
+    /// [`Store::verify`]: what this system has of its files in memory is dropped first, and
+    /// what stands beside the records in a file is read when the file is opened. Of that only
+    /// damage of the filter is not told: RocksDB goes without one that is damaged.
+    ///
+    /// # Errors
+    /// When there is no store, or it can't be read or is damaged.
+    pub fn open_to_verify(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        database::open_to_verify(path.as_ref()).map(Store::over)
+    }
+
     /// Reads every record once, which checks the checksum of every block that has one.
     /// Answers their number. `go_on` is asked now and then.
     ///
     /// # Errors
     /// When a block is damaged or a file is missing, or when `go_on` said no.
     pub fn verify(&self, go_on: impl Fn() -> bool) -> Result<u64, MapError> {
-        const ASK_EVERY_RECORDS: u64 = 4_096;
+        self.verify_slowly(|_| go_on())
+    }
+
+    /// As [`Store::verify`]; `go_on` hears how many bytes of records were read since it was
+    /// asked last, and may take its time.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn verify_slowly(&self, mut go_on: impl FnMut(usize) -> bool) -> Result<u64, MapError> {
+        const ASK_EVERY_BYTES: usize = 256 << 10;
         let mut options = ReadOptions::default();
         options.set_verify_checksums(true);
         options.set_total_order_seek(true);
@@ -80,10 +100,12 @@ impl Store {
         options.set_readahead_size(1 << 20);
         let mut rows = self.inner.db.raw_iterator_opt(options);
         rows.seek_to_first();
-        let mut records = 0_u64;
-        while rows.valid() {
+        let (mut records, mut bytes) = (0_u64, 0);
+        while let Some((key, value)) = rows.item() {
             records += 1;
-            if records.is_multiple_of(ASK_EVERY_RECORDS) && !go_on() {
+            // An empty record takes time as well.
+            bytes += key.len() + value.len() + 1;
+            if bytes >= ASK_EVERY_BYTES && !go_on(std::mem::take(&mut bytes)) {
                 return Err(MapError("the check was ended early".to_owned()));
             }
             rows.next();
@@ -207,10 +229,9 @@ impl Store {
         let errors = self.inner.db.property_int_value(properties::BACKGROUND_ERRORS);
         match errors.map_err(failed)? {
             Some(0) | None => Ok(()),
-            Some(_) => Err(self.fail(MapError(
-                "the state could not be flushed or compacted: is the disk full or failing?"
-                    .to_owned(),
-            ))),
+            Some(_) => Err(self.fail(MapError(format!(
+                "{BACKGROUND}: is the disk full or failing, or is the state damaged?"
+            )))),
         }
     }
 
@@ -220,8 +241,40 @@ impl Store {
     }
 }
 
+/// How the message of an error begins that a damaged file made.
+const DAMAGED: &str = "the state is damaged: ";
+/// How that of a failure in the background begins. RocksDB does not say what it was.
+const BACKGROUND: &str = "the state could not be flushed or compacted";
+
 pub(crate) fn failed(error: rocksdb::Error) -> MapError {
-    MapError(format!("the state cannot be used: {}", error.into_string()))
+    let kind = error.kind();
+    let reason = error.into_string();
+    // A disk tells that it can't read what was written there by this error.
+    let is_unreadable = kind == ErrorKind::IOError && reason.contains("Input/output error");
+    match kind == ErrorKind::Corruption || is_unreadable {
+        true => MapError(format!("{DAMAGED}{reason}")),
+        false => MapError(format!("the state cannot be used: {reason}")),
+    }
+}
+
+/// What a message that a store's error is part of says of its files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// A file does not hold what was written, or cannot be read.
+    Damage,
+    /// It may be so: [`Store::verify`] tells.
+    Suspicion,
+}
+
+/// Whether an error tells that files are damaged. The map's errors are words, since what
+/// is behind a map is not the business of those who use it.
+#[must_use]
+pub fn told_by(message: &str) -> Option<Told> {
+    if message.contains(DAMAGED) {
+        Some(Told::Damage)
+    } else {
+        message.contains(BACKGROUND).then_some(Told::Suspicion)
+    }
 }
 
 impl OrderedMap for Store {

@@ -25,6 +25,8 @@ pub(crate) fn status(node: u32) -> StatusBody {
         state_bytes: 0,
         state_hash: None,
         snapshot: None,
+        scrub: None,
+        differs_after_slot: None,
         failures_survivable: 0,
         membership: None,
         peers: Vec::new(),

@@ -41,6 +41,13 @@ pub struct StatusBody {
     /// The state of a peer that is on its way to this node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<SnapshotBody>,
+    /// What the last reading of the whole disk found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrub: Option<ScrubBody>,
+    /// The slot after which a peer's state was another one, and nobody knows which of the two
+    /// is right; none when none is known to differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub differs_after_slot: Option<u64>,
     /// How many more nodes may fail now while the cluster goes on.
     pub failures_survivable: u32,
     /// The members as this node knows them.
@@ -87,6 +94,25 @@ pub struct SnapshotBody {
     pub bytes_total: u64,
 }
 
+/// The reading of every byte of the state and of the journal's full files, to find damage.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScrubBody {
+    /// When it last came to its end, in seconds since 1970; none if it never did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished_at_s: Option<u64>,
+    /// Bytes that it read then.
+    pub bytes: u64,
+    /// Bytes that the one under way has read; 0 when none is.
+    pub bytes_now: u64,
+    /// The last damage that was found, now or in an earlier life of this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<String>,
+    /// When that was, in seconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage_at_s: Option<u64>,
+}
+
 /// Another member as this node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PeerBody {
@@ -126,6 +152,8 @@ mod tests {
             state_bytes: 300,
             state_hash: None,
             snapshot: Some(SnapshotBody { from: 2, slot: 9, bytes: 1, bytes_total: 10 }),
+            scrub: Some(ScrubBody { finished_at_s: Some(7), bytes: 9, ..Default::default() }),
+            differs_after_slot: Some(4),
             failures_survivable: 1,
             membership: None,
             peers: vec![PeerBody {

@@ -161,9 +161,9 @@ impl Source {
         Ok(())
     }
 
-    /// From now on nobody gets anything.
-    pub(crate) fn refuse(&mut self) {
-        self.is_refusing = true;
+    /// Whether nobody gets anything for now.
+    pub(crate) fn set_refusing(&mut self, is_refusing: bool) {
+        self.is_refusing = is_refusing;
     }
 
     /// The slot of the snapshot, if parts of it have left for the first time since this

@@ -349,7 +349,7 @@ fn a_state_that_differs_from_a_peers_is_given_to_nobody() {
     let mut pair = Pair::new(500_000);
     pair.fetch.begin(SENDER, Slot(0), pair.now);
     assert_eq!(pair.run(Duration::from_secs(3), pass), End::Open);
-    pair.source.refuse();
+    pair.source.set_refusing(true);
     for _ in 0..2 {
         assert_eq!(pair.run(Duration::from_secs(5), pass), End::Failed);
         pair.fetch.begin(SENDER, Slot(0), pair.now);

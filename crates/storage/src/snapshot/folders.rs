@@ -16,6 +16,10 @@ const ARRIVING: &str = "state.new";
 const CHECKPOINT: &str = "checkpoint";
 /// What is being told to a client that makes a backup.
 const BACKUP: &str = "backup";
+/// What is being read to find damage.
+const SCRUB: &str = "scrub";
+/// A state that is damaged, or ends before the journal begins.
+const SET_ASIDE: &str = "state.damaged";
 const MARK: &str = "INSTALLED";
 /// Slots are written with this many digits.
 const DIGITS: usize = 20;
@@ -73,6 +77,62 @@ impl StateFolders {
         self.data.join(BACKUP)
     }
 
+    /// Where a snapshot lies that is read to find damage.
+    #[must_use]
+    pub fn scrub(&self) -> PathBuf {
+        self.data.join(SCRUB)
+    }
+
+    /// Where a state lies that another one is to replace.
+    #[must_use]
+    pub fn aside(&self) -> PathBuf {
+        self.data.join(SET_ASIDE)
+    }
+
+    /// Sets the state aside, durably, so that another one can take its place. Does nothing
+    /// when one lies aside: then that was done before.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_aside(&self) -> Result<(), SnapshotError> {
+        let current = self.current()?;
+        if current.exists() && !self.aside().exists() {
+            fs::rename(&current, self.aside()).during("rename", &current)?;
+        }
+        sync_folder(&self.data).during("sync", &self.data)
+    }
+
+    /// Makes the state that was set aside the state again when nothing took its place. Says
+    /// whether it was so.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn take_back(&self) -> Result<bool, SnapshotError> {
+        let (aside, current) = (self.aside(), self.current()?);
+        if current.exists() || !aside.exists() {
+            return Ok(false);
+        }
+        fs::rename(&aside, &current).during("rename", &aside)?;
+        sync_folder(&self.data).during("sync", &self.data)?;
+        Ok(true)
+    }
+
+    /// Removes the state that was set aside.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_aside(&self) -> Result<(), SnapshotError> {
+        remove(&self.aside())
+    }
+
+    /// Removes what a scrub left.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_scrub(&self) -> Result<(), SnapshotError> {
+        remove(&self.scrub())
+    }
+
     /// The state: the one of the highest slot. It need not exist yet.
     ///
     /// # Errors
@@ -90,7 +150,7 @@ impl StateFolders {
     pub fn leftovers(&self) -> Result<Vec<String>, SnapshotError> {
         let current = self.current()?;
         let is_left = |name: &String| {
-            let others = [ARRIVING, CHECKPOINT, BACKUP].iter().any(|other| {
+            let others = [ARRIVING, CHECKPOINT, BACKUP, SCRUB].iter().any(|other| {
                 name.strip_prefix(other).is_some_and(|rest| ["", ".tmp"].contains(&rest))
             });
             others || slot_of(name).is_some() && self.data.join(name) != current

@@ -286,6 +286,25 @@ fn a_start_makes_the_last_switch_durable_before_it_removes_the_old_state() {
 }
 
 #[test]
+fn a_state_that_was_set_aside_is_taken_back_when_nothing_took_its_place() {
+    let data = tempfile::tempdir().expect("a folder");
+    let folders = StateFolders::new(data.path());
+    assert!(!folders.take_back().expect("nothing is aside"));
+    let of_slot = data.path().join(format!("state-{:020}", 7));
+    fs::create_dir(&of_slot).expect("made");
+    fs::write(of_slot.join("CURRENT"), b"it").expect("written");
+    folders.set_aside().expect("set aside");
+    assert!(folders.aside().exists() && !folders.current().expect("listed").exists());
+    assert!(folders.take_back().expect("taken back"));
+    let current = folders.current().expect("listed");
+    assert_eq!(fs::read(current.join("CURRENT")).expect("it is the state"), b"it");
+    // Not in place of another one.
+    folders.set_aside().expect("set aside");
+    fs::create_dir(&of_slot).expect("made");
+    assert!(!folders.take_back().expect("there is one") && folders.aside().exists());
+}
+
+#[test]
 fn a_snapshot_of_another_slot_than_announced_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut source = checkpoint(dir.path(), 100);

@@ -1,0 +1,96 @@
+//! Damage of what is sealed: finding it, and going on behind it.
+
+use std::path::Path;
+
+use synod_paxos::{Record, RecordBody, Slot};
+use synod_wire::record::{ClusterId, SegmentHeader};
+
+use super::Journal;
+use crate::active::Active;
+use crate::folder::Folder;
+use crate::opened::{Behind, Mended};
+use crate::options::JournalOptions;
+use crate::{JournalError, OpenError, recovery};
+
+impl Journal {
+    /// Drops the segments up to the last damaged one, if what they held is not needed any
+    /// more because the state machine durably holds every slot up to `state_upto`, so that
+    /// all of them are known as chosen. Nothing else is taken from the journal by
+    /// that than by a snapshot of the state: the promise in force, and all later slots, stand
+    /// in what is behind. Answers none when nothing is damaged. Interrupted anywhere, it can be
+    /// run again.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: damage of the newest segment is none that this can mend. A
+    /// refused journal is left as it is.
+    pub fn mend(
+        dir: &Path,
+        cluster: ClusterId,
+        options: &JournalOptions,
+        state_upto: Slot,
+    ) -> Result<Option<Mended>, OpenError> {
+        let folder = Folder::open(dir)?;
+        let (recovery, damage) = recovery::recover_behind_damage(&folder, cluster)?;
+        let Some(damage) = damage else { return Ok(None) };
+        let upto = recovery.index.truncated_upto();
+        if upto > state_upto {
+            return Ok(Some(Mended { upto, damage, is_done: false }));
+        }
+        let passed_over = recovery.passed_over.clone();
+        let mut journal = Journal::resume(folder, cluster, options, recovery)?;
+        journal.in_force.oldest_segment = journal.segments.oldest_number();
+        if upto > journal.in_force.chosen_upto {
+            // They are chosen, since the state has them: as after a snapshot of that slot.
+            let body = RecordBody::StartAfter { slot: upto };
+            let promised = journal.in_force.promised;
+            journal.append_one(&Record { promised, chosen_upto: upto, body }).map_err(|error| {
+                match error {
+                    JournalError::Io { what, path, source } => OpenError::Io { what, path, source },
+                    other => unreachable!("a record without a value does not fail by {other}"),
+                }
+            })?;
+        }
+        // What it needs no more goes when it durably says so.
+        journal.write_group()?;
+        for number in passed_over {
+            journal.folder.remove_segment(number)?;
+        }
+        journal.folder.sync()?;
+        Ok(Some(Mended { upto, damage, is_done: true }))
+    }
+
+    /// What the journal would be if all up to its last damage were dropped, for whoever looks
+    /// for a state that makes it so. Nothing is dropped. A new life begins, durably, in which
+    /// the node may be heard by others.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: damage of the newest segment, behind which nothing is.
+    pub fn look_behind_damage(dir: &Path, cluster: ClusterId) -> Result<Behind, OpenError> {
+        let folder = Folder::open(dir)?;
+        let (recovery, _) = recovery::recover_behind_damage(&folder, cluster)?;
+        let incarnation = recovery.newest_header.incarnation + 1;
+        // What others are told must not have been in memory only.
+        let header = SegmentHeader { incarnation, ..recovery.newest_header };
+        Active::resume(&folder, &header, &recovery)?;
+        Ok(Behind {
+            upto: recovery.index.truncated_upto(),
+            promised: recovery.in_force.promised,
+            position: recovery.in_force.position,
+            incarnation,
+        })
+    }
+
+    /// Reads and checks each segment that another one follows, which never changes again,
+    /// while the journal may be open. After each `go_on` is asked with the bytes read so
+    /// far, and may take its time. Answers the bytes of all.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn scrub(
+        dir: &Path,
+        cluster: ClusterId,
+        go_on: impl FnMut(u64) -> bool,
+    ) -> Result<u64, OpenError> {
+        recovery::scrub(&Folder::open_beside(dir)?, cluster, go_on)
+    }
+}

@@ -1,0 +1,233 @@
+//! Damage in what is sealed: found while the journal is in use, and mended where the state
+//! has what is lost.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use synod_journal::{ClusterId, Journal, JournalOptions, OpenError};
+use synod_paxos::{Ballot, NodeId, Record, RecordBody, Recovered, Slot, Value};
+
+const CLUSTER: ClusterId = ClusterId(78);
+const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
+const ALL: Slot = Slot(u64::MAX);
+
+fn ballot(round: u64) -> Ballot {
+    Ballot { round, node: NodeId(1) }
+}
+
+fn value(slot: u64) -> Value {
+    Value::Batch(Bytes::from(vec![u8::try_from(slot).unwrap(); 600]))
+}
+
+/// Appends values, each known as chosen two slots later, and a promise that rises.
+fn append(journal: &mut Journal, slots: std::ops::RangeInclusive<u64>) {
+    for slot in slots {
+        let round = 1 + slot / 3;
+        let body =
+            RecordBody::Accepted { slot: Slot(slot), ballot: ballot(round), value: value(slot) };
+        let chosen_upto = Slot(slot.saturating_sub(2));
+        let promised = ballot(round);
+        journal.append(&[Record { promised, chosen_upto, body }]).unwrap();
+        journal.sync().unwrap();
+    }
+}
+
+fn written(dir: &Path) {
+    Journal::create(dir, CLUSTER).unwrap();
+    append(&mut Journal::open(dir, CLUSTER, &SMALL).unwrap().journal, 1..=30);
+}
+
+fn image(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let segments = entries.filter(|path| path.extension().is_some_and(|end| end == "seg"));
+    segments.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+fn put_back(dir: &Path, image: &BTreeMap<PathBuf, Vec<u8>>) {
+    for path in self::image(dir).keys() {
+        std::fs::remove_file(path).unwrap();
+    }
+    for (path, bytes) in image {
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+fn is_used(bytes: &[u8]) -> bool {
+    bytes.iter().any(|byte| *byte != 0)
+}
+
+/// What counts of an acceptor beside the slots that the state holds.
+fn owed(of: &Recovered) -> (Ballot, Slot, Vec<(Slot, Value)>, u64) {
+    let open = of.open.iter().map(|open| (open.slot, open.value.clone()));
+    (of.promised, of.chosen_upto, open.collect(), of.position.0)
+}
+
+/// The same when all slots up to here are known as chosen: if that is new, a record says so.
+fn owed_behind(of: &Recovered, upto: Slot) -> (Ballot, Slot, Vec<(Slot, Value)>, u64) {
+    let (promised, chosen_upto, mut open, position) = owed(of);
+    open.retain(|(slot, _)| *slot > upto);
+    (promised, chosen_upto.max(upto), open, position + u64::from(upto > chosen_upto))
+}
+
+/// Bytes of every sealed segment are flipped, one at a time.
+#[test]
+fn damage_that_is_sealed_is_found_and_mended_and_nothing_owed_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let whole = image(&dir);
+    let used: Vec<&PathBuf> = whole.keys().filter(|path| is_used(&whole[*path])).collect();
+    assert!(used.len() > 4, "{used:?}");
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    assert_eq!(Journal::mend(&dir, CLUSTER, &SMALL, Slot(0)).unwrap(), None);
+    let mut refused = 0;
+    for (place, path) in used[..used.len() - 1].iter().enumerate() {
+        for at in (0..whole[*path].len()).step_by(331) {
+            put_back(&dir, &whole);
+            let mut bytes = whole[*path].clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(path, bytes).unwrap();
+            let Err(OpenError::Damaged(_)) = Journal::inspect(&dir, CLUSTER) else {
+                assert!(Journal::scrub(&dir, CLUSTER, |_| true).is_ok(), "unused: {path:?} {at}");
+                continue;
+            };
+            assert!(Journal::scrub(&dir, CLUSTER, |_| true).is_err(), "{path:?} at {at}");
+            let before = image(&dir);
+            // The first file is the empty one that `create` made.
+            let upto = if place == 0 {
+                Slot(0)
+            } else {
+                let mended = Journal::mend(&dir, CLUSTER, &SMALL, Slot(0)).unwrap().unwrap();
+                let less = Slot(mended.upto.0 - 1);
+                assert!(!Journal::mend(&dir, CLUSTER, &SMALL, less).unwrap().unwrap().is_done);
+                assert!(!mended.is_done && image(&dir) == before, "{path:?} at {at}");
+                mended.upto
+            };
+            let mended = Journal::mend(&dir, CLUSTER, &SMALL, upto).unwrap().unwrap();
+            assert!(mended.is_done && mended.upto == upto);
+            assert_eq!(mended.damage.file, **path);
+            let mut opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+            assert_eq!(owed(&opened.recovered), owed_behind(&expected, upto));
+            assert_eq!(opened.recovered.truncated_upto, mended.upto);
+            assert!(used[..=place].iter().all(|gone| !gone.exists()));
+            let (first, last) = (mended.upto.next(), expected.chosen_upto.max(mended.upto));
+            let values = opened.journal.read_chosen(first, last, usize::MAX).unwrap();
+            assert_eq!(values, (first.0..=last.0).map(value).collect::<Vec<_>>());
+            append(&mut opened.journal, 31..=33);
+            refused += 1;
+        }
+    }
+    assert!(refused > 40, "{refused}");
+}
+
+/// Before a state that has it is there nothing goes, whatever is asked for how often, and
+/// each look is a life that no other one is.
+#[test]
+fn a_look_behind_damage_drops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap();
+    let whole = image(&dir);
+    let sealed = whole.keys().filter(|path| is_used(&whole[*path])).nth(3).unwrap();
+    let mut bytes = whole[sealed].clone();
+    bytes[700] ^= 1;
+    std::fs::write(sealed, bytes).unwrap();
+    let before = image(&dir);
+    let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap().0;
+    let refused = Journal::mend(&dir, CLUSTER, &SMALL, Slot(0)).unwrap().unwrap();
+    for life in 1..=3 {
+        let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
+        assert_eq!(behind.upto, refused.upto);
+        assert_eq!(behind.promised, expected.recovered.promised);
+        assert_eq!(behind.position, expected.recovered.position);
+        assert_eq!(behind.incarnation, expected.incarnation + life);
+        let mut now = image(&dir);
+        // But for the life, in the header of the newest one.
+        now.get_mut(newest).unwrap()[..512].copy_from_slice(&before[newest][..512]);
+        assert!(now == before);
+    }
+    let mended = Journal::mend(&dir, CLUSTER, &SMALL, refused.upto).unwrap().unwrap();
+    assert!(mended.is_done);
+    let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(owed(&opened.recovered), owed_behind(&expected.recovered, mended.upto));
+    assert!(opened.incarnation > expected.incarnation + 3);
+}
+
+/// Nothing follows the newest segment.
+#[test]
+fn what_may_be_owed_is_not_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let whole = image(&dir);
+    let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
+    for at in (0..4096).step_by(7) {
+        put_back(&dir, &whole);
+        let mut bytes = newest.1.clone();
+        bytes[at] ^= 1;
+        std::fs::write(newest.0, bytes).unwrap();
+        let before = image(&dir);
+        let error = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap_err();
+        let is_refusal = matches!(error, OpenError::Damaged(_) | OpenError::PromiseNotProvable(_));
+        assert!(is_refusal && image(&dir) == before, "at {at}: {error}");
+    }
+}
+
+/// The last slots of the first segment are open still when the next one begins. The state
+/// knows that they are chosen.
+#[test]
+fn open_slots_that_the_state_has_are_mended() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    let mut slot = 0;
+    while image(&dir).values().filter(|bytes| is_used(bytes)).count() < 3 {
+        slot += 1;
+        append(&mut journal, slot..=slot);
+    }
+    drop(journal);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    let whole = image(&dir);
+    let (sealed, bytes) = whole.iter().nth(1).unwrap();
+    let mut bytes = bytes.clone();
+    bytes[700] ^= 1;
+    std::fs::write(sealed, bytes).unwrap();
+    let less = Slot(slot - 2);
+    assert!(!Journal::mend(&dir, CLUSTER, &SMALL, less).unwrap().unwrap().is_done);
+    let mended = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
+    assert!(mended.is_done && mended.upto > expected.chosen_upto, "{mended:?}");
+    let mut opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(owed(&opened.recovered), owed_behind(&expected, mended.upto));
+    assert_eq!(opened.recovered.truncated_upto, mended.upto);
+    append(&mut opened.journal, slot + 1..=slot + 9);
+    drop(opened);
+    let again = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    assert_eq!(again.chosen_upto, Slot(slot + 7));
+}
+
+/// While groups are written a scrub finds nothing wrong, and it ends when it is told to.
+#[test]
+fn a_journal_in_use_is_scrubbed() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    let mut most = 0;
+    for slot in 1..=60 {
+        append(&mut journal, slot..=slot);
+        if slot == 40 {
+            journal.truncate(Slot(20)).unwrap();
+        }
+        most = most.max(Journal::scrub(&dir, CLUSTER, |_| true).unwrap());
+    }
+    assert!(most > 5 * 4096, "{most}");
+    let mut asked = 0;
+    let part = Journal::scrub(&dir, CLUSTER, |_| {
+        asked += 1;
+        asked < 2
+    });
+    assert_eq!((part.unwrap(), asked), (2 * 4096, 2));
+}

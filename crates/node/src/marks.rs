@@ -1,0 +1,83 @@
+//! Small files in the data folder by which a life of a node tells the next one what must
+//! not be forgotten. An operator may read, make and remove them.
+
+use std::path::Path;
+
+use synod_paxos::Slot;
+
+use crate::folder::{self, FolderError};
+
+/// The state is damaged, or is not to be believed: the next start fetches a peer's. The
+/// journal, and with it all that this node promised and accepted, is not in doubt.
+pub(crate) const REBUILD: &str = "REBUILD";
+/// The state may be damaged: the next start reads all of it before it goes on.
+pub(crate) const SUSPECT: &str = "SUSPECT";
+/// The state differs from a peer's, and nobody knows which of the two is right.
+pub(crate) const DIFFERS: &str = "DIFFERS";
+
+/// A state that was doubted was found whole. If it is doubted again it is not read before a
+/// peer is asked.
+pub(crate) const WHOLE: &str = "WHOLE";
+
+/// How the content of [`REBUILD`] begins when the node left it by itself. Any other is an
+/// operator's, who may have renamed a file of another name.
+const DOUBT: &str = "found by the node itself: ";
+
+/// What stands in [`REBUILD`] when a node gives up its state by itself.
+pub(crate) fn doubt_text(reason: &str) -> Vec<u8> {
+    format!("{DOUBT}{reason}\n").into_bytes()
+}
+
+/// Whether the node gave up its state by itself, and may have erred.
+pub(crate) fn is_doubt(content: &[u8]) -> bool {
+    content.starts_with(DOUBT.as_bytes())
+}
+
+/// What stands in [`DIFFERS`].
+pub(crate) fn difference_text(slot: Slot, reason: &str) -> Vec<u8> {
+    format!(
+        "slot {slot}\n{reason}\n\n\
+         While this file is here the node gives its state to no peer and makes no backup. It goes \
+         by itself when most voters agree with this node about a later slot. To take the state of \
+         a peer in place of this one: stop the node, rename this file to {REBUILD}, start the \
+         node. If the state of this node is known to be the right one: stop it, remove this file, \
+         start it.\n"
+    )
+    .into_bytes()
+}
+
+/// The slot after which the state is known to differ from a peer's. Of a file that does not
+/// tell it, the last one there is.
+pub(crate) fn difference(folder: &Path) -> Result<Option<Slot>, FolderError> {
+    let Some(content) = folder::read(folder, DIFFERS)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&content);
+    let slot = text.lines().next().and_then(|line| line.strip_prefix("slot ")?.parse().ok());
+    Ok(Some(Slot(slot.unwrap_or(u64::MAX))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_operator_wants_is_no_doubt_of_the_node() {
+        assert!(is_doubt(&doubt_text("a block")));
+        for wanted in [&b""[..], b"slot 4096\n", &difference_text(Slot(1), DOUBT)] {
+            assert!(!is_doubt(wanted));
+        }
+    }
+
+    #[test]
+    fn a_difference_is_remembered_whoever_wrote_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert_eq!(difference(folder.path()).expect("readable"), None);
+        for (text, slot) in [
+            (difference_text(Slot(4_096), "node 2 says so"), 4_096),
+            (Vec::new(), u64::MAX),
+            (b"\xff\xfe".to_vec(), u64::MAX),
+        ] {
+            folder::replace(folder.path(), DIFFERS, &text).expect("written");
+            assert_eq!(difference(folder.path()).expect("readable"), Some(Slot(slot)));
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The scrub thread: it reads everything that is not written any more, to find what the
+//! disk lost before it is needed.
+//!
+//! The journal's full files and a checkpoint of the state are read from the disk itself,
+//! at a bounded rate. What is damaged is never repaired in place: the node is told, ends in
+//! an orderly way, and its next start mends it from the state or from a peer.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustix::fs::{Advice, fadvise};
+use synod_journal::{ClusterId, Journal, OpenError};
+use synod_kv::http::ScrubBody;
+use synod_storage::snapshot::{SnapshotError, StateFolders};
+use synod_storage::{Store, StoreError, Told, told_by};
+
+use crate::current::CurrentStore;
+use crate::fatal::Fatal;
+use crate::folder::{self, JOURNAL};
+use crate::identity::Identity;
+use crate::scrub_settings::ScrubSettings;
+use crate::settings::Settings;
+use crate::shared::Shared;
+use crate::snapshot::pace::Pace;
+
+/// What is known of the last reading.
+const FILE: &str = "scrub.json";
+/// A node that has just begun has other things to do.
+const FIRST_AFTER: Duration = Duration::from_secs(60);
+/// When a reading could not be done it is tried again after so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// The disk must have so many times its reserve free, or the state is not read.
+const ROOM_RESERVES: u64 = 2;
+/// What this thread has read so far, as the system counts it.
+const READ_SO_FAR: &str = "/proc/thread-self/io";
+/// The thread's place behind all others: the lowest there is.
+const NICENESS: i32 = 19;
+
+/// The thread.
+pub(crate) struct Scrub {
+    journal: PathBuf,
+    lineage: ClusterId,
+    folders: StateFolders,
+    store: Arc<CurrentStore>,
+    settings: ScrubSettings,
+    disk_reserve_bytes: u64,
+    /// Its end says that the node ends.
+    stop: Receiver<()>,
+    shared: Arc<Shared>,
+    fatal: Fatal,
+}
+
+/// How a reading ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    /// The node ends.
+    #[error("the node ends")]
+    Stopped,
+    #[error("{0}")]
+    JournalDamaged(String),
+    #[error("{0}")]
+    StateDamaged(String),
+    /// The state can't be read while it changes and nothing of it can go.
+    #[error("the disk has too little room for what the state drops meanwhile")]
+    NoRoom,
+    /// It could not be done.
+    #[error("{0}")]
+    NotNow(String),
+}
+
+impl Scrub {
+    pub(crate) fn new(
+        (settings, identity): (&Settings, &Identity),
+        (folders, store): (StateFolders, Arc<CurrentStore>),
+        stop: Receiver<()>,
+        shared: Arc<Shared>,
+        fatal: Fatal,
+    ) -> Scrub {
+        Scrub {
+            journal: folders.data().join(JOURNAL),
+            lineage: identity.lineage(),
+            folders,
+            store,
+            settings: settings.scrub.clone(),
+            disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
+            stop,
+            shared,
+            fatal,
+        }
+    }
+
+    /// Works until it is told to stop, or finds damage.
+    pub(crate) fn run(self) {
+        let interval = Duration::from_secs(self.settings.interval_s);
+        if interval.is_zero() {
+            return;
+        }
+        // It is a wish: without its fulfilment the rate still bounds what is read.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        let mut known = read(self.folders.data());
+        self.publish(&known);
+        let mut pause = first_pause(&known, now_s(), interval);
+        while self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            pause = interval;
+            match self.read_all() {
+                Ok(bytes) => {
+                    let finished_at_s = Some(now_s());
+                    known = ScrubBody { finished_at_s, bytes, bytes_now: 0, ..known };
+                    self.keep(&known);
+                    tracing::info!(bytes, "read the state and the journal: no damage");
+                }
+                Err(Ended::Stopped) => return,
+                Err(Ended::NoRoom) => {
+                    tracing::warn!("the search for damage is put off: {}", Ended::NoRoom);
+                    self.publish(&known);
+                }
+                Err(Ended::NotNow(reason)) => {
+                    tracing::warn!(reason, "the search for damage could not be done");
+                    pause = AGAIN_AFTER.min(interval);
+                    self.publish(&known);
+                }
+                Err(damage @ (Ended::JournalDamaged(_) | Ended::StateDamaged(_))) => {
+                    let (found, at) = (Some(damage.to_string()), Some(now_s()));
+                    known = ScrubBody { damage: found, damage_at_s: at, ..known };
+                    match damage {
+                        // This leaves the mark by which the next start replaces the state.
+                        Ended::StateDamaged(text) => self.fatal.report("the scrub", text),
+                        damage => self.fatal.report_damage(damage.to_string()),
+                    }
+                    self.keep(&known);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// What is in the way of the journal's reading is not in that of the state's.
+    fn read_all(&self) -> Result<u64, Ended> {
+        let mut reading = Reading { scrub: self, pace: None, bytes: 0 };
+        // The journal may be written where it is read; what is really damaged stays so.
+        let journal = match reading.read_journal() {
+            Err(Ended::JournalDamaged(_)) => reading.read_journal(),
+            read => read,
+        };
+        if !matches!(journal, Ok(()) | Err(Ended::NotNow(_))) {
+            return journal.map(|()| reading.bytes);
+        }
+        reading.read_state()?;
+        journal.map(|()| reading.bytes)
+    }
+
+    fn publish(&self, known: &ScrubBody) {
+        let mut shown = self.shared.scrub.lock().unwrap_or_else(PoisonError::into_inner);
+        *shown = Some(known.clone());
+    }
+
+    /// For the next life too, if that can be. To know of the last reading is worth no node.
+    fn keep(&self, known: &ScrubBody) {
+        self.publish(known);
+        let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
+        text.push(b'\n');
+        if let Err(error) = folder::replace(self.folders.data(), FILE, &text) {
+            tracing::warn!(%error, "the next start will not know what was read");
+        }
+    }
+}
+
+/// One reading of everything.
+struct Reading<'a> {
+    scrub: &'a Scrub,
+    pace: Option<Pace>,
+    bytes: u64,
+}
+
+impl Reading<'_> {
+    fn read_journal(&mut self) -> Result<(), Ended> {
+        let Scrub { journal, lineage, .. } = self.scrub;
+        drop_cached(journal).map_err(|error| Ended::NotNow(error.to_string()))?;
+        let (mut before, mut goes_on) = (0, true);
+        let read = Journal::scrub(journal, *lineage, |upto| {
+            goes_on = self.moved(upto - before);
+            before = upto;
+            goes_on
+        });
+        match read {
+            Ok(_) if goes_on => Ok(()),
+            Ok(_) => Err(Ended::Stopped),
+            Err(error @ (OpenError::Damaged(_) | OpenError::PromiseNotProvable(_))) => {
+                Err(Ended::JournalDamaged(error.to_string()))
+            }
+            Err(error) => Err(Ended::NotNow(error.to_string())),
+        }
+    }
+
+    fn read_state(&mut self) -> Result<(), Ended> {
+        let folders = &self.scrub.folders;
+        let not_now = |error: SnapshotError| Ended::NotNow(error.to_string());
+        folders.remove_scrub().map_err(not_now)?;
+        if self.has_no_room() {
+            return Err(Ended::NoRoom);
+        }
+        let made = self.scrub.store.get().checkpoint(&folders.scrub());
+        let read = made.map_err(judged).and_then(|_| self.read_checkpoint(&folders.scrub()));
+        folders.remove_scrub().map_err(not_now)?;
+        read
+    }
+
+    fn read_checkpoint(&mut self, path: &Path) -> Result<(), Ended> {
+        let store = Store::open_to_verify(path).map_err(|error| judged(error.into()))?;
+        let mut ended = None;
+        let mut before = bytes_read();
+        let verified = store.verify_slowly(|of_records| {
+            // Records are longer in memory than in their files, and many are dead there.
+            let now = bytes_read();
+            let of_files = now.zip(before).map(|(now, before)| now.saturating_sub(before));
+            before = now;
+            if self.has_no_room() {
+                ended = Some(Ended::NoRoom);
+            } else if !self.moved(of_files.unwrap_or(of_records as u64)) {
+                ended = Some(Ended::Stopped);
+            }
+            ended.is_none()
+        });
+        match (verified, ended) {
+            (_, Some(ended)) => Err(ended),
+            (Ok(_), None) => Ok(()),
+            (Err(error), None) => Err(judge(error.to_string())),
+        }
+    }
+
+    /// The checkpoint keeps files that the state does not need any more. That must never
+    /// be what has this node run out of room.
+    fn has_no_room(&self) -> bool {
+        let least = self.scrub.disk_reserve_bytes.saturating_mul(ROOM_RESERVES);
+        self.scrub.folders.free_bytes().is_ok_and(|free| free < least)
+    }
+
+    /// So many bytes were read. Waits until more may be, and says whether the node goes on.
+    fn moved(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        if let Some(shown) =
+            &mut *self.scrub.shared.scrub.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            shown.bytes_now = self.bytes;
+        }
+        let now = Instant::now();
+        let rate = self.scrub.settings.rate_bytes_per_s;
+        let pace = self.pace.get_or_insert_with(|| Pace::new(rate, now));
+        pace.moved(usize::try_from(bytes).unwrap_or(usize::MAX), now);
+        let pause = pace.free_at().saturating_duration_since(now);
+        self.scrub.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// What an error in the state means.
+fn judged(error: SnapshotError) -> Ended {
+    match &error {
+        SnapshotError::Store(StoreError::Damaged { .. }) => {
+            Ended::StateDamaged(format!("the state is damaged: {error}"))
+        }
+        _ => judge(error.to_string()),
+    }
+}
+
+fn judge(message: String) -> Ended {
+    match told_by(&message) {
+        Some(Told::Damage) => Ended::StateDamaged(message),
+        _ => Ended::NotNow(message),
+    }
+}
+
+/// What an earlier life knew. If that can't be read nothing is known.
+fn read(data: &Path) -> ScrubBody {
+    let content = folder::read(data, FILE).ok().flatten();
+    content.and_then(|content| serde_json::from_slice(&content).ok()).unwrap_or_default()
+}
+
+/// A node that is started again and again must get to an end, too.
+fn first_pause(known: &ScrubBody, now_s: u64, interval: Duration) -> Duration {
+    let since = known.finished_at_s.and_then(|at| now_s.checked_sub(at));
+    let left =
+        since.map_or(Duration::ZERO, |since| interval.saturating_sub(Duration::from_secs(since)));
+    left.max(FIRST_AFTER.min(interval))
+}
+
+fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// The bytes that this thread has read from files. None where the system does not tell.
+fn bytes_read() -> Option<u64> {
+    let told = fs::read_to_string(READ_SO_FAR).ok()?;
+    told.lines().find_map(|line| line.strip_prefix("rchar: "))?.trim().parse().ok()
+}
+
+/// Has this system forget what it read of the files: what the disk says now counts. What is
+/// not yet written there stays.
+fn drop_cached(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        // One that was removed meanwhile is not read either.
+        let Ok(file) = File::open(entry?.path()) else { continue };
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_reading_is_when_it_is_due_and_not_at_once() {
+        let day = Duration::from_secs(86_400);
+        let known = |finished_at_s| ScrubBody { finished_at_s, ..ScrubBody::default() };
+        assert_eq!(first_pause(&known(None), 1_000_000, day), FIRST_AFTER);
+        assert_eq!(first_pause(&known(Some(1_000_000)), 1_000_000, day), day);
+        assert_eq!(first_pause(&known(Some(1_000_000)), 1_086_000, day).as_secs(), 400);
+        assert_eq!(first_pause(&known(Some(1_000_000)), 2_000_000, day), FIRST_AFTER);
+        // A clock that was set back.
+        assert_eq!(first_pause(&known(Some(1_000_000)), 5, day), FIRST_AFTER);
+        let second = Duration::from_secs(1);
+        assert_eq!(first_pause(&known(None), 5, second), second);
+    }
+
+    #[test]
+    fn what_this_thread_reads_is_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        fs::write(&path, vec![7; 1 << 20]).expect("written");
+        let Some(before) = bytes_read() else { return };
+        let other = path.clone();
+        std::thread::spawn(move || fs::read(other)).join().expect("no panic").expect("readable");
+        assert!(bytes_read().expect("it was told before") < before + (1 << 16));
+        fs::read(&path).expect("readable");
+        let read = bytes_read().expect("it was told before") - before;
+        assert!((1 << 20..(1 << 20) + (1 << 16)).contains(&read), "{read}");
+    }
+}

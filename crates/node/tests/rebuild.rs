@@ -1,0 +1,235 @@
+//! States that are doubted, set aside and replaced, and journals that are damaged where only a
+//! peer can help.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use support::{Cluster, request, status, wait_for};
+use synod_node::{Node, Settings, StartError};
+
+/// What a node writes into `REBUILD` by itself begins like this.
+const DOUBT: &str = "found by the node itself: the state is damaged\n";
+/// Segments are small, and none is kept for peers.
+const SMALL: &str = "[limits]\nsegment_bytes = 65536\n[snapshot]\ntail_bytes_max = 0\n\
+    tail_ms_max = 0\nkeep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n";
+
+fn put(node: &Node, number: u32) {
+    let target = format!("/v1/kv/key-{number}");
+    let put = request(node.client_addr(), "PUT", &target, &"v".repeat(1_000));
+    assert!([200, 201].contains(&put.status), "{put:?}");
+}
+
+fn has(node: &Node, count: u32) {
+    for number in 0..count {
+        let target = format!("/v1/kv/key-{number}");
+        wait_for("a read", || {
+            let get = request(node.client_addr(), "GET", &target, "");
+            // Nobody may lead yet.
+            assert!(get.status == 503 || (get.status, get.body.len()) == (200, 1_000), "{get:?}");
+            get.status == 200
+        });
+    }
+}
+
+/// Writes until the journal does not go back to the beginning; how many keys that took.
+fn fill(node: &Node, others: &[Node]) -> u32 {
+    let nodes = || others.iter().chain([node]);
+    wait_for("a leader", || nodes().any(Node::is_leader));
+    let leader = nodes().find(|node| node.is_leader()).expect("one leads");
+    let mut written = 0;
+    wait_for("a cut journal", || {
+        for _ in 0..20 {
+            put(leader, written);
+            written += 1;
+        }
+        status(node, "truncated_slot") != 0
+    });
+    written
+}
+
+fn segments(settings: &Settings) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(settings.data_dir.join("journal")).expect("a journal");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    let segments = paths.filter(|path| path.extension().is_some_and(|end| end == "seg"));
+    let read = segments.map(|path| (path.clone(), fs::read(path).expect("readable")));
+    // Files that are made ready come and go.
+    read.filter(|(_, bytes)| bytes.iter().any(|byte| *byte != 0)).collect()
+}
+
+/// Something in the folder of a state by which it is known again.
+fn sign(settings: &Settings) -> PathBuf {
+    let sign = settings.data_dir.join("state").join("SIGN");
+    fs::write(&sign, b"").expect("written");
+    sign
+}
+
+fn mark(settings: &Settings, name: &str) -> PathBuf {
+    settings.data_dir.join(name)
+}
+
+fn stopped(node: Node) {
+    node.stop().expect("stopped in order");
+}
+
+#[test]
+fn a_doubted_state_is_read_before_it_goes() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    put(&node, 0);
+    stopped(node);
+    let sign = sign(settings);
+    let (rebuild, whole) = (mark(settings, "REBUILD"), mark(settings, "WHOLE"));
+    fs::write(&rebuild, DOUBT).expect("written");
+    let node = cluster.start(0);
+    assert!(sign.exists() && !rebuild.exists() && whole.exists());
+    has(&node, 1);
+    stopped(node);
+    // Once more, and the reading told nothing. The journal has everything.
+    fs::write(&rebuild, DOUBT).expect("written");
+    let node = cluster.start(0);
+    assert!(!sign.exists() && !rebuild.exists() && !whole.exists());
+    has(&node, 1);
+    stopped(node);
+}
+
+#[test]
+fn an_operator_who_wants_another_state_gets_it() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    put(&node, 0);
+    stopped(node);
+    let sign = sign(settings);
+    fs::write(mark(settings, "REBUILD"), b"").expect("written");
+    let node = cluster.start(0);
+    assert!(!sign.exists() && !mark(settings, "state.damaged").exists());
+    has(&node, 1);
+    stopped(node);
+}
+
+#[test]
+fn what_lies_aside_is_taken_back_when_the_mark_is_gone() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    stopped(cluster.start(0));
+    let (sign, aside) = (sign(settings), mark(settings, "state.damaged"));
+    fs::rename(mark(settings, "state"), &aside).expect("set aside");
+    stopped(cluster.start(0));
+    assert!(sign.exists() && !aside.exists());
+    // Beside a state it is no more needed.
+    fs::create_dir(&aside).expect("made");
+    stopped(cluster.start(0));
+    assert!(sign.exists() && !aside.exists());
+}
+
+/// Nobody has the state that the node would need: all that it has itself must stay.
+#[test]
+fn nothing_goes_before_another_state_is_there() {
+    let cluster = Cluster::with(1, SMALL);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    let written = fill(&node, &[]);
+    stopped(node);
+    let whole = segments(settings);
+    assert!(whole.len() > 1, "{}", whole.len());
+    let (hit, newest) = (whole.keys().next().expect("one"), whole.keys().last().expect("one"));
+    let mut bytes = whole[hit].clone();
+    bytes[700] ^= 1;
+    fs::write(hit, &bytes).expect("written");
+    let sign = sign(settings);
+    let rebuild = mark(settings, "REBUILD");
+    fs::write(&rebuild, b"").expect("written");
+    let refused = Node::start(settings).expect_err("there is nobody to ask");
+    assert!(matches!(refused, StartError::NoState { .. }), "{refused}");
+    let after = segments(settings);
+    assert!(after.keys().eq(whole.keys()), "segments are gone");
+    for (path, found) in &after {
+        // The newest one says how often it was opened.
+        let from = if path == newest { 512 } else { 0 };
+        let expected = if path == hit { &bytes } else { &whole[path] };
+        assert!(found[from..] == expected[from..], "{}", path.display());
+    }
+    assert!(sign.exists() && rebuild.exists());
+    // As when nobody gave a state and the node had read its own before.
+    fs::write(&rebuild, DOUBT).expect("written");
+    fs::write(mark(settings, "WHOLE"), b"").expect("written");
+    let node = cluster.start(0);
+    assert!(sign.exists() && !rebuild.exists() && !hit.exists());
+    has(&node, written);
+    stopped(node);
+}
+
+fn states(of: &Settings) -> Vec<String> {
+    let entries = fs::read_dir(&of.data_dir).expect("a folder");
+    let names = entries.map(|entry| entry.expect("readable").file_name());
+    let names = names.map(|name| name.into_string().expect("plain"));
+    names.filter(|name| name.starts_with("state")).collect()
+}
+
+fn flip_a_state(of: &Settings) {
+    let is_table = |path: &Path| path.extension().is_some_and(|end| end == "sst");
+    let entries = fs::read_dir(of.data_dir.join("state")).expect("a state");
+    let mut tables: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
+    tables.retain(|path| is_table(path));
+    for table in tables {
+        let mut bytes = fs::read(&table).expect("readable");
+        bytes[20] ^= 1;
+        fs::write(table, bytes).expect("written");
+    }
+}
+
+#[test]
+fn a_damaged_state_is_replaced_and_the_wait_for_another_ends_when_it_is_told_to() {
+    let cluster = Cluster::with(2, SMALL);
+    let settings = &cluster.settings[0];
+    let mut nodes = cluster.start_all();
+    let other = nodes.pop().expect("two");
+    let node = nodes.pop().expect("two");
+    let written = fill(&node, std::slice::from_ref(&other));
+    let applied = |node| status(node, "applied_slot");
+    wait_for("equal states", || applied(&node) == applied(&other));
+    stopped(node);
+    stopped(other);
+    flip_a_state(settings);
+    let before = segments(settings);
+    let rebuild = mark(settings, "REBUILD");
+    fs::write(&rebuild, DOUBT).expect("written");
+    // Nobody is there, and it would wait for long.
+    let told = AtomicBool::new(true);
+    let ended = Node::start_unless(settings, &told).expect_err("it was told to stop");
+    assert!(matches!(ended, StartError::Stopped), "{ended}");
+    assert!(rebuild.exists() && states(settings) == ["state"]);
+    assert!(segments(settings).keys().eq(before.keys()));
+    let other = cluster.start(1);
+    let node = cluster.start(0);
+    assert!(!rebuild.exists());
+    let states = states(settings);
+    assert!(states.len() == 1 && states[0].starts_with("state-"), "{states:?}");
+    wait_for("a leader", || node.is_leader() || other.is_leader());
+    has(&node, written);
+    stopped(node);
+    stopped(other);
+}
+
+/// What is known of the last reading is worth no node.
+#[test]
+fn a_reading_that_cannot_be_noted_ends_nothing() {
+    let cluster = Cluster::with(1, "[snapshot]\ndisk_reserve_bytes = 0\n[scrub]\ninterval_s = 1\n");
+    let settings = &cluster.settings[0];
+    let stuck = settings.data_dir.join("scrub.json.new");
+    fs::create_dir(&stuck).expect("made");
+    let node = cluster.start(0);
+    let finished = || status(&node, "scrub")["finished_at_s"].as_u64();
+    wait_for("a reading", || finished().is_some());
+    let first = finished();
+    wait_for("another", || finished() > first);
+    stopped(node);
+    assert!(!settings.data_dir.join("scrub.json").exists() && stuck.exists());
+}
