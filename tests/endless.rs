@@ -19,14 +19,14 @@ const TAIL_BYTES: u64 = 2 * MIB;
 const BUFFER_BYTES: u64 = MIB;
 /// Keys that exist at a time, and the bytes of each.
 const KEYS: u64 = 200;
-const VALUE_BYTES: u64 = 10_000;
+const VALUE_BYTES: u16 = 10_000;
 /// What is written in all, far more than the bound.
 const WRITTEN_BYTES: u64 = 220 * MIB;
 const CLIENTS: u64 = 8;
 
 /// As docs/operations.md says it.
 fn bound() -> u64 {
-    let live = KEYS * VALUE_BYTES;
+    let live = KEYS * u64::from(VALUE_BYTES);
     TAIL_BYTES + 4 * SEGMENT_BYTES + 3 * live + 44 * BUFFER_BYTES + 8 * MIB
 }
 
@@ -63,13 +63,13 @@ fn bytes_below(folder: &Path) -> u64 {
 /// Every value is one that does not compress.
 fn value(number: u64) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(number);
-    std::iter::repeat_with(|| random.u8(..)).take(VALUE_BYTES as usize).collect()
+    std::iter::repeat_with(|| random.u8(..)).take(VALUE_BYTES.into()).collect()
 }
 
 /// Writes until all is written; `step` does the how-manieth step of the load and says what it wrote.
 fn load(cluster: &TestCluster, step: impl Fn(&dyn Fn(&str, &str, &[u8]), u64) + Sync) -> u64 {
     let (next, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let steps = WRITTEN_BYTES / VALUE_BYTES;
+    let steps = WRITTEN_BYTES / u64::from(VALUE_BYTES);
     let mut worst = 0;
     thread::scope(|threads| {
         for client in 0..CLIENTS {

@@ -51,6 +51,13 @@ fn each_wrong_hello_is_refused_with_its_reason() {
         let strangers = [
             (RefusalReason::Protocol, with(|h| h.versions = newer())),
             (RefusalReason::Cluster, with(|h| h.facts.cluster = 9)),
+            (
+                RefusalReason::Cluster,
+                with(|h| {
+                    h.facts.cluster = 9;
+                    h.versions = newer();
+                }),
+            ),
             (RefusalReason::Addressee, with(|h| h.to = NodeId(3))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(9))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(1))),
@@ -61,7 +68,7 @@ fn each_wrong_hello_is_refused_with_its_reason() {
             closed(&mut stream).await;
         }
         let metrics = node.transport.metrics();
-        assert_eq!((metrics.accepted, metrics.handshakes_refused), (5, 5));
+        assert_eq!((metrics.accepted, metrics.handshakes_refused), (6, 6));
     });
 }
 
