@@ -119,7 +119,7 @@ impl Host {
         // One source for both: a core that believed to be in an earlier life would be
         // taken for its own past by its peers.
         options.incarnation = incarnation;
-        let planted = options.planted;
+        let (planted, copied_upto) = (options.planted, options.state_copied_upto);
         let named = if planted.is(Bug::CommandNumbersFromOneAgain) { 1 } else { incarnation };
         // Half an election timeout without any progress: what was sent last was lost,
         // for example in a connection that was just being made. The pause doubles.
@@ -152,7 +152,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
-            agreement: Agreement::new(node, newest),
+            agreement: Agreement::new(node, newest, copied_upto),
             talks_to,
             forwards: Vec::new(),
             loads: Vec::new(),
@@ -180,7 +180,8 @@ impl Host {
         match event {
             Event::Received { from, message: PeerMessage::Paxos(message) } => {
                 if let Message::Heartbeat(heartbeat) = &message {
-                    self.agreement.receive(from, heartbeat.state);
+                    let copied_upto = heartbeat.state_copied_upto;
+                    self.agreement.receive(from, heartbeat.state, copied_upto);
                 }
                 self.run(now, Input::Received { from, message });
             }
@@ -420,7 +421,7 @@ impl Host {
         self.observe(now, applied);
         self.commands.installed(now, applied.own_sequence, &mut self.others);
         self.reads.applied(upto);
-        self.agreement.applied(state);
+        self.agreement.installed(upto, state);
         self.run(now, Input::Installed { slot: upto, state, configurations });
     }
 

@@ -88,6 +88,7 @@ struct Recovery {
     incarnation: u64,
     applier: Applier,
     pins: Pins,
+    state_copied_upto: Slot,
 }
 
 impl Node {
@@ -290,7 +291,8 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
         identity.check_members(folder.path(), settings)?;
     }
     let pins = Pins::open(folder)?;
-    Ok(Recovery { journal, recovered, incarnation, applier, pins })
+    let state_copied_upto = Slot(folder.states().copied_upto()?);
+    Ok(Recovery { journal, recovered, incarnation, applier, pins, state_copied_upto })
 }
 
 /// What the threads are put together from.
@@ -404,11 +406,13 @@ impl Assembly<'_> {
         let known = Known::new(self.settings, &recovery.pins, &self.identity);
         let membership = Membership::new(self.identity.node, known, configurations.talked_to());
         self.shared.owner.set_roster(membership.roster().clone());
+        let mut options = tuning::core_options(self.settings, recovery.incarnation);
+        options.state_copied_upto = recovery.state_copied_upto;
         let settings = HostSettings {
             node: self.identity.node,
             incarnation: recovery.incarnation,
             configurations,
-            options: tuning::core_options(self.settings, recovery.incarnation),
+            options,
             limits: tuning::host_limits(self.settings),
         };
         let applied = recovery.applier.report();

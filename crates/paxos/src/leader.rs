@@ -541,6 +541,7 @@ mod tests {
             disk_age_us: 0,
             hears: Vec::new(),
             state: (Slot::ZERO, 0),
+            state_copied_upto: Slot::ZERO,
         }
     }
 

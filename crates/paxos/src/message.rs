@@ -234,6 +234,9 @@ pub struct Heartbeat {
     /// A slot that the sender has applied and the hash of its state there; equal at
     /// equal slots, or replicas have parted. Slot zero for none. For the host.
     pub state: (Slot, u64),
+    /// Up to here the sender's state is the work of another node, which it came from as a
+    /// snapshot: that the two agree says nothing about who is right. For the host.
+    pub state_copied_upto: Slot,
 }
 
 /// Catch-up: asks for the chosen values of `first..=last`.

@@ -45,11 +45,13 @@ impl World<'_> {
         if let Some(joined_in) = self.node(id).joined_in.clone() {
             configurations = configurations.joined_in(joined_in);
         }
+        let mut options = options(&self.plan, self.rng.u64(..));
+        options.state_copied_upto = self.node(id).state.copied_upto;
         let settings = HostSettings {
             node: id,
             incarnation: life,
             configurations,
-            options: options(&self.plan, self.rng.u64(..)),
+            options,
             limits: limits(&self.plan),
         };
         let node = self.node(id);

@@ -19,12 +19,19 @@ pub(crate) struct Durable {
     pub(crate) slot: u64,
     /// The slot of the snapshot that this was, until the journal starts after it.
     pub(crate) installed: Option<Slot>,
+    /// Up to here it is another node's work.
+    pub(crate) copied_upto: Slot,
 }
 
 impl Durable {
     /// The atomic switch to a snapshot.
     pub(crate) fn switch(&mut self, map: &MemoryMap, slot: u64) {
-        *self = Durable { map: map.clone(), slot, installed: Some(Slot(slot)) };
+        *self = Durable {
+            map: map.clone(),
+            slot,
+            installed: Some(Slot(slot)),
+            copied_upto: Slot(slot),
+        };
     }
 
     /// Commits become durable, the oldest first, up to the one that ends at `slot`.

@@ -117,6 +117,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         disk_age_us: block.u64()?,
         echo_held_us: block.u64()?,
         state: (block.slot()?, block.u64()?),
+        state_copied_upto: block.slot()?,
         configuration: block.u64()?,
         room: read_room(block)?,
         leader_priority: block.u8()?,
