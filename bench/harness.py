@@ -305,7 +305,7 @@ class Bench:
         self.process = cluster.load = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         self.revision = lambda: cluster.status(leader)["revision"]
-        first, self.series = self.revision(), []
+        first, self.series, self.leader = self.revision(), [], leader
         wait_until("the first writes", lambda: self.revision() > first + clients)
         self.start = now()
 
@@ -328,8 +328,10 @@ class Bench:
 
     def per_s(self, begin, end):
         inside = [point for point in self.series if begin <= point[0] <= end]
-        seconds = inside[-1][0] - inside[0][0] if inside else 0
-        return round((inside[-1][1] - inside[0][1]) / seconds) if seconds else None
+        if len(inside) < 2:
+            sys.exit(f"no figures from second {begin} to {end}: this load was shorter than the others")
+        (first, before), (last, after) = inside[0], inside[-1]
+        return round((after - before) / (last - first))
 
     def leave_behind(self, cluster, applied, enough):
         """Until there were enough writes and no journal goes back to what was applied."""
@@ -338,15 +340,16 @@ class Bench:
 
     def bring_back(self, cluster, id):
         """Starts the node, which gets the state of a peer, and says what was when."""
-        times, size = {"started": self.clock()}, {}
+        times, state = {"started": self.clock()}, {}
         cluster.serve(id)
 
         def coming():
-            size["bytes"] = cluster.status(id).get("snapshot", {}).get("bytes_total", 0)
-            return size["bytes"]
+            state.update(cluster.status(id).get("snapshot", {}))
+            return state.get("bytes_total")
 
         times["coming"] = self.until("a state is coming", coming)
         times["here"] = self.until("the state is here", lambda: cluster.metrics(id)["snapshots_installed_total"])
         times["ready"] = self.until("the node is ready", lambda: cluster.ready(id))
         return {name: round(at, 2) for name, at in times.items()}, {
-            **size, "snapshots": cluster.metrics(id)["snapshots_installed_total"]}
+            "bytes": state["bytes_total"], "from": state["from"], "leader": self.leader,
+            "snapshots": round(cluster.metrics(id)["snapshots_installed_total"])}

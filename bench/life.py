@@ -178,12 +178,14 @@ def compared(before, run, after):
     """The windows of one round: all begin as long after the load as with the transfer."""
     bench, times, size = run
     window, down = (times["coming"], times["here"]), (2, times["started"])
-    plain, during = [before.per_s(*window), after.per_s(*window)], bench.per_s(*window)
+    ready, both = (times["coming"], times["ready"]), [before, after]
+    plain = [other.per_s(*window) for other in both]
+    to_plain = lambda span: round(bench.per_s(*span) / statistics.mean(other.per_s(*span) for other in both), 3)
     return {
-        "before": plain[0], "during": during, "after": plain[1], "ratio": round(during / statistics.mean(plain), 3),
+        "before": plain[0], "during": bench.per_s(*window), "after": plain[1],
+        "ratio": to_plain(window), "ratio_until_ready": to_plain(ready),
         "follower_down": bench.per_s(*down), "before_at_that_time": before.per_s(*down),
-        "ratio_to_down": round(during / bench.per_s(*down), 3), "catching_up": bench.per_s(times["here"], times["ready"]),
-        **times, **size,
+        "ratio_to_down": round(bench.per_s(*window) / bench.per_s(*down), 3), **times, **size,
     }
 
 
@@ -194,7 +196,7 @@ def snapshot(arguments):
         follower, rows = leader % 3 + 1, []
         fill(cluster, leader, megabytes)
         # The first one is not counted: it says how long the windows will be.
-        length = disturbed(cluster, leader, follower)[1]["ready"] * 1.3 + 2
+        length = disturbed(cluster, leader, follower)[1]["ready"] * 1.3 + 8
         before = undisturbed(cluster, leader, length)
         for number in range(rounds):
             run = disturbed(cluster, leader, follower)
@@ -203,9 +205,8 @@ def snapshot(arguments):
             before = after
             say(f"round {number + 1} of {rounds}: {rows[-1]}")
         sync, equal = cluster.slowest_sync_ms(), cluster.equal_states()
-    middle = lambda name: statistics.median(row[name] for row in rows)
-    return {"ratio": middle("ratio"), "ratio_to_down": middle("ratio_to_down"), "equal_states": equal,
-            "slowest_sync_ms": sync, "rounds": rows}
+    ratios = {name: statistics.median(row[name] for row in rows) for name in rows[0] if name.startswith("ratio")}
+    return {**ratios, "equal_states": equal, "slowest_sync_ms": sync, "rounds": rows}
 
 
 def away(arguments):
