@@ -13,14 +13,14 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::cluster::{TestCluster, synod};
-use support::damage::{SMALL, cluster, data, equal, files, flip, number, sealed, tables};
+use support::damage::{
+    SCRUBBED, SMALL, cluster, data, equal, files, fill, flip, number, sealed, tables,
+};
 use support::wait::{wait_for, wait_until};
 use support::writers::{Writers, value};
 use synod_kv::{APPLIED_KEY, OrderedMap, State, WriteSet};
 use synod_storage::{Store, StoreOptions};
 
-/// Everything is read all the time.
-const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n";
 /// The node that is damaged.
 const HIT: u32 = 3;
 /// Bytes that are flipped.
@@ -42,16 +42,6 @@ fn is_well(cluster: &mut TestCluster, writers: &Writers) {
         writers.count() > before
     });
     writers.check(cluster, HIT);
-}
-
-/// Writes until the journals do not go back to the beginning any more.
-fn fill(cluster: &mut TestCluster, writers: &Writers) {
-    writers.during(cluster, &[1, 2, 3, 1], |cluster| {
-        wait_until("the journals are cut", || {
-            writers.count() > 500
-                && cluster.ids().all(|id| number(cluster, id, "truncated_slot") > 0)
-        });
-    });
 }
 
 #[test]

@@ -22,9 +22,17 @@ fn each_of_three_nodes_is_replaced_in_turn_under_writes() {
     let mut members = vec![1, 2, 3];
     for (old, new) in [(1, 4), (2, 5), (3, 6)] {
         let ask = members[1];
-        nodes.replace(ask, old, new);
-        nodes.ends_as_removed(old);
         members.remove(0);
+        if old == 2 {
+            nodes.kill(old);
+            writers.write_to(nodes.clients(&members));
+        }
+        nodes.replace(ask, old, new);
+        if old == 2 {
+            // The dead one hears of it when it comes back.
+            nodes.serve(old);
+        }
+        nodes.ends_as_removed(old);
         members.push(new);
         writers.write_to(nodes.clients(&members));
         writers.more();

@@ -4,12 +4,16 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::cluster::TestCluster;
+use super::cluster::{TestCluster, synod};
+use super::wait::wait_until;
+use super::writers::Writers;
 
 /// Journals of small files of which none is kept for others, and a state that is flushed often.
 pub const SMALL: &str = "\n[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n\
     [timing]\nflush_interval_ms = 100\n[snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\n\
     keep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n";
+/// Everything is read all the time.
+pub const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n";
 
 pub fn cluster(settings: &str) -> TestCluster {
     let mut cluster = TestCluster::start(3);
@@ -18,6 +22,10 @@ pub fn cluster(settings: &str) -> TestCluster {
         let path = cluster.settings_path(id);
         let mut file = File::options().append(true).open(path).expect("settings");
         file.write_all(settings.as_bytes()).expect("written");
+        // What was made before is as large as the settings said then.
+        fs::remove_dir_all(data(&cluster, id)).expect("removed");
+        let config = cluster.settings_path(id).display().to_string();
+        assert!(synod(&["init", "--config", &config]).status.success());
     }
     cluster.launch();
     cluster
@@ -93,4 +101,14 @@ pub fn flip(paths: &[PathBuf], count: usize, random: &mut fastrand::Rng) {
         bytes[at] ^= 1 << random.u32(..8);
         fs::write(path, bytes).expect("written");
     }
+}
+
+/// Writes until the journals do not go back to the beginning any more.
+pub fn fill(cluster: &mut TestCluster, writers: &Writers) {
+    writers.during(cluster, &[1, 2, 3, 1], |cluster| {
+        wait_until("the journals are cut", || {
+            writers.count() > 500
+                && cluster.ids().all(|id| number(cluster, id, "truncated_slot") > 0)
+        });
+    });
 }
