@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
 use support::cluster::TestCluster;
 use support::damage::{SCRUBBED, SMALL, cluster, data, equal, fill, number, sealed, tables};
 use support::wait::wait_until;
@@ -219,7 +220,7 @@ fn rot_in_place(cluster: &TestCluster, id: u32, first: usize) {
 fn two_that_lost_what_their_states_lack_are_mended_by_the_third() {
     let mut cluster = cluster(&unflushed());
     let writers = Writers::default();
-    writers.during(&mut cluster, &[1, 2, 3, 1], |cluster| {
+    writers.during(&mut cluster, &[1, 2, 3, 1], |_| {
         wait_until("the journals are long", || writers.count() > 500);
     });
     wait_until("the states are equal", || equal(&cluster, 1, 2) && equal(&cluster, 1, 3));
@@ -229,4 +230,45 @@ fn two_that_lost_what_their_states_lack_are_mended_by_the_third() {
     rot_journal(&three[4..6]);
     let words = [(2, LACKS), (2, TOOK_OVER), (3, LACKS), (3, TOOK_OVER)];
     come_back(&mut cluster, &writers, &words);
+}
+
+/// What each of two lost only the journal of the other one has, and no state: that is not mended
+/// yet. But nothing of it goes, and nobody is told anything.
+#[test]
+fn what_no_state_holds_is_kept_by_both_and_told_by_none() {
+    let mut cluster = cluster(&unflushed());
+    let writers = Writers::default();
+    writers.write_one(&cluster, 1);
+    wait_until("the states are equal", || equal(&cluster, 1, 2) && equal(&cluster, 1, 3));
+    cluster.kill(1);
+    writers.during(&mut cluster, &[2, 3, 2], |_| {
+        wait_until("the journals are long", || writers.count() > 500);
+    });
+    kill(&mut cluster, &[2, 3]);
+    let [two, three] = [2, 3].map(|id| sealed(&data(&cluster, id)));
+    rot_journal(&two[..2]);
+    rot_journal(&three[4..6]);
+    let content = |paths: &[PathBuf]| -> Vec<Vec<u8>> {
+        paths.iter().map(|path| fs::read(path).expect("it is kept")).collect()
+    };
+    let before = [content(&two), content(&three)];
+    for id in 1..=3 {
+        cluster.start_by_hand(id);
+    }
+    wait_until("both ask the first, whose state helps nobody", || {
+        [2, 3].iter().all(|id| {
+            let said = cluster.node_output(*id);
+            said.contains(LACKS) && said.contains("no snapshot from the peer")
+        })
+    });
+    for id in 1..=3 {
+        let ready = cluster.try_request(id, "GET", "/readyz", &[], b"");
+        assert!(ready.is_err() || ready.is_ok_and(|ready| ready.status == 503), "node {id}");
+    }
+    for id in [2, 3] {
+        cluster.signal(id, Signal::TERM);
+        assert!(cluster.wait_for_end(id).success(), "{}", cluster.node_output(id));
+        assert!(data(&cluster, id).join("REBUILD").exists());
+    }
+    assert!([content(&two), content(&three)] == before, "the journals are what they were");
 }

@@ -77,8 +77,8 @@ fn a_node_whose_folder_is_wiped_under_writes_is_replaced_as_its_log_says() {
     // It has no say, and knows nothing.
     writers.more();
     assert_eq!(nodes.status(3).expect("it runs")["applied_slot"], 0);
-    nodes.replace(1, 3, 4);
     nodes.kill(3);
+    nodes.replace(1, 3, 4);
     assert_eq!(nodes.members(2), (vec![1, 2, 4], vec![]));
     writers.write_to(nodes.clients(&[1, 2, 4]));
     writers.more();
