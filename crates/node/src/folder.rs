@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use synod_storage::failpoint;
 use synod_storage::snapshot::StateFolders;
 
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -128,6 +129,12 @@ impl Folder {
     pub(crate) fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.path.join(name);
         fs::remove_file(&path).map_err(|source| failed("remove", &path, source))
+    }
+
+    /// A test may end the node behind this step.
+    pub(crate) fn step(&self, step: &str) -> Result<(), FolderError> {
+        let path = &self.path;
+        failpoint::hit(path, step).map_err(|source| failed("go on in", path, source))
     }
 
     /// Replaces a small file of the folder, durably: after a crash it has the old

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -157,7 +158,7 @@ impl Node {
         let handle = assembly.handle((current.clone(), states.clone()), requests);
         let limits = tuning::api_limits(settings, connections_max);
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
-        let recovered = recover(&folder, &assembly, store);
+        let recovered = recover(&folder, &assembly, store, stop);
         let started = recovered.and_then(|recovery| {
             let installer = Installer { folders: states, current: current.clone(), options };
             assembly.start_threads(peer, request_queue, answers, installer, recovery)
@@ -269,8 +270,13 @@ impl Running {
     }
 }
 
-/// Opens and rebuilds everything that the disk holds.
-fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
+/// Opens and rebuilds everything that the disk holds, unless this node is to stop meanwhile.
+fn recover(
+    folder: &Folder,
+    to: &Assembly<'_>,
+    store: Store,
+    stop: &AtomicBool,
+) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let opened = rebuild::open_journal(folder, settings, identity, state_upto)?;
@@ -284,7 +290,9 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
         StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity, incarnation, shared.clone());
     shared.rebuilding(recovered.chosen_upto);
-    recovery::replay(&journal, &recovered, &mut applier)?;
+    if !recovery::replay(&journal, &recovered, &mut applier, || !stop.load(Relaxed))? {
+        return Err(StartError::Stopped);
+    }
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
     let configurations = applier.configurations().map_err(StartError::State)?;
     if configurations.number() == 0 && identity.joined.is_none() {

@@ -164,16 +164,17 @@ impl Rebuild<'_> {
         if !is_replaced && !self.replace(&mark, door)? {
             return Ok(());
         }
-        for mark in [DIFFERS, SUSPECT, WHOLE, REBUILD] {
-            folder::remove(self.folder.path(), mark)?;
-        }
-        Ok(states.remove_aside()?)
+        self.folder.step("state replaced")?;
+        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, REBUILD])?;
+        states.remove_aside()?;
+        Ok(self.folder.step("repair ended")?)
     }
 
     /// Puts another state, or none, in the place of the state. Says whether it did: one that
     /// only seemed to be damaged stays.
     fn replace(&self, mark: &[u8], door: &TcpListener) -> Result<bool, StartError> {
         let states = self.folder.states();
+        self.folder.step("repair begun")?;
         states.take_back()?;
         states.clean()?;
         // If nothing behind the damage is a journal, no state helps.
@@ -196,6 +197,7 @@ impl Rebuild<'_> {
         if journal.upto == Slot::ZERO {
             tracing::info!("the journal goes back to the beginning: no peer is needed");
             states.set_aside()?;
+            self.folder.step("state set aside")?;
             // While the mark is there: what lies aside without one is taken back.
             states.remove_aside()?;
             return Ok(true);
@@ -210,8 +212,11 @@ impl Rebuild<'_> {
             }
             fetched => fetched?,
         };
+        self.folder.step("state fetched")?;
         let prepared = states.prepare(verified)?;
+        self.folder.step("state prepared")?;
         states.set_aside()?;
+        self.folder.step("state set aside")?;
         let installed = states.install(prepared)?;
         tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
         Ok(true)
@@ -241,8 +246,14 @@ impl Rebuild<'_> {
     fn keep(&self) -> Result<(), StartError> {
         tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
         self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;
-        for mark in [SUSPECT, REBUILD] {
+        self.folder.step("state kept")?;
+        self.remove_marks(&[SUSPECT, REBUILD])
+    }
+
+    fn remove_marks(&self, marks: &[&str]) -> Result<(), StartError> {
+        for mark in marks {
             folder::remove(self.folder.path(), mark)?;
+            self.folder.step(&format!("{mark} gone"))?;
         }
         Ok(())
     }

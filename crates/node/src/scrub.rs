@@ -311,7 +311,70 @@ fn drop_cached(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use synod_kv::{KvOptions, StateMachine};
+    use synod_storage::StoreOptions;
+
     use super::*;
+
+    /// Of a node with a state that is in a file, and a journal that nobody can read now.
+    fn without_a_journal(data: &Path) -> (Scrub, Sender<()>) {
+        let folders = StateFolders::new(data);
+        let path = folders.current().expect("readable");
+        let store = Store::open(path, &StoreOptions::default()).expect("a state");
+        let machine = StateMachine::open(store.clone(), KvOptions::default());
+        let mut machine = machine.expect("an empty one");
+        machine.apply(1, 1, &[]).expect("applied");
+        machine.commit().expect("committed");
+        store.flush().expect("durable");
+        let (go_on, stop) = channel();
+        let scrub = Scrub {
+            journal: data.join(JOURNAL),
+            lineage: ClusterId(1),
+            folders,
+            store: Arc::new(CurrentStore::new(store)),
+            settings: ScrubSettings { interval_s: 1, rate_bytes_per_s: 64 << 30 },
+            disk_reserve_bytes: 0,
+            stop,
+            shared: Arc::default(),
+            fatal: Fatal::of(data),
+        };
+        (scrub, go_on)
+    }
+
+    #[test]
+    fn a_state_is_read_though_the_journal_cannot_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (scrub, _go_on) = without_a_journal(folder.path());
+        let ended = scrub.read_all().expect_err("there is no journal");
+        assert!(matches!(ended, Ended::NotNow(_)), "{ended}");
+        let state = scrub.folders.current().expect("readable");
+        let files = fs::read_dir(state).expect("readable").map(|file| file.expect("one").path());
+        for table in files.filter(|path| path.extension().is_some_and(|end| end == "sst")) {
+            let mut bytes = fs::read(&table).expect("readable");
+            bytes[4] ^= 1;
+            fs::write(&table, bytes).expect("written");
+        }
+        let ended = scrub.read_all().expect_err("damaged");
+        assert!(matches!(ended, Ended::StateDamaged(_)), "{ended}");
+        assert!(!scrub.folders.scrub().exists(), "nothing stays that keeps files");
+    }
+
+    #[test]
+    fn a_state_is_not_read_with_less_than_twice_the_reserve_free() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut scrub, _go_on) = without_a_journal(folder.path());
+        let free = scrub.folders.free_bytes().expect("told");
+        // Once it is free, and twice it is not, whatever others write meanwhile.
+        scrub.disk_reserve_bytes = free / 3 * 2;
+        let ended = scrub.read_all().expect_err("no room");
+        assert!(matches!(ended, Ended::NoRoom), "{ended}");
+        assert!(!scrub.folders.scrub().exists());
+        scrub.disk_reserve_bytes = free / 4;
+        let ended = scrub.read_all().expect_err("there is no journal");
+        assert!(matches!(ended, Ended::NotNow(_)), "{ended}");
+    }
 
     #[test]
     fn the_first_reading_is_when_it_is_due_and_not_at_once() {

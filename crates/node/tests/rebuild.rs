@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings, StartError};
+use synod_storage::failpoint;
 
 /// What a node writes into `REBUILD` by itself begins like this.
 const DOUBT: &str = "found by the node itself: the state is damaged\n";
@@ -175,7 +176,8 @@ fn states(of: &Settings) -> Vec<String> {
 
 fn flip_a_state(of: &Settings) {
     let is_table = |path: &Path| path.extension().is_some_and(|end| end == "sst");
-    let entries = fs::read_dir(of.data_dir.join("state")).expect("a state");
+    let state = states(of).pop().expect("a state");
+    let entries = fs::read_dir(of.data_dir.join(state)).expect("a state");
     let mut tables: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
     tables.retain(|path| is_table(path));
     for table in tables {
@@ -232,4 +234,117 @@ fn a_reading_that_cannot_be_noted_ends_nothing() {
     wait_for("another", || finished() > first);
     stopped(node);
     assert!(!settings.data_dir.join("scrub.json").exists() && stuck.exists());
+}
+
+/// Has the next start die behind this step, as if it were killed there.
+fn dies_behind(settings: &Settings, step: &str) {
+    failpoint::arm(&settings.data_dir, step);
+    let died = Node::start(settings).expect_err(step);
+    assert!(died.to_string().contains(step), "{step}: {died}");
+    assert!(!failpoint::is_armed(&settings.data_dir, step), "{step}");
+}
+
+/// Nothing is left to be done.
+fn is_done(settings: &Settings, step: &str) {
+    for left in ["REBUILD", "SUSPECT", "DIFFERS", "state.damaged", "state.new"] {
+        assert!(!mark(settings, left).exists(), "{step}: {left}");
+    }
+    assert_eq!(states(settings).len(), 1, "{step}");
+}
+
+#[test]
+fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
+    let steps = [
+        "repair begun",
+        "state fetched",
+        "state prepared",
+        "state set aside",
+        "mark written",
+        "switched",
+        "switch durable",
+        "state replaced",
+        "DIFFERS gone",
+        "SUSPECT gone",
+        "WHOLE gone",
+        "REBUILD gone",
+        "repair ended",
+        "mark removed",
+    ];
+    let cluster = Cluster::with(2, SMALL);
+    let settings = &cluster.settings[0];
+    let mut nodes = cluster.start_all();
+    let other = nodes.pop().expect("two");
+    let mut node = nodes.pop().expect("two");
+    let written = fill(&node, std::slice::from_ref(&other));
+    for step in steps {
+        let applied = |node| status(node, "applied_slot");
+        wait_for("equal states", || applied(&node) == applied(&other));
+        stopped(node);
+        flip_a_state(settings);
+        for (name, words) in [("REBUILD", DOUBT), ("SUSPECT", ""), ("DIFFERS", "slot 1\n")] {
+            fs::write(mark(settings, name), words).expect("written");
+        }
+        dies_behind(settings, step);
+        node = cluster.start(0);
+        is_done(settings, step);
+        wait_for("a leader", || node.is_leader() || other.is_leader());
+        has(&node, written);
+    }
+    stopped(node);
+    stopped(other);
+}
+
+#[test]
+fn a_state_is_kept_or_made_anew_though_the_node_dies_behind_any_step() {
+    let made_anew = [
+        "repair begun",
+        "state set aside",
+        "state replaced",
+        "DIFFERS gone",
+        "SUSPECT gone",
+        "WHOLE gone",
+        "REBUILD gone",
+        "repair ended",
+    ];
+    let kept = ["repair begun", "state kept", "SUSPECT gone", "REBUILD gone"];
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let mut node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    put(&node, 0);
+    let wanted = made_anew.map(|step| (step, ""));
+    let doubted = kept.map(|step| (step, DOUBT));
+    for (step, words) in wanted.into_iter().chain(doubted) {
+        stopped(node);
+        let _ = fs::remove_file(mark(settings, "WHOLE"));
+        fs::write(mark(settings, "REBUILD"), words).expect("written");
+        dies_behind(settings, step);
+        node = cluster.start(0);
+        is_done(settings, step);
+        wait_for("a leader", || node.is_leader());
+        has(&node, 1);
+    }
+    stopped(node);
+}
+
+#[test]
+fn a_replay_of_the_journal_ends_when_it_is_told_to() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    // The journal says of the last one only later that it is chosen.
+    for number in 0..5 {
+        put(&node, number);
+    }
+    stopped(node);
+    // All of it is to be made anew from the journal.
+    fs::remove_dir_all(mark(settings, "state")).expect("removed");
+    let told = AtomicBool::new(true);
+    let ended = Node::start_unless(settings, &told).expect_err("it was told to stop");
+    assert!(matches!(ended, StartError::Stopped), "{ended}");
+    is_done(settings, "stopped");
+    let node = cluster.start(0);
+    has(&node, 5);
+    stopped(node);
 }
