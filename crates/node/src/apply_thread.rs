@@ -16,7 +16,9 @@ use synod_wire::{DecodeError, batch, command};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
+use crate::folder;
 use crate::identity::Identity;
+use crate::marks::{self, TAKEN};
 use crate::report::Report;
 use crate::request::{Answer, Answers, WriteReply};
 use crate::shared::{Shared, count};
@@ -346,6 +348,15 @@ impl ApplyThread {
             return Ok(());
         }
         let Installer { folders, current, options } = &self.installer;
+        let taken = marks::taken_text(Slot(slot));
+        if let Err(error) = folder::replace(folders.data(), TAKEN, &taken) {
+            tracing::warn!(peer = %from, slot, %error, "the snapshot cannot be installed");
+            if let Err(error) = verified.discard() {
+                tracing::warn!(%error, "it stays until the next start");
+            }
+            let _ = self.reports.send(Report::SnapshotFailed { from });
+            return Ok(());
+        }
         let prepared = match folders.prepare(verified) {
             Ok(prepared) => prepared,
             Err(error) => {

@@ -19,6 +19,10 @@ pub(crate) const DIFFERS: &str = "DIFFERS";
 /// peer is asked.
 pub(crate) const WHOLE: &str = "WHOLE";
 
+/// The slot of the last state that was a peer's. Up to there this node's state is no evidence of
+/// its own of what the right one is.
+pub(crate) const TAKEN: &str = "TAKEN";
+
 /// How the content of [`REBUILD`] begins when the node left it by itself. Any other is an
 /// operator's, who may have renamed a file of another name.
 const DOUBT: &str = "found by the node itself: ";
@@ -44,6 +48,18 @@ pub(crate) fn difference_text(slot: Slot, reason: &str) -> Vec<u8> {
          start it.\n"
     )
     .into_bytes()
+}
+
+/// What stands in [`TAKEN`].
+pub(crate) fn taken_text(slot: Slot) -> Vec<u8> {
+    format!("slot {slot}\nthe state up to there was a peer's\n").into_bytes()
+}
+
+/// The slot of the last state that was a peer's; none when none was, or nothing tells.
+pub(crate) fn taken(folder: &Path) -> Option<Slot> {
+    let content = folder::read(folder, TAKEN).ok().flatten()?;
+    let text = String::from_utf8_lossy(&content);
+    text.lines().next()?.strip_prefix("slot ")?.parse().ok().map(Slot)
 }
 
 /// The slot after which the state is known to differ from a peer's. Of a file that does not

@@ -28,12 +28,13 @@ use crate::fatal::Fatal;
 use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
-use crate::marks::{self, DIFFERS};
+use crate::marks::{self, DIFFERS, REBUILD};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::rebuild::{self, Rebuild};
 use crate::recovery;
+use crate::replaceable::FORBEARANCE;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
@@ -122,7 +123,7 @@ impl Node {
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
-        rebuild::look_at_suspect(&folder, stop).map_err(instead)?;
+        rebuild::look_at_suspect(&folder, settings, &identity, stop).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -147,6 +148,13 @@ impl Node {
         if let Some(slot) = marks::difference(folder.path())? {
             tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
             shared.owner.set_differs_after(Some(slot));
+        }
+        if let Some(slot) = marks::taken(folder.path()) {
+            tracing::info!(%slot, "the state up to there was a peer's");
+        }
+        if folder.path().join(REBUILD).exists() {
+            // Set once, as the trace.
+            let _ = shared.forbears_until.set(Instant::now() + FORBEARANCE);
         }
         let (clock, fatal) = (Clock::new(), Fatal::of(folder.path()));
         let assembly = Assembly { settings, identity: identity.clone(), shared, clock, fatal };
@@ -384,7 +392,7 @@ impl Assembly<'_> {
         let scrub = Scrub::new(
             (self.settings, &self.identity),
             scrubbed,
-            queues.scrub,
+            (queues.scrub, workers.journal.clone()),
             shared.clone(),
             self.fatal.clone(),
         );
