@@ -241,30 +241,25 @@ fn a_damaged_newest_file_is_mended_when_another_one_was_begun_in_time() {
     Journal::create(&dir, CLUSTER).unwrap();
     let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
     append(&mut journal, 1..=20);
-    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
     let whole = image(&dir);
     let (newest, bytes) = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
     let mut bytes = bytes.clone();
     bytes[20] ^= 1;
-    std::fs::write(newest, bytes).unwrap();
-    for found in
-        [Journal::scrub(&dir, CLUSTER, |_| true).err(), Journal::inspect(&dir, CLUSTER).err()]
-    {
-        assert!(matches!(found, Some(OpenError::PromiseNotProvable(_))), "{found:?}");
-    }
+    // In place: it is open.
+    let mut file = std::fs::File::options().write(true).open(newest).unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    let found = Journal::scrub(&dir, CLUSTER, |_| true).unwrap_err();
+    assert!(matches!(found, OpenError::PromiseNotProvable(_)), "{found}");
     journal.begin_next().unwrap();
-    for found in
-        [Journal::scrub(&dir, CLUSTER, |_| true).err(), Journal::inspect(&dir, CLUSTER).err()]
-    {
-        assert!(matches!(found, Some(OpenError::Damaged(_))), "{found:?}");
-    }
+    let found = Journal::scrub(&dir, CLUSTER, |_| true).unwrap_err();
+    assert!(matches!(found, OpenError::Damaged(_)), "{found}");
     append(&mut journal, 21..=22);
     drop(journal);
     let mended = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
     assert!(mended.is_done && mended.damage.file == *newest);
     let recovered = Journal::open(&dir, CLUSTER, &SMALL).unwrap().recovered;
     assert_eq!(recovered.promised, ballot(1 + 22 / 3));
-    assert!(recovered.promised > expected.promised && recovered.chosen_upto >= Slot(20));
+    assert!(recovered.chosen_upto >= Slot(20), "{}", recovered.chosen_upto);
 }
 
 /// What a journal shows to hold, beside a damage that it goes on behind.

@@ -385,3 +385,54 @@ fn membership(
     let known = Known::new(settings, &Pins::open(folder)?, identity);
     Ok(Membership::new(identity.node, known, talked_to))
 }
+
+#[cfg(test)]
+mod tests {
+    use synod_paxos::{Ballot, Position};
+    use synod_transport::{Own, Pin};
+    use synod_wire::Versions;
+
+    use super::*;
+
+    /// Hosts 1 to 3 became 4 to 6 since: only the settings of node 4 know 5 and 6.
+    #[test]
+    fn those_that_only_the_settings_name_are_dialled_too() {
+        let member = |id: u32| {
+            format!(
+                "[[members]]\nid = {id}\npeer = \"127.0.0.1:{id}\"\n\
+                 client_url = \"http://127.0.0.1:10{id}\"\n"
+            )
+        };
+        let members: String = (4..=6).map(member).collect();
+        let text = format!(
+            "node_id = 4\ndata_dir = \"data\"\n[cluster]\n\
+             id = \"00112233445566778899aabbccddeeff\"\n[peer]\nlisten = \"127.0.0.1:4\"\n\
+             [client]\nlisten = \"127.0.0.1:104\"\n{members}"
+        );
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = Settings::parse(&text, &dir.path().join("synod.toml")).expect("settings");
+        let folder = Folder::create(&settings.data_dir).expect("made");
+        let mut pins = Pins::open(&folder).expect("none yet");
+        for node in [5, 9] {
+            pins.keep(NodeId(node), u128::from(node)).expect("kept");
+        }
+        let peer = |node, address: &str| PeerAddress {
+            node: NodeId(node),
+            address: address.to_owned(),
+            spare: None,
+        };
+        let mut to = TransportSettings {
+            own: Own { cluster: 1, node: NodeId(4), store: 1, incarnation: 1 },
+            versions: Versions::of_writer(1),
+            promised: Ballot::ZERO,
+            position: Position::ZERO,
+            peers: vec![peer(1, "a:1"), peer(6, "moved:6")],
+            pins: Vec::new(),
+            limits: synod_transport::Limits::default(),
+        };
+        add_known(&mut to, &settings, &folder).expect("readable");
+        let expected = [peer(1, "a:1"), peer(6, "moved:6"), peer(5, "127.0.0.1:5")];
+        assert_eq!(to.peers, expected);
+        assert_eq!(to.pins, [Pin { node: NodeId(5), store: 5 }]);
+    }
+}
