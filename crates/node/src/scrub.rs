@@ -387,7 +387,7 @@ fn first_pause(known: &ScrubBody, now_s: u64, interval: Duration) -> Duration {
 /// How much longer this node waits than others.
 fn jitter(interval: Duration) -> Duration {
     let most = JITTER.min(interval / JITTER_PART);
-    let random = random_id().map_or(0, |id| id as u32);
+    let random = random_id().map_or(0, |id| u32::try_from(id >> 96).unwrap_or(0));
     most.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 

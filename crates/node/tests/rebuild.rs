@@ -11,6 +11,7 @@ use std::sync::atomic::AtomicBool;
 
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings, StartError};
+use synod_storage::{Store, StoreOptions};
 
 /// What a node writes into `REBUILD` by itself begins like this.
 const DOUBT: &str = "found by the node itself: the state is damaged\n";
@@ -259,21 +260,42 @@ fn damage_told(node: &Node) -> String {
     status(node, "scrub")["damage"].as_str().unwrap_or_default().to_owned()
 }
 
+/// Keys whose values do not compress, so that most of a file is values.
+const NOISE: u32 = 100;
+
+fn noise(number: u32) -> String {
+    let mut random = u64::from(number) + 1;
+    let word = || {
+        // Xorshift: any bits do that are not the same.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        format!("{random:016x}")
+    };
+    std::iter::repeat_with(word).take(60).collect()
+}
+
 /// Nobody else has a state: a node with a damaged block is of more use than none.
 #[test]
 fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
     let cluster = Cluster::with(1, &scrubbed());
     let settings = &cluster.settings[0];
     let node = cluster.start(0);
-    let written = fill(&node, &[]);
+    fill(&node, &[]);
+    for number in 0..NOISE {
+        let target = format!("/v1/kv/noise-{number}");
+        assert_eq!(request(node.client_addr(), "PUT", &target, &noise(number)).status, 201);
+    }
     stopped(node);
-    // The one with the most keys.
-    let length = |path: &PathBuf| fs::metadata(path).expect("there").len();
-    let table = tables(settings).into_iter().max_by_key(length).expect("a table");
-    let whole = fs::read(&table).expect("readable");
+    // All in one file, which is not soon compacted again: that would end the node.
+    let state = settings.data_dir.join("state");
+    Store::open(&state, &StoreOptions::default()).expect("opens").compact();
+    let tables = tables(settings);
+    let [table] = &tables[..] else { panic!("{tables:?}") };
+    let whole = fs::read(table).expect("readable");
     let mut bytes = whole.clone();
-    bytes[whole.len() / 2] ^= 1;
-    put_bytes(&table, &bytes);
+    bytes[whole.len() / 3] ^= 1;
+    put_bytes(table, &bytes);
     // What a node with peers would have found and told is in its folder still.
     let rebuild = mark(settings, "REBUILD");
     fs::write(&rebuild, DOUBT).expect("written");
@@ -282,17 +304,17 @@ fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
     assert!(rebuild.exists() && !mark(settings, "SUSPECT").exists());
     wait_for("it leads", || node.is_leader());
     wait_for("the block is found", || damage_told(&node).contains("Corruption"));
+    assert!(rebuild.exists(), "it is doubted no more");
     let read = |number: u32| {
-        let target = format!("/v1/kv/key-{number}");
+        let target = format!("/v1/kv/noise-{number}");
         let get = request(node.client_addr(), "GET", &target, "");
         assert!([200, 500].contains(&get.status), "{get:?}");
-        (get.status == 200).then(|| assert_eq!(get.body, "v".repeat(1_000))).is_some()
+        (get.status == 200).then(|| assert_eq!(get.body, noise(number))).is_some()
     };
-    let readable = (0..written).filter(|number| read(*number)).count();
-    assert!(readable > 0 && readable < written as usize, "{readable} of {written}");
-    put(&node, written);
+    let readable = (0..NOISE).filter(|number| read(*number)).count();
+    assert!(readable > 0 && readable < NOISE as usize, "{readable} of {NOISE}");
     // What was read to its end without damage is not doubted any more.
-    put_bytes(&table, &whole);
+    put_bytes(table, &whole);
     wait_for("the doubt is gone", || !rebuild.exists());
     stopped(node);
     assert!(states(settings) == ["state"] && !mark(settings, "WHOLE").exists());
