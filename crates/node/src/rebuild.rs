@@ -11,7 +11,9 @@
 //! Until a peer's state is here and checked everything stays as it is. No peer may have one:
 //! what this node holds, damaged or not, may be all there is. And damage may have been told by
 //! mistake, on most nodes at once even, by a disk that failed for a moment: unless an operator
-//! wants another state, one that can be read to its end is kept.
+//! wants another state, one that can be read to its end is kept. When nobody gives another one, a
+//! state with a damaged block is better than none: the node goes on with what can be read of it,
+//! and the file stays for the next time.
 
 mod asking;
 

@@ -15,7 +15,7 @@ use crate::identity::random_id;
 use crate::snapshot::{Fetch, FetchOut};
 use crate::start_error::StartError;
 
-/// A node to which nobody gives anything for this long ends; another start tries again.
+/// A node to which nobody gives anything for this long asks no more in this start.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often is looked whether somebody can be asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
