@@ -29,12 +29,13 @@ use crate::fatal::Fatal;
 use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
-use crate::marks::{self, DIFFERS};
+use crate::marks::{self, DIFFERS, REBUILD};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::rebuild::{self, Rebuild};
 use crate::recovery;
+use crate::replaceable::FORBEARANCE;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
@@ -124,7 +125,7 @@ impl Node {
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
-        rebuild::look_at_suspect(&folder, stop).map_err(instead)?;
+        rebuild::look_at_suspect(&folder, settings, &identity, stop).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -149,6 +150,10 @@ impl Node {
         if let Some(slot) = marks::difference(folder.path())? {
             tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
             shared.owner.set_differs_after(Some(slot));
+        }
+        if folder.path().join(REBUILD).exists() {
+            // Set once, as the trace.
+            let _ = shared.forbears_until.set(Instant::now() + FORBEARANCE);
         }
         let (clock, fatal) = (Clock::new(), Fatal::of(folder.path()));
         let assembly = Assembly { settings, identity: identity.clone(), shared, clock, fatal };
@@ -394,7 +399,7 @@ impl Assembly<'_> {
         let scrub = Scrub::new(
             (self.settings, &self.identity),
             scrubbed,
-            queues.scrub,
+            (queues.scrub, workers.journal.clone()),
             shared.clone(),
             self.fatal.clone(),
         );

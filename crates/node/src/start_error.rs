@@ -47,8 +47,11 @@ pub enum StartError {
     #[error(
         "the state of this node can't be used, and no other takes its place: {why}. Nothing was \
          removed. See to it that a peer is up and reachable, and start this node again; or \
-         put a new node in its place with `synod member replace`. If it has no peers, `synod \
-         restore` makes a new cluster from a backup"
+         put a new node in its place with `synod member replace`. To go on with what can still be \
+         read of its own state remove the file {}: reads of what is damaged fail then, and if the \
+         state is not to be believed at all, wrong answers are given. If it has no peers, `synod \
+         restore` makes a new cluster from a backup",
+        crate::marks::REBUILD
     )]
     NoState {
         /// Why not.
