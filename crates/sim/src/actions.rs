@@ -203,7 +203,7 @@ impl World<'_> {
         self.hear(id, Event::Persisted(upto))
     }
 
-    fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
+    pub(crate) fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
         self.coverage.rare(Rare::StoppedByDisk);
         self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 0, 0], || {
             format!("{id} stops: {why}")
@@ -247,7 +247,10 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            for took in apply_value(&mut process.machine, &self.first, slot, value) {
+            let Ok(commands) = apply_value(&mut process.machine, &self.first, slot, value) else {
+                return self.doubt_state(id);
+            };
+            for took in commands {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {

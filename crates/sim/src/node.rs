@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use synod_host::{Applied, Event, Host, Waiter};
-use synod_kv::{ServerId, StateMachine, Taken};
+use synod_kv::{MapError, ServerId, StateMachine, Taken};
 use synod_paxos::{Ballot, Configuration, NodeId, Slot, Standing, Value};
 use synod_wire::{batch, command};
 
@@ -11,6 +11,7 @@ use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
 use crate::clock::Clock;
 use crate::disk::Disk;
+use crate::mistakes::Mistake;
 use crate::schedule::Schedule;
 use crate::snapshot::{Checkpoint, Task, Transfer};
 use crate::store::{Durable, Store, Unflushed};
@@ -21,7 +22,8 @@ use crate::world::Happening;
 pub(crate) enum Fate {
     /// It comes back from every crash.
     Sound,
-    /// Its journal is damaged: it runs until it notices, and then no more.
+    /// Something of it is damaged: it runs until it notices. Perhaps it can mend it then;
+    /// nothing rests on that.
     Damaged,
     /// Its disk is gone. Another store may run under its name.
     Lost,
@@ -29,6 +31,17 @@ pub(crate) enum Fate {
     Waits,
     /// It stays down from the healing on, to show that a quorum suffices.
     Left,
+}
+
+/// What a node thinks of its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Doubt {
+    /// Nothing.
+    None,
+    /// The next start reads all of it.
+    Suspect,
+    /// It is damaged: another takes its place.
+    Damaged,
 }
 
 /// A machine.
@@ -42,13 +55,26 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) state: Durable,
+    /// Its state is known to be damaged, or is to be read as a whole by the next start.
+    pub(crate) doubt: Doubt,
+    /// Its journal was mended since it was read last.
+    pub(crate) is_mended: bool,
+    /// It waits for a peer's state, and takes part in nothing.
+    pub(crate) is_rebuilding: bool,
+    /// The mistake of its files' model.
+    pub(crate) mistake: Option<Mistake>,
     /// The configuration in which it joined, unless it was there in the beginning.
     pub(crate) joined_in: Option<Configuration>,
     pub(crate) process: Option<Process>,
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, clock: Clock, segment_groups: usize) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        clock: Clock,
+        segment_groups: usize,
+        mistake: Option<Mistake>,
+    ) -> Self {
         Node {
             id,
             life: 0,
@@ -57,6 +83,10 @@ impl Node {
             clock,
             disk: Disk::new(segment_groups),
             state: Durable::default(),
+            doubt: Doubt::None,
+            is_mended: false,
+            is_rebuilding: false,
+            mistake,
             joined_in: None,
             process: None,
         }
@@ -182,16 +212,18 @@ pub(crate) struct Took {
 }
 
 /// Applies one value.
+///
+/// # Errors
+/// When something is read that is damaged.
 pub(crate) fn apply_value(
     machine: &mut StateMachine<Store>,
     first: &Configuration,
     slot: u64,
     value: &Value,
-) -> Vec<Took> {
+) -> Result<Vec<Took>, MapError> {
     if let Value::Configuration(new) = value {
-        synod_host::apply_configuration(machine, first, Slot(slot), new)
-            .expect("memory does not fail");
-        return Vec::new();
+        synod_host::apply_configuration(machine, first, Slot(slot), new)?;
+        return Ok(Vec::new());
     }
     let mut commands = Vec::new();
     let mut encoded = Vec::new();
@@ -205,7 +237,7 @@ pub(crate) fn apply_value(
             encoded.push(entry.command);
         }
     }
-    let taken = machine.apply(slot, stamp_ms, &commands).expect("memory does not fail");
+    let taken = machine.apply(slot, stamp_ms, &commands)?;
     let named = commands.into_iter().map(|(id, _)| id).zip(encoded);
-    named.zip(taken).map(|((id, command), taken)| Took { id, command, taken }).collect()
+    Ok(named.zip(taken).map(|((id, command), taken)| Took { id, command, taken }).collect())
 }

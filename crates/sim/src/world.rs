@@ -23,6 +23,7 @@ use crate::network::Network;
 use crate::node::{Fate, Node};
 use crate::plan::Plan;
 use crate::schedule::Schedule;
+use crate::snapshot::Checkpoint;
 use crate::squeeze::Squeeze;
 use crate::trace::Trace;
 use crate::words;
@@ -53,6 +54,12 @@ pub(crate) enum Happening {
     Flushed { node: NodeId, life: u64, slot: u64 },
     /// A machine starts its process.
     Start { node: NodeId },
+    /// A node without a state asks a peer for its.
+    AskForState { node: NodeId },
+    /// A peer's state has come, of this life of it.
+    StateCame { node: NodeId, from: NodeId, life: u64, checkpoint: Checkpoint },
+    /// A node reads everything that it has.
+    Scrub { node: NodeId },
     /// A paused process goes on.
     Resume { node: NodeId, life: u64 },
     /// A pair gets a connection.
@@ -108,8 +115,10 @@ impl<'t> World<'t> {
         let mut rng = plan.rng(0x3014);
         let ids: Vec<NodeId> = (1..=plan.members).map(NodeId).collect();
         let mut clock = || Clock::new(0, rng.u64(1_000_000..1_000_000_000));
-        let nodes: Vec<Node> =
-            ids.iter().map(|id| Node::new(*id, clock(), plan.sizes.segment_groups)).collect();
+        let (mistake, segment_groups) =
+            (crate::planted::model(plan.bug), plan.sizes.segment_groups);
+        let new = |id: &NodeId| Node::new(*id, clock(), segment_groups, mistake);
+        let nodes: Vec<Node> = ids.iter().map(new).collect();
         let (alpha, page_bytes_max) = (plan.sizes.alpha, plan.sizes.page_bytes_max);
         let first = crate::lifecycle::configuration(&plan)?;
         let checks = Checks {
@@ -211,6 +220,11 @@ impl<'t> World<'t> {
             Happening::Flush { node, life } => self.flush(node, life)?,
             Happening::Flushed { node, life, slot } => self.flushed(node, life, slot)?,
             Happening::Start { node } => self.start(node)?,
+            Happening::AskForState { node } => self.ask_for_state(node)?,
+            Happening::StateCame { node, from, life, checkpoint } => {
+                self.state_came(node, (from, life), &checkpoint)?;
+            }
+            Happening::Scrub { node } => self.scrub(node)?,
             Happening::Resume { node, life } => {
                 let now_us = self.now_us;
                 let node = &mut self.nodes[node.0 as usize - 1];
