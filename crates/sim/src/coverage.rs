@@ -61,6 +61,8 @@ rare! {
     RebuildBroken "state of a peer that did not arrive, or not whole",
     SnapshotDamaged "damaged snapshot refused",
     AmnesiaRefused "wiped disk refused",
+    WentBackRefused "older copy of a folder refused",
+    SecondProcessRefused "second process on a copy of a folder refused",
     Replayed "state rebuilt from the journal",
     CatchUp "values shipped to a node behind",
     CatchUpFromJournal "values shipped from a journal",

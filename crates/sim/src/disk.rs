@@ -67,7 +67,7 @@ pub(crate) struct Behind {
 }
 
 /// The journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Disk {
     base: Base,
     groups: VecDeque<Group>,

@@ -71,11 +71,13 @@ pub enum Fault {
     StateDamage,
     /// Snapshots are damaged at their source or on their way.
     SnapshotDamage,
+    /// An older copy of a data folder comes in its place, or a copy beside it.
+    OldCopy,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 33] = [
+    pub const ALL: [Fault; 34] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -109,6 +111,7 @@ impl Fault {
         Fault::Membership,
         Fault::StateDamage,
         Fault::SnapshotDamage,
+        Fault::OldCopy,
     ];
 
     /// Its name for people.
@@ -148,12 +151,14 @@ impl Fault {
             Fault::Membership => "membership",
             Fault::StateDamage => "state damage",
             Fault::SnapshotDamage => "snapshot damage",
+            Fault::OldCopy => "older copy",
         }
     }
 
     /// Those that every seed draws from a source of its own, so that it draws the others
     /// as before they were thought of.
-    pub(crate) const LATER: [Fault; 2] = [Fault::StateDamage, Fault::SnapshotDamage];
+    pub(crate) const LATER: [Fault; 3] =
+        [Fault::StateDamage, Fault::SnapshotDamage, Fault::OldCopy];
 
     /// Whether it happens between nodes: a single one cannot have it.
     pub(crate) fn needs_peers(self) -> bool {
@@ -169,6 +174,7 @@ impl Fault {
                 | Fault::Flapping
                 | Fault::Clogging
                 | Fault::SnapshotDamage
+                | Fault::OldCopy
         )
     }
 
@@ -194,7 +200,7 @@ impl Fault {
             | Fault::Chain
             | Fault::Ring
             | Fault::Flapping => 5,
-            Fault::CrashAll | Fault::StateDamage => 10,
+            Fault::CrashAll | Fault::StateDamage | Fault::OldCopy => 10,
             Fault::Destroyed
             | Fault::Wiped
             | Fault::BitFlip

@@ -15,6 +15,7 @@ mod campaign;
 pub mod checkers;
 mod client;
 mod clock;
+mod copies;
 mod coverage;
 mod cut;
 mod disk;

@@ -21,10 +21,13 @@ impl World<'_> {
     /// Starts a machine's process, if its disk lets it.
     pub(crate) fn start(&mut self, id: NodeId) -> Check {
         let Some(recovered) = self.read_disk(id)? else { return Ok(()) };
+        self.stop_copies(id)?;
         let now_us = self.now_us;
         let node = self.node(id);
         node.life += 1;
+        node.incarnation += 1;
         let (life, promised) = (node.life, recovered.promised);
+        (node.told, node.position) = (promised, recovered.position);
         if node.is_member() {
             self.checks.promises.started(id, life, promised)?;
         }
@@ -55,10 +58,12 @@ impl World<'_> {
             options: options(&self.plan, self.rng.u64(..)),
             limits: limits(&self.plan),
         };
+        let heard = self.nobody_heard();
         let node = self.node(id);
         let host = Host::new(settings, recovered, &applied, node.clock.read(now_us));
         let segments = node.disk.take_filled();
         let mut process = Process::new(host, machine, unflushed, applied);
+        process.heard = heard;
         process.inbox.extend(segments.into_iter().map(Event::Segment));
         node.process = Some(process);
         self.schedule_beginnings(id, life);

@@ -153,6 +153,7 @@ impl World<'_> {
             Fault::BitFlip | Fault::LostWrite | Fault::MisdirectedWrite => {
                 self.damage(fault, victim)?;
             }
+            Fault::OldCopy => self.copy_folder(victim)?,
             Fault::StateDamage => self.damage_states(victim)?,
             Fault::ClockJump => self.jump(victim),
             Fault::HandOver => {
@@ -216,6 +217,13 @@ impl World<'_> {
     pub(crate) fn kill(&mut self, fault: Fault, victim: NodeId) -> Check {
         if self.node(victim).process.is_some() {
             self.coverage.fault(fault);
+        }
+        self.strike_down(fault, victim)
+    }
+
+    /// Kills a process as a part of another fault.
+    pub(crate) fn strike_down(&mut self, fault: Fault, victim: NodeId) -> Check {
+        if self.node(victim).process.is_some() {
             let tail = self.nemesis.draw_tail();
             self.crash(victim, tail)?;
             let down_us = self.draw_down(fault);
@@ -268,6 +276,7 @@ impl World<'_> {
             node.state = crate::store::Durable::default();
             (node.doubt, node.is_rebuilding) = (Doubt::None, false);
             node.store_id = store_id;
+            node.incarnation = 0;
             self.at(down_us, Happening::Start { node: victim });
         }
         Ok(())

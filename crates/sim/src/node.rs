@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use synod_host::{Applied, Event, Host, Waiter};
 use synod_kv::{MapError, ServerId, StateMachine, Taken};
-use synod_paxos::{Ballot, Configuration, NodeId, Slot, Standing, Value};
+use synod_paxos::{Ballot, Configuration, NodeId, Position, Slot, Standing, Value};
 use synod_wire::{batch, command};
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
 use crate::clock::Clock;
+use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
 use crate::mistakes::Mistake;
 use crate::schedule::Schedule;
@@ -55,6 +56,15 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) state: Durable,
+    /// Which of the folder's lives this is, as the folder says. Copies count alike.
+    pub(crate) incarnation: u64,
+    /// What it said of itself when it began, and the highest promise that it gave since.
+    pub(crate) told: Ballot,
+    pub(crate) position: Position,
+    /// An older copy of its folder that somebody keeps.
+    pub(crate) copy: Option<Box<Copy>>,
+    /// It runs on a copy.
+    pub(crate) is_copy: bool,
     /// Its state is known to be damaged, or is to be read as a whole by the next start.
     pub(crate) doubt: Doubt,
     /// Its journal was mended since it was read last.
@@ -83,6 +93,11 @@ impl Node {
             clock,
             disk: Disk::new(segment_groups),
             state: Durable::default(),
+            incarnation: 0,
+            told: Ballot::ZERO,
+            position: Position::ZERO,
+            copy: None,
+            is_copy: false,
             doubt: Doubt::None,
             is_mended: false,
             is_rebuilding: false,
@@ -104,7 +119,7 @@ impl Node {
 
     /// Whether this node still is the member that its name says.
     pub(crate) fn is_member(&self) -> bool {
-        self.store_id == 0
+        self.store_id == 0 && !self.is_copy
     }
 }
 
@@ -145,6 +160,8 @@ pub(crate) struct Process {
     pub(crate) applied: Applied,
     /// What the state machine has still to do, in order; it is at the first.
     pub(crate) apply_queue: VecDeque<Task>,
+    /// What it heard of each node, and whether it took the last process of it that it met.
+    pub(crate) heard: Vec<Heard>,
     /// The snapshot that it fetches.
     pub(crate) transfer: Option<Transfer>,
     /// The snapshot that it keeps for others.
@@ -180,6 +197,7 @@ impl Process {
             waiters: VecDeque::new(),
             applied,
             apply_queue: VecDeque::new(),
+            heard: Vec::new(),
             transfer: None,
             kept: None,
             installed: Slot::ZERO,

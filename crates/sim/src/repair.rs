@@ -81,6 +81,7 @@ impl World<'_> {
             node.is_rebuilding = true;
             // In a new life it asks its peers, and tells them no less than it told before.
             node.life += 1;
+            node.incarnation += 1;
             self.at(0, Happening::AskForState { node: id });
             return Ok(Repaired::Waits);
         }
@@ -185,9 +186,7 @@ impl World<'_> {
             .as_ref()
             .is_some_and(|process| !process.paused && process.machine.applied_slot() > above.0);
         let own = &self.nodes[to.0 as usize - 1];
-        !cut && has_it
-            && self.network.admits(peer, node.store_id)
-            && self.network.admits(to, own.store_id)
+        !cut && has_it && node.is_member() && own.is_member()
     }
 
     /// A peer's state is here, or broke off on its way.
@@ -335,7 +334,7 @@ impl World<'_> {
     }
 
     fn fall_ill(&mut self, fault: Fault, victim: NodeId, damage: impl Fn(&mut Node)) -> Check {
-        self.kill(fault, victim)?;
+        self.strike_down(fault, victim)?;
         let node = self.node(victim);
         damage(node);
         if node.is_ailing() {

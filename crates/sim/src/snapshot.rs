@@ -13,7 +13,7 @@ use synod_host::{Applied, Event, Refusal, Waiter};
 use synod_kv::{MemoryMap, State};
 use synod_paxos::{Ballot, NodeId, Recovered, Slot, Value};
 
-use crate::checkers::{Check, Checker, demand};
+use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::fault::Fault;
 use crate::lifecycle::read_configurations;
@@ -107,13 +107,10 @@ impl World<'_> {
         self.at(pause_us + way_us, Happening::Transfer { node: id, life });
     }
 
-    fn talks(&mut self, one: NodeId, other: NodeId) -> bool {
+    fn talks(&mut self, one: NodeId, other: NodeId) -> Result<bool, Violation> {
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
-        let both = [one, other].into_iter().all(|id| {
-            let node = &self.nodes[id.0 as usize - 1];
-            node.is_running() && self.network.admits(id, node.store_id)
-        });
-        both && !cut
+        let both = [one, other].into_iter().all(|id| self.node(id).is_running());
+        Ok(both && !cut && self.shake_hands(one, other)?)
     }
 
     /// The source answers a question of the receiver, or nobody does.
@@ -123,7 +120,7 @@ impl World<'_> {
         let own_life = self.node(id).life;
         let from = transfer.from;
         let breaks = self.nemesis.is_loose() && self.rng.u8(..12) == 0;
-        if breaks || !self.talks(id, from) {
+        if breaks || !self.talks(id, from)? {
             transfer.breaks += 1;
             if transfer.breaks > BREAKS_MAX {
                 return self.give_up_snapshot(id, from);

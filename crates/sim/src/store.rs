@@ -21,7 +21,7 @@ pub(crate) struct Unflushed(Rc<RefCell<VecDeque<WriteSet>>>);
 pub(crate) type Damage = BTreeSet<Vec<u8>>;
 
 /// What a crash leaves: a prefix of the commits.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Durable {
     pub(crate) map: MemoryMap,
     pub(crate) slot: u64,

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use synod_host::{Action, Event, RequestId};
-use synod_paxos::{Configuration, NodeId, RecordBody};
+use synod_paxos::{Configuration, Message, NodeId, RecordBody};
 use synod_wire::PeerMessage;
 
 use crate::checkers::agreement::Agreement;
@@ -58,6 +58,12 @@ pub(crate) enum Happening {
     AskForState { node: NodeId },
     /// A peer's state has come, of this life of it.
     StateCame { node: NodeId, from: NodeId, life: u64, checkpoint: Checkpoint },
+    /// A process dies, if it is this one.
+    Dies { node: NodeId, life: u64 },
+    /// What was copied of a node comes in its place.
+    CopyStarts { node: NodeId },
+    /// An operator switches that off.
+    CopyStops { node: NodeId },
     /// A node reads everything that it has.
     Scrub { node: NodeId },
     /// A paused process goes on.
@@ -182,7 +188,10 @@ impl<'t> World<'t> {
         self.now_us = at_us;
         match what {
             Happening::Deliver { from, to, connection, message } => {
-                if connection == self.network.connection(from, to) {
+                if connection == self.network.connection(from, to) && self.takes(to, from)? {
+                    if let PeerMessage::Paxos(Message::Promise(promise)) = &message {
+                        self.hear_promise(to, from, promise.ballot);
+                    }
                     self.hear(to, Event::Received { from, message })?;
                 }
             }
@@ -224,6 +233,13 @@ impl<'t> World<'t> {
             Happening::StateCame { node, from, life, checkpoint } => {
                 self.state_came(node, (from, life), &checkpoint)?;
             }
+            Happening::Dies { node, life } => {
+                if self.nemesis.is_loose() && self.node(node).process(life).is_some() {
+                    self.strike_down(Fault::OldCopy, node)?;
+                }
+            }
+            Happening::CopyStarts { node } => self.start_copy(node)?,
+            Happening::CopyStops { node } => self.stop_copy(node)?,
             Happening::Scrub { node } => self.scrub(node)?,
             Happening::Resume { node, life } => {
                 let now_us = self.now_us;
@@ -358,8 +374,7 @@ impl<'t> World<'t> {
     fn connected(&mut self, one: NodeId, other: NodeId) -> Check {
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
         let both = self.node(one).process.is_some() && self.node(other).process.is_some();
-        let (own, peer) = (self.node(one).store_id, self.node(other).store_id);
-        if cut || !both || !self.network.admits(one, own) || !self.network.admits(other, peer) {
+        if cut || !both || !self.shake_hands(one, other)? {
             return Ok(());
         }
         self.hear(one, Event::Connected(other))?;
