@@ -7,6 +7,7 @@ use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
@@ -246,7 +247,9 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            let Ok(commands) = apply_value(&mut process.machine, &self.first, slot, value) else {
+            let Ok(commands) =
+                apply_value(&mut process.machine, &self.first, slot, value, &mut node.drift)
+            else {
                 return self.doubt_state(id);
             };
             for took in commands {
@@ -273,7 +276,9 @@ impl World<'_> {
                 }
             }
             let hash = process.machine.state_hash();
-            self.checks.state_hash.applied(id, slot, hash)?;
+            if node.drift != Drift::Parted {
+                self.checks.state_hash.applied(id, slot, hash)?;
+            }
             self.trace.note(now_us, [words::APPLIED, u64::from(id.0), slot, hash], || {
                 format!("{id} applies slot {slot}: state {hash:016x}")
             });

@@ -60,6 +60,7 @@ rare! {
     StateRebuilt "damaged state replaced by a peer's",
     RebuildBroken "state of a peer that did not arrive, or not whole",
     SnapshotDamaged "damaged snapshot refused",
+    DriftStopped "replica that drifted stopped by the majority",
     AmnesiaRefused "wiped disk refused",
     WentBackRefused "older copy of a folder refused",
     SecondProcessRefused "second process on a copy of a folder refused",

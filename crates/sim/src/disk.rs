@@ -495,3 +495,50 @@ fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, 
         held.insert(slot, Held { standing, value, position });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_paxos::NodeId;
+
+    const BALLOT: Ballot = Ballot { round: 3, node: NodeId(1) };
+
+    /// Acceptances of these slots, one a group, in segments of two groups.
+    fn disk(slots: u64) -> Disk {
+        let mut disk = Disk::new(2);
+        for slot in 1..=slots {
+            let body =
+                RecordBody::Accepted { slot: Slot(slot), ballot: BALLOT, value: Value::Noop };
+            let record = Record { promised: BALLOT, chosen_upto: Slot(0), body };
+            disk.append(Position(slot), vec![record]);
+            disk.begin_group();
+            disk.finish_group();
+        }
+        disk.crash(Tail::Lost);
+        disk
+    }
+
+    #[test]
+    fn what_is_behind_the_damage_is_kept() {
+        let mut disk = disk(5);
+        assert_eq!(disk.behind_damage(), Ok(None));
+        assert!(disk.damage(300), "the second of four sealed ones");
+        let behind = disk.behind_damage().expect("the newest is whole").expect("it is damaged");
+        assert_eq!(behind.upto, Slot(2));
+        disk.mend(behind);
+        let recovered = disk.recover(None);
+        assert_eq!((recovered.promised, recovered.truncated_upto), (BALLOT, Slot(2)));
+        assert_eq!((recovered.chosen_upto, recovered.position), (Slot(2), Position(5)));
+        let open: Vec<u64> = recovered.open.iter().map(|open| open.slot.0).collect();
+        assert_eq!(open, [3, 4, 5]);
+    }
+
+    #[test]
+    fn nothing_is_behind_the_newest_segment() {
+        let mut disk = disk(4);
+        assert_eq!(disk.behind_share(0).map(|behind| behind.map(|b| b.upto)), Ok(Some(Slot(2))));
+        assert!(disk.damage(999), "the third, in the same segment as the last");
+        assert_eq!(disk.behind_damage(), Err(Damaged));
+        assert_eq!(disk.behind_share(0), Err(Damaged));
+    }
+}

@@ -73,11 +73,13 @@ pub enum Fault {
     SnapshotDamage,
     /// An older copy of a data folder comes in its place, or a copy beside it.
     OldCopy,
+    /// A replica's state becomes another one than the others'.
+    Drift,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 34] = [
+    pub const ALL: [Fault; 35] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -112,6 +114,7 @@ impl Fault {
         Fault::StateDamage,
         Fault::SnapshotDamage,
         Fault::OldCopy,
+        Fault::Drift,
     ];
 
     /// Its name for people.
@@ -152,13 +155,14 @@ impl Fault {
             Fault::StateDamage => "state damage",
             Fault::SnapshotDamage => "snapshot damage",
             Fault::OldCopy => "older copy",
+            Fault::Drift => "drift",
         }
     }
 
     /// Those that every seed draws from a source of its own, so that it draws the others
     /// as before they were thought of.
-    pub(crate) const LATER: [Fault; 3] =
-        [Fault::StateDamage, Fault::SnapshotDamage, Fault::OldCopy];
+    pub(crate) const LATER: [Fault; 4] =
+        [Fault::StateDamage, Fault::SnapshotDamage, Fault::OldCopy, Fault::Drift];
 
     /// Whether it happens between nodes: a single one cannot have it.
     pub(crate) fn needs_peers(self) -> bool {
@@ -175,6 +179,7 @@ impl Fault {
                 | Fault::Clogging
                 | Fault::SnapshotDamage
                 | Fault::OldCopy
+                | Fault::Drift
         )
     }
 
@@ -200,7 +205,7 @@ impl Fault {
             | Fault::Chain
             | Fault::Ring
             | Fault::Flapping => 5,
-            Fault::CrashAll | Fault::StateDamage | Fault::OldCopy => 10,
+            Fault::CrashAll | Fault::StateDamage | Fault::OldCopy | Fault::Drift => 10,
             Fault::Destroyed
             | Fault::Wiped
             | Fault::BitFlip

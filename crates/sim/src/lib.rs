@@ -19,6 +19,7 @@ mod copies;
 mod coverage;
 mod cut;
 mod disk;
+mod drift;
 mod fault;
 mod history;
 mod lifecycle;

@@ -6,6 +6,7 @@ use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slo
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::node::{Fate, Process, apply_value};
 use crate::plan::Plan;
 use crate::planted;
@@ -132,7 +133,8 @@ impl World<'_> {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
             // It may be the first to apply this at all.
-            let Ok(commands) = apply_value(&mut machine, &self.first, slot, value) else {
+            let Ok(commands) = apply_value(&mut machine, &self.first, slot, value, &mut node.drift)
+            else {
                 return Ok(None);
             };
             for took in commands {
@@ -141,7 +143,9 @@ impl World<'_> {
                     exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
                 }
             }
-            self.checks.state_hash.applied(id, slot, machine.state_hash())?;
+            if node.drift != Drift::Parted {
+                self.checks.state_hash.applied(id, slot, machine.state_hash())?;
+            }
             machine.commit().expect("memory does not fail");
         }
         let (upto, chosen_upto) = (machine.applied_slot(), recovered.chosen_upto.0);

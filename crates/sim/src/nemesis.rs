@@ -10,6 +10,7 @@ use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::cut::Cut;
 use crate::disk::{Disk, Tail};
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::node::{Doubt, Fate, Node};
 use crate::plan::Plan;
@@ -153,6 +154,7 @@ impl World<'_> {
             Fault::BitFlip | Fault::LostWrite | Fault::MisdirectedWrite => {
                 self.damage(fault, victim)?;
             }
+            Fault::Drift => self.drift(victim),
             Fault::OldCopy => self.copy_folder(victim)?,
             Fault::StateDamage => self.damage_states(victim)?,
             Fault::ClockJump => self.jump(victim),
@@ -275,6 +277,7 @@ impl World<'_> {
             node.disk = Disk::new(segment_groups);
             node.state = crate::store::Durable::default();
             (node.doubt, node.is_rebuilding) = (Doubt::None, false);
+            node.drift = Drift::None;
             node.store_id = store_id;
             node.incarnation = 0;
             self.at(down_us, Happening::Start { node: victim });
@@ -365,7 +368,8 @@ impl World<'_> {
             format!("healed: {living:?} live, {helpers:?} help, the others stay dead")
         });
         for id in (1..=self.plan.members).map(NodeId) {
-            if living.contains(&id) || helpers.contains(&id) {
+            let is_watched = self.node(id).drift == Drift::Parted && !self.node(id).is_rebuilding;
+            if living.contains(&id) || helpers.contains(&id) || is_watched {
                 self.heal_node(id)?;
             } else {
                 let tail = self.nemesis.draw_tail();

@@ -12,6 +12,7 @@ use crate::checkers::promises::Ground;
 use crate::clock::Clock;
 use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
+use crate::drift::Drift;
 use crate::mistakes::Mistake;
 use crate::schedule::Schedule;
 use crate::snapshot::{Checkpoint, Task, Transfer};
@@ -65,6 +66,7 @@ pub(crate) struct Node {
     pub(crate) copy: Option<Box<Copy>>,
     /// It runs on a copy.
     pub(crate) is_copy: bool,
+    pub(crate) drift: Drift,
     /// Its state is known to be damaged, or is to be read as a whole by the next start.
     pub(crate) doubt: Doubt,
     /// Its journal was mended since it was read last.
@@ -98,6 +100,7 @@ impl Node {
             position: Position::ZERO,
             copy: None,
             is_copy: false,
+            drift: Drift::None,
             doubt: Doubt::None,
             is_mended: false,
             is_rebuilding: false,
@@ -238,6 +241,7 @@ pub(crate) fn apply_value(
     first: &Configuration,
     slot: u64,
     value: &Value,
+    drift: &mut Drift,
 ) -> Result<Vec<Took>, MapError> {
     if let Value::Configuration(new) = value {
         synod_host::apply_configuration(machine, first, Slot(slot), new)?;
@@ -248,7 +252,7 @@ pub(crate) fn apply_value(
     let mut stamp_ms = 0;
     if let Value::Batch(bytes) = value {
         let batch = batch::decode(bytes.clone()).expect("a chosen batch can be read");
-        stamp_ms = batch.cluster_time_ms;
+        stamp_ms = drift.bend(batch.cluster_time_ms, machine.cluster_time_ms());
         for entry in batch.entries {
             let decoded = command::decode(entry.command.clone());
             commands.push((entry.id, decoded.expect("a chosen command can be read")));

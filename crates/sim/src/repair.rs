@@ -12,6 +12,7 @@ use synod_paxos::{NodeId, Slot};
 use crate::checkers::{Check, Violation};
 use crate::coverage::Rare;
 use crate::disk::Behind;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::mistakes::Mistake;
 use crate::node::{Doubt, Fate, Node};
@@ -74,6 +75,7 @@ impl World<'_> {
         if is_lost && needed == Slot::ZERO {
             // The journal goes back to the beginning.
             node.state = Durable::default();
+            node.drift = Drift::None;
             self.coverage.rare(Rare::StateReplayed);
         } else if is_lost
             || needed.0 > node.state.slot && node.mistake != Some(Mistake::MendsBeyondState)
@@ -96,7 +98,7 @@ impl World<'_> {
                 format!("{id} mends its journal, which begins behind slot {} now", behind.upto)
             });
         }
-        if node.fate == Fate::Damaged && !node.is_ailing() {
+        if node.fate == Fate::Damaged && !node.is_ailing() && node.drift == Drift::None {
             node.fate = Fate::Sound;
         }
         Ok(Repaired::Whole)
@@ -185,6 +187,7 @@ impl World<'_> {
             .process
             .as_ref()
             .is_some_and(|process| !process.paused && process.machine.applied_slot() > above.0);
+        let has_it = has_it && node.drift != Drift::Parted;
         let own = &self.nodes[to.0 as usize - 1];
         !cut && has_it && node.is_member() && own.is_member()
     }
@@ -217,9 +220,9 @@ impl World<'_> {
         });
         let node = self.node(id);
         node.state.switch(&checkpoint.map, slot);
-        node.doubt = Doubt::None;
+        (node.doubt, node.drift) = (Doubt::None, Drift::None);
         node.is_rebuilding = false;
-        if node.fate == Fate::Damaged && !node.is_ailing() {
+        if node.fate == Fate::Damaged && !node.is_ailing() && node.drift == Drift::None {
             node.fate = Fate::Sound;
         }
         let crashes = self.nemesis.is_loose() && self.rng.u8(..4) == 0;

@@ -232,6 +232,7 @@ impl World<'_> {
     /// What can be said only at the end.
     fn finish(&mut self) -> Check {
         self.dismiss_removed();
+        self.check_drift()?;
         let applied = self.applied();
         for (id, slot) in &applied {
             self.checks.durability.ended(*id, *slot)?;

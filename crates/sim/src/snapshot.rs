@@ -15,6 +15,7 @@ use synod_paxos::{Ballot, NodeId, Recovered, Slot, Value};
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::lifecycle::read_configurations;
 use crate::mistakes::Mistake;
@@ -110,7 +111,8 @@ impl World<'_> {
     fn talks(&mut self, one: NodeId, other: NodeId) -> Result<bool, Violation> {
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
         let both = [one, other].into_iter().all(|id| self.node(id).is_running());
-        Ok(both && !cut && self.shake_hands(one, other)?)
+        let parted = self.node(other).drift == Drift::Parted;
+        Ok(both && !cut && !parted && self.shake_hands(one, other)?)
     }
 
     /// The source answers a question of the receiver, or nobody does.
@@ -342,6 +344,8 @@ impl World<'_> {
             own_gap: false,
             state: (Slot(slot), hash),
         };
+        // Whatever it was before, it is what the others are now.
+        node.drift = Drift::None;
         self.checks.state_hash.applied(id, slot, hash)?;
         self.tell_skipped(id)
     }

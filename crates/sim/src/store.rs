@@ -134,3 +134,26 @@ impl OrderedMap for Store {
         self.map.write(batch)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_to_who_reads_it_until_it_is_written_anew() {
+        let mut durable = Durable::default();
+        let mut batch = WriteSet::new();
+        batch.put(b"a", b"1");
+        batch.put(b"b", b"2");
+        durable.map.write(&batch).expect("memory");
+        durable.damage(999);
+        let (mut store, _) = Store::new(&durable, false);
+        assert!(store.get(b"a").is_ok() && store.get(b"b").is_err());
+        assert!(store.cursor(b"a", b"b").is_ok() && store.cursor(b"a", b"c").is_err());
+        let (blind, _) = Store::new(&durable, true);
+        assert_eq!(blind.get(b"b").expect("it does not look").as_deref(), Some(&b"3"[..]));
+        assert_eq!(store.checkpoint().1.len(), 1, "a copy is as damaged");
+        store.write(&batch).expect("memory");
+        assert!(store.get(b"b").is_ok() && store.checkpoint().1.is_empty());
+    }
+}

@@ -17,6 +17,7 @@ use crate::client::Clients;
 use crate::clock::Clock;
 use crate::coverage::{Coverage, Rare};
 use crate::disk::Tail;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
@@ -229,18 +230,6 @@ impl<'t> World<'t> {
             Happening::Flush { node, life } => self.flush(node, life)?,
             Happening::Flushed { node, life, slot } => self.flushed(node, life, slot)?,
             Happening::Start { node } => self.start(node)?,
-            Happening::AskForState { node } => self.ask_for_state(node)?,
-            Happening::StateCame { node, from, life, checkpoint } => {
-                self.state_came(node, (from, life), &checkpoint)?;
-            }
-            Happening::Dies { node, life } => {
-                if self.nemesis.is_loose() && self.node(node).process(life).is_some() {
-                    self.strike_down(Fault::OldCopy, node)?;
-                }
-            }
-            Happening::CopyStarts { node } => self.start_copy(node)?,
-            Happening::CopyStops { node } => self.stop_copy(node)?,
-            Happening::Scrub { node } => self.scrub(node)?,
             Happening::Resume { node, life } => {
                 let now_us = self.now_us;
                 let node = &mut self.nodes[node.0 as usize - 1];
@@ -259,6 +248,27 @@ impl<'t> World<'t> {
             Happening::Nemesis { fault } => self.strike(fault)?,
             Happening::Cut { episode } => self.change_cut(episode),
             Happening::DiskFreed { node } => self.node(node).disk.full = false,
+            of_files => self.happen_to_files(of_files)?,
+        }
+        Ok(())
+    }
+
+    /// What happens to the files of nodes, and to who reads them.
+    fn happen_to_files(&mut self, what: Happening) -> Check {
+        match what {
+            Happening::AskForState { node } => self.ask_for_state(node)?,
+            Happening::StateCame { node, from, life, checkpoint } => {
+                self.state_came(node, (from, life), &checkpoint)?;
+            }
+            Happening::Dies { node, life } => {
+                if self.nemesis.is_loose() && self.node(node).process(life).is_some() {
+                    self.strike_down(Fault::OldCopy, node)?;
+                }
+            }
+            Happening::CopyStarts { node } => self.start_copy(node)?,
+            Happening::CopyStops { node } => self.stop_copy(node)?,
+            Happening::Scrub { node } => self.scrub(node)?,
+            other => unreachable!("{other:?} happens to no files"),
         }
         Ok(())
     }
@@ -328,6 +338,10 @@ impl<'t> World<'t> {
         for event in inbox.drain(..) {
             process.host.receive(now, event);
         }
+        if process.host.contradiction().is_some() && self.node(id).drift == Drift::Parted {
+            return self.stop_drifted(id);
+        }
+        let process = self.node(id).process.as_mut().expect("it is there");
         process.host.finish(now, &mut actions);
         process.inbox = inbox;
         process.steps += 1;
