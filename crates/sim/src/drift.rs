@@ -66,8 +66,21 @@ impl World<'_> {
         Ok(())
     }
 
-    /// At the end, when all have been heard for long, nobody may run whose state differs.
-    pub(crate) fn check_drift(&self) -> Check {
+    /// When all have been heard for long nobody may run whose state differs. From then on
+    /// nobody reckons with those that drifted.
+    pub(crate) fn dismiss_drifted(&mut self) -> Check {
+        self.check_drift()?;
+        for id in (1..=self.plan.members).map(NodeId) {
+            if self.node(id).drift == Drift::Parted {
+                let tail = self.nemesis.draw_tail();
+                self.crash(id, tail)?;
+                self.node(id).fate = Fate::Left;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_drift(&self) -> Check {
         // Where a quorum is no majority those that live may be too few to know better.
         let voters = self.first.voters().len();
         for node in self.nodes.iter().filter(|node| node.drift == Drift::Parted) {

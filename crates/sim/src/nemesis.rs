@@ -368,7 +368,9 @@ impl World<'_> {
             format!("healed: {living:?} live, {helpers:?} help, the others stay dead")
         });
         for id in (1..=self.plan.members).map(NodeId) {
-            let is_watched = self.node(id).drift == Drift::Parted && !self.node(id).is_rebuilding;
+            // It must still find out.
+            let node = self.node(id);
+            let is_watched = node.drift == Drift::Parted && node.process.is_some();
             if living.contains(&id) || helpers.contains(&id) || is_watched {
                 self.heal_node(id)?;
             } else {

@@ -164,6 +164,7 @@ impl World<'_> {
             self.dismiss_removed();
             self.liveness().check(self.now_us)?;
         }
+        self.dismiss_drifted()?;
         self.squeeze()?;
         self.clients.mode = Mode::Sweep;
         self.run_until(self.now_us + SWEEP_US)?;
@@ -232,7 +233,6 @@ impl World<'_> {
     /// What can be said only at the end.
     fn finish(&mut self) -> Check {
         self.dismiss_removed();
-        self.check_drift()?;
         let applied = self.applied();
         for (id, slot) in &applied {
             self.checks.durability.ended(*id, *slot)?;
