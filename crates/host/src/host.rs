@@ -152,7 +152,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
-            agreement: Agreement::new(node, newest, copied_upto),
+            agreement: Agreement::new(node, newest, copied_upto, planted),
             talks_to,
             forwards: Vec::new(),
             loads: Vec::new(),
@@ -232,6 +232,7 @@ impl Host {
     /// Ends a batch of events: sends and cuts what waits, does what is due by time,
     /// and writes out what is to be done, in the order in which it must be done.
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.agreement.stop_if_contradicted();
         self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
             let leader_changed = self.refresh_view(now);
@@ -311,6 +312,13 @@ impl Host {
     #[must_use]
     pub fn disagreement(&self) -> Option<Disagreement> {
         self.agreement.disagreement()
+    }
+
+    /// What most voters say against the state of this node, if they do: [`Host::finish`] will
+    /// panic.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<Disagreement> {
+        self.agreement.contradiction()
     }
 
     /// The last slot up to which a majority of several voters, this one included if it

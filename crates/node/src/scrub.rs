@@ -434,6 +434,7 @@ mod tests {
         store.flush().expect("durable");
         let (go_on, stop) = channel();
         let scrub = Scrub {
+            me: NodeId(1),
             journal: data.join(JOURNAL),
             lineage: ClusterId(1),
             folders,
@@ -441,6 +442,7 @@ mod tests {
             settings: ScrubSettings { interval_s: 1, rate_bytes_per_s: 64 << 30 },
             disk_reserve_bytes: 0,
             stop,
+            journal_tasks: channel().0,
             shared: Arc::default(),
             fatal: Fatal::of(data),
         };

@@ -2,11 +2,12 @@
 
 use synod_host::{Action, Applied, Event};
 use synod_kv::Taken;
-use synod_paxos::{NodeId, Position, Record, RecordBody, Room, Slot, Value};
+use synod_paxos::{Message, NodeId, Position, Record, RecordBody, Room, Slot, Value};
 use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
@@ -114,12 +115,11 @@ impl World<'_> {
             }
         }
         words::note_rare(&message, &mut self.coverage);
-        let store_id = node.store_id;
-        if !self.network.admits(from, store_id)
-            || !self.network.admits(to, self.nodes[to.0 as usize - 1].store_id)
-        {
-            self.coverage.rare(Rare::AmnesiaRefused);
+        if !self.shake_hands(from, to)? {
             return Ok(());
+        }
+        if let PeerMessage::Paxos(Message::Promise(promise)) = &message {
+            self.node(from).told = self.node(from).told.max(promise.ballot);
         }
         let fate = self.network.send(from, to, self.now_us);
         let (first_us, second_us) = match fate {
@@ -203,7 +203,7 @@ impl World<'_> {
         self.hear(id, Event::Persisted(upto))
     }
 
-    fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
+    pub(crate) fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
         self.coverage.rare(Rare::StoppedByDisk);
         self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 0, 0], || {
             format!("{id} stops: {why}")
@@ -247,7 +247,12 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            for took in apply_value(&mut process.machine, &self.first, slot, value) {
+            let Ok(commands) =
+                apply_value(&mut process.machine, &self.first, slot, value, &mut node.drift)
+            else {
+                return self.doubt_state(id);
+            };
+            for took in commands {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {
@@ -271,7 +276,9 @@ impl World<'_> {
                 }
             }
             let hash = process.machine.state_hash();
-            self.checks.state_hash.applied(id, slot, hash)?;
+            if node.drift != Drift::Parted {
+                self.checks.state_hash.applied(id, slot, hash)?;
+            }
             self.trace.note(now_us, [words::APPLIED, u64::from(id.0), slot, hash], || {
                 format!("{id} applies slot {slot}: state {hash:016x}")
             });

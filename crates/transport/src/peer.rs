@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use synod_paxos::{Message, NodeId};
-use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason, Versions, version};
+use synod_wire::{
+    Admitted, Facts, Lane, Member, PeerMessage, Refusal, RefusalReason, Versions, version,
+};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -12,7 +14,6 @@ use crate::addresses::Addresses;
 use crate::grumble::Grumble;
 use crate::incoming::{Inbox, IncomingEvent};
 use crate::lane_queue::LaneQueue;
-use crate::member::{Admitted, Member};
 use crate::metrics::{PeerMetrics, TransportMetrics};
 use crate::settings::{Limits, PeerAddress, Removed, TransportSettings};
 
