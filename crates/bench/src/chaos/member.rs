@@ -23,6 +23,8 @@ pub(super) struct Change {
     leaver: Option<NodeId>,
     /// Whether the leaver runs, so that it must hear of it and end.
     leaver_runs: bool,
+    /// What the last command said.
+    said: String,
 }
 
 /// A node that is killed or paused for a while.
@@ -39,17 +41,19 @@ struct Strike {
 impl Change {
     pub(super) fn replace(old: NodeId, new: NodeId, leaver_runs: bool) -> Self {
         let orders = VecDeque::from([Order::Replace { old, new }]);
-        Self { orders, newcomer: Some(new), leaver: Some(old), leaver_runs }
+        let said = String::new();
+        Self { orders, newcomer: Some(new), leaver: Some(old), leaver_runs, said }
     }
 
     fn grow_and_shrink(new: NodeId, old: NodeId) -> Self {
-        let orders = [Order::Add(new), Order::Promote(new), Order::Remove(old)].into();
-        Self { orders, newcomer: Some(new), leaver: Some(old), leaver_runs: true }
+        let orders = [Order::Add(new), Order::Promote(new), Order::Remove(old)];
+        Self { orders: orders.into(), ..Self::replace(old, new, true) }
     }
 
     fn transfer() -> Self {
         let orders = VecDeque::from([Order::Transfer]);
-        Self { orders, newcomer: None, leaver: None, leaver_runs: false }
+        let said = String::new();
+        Self { orders, newcomer: None, leaver: None, leaver_runs: false, said }
     }
 
     fn told(&self) -> String {
@@ -58,7 +62,8 @@ impl Change {
                 format!("node {new} came and node {old} went, with code 4")
             }
             (Some(new), Some(old)) => format!("node {new} took the place of node {old}"),
-            _ => "another node was asked to lead".to_owned(),
+            // Beside it stands where the node is reached.
+            _ => self.said.split("  ").next().unwrap_or_default().to_owned(),
         }
     }
 }
@@ -158,6 +163,7 @@ impl Run<'_> {
                 is_under_way = false;
                 if told.is_done {
                     change.orders.pop_front();
+                    change.said = told.words;
                 } else {
                     last_words = told.words;
                     not_before = Instant::now() + AGAIN_AFTER;
