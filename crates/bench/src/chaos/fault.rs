@@ -11,7 +11,7 @@ use super::links::Flow;
 const LASTS_MS: std::ops::Range<u64> = 400..2_500;
 const CALM_MS: std::ops::Range<u64> = 500..1_500;
 /// How long after its begin a change of the members is surely not over yet, about.
-const CHANGE_MS: std::ops::Range<u64> = 0..900;
+const CHANGE_MS: std::ops::Range<u64> = 0..500;
 const TRANSFER_MS: std::ops::Range<u64> = 0..30;
 
 /// A class of faults.

@@ -222,6 +222,16 @@ impl ChaosControl for OwnCluster {
     fn wipe(&mut self, node: NodeId) -> Result<(), ControlError> {
         let place = self.touch(node)?;
         fs::remove_dir_all(place.data_dir())?;
+        // A newcomer's settings name it alone, and of these a new folder would be that of a
+        // cluster of one. This operator keeps them current.
+        let mut seen: Vec<Place> =
+            self.cluster.nodes().iter().map(|node| node.place().clone()).collect();
+        for member in &mut seen {
+            let proxy = self.links.as_ref();
+            let proxy = proxy.and_then(|links| links.proxy(NodeId(u64::from(member.id))));
+            member.peer_addr = proxy.unwrap_or(member.peer_addr);
+        }
+        self.cluster.configure(&place, &seen, &self.tables).map_err(control_error)?;
         // What nobody should do, and somebody will.
         crate::serve::init(&place.settings_path()).map(drop).map_err(control_error)
     }

@@ -120,14 +120,24 @@ impl LocalCluster {
         tables: &str,
     ) -> Result<(), Failure> {
         let seen = Place { peer_addr: peer, ..place.clone() };
-        let text = settings::text(self.layout.cluster_id(), &place, &[seen]);
         fs::create_dir_all(&place.folder)
             .with_context(|| format!("cannot create {}", place.folder.display()))?;
-        replace_file(&place.settings_path(), format!("{text}\n{tables}").as_bytes())?;
+        self.configure(&place, &[seen], tables)?;
         self.highest_id = place.id;
         let node = NodeProcess::new(place, self.binary.clone(), self.spawner.clone());
         self.nodes.push(node);
         self.describe()
+    }
+
+    /// Writes a node's settings, in which these are the members.
+    pub(crate) fn configure(
+        &self,
+        place: &Place,
+        members: &[Place],
+        tables: &str,
+    ) -> Result<(), Failure> {
+        let text = settings::text(self.layout.cluster_id(), place, members);
+        replace_file(&place.settings_path(), format!("{text}\n{tables}").as_bytes())
     }
 
     /// Forgets a node that does not run.
