@@ -12,7 +12,7 @@ use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
 
 use crate::folder;
-use crate::marks::{REBUILD, SUSPECT, doubt_text};
+use crate::marks::{REBUILD, SUSPECT, WENT_BACK, doubt_text};
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -124,6 +124,14 @@ impl Fatal {
         }
         let left = folder::replace(folder, name, content);
         left.inspect_err(|error| tracing::error!("{error}")).is_ok()
+    }
+
+    /// A peer knows that this node's folder is older than what the node has told. Alone its
+    /// promise and its journal would grow until nobody could tell any more, so it ends, and does
+    /// not come back.
+    pub(crate) fn report_went_back(&self, text: &str) {
+        self.leave(WENT_BACK, format!("{text}\n").as_bytes());
+        self.report("a peer refuses this node", text);
     }
 
     /// The node is a member no more, by the configuration of this number: it ends in an

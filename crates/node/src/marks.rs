@@ -12,6 +12,10 @@ use crate::folder::{self, FolderError};
 pub(crate) const REBUILD: &str = "REBUILD";
 /// The state may be damaged: the next start reads all of it before it goes on.
 pub(crate) const SUSPECT: &str = "SUSPECT";
+/// The data folder is older than what this node told its peers, or another process uses a copy
+/// of it. Promises may be missing, so it must never vote again.
+pub(crate) const WENT_BACK: &str = "WENT_BACK";
+
 /// The state differs from a peer's, and nobody knows which of the two is right.
 pub(crate) const DIFFERS: &str = "DIFFERS";
 

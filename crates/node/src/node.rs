@@ -29,7 +29,7 @@ use crate::fatal::Fatal;
 use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
-use crate::marks::{self, DIFFERS, REBUILD};
+use crate::marks::{self, DIFFERS, REBUILD, WENT_BACK};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
@@ -116,6 +116,11 @@ impl Node {
             let words = folder.read(MARKER_FILE)?.unwrap_or_default();
             let words: String = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
             return Err(StartError::Violation { path: folder.marker(), words });
+        }
+        if let Some(words) = folder.read(WENT_BACK)? {
+            let path = folder.path().join(WENT_BACK);
+            let words = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
+            return Err(StartError::WentBack { path, words });
         }
         let removed = folder.path().join(REMOVED_FILE);
         if removed.exists() {

@@ -329,6 +329,10 @@ impl Owner {
             IncomingEvent::Dismissed { by, number, witnesses } => {
                 Some(Event::Received { from: by, message: dismissal(number, witnesses) })
             }
+            IncomingEvent::WentBack { by, text } => {
+                self.fatal.report_went_back(&format!("{by} says: {text}"));
+                None
+            }
             IncomingEvent::Pinned { node, store } => {
                 self.membership.met(node, store, &self.shared);
                 // To a disk, so not from here.

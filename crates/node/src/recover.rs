@@ -23,7 +23,7 @@ use crate::apply_thread::{Applier, ApplyError};
 use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
-use crate::marks::{DIFFERS, REBUILD};
+use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
 
@@ -205,6 +205,7 @@ impl Survivor {
         for (mark, what) in [
             (DIFFERS, "its state differs from a peer's, and nobody knows which one is right"),
             (REBUILD, "its state was given up for a peer's"),
+            (WENT_BACK, "it is older than what the node told its peers, or was in use twice"),
         ] {
             if let Some(text) = read(&data.join(mark))? {
                 let text = String::from_utf8_lossy(&text).trim().to_owned();

@@ -34,6 +34,18 @@ pub enum StartError {
         /// What it says.
         words: String,
     },
+    /// The data folder is an older copy of itself.
+    #[error(
+        "the data folder is older than what this node has told its peers, or was in use twice. \
+         What it promised since is missing, so it must never vote again: put a node with a new id \
+         in its place with `synod member replace`. {} says: {}", path.display(), words.trim()
+    )]
+    WentBack {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        words: String,
+    },
     /// The state is lost, and the next start fetches another one.
     #[error(
         "{reason}. What this node promised and accepted is safe in its journal: start it again, \

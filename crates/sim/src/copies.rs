@@ -7,7 +7,7 @@
 //! other node that lives has. An operator takes it away before another node begins to live,
 //! which would have heard nothing.
 
-use synod_paxos::{Ballot, NodeId, Planted};
+use synod_paxos::{Ballot, NodeId, Planted, Position};
 use synod_wire::{Facts, Member, RefusalReason};
 
 use crate::checkers::{Check, Checker, Violation, demand};
@@ -96,6 +96,13 @@ impl World<'_> {
             format!("{by} refuses {peer}, which is what it was: {reason:?}")
         })?;
         Ok(false)
+    }
+
+    /// What a peer says of its journal counts as heard.
+    pub(crate) fn hear_position(&mut self, by: NodeId, from: NodeId, position: Position) {
+        if let Some(process) = self.node(by).process.as_mut() {
+            process.heard[from.0 as usize - 1].member.receive_position(position);
+        }
     }
 
     /// A promise that arrives counts as heard.

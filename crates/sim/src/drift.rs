@@ -87,9 +87,14 @@ impl World<'_> {
             let Some(process) = &node.process else { continue };
             let (slot, hash) = (process.machine.applied_slot(), process.machine.state_hash());
             let known = self.checks.state_hash.known(slot);
-            let is_running = |id: &NodeId| self.nodes[id.0 as usize - 1].process.is_some();
+            // Whoever copied what this one has not found right yet is no witness against it.
+            let agreed_upto = process.host.agreed_upto();
+            let is_witness = |id: &NodeId| {
+                let other = &self.nodes[id.0 as usize - 1];
+                other.process.is_some() && other.state.copied_upto <= agreed_upto
+            };
             let others = self.liveness().watched().into_iter().filter(|id| *id != node.id);
-            let is_most = others.filter(is_running).count() > voters / 2;
+            let is_most = others.filter(is_witness).count() > voters / 2;
             demand(
                 !is_most || known.is_none_or(|known| known == hash),
                 Checker::StateHash,

@@ -190,8 +190,14 @@ impl<'t> World<'t> {
         match what {
             Happening::Deliver { from, to, connection, message } => {
                 if connection == self.network.connection(from, to) && self.takes(to, from)? {
-                    if let PeerMessage::Paxos(Message::Promise(promise)) = &message {
-                        self.hear_promise(to, from, promise.ballot);
+                    match &message {
+                        PeerMessage::Paxos(Message::Promise(promise)) => {
+                            self.hear_promise(to, from, promise.ballot);
+                        }
+                        PeerMessage::Paxos(Message::Heartbeat(heartbeat)) => {
+                            self.hear_position(to, from, heartbeat.position);
+                        }
+                        _ => {}
                     }
                     self.hear(to, Event::Received { from, message })?;
                 }

@@ -136,9 +136,15 @@ async fn receive_dial_error(
         DialError::Refused(refusal, by) => {
             evidence.dial_failed(DialEnd::Other);
             peer.receive_refusal(&refusal, by == By::Peer, &shared.limits);
-            if let (RefusalReason::Removed { number, witnesses }, By::Peer) = (refusal.reason, by) {
-                let by = peer.node;
-                shared.inbox.push(IncomingEvent::Dismissed { by, number, witnesses });
+            let node = peer.node;
+            match (refusal.reason, by) {
+                (RefusalReason::Removed { number, witnesses }, By::Peer) => {
+                    shared.inbox.push(IncomingEvent::Dismissed { by: node, number, witnesses });
+                }
+                (RefusalReason::WentBack | RefusalReason::Incarnation, By::Peer) => {
+                    shared.inbox.push(IncomingEvent::WentBack { by: node, text: refusal.text });
+                }
+                _ => {}
             }
             let pause = Duration::from_millis(shared.limits.refused_retry_ms);
             sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;

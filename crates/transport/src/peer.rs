@@ -274,10 +274,16 @@ impl Peer {
         self.versions.get().map(|(_, newest)| newest)
     }
 
-    /// Remembers what a message promises.
+    /// Remembers what a message promises, or says of the peer's journal.
     pub(crate) fn hear(&self, message: &PeerMessage) {
-        if let PeerMessage::Paxos(Message::Promise(promise)) = message {
-            self.member.borrow_mut().receive_promise(promise.ballot);
+        match message {
+            PeerMessage::Paxos(Message::Promise(promise)) => {
+                self.member.borrow_mut().receive_promise(promise.ballot);
+            }
+            PeerMessage::Paxos(Message::Heartbeat(heartbeat)) => {
+                self.member.borrow_mut().receive_position(heartbeat.position);
+            }
+            _ => {}
         }
     }
 

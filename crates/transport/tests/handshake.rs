@@ -442,6 +442,21 @@ fn a_node_that_was_removed_is_told_so_and_hears_it() {
 }
 
 #[test]
+fn a_node_whose_folder_went_back_in_time_hears_it() {
+    run(async {
+        let (mut node, _) = lonely(limits());
+        let fake = FakePeer::new();
+        node.transport.set_peers(&[at(9, &fake.address)], &[]);
+        let (_, mut stream) = fake.accept().await;
+        let text = "an older copy".to_owned();
+        let refusal = Refusal { reason: RefusalReason::WentBack, text: text.clone() };
+        send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
+        let told = IncomingEvent::WentBack { by: NodeId(9), text };
+        node.wait_for(|event| *event == told).await;
+    });
+}
+
+#[test]
 fn the_store_that_the_configuration_names_is_checked_at_first_contact() {
     run(async {
         let (mut node, address) = lonely(limits());

@@ -123,6 +123,11 @@ impl Member {
         is_other
     }
 
+    /// The peer told how much of its journal is durable.
+    pub fn receive_position(&mut self, position: Position) {
+        self.position = self.position.max(position);
+    }
+
     /// The peer gave a promise, which it only does when it is durable there.
     pub fn receive_promise(&mut self, ballot: Ballot) {
         self.promised = self.promised.max(ballot);
@@ -206,5 +211,16 @@ mod tests {
         member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
         let back = member.receive_facts(&facts(7, 2, 4, 1));
         assert_eq!(reason(back), RefusalReason::WentBack);
+    }
+
+    #[test]
+    fn so_does_what_it_said_of_its_journal() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        member.receive_position(Position(9));
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        let back = member.receive_facts(&facts(7, 2, 1, 8));
+        assert_eq!(reason(back), RefusalReason::WentBack);
+        member.receive_facts(&facts(7, 2, 1, 9)).unwrap();
     }
 }

@@ -276,6 +276,7 @@ fn heartbeat(d: &mut Distinct) -> Message {
         hears: vec![NodeId(d.u32()), NodeId(d.u32())],
         state: (d.slot(), d.u64()),
         state_copied_upto: d.slot(),
+        position: Position(d.u64()),
     })
 }
 
@@ -515,6 +516,7 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 hears,
                 state: (at, hash),
                 state_copied_upto: Slot(at.0.rotate_left(9)),
+                position: Position(age.rotate_left(3)),
             })
         })
 }
