@@ -9,7 +9,8 @@
 //! Whoever took over the state of another node agrees with that one for no merit of its own,
 //! and together they are one witness, not two. So nobody is stopped, or believed, for what a
 //! copy says until all that it copied has been found right: by a majority that worked it out
-//! by itself, or by all voters there are. What learner members say is compared and stops
+//! by itself, or by all voters there are. Then it is as good as its own work, for good. What
+//! learner members say is compared and stops
 //! nobody, and nobody else is listened to.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -104,10 +105,15 @@ impl Agreement {
             return;
         }
         let told = self.told.entry(peer).or_default();
-        told.copied_upto = told.copied_upto.max(copied_upto);
+        told.copied_upto = copied_upto;
         if keep(&mut told.states, theirs) {
             self.judge(theirs.0);
         }
+    }
+
+    /// Up to here the state is another node's work, and was not found right yet.
+    pub(crate) fn copied_upto(&self) -> Slot {
+        self.copied_upto
     }
 
     /// The first difference that was found since a majority agreed with this node.
@@ -162,6 +168,9 @@ impl Agreement {
         // A single voter that agrees with itself says nothing.
         if voters.len() > 1 && (is_majority(with_me) || alike == voters.len()) {
             self.agreed_upto = agreed_upto.max(slot);
+            if self.copied_upto <= self.agreed_upto {
+                self.copied_upto = Slot::ZERO;
+            }
             self.found.take_if(|found| found.slot <= slot);
             return;
         }
@@ -408,6 +417,22 @@ mod tests {
         };
         run(false);
         assert!(std::panic::catch_unwind(|| run(true)).is_err());
+    }
+
+    #[test]
+    fn what_was_found_right_is_as_good_as_own_work() {
+        let mut agreement = Agreement::new(ME, of(3, &[]), Slot(5), Planted::NONE);
+        agreement.applied((Slot(8), 1));
+        agreement.receive(PEER, (Slot(8), 1), Slot::ZERO);
+        assert_eq!(agreement.copied_upto(), Slot(5), "its origin alone may be wrong");
+        agreement.receive(NodeId(3), (Slot(8), 1), Slot::ZERO);
+        assert_eq!(agreement.copied_upto(), Slot::ZERO);
+        // And of a peer that says so the next word counts.
+        let mut other = new(NodeId(3), of(3, &[]));
+        other.receive(ME, (Slot(8), 1), Slot(5));
+        other.receive(ME, (Slot(16), 2), Slot::ZERO);
+        other.applied((Slot(16), 2));
+        assert_eq!(other.agreed_upto(), Slot(16));
     }
 
     /// A restored cluster, or one whose members were all replaced: there is nobody else.

@@ -233,6 +233,7 @@ impl Host {
     /// and writes out what is to be done, in the order in which it must be done.
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
         self.agreement.stop_if_contradicted();
+        self.replica.set_state_copied_upto(self.agreement.copied_upto());
         self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
             let leader_changed = self.refresh_view(now);
@@ -326,6 +327,13 @@ impl Host {
     #[must_use]
     pub fn agreed_upto(&self) -> Slot {
         self.agreement.agreed_upto()
+    }
+
+    /// Up to this slot the state came from another node, and nobody has found it right yet;
+    /// slot zero if it is as good as this node's own work.
+    #[must_use]
+    pub fn state_copied_upto(&self) -> Slot {
+        self.agreement.copied_upto()
     }
 
     /// What waits at this moment.

@@ -126,11 +126,13 @@ impl Fatal {
         left.inspect_err(|error| tracing::error!("{error}")).is_ok()
     }
 
-    /// A peer knows that this node's folder is older than what the node has told. Alone its
-    /// promise and its journal would grow until nobody could tell any more, so it ends, and does
-    /// not come back.
-    pub(crate) fn report_went_back(&self, text: &str) {
-        self.leave(WENT_BACK, format!("{text}\n").as_bytes());
+    /// A peer knows that this node's folder is older than what the node has told, and then the
+    /// node does not come back; or that another process has its life or a later one. Alone its
+    /// promise and its journal would grow until nobody could tell any more, so it ends.
+    pub(crate) fn report_barred(&self, text: &str, for_good: bool) {
+        if for_good {
+            self.leave(WENT_BACK, format!("{text}\n").as_bytes());
+        }
         self.report("a peer refuses this node", text);
     }
 

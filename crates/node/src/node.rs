@@ -309,7 +309,8 @@ fn recover(
         identity.check_members(folder.path(), settings)?;
     }
     let pins = Pins::open(folder)?;
-    let state_copied_upto = Slot(folder.states().copied_upto()?);
+    let copied_upto = Slot(folder.states().copied_upto()?);
+    let state_copied_upto = marks::not_found_right(folder.path(), copied_upto)?;
     Ok(Recovery { journal, recovered, incarnation, applier, pins, state_copied_upto })
 }
 

@@ -83,6 +83,8 @@ pub(crate) struct Owner {
     actions: Vec<Action>,
     answers: Vec<Answer>,
     snapshot_at: Instant,
+    /// As the host said last.
+    copied_upto: Slot,
     is_stopping: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
@@ -133,6 +135,7 @@ impl Owner {
     ) -> Self {
         let Core { host, applied, promised, membership, written } = core;
         Owner {
+            copied_upto: host.state_copied_upto(),
             host,
             clock,
             transport,
@@ -329,8 +332,8 @@ impl Owner {
             IncomingEvent::Dismissed { by, number, witnesses } => {
                 Some(Event::Received { from: by, message: dismissal(number, witnesses) })
             }
-            IncomingEvent::WentBack { by, text } => {
-                self.fatal.report_went_back(&format!("{by} says: {text}"));
+            IncomingEvent::Barred { by, text, for_good } => {
+                self.fatal.report_barred(&format!("{by} says: {text}"), for_good);
                 None
             }
             IncomingEvent::Pinned { node, store } => {
@@ -435,6 +438,7 @@ impl Owner {
             }
         }
         difference::tell(&self.host, &self.shared.owner, &self.workers.upkeep);
+        difference::tell_found_right(&self.host, &mut self.copied_upto, &self.workers.upkeep);
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;

@@ -41,8 +41,8 @@ pub struct Options {
     /// Which life of this node this is. Nonces and heartbeat sequences start at
     /// `incarnation << 32`, so that no answer meant for an earlier life fits.
     pub incarnation: u64,
-    /// Up to this slot the state was another node's when this life began: it came as a
-    /// snapshot. Slot zero if it is this node's own work.
+    /// Up to this slot the state came from another node when this life began, and was not
+    /// found right yet. Slot zero if it is as good as this node's own work.
     pub state_copied_upto: Slot,
     /// Seed of the jitter; differs between nodes.
     pub seed: u64,

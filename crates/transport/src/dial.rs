@@ -141,8 +141,9 @@ async fn receive_dial_error(
                 (RefusalReason::Removed { number, witnesses }, By::Peer) => {
                     shared.inbox.push(IncomingEvent::Dismissed { by: node, number, witnesses });
                 }
-                (RefusalReason::WentBack | RefusalReason::Incarnation, By::Peer) => {
-                    shared.inbox.push(IncomingEvent::WentBack { by: node, text: refusal.text });
+                (reason @ (RefusalReason::WentBack | RefusalReason::Incarnation), By::Peer) => {
+                    let (text, for_good) = (refusal.text, reason == RefusalReason::WentBack);
+                    shared.inbox.push(IncomingEvent::Barred { by: node, text, for_good });
                 }
                 _ => {}
             }

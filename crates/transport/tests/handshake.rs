@@ -451,7 +451,7 @@ fn a_node_whose_folder_went_back_in_time_hears_it() {
         let text = "an older copy".to_owned();
         let refusal = Refusal { reason: RefusalReason::WentBack, text: text.clone() };
         send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
-        let told = IncomingEvent::WentBack { by: NodeId(9), text };
+        let told = IncomingEvent::Barred { by: NodeId(9), text, for_good: true };
         node.wait_for(|event| *event == told).await;
     });
 }
