@@ -66,6 +66,22 @@ impl World<'_> {
         Ok(())
     }
 
+    /// Whether a replica that drifted goes on while all is well, until the others tell it. Not
+    /// if it alone still has what they need: they could have that from nobody but it.
+    pub(crate) fn finds_out(&mut self, id: NodeId, living: &[NodeId]) -> bool {
+        let now_us = self.now_us;
+        let node = self.node(id);
+        let Some(process) = node.process.as_ref().filter(|_| node.drift == Drift::Parted) else {
+            return false;
+        };
+        let truncated_upto = process.host.status(node.clock.read(now_us)).truncated_upto;
+        living.iter().filter(|other| **other != id).any(|other| {
+            let other = self.node(*other);
+            let applied = other.process.as_ref().map(|process| process.machine.applied_slot());
+            applied.unwrap_or(other.state.slot) >= truncated_upto.0
+        })
+    }
+
     /// When all have been heard for long nobody may run whose state differs. From then on
     /// nobody reckons with those that drifted.
     pub(crate) fn dismiss_drifted(&mut self) -> Check {

@@ -369,8 +369,7 @@ impl World<'_> {
         });
         for id in (1..=self.plan.members).map(NodeId) {
             // It must still find out.
-            let node = self.node(id);
-            let is_watched = node.drift == Drift::Parted && node.process.is_some();
+            let is_watched = self.finds_out(id, &living);
             if living.contains(&id) || helpers.contains(&id) || is_watched {
                 self.heal_node(id)?;
             } else {
