@@ -73,7 +73,9 @@ impl World<'_> {
     /// Whether a message that arrives from a node may be listened to.
     pub(crate) fn takes(&mut self, by: NodeId, peer: NodeId) -> Result<bool, Violation> {
         let node = &self.nodes[peer.0 as usize - 1];
-        let (life, facts, is_member) = (node.life, node.facts(), node.is_member());
+        let (life, is_member) = (node.life, node.is_member());
+        let stated = node.copy_facts.filter(|_| node.is_copy);
+        let facts = stated.unwrap_or_else(|| node.facts());
         let lives = node.process.is_some();
         let Some(process) = self.node(by).process.as_mut() else { return Ok(is_member) };
         let heard = &mut process.heard[peer.0 as usize - 1];
@@ -169,6 +171,7 @@ impl World<'_> {
         self.crash(id, tail)?;
         let node = self.node(id);
         node.is_copy = true;
+        node.copy_facts = Some(facts);
         (node.disk, node.state) = (copy.disk, copy.state);
         node.incarnation = copy.incarnation;
         self.start(id)?;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use synod_host::{Applied, Event, Host, Waiter};
 use synod_kv::{MapError, ServerId, StateMachine, Taken};
 use synod_paxos::{Ballot, Configuration, NodeId, Position, Slot, Standing, Value};
-use synod_wire::{batch, command};
+use synod_wire::{Facts, batch, command};
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
@@ -66,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) copy: Option<Box<Copy>>,
     /// It runs on a copy.
     pub(crate) is_copy: bool,
+    /// What the copy stated when it started.
+    pub(crate) copy_facts: Option<Facts>,
     pub(crate) drift: Drift,
     /// Its state is known to be damaged, or is to be read as a whole by the next start.
     pub(crate) doubt: Doubt,
@@ -100,6 +102,7 @@ impl Node {
             position: Position::ZERO,
             copy: None,
             is_copy: false,
+            copy_facts: None,
             drift: Drift::None,
             doubt: Doubt::None,
             is_mended: false,
