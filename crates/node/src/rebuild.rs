@@ -58,6 +58,11 @@ pub(crate) fn instead_of(
     settings: &Settings,
     identity: &Identity,
 ) -> StartError {
+    if told_by(&error.to_string()) == Some(Told::Suspicion) {
+        // The next start reads all of it, and knows.
+        let marked = folder.replace(SUSPECT, format!("{error}\n").as_bytes());
+        return marked.err().map_or(error, StartError::from);
+    }
     let is_behind = matches!(&error, StartError::Recovery(RecoveryError::StateLost { .. }));
     let is_state = is_behind || tells_damage(&error);
     if !is_state || peers_of(folder, settings, identity).is_empty() {
