@@ -41,6 +41,7 @@ use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
 use crate::roster::Known;
+use crate::scrub;
 use crate::settings::Settings;
 use crate::snapshot::Fetch;
 use crate::start_error::StartError;
@@ -179,6 +180,9 @@ impl Rebuild<'_> {
             states.aside().exists() && StateFolders::mark(&states.current()?)?.is_some();
         if !is_replaced && !self.replace(&mark, door)? {
             return Ok(());
+        }
+        if marks::is_doubt(&mark) {
+            scrub::note_replaced(self.folder.path(), &mark);
         }
         self.folder.step("state replaced")?;
         self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, REBUILD])?;

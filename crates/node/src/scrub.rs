@@ -253,12 +253,25 @@ impl Scrub {
     /// For the next life too, if that can be. To know of the last reading is worth no node.
     fn keep(&self, known: &ScrubBody) {
         self.publish(known);
-        let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
-        text.push(b'\n');
-        if let Err(error) = folder::replace(self.folders.data(), FILE, &text) {
-            tracing::warn!(%error, "the next start will not know what was read");
-        }
+        keep(self.folders.data(), known);
     }
+}
+
+fn keep(data: &Path, known: &ScrubBody) {
+    let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
+    text.push(b'\n');
+    if let Err(error) = folder::replace(data, FILE, &text) {
+        tracing::warn!(%error, "the next start will not know what was read");
+    }
+}
+
+/// Tells in the life that begins what was wrong with the state that was replaced: a read or a
+/// compaction may have met it before the scrub did.
+pub(crate) fn note_replaced(data: &Path, why: &[u8]) {
+    let mut known = read(data);
+    let text = String::from_utf8_lossy(why).trim().to_owned();
+    (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
+    keep(data, &known);
 }
 
 /// One reading of everything.

@@ -290,6 +290,7 @@ fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
         is_done(settings, step);
         wait_for("a leader", || node.is_leader() || other.is_leader());
         has(&node, written);
+        wait_for("why it was replaced", || damage_told(&node).contains("the state is damaged"));
     }
     stopped(node);
     stopped(other);
