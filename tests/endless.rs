@@ -72,7 +72,7 @@ fn load(cluster: &TestCluster, step: impl Fn(&dyn Fn(&str, &str, &[u8]), u64) + 
     let steps = WRITTEN_BYTES / u64::from(VALUE_BYTES);
     let mut worst = 0;
     thread::scope(|threads| {
-        for client in 0..CLIENTS {
+        let clients = (0..CLIENTS).map(|client| {
             let id = u32::try_from(client % 3).expect("small") + 1;
             let address = cluster.client_addr(id);
             let (next, step) = (&next, &step);
@@ -91,8 +91,9 @@ fn load(cluster: &TestCluster, step: impl Fn(&dyn Fn(&str, &str, &[u8]), u64) + 
                     }
                     step(&ask, number);
                 }
-            });
-        }
+            })
+        });
+        let clients: Vec<_> = clients.collect();
         let watcher = threads.spawn(|| {
             let mut worst = 0;
             while !is_over.load(Relaxed) {
@@ -105,18 +106,13 @@ fn load(cluster: &TestCluster, step: impl Fn(&dyn Fn(&str, &str, &[u8]), u64) + 
             }
             worst
         });
-        wait_until_long(|| next.load(Relaxed) >= steps);
+        // Each of their requests has a deadline of its own.
+        let ended: Vec<_> = clients.into_iter().map(thread::ScopedJoinHandle::join).collect();
         is_over.store(true, Relaxed);
+        assert!(ended.iter().all(Result::is_ok), "every client came to its end");
         worst = watcher.join().expect("it only looks");
     });
     worst
-}
-
-/// The load goes on as long as it makes progress; the runner of the tests ends one that hangs.
-fn wait_until_long(done: impl Fn() -> bool) {
-    while !done() {
-        thread::sleep(std::time::Duration::from_millis(20));
-    }
 }
 
 #[test]

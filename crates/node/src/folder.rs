@@ -109,11 +109,6 @@ impl Folder {
         StateFolders::new(&self.path)
     }
 
-    /// What an interrupted process left that must never start again by itself.
-    pub(crate) fn marker(&self) -> PathBuf {
-        self.path.join(MARKER_FILE)
-    }
-
     /// What is in the folder beside its lock and a journal without identity, which
     /// an `init` that was interrupted leaves behind.
     pub(crate) fn strangers(&self) -> Result<Vec<String>, FolderError> {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -112,20 +113,7 @@ impl Node {
     pub fn start_unless(settings: &Settings, stop: &AtomicBool) -> Result<Node, StartError> {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
-        if folder.marker().exists() {
-            let words = folder.read(MARKER_FILE)?.unwrap_or_default();
-            let words: String = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
-            return Err(StartError::Violation { path: folder.marker(), words });
-        }
-        if let Some(words) = folder.read(WENT_BACK)? {
-            let path = folder.path().join(WENT_BACK);
-            let words = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
-            return Err(StartError::WentBack { path, words });
-        }
-        let removed = folder.path().join(REMOVED_FILE);
-        if removed.exists() {
-            return Err(StartError::Removed(removed));
-        }
+        refuse_ended(&folder)?;
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
@@ -278,6 +266,23 @@ impl Running {
             let _ = thread.join();
         }
     }
+}
+
+/// Refuses a node that ended for good in an earlier life.
+fn refuse_ended(folder: &Folder) -> Result<(), StartError> {
+    let words_in = |name: &str| -> Result<Option<(PathBuf, String)>, StartError> {
+        let Some(words) = folder.read(name)? else { return Ok(None) };
+        let words = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
+        Ok(Some((folder.path().join(name), words)))
+    };
+    if let Some((path, words)) = words_in(MARKER_FILE)? {
+        return Err(StartError::Violation { path, words });
+    }
+    if let Some((path, words)) = words_in(WENT_BACK)? {
+        return Err(StartError::WentBack { path, words });
+    }
+    let removed = folder.path().join(REMOVED_FILE);
+    if removed.exists() { Err(StartError::Removed(removed)) } else { Ok(()) }
 }
 
 /// Opens and rebuilds everything that the disk holds, unless this node is to stop meanwhile.

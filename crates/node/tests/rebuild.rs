@@ -176,12 +176,7 @@ fn states(of: &Settings) -> Vec<String> {
 }
 
 fn flip_a_state(of: &Settings) {
-    let is_table = |path: &Path| path.extension().is_some_and(|end| end == "sst");
-    let state = states(of).pop().expect("a state");
-    let entries = fs::read_dir(of.data_dir.join(state)).expect("a state");
-    let mut tables: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-    tables.retain(|path| is_table(path));
-    for table in tables {
+    for table in tables(of) {
         let mut bytes = fs::read(&table).expect("readable");
         bytes[20] ^= 1;
         fs::write(table, bytes).expect("written");
