@@ -440,10 +440,9 @@ impl Assembly<'_> {
             limits: tuning::host_limits(self.settings),
         };
         let applied = recovery.applier.report();
-        let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Ok(Core { host, applied, promised, membership, written: self.settings.write_version })
+        Ok(Core { host, applied, membership, written: self.settings.write_version })
     }
 
     fn handle(

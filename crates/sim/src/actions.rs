@@ -2,7 +2,7 @@
 
 use synod_host::{Action, Applied, Event};
 use synod_kv::Taken;
-use synod_paxos::{Message, NodeId, Position, Record, RecordBody, Room, Slot, Value};
+use synod_paxos::{NodeId, Position, Record, RecordBody, Room, Slot, Value};
 use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
@@ -117,9 +117,6 @@ impl World<'_> {
         words::note_rare(&message, &mut self.coverage);
         if !self.shake_hands(from, to)? {
             return Ok(());
-        }
-        if let PeerMessage::Paxos(Message::Promise(promise)) = &message {
-            self.node(from).told = self.node(from).told.max(promise.ballot);
         }
         let fate = self.network.send(from, to, self.now_us);
         let (first_us, second_us) = match fate {

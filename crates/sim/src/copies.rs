@@ -74,8 +74,7 @@ impl World<'_> {
     pub(crate) fn takes(&mut self, by: NodeId, peer: NodeId) -> Result<bool, Violation> {
         let node = &self.nodes[peer.0 as usize - 1];
         let (life, is_member) = (node.life, node.is_member());
-        let stated = node.copy_facts.filter(|_| node.is_copy);
-        let facts = stated.unwrap_or_else(|| node.facts());
+        let facts = node.facts();
         let lives = node.process.is_some();
         let Some(process) = self.node(by).process.as_mut() else { return Ok(is_member) };
         let heard = &mut process.heard[peer.0 as usize - 1];
@@ -148,7 +147,11 @@ impl World<'_> {
         if !is_well || !self.nemesis.is_loose() || !self.may_lose(id) {
             return Ok(());
         }
-        let recovered = copy.disk.clone().recover(None);
+        let mut recovered = copy.disk.clone().recover(None);
+        if let Some(slot) = copy.state.installed {
+            // The start writes that record before anybody hears of it.
+            let _ = recovered.start_after(slot);
+        }
         let mut facts = self.node(id).facts();
         facts.incarnation = copy.incarnation + 1;
         facts.process = self.node(id).life + 1;
@@ -171,7 +174,6 @@ impl World<'_> {
         self.crash(id, tail)?;
         let node = self.node(id);
         node.is_copy = true;
-        node.copy_facts = Some(facts);
         (node.disk, node.state) = (copy.disk, copy.state);
         node.incarnation = copy.incarnation;
         self.start(id)?;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use synod_host::{Applied, Event, Host, Waiter};
 use synod_kv::{MapError, ServerId, StateMachine, Taken};
 use synod_paxos::{Ballot, Configuration, NodeId, Position, Slot, Standing, Value};
-use synod_wire::{Facts, batch, command};
+use synod_wire::{batch, command};
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
@@ -59,15 +59,13 @@ pub(crate) struct Node {
     pub(crate) state: Durable,
     /// Which of the folder's lives this is, as the folder says. Copies count alike.
     pub(crate) incarnation: u64,
-    /// What it said of itself when it began, and the highest promise that it gave since.
+    /// What it says of itself: what it began with.
     pub(crate) told: Ballot,
     pub(crate) position: Position,
     /// An older copy of its folder that somebody keeps.
     pub(crate) copy: Option<Box<Copy>>,
     /// It runs on a copy.
     pub(crate) is_copy: bool,
-    /// What the copy stated when it started.
-    pub(crate) copy_facts: Option<Facts>,
     pub(crate) drift: Drift,
     /// Its state is known to be damaged, or is to be read as a whole by the next start.
     pub(crate) doubt: Doubt,
@@ -102,7 +100,6 @@ impl Node {
             position: Position::ZERO,
             copy: None,
             is_copy: false,
-            copy_facts: None,
             drift: Drift::None,
             doubt: Doubt::None,
             is_mended: false,

@@ -222,7 +222,7 @@ async fn shake_hands(
     lane: Lane,
     stream: &mut TcpStream,
 ) -> Result<(), DialError> {
-    let own = shared.facts.get();
+    let own = shared.facts;
     let hello = Hello { versions: shared.versions, facts: own, lane, to: peer.node };
     let handshake_failed = |error| match error {
         HandshakeError::Io(error) => io_failed(&error),

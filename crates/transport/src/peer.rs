@@ -20,7 +20,7 @@ use crate::settings::{Limits, PeerAddress, Removed, TransportSettings};
 /// What all tasks of a transport share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) facts: Cell<Facts>,
+    pub(crate) facts: Facts,
     /// What this node speaks.
     pub(crate) versions: Versions,
     pub(crate) limits: Limits,
@@ -65,7 +65,7 @@ impl Shared {
             .collect();
         peers.sort_unstable_by_key(|peer| peer.node);
         Shared {
-            facts: Cell::new(facts),
+            facts,
             versions: settings.versions,
             inbox: Rc::new(Inbox::new(limits.inbox_bytes_max)),
             limits,
