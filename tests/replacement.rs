@@ -100,7 +100,7 @@ fn joins_by_a_state_and_leads(nodes: &mut Nodes, writers: &Writers) {
     assert_eq!(nodes.metric(4, "snapshots_installed_total"), 1, "{}", nodes.log(4));
     writers.write_to(nodes.clients(&[1, 2, 3, 4]));
     writers.more();
-    nodes.lead(1, 4);
+    nodes.lead(4);
     writers.more();
 }
 

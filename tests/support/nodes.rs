@@ -234,10 +234,13 @@ impl Nodes {
     }
 
     /// Has this node lead, which may have to wait until it has caught up.
-    pub fn lead(&self, ask: u32, id: u32) {
-        let (id_text, url) = (id.to_string(), self.url(ask));
+    pub fn lead(&self, id: u32) {
+        let id_text = id.to_string();
+        // Whichever leads: it is not known beforehand, and only the leader hands over.
+        let urls: Vec<String> = self.running.keys().map(|node| self.url(*node)).collect();
+        let urls = urls.join(",");
         wait_until("the node leads", || {
-            let words = ["transfer", "--to", &id_text, "--endpoints", &url];
+            let words = ["transfer", "--to", &id_text, "--endpoints", &urls];
             self.run(&words, None).status.success()
                 && self.status(id).is_some_and(|status| status["role"] == "leader")
         });

@@ -143,8 +143,10 @@ impl Client {
                 }
             }
             if let Some(url) = elsewhere {
-                last = format!("the leader is {url}, which is not among the endpoints");
-                return Err(ClientError::Unreachable { attempts, last });
+                return Err(ClientError::invalid(format!(
+                    "only the leader does this, and it is {url}, which is not among the \
+                     endpoints: add it to them"
+                )));
             }
             if Instant::now() + LOOK_AGAIN >= deadline {
                 return Err(ClientError::Unreachable { attempts, last });
