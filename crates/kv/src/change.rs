@@ -229,7 +229,7 @@ impl<C: Cursor> Pager<'_, C> {
             let record = Bytes::copy_from_slice(record);
             let mut entries = Entries::new(first, &record).ok_or_else(damaged)?;
             while let Some(entry) = entries.next()? {
-                if entry.0 >= from && self.visit(entry)? {
+                if entry.point >= from && self.visit(entry)? {
                     return Ok(());
                 }
             }
@@ -247,10 +247,8 @@ impl<C: Cursor> Pager<'_, C> {
     }
 
     /// Takes a change to the page. Tells whether the page ends before it.
-    fn visit(
-        &mut self,
-        (point, is_put, key): (ChangePoint, bool, &[u8]),
-    ) -> Result<bool, MapError> {
+    fn visit(&mut self, entry: ChangeEntry<'_>) -> Result<bool, MapError> {
+        let ChangeEntry { point, is_put, key } = entry;
         if point.revision != self.at {
             self.at = point.revision;
             self.whole = (self.page.changes.len(), point);
@@ -314,6 +312,14 @@ fn changes_entry<'a>((place, record): (&'a [u8], &'a [u8])) -> Option<(ChangePoi
     Some((ChangePoint { revision, number }, record))
 }
 
+/// A change as it lies in a record.
+#[derive(Clone, Copy)]
+struct ChangeEntry<'a> {
+    point: ChangePoint,
+    is_put: bool,
+    key: &'a [u8],
+}
+
 /// The changes of one record.
 struct Entries<'a> {
     reader: Reader<'a>,
@@ -330,15 +336,15 @@ impl<'a> Entries<'a> {
         Some(Entries { reader, point: first, last })
     }
 
-    /// The next change: where it is, whether it is a put, and the key.
-    fn next(&mut self) -> Result<Option<(ChangePoint, bool, &'a [u8])>, MapError> {
+    /// The next change.
+    fn next(&mut self) -> Result<Option<ChangeEntry<'a>>, MapError> {
         if self.reader.is_empty() {
             return Ok(None);
         }
         self.parse().ok_or_else(damaged).map(Some)
     }
 
-    fn parse(&mut self) -> Option<(ChangePoint, bool, &'a [u8])> {
+    fn parse(&mut self) -> Option<ChangeEntry<'a>> {
         let head = self.reader.varint()?;
         let key = self.reader.bytes()?;
         if head >> 1 > 0 {
@@ -347,10 +353,94 @@ impl<'a> Entries<'a> {
         }
         let point = self.point;
         self.point.number = point.number.checked_add(1)?;
-        (point.revision <= self.last).then_some((point, head & 1 == 1, key))
+        let entry = ChangeEntry { point, is_put: head & 1 == 1, key };
+        (point.revision <= self.last).then_some(entry)
     }
 }
 
 fn damaged() -> MapError {
     MapError("the records of changes are damaged".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Command, KvOptions, MemoryMap, Operation, ServerId, StateMachine, Txn, TxnOperation,
+        layout::Sweep,
+    };
+
+    const KEYS: u64 = 1000;
+
+    fn key(number: u64) -> Bytes {
+        Bytes::from(format!("{number:0100}"))
+    }
+
+    fn command(sequence: u64, operation: Operation) -> (ServerId, Command) {
+        let id = ServerId { origin: 1, incarnation: 1, sequence };
+        (id, Command { idempotency: None, operation })
+    }
+
+    /// A slot with a small revision, one of a thousand keys, and another small one.
+    fn machine() -> StateMachine<MemoryMap> {
+        let put = |number| TxnOperation::Put {
+            key: key(number),
+            value: Bytes::from_static(b"v"),
+            lease: None,
+            want_previous: false,
+        };
+        let txn = |success| Operation::Txn(Txn { success, ..Txn::default() });
+        let commands = [
+            command(1, txn(vec![put(0)])),
+            command(2, txn((0..KEYS).map(put).collect())),
+            command(3, txn(vec![put(5)])),
+        ];
+        let mut machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+        machine.apply(1, 1, &commands).unwrap();
+        machine.commit().unwrap();
+        machine
+    }
+
+    fn records(map: &MemoryMap) -> usize {
+        map.iter().filter(|(place, _)| layout::changes_of(place).is_some()).count()
+    }
+
+    #[test]
+    fn a_revision_larger_than_a_record_or_a_page_is_parted() {
+        let machine = machine();
+        let map = machine.map();
+        assert_eq!(records(map), 4, "about 32 KiB each");
+        for bytes_max in [1, 1000, 20_000, 90_000, 200_000] {
+            let mut query = ChangeQuery { bytes_max, ..ChangeQuery::since(Revision(1)) };
+            let mut told = Vec::new();
+            while query.from.revision <= Revision(3) {
+                let page = changes(map, &query).unwrap();
+                assert!(page.next > query.from);
+                let is_parted = page.next.number != 0;
+                assert!(!is_parted || (bytes_max < 102_000 && page.next.revision == Revision(2)));
+                told.extend(page.changes.into_iter().map(|change| (change.revision.0, change.key)));
+                query.from = page.next;
+            }
+            let large = (0..KEYS).map(|number| (2, key(number)));
+            let expected = [(1, key(0))].into_iter().chain(large).chain([(3, key(5))]);
+            assert!(told.into_iter().eq(expected), "pages of {bytes_max}");
+        }
+    }
+
+    #[test]
+    fn a_record_goes_when_all_of_it_is_compacted_and_a_missing_one_is_damage() {
+        let machine = machine();
+        for (compacted, left) in [(0, 4), (1, 4), (2, 1), (3, 0)] {
+            let mut map = machine.map().clone();
+            let mut sweep = Sweep::new(true, Revision(compacted));
+            map.retain(|place, value| !sweep.drops(place, value));
+            assert_eq!(records(&map), left, "compacted to {compacted}");
+        }
+        let mut map = machine.map().clone();
+        let first = layout::changes_key(Revision(1), 0);
+        map.retain(|place, _| place != first);
+        let since = |revision| changes(&map, &ChangeQuery::since(Revision(revision)));
+        assert_eq!(since(1), Err(ReadError::Map(damaged())));
+        assert_eq!(since(3).unwrap().changes.len(), 1);
+    }
 }

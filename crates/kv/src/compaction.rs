@@ -16,8 +16,8 @@ use crate::{MapError, OrderedMap, Outcome, Revision, WriteSet, layout};
 /// So far apart in cluster time are samples, in milliseconds.
 const SAMPLE_EVERY_MS: u64 = 10_000;
 
-/// With so many samples every second one is dropped, so the older ones are the further
-/// apart the older they are, and the oldest one stays.
+/// So many samples are kept: the first, the last, and between them the further apart the
+/// older they are.
 const SAMPLES_MAX: usize = 64;
 
 /// Which revision was current when.
@@ -56,11 +56,7 @@ impl Samples {
         }
         self.points.retain(|(_, sampled)| *sampled > compacted);
         if self.points.len() >= SAMPLES_MAX {
-            let mut is_kept = false;
-            self.points.retain(|_| {
-                is_kept = !is_kept;
-                is_kept
-            });
+            self.drop_one(now_ms);
         }
         self.points.push((now_ms, revision));
         batch.put_with(
@@ -72,6 +68,20 @@ impl Samples {
                 }
             },
         );
+    }
+
+    /// Drops the sample whose neighbours are then closest together for their age.
+    fn drop_one(&mut self, now_ms: u64) {
+        let gap_and_age = |at: usize| {
+            let (before_ms, after_ms) = (self.points[at - 1].0, self.points[at + 1].0);
+            (u128::from(after_ms - before_ms), u128::from(now_ms - after_ms))
+        };
+        let inner = 1..self.points.len() - 1;
+        let victim = inner.min_by(|one, other| {
+            let ((gap, age), (other_gap, other_age)) = (gap_and_age(*one), gap_and_age(*other));
+            (gap * other_age).cmp(&(other_gap * age))
+        });
+        self.points.remove(victim.expect("there are many"));
     }
 
     /// The newest revision of which it is known that it was current at this time or before.
@@ -127,7 +137,10 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::{Command, Condition, KvOptions, MemoryMap, Operation, ServerId, StateMachine};
 
     #[test]
     fn samples_are_few_and_the_newer_the_closer() {
@@ -142,7 +155,7 @@ mod tests {
                 let known = samples.before(before_s * 1000).expect("the first one stays").0 - 1;
                 assert!(known <= before_s);
                 let late_s = before_s - known;
-                assert!(late_s <= 20 + age_s / 3, "{late_s} s too old for {age_s} s at {second}");
+                assert!(late_s <= 20 + age_s / 4, "{late_s} s too old for {age_s} s at {second}");
             }
         }
         let mut last = None;
@@ -157,5 +170,50 @@ mod tests {
         // What is compacted needs no sample.
         samples.note(&mut batch, 1 << 40, Revision(1 << 40), Revision(99_000));
         assert!(samples.points.iter().all(|(_, revision)| revision.0 > 99_000));
+    }
+
+    fn put(sequence: u64) -> (ServerId, Command) {
+        let operation = Operation::Put {
+            key: Bytes::from_static(b"key"),
+            value: Bytes::new(),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        (ServerId { origin: 1, incarnation: 1, sequence }, Command { idempotency: None, operation })
+    }
+
+    /// A hundred slots of a revision and a second each, after which the map is opened anew.
+    fn due(compaction_age_ms: u64, compaction_revisions_max: u64, compacted: u64) -> Option<u64> {
+        let options =
+            KvOptions { compaction_age_ms, compaction_revisions_max, ..KvOptions::default() };
+        let mut machine = StateMachine::open(MemoryMap::new(), options.clone()).unwrap();
+        for slot in 1..=100 {
+            machine.apply(slot, slot * 1000, &[put(slot)]).unwrap();
+        }
+        if compacted > 0 {
+            let operation = Operation::Compact { revision: Revision(compacted) };
+            let command = (put(101).0, Command { idempotency: None, operation });
+            machine.apply(101, 100_000, &[command]).unwrap();
+        }
+        machine.commit().unwrap();
+        let due = machine.compaction_due();
+        let again = StateMachine::open(machine.map().clone(), options).unwrap();
+        assert_eq!(again.compaction_due(), due);
+        due.map(|due| due.0)
+    }
+
+    #[test]
+    fn a_compaction_is_due_by_age_and_by_count() {
+        assert_eq!(due(0, 0, 0), None, "both are off");
+        // The samples were taken before the commands of slot 2, 12, 22 and so on.
+        assert_eq!(due(30_000, 0, 0), Some(61));
+        assert_eq!(due(30_000, 0, 60), Some(61));
+        assert_eq!(due(30_000, 0, 61), None, "was done");
+        assert_eq!(due(99_000, 0, 0), None, "nothing is so old");
+        assert_eq!(due(0, 20, 0), Some(80));
+        assert_eq!(due(0, 100, 0), None);
+        assert_eq!(due(0, 20, 78), None, "two too many are not worth a command");
+        assert_eq!(due(30_000, 20, 0), Some(80));
+        assert_eq!(due(30_000, 60, 0), Some(61));
     }
 }

@@ -319,13 +319,15 @@ impl<C: Cursor> Counter<C> {
     }
 }
 
-/// A walk over what the query asks for, none over no keys at all, and the revision that
-/// it shows.
+/// A walk, none over no keys at all, and the revision that it shows.
+type Opened<C> = (Option<Walk<C>>, Revision);
+
+/// A walk over what the query asks for.
 fn open<'m, M: OrderedMap>(
     map: &'m M,
     query: &ListQuery,
     at: Option<Revision>,
-) -> Result<(Option<Walk<M::Cursor<'m>>>, Revision), ReadError> {
+) -> Result<Opened<M::Cursor<'m>>, ReadError> {
     if query.end.as_ref().is_some_and(|end| *end <= query.start) {
         let state = State::load(map)?;
         let at = at.unwrap_or(state.revision);

@@ -416,15 +416,6 @@ fn revision_of(answer: &Answer) -> Revision {
     match answer {
         Answer::Refused => Revision(0),
         Answer::Found(_, revision) => *revision,
-        Answer::Outcome(
-            Outcome::Stored { revision, .. }
-            | Outcome::Deleted { revision, .. }
-            | Outcome::NotFound { revision }
-            | Outcome::RangeDeleted { revision, .. }
-            | Outcome::ConditionFailed { revision, .. }
-            | Outcome::IdempotencyMismatch { revision }
-            | Outcome::IdempotencyLate { revision }
-            | Outcome::IdempotencyFull { revision },
-        ) => *revision,
+        Answer::Outcome(outcome) => outcome.revision(),
     }
 }

@@ -204,15 +204,8 @@ fn hint(step: &Step) -> (Revision, bool) {
 
 /// The store's revision with an outcome, and whether the operation made it.
 fn revision_of(outcome: &Outcome) -> (Revision, bool) {
-    match outcome {
-        Outcome::Stored { revision, .. } | Outcome::Deleted { revision, .. } => (*revision, true),
-        Outcome::NotFound { revision }
-        | Outcome::ConditionFailed { revision, .. }
-        | Outcome::RangeDeleted { revision, .. }
-        | Outcome::IdempotencyMismatch { revision }
-        | Outcome::IdempotencyLate { revision }
-        | Outcome::IdempotencyFull { revision } => (*revision, false),
-    }
+    let is_change = matches!(outcome, Outcome::Stored { .. } | Outcome::Deleted { .. });
+    (outcome.revision(), is_change)
 }
 
 fn not_linearizable(key: u8, steps: &[Step], deepest: usize) -> Violation {
