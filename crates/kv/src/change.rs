@@ -179,9 +179,9 @@ pub fn changes(map: &impl OrderedMap, query: &ChangeQuery) -> Result<ChangePage,
     let state = state_at(&mut cursor)?;
     let (current, from) = (state.revision, query.from.revision);
     if from <= state.compacted {
-        return Err(ReadError::Compacted { oldest: Revision(state.compacted.0 + 1) });
+        return Err(ReadError::Compacted { oldest: Revision(state.compacted.0.saturating_add(1)) });
     }
-    if from.0 > current.0 + 1 {
+    if from.0 > current.0.saturating_add(1) {
         return Err(ReadError::Future { current });
     }
     let to = query.to.map_or(current, |to| to.min(current));
@@ -221,7 +221,7 @@ impl<C: Cursor> Pager<'_, C> {
             let here = self.cursor.entry().and_then(changes_entry);
             // The last revision may go on in further records.
             if is_last && here.is_none_or(|(first, _)| first.revision > self.to) {
-                self.page.next = ChangePoint::at(Revision(self.to.0 + 1));
+                self.page.next = ChangePoint::at(Revision(self.to.0.saturating_add(1)));
                 return Ok(());
             }
             let (first, record) = here.filter(|(f, _)| *f <= expected).ok_or_else(damaged)?;
@@ -234,7 +234,7 @@ impl<C: Cursor> Pager<'_, C> {
                 }
             }
             is_last = entries.last >= self.to;
-            expected = ChangePoint::at(Revision(entries.last.0 + 1));
+            expected = ChangePoint::at(Revision(entries.last.0.saturating_add(1)));
             self.seek_behind(&mut place, first)?;
         }
     }

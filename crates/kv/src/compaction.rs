@@ -74,7 +74,7 @@ impl Samples {
     fn drop_one(&mut self, now_ms: u64) {
         let gap_and_age = |at: usize| {
             let (before_ms, after_ms) = (self.points[at - 1].0, self.points[at + 1].0);
-            (u128::from(after_ms - before_ms), u128::from(now_ms - after_ms))
+            (u128::from(after_ms - before_ms), u128::from(now_ms.saturating_sub(after_ms)))
         };
         let inner = 1..self.points.len() - 1;
         let victim = inner.min_by(|one, other| {

@@ -253,7 +253,7 @@ impl Stage {
             },
             LeaseOperation::KeepAlive { ids } => self.keep_alive(finder.map, ids),
             LeaseOperation::BeginEpoch => {
-                self.state.lease_epoch.0 += 1;
+                self.state.lease_epoch.0 = self.state.lease_epoch.0.wrapping_add(1);
                 Ok(Outcome::LeaseEpochBegun { revision, epoch: self.state.lease_epoch })
             }
             LeaseOperation::Expire { id, epoch, renewals } => {
@@ -320,7 +320,7 @@ impl Stage {
         for id in ids {
             let lease = self.leases.find(map, *id)?.filter(|lease| !lease.is_ending);
             if let Some(lease) = lease {
-                let renewals = lease.renewals + 1;
+                let renewals = lease.renewals.wrapping_add(1);
                 self.leases.set(&mut self.batch, *id, Some(Lease { renewals, ..lease }));
             }
             ttls_ms.push(lease.map(|lease| lease.ttl_ms));
@@ -348,8 +348,132 @@ impl Stage {
             self.leases.set(&mut self.batch, id, Some(ending));
         } else {
             self.leases.set(&mut self.batch, id, None);
-            self.state.leases -= 1;
+            self.state.leases = self.state.leases.checked_sub(1).ok_or_else(damaged)?;
         }
         Ok(Outcome::LeaseEnded { revision, id, count: keys.len() as u64, more })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Command, KvOptions, ListQuery, MemoryMap, Operation, Revision, ServerId, StateMachine,
+        Taken, Txn, TxnOperation, read,
+    };
+
+    /// A machine whose commands remove two keys at the most.
+    struct Machine {
+        machine: StateMachine<MemoryMap>,
+        slot: u64,
+        commits: bool,
+    }
+
+    impl Machine {
+        fn new(commits: bool) -> Self {
+            let options = KvOptions { delete_range_keys_max: 2, ..KvOptions::default() };
+            let machine = StateMachine::open(MemoryMap::new(), options).unwrap();
+            Machine { machine, slot: 0, commits }
+        }
+
+        fn carry_out(&mut self, operation: Operation) -> Outcome {
+            self.slot += 1;
+            let id = ServerId { origin: 1, incarnation: 1, sequence: self.slot };
+            let command = (id, Command { idempotency: None, operation });
+            let mut taken = self.machine.apply(self.slot, self.slot, &[command]).unwrap();
+            if self.commits {
+                self.machine.commit().unwrap();
+            }
+            match taken.pop() {
+                Some(Taken::Applied { outcome, .. }) => outcome,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn lease(&mut self, operation: LeaseOperation) -> Outcome {
+            self.carry_out(Operation::Lease(operation))
+        }
+
+        fn put(&mut self, keys: &[&'static str], id: LeaseId) -> Outcome {
+            let put = |key: &&'static str| TxnOperation::Put {
+                key: Bytes::from(*key),
+                value: Bytes::new(),
+                lease: Some(id),
+                want_previous: false,
+            };
+            let success = keys.iter().map(put).collect();
+            self.carry_out(Operation::Txn(Txn { success, ..Txn::default() }))
+        }
+    }
+
+    const ID: LeaseId = LeaseId(7);
+
+    #[test]
+    fn a_lease_with_many_keys_ends_in_parts_and_is_not_saved_meanwhile() {
+        for commits in [false, true] {
+            let mut machine = Machine::new(commits);
+            machine.lease(LeaseOperation::Grant { id: Some(ID), ttl_ms: 9 });
+            machine.put(&["a", "b", "c", "d", "e"], ID);
+            let ended = |revision, count, more| Outcome::LeaseEnded {
+                revision: Revision(revision),
+                id: ID,
+                count,
+                more,
+            };
+            assert_eq!(machine.lease(LeaseOperation::Revoke { id: ID }), ended(2, 2, true));
+            let refused = Outcome::LeaseNotFound { revision: Revision(2), id: ID };
+            assert_eq!(machine.put(&["f"], ID), refused);
+            let kept = machine.lease(LeaseOperation::KeepAlive { ids: vec![ID] });
+            let revision = Revision(2);
+            assert_eq!(kept, Outcome::LeasesKept { revision, ttls_ms: vec![None] });
+            // Whoever ends it now need not know how it stands.
+            let expire = LeaseOperation::Expire { id: ID, epoch: LeaseEpoch(9), renewals: 9 };
+            assert_eq!(machine.lease(expire.clone()), ended(3, 2, true));
+            assert_eq!(machine.lease(expire.clone()), ended(4, 1, false));
+            let gone = Outcome::LeaseNotFound { revision: Revision(4), id: ID };
+            assert_eq!(machine.lease(expire), gone);
+            machine.machine.commit().unwrap();
+            let map = machine.machine.map();
+            assert_eq!(read::list(map, &ListQuery::prefix(b"")).unwrap().count, 0);
+            assert!(map.iter().all(|(place, _)| !matches!(place[0], 5 | 6)));
+        }
+    }
+
+    #[test]
+    fn an_expiry_counts_only_in_its_epoch_and_if_nobody_renewed() {
+        let mut machine = Machine::new(true);
+        machine.lease(LeaseOperation::Grant { id: Some(ID), ttl_ms: 9 });
+        let revision = Revision(0);
+        for epoch in [1, 2] {
+            let begun = machine.lease(LeaseOperation::BeginEpoch);
+            assert_eq!(begun, Outcome::LeaseEpochBegun { revision, epoch: LeaseEpoch(epoch) });
+        }
+        machine.lease(LeaseOperation::KeepAlive { ids: vec![ID] });
+        for (epoch, renewals) in [(1, 1), (2, 0), (3, 1), (2, 2)] {
+            let epoch = LeaseEpoch(epoch);
+            let old = machine.lease(LeaseOperation::Expire { id: ID, epoch, renewals });
+            assert_eq!(old, Outcome::LeaseExpiryOld { revision, id: ID });
+        }
+        let expire = LeaseOperation::Expire { id: ID, epoch: LeaseEpoch(2), renewals: 1 };
+        let ended = Outcome::LeaseEnded { revision, id: ID, count: 0, more: false };
+        assert_eq!(machine.lease(expire), ended);
+    }
+
+    #[test]
+    fn leases_are_limited_and_0_is_none() {
+        let options = KvOptions { leases_max: 2, ..KvOptions::default() };
+        let machine = StateMachine::open(MemoryMap::new(), options).unwrap();
+        let mut machine = Machine { machine, slot: 0, commits: true };
+        let revision = Revision(0);
+        let mut grant = |id| machine.lease(LeaseOperation::Grant { id, ttl_ms: 9 });
+        let granted = |id| Outcome::LeaseGranted { revision, id: LeaseId(id), ttl_ms: 9 };
+        assert_eq!(grant(Some(LeaseId(1))), granted(1));
+        let exists = Outcome::LeaseExists { revision, id: LeaseId(1) };
+        assert_eq!(grant(Some(LeaseId(1))), exists);
+        let none = Outcome::LeaseNotFound { revision, id: LeaseId(0) };
+        assert_eq!(grant(Some(LeaseId(0))), none);
+        assert_eq!(grant(None), granted(2), "1 is taken");
+        assert_eq!(grant(None), Outcome::LeasesFull { revision });
+        assert_eq!(machine.put(&["a"], LeaseId(0)), none);
     }
 }

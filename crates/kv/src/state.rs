@@ -212,7 +212,7 @@ impl State {
             return None;
         }
         state.configurations = Bytes::copy_from_slice(configurations);
-        Some(state)
+        (state.compacted <= state.revision).then_some(state)
     }
 }
 
