@@ -1,5 +1,6 @@
 //! `synod chaos` as a user runs it. This is the part of the gate with real processes:
-//! so many kills, pauses and partitions in clusters of three and of five, and everything
+//! so many kills, pauses and partitions in clusters of three and of five, members that change
+//! and files that decay, and everything
 //! that clients were told meanwhile is checked. What it prints is shown even when it
 //! passes.
 
@@ -14,10 +15,15 @@ use serde_json::Value;
 use support::cluster::{SYNOD, folder, output_of};
 
 /// One cluster after the other: its nodes, how many faults, of which classes.
-const CLUSTERS: [(&str, &str, &str); 3] =
-    [("3", "42", "kill,pause,partition"), ("5", "18", "kill,pause,partition"), ("3", "10", "kill")];
+const CLUSTERS: [(&str, &str, &str); 4] = [
+    ("3", "42", "kill,pause,partition"),
+    ("5", "18", "kill,pause,partition"),
+    ("3", "10", "kill"),
+    ("3", "8", "member,damage"),
+];
 /// What must have happened in all of them together.
-const FAULTS: [(&str, usize); 3] = [("kill", 30), ("pause", 20), ("partition", 20)];
+const FAULTS: [(&str, usize); 5] =
+    [("kill", 30), ("pause", 20), ("partition", 20), ("member", 4), ("damage", 4)];
 const CHECKED_MIN: u64 = 50_000;
 /// For one cluster. Each fault takes some three seconds, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -43,16 +49,25 @@ fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize)
     assert!(result["equal_at_slot"].as_u64() > Some(0));
     assert!(result["worst_recovery_ms"].as_f64() > Some(0.0));
     println!(
-        "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions in {} s; operations {}, \
-         {} keys, 0 undecided, slowest recovery {} ms",
+        "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
+         members, {} damages in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
         of_class(&result, "kill"),
         of_class(&result, "pause"),
         of_class(&result, "partition"),
+        of_class(&result, "member"),
+        of_class(&result, "damage"),
         result["duration_s"],
         result["operations"],
         result["keys"],
         result["worst_recovery_ms"],
     );
+    for fault in result["faults"].as_array().expect("faults") {
+        let outcome = fault["outcome"].as_str().expect("an outcome");
+        assert!(!outcome.is_empty(), "{fault}");
+        if ["member", "damage"].iter().any(|class| fault["class"] == *class) {
+            println!("  {}: {outcome}", fault["kind"].as_str().expect("a kind"));
+        }
+    }
     result
 }
 

@@ -4,29 +4,23 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::path::Path;
 use std::thread;
 
 use bytes::Bytes;
 use rustix::process::Signal;
 use serde_json::Value;
 use support::cluster::{TestCluster, synod};
-use support::http;
+use support::damage::{
+    SCRUBBED, SMALL, cluster, data, equal, files, fill, flip, number, sealed, tables,
+};
 use support::wait::{wait_for, wait_until};
+use support::writers::{Writers, value};
 use synod_kv::{APPLIED_KEY, OrderedMap, State, WriteSet};
 use synod_storage::{Store, StoreOptions};
 
-/// Journals of small files of which none is kept for others, and a state that is flushed often.
-const SMALL: &str = "\n[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n\
-    [timing]\nflush_interval_ms = 100\n[snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\n\
-    keep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n";
-/// Everything is read all the time.
-const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n";
 /// The node that is damaged.
 const HIT: u32 = 3;
 /// Bytes that are flipped.
@@ -35,163 +29,6 @@ const FLIPS: usize = 100;
 /// Which bytes are hit, if somebody wants others: `SYNOD_DAMAGE_SEED`.
 fn seed() -> u64 {
     std::env::var("SYNOD_DAMAGE_SEED").map_or(1, |seed| seed.parse().expect("a number"))
-}
-
-fn cluster(settings: &str) -> TestCluster {
-    let mut cluster = TestCluster::start(3);
-    assert!(cluster.stop().success());
-    for id in cluster.ids() {
-        let path = cluster.settings_path(id);
-        let mut file = File::options().append(true).open(path).expect("settings");
-        file.write_all(settings.as_bytes()).expect("written");
-    }
-    cluster.launch();
-    cluster
-}
-
-fn data(cluster: &TestCluster, id: u32) -> PathBuf {
-    cluster.data_dir().join(format!("node-{id}")).join("data")
-}
-
-fn number(cluster: &TestCluster, id: u32, field: &str) -> u64 {
-    cluster.status(id).and_then(|status| status[field].as_u64()).unwrap_or(0)
-}
-
-/// Clients that write all the time, each key once, and what was acknowledged to them.
-#[derive(Default)]
-struct Writers {
-    next: AtomicU64,
-    acknowledged: Mutex<BTreeMap<u64, Vec<u8>>>,
-    is_over: AtomicBool,
-}
-
-/// Bytes that do not compress, so that the files are long.
-fn value(key: u64) -> Vec<u8> {
-    let mut random = fastrand::Rng::with_seed(key);
-    std::iter::repeat_with(|| random.u8(..)).take(3_000).collect()
-}
-
-impl Writers {
-    fn write_one(&self, cluster: &TestCluster, node: u32) {
-        let key = self.next.fetch_add(1, Relaxed);
-        let target = format!("/v1/kv/{key:08}");
-        let value = value(key);
-        let put = cluster.try_request(node, "PUT", &target, &[], &value);
-        if put.is_ok_and(|put| put.status == 201) {
-            self.acknowledged.lock().expect("no writer panics").insert(key, value);
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.acknowledged.lock().expect("no writer panics").len()
-    }
-
-    /// Writes at these nodes while `meanwhile` runs.
-    fn during<T>(
-        &self,
-        cluster: &mut TestCluster,
-        nodes: &[u32],
-        meanwhile: impl FnOnce(&mut TestCluster) -> T,
-    ) -> T {
-        self.is_over.store(false, Relaxed);
-        let addresses: Vec<_> = nodes.iter().map(|id| cluster.client_addr(*id)).collect();
-        thread::scope(|threads| {
-            for address in addresses {
-                threads.spawn(move || {
-                    while !self.is_over.load(Relaxed) {
-                        let key = self.next.fetch_add(1, Relaxed);
-                        let (target, value) = (format!("/v1/kv/{key:08}"), value(key));
-                        let put = http::request(address, "PUT", &target, &[], &value);
-                        if put.is_ok_and(|put| put.status == 201) {
-                            let mut all = self.acknowledged.lock().expect("no writer panics");
-                            all.insert(key, value);
-                        }
-                    }
-                });
-            }
-            let result =
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| meanwhile(cluster)));
-            self.is_over.store(true, Relaxed);
-            result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    /// Every acknowledged write is told by this node as it was written.
-    fn check(&self, cluster: &TestCluster, node: u32) {
-        for (key, value) in self.acknowledged.lock().expect("no writer panics").iter() {
-            let target = format!("/v1/kv/{key:08}");
-            let found = wait_for("a read", || {
-                let found = cluster.try_request(node, "GET", &target, &[], b"").ok()?;
-                // Whoever reads what is damaged gets none of it, and the node mends it.
-                (![500, 503].contains(&found.status)).then_some(found)
-            });
-            assert!(found.status == 200 && found.body == *value, "key {key}: {}", found.status);
-        }
-    }
-}
-
-fn equal(cluster: &TestCluster, one: u32, other: u32) -> bool {
-    let state = |id| {
-        let status = cluster.status(id)?;
-        let serves = cluster.try_request(id, "GET", "/readyz", &[], b"").ok()?.status == 200;
-        serves.then(|| (status["applied_slot"].clone(), status["state_hash"].clone()))
-    };
-    state(one).is_some() && state(one) == state(other)
-}
-
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).expect("readable") {
-        let path = entry.expect("readable").path();
-        if path.is_dir() {
-            found.extend(files(&path));
-        } else {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
-
-/// The journal's files that others follow and that hold something, and all but the last of
-/// them count as sealed.
-fn sealed(data: &Path) -> Vec<PathBuf> {
-    let mut segments = files(&data.join("journal"));
-    segments.retain(|path| path.extension().is_some_and(|end| end == "seg"));
-    segments.retain(|path| fs::read(path).expect("readable").iter().any(|byte| *byte != 0));
-    segments.pop();
-    segments
-}
-
-/// The state's files of data.
-fn tables(data: &Path) -> Vec<PathBuf> {
-    let is_state =
-        |path: &PathBuf| path.strip_prefix(data).is_ok_and(|rest| rest.starts_with("state"));
-    let mut tables = files(data);
-    tables.retain(|path| is_state(path) || path.to_string_lossy().contains("/state-"));
-    tables.retain(|path| path.extension().is_some_and(|end| end == "sst"));
-    tables
-}
-
-/// Flips bytes anywhere in these files, each as likely as any other.
-fn flip(paths: &[PathBuf], count: usize, random: &mut fastrand::Rng) {
-    let length = |path: &PathBuf| fs::metadata(path).expect("there").len();
-    let total: u64 = paths.iter().map(length).sum();
-    for _ in 0..count {
-        let mut at = random.u64(..total);
-        let hit = paths.iter().find(|path| match length(path) {
-            bytes if at < bytes => true,
-            bytes => {
-                at -= bytes;
-                false
-            }
-        });
-        let path = hit.expect("some file");
-        let mut bytes = fs::read(path).expect("readable");
-        let at = usize::try_from(at).expect("small");
-        bytes[at] ^= 1 << random.u32(..8);
-        fs::write(path, bytes).expect("written");
-    }
 }
 
 /// The vote of the node that was hit is needed, and its state is asked.
@@ -205,16 +42,6 @@ fn is_well(cluster: &mut TestCluster, writers: &Writers) {
         writers.count() > before
     });
     writers.check(cluster, HIT);
-}
-
-/// Writes until the journals do not go back to the beginning any more.
-fn fill(cluster: &mut TestCluster, writers: &Writers) {
-    writers.during(cluster, &[1, 2, 3, 1], |cluster| {
-        wait_until("the journals are cut", || {
-            writers.count() > 500
-                && cluster.ids().all(|id| number(cluster, id, "truncated_slot") > 0)
-        });
-    });
 }
 
 #[test]

@@ -26,6 +26,7 @@ case "$*" in
     *kill,pause*)
         fault kill "${KILLS:-20}"; fault pause "${PAUSES:-20}"
         fault partition "${PARTITIONS:-20}" ;;
+    *member,damage*) fault member "${MEMBERS:-8}"; fault damage "${DAMAGES:-8}" ;;
     *) fault kill 10 ;;
 esac
 exit "${CHAOS_ENDS:-0}"
@@ -60,7 +61,7 @@ fn a_long_run_that_did_all_it_was_asked_for_passes() {
     }
     let line = proof(&[]);
     let line = String::from_utf8_lossy(&line.stdout);
-    assert!(line.contains("| 0..5 | 900 simulated, 1400 real | 30 kills, 20 pauses"), "{line}");
+    assert!(line.contains("| 0..5 | 900 simulated, 2100 real | 30 kills, 20 pauses"), "{line}");
 }
 
 #[test]
@@ -75,7 +76,9 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("KILLS", "19")], "29 kills, asked for 30"),
         (&[("PAUSES", "19")], "19 pauses, asked for 20"),
         (&[("PARTITIONS", "19")], "19 partitions, asked for 20"),
-        (&[("UNDECIDED", "1")], "2 undecided keys"),
+        (&[("MEMBERS", "7")], "7 changes of the members, asked for 8"),
+        (&[("DAMAGES", "7")], "7 damaged nodes, asked for 8"),
+        (&[("UNDECIDED", "1")], "3 undecided keys"),
         (&[("UNSAID", "1")], "chaos-1-all does not say which keys were checked"),
     ] {
         let output = proof(variables);

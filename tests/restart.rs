@@ -151,3 +151,35 @@ fn no_node_outlives_a_runner_that_is_killed() {
         addresses.iter().all(|address| std::net::TcpStream::connect(address).is_err())
     });
 }
+
+/// A state that is made anew from a long journal takes its time: who asks the process to end
+/// meanwhile does not wait for that, and nothing is lost by it.
+#[test]
+fn a_node_that_replays_its_journal_heeds_a_signal() {
+    const VALUES: usize = 300;
+    let mut cluster = TestCluster::start(1);
+    let value = vec![7; 256 << 10];
+    for number in 0..VALUES {
+        let put = cluster.request(1, "PUT", &format!("/v1/kv/{number}"), &[], &value);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    cluster.kill(1);
+    let state = cluster.data_dir().join("node-1").join("data").join("state");
+    let said = |cluster: &TestCluster, words: &str| cluster.node_output(1).matches(words).count();
+    wait_until("it ends before it has replayed everything", || {
+        fs::remove_dir_all(&state).expect("removed");
+        let (begun, done) = ("rebuilding the state from", "the state is rebuilt");
+        let before = [begun, done].map(|words| said(&cluster, words));
+        cluster.start_by_hand(1);
+        wait_until("it replays", || said(&cluster, begun) > before[0]);
+        cluster.signal(1, Signal::TERM);
+        assert!(cluster.wait_for_end(1).success(), "{}", cluster.node_output(1));
+        said(&cluster, done) == before[1]
+    });
+    cluster.start_by_hand(1);
+    wait_until_ready(&cluster, 1);
+    for number in [0, VALUES / 2, VALUES - 1] {
+        let read = cluster.request(1, "GET", &format!("/v1/kv/{number}"), &[], b"");
+        assert!(read.status == 200 && read.body == value, "{number}: {}", read.status);
+    }
+}

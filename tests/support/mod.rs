@@ -4,7 +4,10 @@
 #![allow(dead_code, missing_docs, unreachable_pub)]
 
 pub mod cluster;
+pub mod damage;
 pub mod http;
+pub mod nodes;
 pub mod ports;
 pub mod skip;
 pub mod wait;
+pub mod writers;

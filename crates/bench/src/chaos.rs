@@ -1,25 +1,30 @@
 //! Whether a real cluster keeps its word while everything goes wrong: clients write
 //! down what they ask for and what they are told, while nodes are killed, paused,
-//! cut off from each other and left without room on their disks. In the end everything is healed, and the history must be
+//! cut off from each other and left without room on their disks, while others take their
+//! places, and while their files decay. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, and all nodes must have the
 //! same state.
 
 mod check;
+mod control;
+mod damage;
 mod fault;
 mod history;
 mod links;
 mod load;
+mod member;
 mod result;
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::failover::ClusterControl;
 use crate::{BenchError, NodeAddress, NodeId, Progress, Protocol, probe};
+pub use control::{ChaosControl, Order, Sentence, Told};
 pub use fault::{Class, Kind};
 use fault::{Fault, Nemesis};
 use history::{End, Operation};
@@ -68,7 +73,7 @@ pub struct ChaosPlan {
 /// fault. What the cluster does wrong is in the result.
 pub fn run(
     plan: &ChaosPlan,
-    control: &mut dyn ClusterControl,
+    control: &mut dyn ChaosControl,
     links: &Links,
     progress: &Progress,
 ) -> Result<ChaosResult, BenchError> {
@@ -83,8 +88,7 @@ pub fn run(
         Extent::Faults(faults) => u64::from(faults),
         Extent::Time(time) => time.as_secs(),
     });
-    let sockets = nodes.iter().map(NodeAddress::socket).collect::<Result<Vec<_>, _>>()?;
-    let load = Arc::new(Load::new(sockets, plan.clients, plan.seed));
+    let load = Arc::new(Load::new(sockets_of(&nodes)?, plan.clients, plan.seed));
     let mut run = Run {
         plan,
         control,
@@ -94,6 +98,7 @@ pub fn run(
         load,
         faults: Vec::new(),
         violations: Vec::new(),
+        is_broken: false,
     };
     run.wait_ready()?;
     let result = run.conduct();
@@ -103,13 +108,15 @@ pub fn run(
 
 struct Run<'a> {
     plan: &'a ChaosPlan,
-    control: &'a mut dyn ClusterControl,
+    control: &'a mut dyn ChaosControl,
     links: &'a Links,
     progress: &'a Progress,
     nodes: Vec<NodeAddress>,
     load: Arc<Load>,
     faults: Vec<FaultResult>,
     violations: Vec<String>,
+    /// Something did not come to its end, so nothing more is begun.
+    is_broken: bool,
 }
 
 impl Run<'_> {
@@ -154,11 +161,12 @@ impl Run<'_> {
                 break;
             }
             self.suffer(nemesis.next())?;
+            self.replace_sentenced()?;
             self.progress.step_to(match self.plan.extent {
                 Extent::Faults(_) => u64::from(number),
                 Extent::Time(_) => begin.elapsed().as_secs(),
             });
-            if self.has_fallen()? {
+            if self.is_broken || self.has_fallen()? {
                 break;
             }
         }
@@ -182,32 +190,68 @@ impl Run<'_> {
             .collect();
         self.progress.say(format!("{}: {}", fault.kind, names(&met)));
         let at_s = seconds(self.load.now_us());
-        for node in &met {
+        let outcome = match fault.class {
+            Class::Member => self.change_members(&fault, met[0])?,
+            Class::Damage => self.damage(&fault, &met)?,
+            _ => self.disturb_for_a_while(&fault, &met)?.to_owned(),
+        };
+        if self.is_broken {
+            let nodes = met.iter().map(|node| node.0).collect();
+            let Fault { class, kind, .. } = fault;
+            let healed_s = seconds(self.load.now_us());
+            let fault =
+                FaultResult { class, kind, nodes, at_s, healed_s, recovered_ms: None, outcome };
+            self.faults.push(fault);
+            return Ok(());
+        }
+        let healed_s = seconds(self.load.now_us());
+        let recovered_ms = self.wait_acknowledgement(&fault.kind.to_string())?;
+        let nodes = met.iter().map(|node| node.0).collect();
+        let Fault { class, kind, .. } = fault;
+        let fault = FaultResult { class, kind, nodes, at_s, healed_s, recovered_ms, outcome };
+        self.faults.push(fault);
+        Ok(())
+    }
+
+    /// What is wrong for a while with nodes and directions that stay what they are.
+    fn disturb_for_a_while(
+        &mut self,
+        fault: &Fault,
+        met: &[NodeId],
+    ) -> Result<&'static str, BenchError> {
+        for node in met {
             match fault.class {
                 Class::Kill => self.control.kill(*node)?,
                 Class::Pause => self.control.stop(*node)?,
                 Class::Disk => self.control.fill_disk(*node)?,
-                Class::Partition => {}
+                _ => {}
             }
         }
         for (from, to) in fault.directions() {
             self.links.set(self.nodes[from].id, self.nodes[to].id, fault.flow);
         }
         thread::sleep(fault.lasts);
-        for node in &met {
+        for node in met {
             match fault.class {
                 Class::Kill => self.control.restart(*node)?,
                 Class::Pause => self.control.cont(*node)?,
                 Class::Disk => self.control.free_disk(*node)?,
-                Class::Partition => {}
+                _ => {}
             }
         }
         self.links.open_all();
-        let healed_s = seconds(self.load.now_us());
-        let recovered_ms = self.wait_acknowledgement(&fault.kind.to_string())?;
-        let nodes = met.iter().map(|node| node.0).collect();
-        let Fault { class, kind, .. } = fault;
-        self.faults.push(FaultResult { class, kind, nodes, at_s, healed_s, recovered_ms });
+        Ok(match fault.class {
+            Class::Kill => "started again",
+            Class::Pause => "continued",
+            Class::Disk => "there is room again",
+            _ => "all directions work again",
+        })
+    }
+
+    /// The nodes may be others now: clients use these.
+    fn learn_nodes(&mut self) -> Result<(), BenchError> {
+        self.nodes = self.control.nodes()?;
+        self.load.use_nodes(sockets_of(&self.nodes)?);
         Ok(())
     }
 
@@ -250,14 +294,18 @@ impl Run<'_> {
 
     fn wait_ready(&mut self) -> Result<(), BenchError> {
         for node in self.nodes.clone() {
-            let begin = Instant::now();
-            while !self.control.ready(Protocol::Synod, node.id)? {
-                if begin.elapsed() > PATIENCE {
-                    let waited_s = PATIENCE.as_secs();
-                    return Err(BenchError::NotReady { node: node.id, waited_s });
-                }
-                thread::sleep(POLL);
+            self.wait_ready_of(node.id)?;
+        }
+        Ok(())
+    }
+
+    fn wait_ready_of(&mut self, node: NodeId) -> Result<(), BenchError> {
+        let begin = Instant::now();
+        while !self.control.ready(Protocol::Synod, node)? {
+            if begin.elapsed() > PATIENCE {
+                return Err(BenchError::NotReady { node, waited_s: PATIENCE.as_secs() });
             }
+            thread::sleep(POLL);
         }
         Ok(())
     }
@@ -344,6 +392,10 @@ impl Run<'_> {
             passed,
         }
     }
+}
+
+fn sockets_of(nodes: &[NodeAddress]) -> Result<Vec<(NodeId, SocketAddr)>, BenchError> {
+    nodes.iter().map(|node| Ok((node.id, node.socket()?))).collect()
 }
 
 fn seconds(us: u64) -> f64 {

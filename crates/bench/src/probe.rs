@@ -126,6 +126,13 @@ pub(crate) fn state(node: &NodeAddress, timeout: Duration) -> Option<(u64, Strin
     (answer.status == 200).then_some((state.applied_slot, state.state_hash))
 }
 
+/// When a Synod node has last read all that it has and found it whole, in seconds since 1970.
+pub(crate) fn scrubbed_at_s(node: &NodeAddress, timeout: Duration) -> Option<u64> {
+    let answer = get(node.socket().ok()?, "/v1/status", timeout)?;
+    let status: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    status.get("scrub")?.get("finished_at_s")?.as_u64()
+}
+
 /// What an etcd member says about itself.
 pub(crate) fn etcd_status(socket: SocketAddr, timeout: Duration) -> Option<MemberStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

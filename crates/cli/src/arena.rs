@@ -1,8 +1,12 @@
 //! The clusters that benchmarks start for themselves.
 
+mod flip;
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::process::Signal;
@@ -12,10 +16,12 @@ use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
 
 use crate::arguments::{Arena, ClusterShape};
-use crate::cluster::{LocalCluster, NODES_DEFAULT, NodeProcess, free_base_port};
+use crate::cluster::{LocalCluster, NODES_DEFAULT, NodeProcess, Place, free_base_port};
 use crate::failure::Failure;
 use crate::scratch::Scratch;
 use crate::small_disk::{Disks, Fate};
+
+use life::{Known, Running};
 
 const LOG_LINES_SHOWN: usize = 5;
 
@@ -29,6 +35,13 @@ pub(crate) struct OwnCluster {
     fallen: BTreeMap<u32, String>,
     /// The nodes' own disks, if they have any, and why not if they should.
     disks: Disks,
+    /// What else is known of each node.
+    known: BTreeMap<u32, Known>,
+    /// Added to every node's settings.
+    tables: String,
+    /// Between the nodes, if they reach each other over links.
+    links: Option<Arc<Links>>,
+    running: Option<Running>,
     /// Deleted after the cluster.
     folder: Option<Scratch>,
 }
@@ -51,25 +64,46 @@ impl OwnCluster {
         }
         let mut cluster = LocalCluster::open(&data_dir, &shape, false)?;
         cluster.start_all()?;
-        let (killed, fallen, disks) = (BTreeSet::new(), BTreeMap::new(), Disks::default());
-        Ok(Self { cluster, killed, fallen, disks, folder })
+        Ok(Self::of(cluster, folder))
+    }
+
+    fn of(cluster: LocalCluster, folder: Option<Scratch>) -> Self {
+        Self {
+            cluster,
+            killed: BTreeSet::new(),
+            fallen: BTreeMap::new(),
+            disks: Disks::default(),
+            known: BTreeMap::new(),
+            tables: String::new(),
+            links: None,
+            running: None,
+            folder,
+        }
     }
 
     /// Starts a new cluster on free ports whose nodes reach each other only over the
-    /// links that come with it. If it can be, each has a small disk of its own.
-    pub(crate) fn start_linked(nodes: u32, has_disks: bool) -> Result<(Self, Links), Failure> {
+    /// links that come with it, with these tables in their settings. If it can be, each has a
+    /// small disk of its own.
+    pub(crate) fn start_linked(
+        nodes: u32,
+        has_disks: bool,
+        tables: &str,
+    ) -> Result<(Self, Arc<Links>), Failure> {
         let folder = Scratch::new()?;
         let shape = ClusterShape { nodes: Some(nodes), base_port: Some(free_base_port(nodes)?) };
         let mut cluster = LocalCluster::open(&folder.path().join("cluster"), &shape, true)?;
         let id = |id: u32| NodeId(u64::from(id));
-        let listening = |node: &NodeProcess| (id(node.place().id), node.place().peer_addr);
-        let peers: Vec<_> = cluster.nodes().iter().map(listening).collect();
-        let links = Links::start(&peers)?;
-        cluster.reroute(|from, to| links.proxy(id(from), id(to)))?;
+        let links = Arc::new(Links::start()?);
+        for node in cluster.nodes() {
+            links.add(id(node.place().id), node.place().peer_addr)?;
+        }
+        cluster.reroute(|node| links.proxy(id(node)))?;
+        cluster.add_settings(tables)?;
         let disks = if has_disks { Disks::mount(&cluster)? } else { Disks::default() };
         cluster.start_all()?;
-        let (killed, fallen) = (BTreeSet::new(), BTreeMap::new());
-        Ok((Self { cluster, killed, fallen, disks, folder: Some(folder) }, links))
+        let mut own = Self::of(cluster, Some(folder));
+        (own.disks, own.tables, own.links) = (disks, tables.to_owned(), Some(Arc::clone(&links)));
+        Ok((own, links))
     }
 
     /// Why the nodes have no disks of their own though they should.
@@ -92,9 +126,12 @@ impl OwnCluster {
     /// Takes notice of the nodes that ended.
     fn reap(&mut self) -> Result<(), Failure> {
         for (id, ending) in self.cluster.reap()? {
-            if !self.killed.contains(&id) {
-                let log = self.cluster.nodes()[id as usize - 1].place().log_path();
-                let log = last_lines(&fs::read(&log).unwrap_or_default());
+            let may_end = self.may_end(id, ending.was_removed())?;
+            if !may_end && !self.killed.contains(&id) {
+                let places = self.cluster.nodes().iter().map(NodeProcess::place);
+                let log = places.filter(|place| place.id == id).map(Place::log_path).next();
+                let log = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
+                let log = last_lines(&log);
                 match self.disks.ended(id, &log) {
                     Fate::Waits => {}
                     Fate::GoesOn => self.cluster.start(id)?,
@@ -140,6 +177,7 @@ impl ClusterControl for OwnCluster {
 
     fn restart(&mut self, node: NodeId) -> Result<(), ControlError> {
         let id = node_id(node)?;
+        self.note_start(id);
         self.cluster.start(id).map_err(control_error)?;
         self.killed.remove(&id);
         self.disks.started(id);

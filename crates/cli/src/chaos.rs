@@ -11,6 +11,11 @@ use crate::failure::Failure;
 use crate::output::{print, print_json, warn};
 use crate::small_disk::mount_for_oneself;
 
+const SMALL: &str = "[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n\n\
+    [timing]\nflush_interval_ms = 100\n\n[snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\n\
+    keep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n\n";
+const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n";
+
 /// Runs what was asked for. Fails, and leaves the nodes' data, when a check failed.
 pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     let mut plan = plan_of(arguments);
@@ -18,8 +23,16 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
         let Err(reason) = mount_for_oneself("--own-mounts");
         leave_out_disks(&mut plan, &reason);
     }
+    let changes = |class: &Class| class.changes_nodes();
+    if plan.classes.contains(&Class::Disk) && plan.classes.iter().any(changes) {
+        return Err(Failure::usage(
+            "--faults-only: new nodes have no disk of their own, so `disk` does not go with \
+             `member` and `damage`",
+        ));
+    }
+    let has_disks = plan.classes.contains(&Class::Disk);
     let (mut cluster, links) =
-        OwnCluster::start_linked(arguments.nodes, plan.classes.contains(&Class::Disk))?;
+        OwnCluster::start_linked(arguments.nodes, has_disks, &tables(&plan))?;
     if let Some(reason) = cluster.lacks_disks() {
         leave_out_disks(&mut plan, reason);
     }
@@ -33,6 +46,19 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     if result.passed { Ok(()) } else { Err(Failure::failed(result.violations.join("\n"))) }
 }
 
+/// Where nodes come and go and files decay, journals are small and cut early, so that there
+/// are full files of both kinds and a new node gets a state; what is damaged is found at once.
+fn tables(plan: &ChaosPlan) -> String {
+    let mut tables = String::new();
+    if plan.classes.iter().any(|class| class.changes_nodes()) {
+        tables.push_str(SMALL);
+    }
+    if plan.classes.contains(&Class::Damage) {
+        tables.push_str(SCRUBBED);
+    }
+    tables
+}
+
 fn leave_out_disks(plan: &mut ChaosPlan, reason: &str) {
     warn(&format!("full disks are left out: {reason}"));
     plan.classes.retain(|class| *class != Class::Disk);
@@ -44,6 +70,8 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Pause => Class::Pause,
         FaultClass::Partition => Class::Partition,
         FaultClass::Disk => Class::Disk,
+        FaultClass::Member => Class::Member,
+        FaultClass::Damage => Class::Damage,
     };
     ChaosPlan {
         clients: arguments.clients as usize,

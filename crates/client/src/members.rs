@@ -1,12 +1,15 @@
 //! The calls about the members of the cluster.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::HeaderMap;
 use http::{Method, StatusCode};
 use serde::Serialize;
 use synod_kv::http::{
-    AddMemberBody, ChangeMemberBody, LeaderHint, MembersBody, Problem, QuorumsBody,
+    AddMemberBody, ChangeMemberBody, LeaderHint, MembersBody, Problem, QuorumsBody, RoleName,
 };
+use tokio::time::{Instant, sleep};
 
 use crate::answer_body::{document, garbled, refusal};
 use crate::attempt::{Answer, Message};
@@ -15,6 +18,8 @@ use crate::error::ClientError;
 use crate::target::Target;
 
 const MEMBERS: &str = "/v1/cluster/members";
+/// Between two rounds of looking for the leader.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Changes of the members are asked of the leader, which must be among
 /// [`Client::endpoints`], and once: to ask again for a change that is in force does no
@@ -97,17 +102,7 @@ impl Client {
         target: String,
         body: Bytes,
     ) -> Result<Answer, ClientError> {
-        let leader = self.status().await?.leader.and_then(|leader| leader.url);
-        let leader = leader.unwrap_or_default();
-        let bases = self.endpoints().iter().map(|base| base.trim_end_matches('/'));
-        let mut places = bases.enumerate().filter(|(_, base)| *base == leader);
-        let Some((place, _)) = places.next() else {
-            let last = match leader.as_str() {
-                "" => "no node knows a leader".to_owned(),
-                url => format!("the leader is {url}, which is not among the endpoints"),
-            };
-            return Err(ClientError::Unreachable { attempts: 1, last });
-        };
+        let place = self.find_leader().await?;
         let message = Message { method, target, headers: HeaderMap::new(), body };
         let answer = self.retrier().call_node(place, &message).await?;
         match answer.status {
@@ -119,5 +114,46 @@ impl Client {
             }
             _ => Err(refusal(&answer)),
         }
+    }
+
+    /// The place of the leader among the endpoints. Some may know of none, or still of the
+    /// one before, or be down: all are asked until one says that it leads.
+    async fn find_leader(&self) -> Result<usize, ClientError> {
+        let deadline = Instant::now() + self.retrier().options.call_timeout;
+        let mut attempts = 0;
+        loop {
+            let mut left: Vec<usize> = (0..self.endpoints().len()).rev().collect();
+            let mut elsewhere = None;
+            let mut last = "no node knows a leader".to_owned();
+            while let Some(place) = left.pop() {
+                attempts += 1;
+                let status = match self.status_of(place).await {
+                    Ok(status) if status.role == RoleName::Leader => return Ok(place),
+                    Ok(status) => status,
+                    Err(error) => {
+                        last = error.to_string();
+                        continue;
+                    }
+                };
+                let Some(url) = status.leader.and_then(|leader| leader.url) else { continue };
+                match self.place_of(&url) {
+                    // Whoever was named is asked next.
+                    Some(named) => left.sort_by_key(|place| *place == named),
+                    None => elsewhere = Some(url),
+                }
+            }
+            if let Some(url) = elsewhere {
+                last = format!("the leader is {url}, which is not among the endpoints");
+                return Err(ClientError::Unreachable { attempts, last });
+            }
+            if Instant::now() + LOOK_AGAIN >= deadline {
+                return Err(ClientError::Unreachable { attempts, last });
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn place_of(&self, url: &str) -> Option<usize> {
+        self.endpoints().iter().position(|base| base.trim_end_matches('/') == url)
     }
 }

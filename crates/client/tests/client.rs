@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use fake::{Fake, Mode};
+use fake::{Fake, Mode, NODE};
 use synod_api::{Leader, Limits, Refused};
 use synod_client::{
     Client, ClientError, ClientOptions, Condition, Consistency, ListOptions, ProblemKind,
@@ -378,6 +378,18 @@ async fn a_write_whose_answer_was_cut_off_has_effect_once() {
     assert_eq!((stored.attempts, stored.revision), (2, Revision(1)));
     assert_eq!(*counted.borrow(), 2);
     assert_eq!(fake_revision(&fake), 1);
+}
+
+#[tokio::test]
+async fn a_node_that_knows_no_leader_hides_none() {
+    let (lost, leader) = (Fake::default(), Fake::default());
+    let (lost_url, leader_url) = (serve(&lost).await, serve(&leader).await);
+    lost.set_leader(None);
+    lost.set_writes(Mode::Refuse(Refused::NoLeader));
+    leader.set_leader(Some(Leader::new(NODE, &leader_url)));
+    // Nobody listens at the third.
+    let client = client(&["http://127.0.0.1:1", &lost_url, &leader_url]);
+    assert_eq!(client.transfer(Some(2)).await.unwrap().id, 2);
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ pub struct Applied {
 }
 
 /// One thing to do. The caller carries out the actions of a step in their order.
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are messages")]
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
     /// Append to the journal, then report [`Event::Persisted`] with `upto`.

@@ -119,7 +119,7 @@ impl Host {
         // One source for both: a core that believed to be in an earlier life would be
         // taken for its own past by its peers.
         options.incarnation = incarnation;
-        let planted = options.planted;
+        let (planted, copied_upto) = (options.planted, options.state_copied_upto);
         let named = if planted.is(Bug::CommandNumbersFromOneAgain) { 1 } else { incarnation };
         // Half an election timeout without any progress: what was sent last was lost,
         // for example in a connection that was just being made. The pause doubles.
@@ -152,7 +152,7 @@ impl Host {
             viewed: View { leading: None, route: Route::Nowhere },
             applied: applied.upto,
             applying: Applying::new(applied.upto, planted),
-            agreement: Agreement::new(node, newest),
+            agreement: Agreement::new(node, newest, copied_upto, planted),
             talks_to,
             forwards: Vec::new(),
             loads: Vec::new(),
@@ -180,7 +180,8 @@ impl Host {
         match event {
             Event::Received { from, message: PeerMessage::Paxos(message) } => {
                 if let Message::Heartbeat(heartbeat) = &message {
-                    self.agreement.receive(from, heartbeat.state);
+                    let copied_upto = heartbeat.state_copied_upto;
+                    self.agreement.receive(from, heartbeat.state, copied_upto);
                 }
                 self.run(now, Input::Received { from, message });
             }
@@ -231,6 +232,8 @@ impl Host {
     /// Ends a batch of events: sends and cuts what waits, does what is due by time,
     /// and writes out what is to be done, in the order in which it must be done.
     pub fn finish(&mut self, now: Time, actions: &mut Vec<Action>) {
+        self.agreement.stop_if_contradicted();
+        self.replica.set_state_copied_upto(self.agreement.copied_upto());
         self.commands.retry_if_due(now, self.replica.route() == Route::Here);
         for _ in 0..VIEWS_PER_STEP_MAX {
             let leader_changed = self.refresh_view(now);
@@ -312,11 +315,25 @@ impl Host {
         self.agreement.disagreement()
     }
 
+    /// What most voters say against the state of this node, if they do: [`Host::finish`] will
+    /// panic.
+    #[must_use]
+    pub fn contradiction(&self) -> Option<Disagreement> {
+        self.agreement.contradiction()
+    }
+
     /// The last slot up to which a majority of several voters, this one included if it
     /// votes, is known to have had this node's state.
     #[must_use]
     pub fn agreed_upto(&self) -> Slot {
         self.agreement.agreed_upto()
+    }
+
+    /// Up to this slot the state came from another node, and nobody has found it right yet;
+    /// slot zero if it is as good as this node's own work.
+    #[must_use]
+    pub fn state_copied_upto(&self) -> Slot {
+        self.agreement.copied_upto()
     }
 
     /// What waits at this moment.
@@ -420,7 +437,7 @@ impl Host {
         self.observe(now, applied);
         self.commands.installed(now, applied.own_sequence, &mut self.others);
         self.reads.applied(upto);
-        self.agreement.applied(state);
+        self.agreement.installed(upto, state);
         self.run(now, Input::Installed { slot: upto, state, configurations });
     }
 

@@ -227,6 +227,16 @@ impl Journal {
         self.seal_last().or_else(|error| self.fail(error.into()))
     }
 
+    /// Seals everything and begins the next segment: when the file of the present one turns out
+    /// to be damaged, what is owed stands in the header of another one from now on.
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub fn begin_next(&mut self) -> Result<(), JournalError> {
+        self.seal()?;
+        self.begin_segment(0).or_else(|error| self.fail(error.into()))
+    }
+
     /// The values of `first..=last` that are known as chosen, consecutive from `first`,
     /// up to the one with which `bytes_max` is reached. Fewer, or none, when they are
     /// gone or not recorded as chosen.

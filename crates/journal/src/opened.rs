@@ -46,6 +46,9 @@ pub struct Mended {
 pub struct Behind {
     /// What is behind begins after this slot: a state of it, or of a later one, is needed.
     pub upto: Slot,
+    /// Every slot up to this one is there behind it, as far as the journal can show. A state
+    /// that was made from this journal does not go further.
+    pub held: Slot,
     /// The promise in force.
     pub promised: Ballot,
     /// The position of the last record.

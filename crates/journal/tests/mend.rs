@@ -231,3 +231,50 @@ fn a_journal_in_use_is_scrubbed() {
     });
     assert_eq!((part.unwrap(), asked), (2 * 4096, 2));
 }
+
+/// The header of the file that is written: nothing follows it, so a start would refuse it. As
+/// soon as something does follow, it is damage as any other, and the promise in force stands.
+#[test]
+fn a_damaged_newest_file_is_mended_when_another_one_was_begun_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    append(&mut journal, 1..=20);
+    let whole = image(&dir);
+    let (newest, bytes) = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
+    let mut bytes = bytes.clone();
+    bytes[20] ^= 1;
+    // In place: it is open.
+    let mut file = std::fs::File::options().write(true).open(newest).unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    let found = Journal::scrub(&dir, CLUSTER, |_| true).unwrap_err();
+    assert!(matches!(found, OpenError::PromiseNotProvable(_)), "{found}");
+    journal.begin_next().unwrap();
+    let found = Journal::scrub(&dir, CLUSTER, |_| true).unwrap_err();
+    assert!(matches!(found, OpenError::Damaged(_)), "{found}");
+    append(&mut journal, 21..=22);
+    drop(journal);
+    let mended = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
+    assert!(mended.is_done && mended.damage.file == *newest);
+    let recovered = Journal::open(&dir, CLUSTER, &SMALL).unwrap().recovered;
+    assert_eq!(recovered.promised, ballot(1 + 22 / 3));
+    assert!(recovered.chosen_upto >= Slot(20), "{}", recovered.chosen_upto);
+}
+
+/// What a journal shows to hold, beside a damage that it goes on behind.
+#[test]
+fn a_look_behind_damage_tells_what_is_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
+    assert_eq!((behind.upto, behind.held), (Slot(0), Slot(30)));
+    let whole = image(&dir);
+    let sealed = whole.keys().filter(|path| is_used(&whole[*path])).nth(3).unwrap();
+    let mut bytes = whole[sealed].clone();
+    bytes[700] ^= 1;
+    std::fs::write(sealed, bytes).unwrap();
+    let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
+    assert!(behind.upto > Slot(0) && behind.held == Slot(30), "{behind:?}");
+}

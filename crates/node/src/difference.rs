@@ -3,10 +3,20 @@
 use std::sync::mpsc::Sender;
 
 use synod_host::{Disagreement, Host};
+use synod_paxos::Slot;
 
 use crate::marks::difference_text;
 use crate::shared::OwnerView;
 use crate::upkeep::UpkeepTask;
+
+/// Has it kept that what came from a peer was found right: the next life need not find out
+/// anew. `copied_upto` is what the host said last.
+pub(crate) fn tell_found_right(host: &Host, copied_upto: &mut Slot, upkeep: &Sender<UpkeepTask>) {
+    let before = std::mem::replace(copied_upto, host.state_copied_upto());
+    if before > Slot::ZERO && *copied_upto == Slot::ZERO {
+        let _ = upkeep.send(UpkeepTask::FoundRight { slot: before });
+    }
+}
 
 /// Tells a difference to a peer's state, and that it was the peer which was wrong. Both are
 /// kept on the disk: a restart is no proof of anything.

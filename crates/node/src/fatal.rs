@@ -12,7 +12,7 @@ use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
 
 use crate::folder;
-use crate::marks::{REBUILD, SUSPECT, doubt_text};
+use crate::marks::{REBUILD, SUSPECT, WENT_BACK, doubt_text};
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -29,6 +29,8 @@ struct Inner {
     removed: watch::Sender<Option<u64>>,
     /// What is damaged on the disk.
     damage: watch::Sender<Option<String>>,
+    /// The last damage with which the node goes on.
+    noted: Mutex<Option<String>>,
     /// The data folder, in which the next life finds what it must know.
     folder: Option<PathBuf>,
 }
@@ -88,11 +90,30 @@ impl Fatal {
         });
     }
 
+    /// Whether something on the disk was found damaged, so that the node ends.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.inner.damage.borrow().is_some()
+    }
+
     /// Waits until something on the disk is found damaged.
     pub(crate) async fn wait_damage(&self) -> String {
         let mut damage = self.inner.damage.subscribe();
         let damage = damage.wait_for(Option::is_some).await.map(|damage| damage.clone());
         damage.ok().flatten().expect("the sender lives as long as this value")
+    }
+
+    /// The state is damaged, and the node goes on: nobody can give it another one now. Who wanted
+    /// to read what is damaged is told that it can't be.
+    pub(crate) fn note_damage(&self, message: &str) {
+        let mut noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        // Some read it again and again.
+        if noted.as_deref() != Some(message) {
+            tracing::error!(
+                "{message}; nobody can replace the state now, so this node goes on without what is \
+                 damaged"
+            );
+            *noted = Some(message.to_owned());
+        }
     }
 
     /// Leaves a file for the next life, once. Says whether it is there.
@@ -103,6 +124,16 @@ impl Fatal {
         }
         let left = folder::replace(folder, name, content);
         left.inspect_err(|error| tracing::error!("{error}")).is_ok()
+    }
+
+    /// A peer knows that this node's folder is older than what the node has told, and then the
+    /// node does not come back; or that another process has its life or a later one. Alone its
+    /// promise and its journal would grow until nobody could tell any more, so it ends.
+    pub(crate) fn report_barred(&self, text: &str, for_good: bool) {
+        if for_good {
+            self.leave(WENT_BACK, format!("{text}\n").as_bytes());
+        }
+        self.report("a peer refuses this node", text);
     }
 
     /// The node is a member no more, by the configuration of this number: it ends in an

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use synod_storage::failpoint;
 use synod_storage::snapshot::StateFolders;
 
 pub(crate) const LOCK_FILE: &str = "LOCK";
@@ -108,11 +109,6 @@ impl Folder {
         StateFolders::new(&self.path)
     }
 
-    /// What an interrupted process left that must never start again by itself.
-    pub(crate) fn marker(&self) -> PathBuf {
-        self.path.join(MARKER_FILE)
-    }
-
     /// What is in the folder beside its lock and a journal without identity, which
     /// an `init` that was interrupted leaves behind.
     pub(crate) fn strangers(&self) -> Result<Vec<String>, FolderError> {
@@ -128,6 +124,12 @@ impl Folder {
     pub(crate) fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.path.join(name);
         fs::remove_file(&path).map_err(|source| failed("remove", &path, source))
+    }
+
+    /// A test may end the node behind this step.
+    pub(crate) fn step(&self, step: &str) -> Result<(), FolderError> {
+        let path = &self.path;
+        failpoint::hit(path, step).map_err(|source| failed("go on in", path, source))
     }
 
     /// Replaces a small file of the folder, durably: after a crash it has the old

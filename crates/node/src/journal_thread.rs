@@ -28,6 +28,8 @@ pub(crate) enum JournalTask {
     Load(Load),
     /// Drop what is not needed.
     Truncate(Slot),
+    /// The file that is written is damaged: go on in another one.
+    BeginNext,
     /// End, when everything before is done.
     Stop,
 }
@@ -124,6 +126,11 @@ impl JournalThread {
             }
             JournalTask::Load(load) => self.loads.push_back(load),
             JournalTask::Truncate(upto) => self.truncate = self.truncate.max(Some(upto)),
+            JournalTask::BeginNext => {
+                self.sync()?;
+                self.journal.begin_next()?;
+                self.report_segments();
+            }
             JournalTask::Stop => self.is_stopping = true,
         }
         Ok(())

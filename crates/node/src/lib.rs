@@ -41,6 +41,7 @@ mod pins;
 mod rebuild;
 mod recover;
 mod recovery;
+mod replaceable;
 mod replica;
 mod report;
 mod request;

@@ -12,12 +12,19 @@ use crate::folder::{self, FolderError};
 pub(crate) const REBUILD: &str = "REBUILD";
 /// The state may be damaged: the next start reads all of it before it goes on.
 pub(crate) const SUSPECT: &str = "SUSPECT";
+/// The data folder is older than what this node told its peers, or another process uses a copy
+/// of it. Promises may be missing, so it must never vote again.
+pub(crate) const WENT_BACK: &str = "WENT_BACK";
+
 /// The state differs from a peer's, and nobody knows which of the two is right.
 pub(crate) const DIFFERS: &str = "DIFFERS";
 
 /// A state that was doubted was found whole. If it is doubted again it is not read before a
 /// peer is asked.
 pub(crate) const WHOLE: &str = "WHOLE";
+
+/// Up to the slot that it names, what came from a peer was found right by the others.
+pub(crate) const FOUND_RIGHT: &str = "FOUND_RIGHT";
 
 /// How the content of [`REBUILD`] begins when the node left it by itself. Any other is an
 /// operator's, who may have renamed a file of another name.
@@ -46,13 +53,29 @@ pub(crate) fn difference_text(slot: Slot, reason: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// What stands in [`FOUND_RIGHT`].
+pub(crate) fn found_right_text(slot: Slot) -> Vec<u8> {
+    format!("slot {slot}\n").into_bytes()
+}
+
+/// Up to where the state came from a peer and was not found right yet, if its folder says that it
+/// came at `copied_upto`. Without the file, or a slot in it, it was not.
+pub(crate) fn not_found_right(folder: &Path, copied_upto: Slot) -> Result<Slot, FolderError> {
+    let content = folder::read(folder, FOUND_RIGHT)?.unwrap_or_default();
+    let found = slot_in(&content).unwrap_or(Slot::ZERO);
+    Ok(if copied_upto <= found { Slot::ZERO } else { copied_upto })
+}
+
+fn slot_in(content: &[u8]) -> Option<Slot> {
+    let text = String::from_utf8_lossy(content);
+    text.lines().next()?.strip_prefix("slot ")?.parse().ok().map(Slot)
+}
+
 /// The slot after which the state is known to differ from a peer's. Of a file that does not
 /// tell it, the last one there is.
 pub(crate) fn difference(folder: &Path) -> Result<Option<Slot>, FolderError> {
     let Some(content) = folder::read(folder, DIFFERS)? else { return Ok(None) };
-    let text = String::from_utf8_lossy(&content);
-    let slot = text.lines().next().and_then(|line| line.strip_prefix("slot ")?.parse().ok());
-    Ok(Some(Slot(slot.unwrap_or(u64::MAX))))
+    Ok(Some(slot_in(&content).unwrap_or(Slot(u64::MAX))))
 }
 
 #[cfg(test)]
@@ -79,5 +102,14 @@ mod tests {
             folder::replace(folder.path(), DIFFERS, &text).expect("written");
             assert_eq!(difference(folder.path()).expect("readable"), Some(Slot(slot)));
         }
+    }
+
+    #[test]
+    fn what_was_found_right_stays_so_until_another_state_comes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let left = |slot| not_found_right(folder.path(), Slot(slot)).expect("readable");
+        assert_eq!((left(0), left(7)), (Slot::ZERO, Slot(7)));
+        folder::replace(folder.path(), FOUND_RIGHT, &found_right_text(Slot(7))).expect("written");
+        assert_eq!((left(7), left(8)), (Slot::ZERO, Slot(8)));
     }
 }

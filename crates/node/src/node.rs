@@ -2,8 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,12 +30,13 @@ use crate::fatal::Fatal;
 use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
-use crate::marks::{self, DIFFERS};
+use crate::marks::{self, DIFFERS, REBUILD, WENT_BACK};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::rebuild::{self, Rebuild};
 use crate::recovery;
+use crate::replaceable::FORBEARANCE;
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
@@ -88,6 +91,7 @@ struct Recovery {
     incarnation: u64,
     applier: Applier,
     pins: Pins,
+    state_copied_upto: Slot,
 }
 
 impl Node {
@@ -109,20 +113,12 @@ impl Node {
     pub fn start_unless(settings: &Settings, stop: &AtomicBool) -> Result<Node, StartError> {
         let folder = Folder::open(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
-        if folder.marker().exists() {
-            let words = folder.read(MARKER_FILE)?.unwrap_or_default();
-            let words: String = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
-            return Err(StartError::Violation { path: folder.marker(), words });
-        }
-        let removed = folder.path().join(REMOVED_FILE);
-        if removed.exists() {
-            return Err(StartError::Removed(removed));
-        }
+        refuse_ended(&folder)?;
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
-        rebuild::look_at_suspect(&folder, stop).map_err(instead)?;
+        rebuild::look_at_suspect(&folder, settings, &identity, stop).map_err(instead)?;
         let options = StoreOptions {
             memtable_bytes: settings.limits.write_buffer_bytes,
             block_cache_bytes: settings.limits.block_cache_bytes,
@@ -148,6 +144,10 @@ impl Node {
             tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
             shared.owner.set_differs_after(Some(slot));
         }
+        if folder.path().join(REBUILD).exists() {
+            // Set once, as the trace.
+            let _ = shared.forbears_until.set(Instant::now() + FORBEARANCE);
+        }
         let (clock, fatal) = (Clock::new(), Fatal::of(folder.path()));
         let assembly = Assembly { settings, identity: identity.clone(), shared, clock, fatal };
 
@@ -156,7 +156,7 @@ impl Node {
         let handle = assembly.handle((current.clone(), states.clone()), requests);
         let limits = tuning::api_limits(settings, connections_max);
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
-        let recovered = recover(&folder, &assembly, store);
+        let recovered = recover(&folder, &assembly, store, stop);
         let started = recovered.and_then(|recovery| {
             let installer = Installer { folders: states, current: current.clone(), options };
             assembly.start_threads(peer, request_queue, answers, installer, recovery)
@@ -268,8 +268,30 @@ impl Running {
     }
 }
 
-/// Opens and rebuilds everything that the disk holds.
-fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery, StartError> {
+/// Refuses a node that ended for good in an earlier life.
+fn refuse_ended(folder: &Folder) -> Result<(), StartError> {
+    let words_in = |name: &str| -> Result<Option<(PathBuf, String)>, StartError> {
+        let Some(words) = folder.read(name)? else { return Ok(None) };
+        let words = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
+        Ok(Some((folder.path().join(name), words)))
+    };
+    if let Some((path, words)) = words_in(MARKER_FILE)? {
+        return Err(StartError::Violation { path, words });
+    }
+    if let Some((path, words)) = words_in(WENT_BACK)? {
+        return Err(StartError::WentBack { path, words });
+    }
+    let removed = folder.path().join(REMOVED_FILE);
+    if removed.exists() { Err(StartError::Removed(removed)) } else { Ok(()) }
+}
+
+/// Opens and rebuilds everything that the disk holds, unless this node is to stop meanwhile.
+fn recover(
+    folder: &Folder,
+    to: &Assembly<'_>,
+    store: Store,
+    stop: &AtomicBool,
+) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let opened = rebuild::open_journal(folder, settings, identity, state_upto)?;
@@ -283,14 +305,18 @@ fn recover(folder: &Folder, to: &Assembly<'_>, store: Store) -> Result<Recovery,
         StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity, incarnation, shared.clone());
     shared.rebuilding(recovered.chosen_upto);
-    recovery::replay(&journal, &recovered, &mut applier)?;
+    if !recovery::replay(&journal, &recovered, &mut applier, || !stop.load(Relaxed))? {
+        return Err(StartError::Stopped);
+    }
     shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
     let configurations = applier.configurations().map_err(StartError::State)?;
     if configurations.number() == 0 && identity.joined.is_none() {
         identity.check_members(folder.path(), settings)?;
     }
     let pins = Pins::open(folder)?;
-    Ok(Recovery { journal, recovered, incarnation, applier, pins })
+    let copied_upto = Slot(folder.states().copied_upto()?);
+    let state_copied_upto = marks::not_found_right(folder.path(), copied_upto)?;
+    Ok(Recovery { journal, recovered, incarnation, applier, pins, state_copied_upto })
 }
 
 /// What the threads are put together from.
@@ -384,7 +410,7 @@ impl Assembly<'_> {
         let scrub = Scrub::new(
             (self.settings, &self.identity),
             scrubbed,
-            queues.scrub,
+            (queues.scrub, workers.journal.clone()),
             shared.clone(),
             self.fatal.clone(),
         );
@@ -404,18 +430,19 @@ impl Assembly<'_> {
         let known = Known::new(self.settings, &recovery.pins, &self.identity);
         let membership = Membership::new(self.identity.node, known, configurations.talked_to());
         self.shared.owner.set_roster(membership.roster().clone());
+        let mut options = tuning::core_options(self.settings, recovery.incarnation);
+        options.state_copied_upto = recovery.state_copied_upto;
         let settings = HostSettings {
             node: self.identity.node,
             incarnation: recovery.incarnation,
             configurations,
-            options: tuning::core_options(self.settings, recovery.incarnation),
+            options,
             limits: tuning::host_limits(self.settings),
         };
         let applied = recovery.applier.report();
-        let promised = recovery.recovered.promised;
         let recovered = recovery.recovered.clone();
         let host = Host::new(settings, recovered, &applied, self.clock.now());
-        Ok(Core { host, applied, promised, membership, written: self.settings.write_version })
+        Ok(Core { host, applied, membership, written: self.settings.write_version })
     }
 
     fn handle(

@@ -4,14 +4,14 @@
 //! out the work. It never waits for a disk, a lock held across work, or a full
 //! queue: a heartbeat must always be able to leave.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use synod_api::Refused;
 use synod_host::{Action, Applied, Event, Host, Refusal, RequestId, Waiter};
-use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot};
+use synod_paxos::{NodeId, Position, Record, RecordBody, Slot};
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
@@ -54,8 +54,6 @@ pub(crate) struct Core {
     pub(crate) host: Host,
     /// How far the state machine is.
     pub(crate) applied: Applied,
-    /// The promise in force, which is durable.
-    pub(crate) promised: Ballot,
     pub(crate) membership: Membership,
     /// The newest version that this node may write.
     pub(crate) written: u32,
@@ -74,7 +72,6 @@ pub(crate) struct Owner {
     waiting: Waiting,
     /// What the state machine said last, to be repeated with a new durable slot.
     applied: Applied,
-    facts: Facts,
     /// Where the journal will be durable when it says that it starts after this slot.
     starting: Option<(Position, Slot)>,
     /// The newest version that this node may write.
@@ -83,6 +80,8 @@ pub(crate) struct Owner {
     actions: Vec<Action>,
     answers: Vec<Answer>,
     snapshot_at: Instant,
+    /// As the host said last.
+    copied_upto: Slot,
     is_stopping: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
@@ -115,13 +114,6 @@ impl Inbox {
     }
 }
 
-/// Which promise is durable at which position, for the peers' handshakes.
-#[derive(Debug)]
-struct Facts {
-    promised: Ballot,
-    coming: VecDeque<(Position, Ballot)>,
-}
-
 impl Owner {
     pub(crate) fn new(
         core: Core,
@@ -131,8 +123,9 @@ impl Owner {
         workers: Workers,
         (shared, fatal): (Arc<Shared>, Fatal),
     ) -> Self {
-        let Core { host, applied, promised, membership, written } = core;
+        let Core { host, applied, membership, written } = core;
         Owner {
+            copied_upto: host.state_copied_upto(),
             host,
             clock,
             transport,
@@ -143,7 +136,6 @@ impl Owner {
             fatal,
             waiting: Waiting::default(),
             applied,
-            facts: Facts { promised, coming: VecDeque::new() },
             starting: None,
             written,
             inbox: Inbox::default(),
@@ -276,8 +268,6 @@ impl Owner {
     fn receive_report(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Persisted(position) => {
-                self.facts.persisted(position);
-                self.transport.set_facts(self.facts.promised, position);
                 if let Some((_, slot)) = self.starting.take_if(|(upto, _)| *upto <= position) {
                     let _ = self.workers.upkeep.send(UpkeepTask::Unmark { slot });
                 }
@@ -329,6 +319,10 @@ impl Owner {
             IncomingEvent::Dismissed { by, number, witnesses } => {
                 Some(Event::Received { from: by, message: dismissal(number, witnesses) })
             }
+            IncomingEvent::Barred { by, text, for_good } => {
+                self.fatal.report_barred(&format!("{by} says: {text}"), for_good);
+                None
+            }
             IncomingEvent::Pinned { node, store } => {
                 self.membership.met(node, store, &self.shared);
                 // To a disk, so not from here.
@@ -365,7 +359,6 @@ impl Owner {
         match action {
             Action::Persist { upto, records } => {
                 self.is_lone = is_small(&records);
-                self.facts.handed_out(upto, records.last().map(|record| record.promised));
                 let starts = records.iter().filter_map(|record| match record.body {
                     RecordBody::StartAfter { slot } => Some((upto, slot)),
                     _ => None,
@@ -431,6 +424,7 @@ impl Owner {
             }
         }
         difference::tell(&self.host, &self.shared.owner, &self.workers.upkeep);
+        difference::tell_found_right(&self.host, &mut self.copied_upto, &self.workers.upkeep);
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
@@ -472,21 +466,6 @@ impl Waiting {
     }
 }
 
-impl Facts {
-    fn handed_out(&mut self, upto: Position, promised: Option<Ballot>) {
-        let newest = self.coming.back().map_or(self.promised, |(_, ballot)| *ballot);
-        if let Some(promised) = promised.filter(|promised| *promised > newest) {
-            self.coming.push_back((upto, promised));
-        }
-    }
-
-    fn persisted(&mut self, position: Position) {
-        while let Some((_, promised)) = self.coming.pop_front_if(|(upto, _)| *upto <= position) {
-            self.promised = promised;
-        }
-    }
-}
-
 /// Whether records are few and short.
 fn is_small(records: &[Record]) -> bool {
     let bytes = |record: &Record| match &record.body {
@@ -494,22 +473,4 @@ fn is_small(records: &[Record]) -> bool {
         RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
     };
     records.iter().map(bytes).sum::<usize>() <= SMALL_GROUP_BYTES
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_promise_is_stated_only_when_it_is_durable() {
-        let ballot = |round| Ballot { round, node: NodeId(1) };
-        let mut facts = Facts { promised: ballot(1), coming: VecDeque::new() };
-        facts.handed_out(Position(3), Some(ballot(1)));
-        facts.handed_out(Position(5), Some(ballot(4)));
-        facts.handed_out(Position(9), Some(ballot(4)));
-        facts.persisted(Position(4));
-        assert_eq!(facts.promised, ballot(1));
-        facts.persisted(Position(5));
-        assert_eq!((facts.promised, facts.coming.len()), (ballot(4), 0));
-    }
 }

@@ -11,23 +11,26 @@
 //! Until a peer's state is here and checked everything stays as it is. No peer may have one:
 //! what this node holds, damaged or not, may be all there is. And damage may have been told by
 //! mistake, on most nodes at once even, by a disk that failed for a moment: unless an operator
-//! wants another state, one that can be read to its end is kept.
+//! wants another state, one that can be read to its end is kept. When nobody gives another one, a
+//! state with a damaged block is better than none: the node goes on with what can be read of it,
+//! and the file stays for the next time.
 
-use std::collections::BTreeMap;
+mod asking;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use asking::Asking;
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal, OpenError, Opened};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{Configuration, NodeId, Slot};
 use synod_storage::snapshot::{StateFolders, Verified};
 use synod_storage::{Store, StoreError, Told, told_by};
-use synod_transport::{Incoming, IncomingEvent, Transport};
-use synod_wire::PeerMessage;
+use synod_transport::{PeerAddress, Transport, TransportSettings};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -38,16 +41,13 @@ use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
 use crate::roster::Known;
+use crate::scrub;
 use crate::settings::Settings;
-use crate::snapshot::{Fetch, FetchOut};
+use crate::snapshot::Fetch;
 use crate::start_error::StartError;
 use crate::tuning;
 use crate::upkeep::durable_slot;
 
-/// A node to which nobody gives anything for this long ends; another start tries again.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How often is looked whether somebody can be asked.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long the last messages may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -59,6 +59,11 @@ pub(crate) fn instead_of(
     settings: &Settings,
     identity: &Identity,
 ) -> StartError {
+    if told_by(&error.to_string()) == Some(Told::Suspicion) {
+        // The next start reads all of it, and knows.
+        let marked = folder.replace(SUSPECT, format!("{error}\n").as_bytes());
+        return marked.err().map_or(error, StartError::from);
+    }
     let is_behind = matches!(&error, StartError::Recovery(RecoveryError::StateLost { .. }));
     let is_state = is_behind || tells_damage(&error);
     if !is_state || peers_of(folder, settings, identity).is_empty() {
@@ -86,13 +91,23 @@ fn tells_damage(error: &StartError) -> bool {
 ///
 /// # Errors
 /// When it is, and when this node is to stop.
-pub(crate) fn look_at_suspect(folder: &Folder, stop: &AtomicBool) -> Result<(), StartError> {
+pub(crate) fn look_at_suspect(
+    folder: &Folder,
+    settings: &Settings,
+    identity: &Identity,
+    stop: &AtomicBool,
+) -> Result<(), StartError> {
     let current = folder.states().current()?;
     if !current.exists() || !folder.path().join(SUSPECT).exists() {
         return Ok(());
     }
     tracing::warn!("the last life doubted the state: reading all of it");
-    read_all(&Store::open_to_verify(&current)?, stop)?;
+    match read_all(&Store::open_to_verify(&current)?, stop) {
+        Err(error) if tells_damage(&error) && peers_of(folder, settings, identity).is_empty() => {
+            tracing::error!("{error}; nobody else has a state: going on with what can be read");
+        }
+        read => read?,
+    }
     Ok(folder::remove(folder.path(), SUSPECT)?)
 }
 
@@ -132,7 +147,9 @@ pub(crate) fn open_journal(
             let (applied, truncated) = (state_upto, mended.upto);
             Err(RecoveryError::StateLost { applied, truncated }.into())
         }
-        Ok(None) | Err(_) => Err(OpenError::Damaged(damage).into()),
+        // The disk failed to read it for a moment only.
+        Ok(None) => Ok(Journal::open(&dir, lineage, &options)?),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -164,24 +181,31 @@ impl Rebuild<'_> {
         if !is_replaced && !self.replace(&mark, door)? {
             return Ok(());
         }
-        for mark in [DIFFERS, SUSPECT, WHOLE, REBUILD] {
-            folder::remove(self.folder.path(), mark)?;
+        if marks::is_doubt(&mark) {
+            scrub::note_replaced(self.folder.path(), &mark);
         }
-        Ok(states.remove_aside()?)
+        self.folder.step("state replaced")?;
+        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, REBUILD])?;
+        states.remove_aside()?;
+        Ok(self.folder.step("repair ended")?)
     }
 
     /// Puts another state, or none, in the place of the state. Says whether it did: one that
     /// only seemed to be damaged stays.
     fn replace(&self, mark: &[u8], door: &TcpListener) -> Result<bool, StartError> {
         let states = self.folder.states();
+        self.folder.step("repair begun")?;
         states.take_back()?;
         states.clean()?;
         // If nothing behind the damage is a journal, no state helps.
         let (dir, lineage) = (self.folder.journal(), self.identity.lineage());
         let mut journal = Journal::look_behind_damage(&dir, lineage)?;
         // The journal does not know yet of a state that was restored or switched to last.
-        let switched = StateFolders::mark(&states.current()?)?.map_or(Slot::ZERO, Slot);
-        journal.upto = journal.upto.max(switched);
+        let switched = StateFolders::mark(&states.current()?)?;
+        if switched.is_none() {
+            self.refuse_lost(journal.held)?;
+        }
+        journal.upto = journal.upto.max(switched.map_or(Slot::ZERO, Slot));
         let is_doubt = marks::is_doubt(mark);
         let was_read = self.folder.path().join(WHOLE).exists();
         if is_doubt && !was_read && self.is_whole(journal.upto)? {
@@ -196,25 +220,64 @@ impl Rebuild<'_> {
         if journal.upto == Slot::ZERO {
             tracing::info!("the journal goes back to the beginning: no peer is needed");
             states.set_aside()?;
+            self.folder.step("state set aside")?;
             // While the mark is there: what lies aside without one is taken back.
             states.remove_aside()?;
             return Ok(true);
         }
         let verified = match self.fetch(journal, door) {
-            // Perhaps those that have one gave it up, too, for no good reason.
-            Err(StartError::NoState { .. })
-                if is_doubt && was_read && self.is_whole(journal.upto)? =>
-            {
-                self.keep()?;
-                return Ok(false);
+            Err(StartError::NoState { why }) if is_doubt => {
+                return self.do_without(why, journal.upto, was_read).map(|()| false);
             }
             fetched => fetched?,
         };
+        self.folder.step("state fetched")?;
         let prepared = states.prepare(verified)?;
+        self.folder.step("state prepared")?;
         states.set_aside()?;
+        self.folder.step("state set aside")?;
         let installed = states.install(prepared)?;
         tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
         Ok(true)
+    }
+
+    /// A journal that lost its end at the same time as the state was damaged may have lost a
+    /// promise. The old state tells it, if it can be opened: what it has the journal had before.
+    fn refuse_lost(&self, held: Slot) -> Result<(), StartError> {
+        let applied = self.durable_slot()?;
+        match applied.filter(|applied| *applied > held) {
+            Some(applied) => Err(RecoveryError::JournalLost { applied, journal: held }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the state ends; none when it does not tell.
+    fn durable_slot(&self) -> Result<Option<Slot>, StartError> {
+        let current = self.folder.states().current()?;
+        if !current.exists() {
+            return Ok(None);
+        }
+        let opened = Store::open_read_only(&current).ok();
+        Ok(opened.and_then(|store| durable_slot(&store).ok()))
+    }
+
+    /// Nobody gives a state. Those that have one may have given it up for no good reason, or
+    /// each of several may lack another block and wait for the others: then this node is needed
+    /// as it is. What it owes is in its journal, and of what is damaged it tells nothing.
+    fn do_without(&self, why: String, upto: Slot, was_read: bool) -> Result<(), StartError> {
+        if was_read && self.is_whole(upto)? {
+            return self.keep();
+        }
+        if self.durable_slot()?.is_none_or(|applied| applied < upto) {
+            return Err(StartError::NoState { why });
+        }
+        tracing::error!(
+            why,
+            "nobody gives a state: the node goes on with what can be read of its own, and asks \
+             again later"
+        );
+        // The mark that stays says as much.
+        Ok(folder::remove(self.folder.path(), SUSPECT)?)
     }
 
     /// Whether all of the state can be read, and it ends not before this slot.
@@ -240,9 +303,16 @@ impl Rebuild<'_> {
     /// The state stays what it is. If it is doubted again it is replaced first.
     fn keep(&self) -> Result<(), StartError> {
         tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
+        // While both are there a start takes the state for one that was doubted again.
+        self.remove_marks(&[SUSPECT, REBUILD])?;
         self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;
-        for mark in [SUSPECT, REBUILD] {
+        Ok(self.folder.step("state kept")?)
+    }
+
+    fn remove_marks(&self, marks: &[&str]) -> Result<(), StartError> {
+        for mark in marks {
             folder::remove(self.folder.path(), mark)?;
+            self.folder.step(&format!("{mark} gone"))?;
         }
         Ok(())
     }
@@ -253,25 +323,47 @@ impl Rebuild<'_> {
         if peers_of(folder, settings, identity).is_empty() {
             return Err(StartError::NoState { why: "this node has no peers".to_owned() });
         }
-        let Behind { upto, promised, position, incarnation } = journal;
+        let Behind { upto, promised, position, incarnation, .. } = journal;
         let members = membership(folder, settings, identity)?;
-        let transport =
+        let mut to =
             members.transport_settings(settings, identity, (promised, position, incarnation));
+        add_known(&mut to, settings, folder)?;
         let door = door.try_clone().map_err(StartError::Thread)?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(StartError::Thread)?;
-        let now = Instant::now();
-        let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), now);
-        let (above, up) = (Slot(upto.0 - 1), BTreeMap::new());
-        let fetching = Fetching { fetch, above, up, asked: None, heard_at: now, stop };
+        let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), Instant::now());
+        let peers = to.peers.iter().map(|peer| peer.node);
+        let asking = Asking::new(fetch, Slot(upto.0 - 1), peers, stop);
         LocalSet::new().block_on(&runtime, async move {
-            let started = Transport::start(transport, door).map_err(StartError::Thread)?;
-            let (transport, incoming) = started;
-            let fetched = fetching.run(&transport, incoming).await;
+            let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
+            let fetched = asking.run(&transport, incoming).await;
             transport.close(CLOSE_TIMEOUT).await;
             fetched
         })
     }
+}
+
+/// Dials, beside the members as the state names them, those that the settings name: what can be
+/// read of the state may be older than they, or nothing.
+fn add_known(
+    to: &mut TransportSettings,
+    settings: &Settings,
+    folder: &Folder,
+) -> Result<(), StartError> {
+    let me = to.own.node;
+    for member in settings.members_by_id() {
+        let node = NodeId(member.id);
+        if node != me && to.peers.iter().all(|peer| peer.node != node) {
+            to.peers.push(PeerAddress { node, address: member.peer, spare: None });
+        }
+    }
+    for pin in Pins::open(folder)?.list() {
+        let is_peer = to.peers.iter().any(|peer| peer.node == pin.node);
+        if is_peer && to.pins.iter().all(|known| known.node != pin.node) {
+            to.pins.push(pin);
+        }
+    }
+    Ok(())
 }
 
 /// Everybody that may have a state.
@@ -311,92 +403,53 @@ fn membership(
     Ok(Membership::new(identity.node, known, talked_to))
 }
 
-/// The question to one peer after the other.
-struct Fetching<'a> {
-    fetch: Fetch,
-    above: Slot,
-    /// The peers that are there, and how often each failed.
-    up: BTreeMap<NodeId, u32>,
-    asked: Option<NodeId>,
-    /// When something came last.
-    heard_at: Instant,
-    stop: &'a AtomicBool,
-}
+#[cfg(test)]
+mod tests {
+    use synod_paxos::{Ballot, Position};
+    use synod_transport::{Own, Pin};
+    use synod_wire::Versions;
 
-impl Fetching<'_> {
-    async fn run(
-        mut self,
-        transport: &Transport,
-        mut incoming: Incoming,
-    ) -> Result<Verified, StartError> {
-        let no_state = |why: &str| Err(StartError::NoState { why: why.to_owned() });
-        let mut batch = Vec::new();
-        loop {
-            for event in batch.drain(..) {
-                if let IncomingEvent::Dismissed { number, .. } = event {
-                    let why = format!("this node was removed by configuration {number}");
-                    return no_state(&why);
-                }
-                self.receive(event);
-            }
-            self.ask_somebody();
-            let now = Instant::now();
-            self.fetch.look(now);
-            // To check what is here may take long.
-            let outs = self.fetch.take_out(|| !self.stop.load(Relaxed));
-            if self.stop.load(Relaxed) {
-                return Err(StartError::Stopped);
-            }
-            for out in outs {
-                match out {
-                    FetchOut::Send { to, message } => {
-                        transport.send(to, &PeerMessage::Snapshot(message));
-                    }
-                    FetchOut::Failed { from } => {
-                        self.asked = None;
-                        self.up.entry(from).and_modify(|failures| *failures += 1);
-                    }
-                    FetchOut::Arrived { verified, .. } => return Ok(verified),
-                }
-            }
-            if self.heard_at.elapsed() >= PATIENCE {
-                return no_state("no peer gives it");
-            }
-            let look_at = now + LOOK_EVERY;
-            let due = self.fetch.deadline().map_or(look_at, |due| due.min(look_at));
-            tokio::select! {
-                () = incoming.recv_batch(&mut batch) => {}
-                () = tokio::time::sleep_until(due.into()) => {}
-            }
-        }
-    }
+    use super::*;
 
-    /// Nothing but states is of interest yet: to the others this node is one that is away.
-    fn receive(&mut self, event: IncomingEvent) {
-        match event {
-            IncomingEvent::Connected { node, .. } => drop(self.up.entry(node).or_insert(0)),
-            IncomingEvent::Disconnected(node) | IncomingEvent::PeerDied(node) => {
-                self.up.remove(&node);
-            }
-            IncomingEvent::Message { from, message: PeerMessage::Snapshot(message) } => {
-                let before = self.fetch.progress().received_bytes;
-                self.fetch.receive(from, message, Instant::now());
-                if self.fetch.progress().received_bytes > before {
-                    self.heard_at = Instant::now();
-                }
-            }
-            _ => {}
+    /// Hosts 1 to 3 became 4 to 6 since: only the settings of node 4 know 5 and 6.
+    #[test]
+    fn those_that_only_the_settings_name_are_dialled_too() {
+        let member = |id: u32| {
+            format!(
+                "[[members]]\nid = {id}\npeer = \"127.0.0.1:{id}\"\n\
+                 client_url = \"http://127.0.0.1:10{id}\"\n"
+            )
+        };
+        let members: String = (4..=6).map(member).collect();
+        let text = format!(
+            "node_id = 4\ndata_dir = \"data\"\n[cluster]\n\
+             id = \"00112233445566778899aabbccddeeff\"\n[peer]\nlisten = \"127.0.0.1:4\"\n\
+             [client]\nlisten = \"127.0.0.1:104\"\n{members}"
+        );
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = Settings::parse(&text, &dir.path().join("synod.toml")).expect("settings");
+        let folder = Folder::create(&settings.data_dir).expect("made");
+        let mut pins = Pins::open(&folder).expect("none yet");
+        for node in [5, 9] {
+            pins.keep(NodeId(node), u128::from(node)).expect("kept");
         }
-    }
-
-    fn ask_somebody(&mut self) {
-        if self.asked.is_some() {
-            return;
-        }
-        let best = self.up.iter().min_by_key(|(_, failures)| **failures);
-        if let Some((peer, _)) = best {
-            self.asked = Some(*peer);
-            self.fetch.begin(*peer, self.above, Instant::now());
-        }
+        let peer = |node, address: &str| PeerAddress {
+            node: NodeId(node),
+            address: address.to_owned(),
+            spare: None,
+        };
+        let mut to = TransportSettings {
+            own: Own { cluster: 1, node: NodeId(4), store: 1, incarnation: 1 },
+            versions: Versions::of_writer(1),
+            promised: Ballot::ZERO,
+            position: Position::ZERO,
+            peers: vec![peer(1, "a:1"), peer(6, "moved:6")],
+            pins: Vec::new(),
+            limits: synod_transport::Limits::default(),
+        };
+        add_known(&mut to, &settings, &folder).expect("readable");
+        let expected = [peer(1, "a:1"), peer(6, "moved:6"), peer(5, "127.0.0.1:5")];
+        assert_eq!(to.peers, expected);
+        assert_eq!(to.pins, [Pin { node: NodeId(5), store: 5 }]);
     }
 }

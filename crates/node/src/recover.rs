@@ -23,6 +23,7 @@ use crate::apply_thread::{Applier, ApplyError};
 use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
+use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
 
@@ -184,10 +185,10 @@ impl Survivor {
         let identity = Identity::decode(&identity).map_err(|reason| {
             RecoverError::Identity(format!("{}: {reason}", data.join(FILE).display()))
         })?;
-        let state = StateFolders::new(data).current()?;
-        if !state.exists() {
-            return Err(RecoverError::NeverStarted(data.to_owned()));
-        }
+        let states = StateFolders::new(data);
+        // One may lie aside that nothing has replaced yet.
+        let state = [states.current()?, states.aside()].into_iter().find(|path| path.exists());
+        let state = state.ok_or_else(|| RecoverError::NeverStarted(data.to_owned()))?;
         let store = Store::open_read_only(&state)?;
         store.verify(|| true)?;
         let machine = StateMachine::open(store, KvOptions::default())?;
@@ -201,7 +202,20 @@ impl Survivor {
             let text = "the node was removed from its cluster, which went on without it";
             doubts.push(text.to_owned());
         }
-        let remains = remains(data, &identity, applied, &mut doubts)?;
+        for (mark, what) in [
+            (DIFFERS, "its state differs from a peer's, and nobody knows which one is right"),
+            (REBUILD, "its state was given up for a peer's"),
+            (WENT_BACK, "it is older than what the node told its peers, or was in use twice"),
+        ] {
+            if let Some(text) = read(&data.join(mark))? {
+                let text = String::from_utf8_lossy(&text).trim().to_owned();
+                doubts.push(format!("{what} ({mark}): {text}"));
+            }
+        }
+        if state == states.aside() {
+            doubts.push("its state was set aside, and no other one took its place".to_owned());
+        }
+        let remains = remains(&state, data, &identity, applied, &mut doubts)?;
         let mut findings = findings(data, &identity, applied, remains.as_ref())?;
         let configurations = configurations_of(&machine, &identity.configuration);
         let mut configurations = configurations
@@ -353,6 +367,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, RecoverError> {
 
 /// Reads the journal. One that is gone or damaged is a doubt; the state may do without it.
 fn remains(
+    state: &Path,
     data: &Path,
     identity: &Identity,
     applied: Slot,
@@ -370,8 +385,7 @@ fn remains(
         doubts.push(format!("the journal is damaged, and of no use from there on: {damage}"));
     }
     // A snapshot may have been installed that the journal does not know of yet.
-    let state = StateFolders::new(data).current()?;
-    let is_installed = StateFolders::mark(&state)?.is_some();
+    let is_installed = StateFolders::mark(state)?.is_some();
     if remains.damage().is_none() && !is_installed && last_in_order(&remains) < applied {
         doubts.push(format!(
             "the state ends at slot {applied}, but the journal at slot {}: the journal lost what \
@@ -600,5 +614,22 @@ mod tests {
         fs::write(survivor.join(MARKER_FILE), "it was night").expect("written");
         let doubted = Survivor::examine(&survivor).expect("readable");
         assert!(doubted.findings().doubts[0].contains("it was night"));
+    }
+
+    #[test]
+    fn a_state_that_was_doubted_or_set_aside_is_found_and_the_doubt_is_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let survivor = remains_of_a_node(dir.path(), 3);
+        fs::write(survivor.join(DIFFERS), "slot 9").expect("written");
+        fs::write(survivor.join(REBUILD), "a block").expect("written");
+        fs::rename(survivor.join("state"), survivor.join("state.damaged")).expect("set aside");
+        let found = Survivor::examine(&survivor).expect("readable").findings().clone();
+        for (doubt, words) in found.doubts.iter().zip(["slot 9", "a block", "set aside"]) {
+            assert!(doubt.contains(words), "{words:?} is missing in {doubt:?}");
+        }
+        assert_eq!(found.doubts.len(), 3, "{found:?}");
+        let to = dir.path().join("new");
+        recover(&survivor, &to).expect("made");
+        assert_eq!(keys(&to), 3);
     }
 }

@@ -70,7 +70,9 @@ pub(crate) fn start_after(
     Ok(())
 }
 
-/// Applies everything that the journal knows as chosen and the state lacks.
+/// Applies everything that the journal knows as chosen and the state lacks. That may take
+/// long: `go_on` is asked now and then. Says whether it came to the end; if not, the next
+/// start goes on.
 ///
 /// A value is applied only when the own journal holds it durably, so the journal
 /// holds each slot of the state or has dropped it in an orderly way. It may not know
@@ -80,7 +82,8 @@ pub(crate) fn replay(
     journal: &Journal,
     recovered: &Recovered,
     applier: &mut Applier,
-) -> Result<(), RecoveryError> {
+    go_on: impl Fn() -> bool,
+) -> Result<bool, RecoveryError> {
     let (first, last) = (applier.applied().next(), recovered.chosen_upto);
     if applier.applied() < recovered.truncated_upto {
         let (applied, truncated) = (applier.applied(), recovered.truncated_upto);
@@ -90,11 +93,14 @@ pub(crate) fn replay(
         return Err(RecoveryError::JournalLost { applied: applier.applied(), journal });
     }
     if last < first {
-        return Ok(());
+        return Ok(true);
     }
     tracing::info!(%first, %last, "rebuilding the state from the journal");
     let mut told = Instant::now();
     while applier.applied() < last {
+        if !go_on() {
+            return Ok(false);
+        }
         let next = applier.applied().next();
         let values = journal.read_chosen(next, last, CHUNK_BYTES_MAX)?;
         if values.is_empty() {
@@ -111,7 +117,7 @@ pub(crate) fn replay(
         }
     }
     tracing::info!(applied = %applier.applied(), "the state is rebuilt");
-    Ok(())
+    Ok(true)
 }
 
 /// Where the journal ends, if it lacks a slot up to `applied`.

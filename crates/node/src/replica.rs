@@ -13,6 +13,7 @@ use synod_kv::read::{self, Counter, ListQuery, Look, Page};
 use synod_kv::{Command, MapError, Operation, Revision, Taken};
 use synod_paxos::{Configuration, NodeId};
 use synod_storage::snapshot::StateFolders;
+use synod_storage::{Told, told_by};
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -25,6 +26,7 @@ use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::founding::Founding;
 use crate::node::HANDOVER_EVERY;
+use crate::replaceable::is_replaceable;
 use crate::request::Request;
 use crate::roster::Roster;
 use crate::shared::Shared;
@@ -101,10 +103,18 @@ impl Handle {
         })
     }
 
-    /// A state that can't be read stops the node: it can't be trusted to write.
+    /// A state that can't be read stops the node: it can't be trusted to write. But with blocks
+    /// that are damaged it goes on while nobody could give it others.
     fn checked<T>(&self, result: Result<T, MapError>) -> Result<T, MapError> {
+        let Inner { facts, shared, fatal, .. } = &*self.inner;
         if let Err(error) = &result {
-            self.inner.fatal.report("reading the state", error);
+            let text = error.to_string();
+            match told_by(&text) {
+                Some(Told::Damage) if !is_replaceable(facts.node, shared) => {
+                    fatal.note_damage(&text);
+                }
+                _ => fatal.report("reading the state", error),
+            }
         }
         result
     }

@@ -3,25 +3,30 @@
 //!
 //! The journal's full files and a checkpoint of the state are read from the disk itself,
 //! at a bounded rate. What is damaged is never repaired in place: the node is told, ends in
-//! an orderly way, and its next start mends it from the state or from a peer.
+//! an orderly way, and its next start mends it from the state or from a peer. A node whose state
+//! nobody could replace now goes on meanwhile, and says so.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Advice, fadvise};
 use synod_journal::{ClusterId, Journal, OpenError};
 use synod_kv::http::ScrubBody;
+use synod_paxos::NodeId;
 use synod_storage::snapshot::{SnapshotError, StateFolders};
 use synod_storage::{Store, StoreError, Told, told_by};
 
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::folder::{self, JOURNAL};
-use crate::identity::Identity;
+use crate::identity::{Identity, random_id};
+use crate::journal_thread::JournalTask;
+use crate::marks::{self, REBUILD, WHOLE};
+use crate::replaceable::is_replaceable;
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -33,6 +38,10 @@ const FILE: &str = "scrub.json";
 const FIRST_AFTER: Duration = Duration::from_secs(60);
 /// When a reading could not be done it is tried again after so long.
 const AGAIN_AFTER: Duration = Duration::from_secs(10 * 60);
+/// Nodes that were started together do not read at the same time: each waits up to so much
+/// longer, and not more than this part of the interval.
+const JITTER: Duration = Duration::from_secs(10 * 60);
+const JITTER_PART: u32 = 8;
 /// The disk must have so many times its reserve free, or the state is not read.
 const ROOM_RESERVES: u64 = 2;
 /// What this thread has read so far, as the system counts it.
@@ -42,6 +51,7 @@ const NICENESS: i32 = 19;
 
 /// The thread.
 pub(crate) struct Scrub {
+    me: NodeId,
     journal: PathBuf,
     lineage: ClusterId,
     folders: StateFolders,
@@ -50,6 +60,7 @@ pub(crate) struct Scrub {
     disk_reserve_bytes: u64,
     /// Its end says that the node ends.
     stop: Receiver<()>,
+    journal_tasks: Sender<JournalTask>,
     shared: Arc<Shared>,
     fatal: Fatal,
 }
@@ -62,6 +73,9 @@ enum Ended {
     Stopped,
     #[error("{0}")]
     JournalDamaged(String),
+    /// The file that is written: a promise may stand there and nowhere else, on the disk.
+    #[error("{0}")]
+    NewestDamaged(String),
     #[error("{0}")]
     StateDamaged(String),
     /// The state can't be read while it changes and nothing of it can go.
@@ -76,11 +90,12 @@ impl Scrub {
     pub(crate) fn new(
         (settings, identity): (&Settings, &Identity),
         (folders, store): (StateFolders, Arc<CurrentStore>),
-        stop: Receiver<()>,
+        (stop, journal_tasks): (Receiver<()>, Sender<JournalTask>),
         shared: Arc<Shared>,
         fatal: Fatal,
     ) -> Scrub {
         Scrub {
+            me: identity.node,
             journal: folders.data().join(JOURNAL),
             lineage: identity.lineage(),
             folders,
@@ -88,6 +103,7 @@ impl Scrub {
             settings: settings.scrub.clone(),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             stop,
+            journal_tasks,
             shared,
             fatal,
         }
@@ -102,40 +118,106 @@ impl Scrub {
         // It is a wish: without its fulfilment the rate still bounds what is read.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         let mut known = read(self.folders.data());
+        if let Ok(Some(doubt)) = folder::read(self.folders.data(), REBUILD) {
+            // An earlier life found it, and nobody gave another state.
+            let text = String::from_utf8_lossy(&doubt).trim().to_owned();
+            (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
+        }
         self.publish(&known);
-        let mut pause = first_pause(&known, now_s(), interval);
+        let mut pause = first_pause(&known, now_s(), interval) + jitter(interval);
         while self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-            pause = interval;
-            match self.read_all() {
-                Ok(bytes) => {
-                    let finished_at_s = Some(now_s());
-                    known = ScrubBody { finished_at_s, bytes, bytes_now: 0, ..known };
-                    self.keep(&known);
-                    tracing::info!(bytes, "read the state and the journal: no damage");
+            let ended = self.read_all();
+            match self.judge_reading(ended, &mut known, interval) {
+                Some(next) => pause = next,
+                None => return,
+            }
+        }
+    }
+
+    /// Does what is to be done after a reading. The pause until the next one, if there is one.
+    fn judge_reading(
+        &self,
+        ended: Result<u64, Ended>,
+        known: &mut ScrubBody,
+        interval: Duration,
+    ) -> Option<Duration> {
+        let again = AGAIN_AFTER.min(interval);
+        match ended {
+            Ok(bytes) => {
+                known.finished_at_s = Some(now_s());
+                (known.bytes, known.bytes_now) = (bytes, 0);
+                self.keep(known);
+                self.forget_doubts();
+                tracing::info!(bytes, "read the state and the journal: no damage");
+                return Some(interval);
+            }
+            Err(Ended::Stopped) => return None,
+            Err(Ended::NoRoom) => {
+                tracing::warn!("the search for damage is put off: {}", Ended::NoRoom);
+                self.publish(known);
+                return Some(interval);
+            }
+            Err(Ended::NotNow(reason)) => {
+                tracing::warn!(reason, "the search for damage could not be done");
+                self.publish(known);
+                return Some(again);
+            }
+            Err(Ended::NewestDamaged(text)) => {
+                self.found(known, text);
+                return Some(again);
+            }
+            Err(Ended::JournalDamaged(text)) => {
+                self.fatal.report_damage(text.clone());
+                self.found(known, text);
+            }
+            Err(Ended::StateDamaged(text)) => {
+                self.found(known, text.clone());
+                if let Some(next) = self.keep_damaged(&text, again, interval) {
+                    return Some(next);
                 }
-                Err(Ended::Stopped) => return,
-                Err(Ended::NoRoom) => {
-                    tracing::warn!("the search for damage is put off: {}", Ended::NoRoom);
-                    self.publish(&known);
-                }
-                Err(Ended::NotNow(reason)) => {
-                    tracing::warn!(reason, "the search for damage could not be done");
-                    pause = AGAIN_AFTER.min(interval);
-                    self.publish(&known);
-                }
-                Err(damage @ (Ended::JournalDamaged(_) | Ended::StateDamaged(_))) => {
-                    let (found, at) = (Some(damage.to_string()), Some(now_s()));
-                    known = ScrubBody { damage: found, damage_at_s: at, ..known };
-                    match damage {
-                        // This leaves the mark by which the next start replaces the state.
-                        Ended::StateDamaged(text) => self.fatal.report("the scrub", text),
-                        damage => self.fatal.report_damage(damage.to_string()),
-                    }
-                    self.keep(&known);
-                    return;
+                // This leaves the mark by which the next start replaces the state.
+                if !self.shared.is_stopping() {
+                    self.fatal.report("the scrub", text);
                 }
             }
         }
+        None
+    }
+
+    /// Goes on with a damaged state while nobody could replace it. None when it can be replaced
+    /// now, or the node ends; a pause when it is to be read again.
+    fn keep_damaged(&self, text: &str, again: Duration, interval: Duration) -> Option<Duration> {
+        let begun = Instant::now();
+        while !is_replaceable(self.me, &self.shared) {
+            self.fatal.note_damage(text);
+            if self.stop.recv_timeout(again) != Err(RecvTimeoutError::Timeout) {
+                return None;
+            }
+            if begun.elapsed() >= interval {
+                return Some(Duration::ZERO);
+            }
+        }
+        None
+    }
+
+    /// All of the state was read: what was doubted in it is gone, or was told by mistake.
+    fn forget_doubts(&self) {
+        let data = self.folders.data();
+        let is_doubt =
+            matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));
+        let rebuild = (is_doubt && !self.fatal.is_damaged()).then_some(REBUILD);
+        for mark in rebuild.into_iter().chain([WHOLE]) {
+            if let Err(error) = folder::remove(data, mark) {
+                tracing::warn!(%error, "the next start will doubt the state");
+            }
+        }
+    }
+
+    /// Tells the damage, in the next life too.
+    fn found(&self, known: &mut ScrubBody, text: String) {
+        (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
+        known.bytes_now = 0;
+        self.keep(known);
     }
 
     /// What is in the way of the journal's reading is not in that of the state's.
@@ -143,13 +225,23 @@ impl Scrub {
         let mut reading = Reading { scrub: self, pace: None, bytes: 0 };
         // The journal may be written where it is read; what is really damaged stays so.
         let journal = match reading.read_journal() {
-            Err(Ended::JournalDamaged(_)) => reading.read_journal(),
+            Err(Ended::JournalDamaged(_) | Ended::NewestDamaged(_)) => reading.read_journal(),
             read => read,
         };
-        if !matches!(journal, Ok(()) | Err(Ended::NotNow(_))) {
+        if let Err(Ended::NewestDamaged(text)) = &journal {
+            tracing::error!("{text}; the journal goes on in another file");
+            // When another one follows it is damage as any other, which a start mends. A thread
+            // that is gone has reported why; the node is ending.
+            let _ = self.journal_tasks.send(JournalTask::BeginNext);
+        }
+        if !matches!(journal, Ok(()) | Err(Ended::NotNow(_) | Ended::NewestDamaged(_))) {
             return journal.map(|()| reading.bytes);
         }
-        reading.read_state()?;
+        // A disk may fail for a moment, and a good state is not to go for that.
+        match reading.read_state() {
+            Err(Ended::StateDamaged(_)) => reading.read_state()?,
+            read => read?,
+        }
         journal.map(|()| reading.bytes)
     }
 
@@ -161,12 +253,25 @@ impl Scrub {
     /// For the next life too, if that can be. To know of the last reading is worth no node.
     fn keep(&self, known: &ScrubBody) {
         self.publish(known);
-        let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
-        text.push(b'\n');
-        if let Err(error) = folder::replace(self.folders.data(), FILE, &text) {
-            tracing::warn!(%error, "the next start will not know what was read");
-        }
+        keep(self.folders.data(), known);
     }
+}
+
+fn keep(data: &Path, known: &ScrubBody) {
+    let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
+    text.push(b'\n');
+    if let Err(error) = folder::replace(data, FILE, &text) {
+        tracing::warn!(%error, "the next start will not know what was read");
+    }
+}
+
+/// Tells in the life that begins what was wrong with the state that was replaced: a read or a
+/// compaction may have met it before the scrub did.
+pub(crate) fn note_replaced(data: &Path, why: &[u8]) {
+    let mut known = read(data);
+    let text = String::from_utf8_lossy(why).trim().to_owned();
+    (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
+    keep(data, &known);
 }
 
 /// One reading of everything.
@@ -189,8 +294,13 @@ impl Reading<'_> {
         match read {
             Ok(_) if goes_on => Ok(()),
             Ok(_) => Err(Ended::Stopped),
-            Err(error @ (OpenError::Damaged(_) | OpenError::PromiseNotProvable(_))) => {
-                Err(Ended::JournalDamaged(error.to_string()))
+            // Whom to ask is for a start to say, which may mend it.
+            Err(OpenError::Damaged(damage)) => {
+                Err(Ended::JournalDamaged(format!("the journal is damaged: {damage}")))
+            }
+            Err(OpenError::PromiseNotProvable(damage)) => {
+                let text = format!("the journal is damaged in its newest file: {damage}");
+                Err(Ended::NewestDamaged(text))
             }
             Err(error) => Err(Ended::NotNow(error.to_string())),
         }
@@ -205,8 +315,8 @@ impl Reading<'_> {
         }
         let made = self.scrub.store.get().checkpoint(&folders.scrub());
         let read = made.map_err(judged).and_then(|_| self.read_checkpoint(&folders.scrub()));
-        folders.remove_scrub().map_err(not_now)?;
-        read
+        let removed = folders.remove_scrub().map_err(not_now);
+        read.and(removed)
     }
 
     fn read_checkpoint(&mut self, path: &Path) -> Result<(), Ended> {
@@ -287,6 +397,13 @@ fn first_pause(known: &ScrubBody, now_s: u64, interval: Duration) -> Duration {
     left.max(FIRST_AFTER.min(interval))
 }
 
+/// How much longer this node waits than others.
+fn jitter(interval: Duration) -> Duration {
+    let most = JITTER.min(interval / JITTER_PART);
+    let random = random_id().map_or(0, |id| u32::try_from(id >> 96).unwrap_or(0));
+    most.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
 fn now_s() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
@@ -311,7 +428,72 @@ fn drop_cached(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
+
+    use synod_kv::{KvOptions, StateMachine};
+    use synod_storage::StoreOptions;
+
     use super::*;
+
+    /// Of a node with a state that is in a file, and a journal that nobody can read now.
+    fn without_a_journal(data: &Path) -> (Scrub, Sender<()>) {
+        let folders = StateFolders::new(data);
+        let path = folders.current().expect("readable");
+        let store = Store::open(path, &StoreOptions::default()).expect("a state");
+        let machine = StateMachine::open(store.clone(), KvOptions::default());
+        let mut machine = machine.expect("an empty one");
+        machine.apply(1, 1, &[]).expect("applied");
+        machine.commit().expect("committed");
+        store.flush().expect("durable");
+        let (go_on, stop) = channel();
+        let scrub = Scrub {
+            me: NodeId(1),
+            journal: data.join(JOURNAL),
+            lineage: ClusterId(1),
+            folders,
+            store: Arc::new(CurrentStore::new(store)),
+            settings: ScrubSettings { interval_s: 1, rate_bytes_per_s: 64 << 30 },
+            disk_reserve_bytes: 0,
+            stop,
+            journal_tasks: channel().0,
+            shared: Arc::default(),
+            fatal: Fatal::of(data),
+        };
+        (scrub, go_on)
+    }
+
+    #[test]
+    fn a_state_is_read_though_the_journal_cannot_be() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (scrub, _go_on) = without_a_journal(folder.path());
+        let ended = scrub.read_all().expect_err("there is no journal");
+        assert!(matches!(ended, Ended::NotNow(_)), "{ended}");
+        let state = scrub.folders.current().expect("readable");
+        let files = fs::read_dir(state).expect("readable").map(|file| file.expect("one").path());
+        for table in files.filter(|path| path.extension().is_some_and(|end| end == "sst")) {
+            let mut bytes = fs::read(&table).expect("readable");
+            bytes[4] ^= 1;
+            fs::write(&table, bytes).expect("written");
+        }
+        let ended = scrub.read_all().expect_err("damaged");
+        assert!(matches!(ended, Ended::StateDamaged(_)), "{ended}");
+        assert!(!scrub.folders.scrub().exists(), "nothing stays that keeps files");
+    }
+
+    #[test]
+    fn a_state_is_not_read_with_less_than_twice_the_reserve_free() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (mut scrub, _go_on) = without_a_journal(folder.path());
+        let free = scrub.folders.free_bytes().expect("told");
+        // Once it is free, and twice it is not, whatever others write meanwhile.
+        scrub.disk_reserve_bytes = free / 3 * 2;
+        let ended = scrub.read_all().expect_err("no room");
+        assert!(matches!(ended, Ended::NoRoom), "{ended}");
+        assert!(!scrub.folders.scrub().exists());
+        scrub.disk_reserve_bytes = free / 4;
+        let ended = scrub.read_all().expect_err("there is no journal");
+        assert!(matches!(ended, Ended::NotNow(_)), "{ended}");
+    }
 
     #[test]
     fn the_first_reading_is_when_it_is_due_and_not_at_once() {
@@ -325,6 +507,16 @@ mod tests {
         assert_eq!(first_pause(&known(Some(1_000_000)), 5, day), FIRST_AFTER);
         let second = Duration::from_secs(1);
         assert_eq!(first_pause(&known(None), 5, second), second);
+    }
+
+    #[test]
+    fn nodes_that_begin_together_read_at_other_times() {
+        let day = Duration::from_secs(86_400);
+        let pauses = (0..100).map(|_| jitter(day));
+        let pauses: std::collections::BTreeSet<Duration> = pauses.collect();
+        assert!(pauses.len() > 50 && pauses.iter().all(|pause| *pause <= JITTER));
+        let second = Duration::from_secs(1);
+        assert!((0..100).all(|_| jitter(second) <= second / JITTER_PART));
     }
 
     #[test]

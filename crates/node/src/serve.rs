@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +24,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A process starts its node again to mend what is damaged, but not for ever: when damage
 /// comes back the disk is not one to be trusted.
 const RESTARTS_MAX: u32 = 4;
+/// Damage after so long is another one.
+const RESTARTS_FORGOTTEN_AFTER: Duration = Duration::from_secs(60 * 60);
 /// How much longer than `timing.shutdown_timeout_ms` a stopping node may take, for
 /// the hand-over and the last flush.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -71,13 +73,12 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
     };
     abort_on_panic(&settings.data_dir);
     let settings = Arc::new(settings);
-    let mut restarts = 0;
+    let mut restarts = Restarts::default();
     loop {
         let (started, is_asked) = start(&runtime, &settings, &mut signals);
         let node = match started {
             Err(StartError::Stopped | StartError::Rebuild { .. }) if is_asked => return Ok(()),
-            Err(StartError::Rebuild { reason }) if restarts < RESTARTS_MAX => {
-                restarts += 1;
+            Err(StartError::Rebuild { reason }) if restarts.is_one_more(Instant::now()) => {
                 tracing::error!("{reason}");
                 continue;
             }
@@ -101,13 +102,34 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
             End::Damaged(reason) => {
                 // What failed because of the damage is no news.
                 let stopped = stop(&runtime, node, &settings, &mut signals);
-                if stopped.is_err() || restarts >= RESTARTS_MAX {
+                if stopped.is_err() || !restarts.is_one_more(Instant::now()) {
                     return Err(ServeError::Damaged(reason));
                 }
-                restarts += 1;
                 tracing::warn!("starting again, to mend what is damaged");
             }
         }
+    }
+}
+
+/// How often a process started its node again lately.
+#[derive(Debug, Default)]
+struct Restarts {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Restarts {
+    /// Whether the node may be started again, which is counted then.
+    fn is_one_more(&mut self, now: Instant) -> bool {
+        if self.last.is_some_and(|last| now.duration_since(last) >= RESTARTS_FORGOTTEN_AFTER) {
+            self.count = 0;
+        }
+        let may = self.count < RESTARTS_MAX;
+        if may {
+            self.count += 1;
+            self.last = Some(now);
+        }
+        may
     }
 }
 
@@ -317,6 +339,17 @@ mod tests {
         let text = refused.to_string();
         assert!(matches!(refused, StartError::Violation { path, .. } if path == marker));
         assert!(text.contains("two values in slot 7") && text.contains("member replace"), "{text}");
+    }
+
+    #[test]
+    fn a_node_is_started_again_a_few_times_an_hour() {
+        let (mut restarts, begun) = (Restarts::default(), Instant::now());
+        for _ in 0..RESTARTS_MAX {
+            assert!(restarts.is_one_more(begun));
+        }
+        let hour = RESTARTS_FORGOTTEN_AFTER;
+        assert!(!restarts.is_one_more(begun + hour / 2));
+        assert!(restarts.is_one_more(begun + hour) && restarts.is_one_more(begun + hour));
     }
 
     #[test]

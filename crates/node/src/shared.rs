@@ -6,6 +6,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::Instant;
 
 use synod_host::{Applied, Queues};
 use synod_kv::Revision;
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) snapshot: SnapshotView,
     /// What reading the whole disk found; none when it is never done.
     pub(crate) scrub: Mutex<Option<ScrubBody>>,
+    /// The state is damaged and nobody gave another one: until then nobody is asked again.
+    pub(crate) forbears_until: OnceLock<Instant>,
     /// The node ends: what may take long must not.
     is_stopping: AtomicBool,
     /// A write could fail, so this node takes no more values.

@@ -130,7 +130,7 @@ impl SnapshotThread {
                 FetchOut::Send { to, message } => {
                     self.outlets.reports.send(Report::SendSnapshot { to, message }).is_ok()
                 }
-                FetchOut::Failed { from } => {
+                FetchOut::Failed { from, .. } => {
                     self.outlets.reports.send(Report::SnapshotFailed { from }).is_ok()
                 }
                 FetchOut::Arrived { from, verified } => {

@@ -34,6 +34,18 @@ pub enum StartError {
         /// What it says.
         words: String,
     },
+    /// The data folder is an older copy of itself.
+    #[error(
+        "the data folder is older than what this node has told its peers, or was in use twice. \
+         What it promised since is missing, so it must never vote again: put a node with a new id \
+         in its place with `synod member replace`. {} says: {}", path.display(), words.trim()
+    )]
+    WentBack {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        words: String,
+    },
     /// The state is lost, and the next start fetches another one.
     #[error(
         "{reason}. What this node promised and accepted is safe in its journal: start it again, \
@@ -47,8 +59,11 @@ pub enum StartError {
     #[error(
         "the state of this node can't be used, and no other takes its place: {why}. Nothing was \
          removed. See to it that a peer is up and reachable, and start this node again; or \
-         put a new node in its place with `synod member replace`. If it has no peers, `synod \
-         restore` makes a new cluster from a backup"
+         put a new node in its place with `synod member replace`. To go on with what can still be \
+         read of its own state remove the file {}: reads of what is damaged fail then, and if the \
+         state is not to be believed at all, wrong answers are given. If it has no peers, `synod \
+         restore` makes a new cluster from a backup",
+        crate::marks::REBUILD
     )]
     NoState {
         /// Why not.

@@ -24,14 +24,8 @@ pub(crate) fn body(
     let applied = shared.state.applied();
     let chosen = status.map_or(applied, |status| status.chosen_upto.max(applied));
     let peers = status.map(|status| status.peers.as_slice()).unwrap_or_default();
-    let roster = shared.owner.roster().filter(|_| leader.is_some());
-    let failures_survivable = roster.map_or(0, |roster| {
-        let is_alive = |node: &&NodeId| {
-            **node == facts.node || peers.iter().any(|peer| peer.node == **node && peer.reachable)
-        };
-        let alive = roster.newest.voters().iter().filter(is_alive).count();
-        roster.newest.failures_survivable(alive)
-    });
+    let failures_survivable =
+        leader.as_ref().map_or(0, |_| failures_survivable(facts.node, shared));
     StatusBody {
         node: facts.node.0,
         cluster: format!("{:032x}", facts.cluster),
@@ -56,6 +50,18 @@ pub(crate) fn body(
         membership: membership(facts, shared),
         peers: peers.iter().map(|peer| peer_body(peer, chosen)).collect(),
     }
+}
+
+/// How many more nodes may fail while the cluster goes on; none when nobody leads.
+pub(crate) fn failures_survivable(me: NodeId, shared: &Shared) -> usize {
+    let (Some(roster), Some(_)) = (shared.owner.roster(), shared.owner.leader()) else { return 0 };
+    let Some(snapshot) = shared.owner.snapshot() else { return 0 };
+    let peers = &snapshot.status.peers;
+    let is_alive = |node: &&NodeId| {
+        **node == me || peers.iter().any(|peer| peer.node == **node && peer.reachable)
+    };
+    let alive = roster.newest.voters().iter().filter(is_alive).count();
+    roster.newest.failures_survivable(alive)
 }
 
 /// The members, as far as this node knows.

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
 use crate::folder::{self, FolderError};
-use crate::marks::DIFFERS;
+use crate::marks::{DIFFERS, FOUND_RIGHT, found_right_text};
 use crate::pins::Pins;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -37,6 +37,8 @@ pub(crate) enum UpkeepTask {
     Pin { node: NodeId, store: u128 },
     /// The state differs from a peer's, as this text says, or does not any more.
     Differs { text: Option<Vec<u8>> },
+    /// What came from a peer up to this slot was found right.
+    FoundRight { slot: Slot },
     /// End.
     Stop,
 }
@@ -106,6 +108,13 @@ impl Upkeep {
                 }
                 Ok(UpkeepTask::Differs { text: None }) => {
                     folder::remove(self.folders.data(), DIFFERS)?;
+                }
+                Ok(UpkeepTask::FoundRight { slot }) => {
+                    let text = found_right_text(slot);
+                    // Without it the next life finds out again.
+                    if let Err(error) = folder::replace(self.folders.data(), FOUND_RIGHT, &text) {
+                        tracing::warn!(%error, "it is not kept that the copied state is right");
+                    }
                 }
                 Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Err(RecvTimeoutError::Timeout) => {

@@ -4,12 +4,14 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings, StartError};
+use synod_storage::{Store, StoreOptions, failpoint};
 
 /// What a node writes into `REBUILD` by itself begins like this.
 const DOUBT: &str = "found by the node itself: the state is damaged\n";
@@ -174,11 +176,7 @@ fn states(of: &Settings) -> Vec<String> {
 }
 
 fn flip_a_state(of: &Settings) {
-    let is_table = |path: &Path| path.extension().is_some_and(|end| end == "sst");
-    let entries = fs::read_dir(of.data_dir.join("state")).expect("a state");
-    let mut tables: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).collect();
-    tables.retain(|path| is_table(path));
-    for table in tables {
+    for table in tables(of) {
         let mut bytes = fs::read(&table).expect("readable");
         bytes[20] ^= 1;
         fs::write(table, bytes).expect("written");
@@ -232,4 +230,266 @@ fn a_reading_that_cannot_be_noted_ends_nothing() {
     wait_for("another", || finished() > first);
     stopped(node);
     assert!(!settings.data_dir.join("scrub.json").exists() && stuck.exists());
+}
+
+/// Has the next start die behind this step, as if it were killed there.
+fn dies_behind(settings: &Settings, step: &str) {
+    failpoint::arm(&settings.data_dir, step);
+    let died = Node::start(settings).expect_err(step);
+    assert!(died.to_string().contains(step), "{step}: {died}");
+    assert!(!failpoint::is_armed(&settings.data_dir, step), "{step}");
+}
+
+/// Nothing is left to be done.
+fn is_done(settings: &Settings, step: &str) {
+    for left in ["REBUILD", "SUSPECT", "DIFFERS", "state.damaged", "state.new"] {
+        assert!(!mark(settings, left).exists(), "{step}: {left}");
+    }
+    assert_eq!(states(settings).len(), 1, "{step}");
+}
+
+#[test]
+fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
+    let steps = [
+        "repair begun",
+        "state fetched",
+        "state prepared",
+        "state set aside",
+        "mark written",
+        "switched",
+        "switch durable",
+        "state replaced",
+        "DIFFERS gone",
+        "SUSPECT gone",
+        "WHOLE gone",
+        "REBUILD gone",
+        "repair ended",
+        "mark removed",
+    ];
+    let cluster = Cluster::with(2, SMALL);
+    let settings = &cluster.settings[0];
+    let mut nodes = cluster.start_all();
+    let other = nodes.pop().expect("two");
+    let mut node = nodes.pop().expect("two");
+    let written = fill(&node, std::slice::from_ref(&other));
+    for step in steps {
+        let applied = |node| status(node, "applied_slot");
+        wait_for("equal states", || applied(&node) == applied(&other));
+        stopped(node);
+        flip_a_state(settings);
+        for (name, words) in [("REBUILD", DOUBT), ("SUSPECT", ""), ("DIFFERS", "slot 1\n")] {
+            fs::write(mark(settings, name), words).expect("written");
+        }
+        dies_behind(settings, step);
+        node = cluster.start(0);
+        is_done(settings, step);
+        wait_for("a leader", || node.is_leader() || other.is_leader());
+        has(&node, written);
+        wait_for("why it was replaced", || damage_told(&node).contains("the state is damaged"));
+    }
+    stopped(node);
+    stopped(other);
+}
+
+#[test]
+fn a_state_is_kept_or_made_anew_though_the_node_dies_behind_any_step() {
+    let made_anew = [
+        "repair begun",
+        "state set aside",
+        "state replaced",
+        "DIFFERS gone",
+        "SUSPECT gone",
+        "WHOLE gone",
+        "REBUILD gone",
+        "repair ended",
+    ];
+    let kept = ["repair begun", "SUSPECT gone", "REBUILD gone", "state kept"];
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let mut node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    put(&node, 0);
+    let wanted = made_anew.map(|step| (step, ""));
+    let doubted = kept.map(|step| (step, DOUBT));
+    for (step, words) in wanted.into_iter().chain(doubted) {
+        stopped(node);
+        let _ = fs::remove_file(mark(settings, "WHOLE"));
+        fs::write(mark(settings, "REBUILD"), words).expect("written");
+        dies_behind(settings, step);
+        node = cluster.start(0);
+        is_done(settings, step);
+        wait_for("a leader", || node.is_leader());
+        has(&node, 1);
+    }
+    stopped(node);
+}
+
+#[test]
+fn a_replay_of_the_journal_ends_when_it_is_told_to() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    // The journal says of the last one only later that it is chosen.
+    for number in 0..5 {
+        put(&node, number);
+    }
+    stopped(node);
+    // All of it is to be made anew from the journal.
+    fs::remove_dir_all(mark(settings, "state")).expect("removed");
+    let told = AtomicBool::new(true);
+    let ended = Node::start_unless(settings, &told).expect_err("it was told to stop");
+    assert!(matches!(ended, StartError::Stopped), "{ended}");
+    is_done(settings, "stopped");
+    let node = cluster.start(0);
+    has(&node, 5);
+    stopped(node);
+}
+
+/// Small files, and everything is read all the time.
+fn scrubbed() -> String {
+    format!("{SMALL}[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n")
+}
+
+fn tables(of: &Settings) -> Vec<PathBuf> {
+    let states = states(of);
+    let state = states.iter().max().expect("a state");
+    let entries = fs::read_dir(of.data_dir.join(state)).expect("a state");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    paths.filter(|path| path.extension().is_some_and(|end| end == "sst")).collect()
+}
+
+/// In place, as a disk would. A file that the state does not need any more may be gone.
+fn put_bytes(path: &Path, bytes: &[u8]) {
+    if let Ok(mut file) = File::options().write(true).open(path) {
+        file.write_all(bytes).expect("written");
+    }
+}
+
+fn damage_told(node: &Node) -> String {
+    status(node, "scrub")["damage"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Keys whose values do not compress, so that most of a file is values.
+const NOISE: u32 = 100;
+
+fn noise(number: u32) -> String {
+    let mut random = u64::from(number) + 1;
+    let word = || {
+        // Xorshift: any bits do that are not the same.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        format!("{random:016x}")
+    };
+    std::iter::repeat_with(word).take(60).collect()
+}
+
+/// Nobody else has a state: a node with a damaged block is of more use than none.
+#[test]
+fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
+    let cluster = Cluster::with(1, &scrubbed());
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    let filled = fill(&node, &[]);
+    for number in 0..NOISE {
+        let target = format!("/v1/kv/noise-{number}");
+        assert_eq!(request(node.client_addr(), "PUT", &target, &noise(number)).status, 201);
+    }
+    stopped(node);
+    // All in one file, which is not soon compacted again: that would end the node.
+    let state = settings.data_dir.join("state");
+    Store::open(&state, &StoreOptions::default()).expect("opens").compact();
+    let tables = tables(settings);
+    let [table] = &tables[..] else { panic!("{tables:?}") };
+    let whole = fs::read(table).expect("readable");
+    let mut bytes = whole.clone();
+    bytes[whole.len() / 3] ^= 1;
+    put_bytes(table, &bytes);
+    // What a node with peers would have found and told is in its folder still.
+    let rebuild = mark(settings, "REBUILD");
+    fs::write(&rebuild, DOUBT).expect("written");
+    fs::write(mark(settings, "SUSPECT"), b"").expect("written");
+    let node = cluster.start(0);
+    assert!(rebuild.exists() && !mark(settings, "SUSPECT").exists());
+    wait_for("it leads", || node.is_leader());
+    wait_for("the block is found", || damage_told(&node).contains("Corruption"));
+    assert!(rebuild.exists(), "it is doubted no more");
+    let read = |key: String, value: String| {
+        let get = request(node.client_addr(), "GET", &format!("/v1/kv/{key}"), "");
+        assert!([200, 500].contains(&get.status), "{get:?}");
+        (get.status == 200).then(|| assert_eq!(get.body, value)).is_some()
+    };
+    // The block holds some of the ones or of the others: nobody knows how many there are.
+    let ones = (0..filled).map(|number| (format!("key-{number}"), "v".repeat(1_000)));
+    let others = (0..NOISE).map(|number| (format!("noise-{number}"), noise(number)));
+    let (told, kept): (Vec<_>, Vec<_>) =
+        ones.chain(others).partition(|(key, value)| read(key.clone(), value.clone()));
+    assert!(!told.is_empty() && !kept.is_empty(), "{} and {}", told.len(), kept.len());
+    // What was read to its end without damage is not doubted any more.
+    put_bytes(table, &whole);
+    wait_for("the doubt is gone", || !rebuild.exists());
+    stopped(node);
+    assert!(states(settings) == ["state"] && !mark(settings, "WHOLE").exists());
+}
+
+#[test]
+fn a_state_that_was_found_whole_is_read_again_when_years_later_it_is_doubted() {
+    let cluster = Cluster::with(1, &scrubbed());
+    let whole = mark(&cluster.settings[0], "WHOLE");
+    fs::write(&whole, b"").expect("written");
+    let node = cluster.start(0);
+    wait_for("all was read", || !whole.exists());
+    stopped(node);
+}
+
+/// A disk that lied lost the end of the journal, and a block of the state: another state would
+/// hide that a promise may be gone.
+#[test]
+fn a_journal_that_lost_its_end_is_told_before_the_state_goes() {
+    let cluster = Cluster::with(1, SMALL);
+    let settings = &cluster.settings[0];
+    let journal = settings.data_dir.join("journal");
+    stopped(cluster.start(0));
+    let before = segments(settings);
+    let node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    (0..3).for_each(|number| put(&node, number));
+    stopped(node);
+    fs::remove_dir_all(&journal).expect("removed");
+    fs::create_dir(&journal).expect("made");
+    for (path, bytes) in &before {
+        fs::write(path, bytes).expect("written");
+    }
+    let sign = sign(settings);
+    for reason in ["", DOUBT] {
+        fs::write(mark(settings, "REBUILD"), reason).expect("written");
+        // A doubt that is none would end before anything is replaced.
+        fs::write(mark(settings, "WHOLE"), b"").expect("written");
+        let refused = Node::start(settings).expect_err("it must not vote").to_string();
+        assert!(refused.contains("the journal lost what it had acknowledged"), "{refused}");
+        assert!(sign.exists() && mark(settings, "REBUILD").exists());
+    }
+}
+
+/// The file that is written: a start would refuse it while nothing follows.
+#[test]
+fn a_damaged_newest_file_of_the_journal_costs_no_vote() {
+    let cluster = Cluster::with(1, &scrubbed());
+    let settings = &cluster.settings[0];
+    let node = cluster.start(0);
+    let written = fill(&node, &[]);
+    let (newest, bytes) = segments(settings).pop_last().expect("one");
+    let mut header = bytes[..512].to_vec();
+    header[20] ^= 1;
+    put_bytes(&newest, &header);
+    wait_for("it is found", || damage_told(&node).contains("in its newest file"));
+    wait_for("it is damage as any other", || damage_told(&node).contains("journal is damaged: "));
+    stopped(node);
+    let node = cluster.start(0);
+    assert!(!newest.exists());
+    wait_for("a leader", || node.is_leader());
+    has(&node, written);
+    put(&node, written);
+    stopped(node);
 }

@@ -134,6 +134,10 @@ impl Catchup {
         }
         let failed = self.no_snapshot.map(|(node, _)| node);
         let best = ahead().min_by_key(|s| (Some(s.node) == failed, s.is_leader, s.node))?;
+        // The leader has enough to do. A follower may only not have been heard yet.
+        if best.is_leader && now.since_us(since) < pause_us {
+            return None;
+        }
         self.snapshot = Some(best.node);
         self.snapshot
     }
@@ -242,12 +246,18 @@ mod tests {
                 let mut ahead: Vec<&Source> =
                     sources.iter().filter(|s| s.chosen_upto >= Slot(5)).collect();
                 ahead.sort_by_key(|s| (s.is_leader, s.node));
-                let expected = ahead.first().filter(|_| !able).map(|s| s.node);
+                let expected = ahead.first().filter(|_| !able);
+                let later = now.plus_us(TIMEOUT_US);
                 let early = Time(now.0 - 1);
                 let (mut other, _) = behind();
                 assert_eq!(other.next_snapshot(early, Slot(5), TIMEOUT_US, &sources), None);
                 let wanted = catchup.next_snapshot(now, Slot(5), TIMEOUT_US, &sources);
-                assert_eq!(wanted, expected, "{sources:?}");
+                let first = expected.filter(|s| !s.is_leader).map(|s| s.node);
+                assert_eq!(wanted, first, "{sources:?}");
+                if wanted.is_none() {
+                    let wanted = catchup.next_snapshot(later, Slot(5), TIMEOUT_US, &sources);
+                    assert_eq!(wanted, expected.map(|s| s.node), "{sources:?}");
+                }
             }
         }
     }

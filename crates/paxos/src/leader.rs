@@ -502,7 +502,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Configurations, Watermark};
+    use crate::{Configurations, Position, Watermark};
     use alloc::vec;
 
     const START: Time = Time(10_000_000);
@@ -541,6 +541,8 @@ mod tests {
             disk_age_us: 0,
             hears: Vec::new(),
             state: (Slot::ZERO, 0),
+            position: Position::ZERO,
+            state_copied_upto: Slot::ZERO,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::{Ballot, NodeId, Room, Slot, Value};
+use crate::{Ballot, NodeId, Position, Room, Slot, Value};
 
 /// Everything that one replica's core says to another's.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -234,6 +234,12 @@ pub struct Heartbeat {
     /// A slot that the sender has applied and the hash of its state there; equal at
     /// equal slots, or replicas have parted. Slot zero for none. For the host.
     pub state: (Slot, u64),
+    /// Up to here the sender's journal is durable: a later life of it that states less in
+    /// its handshake has lost something. For the transport.
+    pub position: Position,
+    /// Up to here the sender's state is the work of another node, which it came from as a
+    /// snapshot: that the two agree says nothing about who is right. For the host.
+    pub state_copied_upto: Slot,
 }
 
 /// Catch-up: asks for the chosen values of `first..=last`.

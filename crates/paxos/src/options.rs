@@ -1,6 +1,6 @@
 //! Local limits and times of one replica. None of them matters for safety.
 
-use crate::Planted;
+use crate::{Planted, Slot};
 
 /// How one replica paces itself. Times in microseconds, sizes in bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -41,6 +41,9 @@ pub struct Options {
     /// Which life of this node this is. Nonces and heartbeat sequences start at
     /// `incarnation << 32`, so that no answer meant for an earlier life fits.
     pub incarnation: u64,
+    /// Up to this slot the state came from another node when this life began, and was not
+    /// found right yet. Slot zero if it is as good as this node's own work.
+    pub state_copied_upto: Slot,
     /// Seed of the jitter; differs between nodes.
     pub seed: u64,
     /// The mistake that this replica makes on purpose; none outside of the simulation.
@@ -76,6 +79,7 @@ impl Default for Options {
             unsynced_bytes_max: 64 << 20,
             reads_waiting_max: 65_536,
             incarnation: 1,
+            state_copied_upto: Slot::ZERO,
             seed: 0,
             planted: Planted::NONE,
         }

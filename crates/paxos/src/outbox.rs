@@ -51,6 +51,12 @@ impl Unsynced {
         }
     }
 
+    /// Up to here everything is durable.
+    pub(crate) fn durable(&self) -> Position {
+        let first = self.pending.front().map(|(at, _, _)| Position(at.0 - 1));
+        first.unwrap_or(self.handed_out)
+    }
+
     /// Microseconds since the oldest pending record was handed out.
     pub(crate) fn age_us(&self, now: Time) -> u64 {
         self.pending.front().map_or(0, |(_, at, _)| now.since_us(*at))

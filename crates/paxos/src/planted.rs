@@ -66,6 +66,10 @@ planted_bugs! {
     SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
     SnapshotKeepsVoters = 36, "who votes is not taken from the snapshot";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
+    StoreNotCompared = 39, "a wiped disk is let in under its old id: store ids are not compared";
+    OldCopyLetIn = 40, "an older copy of a node's folder is let in";
+    SecondProcessLetIn = 40, "a second process, on a copy of a node's folder, is let in";
+    DriftGoesOn = 50, "a replica whose state most voters contradict goes on";
     ClockOutlivesOffice = 43, "time in the log goes on from what a new leader's clock showed by itself";
     TimeoutIsFailure = 44, "a write that was sent is refused as not done when time is over";
     ReadsWithoutQuorum = 45, "a leader serves reads without asking a quorum";

@@ -402,6 +402,12 @@ impl Replica {
         }
     }
 
+    /// Up to this slot the state came from another node and was not found right yet: only
+    /// for the others to know.
+    pub fn set_state_copied_upto(&mut self, slot: Slot) {
+        self.options.state_copied_upto = slot;
+    }
+
     /// The present view.
     #[must_use]
     pub fn status(&self, now: Time) -> Status {

@@ -7,6 +7,7 @@ use synod_wire::PeerMessage;
 
 use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
@@ -114,11 +115,7 @@ impl World<'_> {
             }
         }
         words::note_rare(&message, &mut self.coverage);
-        let store_id = node.store_id;
-        if !self.network.admits(from, store_id)
-            || !self.network.admits(to, self.nodes[to.0 as usize - 1].store_id)
-        {
-            self.coverage.rare(Rare::AmnesiaRefused);
+        if !self.shake_hands(from, to)? {
             return Ok(());
         }
         let fate = self.network.send(from, to, self.now_us);
@@ -203,7 +200,7 @@ impl World<'_> {
         self.hear(id, Event::Persisted(upto))
     }
 
-    fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
+    pub(crate) fn stop_by_disk(&mut self, id: NodeId, why: &str) -> Check {
         self.coverage.rare(Rare::StoppedByDisk);
         self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 0, 0], || {
             format!("{id} stops: {why}")
@@ -247,7 +244,12 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            for took in apply_value(&mut process.machine, &self.first, slot, value) {
+            let Ok(commands) =
+                apply_value(&mut process.machine, &self.first, slot, value, &mut node.drift)
+            else {
+                return self.doubt_state(id);
+            };
+            for took in commands {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {
@@ -271,7 +273,9 @@ impl World<'_> {
                 }
             }
             let hash = process.machine.state_hash();
-            self.checks.state_hash.applied(id, slot, hash)?;
+            if node.drift != Drift::Parted {
+                self.checks.state_hash.applied(id, slot, hash)?;
+            }
             self.trace.note(now_us, [words::APPLIED, u64::from(id.0), slot, hash], || {
                 format!("{id} applies slot {slot}: state {hash:016x}")
             });

@@ -274,8 +274,9 @@ impl World<'_> {
         let key = key_bytes(self.clients.operations[attempt.operation].key);
         let process = self.node(id).process.as_ref().expect("it steps");
         let map = process.machine.map();
-        let record = read::get(map, &key).expect("memory does not fail");
-        let revision = read::revision(map).expect("memory does not fail");
+        let (Ok(record), Ok(revision)) = (read::get(map, &key), read::revision(map)) else {
+            return self.doubt_state(id);
+        };
         let found = record.map(|record| (value_name(&record.value), record.mod_revision));
         self.answered(id, request, Answer::Found(found, revision));
         Ok(())

@@ -4,7 +4,8 @@
 //! records are written in groups, one sync each; the next group seals the one
 //! before. A group that was being written when the machine stopped is there, or
 //! torn and dropped as one. Damage anywhere else is noticed, and then the node
-//! must not start. What the journal cannot notice by design (a last, unsealed
+//! must not start, unless the damage lies before the newest segment and the state makes up
+//! for what is dropped with it. What the journal cannot notice by design (a last, unsealed
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,6 +14,8 @@ use synod_paxos::{
     AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Segment, Slot, Standing,
     Value,
 };
+
+use crate::mistakes::Mistake;
 
 /// Records that one sync made durable.
 #[derive(Clone, Debug)]
@@ -55,8 +58,16 @@ struct Base {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Damaged;
 
+/// What a journal would be of which all is dropped up to its last damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Behind {
+    /// It would begin after this slot.
+    pub(crate) upto: Slot,
+    groups: usize,
+}
+
 /// The journal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Disk {
     base: Base,
     groups: VecDeque<Group>,
@@ -225,15 +236,15 @@ impl Disk {
         self.writing.is_some()
     }
 
-    /// What a restart finds.
-    ///
-    /// # Errors
-    /// When something that was synced is not as it was written.
-    pub(crate) fn recover(&mut self) -> Result<Recovered, Damaged> {
+    /// What a restart finds in a journal that is whole, or whose damage it overlooks.
+    pub(crate) fn recover(&mut self, mistake: Option<Mistake>) -> Recovered {
         assert!(self.writing.is_none() && self.queued.is_empty(), "the process is gone");
-        if self.groups.iter().any(|group| group.damaged) {
-            return Err(Damaged);
+        match mistake {
+            Some(Mistake::LostWriteUnnoticed) => self.groups.retain(|group| !group.damaged),
+            Some(Mistake::RecordElsewhere) => self.shift_damaged(),
+            _ => assert!(self.damaged_groups == 0, "a damaged journal is mended or refused"),
         }
+        self.damaged_groups = 0;
         let mut held = BTreeMap::new();
         let mut recovered = Recovered {
             promised: self.base.promised,
@@ -269,7 +280,59 @@ impl Disk {
         self.filled_upto = self.base.truncated_upto;
         let full = self.groups.len().saturating_sub(1) / self.segment_groups;
         self.filled = (0..full).map(|n| self.segment(n * self.segment_groups)).collect();
-        Ok(recovered)
+        recovered
+    }
+
+    /// What a disk left that wrote to another place than it was told.
+    fn shift_damaged(&mut self) {
+        for group in self.groups.iter_mut().filter(|group| group.damaged) {
+            for (_, record) in &mut group.records {
+                if let RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } =
+                    &mut record.body
+                {
+                    *slot = slot.next();
+                }
+            }
+            group.damaged = false;
+        }
+    }
+
+    /// What would be left if all up to the last damage were dropped. None when nothing is
+    /// damaged.
+    ///
+    /// # Errors
+    /// When the newest segment is damaged, behind which nothing is.
+    pub(crate) fn behind_damage(&self) -> Result<Option<Behind>, Damaged> {
+        self.behind(self.groups.iter().rposition(|group| group.damaged))
+    }
+
+    /// The same if the sealed group at this share were damaged too.
+    pub(crate) fn behind_share(&self, share_permille: usize) -> Result<Option<Behind>, Damaged> {
+        let known = self.groups.iter().rposition(|group| group.damaged);
+        let sealed = self.groups.len().saturating_sub(1);
+        self.behind(known.max((sealed > 0).then_some(share_permille * sealed / 1_000)))
+    }
+
+    fn behind(&self, last: Option<usize>) -> Result<Option<Behind>, Damaged> {
+        let Some(last) = last else { return Ok(None) };
+        let groups = (last / self.segment_groups + 1) * self.segment_groups;
+        if groups >= self.groups.len() {
+            return Err(Damaged);
+        }
+        let records = self.groups.range(..groups).flat_map(|group| &group.records);
+        let upto = records.filter_map(|(_, record)| reaches(record)).max();
+        let upto = upto.unwrap_or(Slot::ZERO).max(self.base.truncated_upto);
+        Ok(Some(Behind { upto, groups }))
+    }
+
+    /// Drops the damaged segments, and those before them, which the state makes up for.
+    pub(crate) fn mend(&mut self, behind: Behind) {
+        self.drop_groups(behind.groups);
+    }
+
+    /// Whether anything sealed is damaged that a scrub reads: it leaves the newest segment.
+    pub(crate) fn has_scrubbable_damage(&self) -> bool {
+        matches!(self.behind_damage(), Ok(Some(_)))
     }
 
     /// Drops whole segments that hold nothing above `upto`.
@@ -281,29 +344,30 @@ impl Disk {
             if records.clone().any(|(_, record)| slot_of(record).is_some_and(|slot| slot > upto)) {
                 return;
             }
-            let highest = records.filter_map(|(_, record)| slot_of(record)).max();
-            for _ in 0..self.segment_groups {
-                let group = self.groups.pop_front().expect("counted");
-                self.damaged_groups -= usize::from(group.damaged);
-                for (_, record) in &group.records {
-                    if let RecordBody::StartAfter { slot } = record.body {
-                        self.base.truncated_upto = self.base.truncated_upto.max(slot);
-                    }
-                }
-                let (position, last) = group.records.last().expect("a group has records");
-                self.base.promised = last.promised;
-                self.base.chosen_upto = self.base.chosen_upto.max(last.chosen_upto);
-                self.base.position = *position;
-            }
-            let truncated = self.base.truncated_upto.max(highest.unwrap_or(Slot::ZERO));
-            // The watermark in force lies in a later segment, or did when this was dropped.
-            self.base.chosen_upto = self.base.chosen_upto.max(truncated);
-            self.base.truncated_upto = truncated;
-            self.truncated_upto = self.truncated_upto.max(truncated);
-            self.synced_truncated_upto = self.synced_truncated_upto.max(truncated);
-            self.held = self.held.split_off(&truncated.next());
-            self.synced = self.synced.split_off(&truncated.next());
+            self.drop_groups(self.segment_groups);
         }
+    }
+
+    /// Drops the oldest groups. What was in force after them the next segment's header says.
+    fn drop_groups(&mut self, groups: usize) {
+        let mut truncated = self.base.truncated_upto;
+        for _ in 0..groups {
+            let group = self.groups.pop_front().expect("counted");
+            self.damaged_groups -= usize::from(group.damaged);
+            let reached = group.records.iter().filter_map(|(_, record)| reaches(record)).max();
+            truncated = truncated.max(reached.unwrap_or(Slot::ZERO));
+            let (position, last) = group.records.last().expect("a group has records");
+            self.base.promised = last.promised;
+            self.base.chosen_upto = self.base.chosen_upto.max(last.chosen_upto);
+            self.base.position = *position;
+        }
+        // The watermark in force lies in a later segment, or did when this was dropped.
+        self.base.chosen_upto = self.base.chosen_upto.max(truncated);
+        self.base.truncated_upto = truncated;
+        self.truncated_upto = self.truncated_upto.max(truncated);
+        self.synced_truncated_upto = self.synced_truncated_upto.max(truncated);
+        self.held = self.held.split_off(&truncated.next());
+        self.synced = self.synced.split_off(&truncated.next());
     }
 
     /// Chosen values, as the journal would read them back.
@@ -362,6 +426,13 @@ impl Disk {
         true
     }
 
+    /// Damages what would be dropped last to get behind it.
+    pub(crate) fn damage_before(&mut self, behind: Behind) {
+        let group = &mut self.groups[behind.groups - 1];
+        self.damaged_groups += usize::from(!group.damaged);
+        group.damaged = true;
+    }
+
     /// The promise in force durably.
     pub(crate) fn promised(&self) -> Ballot {
         self.promised
@@ -392,6 +463,15 @@ fn slot_of(record: &Record) -> Option<Slot> {
     }
 }
 
+/// The slot up to which nothing is needed any more of what stands before or in the record, if
+/// it is dropped.
+fn reaches(record: &Record) -> Option<Slot> {
+    match record.body {
+        RecordBody::StartAfter { slot } => Some(slot),
+        _ => slot_of(record),
+    }
+}
+
 fn size_of(record: &Record) -> u64 {
     const HEADER_BYTES: usize = 64;
     let value_bytes = match &record.body {
@@ -413,5 +493,52 @@ fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, 
     let beaten = held.get(&slot).is_some_and(|known| known.standing > standing);
     if slot > chosen_upto && !beaten {
         held.insert(slot, Held { standing, value, position });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use synod_paxos::NodeId;
+
+    const BALLOT: Ballot = Ballot { round: 3, node: NodeId(1) };
+
+    /// Acceptances of these slots, one a group, in segments of two groups.
+    fn disk(slots: u64) -> Disk {
+        let mut disk = Disk::new(2);
+        for slot in 1..=slots {
+            let body =
+                RecordBody::Accepted { slot: Slot(slot), ballot: BALLOT, value: Value::Noop };
+            let record = Record { promised: BALLOT, chosen_upto: Slot(0), body };
+            disk.append(Position(slot), vec![record]);
+            disk.begin_group();
+            disk.finish_group();
+        }
+        disk.crash(Tail::Lost);
+        disk
+    }
+
+    #[test]
+    fn what_is_behind_the_damage_is_kept() {
+        let mut disk = disk(5);
+        assert_eq!(disk.behind_damage(), Ok(None));
+        assert!(disk.damage(300), "the second of four sealed ones");
+        let behind = disk.behind_damage().expect("the newest is whole").expect("it is damaged");
+        assert_eq!(behind.upto, Slot(2));
+        disk.mend(behind);
+        let recovered = disk.recover(None);
+        assert_eq!((recovered.promised, recovered.truncated_upto), (BALLOT, Slot(2)));
+        assert_eq!((recovered.chosen_upto, recovered.position), (Slot(2), Position(5)));
+        let open: Vec<u64> = recovered.open.iter().map(|open| open.slot.0).collect();
+        assert_eq!(open, [3, 4, 5]);
+    }
+
+    #[test]
+    fn nothing_is_behind_the_newest_segment() {
+        let mut disk = disk(4);
+        assert_eq!(disk.behind_share(0).map(|behind| behind.map(|b| b.upto)), Ok(Some(Slot(2))));
+        assert!(disk.damage(999), "the third, in the same segment as the last");
+        assert_eq!(disk.behind_damage(), Err(Damaged));
+        assert_eq!(disk.behind_share(0), Err(Damaged));
     }
 }

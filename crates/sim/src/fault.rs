@@ -67,11 +67,19 @@ pub enum Fault {
     HandOver,
     /// The operator changes who votes.
     Membership,
+    /// Entries of states change on the disk, on one node or on several.
+    StateDamage,
+    /// Snapshots are damaged at their source or on their way.
+    SnapshotDamage,
+    /// An older copy of a data folder comes in its place, or a copy beside it.
+    OldCopy,
+    /// A replica's state becomes another one than the others'.
+    Drift,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 31] = [
+    pub const ALL: [Fault; 35] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -103,6 +111,10 @@ impl Fault {
         Fault::SlowApply,
         Fault::HandOver,
         Fault::Membership,
+        Fault::StateDamage,
+        Fault::SnapshotDamage,
+        Fault::OldCopy,
+        Fault::Drift,
     ];
 
     /// Its name for people.
@@ -140,8 +152,17 @@ impl Fault {
             Fault::SlowApply => "slow apply",
             Fault::HandOver => "hand-over",
             Fault::Membership => "membership",
+            Fault::StateDamage => "state damage",
+            Fault::SnapshotDamage => "snapshot damage",
+            Fault::OldCopy => "older copy",
+            Fault::Drift => "drift",
         }
     }
+
+    /// Those that every seed draws from a source of its own, so that it draws the others
+    /// as before they were thought of.
+    pub(crate) const LATER: [Fault; 4] =
+        [Fault::StateDamage, Fault::SnapshotDamage, Fault::OldCopy, Fault::Drift];
 
     /// Whether it happens between nodes: a single one cannot have it.
     pub(crate) fn needs_peers(self) -> bool {
@@ -156,6 +177,9 @@ impl Fault {
                 | Fault::Ring
                 | Fault::Flapping
                 | Fault::Clogging
+                | Fault::SnapshotDamage
+                | Fault::OldCopy
+                | Fault::Drift
         )
     }
 
@@ -169,7 +193,8 @@ impl Fault {
             | Fault::Reordering
             | Fault::SlowDisk
             | Fault::SlowApply
-            | Fault::ClockRate => return None,
+            | Fault::ClockRate
+            | Fault::SnapshotDamage => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
             Fault::Membership => 2,
@@ -180,7 +205,7 @@ impl Fault {
             | Fault::Chain
             | Fault::Ring
             | Fault::Flapping => 5,
-            Fault::CrashAll => 10,
+            Fault::CrashAll | Fault::StateDamage | Fault::OldCopy | Fault::Drift => 10,
             Fault::Destroyed
             | Fault::Wiped
             | Fault::BitFlip

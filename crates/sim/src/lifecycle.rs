@@ -6,9 +6,11 @@ use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slo
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
+use crate::drift::Drift;
 use crate::node::{Fate, Process, apply_value};
 use crate::plan::Plan;
 use crate::planted;
+use crate::repair::Repaired;
 use crate::store::{Store, Unflushed};
 use crate::words;
 use crate::world::{Happening, World};
@@ -19,15 +21,20 @@ type State = (StateMachine<Store>, Unflushed);
 impl World<'_> {
     /// Starts a machine's process, if its disk lets it.
     pub(crate) fn start(&mut self, id: NodeId) -> Check {
-        let Some(recovered) = self.read_disk(id) else { return Ok(()) };
+        let Some(recovered) = self.read_disk(id)? else { return Ok(()) };
+        self.stop_copies(id)?;
         let now_us = self.now_us;
         let node = self.node(id);
         node.life += 1;
+        node.incarnation += 1;
         let (life, promised) = (node.life, recovered.promised);
+        (node.told, node.position) = (promised, recovered.position);
         if node.is_member() {
             self.checks.promises.started(id, life, promised)?;
         }
-        let (machine, unflushed) = self.rebuild_state(id, &recovered)?;
+        let Some((machine, unflushed)) = self.rebuild_state(id, &recovered)? else {
+            return self.doubt_state(id);
+        };
         let applied = Applied {
             upto: Slot(machine.applied_slot()),
             durable: Slot(self.node(id).state.slot),
@@ -45,17 +52,21 @@ impl World<'_> {
         if let Some(joined_in) = self.node(id).joined_in.clone() {
             configurations = configurations.joined_in(joined_in);
         }
+        let mut options = options(&self.plan, self.rng.u64(..));
+        options.state_copied_upto = self.node(id).state.copied_upto;
         let settings = HostSettings {
             node: id,
             incarnation: life,
             configurations,
-            options: options(&self.plan, self.rng.u64(..)),
+            options,
             limits: limits(&self.plan),
         };
+        let heard = self.nobody_heard();
         let node = self.node(id);
         let host = Host::new(settings, recovered, &applied, node.clock.read(now_us));
         let segments = node.disk.take_filled();
         let mut process = Process::new(host, machine, unflushed, applied);
+        process.heard = heard;
         process.inbox.extend(segments.into_iter().map(Event::Segment));
         node.process = Some(process);
         self.schedule_beginnings(id, life);
@@ -64,38 +75,49 @@ impl World<'_> {
 
     /// What the journal gives back; none if the machine is gone, runs already, or
     /// cannot start from such a disk.
-    fn read_disk(&mut self, id: NodeId) -> Option<Recovered> {
+    fn read_disk(&mut self, id: NodeId) -> Result<Option<Recovered>, Violation> {
         let now_us = self.now_us;
         let node = self.node(id);
-        let is_out = matches!(node.fate, Fate::Left | Fate::Waits);
+        let is_out = matches!(node.fate, Fate::Left | Fate::Waits) || node.is_rebuilding;
         if node.process.is_some() || is_out || is_gone(node.fate, node.store_id) {
-            return None;
+            return Ok(None);
         }
         if node.disk.full {
             self.coverage.rare(Rare::StartFailed);
             self.at(500_000, Happening::Start { node: id });
-            return None;
+            return Ok(None);
         }
-        if let Ok((recovered, made_up)) = node.recover() {
-            if made_up {
-                self.coverage.rare(Rare::CrashAfterSwitch);
+        match self.repair(id)? {
+            Repaired::Whole => {}
+            Repaired::Waits => return Ok(None),
+            Repaired::Refused => {
+                let node = self.node(id);
+                node.fate = Fate::Lost;
+                node.store_id = 0;
+                self.coverage.rare(Rare::DamageRefused);
+                self.trace.note(now_us, [words::REFUSED, u64::from(id.0), 0, 0], || {
+                    format!("{id} finds its journal damaged and stays down")
+                });
+                return Ok(None);
             }
-            return Some(recovered);
         }
-        node.fate = Fate::Lost;
-        node.store_id = 0;
-        self.coverage.rare(Rare::DamageRefused);
-        self.trace.note(now_us, [words::REFUSED, u64::from(id.0), 0, 0], || {
-            format!("{id} finds its journal damaged and stays down")
-        });
-        None
+        let (recovered, made_up) = self.node(id).recover();
+        if made_up {
+            self.coverage.rare(Rare::CrashAfterSwitch);
+        }
+        Ok(Some(recovered))
     }
 
-    /// The state as it was flushed, and what the journal knows as chosen after that.
-    fn rebuild_state(&mut self, id: NodeId, recovered: &Recovered) -> Result<State, Violation> {
+    /// The state as it was flushed, and what the journal knows as chosen after that. None if
+    /// what has to be read of it is damaged.
+    fn rebuild_state(
+        &mut self,
+        id: NodeId,
+        recovered: &Recovered,
+    ) -> Result<Option<State>, Violation> {
         let (now_us, kv_options) = (self.now_us, kv_options(&self.plan));
         let node = &mut self.nodes[id.0 as usize - 1];
-        let (store, unflushed) = Store::new(&node.state);
+        let (store, unflushed) = node.open_store();
         let mut machine = StateMachine::open(store, kv_options).expect("memory does not fail");
         let truncated = recovered.truncated_upto.0;
         demand(machine.applied_slot() >= truncated, Checker::Durability, || {
@@ -113,16 +135,26 @@ impl World<'_> {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
             // It may be the first to apply this at all.
-            for took in apply_value(&mut machine, &self.first, slot, value) {
+            let Ok(commands) = apply_value(&mut machine, &self.first, slot, value, &mut node.drift)
+            else {
+                return Ok(None);
+            };
+            for took in commands {
                 if let Taken::Applied { outcome, .. } = took.taken {
                     let exactly_once = &mut self.checks.exactly_once;
                     exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
                 }
             }
-            self.checks.state_hash.applied(id, slot, machine.state_hash())?;
+            if node.drift != Drift::Parted {
+                self.checks.state_hash.applied(id, slot, machine.state_hash())?;
+            }
             machine.commit().expect("memory does not fail");
         }
-        Ok((machine, unflushed))
+        let (upto, chosen_upto) = (machine.applied_slot(), recovered.chosen_upto.0);
+        demand(upto >= chosen_upto, Checker::Durability, || {
+            format!("the journal of {id} lacks slot {}, which it knows as chosen", upto + 1)
+        })?;
+        Ok(Some((machine, unflushed)))
     }
 
     /// The first flush of a new process, and its connections.

@@ -69,7 +69,7 @@ impl World<'_> {
             return Ok(());
         }
         for id in (1..=self.plan.members).map(NodeId) {
-            if self.is_removed(id) {
+            if self.is_removed(id) && self.can_spare(id) {
                 self.coverage.rare(Rare::MemberRetired);
                 let tail = self.nemesis.draw_tail();
                 self.crash(id, tail)?;

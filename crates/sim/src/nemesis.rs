@@ -10,8 +10,9 @@ use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::cut::Cut;
 use crate::disk::{Disk, Tail};
+use crate::drift::Drift;
 use crate::fault::Fault;
-use crate::node::{Fate, Node};
+use crate::node::{Doubt, Fate, Node};
 use crate::plan::Plan;
 use crate::words;
 use crate::world::{Happening, World};
@@ -114,7 +115,8 @@ impl World<'_> {
             | Fault::Reordering
             | Fault::SlowDisk
             | Fault::SlowApply
-            | Fault::ClockRate => {}
+            | Fault::ClockRate
+            | Fault::SnapshotDamage => {}
             Fault::Disconnect => self.disconnect(victim),
             Fault::FalseDeath => self.tell_of_false_death(victim),
             Fault::Halves
@@ -152,6 +154,9 @@ impl World<'_> {
             Fault::BitFlip | Fault::LostWrite | Fault::MisdirectedWrite => {
                 self.damage(fault, victim)?;
             }
+            Fault::Drift => self.drift(victim),
+            Fault::OldCopy => self.copy_folder(victim)?,
+            Fault::StateDamage => self.damage_states(victim)?,
             Fault::ClockJump => self.jump(victim),
             Fault::HandOver => {
                 self.coverage.fault(fault);
@@ -214,6 +219,13 @@ impl World<'_> {
     pub(crate) fn kill(&mut self, fault: Fault, victim: NodeId) -> Check {
         if self.node(victim).process.is_some() {
             self.coverage.fault(fault);
+        }
+        self.strike_down(fault, victim)
+    }
+
+    /// Kills a process as a part of another fault.
+    pub(crate) fn strike_down(&mut self, fault: Fault, victim: NodeId) -> Check {
+        if self.node(victim).process.is_some() {
             let tail = self.nemesis.draw_tail();
             self.crash(victim, tail)?;
             let down_us = self.draw_down(fault);
@@ -237,15 +249,16 @@ impl World<'_> {
         }
     }
 
-    /// Whether another node may be lost for good.
-    fn may_lose_another(&self) -> bool {
+    /// Whether this node may be lost for good, too.
+    pub(crate) fn may_lose(&self, victim: NodeId) -> bool {
         let is_lost = |node: &&Node| !matches!(node.fate, Fate::Sound | Fate::Waits);
         let lost = self.nodes.iter().filter(is_lost).count();
-        lost < self.nemesis.losable
+        let is_ill = self.nodes[victim.0 as usize - 1].is_ailing();
+        lost < self.nemesis.losable && !is_ill && self.can_spare(victim)
     }
 
     fn destroy(&mut self, fault: Fault, victim: NodeId) -> Check {
-        if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
+        if self.node(victim).fate == Fate::Sound && !self.may_lose(victim) {
             return Ok(());
         }
         if matches!(self.node(victim).fate, Fate::Lost | Fate::Waits | Fate::Left) {
@@ -263,7 +276,10 @@ impl World<'_> {
             // Somebody makes a new data folder under the old name.
             node.disk = Disk::new(segment_groups);
             node.state = crate::store::Durable::default();
+            (node.doubt, node.is_rebuilding) = (Doubt::None, false);
+            node.drift = Drift::None;
             node.store_id = store_id;
+            node.incarnation = 0;
             self.at(down_us, Happening::Start { node: victim });
         }
         Ok(())
@@ -284,12 +300,13 @@ impl World<'_> {
     /// Something that was synced is not as it was written. The node may run on for a
     /// while; now and then it is started again and finds out.
     fn damage(&mut self, fault: Fault, victim: NodeId) -> Check {
-        if self.node(victim).fate == Fate::Sound && !self.may_lose_another() {
-            return Ok(());
-        }
+        let may_lose = self.node(victim).fate != Fate::Sound || self.may_lose(victim);
         let rng = self.nemesis.rng(fault);
         // What is new is read most, by those who lag a little.
         let share = if rng.bool() { rng.usize(..1_000) } else { rng.usize(900..1_000) };
+        if !may_lose {
+            return self.damage_mendable(fault, victim, share);
+        }
         let node = self.node(victim);
         if matches!(node.fate, Fate::Lost | Fate::Waits | Fate::Left) || !node.disk.damage(share) {
             return Ok(());
@@ -345,12 +362,15 @@ impl World<'_> {
         } else {
             helpers = self.leave_voters(&mut living);
         }
+        self.add_sources(&mut living, &helpers);
         living.sort_unstable();
         self.trace.note(self.now_us, [words::HEALED, living.len() as u64, 0, 0], || {
             format!("healed: {living:?} live, {helpers:?} help, the others stay dead")
         });
         for id in (1..=self.plan.members).map(NodeId) {
-            if living.contains(&id) || helpers.contains(&id) {
+            // It must still find out.
+            let is_watched = self.finds_out(id, &living);
+            if living.contains(&id) || helpers.contains(&id) || is_watched {
                 self.heal_node(id)?;
             } else {
                 let tail = self.nemesis.draw_tail();
@@ -368,6 +388,13 @@ impl World<'_> {
         node.disk.full = false;
         node.disk.sync_fails = false;
         node.disk.hangs_until_us = 0;
+        if node.process.is_some() && node.is_ailing() {
+            // Nobody would look for it before somebody needs it.
+            let tail = self.nemesis.draw_tail();
+            self.crash(id, tail)?;
+            self.node(id).doubt = Doubt::Suspect;
+            return self.start(id);
+        }
         if let Some(process) = &mut node.process {
             process.dies_after = None;
             let life = node.life;

@@ -33,9 +33,6 @@ pub(crate) struct Network {
     rng: Rng,
     size: usize,
     links: Vec<Link>,
-    /// The store that each node is known by: another one under its name is refused
-    /// by everybody's handshake.
-    pinned: Vec<u64>,
     delay_us_max: u64,
     loss: f64,
     duplication: f64,
@@ -50,7 +47,6 @@ impl Network {
             rng: plan.rng(0x0e7),
             size,
             links: vec![Link::default(); size * size],
-            pinned: vec![0; size],
             delay_us_max: plan.pace.delay_us_max,
             loss: plan.strength(Fault::Loss) * 0.3,
             duplication: plan.strength(Fault::Duplication) * 0.5,
@@ -66,11 +62,6 @@ impl Network {
     /// The connection from one node to another, as of now.
     pub(crate) fn connection(&mut self, from: NodeId, to: NodeId) -> u32 {
         self.link(from, to).connection
-    }
-
-    /// Whether peers take this node, with this store, for the one that they know.
-    pub(crate) fn admits(&self, node: NodeId, store: u64) -> bool {
-        self.pinned[node.0 as usize - 1] == store
     }
 
     /// What becomes of a message that is sent now.

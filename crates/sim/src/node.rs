@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 
 use synod_host::{Applied, Event, Host, Waiter};
-use synod_kv::{ServerId, StateMachine, Taken};
-use synod_paxos::{Ballot, Configuration, NodeId, Slot, Standing, Value};
+use synod_kv::{MapError, ServerId, StateMachine, Taken};
+use synod_paxos::{Ballot, Configuration, NodeId, Position, Slot, Standing, Value};
 use synod_wire::{batch, command};
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
 use crate::clock::Clock;
+use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
+use crate::drift::Drift;
+use crate::mistakes::Mistake;
 use crate::schedule::Schedule;
 use crate::snapshot::{Checkpoint, Task, Transfer};
 use crate::store::{Durable, Store, Unflushed};
@@ -21,7 +24,8 @@ use crate::world::Happening;
 pub(crate) enum Fate {
     /// It comes back from every crash.
     Sound,
-    /// Its journal is damaged: it runs until it notices, and then no more.
+    /// Something of it is damaged: it runs until it notices. Perhaps it can mend it then;
+    /// nothing rests on that.
     Damaged,
     /// Its disk is gone. Another store may run under its name.
     Lost,
@@ -29,6 +33,17 @@ pub(crate) enum Fate {
     Waits,
     /// It stays down from the healing on, to show that a quorum suffices.
     Left,
+}
+
+/// What a node thinks of its state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Doubt {
+    /// Nothing.
+    None,
+    /// The next start reads all of it.
+    Suspect,
+    /// It is damaged: another takes its place.
+    Damaged,
 }
 
 /// A machine.
@@ -42,13 +57,36 @@ pub(crate) struct Node {
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
     pub(crate) state: Durable,
+    /// Which of the folder's lives this is, as the folder says. Copies count alike.
+    pub(crate) incarnation: u64,
+    /// What it says of itself: what it began with.
+    pub(crate) told: Ballot,
+    pub(crate) position: Position,
+    /// An older copy of its folder that somebody keeps.
+    pub(crate) copy: Option<Box<Copy>>,
+    /// It runs on a copy.
+    pub(crate) is_copy: bool,
+    pub(crate) drift: Drift,
+    /// Its state is known to be damaged, or is to be read as a whole by the next start.
+    pub(crate) doubt: Doubt,
+    /// Its journal was mended since it was read last.
+    pub(crate) is_mended: bool,
+    /// It waits for a peer's state, and takes part in nothing.
+    pub(crate) is_rebuilding: bool,
+    /// The mistake of its files' model.
+    pub(crate) mistake: Option<Mistake>,
     /// The configuration in which it joined, unless it was there in the beginning.
     pub(crate) joined_in: Option<Configuration>,
     pub(crate) process: Option<Process>,
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, clock: Clock, segment_groups: usize) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        clock: Clock,
+        segment_groups: usize,
+        mistake: Option<Mistake>,
+    ) -> Self {
         Node {
             id,
             life: 0,
@@ -57,6 +95,16 @@ impl Node {
             clock,
             disk: Disk::new(segment_groups),
             state: Durable::default(),
+            incarnation: 0,
+            told: Ballot::ZERO,
+            position: Position::ZERO,
+            copy: None,
+            is_copy: false,
+            drift: Drift::None,
+            doubt: Doubt::None,
+            is_mended: false,
+            is_rebuilding: false,
+            mistake,
             joined_in: None,
             process: None,
         }
@@ -74,7 +122,7 @@ impl Node {
 
     /// Whether this node still is the member that its name says.
     pub(crate) fn is_member(&self) -> bool {
-        self.store_id == 0
+        self.store_id == 0 && !self.is_copy
     }
 }
 
@@ -115,6 +163,8 @@ pub(crate) struct Process {
     pub(crate) applied: Applied,
     /// What the state machine has still to do, in order; it is at the first.
     pub(crate) apply_queue: VecDeque<Task>,
+    /// What it heard of each node, and whether it took the last process of it that it met.
+    pub(crate) heard: Vec<Heard>,
     /// The snapshot that it fetches.
     pub(crate) transfer: Option<Transfer>,
     /// The snapshot that it keeps for others.
@@ -150,6 +200,7 @@ impl Process {
             waiters: VecDeque::new(),
             applied,
             apply_queue: VecDeque::new(),
+            heard: Vec::new(),
             transfer: None,
             kept: None,
             installed: Slot::ZERO,
@@ -182,30 +233,33 @@ pub(crate) struct Took {
 }
 
 /// Applies one value.
+///
+/// # Errors
+/// When something is read that is damaged.
 pub(crate) fn apply_value(
     machine: &mut StateMachine<Store>,
     first: &Configuration,
     slot: u64,
     value: &Value,
-) -> Vec<Took> {
+    drift: &mut Drift,
+) -> Result<Vec<Took>, MapError> {
     if let Value::Configuration(new) = value {
-        synod_host::apply_configuration(machine, first, Slot(slot), new)
-            .expect("memory does not fail");
-        return Vec::new();
+        synod_host::apply_configuration(machine, first, Slot(slot), new)?;
+        return Ok(Vec::new());
     }
     let mut commands = Vec::new();
     let mut encoded = Vec::new();
     let mut stamp_ms = 0;
     if let Value::Batch(bytes) = value {
         let batch = batch::decode(bytes.clone()).expect("a chosen batch can be read");
-        stamp_ms = batch.cluster_time_ms;
+        stamp_ms = drift.bend(batch.cluster_time_ms, machine.cluster_time_ms());
         for entry in batch.entries {
             let decoded = command::decode(entry.command.clone());
             commands.push((entry.id, decoded.expect("a chosen command can be read")));
             encoded.push(entry.command);
         }
     }
-    let taken = machine.apply(slot, stamp_ms, &commands).expect("memory does not fail");
+    let taken = machine.apply(slot, stamp_ms, &commands)?;
     let named = commands.into_iter().map(|(id, _)| id).zip(encoded);
-    named.zip(taken).map(|((id, command), taken)| Took { id, command, taken }).collect()
+    Ok(named.zip(taken).map(|((id, command), taken)| Took { id, command, taken }).collect())
 }

@@ -183,7 +183,7 @@ impl Plan {
         // Where everything is slow, an attempt may take longer and be well all the same.
         let patience_ms = SLOTS_OF_GRACE * plan.pace.slot_us() / 1_000;
         plan.keys.grace_ms = plan.keys.grace_ms.max(patience_ms);
-        plan.with_membership()
+        plan.with_membership().with_later_faults()
     }
 
     /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
@@ -198,6 +198,18 @@ impl Plan {
             self.faults.insert(Fault::Membership, rng.u32(20..=100));
             self.sizes.alpha = self.sizes.alpha.min(ALPHA_MAX);
             self.sizes.window_slots_max = self.sizes.window_slots_max.min(ALPHA_MAX);
+        }
+        self
+    }
+
+    /// Every third seed has each of them.
+    fn with_later_faults(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0007);
+        for fault in Fault::LATER {
+            let (on, percent) = (rng.u8(..3) == 0, rng.u32(20..=100));
+            if on && (self.members > 1 || !fault.needs_peers()) {
+                self.faults.insert(fault, percent);
+            }
         }
         self
     }
@@ -269,7 +281,10 @@ fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
 fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
-    for fault in Fault::ALL.into_iter().filter(|fault| *fault != Fault::Membership) {
+    for fault in Fault::ALL
+        .into_iter()
+        .filter(|fault| *fault != Fault::Membership && !Fault::LATER.contains(fault))
+    {
         let on = rng.u8(..100) < share;
         let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
         if on && (members > 1 || !fault.needs_peers()) {

@@ -1,8 +1,9 @@
 //! The score of the simulation: mistakes that others have shipped are put into the
 //! nodes one at a time, and each must be found by some check within a bound of seeds.
 //!
-//! The mistakes themselves stand in `synod-paxos` and `synod-kv`, each beside the
-//! line that is right; this crate alone switches on the feature that can make one.
+//! The mistakes themselves stand in `synod-paxos` and `synod-kv`, and in what is built on
+//! them, each beside the line that is right; this crate alone switches on the feature that
+//! can make one. What the simulation has only a model of, it makes mistakes in by itself.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::campaign::drawn_number;
 use crate::checkers::{Checker, Violation};
+pub use crate::mistakes::Mistake;
 use crate::plan::Plan;
 use crate::run::Runner;
 
@@ -24,6 +26,8 @@ pub enum Bug {
     Core(synod_paxos::Bug),
     /// In the state machine.
     Machine(synod_kv::planted::Bug),
+    /// In the model of journals, of the files of states, and of how both are repaired.
+    Model(Mistake),
 }
 
 impl Bug {
@@ -36,7 +40,8 @@ impl Bug {
     pub fn all() -> Vec<Bug> {
         let core = synod_paxos::Bug::ALL.iter().copied().map(Bug::Core);
         let machine = synod_kv::planted::Bug::ALL.iter().copied().map(Bug::Machine);
-        let mut all: Vec<Bug> = core.chain(machine).collect();
+        let model = Mistake::ALL.iter().copied().map(Bug::Model);
+        let mut all: Vec<Bug> = core.chain(machine).chain(model).collect();
         all.sort_by_key(|bug| bug.row());
         all
     }
@@ -64,6 +69,7 @@ impl Bug {
         match self {
             Bug::Core(bug) => bug.row(),
             Bug::Machine(bug) => bug.row(),
+            Bug::Model(bug) => bug.row(),
         }
     }
 
@@ -73,6 +79,7 @@ impl Bug {
         match self {
             Bug::Core(bug) => bug.text(),
             Bug::Machine(bug) => bug.text(),
+            Bug::Model(bug) => bug.text(),
         }
     }
 
@@ -82,6 +89,7 @@ impl Bug {
         match self {
             Bug::Core(bug) => format!("{bug:?}"),
             Bug::Machine(bug) => format!("{bug:?}"),
+            Bug::Model(bug) => format!("{bug:?}"),
         }
     }
 }
@@ -188,5 +196,13 @@ pub(crate) fn machine(bug: Option<Bug>) -> synod_kv::planted::Planted {
     match bug {
         Some(Bug::Machine(bug)) => synod_kv::planted::Planted::of(bug),
         _ => synod_kv::planted::Planted::NONE,
+    }
+}
+
+/// What the model of each node's files is told.
+pub(crate) fn model(bug: Option<Bug>) -> Option<Mistake> {
+    match bug {
+        Some(Bug::Model(bug)) => Some(bug),
+        _ => None,
     }
 }

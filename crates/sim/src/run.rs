@@ -164,6 +164,7 @@ impl World<'_> {
             self.dismiss_removed();
             self.liveness().check(self.now_us)?;
         }
+        self.dismiss_drifted()?;
         self.squeeze()?;
         self.clients.mode = Mode::Sweep;
         self.run_until(self.now_us + SWEEP_US)?;

@@ -10,16 +10,17 @@
 use std::rc::Rc;
 
 use synod_host::{Applied, Event, Refusal, Waiter};
-use synod_kv::MemoryMap;
-use synod_paxos::{NodeId, Recovered, Slot, Value};
+use synod_kv::{MemoryMap, State};
+use synod_paxos::{Ballot, NodeId, Recovered, Slot, Value};
 
-use crate::checkers::{Check, Checker, demand};
+use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
-use crate::disk::Damaged;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::lifecycle::read_configurations;
+use crate::mistakes::Mistake;
 use crate::node::Node;
-use crate::store::Store;
+use crate::store::{Damage, Store, Unflushed, change};
 use crate::words;
 use crate::world::{Happening, World};
 
@@ -32,7 +33,9 @@ const BREAKS_MAX: u32 = 4;
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
     pub(crate) slot: u64,
-    map: Rc<MemoryMap>,
+    pub(crate) map: Rc<MemoryMap>,
+    /// What of it is not as it was written: each block and each file has a checksum.
+    pub(crate) damage: Damage,
 }
 
 /// A snapshot on its way to the node that asked for it.
@@ -56,10 +59,19 @@ pub(crate) enum Task {
 }
 
 impl Node {
+    /// The map of a process that begins, or goes on from another state.
+    pub(crate) fn open_store(&self) -> (Store, Unflushed) {
+        Store::new(&self.state, self.mistake == Some(Mistake::DamageServed))
+    }
+
     /// What the disk gives back, and whether it had to be told of a snapshot that the
     /// state had switched to.
-    pub(crate) fn recover(&mut self) -> Result<(Recovered, bool), Damaged> {
-        let mut recovered = self.disk.recover()?;
+    pub(crate) fn recover(&mut self) -> (Recovered, bool) {
+        let mut recovered = self.disk.recover(self.mistake);
+        let is_mended = std::mem::take(&mut self.is_mended);
+        if is_mended && self.mistake == Some(Mistake::MendForgetsPromise) {
+            recovered.promised = Ballot::ZERO;
+        }
         let installed = self.state.installed.take();
         let record = installed.and_then(|slot| recovered.start_after(slot));
         let made_up = record.is_some();
@@ -68,7 +80,7 @@ impl Node {
             self.disk.begin_group();
             self.disk.finish_group();
         }
-        Ok((recovered, made_up))
+        (recovered, made_up)
     }
 }
 
@@ -96,13 +108,11 @@ impl World<'_> {
         self.at(pause_us + way_us, Happening::Transfer { node: id, life });
     }
 
-    fn talks(&mut self, one: NodeId, other: NodeId) -> bool {
+    fn talks(&mut self, one: NodeId, other: NodeId) -> Result<bool, Violation> {
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
-        let both = [one, other].into_iter().all(|id| {
-            let node = &self.nodes[id.0 as usize - 1];
-            node.is_running() && self.network.admits(id, node.store_id)
-        });
-        both && !cut
+        let both = [one, other].into_iter().all(|id| self.node(id).is_running());
+        let parted = self.node(other).drift == Drift::Parted;
+        Ok(both && !cut && !parted && self.shake_hands(one, other)?)
     }
 
     /// The source answers a question of the receiver, or nobody does.
@@ -112,7 +122,7 @@ impl World<'_> {
         let own_life = self.node(id).life;
         let from = transfer.from;
         let breaks = self.nemesis.is_loose() && self.rng.u8(..12) == 0;
-        if breaks || !self.talks(id, from) {
+        if breaks || !self.talks(id, from)? {
             transfer.breaks += 1;
             if transfer.breaks > BREAKS_MAX {
                 return self.give_up_snapshot(id, from);
@@ -176,17 +186,33 @@ impl World<'_> {
 
     /// The snapshot that a node gives to another: what it kept, if that is of use, or a
     /// new one.
-    fn take_checkpoint(&mut self, id: NodeId, above: Slot) -> Checkpoint {
+    pub(crate) fn take_checkpoint(&mut self, id: NodeId, above: Slot) -> Checkpoint {
         let (reuses, now_us) = (self.rng.bool(), self.now_us);
+        let (damage_at, is_loose) = (self.draw_snapshot_damage(), self.nemesis.is_loose());
         let node = self.node(id);
-        let now = node.clock.read(now_us);
+        let (now, mistake) = (node.clock.read(now_us), node.mistake);
         let process = node.process.as_mut().expect("it talks");
         let truncated_upto = process.host.status(now).truncated_upto;
-        let is_of_use = |kept: &Checkpoint| kept.slot > above.0 && kept.slot >= truncated_upto.0;
+        let is_of_use = |kept: &Checkpoint| {
+            // One that was damaged while it was kept goes some time.
+            kept.slot > above.0
+                && kept.slot >= truncated_upto.0
+                && (is_loose || kept.damage.is_empty())
+        };
         let (slot, map) = (process.machine.applied_slot(), process.machine.map());
-        let kept = process.kept.take().filter(|kept| reuses && is_of_use(kept));
-        let checkpoint =
-            kept.unwrap_or_else(|| Checkpoint { slot, map: Rc::new(map.checkpoint()) });
+        let mut kept = process.kept.take().filter(|kept| reuses && is_of_use(kept));
+        if let Some(kept) =
+            kept.as_mut().filter(|_| mistake == Some(Mistake::SnapshotOfEarlierSlot))
+        {
+            kept.slot = slot;
+        }
+        let mut checkpoint = kept.unwrap_or_else(|| {
+            let (map, damage) = map.checkpoint();
+            Checkpoint { slot, map: Rc::new(map), damage }
+        });
+        if let Some(share) = damage_at {
+            checkpoint.damage.extend(change(Rc::make_mut(&mut checkpoint.map), share));
+        }
         process.kept = Some(checkpoint.clone());
         checkpoint
     }
@@ -199,10 +225,11 @@ impl World<'_> {
             self.coverage.rare(Rare::SnapshotTooOld);
             return self.give_up_snapshot(id, from);
         }
-        process.transfer = None;
-        demand(self.checks.agreement.chosen(Slot(slot)).is_some(), Checker::Agreement, || {
-            format!("{id} installs a snapshot of slot {slot}, where nothing is chosen")
-        })?;
+        if !self.is_whole(id, checkpoint) {
+            return self.give_up_snapshot(id, from);
+        }
+        self.node(id).process.as_mut().expect("it is there").transfer = None;
+        self.check_snapshot(id, checkpoint)?;
         let fate = if self.crashes() { self.rng.u8(..6) } else { u8::MAX };
         if fate == 0 {
             self.coverage.rare(Rare::CrashBeforeSwitch);
@@ -231,6 +258,44 @@ impl World<'_> {
             self.coverage.rare(Rare::SnapshotBringsChange);
         }
         self.hear(id, Event::Installed { applied, configurations })
+    }
+
+    /// Where a snapshot is to be damaged, at its source or on its way, if it is.
+    fn draw_snapshot_damage(&mut self) -> Option<usize> {
+        let fault = Fault::SnapshotDamage;
+        let strength = self.plan.strength(fault);
+        if strength == 0.0 || !self.nemesis.is_loose() {
+            return None;
+        }
+        let rng = self.nemesis.rng(fault);
+        let share = (rng.f64() < strength * 0.5).then(|| rng.usize(..1_000))?;
+        self.coverage.fault(fault);
+        Some(share)
+    }
+
+    /// The receiver's check, of every file and of every block.
+    pub(crate) fn is_whole(&mut self, id: NodeId, checkpoint: &Checkpoint) -> bool {
+        let mistake = self.node(id).mistake;
+        let state = State::load(&*checkpoint.map).expect("our own record");
+        let fits = state.applied_slot == checkpoint.slot;
+        let is_whole = (checkpoint.damage.is_empty()
+            || mistake == Some(Mistake::SnapshotUnchecked))
+            && (fits || mistake == Some(Mistake::SnapshotOfEarlierSlot));
+        if !is_whole {
+            self.coverage.rare(Rare::SnapshotDamaged);
+        }
+        is_whole
+    }
+
+    /// What must hold of every state that takes another one's place.
+    pub(crate) fn check_snapshot(&self, id: NodeId, checkpoint: &Checkpoint) -> Check {
+        let slot = checkpoint.slot;
+        demand(self.checks.agreement.chosen(Slot(slot)).is_some(), Checker::Agreement, || {
+            format!("{id} installs a snapshot of slot {slot}, where nothing is chosen")
+        })?;
+        demand(checkpoint.damage.is_empty(), Checker::Durability, || {
+            format!("{id} installs a snapshot of slot {slot} that is not as it was written")
+        })
     }
 
     fn note_installation(&mut self, id: NodeId, slot: u64, from: NodeId) {
@@ -262,8 +327,8 @@ impl World<'_> {
     fn switch(&mut self, id: NodeId) -> Check {
         let node = &mut self.nodes[id.0 as usize - 1];
         let life = node.life;
+        let (store, unflushed) = node.open_store();
         let process = node.process.as_mut().expect("it lives");
-        let (store, unflushed) = Store::new(&node.state);
         process.machine.replace(store).expect("memory does not fail");
         process.unflushed = unflushed;
         let machine = &process.machine;
@@ -279,6 +344,8 @@ impl World<'_> {
             own_gap: false,
             state: (Slot(slot), hash),
         };
+        // Whatever it was before, it is what the others are now.
+        node.drift = Drift::None;
         self.checks.state_hash.applied(id, slot, hash)?;
         self.tell_skipped(id)
     }

@@ -24,6 +24,7 @@ pub(crate) const HEALED: u64 = 13;
 pub(crate) const FETCHES: u64 = 14;
 pub(crate) const SWITCHES: u64 = 15;
 pub(crate) const ROOM: u64 = 16;
+pub(crate) const MENDS: u64 = 17;
 
 /// The numbers of a step: who, and a digest of everything that it heard.
 pub(crate) fn step(id: NodeId, inbox: &[Event]) -> [u64; 4] {

@@ -2,7 +2,7 @@
 
 use fastrand::Rng;
 use synod_host::{Action, Event, RequestId};
-use synod_paxos::{Configuration, NodeId, RecordBody};
+use synod_paxos::{Configuration, Message, NodeId, RecordBody};
 use synod_wire::PeerMessage;
 
 use crate::checkers::agreement::Agreement;
@@ -17,12 +17,14 @@ use crate::client::Clients;
 use crate::clock::Clock;
 use crate::coverage::{Coverage, Rare};
 use crate::disk::Tail;
+use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Fate, Node};
 use crate::plan::Plan;
 use crate::schedule::Schedule;
+use crate::snapshot::Checkpoint;
 use crate::squeeze::Squeeze;
 use crate::trace::Trace;
 use crate::words;
@@ -53,6 +55,18 @@ pub(crate) enum Happening {
     Flushed { node: NodeId, life: u64, slot: u64 },
     /// A machine starts its process.
     Start { node: NodeId },
+    /// A node without a state asks a peer for its.
+    AskForState { node: NodeId },
+    /// A peer's state has come, of this life of it.
+    StateCame { node: NodeId, from: NodeId, life: u64, checkpoint: Checkpoint },
+    /// A process dies, if it is this one.
+    Dies { node: NodeId, life: u64 },
+    /// What was copied of a node comes in its place.
+    CopyStarts { node: NodeId },
+    /// An operator switches that off.
+    CopyStops { node: NodeId },
+    /// A node reads everything that it has.
+    Scrub { node: NodeId },
     /// A paused process goes on.
     Resume { node: NodeId, life: u64 },
     /// A pair gets a connection.
@@ -108,8 +122,10 @@ impl<'t> World<'t> {
         let mut rng = plan.rng(0x3014);
         let ids: Vec<NodeId> = (1..=plan.members).map(NodeId).collect();
         let mut clock = || Clock::new(0, rng.u64(1_000_000..1_000_000_000));
-        let nodes: Vec<Node> =
-            ids.iter().map(|id| Node::new(*id, clock(), plan.sizes.segment_groups)).collect();
+        let (mistake, segment_groups) =
+            (crate::planted::model(plan.bug), plan.sizes.segment_groups);
+        let new = |id: &NodeId| Node::new(*id, clock(), segment_groups, mistake);
+        let nodes: Vec<Node> = ids.iter().map(new).collect();
         let (alpha, page_bytes_max) = (plan.sizes.alpha, plan.sizes.page_bytes_max);
         let first = crate::lifecycle::configuration(&plan)?;
         let checks = Checks {
@@ -173,7 +189,16 @@ impl<'t> World<'t> {
         self.now_us = at_us;
         match what {
             Happening::Deliver { from, to, connection, message } => {
-                if connection == self.network.connection(from, to) {
+                if connection == self.network.connection(from, to) && self.takes(to, from)? {
+                    match &message {
+                        PeerMessage::Paxos(Message::Promise(promise)) => {
+                            self.hear_promise(to, from, promise.ballot);
+                        }
+                        PeerMessage::Paxos(Message::Heartbeat(heartbeat)) => {
+                            self.hear_position(to, from, heartbeat.position);
+                        }
+                        _ => {}
+                    }
                     self.hear(to, Event::Received { from, message })?;
                 }
             }
@@ -229,6 +254,27 @@ impl<'t> World<'t> {
             Happening::Nemesis { fault } => self.strike(fault)?,
             Happening::Cut { episode } => self.change_cut(episode),
             Happening::DiskFreed { node } => self.node(node).disk.full = false,
+            of_files => self.happen_to_files(of_files)?,
+        }
+        Ok(())
+    }
+
+    /// What happens to the files of nodes, and to who reads them.
+    fn happen_to_files(&mut self, what: Happening) -> Check {
+        match what {
+            Happening::AskForState { node } => self.ask_for_state(node)?,
+            Happening::StateCame { node, from, life, checkpoint } => {
+                self.state_came(node, (from, life), &checkpoint)?;
+            }
+            Happening::Dies { node, life } => {
+                if self.nemesis.is_loose() && self.node(node).process(life).is_some() {
+                    self.strike_down(Fault::OldCopy, node)?;
+                }
+            }
+            Happening::CopyStarts { node } => self.start_copy(node)?,
+            Happening::CopyStops { node } => self.stop_copy(node)?,
+            Happening::Scrub { node } => self.scrub(node)?,
+            other => unreachable!("{other:?} happens to no files"),
         }
         Ok(())
     }
@@ -298,6 +344,10 @@ impl<'t> World<'t> {
         for event in inbox.drain(..) {
             process.host.receive(now, event);
         }
+        if process.host.contradiction().is_some() && self.node(id).drift == Drift::Parted {
+            return self.stop_drifted(id);
+        }
+        let process = self.node(id).process.as_mut().expect("it is there");
         process.host.finish(now, &mut actions);
         process.inbox = inbox;
         process.steps += 1;
@@ -344,8 +394,7 @@ impl<'t> World<'t> {
     fn connected(&mut self, one: NodeId, other: NodeId) -> Check {
         let cut = self.network.is_cut(one, other) || self.network.is_cut(other, one);
         let both = self.node(one).process.is_some() && self.node(other).process.is_some();
-        let (own, peer) = (self.node(one).store_id, self.node(other).store_id);
-        if cut || !both || !self.network.admits(one, own) || !self.network.admits(other, peer) {
+        if cut || !both || !self.shake_hands(one, other)? {
             return Ok(());
         }
         self.hear(one, Event::Connected(other))?;

@@ -44,10 +44,7 @@ pub(crate) fn open_read_only(path: &Path) -> Result<(DB, Compacted), StoreError>
 /// Opens the database in `path` for reading every byte of it from the disk.
 pub(crate) fn open_to_verify(path: &Path) -> Result<(DB, Compacted), StoreError> {
     refuse_damaged_names(path)?;
-    drop_cached(path).map_err(|error| StoreError::Unusable {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })?;
+    drop_cached(path).map_err(|error| StoreError::of_read(path, &error))?;
     let options = StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() };
     let compacted = Compacted::default();
     let mut settings = settings(&options, &compacted);
@@ -88,11 +85,7 @@ fn prepare_folder(path: &Path) -> io::Result<()> {
 /// Refuses a folder whose list of files is not as RocksDB can read it.
 fn refuse_damaged_names(path: &Path) -> Result<(), StoreError> {
     refuse_orphans(path)?;
-    let unusable = |error: io::Error| StoreError::Unusable {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    match manifest::damage(path).map_err(unusable)? {
+    match manifest::damage(path).map_err(|error| StoreError::of_read(path, &error))? {
         None => Ok(()),
         Some(reason) => Err(StoreError::Damaged { path: path.to_owned(), reason }),
     }
@@ -101,15 +94,12 @@ fn refuse_damaged_names(path: &Path) -> Result<(), StoreError> {
 /// RocksDB takes a folder without the file `CURRENT` for a new one and would
 /// begin again with nothing beside the data that was there.
 fn refuse_orphans(path: &Path) -> Result<(), StoreError> {
-    let unusable = |error: io::Error| StoreError::Unusable {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    if path.join("CURRENT").try_exists().map_err(unusable)? {
+    let failed = |error: io::Error| StoreError::of_read(path, &error);
+    if path.join("CURRENT").try_exists().map_err(failed)? {
         return Ok(());
     }
-    for entry in fs::read_dir(path).map_err(unusable)? {
-        let name = entry.map_err(unusable)?.file_name();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
         if Path::new(&name).extension().is_some_and(|extension| extension == "sst") {
             let reason = "it has data files, but the file CURRENT is missing".to_owned();
             return Err(StoreError::Damaged { path: path.to_owned(), reason });

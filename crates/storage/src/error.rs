@@ -1,6 +1,10 @@
 //! Why a store could not be opened.
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+/// The number by which Unix systems tell that a disk failed to read or write.
+const EIO: i32 = 5;
 
 /// Opening failed. Each message stands for itself: what, where, and what to do.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -27,6 +31,15 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Sorts an error of a read that is not RocksDB's. What the disk cannot read is lost.
+    pub(crate) fn of_read(path: &Path, error: &io::Error) -> Self {
+        let (path, reason) = (path.to_owned(), error.to_string());
+        match error.raw_os_error() {
+            Some(EIO) => StoreError::Damaged { path, reason },
+            _ => StoreError::Unusable { path, reason },
+        }
+    }
+
     /// Sorts an error of RocksDB's open. All that there is to tell them apart is
     /// the message.
     pub(crate) fn of_open(path: &Path, error: rocksdb::Error) -> Self {
@@ -61,6 +74,16 @@ mod tests {
 
     use super::*;
     use crate::{Store, StoreOptions};
+
+    #[test]
+    fn what_the_disk_cannot_read_is_damaged_and_what_is_denied_is_not() {
+        let path = Path::new("state");
+        let of = |number| StoreError::of_read(path, &io::Error::from_raw_os_error(number));
+        assert!(matches!(of(EIO), StoreError::Damaged { .. }));
+        for number in [1, 2, 13, 24, 28] {
+            assert!(matches!(of(number), StoreError::Unusable { .. }), "{number}");
+        }
+    }
 
     /// As a later release may write it, for all that this one knows.
     #[test]

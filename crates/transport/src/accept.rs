@@ -147,7 +147,7 @@ async fn shake_hands(
     };
     match receive_hello(shared, &hello) {
         Ok(peer) => {
-            let welcome = Welcome { versions: shared.versions, facts: shared.facts.get() };
+            let welcome = Welcome { versions: shared.versions, facts: shared.facts };
             write_handshake(stream, &Handshake::Welcome(welcome)).await?;
             Ok(Some((peer, hello.lane)))
         }
@@ -160,7 +160,7 @@ async fn shake_hands(
 }
 
 fn receive_hello(shared: &Shared, hello: &Hello) -> Result<Rc<Peer>, Refusal> {
-    let own = shared.facts.get();
+    let own = shared.facts;
     let version = check_hello(&own, shared.versions, hello)?;
     let node = hello.facts.node;
     let peer = shared.peer(node).ok_or_else(|| no_member(&own, node, shared.removed.get()))?;

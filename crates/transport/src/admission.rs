@@ -78,6 +78,18 @@ fn check_origin(
     theirs: Versions,
     facts: &Facts,
 ) -> Result<u32, Refusal> {
+    // First of all: what a stranger speaks is nobody's concern here.
+    if facts.cluster != own.cluster {
+        return refuse(
+            RefusalReason::Cluster,
+            format!(
+                "{} belongs to cluster {:032x} and {} to cluster {:032x}: correct the addresses in \
+                 the settings, or the data folder. If both were restored, restore both from the \
+                 same file: a restored cluster is known by its id and its backup together",
+                facts.node, facts.cluster, own.node, own.cluster
+            ),
+        );
+    }
     let Some(version) = speaks.common(theirs) else {
         let older = if theirs.newest < speaks.newest { facts.node } else { own.node };
         return refuse(
@@ -90,17 +102,6 @@ fn check_origin(
             ),
         );
     };
-    if facts.cluster != own.cluster {
-        return refuse(
-            RefusalReason::Cluster,
-            format!(
-                "{} belongs to cluster {:032x} and {} to cluster {:032x}: correct the addresses in \
-                 the settings, or the data folder. If both were restored, restore both from the \
-                 same file: a restored cluster is known by its id and its backup together",
-                facts.node, facts.cluster, own.node, own.cluster
-            ),
-        );
-    }
     Ok(version)
 }
 

@@ -136,9 +136,16 @@ async fn receive_dial_error(
         DialError::Refused(refusal, by) => {
             evidence.dial_failed(DialEnd::Other);
             peer.receive_refusal(&refusal, by == By::Peer, &shared.limits);
-            if let (RefusalReason::Removed { number, witnesses }, By::Peer) = (refusal.reason, by) {
-                let by = peer.node;
-                shared.inbox.push(IncomingEvent::Dismissed { by, number, witnesses });
+            let node = peer.node;
+            match (refusal.reason, by) {
+                (RefusalReason::Removed { number, witnesses }, By::Peer) => {
+                    shared.inbox.push(IncomingEvent::Dismissed { by: node, number, witnesses });
+                }
+                (reason @ (RefusalReason::WentBack | RefusalReason::Incarnation), By::Peer) => {
+                    let (text, for_good) = (refusal.text, reason == RefusalReason::WentBack);
+                    shared.inbox.push(IncomingEvent::Barred { by: node, text, for_good });
+                }
+                _ => {}
             }
             let pause = Duration::from_millis(shared.limits.refused_retry_ms);
             sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
@@ -215,7 +222,7 @@ async fn shake_hands(
     lane: Lane,
     stream: &mut TcpStream,
 ) -> Result<(), DialError> {
-    let own = shared.facts.get();
+    let own = shared.facts;
     let hello = Hello { versions: shared.versions, facts: own, lane, to: peer.node };
     let handshake_failed = |error| match error {
         HandshakeError::Io(error) => io_failed(&error),

@@ -41,6 +41,18 @@ pub enum IncomingEvent {
         /// How many of its voters have to say so.
         witnesses: u32,
     },
+    /// A peer refuses this node because its data folder went back in time, or is in use twice:
+    /// it has stated more before, or the same life or a later one was another process's. Told
+    /// at each attempt.
+    Barred {
+        /// The peer.
+        by: NodeId,
+        /// What it says, and what to do.
+        text: String,
+        /// The folder went back, and no later life of it may be let in either. Of two processes
+        /// on one folder the next start tells which may stay.
+        for_good: bool,
+    },
     /// First contact: from now on the peer is only accepted with this store id. To
     /// be kept, and given to the next life as a [`crate::Pin`].
     Pinned {

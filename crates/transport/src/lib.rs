@@ -28,7 +28,6 @@ mod evidence;
 mod grumble;
 mod incoming;
 mod lane_queue;
-mod member;
 mod metrics;
 mod peer;
 mod settings;

@@ -4,7 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use synod_paxos::{Message, NodeId};
-use synod_wire::{Facts, Lane, PeerMessage, Refusal, RefusalReason, Versions, version};
+use synod_wire::{
+    Admitted, Facts, Lane, Member, PeerMessage, Refusal, RefusalReason, Versions, version,
+};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -12,14 +14,13 @@ use crate::addresses::Addresses;
 use crate::grumble::Grumble;
 use crate::incoming::{Inbox, IncomingEvent};
 use crate::lane_queue::LaneQueue;
-use crate::member::{Admitted, Member};
 use crate::metrics::{PeerMetrics, TransportMetrics};
 use crate::settings::{Limits, PeerAddress, Removed, TransportSettings};
 
 /// What all tasks of a transport share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) facts: Cell<Facts>,
+    pub(crate) facts: Facts,
     /// What this node speaks.
     pub(crate) versions: Versions,
     pub(crate) limits: Limits,
@@ -64,7 +65,7 @@ impl Shared {
             .collect();
         peers.sort_unstable_by_key(|peer| peer.node);
         Shared {
-            facts: Cell::new(facts),
+            facts,
             versions: settings.versions,
             inbox: Rc::new(Inbox::new(limits.inbox_bytes_max)),
             limits,
@@ -273,10 +274,16 @@ impl Peer {
         self.versions.get().map(|(_, newest)| newest)
     }
 
-    /// Remembers what a message promises.
+    /// Remembers what a message promises, or says of the peer's journal.
     pub(crate) fn hear(&self, message: &PeerMessage) {
-        if let PeerMessage::Paxos(Message::Promise(promise)) = message {
-            self.member.borrow_mut().receive_promise(promise.ballot);
+        match message {
+            PeerMessage::Paxos(Message::Promise(promise)) => {
+                self.member.borrow_mut().receive_promise(promise.ballot);
+            }
+            PeerMessage::Paxos(Message::Heartbeat(heartbeat)) => {
+                self.member.borrow_mut().receive_position(heartbeat.position);
+            }
+            _ => {}
         }
     }
 

@@ -58,9 +58,10 @@ pub struct TransportSettings {
     pub own: Own,
     /// What it speaks.
     pub versions: Versions,
-    /// The highest promise that is durable; see [`crate::Transport::set_facts`].
+    /// The promise that this life began with, durable. Each handshake states it: whoever met an
+    /// earlier life compares it with what that one told, however late the two meet.
     pub promised: Ballot,
-    /// The last journal position that is durable.
+    /// The journal position that this life began with, likewise. Heartbeats tell how it grows.
     pub position: Position,
     /// Every other member.
     pub peers: Vec<PeerAddress>,

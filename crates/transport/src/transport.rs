@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use synod_paxos::{Ballot, Message, NodeId, Position};
+use synod_paxos::{Message, NodeId};
 use synod_wire::frame::{FRAME_BYTES_MAX, body_bytes_for};
 use synod_wire::{Lane, PeerMessage, version};
 use tokio::net::TcpListener;
@@ -65,7 +65,7 @@ impl Transport {
     /// # Panics
     /// When the peers name this node. Of two with the same id the last one counts.
     pub fn set_peers(&mut self, peers: &[PeerAddress], stores: &[Pin]) {
-        let own = self.shared.facts.get().node;
+        let own = self.shared.facts.node;
         assert!(peers.iter().all(|peer| peer.node != own), "{own} is its own peer");
         for gone in self.shared.peers() {
             if peers.iter().all(|peer| peer.node != gone.node) {
@@ -133,9 +133,6 @@ impl Transport {
             tracing::warn!(peer = %to, body_bytes, "a message is too long to be sent");
             return;
         }
-        if let PeerMessage::Paxos(Message::Promise(promise)) = message {
-            self.set_facts(promise.ballot, Position::ZERO);
-        }
         let queued = peer.queue(self.lane(message, body_bytes)).push(message, version, body_bytes);
         peer.count(|metrics| match queued {
             Queued::Waits => {}
@@ -171,17 +168,6 @@ impl Transport {
         let peers = self.shared.peers();
         let theirs = peers.iter().map(|peer| peer.knows().unwrap_or(version::OLDEST));
         theirs.min().unwrap_or(version::NEWEST).min(self.shared.versions.newest)
-    }
-
-    /// What the handshakes from now on state: the highest promise and the last
-    /// journal position of this node. Both must be *durable*: a peer that heard them
-    /// refuses this data folder for good if it comes back with less. They never go
-    /// down; a Promise that is sent counts by itself.
-    pub fn set_facts(&self, promised: Ballot, position: Position) {
-        let mut facts = self.shared.facts.get();
-        facts.promised = facts.promised.max(promised);
-        facts.position = facts.position.max(position);
-        self.shared.facts.set(facts);
     }
 
     /// Counters of each peer, in the order of the node ids.

@@ -3,10 +3,11 @@
 mod peers;
 
 use peers::*;
-use synod_paxos::{Ballot, NodeId, Position};
+use synod_paxos::{Ballot, Message, NodeId, Position, Promise, Slot};
 use synod_transport::{IncomingEvent, Limits, PeerAddress, Pin, Removed};
 use synod_wire::{
-    Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Versions, Welcome, frame, version,
+    Facts, Handshake, Hello, Lane, PeerMessage, Refusal, RefusalReason, Versions, Welcome, frame,
+    version,
 };
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -40,6 +41,18 @@ fn newer() -> Versions {
     Versions { oldest: version::NEWEST + 1, newest: version::NEWEST + 2 }
 }
 
+fn promise(round: u64) -> PeerMessage {
+    PeerMessage::Paxos(Message::Promise(Promise {
+        ballot: ballot(round),
+        from: Slot(1),
+        chosen_upto: Slot::ZERO,
+        answer: 1,
+        page: 0,
+        pages: 1,
+        accepted: Vec::new(),
+    }))
+}
+
 fn ballot(round: u64) -> Ballot {
     Ballot { round, node: NodeId(3) }
 }
@@ -51,6 +64,13 @@ fn each_wrong_hello_is_refused_with_its_reason() {
         let strangers = [
             (RefusalReason::Protocol, with(|h| h.versions = newer())),
             (RefusalReason::Cluster, with(|h| h.facts.cluster = 9)),
+            (
+                RefusalReason::Cluster,
+                with(|h| {
+                    h.facts.cluster = 9;
+                    h.versions = newer();
+                }),
+            ),
             (RefusalReason::Addressee, with(|h| h.to = NodeId(3))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(9))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(1))),
@@ -61,7 +81,7 @@ fn each_wrong_hello_is_refused_with_its_reason() {
             closed(&mut stream).await;
         }
         let metrics = node.transport.metrics();
-        assert_eq!((metrics.accepted, metrics.handshakes_refused), (5, 5));
+        assert_eq!((metrics.accepted, metrics.handshakes_refused), (6, 6));
     });
 }
 
@@ -134,16 +154,7 @@ fn a_promise_that_was_sent_is_remembered_by_its_receiver() {
     run(async {
         let (mut node, address) = lonely(limits());
         let (_, mut stream) = dial_as(&address, hello(2, 1)).await;
-        let promise =
-            synod_wire::PeerMessage::Paxos(synod_paxos::Message::Promise(synod_paxos::Promise {
-                ballot: ballot(9),
-                from: synod_paxos::Slot(1),
-                chosen_upto: synod_paxos::Slot::ZERO,
-                answer: 1,
-                page: 0,
-                pages: 1,
-                accepted: Vec::new(),
-            }));
+        let promise = promise(9);
         let mut out = bytes::BytesMut::new();
         frame::encode(&promise, &mut out);
         stream.write_all(&out).await.unwrap();
@@ -162,15 +173,25 @@ fn a_promise_that_was_sent_is_remembered_by_its_receiver() {
     });
 }
 
+/// An older copy must not be let in because it went on alone for long enough.
 #[test]
-fn the_facts_that_the_owner_sets_are_stated() {
+fn a_handshake_states_what_the_life_began_with() {
     run(async {
-        let (node, address) = lonely(limits());
-        node.transport.set_facts(ballot(4), Position(40));
-        node.transport.set_facts(ballot(3), Position(41));
-        let (answer, _) = dial_as(&address, hello(2, 1)).await;
-        let Some(Handshake::Welcome(welcome)) = answer else { panic!("not welcome: {answer:?}") };
-        assert_eq!((welcome.facts.promised, welcome.facts.position), (ballot(4), Position(41)));
+        let (own, address) = listener();
+        let (_gone, gone_address) = listener();
+        let mut settings = settings(1, &[(2, &gone_address)], limits());
+        (settings.promised, settings.position) = (ballot(4), Position(41));
+        let node = Node::start(settings, own);
+        let stated = async || {
+            let (answer, _) = dial_as(&address, hello(2, 1)).await;
+            let Some(Handshake::Welcome(welcome)) = answer else {
+                panic!("not welcome: {answer:?}")
+            };
+            (welcome.facts.promised, welcome.facts.position)
+        };
+        assert_eq!(stated().await, (ballot(4), Position(41)));
+        node.transport.send(NodeId(2), &promise(9));
+        assert_eq!(stated().await, (ballot(4), Position(41)));
     });
 }
 
@@ -430,6 +451,21 @@ fn a_node_that_was_removed_is_told_so_and_hears_it() {
         let refusal = Refusal { reason, text: "you were removed".into() };
         send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
         let told = IncomingEvent::Dismissed { by: NodeId(9), number: 8, witnesses: 1 };
+        node.wait_for(|event| *event == told).await;
+    });
+}
+
+#[test]
+fn a_node_whose_folder_went_back_in_time_hears_it() {
+    run(async {
+        let (mut node, _) = lonely(limits());
+        let fake = FakePeer::new();
+        node.transport.set_peers(&[at(9, &fake.address)], &[]);
+        let (_, mut stream) = fake.accept().await;
+        let text = "an older copy".to_owned();
+        let refusal = Refusal { reason: RefusalReason::WentBack, text: text.clone() };
+        send_handshake(&mut stream, Handshake::Refusal(refusal)).await;
+        let told = IncomingEvent::Barred { by: NodeId(9), text, for_good: true };
         node.wait_for(|event| *event == told).await;
     });
 }

@@ -108,6 +108,8 @@ pub enum RefusalReason {
         /// again.
         witnesses: u32,
     },
+    /// One that this release does not know: the text says what to do.
+    Other(u8),
 }
 
 const REMOVED: u8 = 8;
@@ -134,6 +136,7 @@ impl RefusalReason {
             RefusalReason::WentBack => 6,
             RefusalReason::Incarnation => 7,
             RefusalReason::Removed { .. } => REMOVED,
+            RefusalReason::Other(tag) => tag,
         }
     }
 }
@@ -249,7 +252,7 @@ fn read_reason(block: &mut Reader) -> Result<RefusalReason, DecodeError> {
         return Ok(RefusalReason::Removed { number: block.u64()?, witnesses: block.u32()? });
     }
     let reason = RefusalReason::PLAIN.into_iter().find(|reason| reason.tag() == tag);
-    reason.ok_or(DecodeError::Tag { what: "a refusal", tag })
+    Ok(reason.unwrap_or(RefusalReason::Other(tag)))
 }
 
 fn put_facts(out: &mut BytesMut, facts: &Facts) {

@@ -9,7 +9,8 @@
 //! Byte strings are cut out of what was received, never copied.
 //!
 //! This crate never opens a socket or a file, never reads a clock, and never
-//! decides what a message means. Any bytes may be given to a decoder: it answers
+//! decides what a message means, but for one thing: whether what a handshake says of a node
+//! fits what that node said before ([`Member`]). Any bytes may be given to a decoder: it answers
 //! with a [`DecodeError`] and takes no memory that the bytes did not bring along.
 
 mod about;
@@ -20,6 +21,7 @@ pub mod configuration;
 mod error;
 pub mod frame;
 pub mod handshake;
+mod member;
 mod message;
 mod next;
 mod peer;
@@ -32,6 +34,7 @@ pub mod version;
 pub use about::{ABOUT_BYTES_MAX, About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};
 pub use error::DecodeError;
 pub use handshake::{Facts, Handshake, Hello, Lane, Refusal, RefusalReason, Welcome};
+pub use member::{Admitted, Member};
 pub use peer::{Forward, PeerMessage};
 pub use snapshot::{SnapshotGone, SnapshotMessage};
 pub use version::Versions;

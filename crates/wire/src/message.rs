@@ -34,7 +34,7 @@ const WATERMARK_BYTES: usize = BALLOT_BYTES + 16;
 const VALUE_BYTES: usize = 5;
 const ACCEPTED_SLOT_BYTES: usize = 8 + 1 + BALLOT_BYTES + VALUE_BYTES;
 const HEARTBEAT_BYTES: usize =
-    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 50;
+    16 + BALLOT_BYTES + (1 + BALLOT_BYTES) + (1 + WATERMARK_BYTES) + 16 + (BALLOT_BYTES + 8) + 66;
 
 /// The kind of frame that carries the message.
 pub(crate) fn kind(message: &PeerMessage) -> u8 {
@@ -221,6 +221,8 @@ fn encode_heartbeat(heartbeat: &Heartbeat, version: u32, out: &mut BytesMut) {
         out.put_u64_le(heartbeat.echo_held_us);
         out.put_u64_le(heartbeat.state.0.0);
         out.put_u64_le(heartbeat.state.1);
+        out.put_u64_le(heartbeat.state_copied_upto.0);
+        out.put_u64_le(heartbeat.position.0);
         out.put_u64_le(heartbeat.configuration);
         out.put_u8(heartbeat.room as u8);
         out.put_u8(heartbeat.leader_priority);

@@ -166,3 +166,14 @@ proptest! {
         );
     }
 }
+
+#[test]
+fn a_refusal_for_a_reason_of_a_later_release_is_told() {
+    let reason = synod_wire::RefusalReason::Other(200);
+    let refusal = synod_wire::Refusal { reason, text: "do something new".to_owned() };
+    let mut out = BytesMut::new();
+    handshake::encode(&Handshake::Refusal(refusal.clone()), &mut out);
+    let header = frame::Header::decode(&out).unwrap();
+    let body = out.split_off(frame::HEADER_BYTES).freeze();
+    assert_eq!(handshake::decode(header, body), Ok(Handshake::Refusal(refusal)));
+}

@@ -8,7 +8,7 @@ mod stand_in;
 use std::sync::{Arc, Mutex};
 
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
-use synod_kv::http::{FirstBody, LeaderHint, MembersBody, StatusBody};
+use synod_kv::http::{FirstBody, LeaderHint, MembersBody, RoleName, StatusBody};
 use synod_kv::read::{self, ListQuery, Look, Page};
 use synod_kv::{
     Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
@@ -336,8 +336,11 @@ impl Replica for Fake {
     }
 
     fn status(&self) -> StatusBody {
-        let leader = self.leader().map(|leader| LeaderHint { id: leader.node, url: None });
-        StatusBody { leader, revision: self.revision().0, ..stand_in::status(NODE) }
+        let leader = self.leader();
+        let is_leader = leader.as_ref().is_some_and(|leader| leader.node == NODE);
+        let role = if is_leader { RoleName::Leader } else { RoleName::Follower };
+        let leader = leader.map(|leader| LeaderHint { id: leader.node, url: None });
+        StatusBody { leader, role, revision: self.revision().0, ..stand_in::status(NODE) }
     }
 
     fn ready(&self) -> Result<(), String> {

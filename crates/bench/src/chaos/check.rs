@@ -79,9 +79,7 @@ fn lost_write(operations: &[Operation], final_us: u64) -> Option<String> {
             format!(
                 "an acknowledged write is lost: operation {} was acknowledged at revision \
                  {newest_revision}, node {} has {:?} in the end",
-                newest.number,
-                read.node + 1,
-                read.end
+                newest.number, read.node, read.end
             )
         })
     })
@@ -157,7 +155,6 @@ fn not_linearizable(steps: &[Told], deepest: usize) -> String {
     );
     for step in by_return.iter().skip(deepest.saturating_sub(3)).take(6) {
         let Operation { number, node, request, called_us, returned_us, end, .. } = step.operation;
-        let node = node + 1;
         text.push_str(&format!(
             "\n  #{number} {called_us}..{returned_us} us, node {node}: {request:?} -> {end:?}"
         ));
@@ -243,12 +240,22 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NodeId;
 
     const FINAL_US: u64 = 1_000;
 
     fn operation(number: u64, times: (u64, u64), request: Request, end: End) -> Operation {
         let (called_us, returned_us) = times;
-        Operation { number, process: number, node: 0, key: 0, request, called_us, returned_us, end }
+        Operation {
+            number,
+            process: number,
+            node: NodeId(1),
+            key: 0,
+            request,
+            called_us,
+            returned_us,
+            end,
+        }
     }
 
     /// Two writes, one unknown, one swap, a delete, a create, and reads between them.

@@ -10,6 +10,9 @@ use super::links::Flow;
 /// How long a fault lasts, and how long nothing goes wrong after it.
 const LASTS_MS: std::ops::Range<u64> = 400..2_500;
 const CALM_MS: std::ops::Range<u64> = 500..1_500;
+/// How long after its begin a change of the members is surely not over yet, about.
+const CHANGE_MS: std::ops::Range<u64> = 0..500;
+const TRANSFER_MS: std::ops::Range<u64> = 0..30;
 
 /// A class of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -23,13 +26,24 @@ pub enum Class {
     Partition,
     /// The disk is full; later there is room again.
     Disk,
+    /// Another node leads, or other nodes are members.
+    Member,
+    /// Bytes of a node's files are flipped, or its data folder is emptied or put back from an
+    /// older copy.
+    Damage,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 4] = [Class::Kill, Class::Pause, Class::Partition, Class::Disk];
-    /// Those that need nothing but processes.
-    pub const ANYWHERE: [Class; 3] = [Class::Kill, Class::Pause, Class::Partition];
+    pub const ALL: [Class; 6] =
+        [Class::Kill, Class::Pause, Class::Partition, Class::Disk, Class::Member, Class::Damage];
+    /// Those of a run that names none: they need nothing but processes.
+    pub const ANYWHERE: [Class; 4] = [Class::Kill, Class::Pause, Class::Partition, Class::Member];
+
+    /// Whether other nodes may be members after it.
+    pub fn changes_nodes(self) -> bool {
+        matches!(self, Class::Member | Class::Damage)
+    }
 
     fn kinds(self) -> &'static [Kind] {
         match self {
@@ -39,6 +53,10 @@ impl Class {
                 &[Kind::Halves, Kind::IsolateLeader, Kind::OneWayIn, Kind::OneWayOut, Kind::Bridge]
             }
             Class::Disk => &[Kind::FillLeader, Kind::FillAny, Kind::FillMinority, Kind::FillAll],
+            Class::Member => {
+                &[Kind::Transfer, Kind::ReplaceLeader, Kind::ReplaceAny, Kind::GrowAndShrink]
+            }
+            Class::Damage => &[Kind::FlipAny, Kind::FlipMinority, Kind::Wipe, Kind::PutBack],
         }
     }
 }
@@ -50,6 +68,8 @@ impl fmt::Display for Class {
             Class::Pause => "pause",
             Class::Partition => "partition",
             Class::Disk => "disk",
+            Class::Member => "member",
+            Class::Damage => "damage",
         })
     }
 }
@@ -90,6 +110,22 @@ pub enum Kind {
     FillMinority,
     /// All disks are full at once.
     FillAll,
+    /// The leader gives its office away.
+    Transfer,
+    /// A new node takes the leader's place.
+    ReplaceLeader,
+    /// A new node takes the place of any.
+    ReplaceAny,
+    /// A new node comes in, and then any goes.
+    GrowAndShrink,
+    /// Bytes of any node's files are flipped while it is dead.
+    FlipAny,
+    /// The same of as many nodes as the cluster can lose.
+    FlipMinority,
+    /// Any node loses its data folder, and gets an empty one under its id.
+    Wipe,
+    /// Any node gets an older copy of its data folder.
+    PutBack,
 }
 
 impl fmt::Display for Kind {
@@ -111,6 +147,14 @@ impl fmt::Display for Kind {
             Kind::FillLeader => "fill disk of leader",
             Kind::FillMinority => "fill disks of minority",
             Kind::FillAll => "fill all disks",
+            Kind::Transfer => "transfer",
+            Kind::ReplaceLeader => "replace leader",
+            Kind::ReplaceAny => "replace any",
+            Kind::GrowAndShrink => "grow and shrink",
+            Kind::FlipAny => "flip bytes of any",
+            Kind::FlipMinority => "flip bytes of minority",
+            Kind::Wipe => "wipe folder of any",
+            Kind::PutBack => "put back older folder of any",
         })
     }
 }
@@ -126,15 +170,19 @@ impl Kind {
                 | Kind::OneWayIn
                 | Kind::OneWayOut
                 | Kind::FillLeader
+                | Kind::Transfer
+                | Kind::ReplaceLeader
         )
     }
 
     /// How many nodes it meets, of so many.
     pub(super) fn victims(self, nodes: usize) -> usize {
         match self {
-            Kind::KillMinority | Kind::PauseMinority | Kind::FillMinority | Kind::Halves => {
-                (nodes - 1) / 2
-            }
+            Kind::KillMinority
+            | Kind::PauseMinority
+            | Kind::FillMinority
+            | Kind::FlipMinority
+            | Kind::Halves => (nodes - 1) / 2,
             Kind::KillAll | Kind::FillAll => nodes,
             _ => 1,
         }
@@ -152,6 +200,21 @@ pub(super) struct Fault {
     pub(super) flow: Flow,
     pub(super) lasts: Duration,
     pub(super) calm: Duration,
+    /// What else happens in the middle of a change of the members.
+    pub(super) blow: Option<Blow>,
+    /// What is drawn later, where it is known what there is to draw from.
+    pub(super) seed: u64,
+}
+
+/// A node is killed or paused for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Blow {
+    /// Else it is paused.
+    pub(super) kills: bool,
+    /// After the begin of the change.
+    pub(super) after: Duration,
+    /// Which node, counted round and round.
+    pub(super) victim: usize,
 }
 
 /// Draws one fault after the other: the classes take turns, and of each class every
@@ -162,13 +225,15 @@ pub(super) struct Nemesis {
     nodes: usize,
     classes: Vec<(Class, Vec<Kind>)>,
     turn: usize,
+    /// Changes of the members so far; every other one gets a blow.
+    changes: u32,
 }
 
 impl Nemesis {
     pub(super) fn new(seed: u64, nodes: usize, classes: &[Class]) -> Self {
         let chosen = Class::ALL.into_iter().filter(|class| classes.contains(class));
         let classes = chosen.map(|class| (class, Vec::new())).collect();
-        Self { random: fastrand::Rng::with_seed(seed), nodes, classes, turn: 0 }
+        Self { random: fastrand::Rng::with_seed(seed), nodes, classes, turn: 0, changes: 0 }
     }
 
     pub(super) fn next(&mut self) -> Fault {
@@ -182,6 +247,10 @@ impl Nemesis {
         let (class, kind) = (*class, kinds.pop().expect("filled above"));
         let mut order: Vec<usize> = (0..self.nodes).collect();
         self.random.shuffle(&mut order);
+        let (blow, seed) = match class.changes_nodes() {
+            true => (self.draw_blow(class, kind), self.random.u64(..)),
+            false => (None, 0),
+        };
         Fault {
             class,
             kind,
@@ -189,7 +258,23 @@ impl Nemesis {
             flow: if self.random.bool() { Flow::Held } else { Flow::Cut },
             lasts: Duration::from_millis(self.random.u64(LASTS_MS)),
             calm: Duration::from_millis(self.random.u64(CALM_MS)),
+            blow,
+            seed,
         }
+    }
+
+    fn draw_blow(&mut self, class: Class, kind: Kind) -> Option<Blow> {
+        if class != Class::Member {
+            return None;
+        }
+        self.changes += 1;
+        let after_ms = if kind == Kind::Transfer { TRANSFER_MS } else { CHANGE_MS };
+        let blow = Blow {
+            kills: self.random.bool(),
+            after: Duration::from_millis(self.random.u64(after_ms)),
+            victim: self.random.usize(..),
+        };
+        self.changes.is_multiple_of(2).then_some(blow)
     }
 }
 
@@ -219,23 +304,33 @@ mod tests {
 
     fn fault(kind: Kind, order: &[usize]) -> Fault {
         let (lasts, calm) = (Duration::ZERO, Duration::ZERO);
-        Fault { class: Class::Partition, kind, order: order.to_vec(), flow: Flow::Cut, lasts, calm }
+        let (order, flow) = (order.to_vec(), Flow::Cut);
+        Fault { class: Class::Partition, kind, order, flow, lasts, calm, blow: None, seed: 0 }
     }
 
     #[test]
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..20).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..27).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 16, "all kinds within twenty faults");
-        let classes: Vec<_> = drawn(7)[..9].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 24, "all kinds within twenty-seven faults");
+        let classes: Vec<_> = drawn(7)[..13].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
+    }
+
+    #[test]
+    fn every_other_change_of_the_members_meets_a_blow() {
+        let mut nemesis = Nemesis::new(7, 3, &[Class::Member]);
+        let blows: Vec<bool> = (0..8).map(|_| nemesis.next().blow.is_some()).collect();
+        assert_eq!(blows, [false, true, false, true, false, true, false, true]);
+        let mut nemesis = Nemesis::new(7, 3, &[Class::Damage]);
+        assert!((0..8).all(|_| nemesis.next().blow.is_none()));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use crate::NodeId;
+
 /// What a client asks for. A value is the number of the operation that writes it,
 /// so no two are alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +47,8 @@ pub(super) struct Operation {
     /// The thread of control. One that does not know how its operation ended never
     /// does another.
     pub(super) process: u64,
-    /// The index of the node that was asked.
-    pub(super) node: usize,
+    /// The node that was asked.
+    pub(super) node: NodeId,
     pub(super) key: u64,
     pub(super) request: Request,
     pub(super) called_us: u64,
@@ -78,7 +80,7 @@ struct Line<'a> {
     value: serde_json::Value,
     /// Since the run began, in nanoseconds.
     time: u64,
-    node: usize,
+    node: NodeId,
     #[serde(skip_serializing_if = "Option::is_none")]
     revision: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,7 +134,7 @@ fn called(operation: &Operation) -> Line<'static> {
         key: key.to_string(),
         value,
         time: called_us * 1000,
-        node: node + 1,
+        node,
         revision: None,
         error: None,
     }
@@ -168,7 +170,7 @@ mod tests {
         let first = Operation {
             number: 1,
             process: 0,
-            node: 0,
+            node: NodeId(1),
             key: 7,
             request: Request::Get,
             called_us: 0,
@@ -188,7 +190,7 @@ mod tests {
         let first = Operation {
             number: 1,
             process: 0,
-            node: 0,
+            node: NodeId(1),
             key: 7,
             request: Request::Put,
             called_us: 0,

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::history::{End, Operation, Request};
-use crate::BenchError;
 use crate::latency::micros;
 use crate::request_error::{Effect, ErrorKind, RequestError};
 use crate::synod::{Response, SynodConnection};
+use crate::{BenchError, NodeId};
 
 /// Keys in use at a time, and how long: with few operations on each, an order that
 /// explains them is found at once.
@@ -35,7 +35,8 @@ const FINAL_ATTEMPTS: u32 = 20;
 /// What the clients share with the one who disturbs the cluster.
 #[derive(Debug)]
 pub(super) struct Load {
-    nodes: Vec<SocketAddr>,
+    /// Those that clients may use, of which there is always one; they change with the members.
+    nodes: Mutex<Vec<(NodeId, SocketAddr)>>,
     clients: usize,
     seed: u64,
     /// Apart from other runs' keys.
@@ -57,9 +58,9 @@ struct Watch {
 
 impl Load {
     /// The run's clock starts now.
-    pub(super) fn new(nodes: Vec<SocketAddr>, clients: usize, seed: u64) -> Self {
+    pub(super) fn new(nodes: Vec<(NodeId, SocketAddr)>, clients: usize, seed: u64) -> Self {
         Self {
-            nodes,
+            nodes: Mutex::new(nodes),
             clients,
             seed,
             run: fastrand::u64(..),
@@ -70,6 +71,21 @@ impl Load {
             log: Mutex::default(),
             watch: Mutex::default(),
         }
+    }
+
+    /// Has clients use these nodes from now on.
+    pub(super) fn use_nodes(&self, nodes: Vec<(NodeId, SocketAddr)>) {
+        *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    fn nodes(&self) -> usize {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// The node of this number, counted round and round.
+    fn node(&self, number: usize) -> (NodeId, SocketAddr) {
+        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        nodes[number % nodes.len()]
     }
 
     pub(super) fn now_us(&self) -> u64 {
@@ -142,7 +158,7 @@ pub(super) fn read_all(load: &Arc<Load>, keys: &[u64]) -> Result<u64, BenchError
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let unanswered = runtime.block_on(async {
         let mut readers = JoinSet::new();
-        for node in 0..load.nodes.len() {
+        for node in 0..load.nodes() {
             let (load, keys) = (Arc::clone(load), keys.to_vec());
             readers.spawn(async move {
                 let mut client = Client::new(load, node);
@@ -160,8 +176,7 @@ pub(super) fn read_all(load: &Arc<Load>, keys: &[u64]) -> Result<u64, BenchError
 
 async fn run_client(load: Arc<Load>, index: usize) {
     let mut random = fastrand::Rng::with_seed(load.seed ^ ((index as u64 + 1) << 32));
-    let node = index % load.nodes.len();
-    let mut client = Client::new(load, node);
+    let mut client = Client::new(load, index);
     // What this client knows of the keys in use.
     let mut known = [None; KEYS];
     let mut epoch = 0;
@@ -203,19 +218,23 @@ fn draw(random: &mut fastrand::Rng, known: Option<u64>) -> Request {
 struct Client {
     load: Arc<Load>,
     process: u64,
-    node: usize,
+    /// Which node it is with, counted round and round.
+    number: usize,
+    /// With whom it last spoke.
+    node: NodeId,
     connection: Option<SynodConnection>,
 }
 
 impl Client {
-    fn new(load: Arc<Load>, node: usize) -> Self {
+    fn new(load: Arc<Load>, number: usize) -> Self {
         let process = load.processes.fetch_add(1, Ordering::Relaxed);
-        Self { load, process, node, connection: None }
+        let (node, _) = load.node(number);
+        Self { load, process, number, node, connection: None }
     }
 
     fn move_on(&mut self) {
         self.connection = None;
-        self.node = (self.node + 1) % self.load.nodes.len();
+        self.number += 1;
     }
 
     async fn operate(&mut self, key: u64, request: Request, patience: Duration) -> End {
@@ -257,11 +276,12 @@ impl Client {
         request: Request,
     ) -> Result<Response, RequestError> {
         if self.connection.is_none() {
-            let node = self.load.nodes[self.node];
+            let (node, address) = self.load.node(self.number);
+            self.node = node;
             let unsent = |_| RequestError::unsent(ErrorKind::Connect);
-            let stream = TcpStream::connect(node).await.map_err(unsent)?;
+            let stream = TcpStream::connect(address).await.map_err(unsent)?;
             stream.set_nodelay(true).map_err(unsent)?;
-            self.connection = Some(SynodConnection::new(stream, node));
+            self.connection = Some(SynodConnection::new(stream, address));
         }
         let connection = self.connection.as_mut().expect("it was opened above");
         let (value, name) = (number.to_string(), name.as_bytes());

@@ -36,6 +36,8 @@ pub struct FaultResult {
     /// From then to the first acknowledgement of a write called after it, in
     /// milliseconds.
     pub recovered_ms: Option<f64>,
+    /// What became of it.
+    pub outcome: String,
 }
 
 /// The result of a run.
@@ -101,6 +103,10 @@ impl ChaosResult {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
+        for fault in self.faults.iter().filter(|fault| fault.class.changes_nodes()) {
+            let FaultResult { kind, at_s, outcome, .. } = fault;
+            text.push_str(&format!("{at_s:.1} s, {kind}: {outcome}\n"));
+        }
         for violation in &self.violations {
             text.push_str(&format!("VIOLATION: {violation}\n"));
         }

@@ -26,7 +26,7 @@ pub(crate) struct Chaos {
     /// result tells].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Only these faults, with commas between them [default: all but disk].
+    /// Only these faults, with commas between them [default: all but disk and damage].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
     pub(crate) faults_only: Vec<FaultClass>,
     /// Write what clients asked for and were told, as JSON lines.
@@ -52,4 +52,10 @@ pub(crate) enum FaultClass {
     /// The disk is full; later there is room again. Needs root, who may mount a
     /// small file system for each node's data.
     Disk,
+    /// Another node leads; a new node takes the place of another; the cluster grows and shrinks. Half
+    /// of the time a node is killed or paused meanwhile.
+    Member,
+    /// Bytes of a node's files are flipped, or its data folder is emptied or put back from an older
+    /// copy. It must come back by itself, or be refused and replaced.
+    Damage,
 }

@@ -162,6 +162,12 @@ impl Layout {
         places(&self.data_dir, &self.shape)
     }
 
+    /// The place of one more node, which is not in the shape, on ports of its own.
+    pub(crate) fn new_place(&self, id: u32) -> Result<Place, Failure> {
+        let base = free_base_port(1)?;
+        Ok(place_of(&self.data_dir, id, base + 1))
+    }
+
     /// Writes down the shape: from now on the folder holds a whole cluster. To
     /// be called when every node is written.
     pub(crate) fn keep_shape(&self) -> Result<(), Failure> {
@@ -180,14 +186,18 @@ impl Layout {
 fn places(data_dir: &Path, shape: &Shape) -> Vec<Place> {
     let place = |id: u32| {
         let port = shape.base_port + u16::try_from(id).expect("at most nine nodes");
-        Place {
-            id,
-            client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
-            folder: data_dir.join(format!("node-{id}")),
-        }
+        place_of(data_dir, id, port)
     };
     (1..=shape.nodes).map(place).collect()
+}
+
+fn place_of(data_dir: &Path, id: u32, port: u16) -> Place {
+    Place {
+        id,
+        client_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        peer_addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port + PEER_PORT_OFFSET)),
+        folder: data_dir.join(format!("node-{id}")),
+    }
 }
 
 fn check_ports_of(place: &Place) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use anyhow::Context;
 use rustix::process::Signal;
 
 use super::description::Description;
-use super::layout::{Layout, replace_file};
+use super::layout::{Layout, Place, replace_file};
 use super::process::{Ending, NodeProcess};
 use super::settings;
 use super::spawner::Spawner;
@@ -27,6 +27,10 @@ const STOP_POLL: Duration = Duration::from_millis(10);
 pub(crate) struct LocalCluster {
     layout: Layout,
     nodes: Vec<NodeProcess>,
+    binary: PathBuf,
+    spawner: Spawner,
+    /// Of all nodes that ever were.
+    highest_id: u32,
     description: Freshness,
 }
 
@@ -58,26 +62,25 @@ impl LocalCluster {
         }
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
         let spawner = Spawner::new().context("cannot start a thread")?;
-        let nodes = layout
-            .places()
-            .into_iter()
-            .map(|place| NodeProcess::new(place, binary.clone(), spawner.clone()))
-            .collect();
-        Ok(Self { layout, nodes, description: Freshness::Stale })
+        let places = layout.places();
+        let highest_id = places.iter().map(|place| place.id).max().unwrap_or(0);
+        let new = |place| NodeProcess::new(place, binary.clone(), spawner.clone());
+        let nodes = places.into_iter().map(new).collect();
+        let description = Freshness::Stale;
+        Ok(Self { layout, nodes, binary, spawner, highest_id, description })
     }
 
-    /// Has every node dial its peers at other addresses than those at which they
-    /// listen: whoever is there can hold up what they send. To be called before they
-    /// are started.
+    /// Has every node be dialled at another address than that at which it listens:
+    /// whoever is there can hold up what is sent. To be called before they are started.
     pub(crate) fn reroute(
         &self,
-        address: impl Fn(u32, u32) -> Option<SocketAddr>,
+        address: impl Fn(u32) -> Option<SocketAddr>,
     ) -> Result<(), Failure> {
+        let mut seen = self.layout.places();
+        for peer in &mut seen {
+            peer.peer_addr = address(peer.id).unwrap_or(peer.peer_addr);
+        }
         for place in self.layout.places() {
-            let mut seen = self.layout.places();
-            for peer in &mut seen {
-                peer.peer_addr = address(place.id, peer.id).unwrap_or(peer.peer_addr);
-            }
             let text = settings::text(self.layout.cluster_id(), &place, &seen);
             replace_file(&place.settings_path(), text.as_bytes())?;
         }
@@ -93,6 +96,62 @@ impl LocalCluster {
             replace_file(&path, format!("{text}\n{tables}").as_bytes())?;
         }
         Ok(())
+    }
+
+    /// A place for one more node, with an id and ports that no other has.
+    pub(crate) fn new_place(&self) -> Result<Place, Failure> {
+        let id = self.highest_id + 1;
+        let taken: Vec<SocketAddr> = self.nodes.iter().flat_map(addresses_of).collect();
+        loop {
+            let place = self.layout.new_place(id)?;
+            // A node that does not run just now needs its ports again.
+            if ![place.client_addr, place.peer_addr].iter().any(|new| taken.contains(new)) {
+                return Ok(place);
+            }
+        }
+    }
+
+    /// Takes one more node in, which others dial at `peer`; it has no folder of data yet and
+    /// does not run.
+    pub(crate) fn adopt(
+        &mut self,
+        place: Place,
+        peer: SocketAddr,
+        tables: &str,
+    ) -> Result<(), Failure> {
+        let seen = Place { peer_addr: peer, ..place.clone() };
+        fs::create_dir_all(&place.folder)
+            .with_context(|| format!("cannot create {}", place.folder.display()))?;
+        self.configure(&place, &[seen], tables)?;
+        self.highest_id = place.id;
+        let node = NodeProcess::new(place, self.binary.clone(), self.spawner.clone());
+        self.nodes.push(node);
+        self.describe()
+    }
+
+    /// Writes a node's settings, in which these are the members.
+    pub(crate) fn configure(
+        &self,
+        place: &Place,
+        members: &[Place],
+        tables: &str,
+    ) -> Result<(), Failure> {
+        let text = settings::text(self.layout.cluster_id(), place, members);
+        replace_file(&place.settings_path(), format!("{text}\n{tables}").as_bytes())
+    }
+
+    /// Forgets a node that does not run.
+    pub(crate) fn forget(&mut self, id: u32) -> Result<(), Failure> {
+        if self.node_mut(id)?.pid().is_some() {
+            return Err(Failure::failed(format!("node {id} runs")));
+        }
+        self.nodes.retain(|node| node.place().id != id);
+        self.describe()
+    }
+
+    /// Waits for the end of a node that was sent SIGKILL, or that has ended.
+    pub(crate) fn wait_for_death(&mut self, id: u32) -> Result<(), Failure> {
+        self.node_mut(id)?.kill()
     }
 
     /// Starts every node.
@@ -225,6 +284,10 @@ impl Drop for LocalCluster {
         // gone says nothing of them anyway.
         let _ = self.describe();
     }
+}
+
+fn addresses_of(node: &NodeProcess) -> [SocketAddr; 2] {
+    [node.place().client_addr, node.place().peer_addr]
 }
 
 fn no_such_node(id: u32) -> Failure {

@@ -11,7 +11,7 @@ mod spawner;
 mod view;
 
 pub(crate) use description::{Description, FILE_NAME};
-pub(crate) use layout::{NODES_DEFAULT, free_base_port};
+pub(crate) use layout::{NODES_DEFAULT, Place, free_base_port};
 pub(crate) use local::LocalCluster;
 pub(crate) use probe::statuses;
 pub(crate) use process::NodeProcess;

@@ -72,8 +72,16 @@ impl Journal {
         // What others are told must not have been in memory only.
         let header = SegmentHeader { incarnation, ..recovery.newest_header };
         Active::resume(&folder, &header, &recovery)?;
+        let mut held = recovery.index.chosen_upto();
+        // They come in slot order; a hole ends what can be shown to be there.
+        for open in recovery.index.open() {
+            if open.slot == held.next() {
+                held = open.slot;
+            }
+        }
         Ok(Behind {
             upto: recovery.index.truncated_upto(),
+            held,
             promised: recovery.in_force.promised,
             position: recovery.in_force.position,
             incarnation,

@@ -37,6 +37,7 @@ pub(crate) enum FetchOut {
     },
     Failed {
         from: NodeId,
+        reason: String,
     },
     /// It is here and checked.
     Arrived {
@@ -82,6 +83,7 @@ enum Phase {
     /// It failed, which is reported a little later.
     Failing {
         from: NodeId,
+        reason: String,
         at: Instant,
     },
 }
@@ -166,7 +168,7 @@ impl Fetch {
             (Phase::Opening(opening), SnapshotMessage::Gone { fetch, reason, .. })
                 if opening.from == from && opening.fetch == fetch =>
             {
-                self.fail(from, &format!("the peer has none: {reason:?}"), now);
+                self.fail(from, none_text(reason), now);
             }
             (Phase::Pulling(pull), SnapshotMessage::Chunk { id, file, .. })
                 if (pull.opening.from, pull.id, pull.file) != (from, id, file as usize) =>
@@ -217,8 +219,8 @@ impl Fetch {
                     self.phase = Phase::Pulling(pull);
                 }
             },
-            Phase::Failing { from, at } if at <= now => {
-                self.out.push(FetchOut::Failed { from });
+            Phase::Failing { from, reason, at } if at <= now => {
+                self.out.push(FetchOut::Failed { from, reason });
             }
             phase => self.phase = phase,
         }
@@ -440,7 +442,20 @@ impl Fetch {
         if self.kept.is_none() {
             self.remove_arriving();
         }
-        self.phase = Phase::Failing { from, at: now + FAILURE_PAUSE };
+        let reason = reason.to_owned();
+        self.phase = Phase::Failing { from, reason, at: now + FAILURE_PAUSE };
+    }
+}
+
+/// What the peer's answer means.
+fn none_text(reason: SnapshotGone) -> &'static str {
+    match reason {
+        SnapshotGone::NothingAbove => "its state does not go far enough",
+        SnapshotGone::Dropped => "it has dropped it",
+        SnapshotGone::Failed => {
+            "it can make none, or gives it to nobody because it differs from another's: its log \
+             tells why"
+        }
     }
 }
 

@@ -79,7 +79,7 @@ impl Pair {
                         assert_eq!(to, SENDER);
                         network(message).into_iter().for_each(|message| self.ask(message));
                     }
-                    FetchOut::Failed { from } => {
+                    FetchOut::Failed { from, .. } => {
                         assert_eq!(from, SENDER);
                         return End::Failed;
                     }

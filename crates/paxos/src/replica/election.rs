@@ -315,6 +315,8 @@ impl Replica {
             room: self.room,
             hears: hears.map(|(_, node)| node).collect(),
             state: self.state,
+            position: self.unsynced.durable(),
+            state_copied_upto: self.options.state_copied_upto,
         };
         let sequence = self.liveness.next_sequence(now);
         if self.removed().is_some() {

@@ -119,6 +119,7 @@ impl Replica {
         self.applied = slot;
         self.durable = slot;
         self.state = state;
+        self.options.state_copied_upto = slot;
         let start = if planted.is(Bug::StartAfterTooMuch) { self.log.last() } else { slot };
         if planted.is(Bug::SnapshotDropsAcceptances) {
             self.log.forget_open();

@@ -19,6 +19,12 @@ pub struct StateHash {
 }
 
 impl StateHash {
+    /// What everybody's state is after a slot, if anybody got there.
+    #[must_use]
+    pub fn known(&self, slot: u64) -> Option<u64> {
+        self.known.get(&slot).map(|(hash, _)| *hash)
+    }
+
     /// A node's state after a slot.
     ///
     /// # Errors

@@ -143,6 +143,16 @@ impl StateFolders {
         Ok(self.data.join(newest))
     }
 
+    /// Up to this slot the state is the work of another node, which it came from; zero if
+    /// it is all this node's own.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn copied_upto(&self) -> Result<u64, SnapshotError> {
+        let slots = self.list()?.into_iter().filter_map(|name| slot_of(&name));
+        Ok(slots.max().unwrap_or(0))
+    }
+
     /// What [`StateFolders::clean`] would remove.
     ///
     /// # Errors

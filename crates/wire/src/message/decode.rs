@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use synod_paxos::{
-    Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
-    ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Room, Slot, Standing, Value,
-    Watermark,
+    Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Position, Prepare,
+    Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Room, Slot, Standing,
+    Value, Watermark,
 };
 
 use super::{
@@ -117,6 +117,8 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
         disk_age_us: block.u64()?,
         echo_held_us: block.u64()?,
         state: (block.slot()?, block.u64()?),
+        state_copied_upto: block.slot()?,
+        position: Position(block.u64()?),
         configuration: block.u64()?,
         room: read_room(block)?,
         leader_priority: block.u8()?,

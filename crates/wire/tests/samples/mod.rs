@@ -278,6 +278,8 @@ fn heartbeat(d: &mut Distinct) -> Message {
         echo_held_us: d.u64(),
         hears: vec![NodeId(d.u32()), NodeId(d.u32())],
         state: (d.slot(), d.u64()),
+        state_copied_upto: d.slot(),
+        position: Position(d.u64()),
     })
 }
 
@@ -604,6 +606,8 @@ fn any_heartbeat() -> impl Strategy<Value = Message> {
                 echo_held_us: age,
                 hears,
                 state: (at, hash),
+                state_copied_upto: Slot(at.0.rotate_left(9)),
+                position: Position(age.rotate_left(3)),
             })
         })
 }

@@ -1,11 +1,12 @@
-//! What this node has heard of a peer, and whether a handshake fits it.
+//! What a node has heard of a peer, and whether a handshake fits it.
 
-use synod_paxos::{Ballot, NodeId, Position};
-use synod_wire::{Facts, Refusal, RefusalReason};
+use synod_paxos::{Ballot, Bug, NodeId, Planted, Position};
+
+use crate::{Facts, Refusal, RefusalReason};
 
 /// What a peer said of itself up to now.
-#[derive(Debug)]
-pub(crate) struct Member {
+#[derive(Clone, Debug)]
+pub struct Member {
     node: NodeId,
     /// From the configuration, or else trusted at first contact; kept from then on.
     store: Option<u128>,
@@ -14,19 +15,22 @@ pub(crate) struct Member {
     process: Option<u64>,
     promised: Ballot,
     position: Position,
+    planted: Planted,
 }
 
 /// What a handshake changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Admitted {
+pub struct Admitted {
     /// It was the first contact: the store id is to be remembered.
-    pub(crate) pinned: bool,
+    pub pinned: bool,
     /// The peer began a new life: connections of an earlier one are void.
-    pub(crate) newer_life: bool,
+    pub newer_life: bool,
 }
 
 impl Member {
-    pub(crate) fn new(node: NodeId, store: Option<u128>) -> Self {
+    /// Nothing was heard of it yet, but perhaps which store it has.
+    #[must_use]
+    pub fn new(node: NodeId, store: Option<u128>) -> Self {
         Member {
             node,
             store,
@@ -34,13 +38,25 @@ impl Member {
             process: None,
             promised: Ballot::ZERO,
             position: Position::ZERO,
+            planted: Planted::NONE,
         }
     }
 
+    /// The same by somebody who makes this mistake.
+    #[must_use]
+    pub fn planting(self, planted: Planted) -> Self {
+        Member { planted, ..self }
+    }
+
     /// Takes what a handshake says, if it fits what was heard before.
-    pub(crate) fn receive_facts(&mut self, facts: &Facts) -> Result<Admitted, Refusal> {
+    ///
+    /// # Errors
+    /// When it does not: whoever that is must not be listened to.
+    pub fn receive_facts(&mut self, facts: &Facts) -> Result<Admitted, Refusal> {
         let node = self.node;
-        if let Some(store) = self.store.filter(|store| *store != facts.store) {
+        let is_other =
+            |store: &u128| *store != facts.store && !self.planted.is(Bug::StoreNotCompared);
+        if let Some(store) = self.store.filter(is_other) {
             return Err(refusal(
                 RefusalReason::Store,
                 format!(
@@ -70,7 +86,8 @@ impl Member {
 
     fn check_new_process(&self, facts: &Facts, same_life: bool) -> Result<(), Refusal> {
         let node = self.node;
-        if facts.promised < self.promised || facts.position < self.position {
+        let is_behind = facts.promised < self.promised || facts.position < self.position;
+        if is_behind && !self.planted.is(Bug::OldCopyLetIn) {
             return Err(refusal(
                 RefusalReason::WentBack,
                 format!(
@@ -82,7 +99,8 @@ impl Member {
                 ),
             ));
         }
-        if same_life || facts.incarnation < self.incarnation {
+        let is_second = same_life || facts.incarnation < self.incarnation;
+        if is_second && !self.planted.is(Bug::SecondProcessLetIn) {
             return Err(refusal(
                 RefusalReason::Incarnation,
                 format!(
@@ -96,17 +114,22 @@ impl Member {
     }
 
     /// The configuration says which store is the peer's. Says whether another one had been taken for it.
-    pub(crate) fn set_store(&mut self, store: u128) -> bool {
+    pub fn set_store(&mut self, store: u128) -> bool {
         let before = self.store.replace(store);
         let is_other = before.is_some_and(|before| before != store);
         if is_other {
-            *self = Member::new(self.node, Some(store));
+            *self = Member::new(self.node, Some(store)).planting(self.planted);
         }
         is_other
     }
 
+    /// The peer told how much of its journal is durable.
+    pub fn receive_position(&mut self, position: Position) {
+        self.position = self.position.max(position);
+    }
+
     /// The peer gave a promise, which it only does when it is durable there.
-    pub(crate) fn receive_promise(&mut self, ballot: Ballot) {
+    pub fn receive_promise(&mut self, ballot: Ballot) {
         self.promised = self.promised.max(ballot);
     }
 }
@@ -188,5 +211,16 @@ mod tests {
         member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
         let back = member.receive_facts(&facts(7, 2, 4, 1));
         assert_eq!(reason(back), RefusalReason::WentBack);
+    }
+
+    #[test]
+    fn so_does_what_it_said_of_its_journal() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        member.receive_position(Position(9));
+        member.receive_facts(&facts(7, 1, 1, 1)).unwrap();
+        let back = member.receive_facts(&facts(7, 2, 1, 8));
+        assert_eq!(reason(back), RefusalReason::WentBack);
+        member.receive_facts(&facts(7, 2, 1, 9)).unwrap();
     }
 }

@@ -1,0 +1,119 @@
+//! What chaos needs of whoever runs the cluster, beyond what the failover benchmark does.
+
+use crate::NodeId;
+use crate::failover::{ClusterControl, ControlError};
+
+/// What an operator tells the cluster, with the commands that there are for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Another node leads.
+    Transfer,
+    /// A node learns, and does not vote yet. Makes its folder.
+    Add(NodeId),
+    /// A node votes.
+    Promote(NodeId),
+    /// A node is a member no more.
+    Remove(NodeId),
+    /// A new node takes the place of an old one. Makes its folder, and waits until the node
+    /// that is started there has caught up.
+    Replace {
+        /// The one that goes.
+        old: NodeId,
+        /// The one that comes.
+        new: NodeId,
+    },
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// Whether it did what it should.
+    pub is_done: bool,
+    /// What it said, for people.
+    pub words: String,
+}
+
+/// The processes and the folders of a cluster whose members change and whose disks decay.
+/// A node whose files were touched may end if it says why.
+pub trait ChaosControl: ClusterControl {
+    /// Prepares a node that never was: settings and ports, no folder yet.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn prepare(&mut self) -> Result<NodeId, ControlError>;
+
+    /// Begins to carry out an order. One is carried out at a time.
+    ///
+    /// # Errors
+    /// When the command cannot be started.
+    fn order(&mut self, order: Order) -> Result<(), ControlError>;
+
+    /// How the order ended, once, when it has.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn told(&mut self) -> Result<Option<Told>, ControlError>;
+
+    /// Gives the order up that is being carried out.
+    fn recall(&mut self);
+
+    /// Whether the folder of a node that was prepared is made and nobody holds it.
+    fn is_made(&mut self, node: NodeId) -> bool;
+
+    /// From now on this node may be removed, and then ends and says so.
+    fn may_leave(&mut self, node: NodeId);
+
+    /// Whether it has ended so.
+    ///
+    /// # Errors
+    /// When it is not known which nodes have ended.
+    fn has_left(&mut self, node: NodeId) -> Result<bool, ControlError>;
+
+    /// Forgets a node that does not run and never will.
+    ///
+    /// # Errors
+    /// When it runs.
+    fn forget(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// Flips bytes of a dead node's journal and state; says how many and where.
+    ///
+    /// # Errors
+    /// When its files cannot be read or written.
+    fn flip(&mut self, node: NodeId, seed: u64) -> Result<String, ControlError>;
+
+    /// Puts an empty folder in the place of a dead node's, under the same id.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn wipe(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// Copies a dead node's folder.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn keep_copy(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// Puts the copy in the place of a dead node's folder.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn put_back(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// The words with which a node whose files were touched ended and asked for another in its
+    /// place, or with which its peers refuse it.
+    ///
+    /// # Errors
+    /// When it is not known which nodes have ended.
+    fn sentence(&mut self, node: NodeId) -> Result<Option<Sentence>, ControlError>;
+}
+
+/// Why a node must not go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sentence {
+    /// What is said of it.
+    pub words: String,
+    /// Whether its process has ended.
+    pub has_ended: bool,
+    /// Whether the command is named that puts another node in its place.
+    pub names_way_out: bool,
+}

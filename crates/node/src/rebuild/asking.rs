@@ -1,0 +1,354 @@
+//! The question for a state, to one peer after the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use synod_paxos::{Message, NodeId, Slot};
+use synod_storage::snapshot::Verified;
+use synod_transport::{Incoming, IncomingEvent, Transport};
+use synod_wire::PeerMessage;
+
+use crate::identity::random_id;
+use crate::snapshot::{Fetch, FetchOut};
+use crate::start_error::StartError;
+
+/// A node to which nobody gives anything for this long asks no more in this start.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often is looked whether somebody can be asked.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Until all peers have told what their states are, nobody is asked for so long.
+const LISTEN_FIRST: Duration = Duration::from_secs(2);
+/// Hashes kept of each peer.
+const KEPT: usize = 16;
+
+/// The question to one peer after the other.
+pub(super) struct Asking<'a> {
+    fetch: Fetch,
+    /// The state has to go further than this.
+    above: Slot,
+    candidates: Candidates,
+    asked: Option<NodeId>,
+    begun_at: Instant,
+    /// When something came last that had not come before.
+    heard_at: Instant,
+    /// How many bytes of its state each peer gave at most.
+    furthest: BTreeMap<NodeId, u64>,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn new(
+        fetch: Fetch,
+        above: Slot,
+        peers: impl Iterator<Item = NodeId>,
+        stop: &'a AtomicBool,
+    ) -> Asking<'a> {
+        let now = Instant::now();
+        Asking {
+            fetch,
+            above,
+            candidates: Candidates::new(peers),
+            asked: None,
+            begun_at: now,
+            heard_at: now,
+            furthest: BTreeMap::new(),
+            stop,
+        }
+    }
+
+    /// Brings the state of some peer.
+    ///
+    /// # Errors
+    /// When nobody gives one, and when this node is to stop.
+    pub(super) async fn run(
+        mut self,
+        transport: &Transport,
+        mut incoming: Incoming,
+    ) -> Result<Verified, StartError> {
+        let mut batch = Vec::new();
+        loop {
+            for event in batch.drain(..) {
+                if let IncomingEvent::Dismissed { number, .. } = event {
+                    let why = format!("this node was removed by configuration {number}");
+                    return Err(StartError::NoState { why });
+                }
+                self.receive(event);
+            }
+            self.ask_somebody();
+            self.fetch.look(Instant::now());
+            if let Some(verified) = self.carry_out(transport)? {
+                return Ok(verified);
+            }
+            if self.heard_at.elapsed() >= PATIENCE {
+                return Err(StartError::NoState { why: self.candidates.why_none(self.above) });
+            }
+            let look_at = Instant::now() + LOOK_EVERY;
+            let due = self.fetch.deadline().map_or(look_at, |due| due.min(look_at));
+            tokio::select! {
+                () = incoming.recv_batch(&mut batch) => {}
+                () = tokio::time::sleep_until(due.into()) => {}
+            }
+        }
+    }
+
+    fn carry_out(&mut self, transport: &Transport) -> Result<Option<Verified>, StartError> {
+        // To check what is here may take long, and is no time in which nothing came.
+        let begun = Instant::now();
+        let outs = self.fetch.take_out(|| !self.stop.load(Relaxed));
+        self.heard_at += begun.elapsed();
+        if self.stop.load(Relaxed) {
+            return Err(StartError::Stopped);
+        }
+        for out in outs {
+            match out {
+                FetchOut::Send { to, message } => {
+                    transport.send(to, &PeerMessage::Snapshot(message));
+                }
+                FetchOut::Failed { from, reason } => {
+                    self.asked = None;
+                    self.candidates.failed(from, reason);
+                }
+                // It may have been contradicted meanwhile.
+                FetchOut::Arrived { from, verified } if self.candidates.is_contradicted(from) => {
+                    self.asked = None;
+                    verified.discard()?;
+                    self.candidates.failed(from, CONTRADICTED.to_owned());
+                }
+                FetchOut::Arrived { verified, .. } => return Ok(Some(verified)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Nothing but states is of interest yet: to the others this node is one that is away.
+    fn receive(&mut self, event: IncomingEvent) {
+        match event {
+            IncomingEvent::Connected { node, .. } => self.candidates.is_up(node, true),
+            IncomingEvent::Disconnected(node) | IncomingEvent::PeerDied(node) => {
+                self.candidates.is_up(node, false);
+            }
+            IncomingEvent::Message { from, message: PeerMessage::Snapshot(message) } => {
+                self.fetch.receive(from, message, Instant::now());
+                let progress = self.fetch.progress();
+                let furthest = self.furthest.entry(from).or_default();
+                // Who gives the same again and again gives nothing.
+                if progress.coming.is_some_and(|(peer, _)| peer == from)
+                    && progress.bytes > *furthest
+                {
+                    *furthest = progress.bytes;
+                    self.heard_at = Instant::now();
+                }
+            }
+            IncomingEvent::Message {
+                from,
+                message: PeerMessage::Paxos(Message::Heartbeat(heartbeat)),
+            } => self.candidates.told(from, heartbeat.state),
+            _ => {}
+        }
+    }
+
+    fn ask_somebody(&mut self) {
+        if self.asked.is_some()
+            || !self.candidates.all_told() && self.begun_at.elapsed() < LISTEN_FIRST
+        {
+            return;
+        }
+        if let Some(peer) = self.candidates.best() {
+            self.asked = Some(peer);
+            self.fetch.begin(peer, self.above, Instant::now());
+        }
+    }
+}
+
+const CONTRADICTED: &str = "two others agree on another state";
+
+/// The peers that may have a state, and what is known of them.
+#[derive(Debug)]
+struct Candidates {
+    /// Everybody that is dialled.
+    peers: BTreeSet<NodeId>,
+    up: BTreeSet<NodeId>,
+    /// How often each failed, and why it did last. That it was away makes up for none of it.
+    failures: BTreeMap<NodeId, (u32, String)>,
+    /// What the states of each were after which slots, as it says itself.
+    told: BTreeMap<NodeId, BTreeMap<Slot, u64>>,
+    /// So that another life begins with another peer.
+    salt: u32,
+}
+
+impl Candidates {
+    fn new(peers: impl Iterator<Item = NodeId>) -> Candidates {
+        // Without a random number it is always the same order, which is one as well.
+        let salt = random_id().map_or(0, |id| u32::try_from(id >> 96).unwrap_or(0));
+        Candidates {
+            peers: peers.collect(),
+            up: BTreeSet::new(),
+            failures: BTreeMap::new(),
+            told: BTreeMap::new(),
+            salt,
+        }
+    }
+
+    fn is_up(&mut self, node: NodeId, is_up: bool) {
+        match is_up {
+            true => self.up.insert(node),
+            false => self.up.remove(&node),
+        };
+    }
+
+    fn failed(&mut self, peer: NodeId, reason: String) {
+        let (count, last) = self.failures.entry(peer).or_default();
+        *count += 1;
+        *last = reason;
+    }
+
+    fn told(&mut self, peer: NodeId, (slot, hash): (Slot, u64)) {
+        let told = self.told.entry(peer).or_default();
+        if slot > Slot::ZERO {
+            told.insert(slot, hash);
+        }
+        if told.len() > KEPT {
+            told.pop_first();
+        }
+    }
+
+    fn all_told(&self) -> bool {
+        self.peers.iter().all(|peer| self.told.contains_key(peer))
+    }
+
+    /// The peers that told of this slot, by what they told.
+    fn told_of(&self, slot: Slot) -> BTreeMap<u64, BTreeSet<NodeId>> {
+        let mut groups: BTreeMap<u64, BTreeSet<NodeId>> = BTreeMap::new();
+        for (peer, told) in &self.told {
+            if let Some(hash) = told.get(&slot) {
+                groups.entry(*hash).or_default().insert(*peer);
+            }
+        }
+        groups
+    }
+
+    /// Whether two others had the same other state after some slot.
+    fn is_contradicted(&self, peer: NodeId) -> bool {
+        let Some(told) = self.told.get(&peer) else { return false };
+        told.iter().any(|(slot, mine)| {
+            self.told_of(*slot).iter().any(|(hash, peers)| hash != mine && peers.len() >= 2)
+        })
+    }
+
+    /// Those whose state is the most common one after the last slot of which several told;
+    /// nobody when there is none.
+    fn most(&self) -> BTreeSet<NodeId> {
+        let slots: BTreeSet<Slot> =
+            self.told.values().flat_map(|told| told.keys().copied()).collect();
+        let groups = slots.into_iter().rev().map(|slot| self.told_of(slot));
+        let mut common =
+            groups.filter(|groups| groups.values().map(BTreeSet::len).sum::<usize>() > 1);
+        let Some(groups) = common.next() else { return BTreeSet::new() };
+        let most = groups.values().map(BTreeSet::len).max().unwrap_or(0);
+        let mut first = groups.into_values().filter(|peers| peers.len() == most);
+        let found = first.next().unwrap_or_default();
+        first.next().map_or(found, |_| BTreeSet::new())
+    }
+
+    /// Whom to ask next.
+    fn best(&self) -> Option<NodeId> {
+        let most = self.most();
+        let may_give = self.up.iter().filter(|peer| !self.is_contradicted(**peer));
+        let best = may_give.min_by_key(|peer| {
+            let failures = self.failures.get(*peer).map_or(0, |(count, _)| *count);
+            (failures, !most.contains(*peer), peer.0 ^ self.salt)
+        });
+        best.copied()
+    }
+
+    /// Why no peer gave a state above this slot, in words.
+    fn why_none(&self, above: Slot) -> String {
+        let mut text = format!("no peer gives one of slot {} or later", above.next());
+        for peer in self.peers.union(&self.up) {
+            let why = match self.failures.get(peer) {
+                _ if self.is_contradicted(*peer) => CONTRADICTED,
+                Some((_, reason)) => reason,
+                None if self.up.contains(peer) => "it was not asked",
+                None => "it is not reached",
+            };
+            let _ = write!(text, "; {peer}: {why}");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidates(told: &[(u32, u64, u64)]) -> Candidates {
+        let mut candidates = Candidates::new([2, 3, 4, 5].map(NodeId).into_iter());
+        for (peer, slot, hash) in told {
+            candidates.is_up(NodeId(*peer), true);
+            candidates.told(NodeId(*peer), (Slot(*slot), *hash));
+        }
+        candidates
+    }
+
+    /// Whom each of many lives asks first.
+    fn first_asked(told: &[(u32, u64, u64)]) -> BTreeSet<u32> {
+        let mut candidates = candidates(told);
+        let first = (0..64).map(|salt| {
+            candidates.salt = salt;
+            candidates.best().expect("somebody").0
+        });
+        first.collect()
+    }
+
+    #[test]
+    fn the_most_common_state_is_asked_for_first_and_a_contradicted_one_never() {
+        // Nobody has got far enough to say anything: every life begins with whom it likes.
+        assert_eq!(first_asked(&[(2, 0, 0), (3, 0, 0), (4, 0, 0)]), [2, 3, 4].into());
+        assert_eq!(first_asked(&[(2, 8, 1), (3, 8, 7), (4, 8, 7)]), [3, 4].into());
+        // It is the last common slot that counts, and only who told of it.
+        assert_eq!(first_asked(&[(2, 8, 1), (2, 16, 1), (3, 8, 1), (4, 8, 1)]), [2, 3, 4].into());
+        // One against one: nobody knows.
+        assert_eq!(first_asked(&[(2, 8, 1), (3, 8, 7)]), [2, 3].into());
+        let mut all = candidates(&[(2, 8, 1), (3, 8, 7), (4, 8, 7)]);
+        assert!(all.is_contradicted(NodeId(2)) && !all.is_contradicted(NodeId(3)));
+        for peer in [3, 4] {
+            all.is_up(NodeId(peer), false);
+        }
+        assert_eq!(all.best(), None);
+        assert!(all.why_none(Slot(9)).contains(CONTRADICTED), "{}", all.why_none(Slot(9)));
+        // What differs at other slots says nothing.
+        assert!(!candidates(&[(2, 8, 1), (3, 16, 7), (4, 16, 7)]).is_contradicted(NodeId(2)));
+    }
+
+    #[test]
+    fn failures_are_not_forgotten_when_a_peer_goes_and_comes_and_their_reasons_are_told() {
+        let mut candidates = candidates(&[(2, 0, 0), (3, 0, 0)]);
+        assert!(!candidates.all_told());
+        let first = candidates.best().expect("somebody");
+        candidates.failed(first, "a damaged block".to_owned());
+        candidates.is_up(first, false);
+        candidates.is_up(first, true);
+        let second = candidates.best().expect("somebody");
+        assert_ne!(first, second);
+        candidates.failed(second, "no room".to_owned());
+        candidates.failed(second, "no room".to_owned());
+        assert_eq!(candidates.best(), Some(first));
+        let why = candidates.why_none(Slot(41));
+        for words in ["slot 42", "a damaged block", "no room", "not reached"] {
+            assert!(why.contains(words), "{words:?} is missing in {why:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_peer_tells_is_bounded() {
+        let mut candidates = candidates(&[]);
+        for slot in 1..=100 {
+            candidates.told(NodeId(2), (Slot(slot), slot));
+        }
+        assert_eq!(candidates.told[&NodeId(2)].len(), KEPT);
+        assert!(candidates.told_of(Slot(100)).len() == 1 && candidates.told_of(Slot(1)).is_empty());
+    }
+}

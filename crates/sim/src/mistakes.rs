@@ -1,0 +1,40 @@
+//! Mistakes in what the simulation has a model of only: the files of a journal and of a
+//! state, and what a start does about damaged ones.
+
+macro_rules! mistakes {
+    ($($variant:ident = $row:literal, $text:literal;)*) => {
+        /// A mistake in the model of a node's files.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum Mistake {
+            $(#[doc = $text] $variant,)*
+        }
+
+        impl Mistake {
+            /// All of them.
+            pub const ALL: &[Mistake] = &[$(Mistake::$variant),*];
+
+            /// The row of the list of pitfalls that tells of it.
+            #[must_use]
+            pub const fn row(self) -> u32 {
+                match self { $(Mistake::$variant => $row,)* }
+            }
+
+            /// What it does, for people.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Mistake::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+mistakes! {
+    MendsBeyondState = 25, "damaged segments are dropped though the state lacks what they held";
+    MendForgetsPromise = 27, "a journal that was mended begins without a promise";
+    SnapshotUnchecked = 28, "a snapshot is installed that does not fit its checksum";
+    DamageServed = 28, "blocks of the state that do not fit their checksum are read all the same";
+    RebuiltTooOld = 34, "a damaged state is replaced by one that ends before the journal begins";
+    SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
+    LostWriteUnnoticed = 38, "a group of records that the disk never wrote is not missed";
+    RecordElsewhere = 38, "records that the disk put elsewhere count for the slot of that place";
+}
