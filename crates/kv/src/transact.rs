@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::keys::next_after;
 use crate::metadata::Metadata;
+use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::walk::Finder;
 use crate::{
@@ -70,7 +71,8 @@ impl Stage {
         for compare in &txn.compares {
             succeeded = succeeded && self.holds(finder, compare)?;
         }
-        let branch = if succeeded { &txn.success } else { &txn.failure };
+        let stores = succeeded || self.planted().is(Bug::TxnFailedStores);
+        let branch = if stores { &txn.success } else { &txn.failure };
         let mut trial = Trial {
             revision: Revision(self.state.revision.0 + 1),
             writes: Vec::new(),
@@ -93,7 +95,12 @@ impl Stage {
             let revision = self.advance();
             assert_eq!(revision, trial.revision, "nothing else happened meanwhile");
         }
-        for TxnWrite { key, put, lease_before } in &trial.writes {
+        let lost = usize::from(trial.writes.len() > 1 && self.planted().is(Bug::TxnLosesLast));
+        let kept = trial.writes.len() - lost;
+        for (at, TxnWrite { key, put, lease_before }) in trial.writes[..kept].iter().enumerate() {
+            if at > 0 && self.planted().is(Bug::TxnInTwo) {
+                self.advance();
+            }
             match put {
                 Some((metadata, value)) => self.store(key, value, *metadata, *lease_before),
                 None => self.remove(key, trial.revision, *lease_before),

@@ -60,7 +60,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use bytes::Bytes;
-    use rocksdb::DB;
+    use rocksdb::{DB, WaitForCompactOptions};
     use synod_kv::{
         APPLIED_KEY, Command, Condition, KvOptions, ListQuery, Operation, ServerId, StateMachine,
         read,
@@ -126,7 +126,8 @@ mod tests {
                 }
             }
         }
-        // What was replaced is gone, but for the last compactions.
+        // What was replaced is gone, but for the last compactions, when they are over.
+        store.database().wait_for_compact(&WaitForCompactOptions::default()).unwrap();
         let rows = store.verify(|| true).unwrap();
         assert!(rows < 30_000, "{rows} of 60,000 changes are kept");
         // The test is worth nothing if there was but one level.
