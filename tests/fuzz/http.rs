@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica};
 use synod_kv::http::{MembersBody, Problem, StatusBody};
-use synod_kv::read::{self, Look, Page};
+use synod_kv::read::{self, Look, Page, ReadError};
 use synod_kv::{
     Command, Condition, KvOptions, ListQuery, MapError, MemoryMap, Operation, Revision, ServerId,
     StateMachine, Taken,
@@ -58,6 +58,8 @@ impl Alone {
 }
 
 impl Replica for Alone {
+    type Map = MemoryMap;
+
     async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
         // What goes into the log is read back from there.
         let encoded = synod_wire::command::encode(&command);
@@ -97,18 +99,22 @@ impl Replica for Alone {
         self.with(|machine| read::look(machine.map(), key, machine.revision()))
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
-        self.with(|machine| read::list(machine.map(), query))
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&MemoryMap) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        self.with(|machine| read(machine.map()))
     }
 
     async fn count(
         &self,
         query: ListQuery,
+        at: Option<Revision>,
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
-    ) -> Result<Page, MapError> {
+    ) -> Result<Page, ReadError> {
         let map = self.with(|machine| machine.map().clone());
-        stand_in::count(&map, &query, visits_max, goes_on).await
+        stand_in::count(&map, (&query, at), visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {

@@ -22,7 +22,7 @@ use synod_api::{
     BackupParts, ChangeRefused, Leader, Limits, MemberChange, Refused, Replica, Route, serve_by,
 };
 use synod_kv::http::{MembersBody, StatusBody};
-use synod_kv::read::{ListQuery, Look, Page};
+use synod_kv::read::{ListQuery, Look, Page, ReadError};
 use synod_kv::{Command, KeyRecord, MapError, MemoryMap, Operation, Outcome, Revision, Taken};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -177,6 +177,8 @@ impl Default for Memory {
 }
 
 impl Replica for Memory {
+    type Map = MemoryMap;
+
     async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
         let Operation::Put { key, value, .. } = command.operation else {
             return Err(Refused::Overloaded);
@@ -232,17 +234,21 @@ impl Replica for Memory {
         Ok(Look { record: keys.get(key).cloned(), revision: Revision(*revision) })
     }
 
-    fn list(&self, _: &ListQuery) -> Result<Page, MapError> {
-        Ok(Page::default())
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&MemoryMap) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        read(&MemoryMap::new())
     }
 
     async fn count(
         &self,
         query: ListQuery,
+        at: Option<Revision>,
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
-    ) -> Result<Page, MapError> {
-        stand_in::count(&MemoryMap::new(), &query, visits_max, goes_on).await
+    ) -> Result<Page, ReadError> {
+        stand_in::count(&MemoryMap::new(), (&query, at), visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {

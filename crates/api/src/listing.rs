@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use synod_kv::http::{Encoding, KeyText, ListEntry, ListPage, RecordBody};
-use synod_kv::read::{ListQuery, Page};
+use synod_kv::read::{self, ListQuery, Page};
 use synod_kv::{Entry, layout};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -65,7 +65,7 @@ pub(crate) async fn answer<R: Replica>(
     if wants_lines(&head.headers) {
         return stream(context, listing);
     }
-    let page = context.replica.list(&listing.query)?;
+    let page = context.replica.read(|map| read::list_at(map, &listing.query, None))?;
     context.hold(answer_page(&listing, &page))
 }
 
@@ -143,7 +143,7 @@ async fn count<R: Replica>(
 ) -> Result<Response<Body>, Problem> {
     let _place = context.admission.read()?;
     let goes_on = || !deadline.is_over();
-    let page = context.replica.count(listing.query.clone(), VISITS_MAX, goes_on).await?;
+    let page = context.replica.count(listing.query.clone(), None, VISITS_MAX, goes_on).await?;
     Ok(answer_page(&listing, &page))
 }
 
@@ -202,7 +202,8 @@ impl<R: Replica> Lines<R> {
         if let Some(left) = self.left {
             listing.query.limit = listing.query.limit.min(left);
         }
-        let page = self.replica.list(&listing.query).map_err(axum::Error::new)?;
+        let page = self.replica.read(|map| read::list_at(map, &listing.query, None));
+        let page = page.map_err(axum::Error::new)?;
         let mut lines = Vec::new();
         for entry in &page.entries {
             let document = list_entry(listing, entry);

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
 use synod_kv::http::{Effect, LeaderHint, Problem as Document};
+use synod_kv::read::ReadError;
 use synod_kv::{MapError, Revision};
 
 pub(crate) use synod_kv::http::ProblemKind as Kind;
@@ -26,6 +27,7 @@ struct Parts {
     effect: Effect,
     revision: Option<Revision>,
     current: Option<Revision>,
+    oldest: Option<Revision>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
@@ -38,6 +40,7 @@ impl Problem {
             effect: Effect::NotApplied,
             revision: None,
             current: None,
+            oldest: None,
             header: None,
         }))
     }
@@ -133,6 +136,12 @@ impl Problem {
         self
     }
 
+    /// The oldest revision that can be asked for instead.
+    pub(crate) fn with_oldest(mut self, oldest: Revision) -> Self {
+        self.0.oldest = Some(oldest);
+        self
+    }
+
     /// One more header.
     pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.0.header = Some((name, value));
@@ -156,6 +165,7 @@ impl Problem {
         let parts = *self.0;
         let mut document = Document::new(parts.kind, parts.detail, parts.effect);
         document.current_revision = parts.current.map(|revision| revision.0);
+        document.oldest_revision = parts.oldest.map(|revision| revision.0);
         let status = StatusCode::from_u16(parts.kind.status())
             .expect("each kind of problem has an HTTP status");
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -179,6 +189,24 @@ impl Problem {
             headers.insert(name, value);
         }
         response
+    }
+}
+
+impl From<ReadError> for Problem {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Compacted { oldest } => Self::new(
+                Kind::Compacted,
+                format!("The revision is compacted: the oldest one that is kept is {oldest}."),
+            )
+            .with_oldest(oldest),
+            ReadError::Future { current } => Self::new(
+                Kind::FutureRevision,
+                format!("There is no such revision yet: this node is at revision {current}."),
+            )
+            .at(current),
+            ReadError::Map(error) => error.into(),
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 use synod_kv::http::{MembersBody, ProblemKind, StatusBody};
-use synod_kv::read::{ListQuery, Look, Page};
-use synod_kv::{Command, MapError, Revision, Taken};
+use synod_kv::read::{ListQuery, Look, Page, ReadError};
+use synod_kv::{Command, MapError, OrderedMap, Revision, Taken};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -26,6 +26,9 @@ use crate::membership::MemberChange;
 /// When one of them fails with a [`MapError`] the request is answered 500; it is
 /// the replica's business to stop the node.
 pub trait Replica: Clone + Send + Sync + 'static {
+    /// Where the local state lies.
+    type Map: OrderedMap;
+
     /// Takes a write through the log and waits for its outcome.
     fn write(
         &self,
@@ -72,24 +75,29 @@ pub trait Replica: Clone + Send + Sync + 'static {
     /// When the state cannot be read.
     fn get(&self, key: &[u8]) -> Result<Look, MapError>;
 
-    /// A page of the local state.
+    /// Reads the local state, which may move on meanwhile: whatever must be of one state is
+    /// read by one call of [`synod_kv::read`].
     ///
     /// # Errors
-    /// When the state cannot be read.
-    fn list(&self, query: &ListQuery) -> Result<Page, MapError>;
+    /// As `read` says.
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&Self::Map) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError>;
 
-    /// A count of the keys that the query asks for, all in the local state as it is now.
-    /// After about `visits_max` records others have their turn, and `goes_on` says
-    /// whether to go on; where the rest begins is told by `next`.
+    /// A count of the keys that the query asks for, all in the local state as it was at a
+    /// revision, or else as it is now. After about `visits_max` records others have their
+    /// turn, and `goes_on` says whether to go on; where the rest begins is told by `next`.
     ///
     /// # Errors
-    /// When the state cannot be read.
+    /// When the state cannot be read, or not at that revision.
     fn count(
         &self,
         query: ListQuery,
+        at: Option<Revision>,
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
-    ) -> impl Future<Output = Result<Page, MapError>> + Send;
+    ) -> impl Future<Output = Result<Page, ReadError>> + Send;
 
     /// Begins a backup of the local state. It ends when its parts are dropped.
     ///

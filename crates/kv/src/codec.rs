@@ -65,6 +65,11 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
+    /// Whether everything was taken.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Some when everything was taken.
     pub(crate) fn end(self) -> Option<()> {
         self.rest.is_empty().then_some(())

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::Revision;
+use crate::{LeaseOperation, Revision, Txn};
 
 /// One request that goes through the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -60,6 +60,16 @@ pub enum Operation {
         /// Remove at most this many.
         limit: u32,
     },
+    /// Compares and does several things at once. Whoever takes it has to ask
+    /// [`Txn::check`].
+    Txn(Txn),
+    /// Forgets what was replaced up to a revision, which stays readable itself.
+    Compact {
+        /// The revision.
+        revision: Revision,
+    },
+    /// Grants, keeps or ends leases.
+    Lease(LeaseOperation),
 }
 
 /// What must hold for a put or a delete to have effect.

@@ -24,10 +24,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::codec::{Reader, put_bytes, put_varint};
-use crate::metadata::Metadata;
+use crate::answer::{parse_outcome, write_outcome};
+use crate::codec::{Reader, put_varint};
 use crate::state::Remembered;
-use crate::{KeyRecord, KvOptions, MapError, OrderedMap, Outcome, Revision, WriteSet, layout};
+use crate::{KvOptions, MapError, OrderedMap, Outcome, WriteSet, layout};
 
 /// How a request was answered the first time.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -246,139 +246,13 @@ fn parse_answered(record: &[u8]) -> Option<Answered> {
     reader.end().map(|()| answered)
 }
 
-const STORED: u8 = 1;
-const DELETED: u8 = 2;
-const NOT_FOUND: u8 = 3;
-const RANGE_DELETED: u8 = 4;
-const CONDITION_FAILED: u8 = 5;
-
-fn write_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
-    match outcome {
-        Outcome::Stored { revision, create_revision, version, previous } => {
-            out.push(STORED);
-            put_varint(out, revision.0);
-            put_varint(out, create_revision.0);
-            put_varint(out, *version);
-            write_previous(out, previous.as_ref());
-        }
-        Outcome::Deleted { revision, previous } => {
-            out.push(DELETED);
-            put_varint(out, revision.0);
-            write_previous(out, previous.as_ref());
-        }
-        Outcome::NotFound { revision } => {
-            out.push(NOT_FOUND);
-            put_varint(out, revision.0);
-        }
-        Outcome::RangeDeleted { revision, count, next } => {
-            out.push(RANGE_DELETED);
-            put_varint(out, revision.0);
-            put_varint(out, *count);
-            out.push(u8::from(next.is_some()));
-            if let Some(next) = next {
-                put_bytes(out, next);
-            }
-        }
-        Outcome::ConditionFailed { revision, current } => {
-            out.push(CONDITION_FAILED);
-            put_varint(out, revision.0);
-            // Nothing was ever changed at revision 0.
-            put_varint(out, current.map_or(0, |current| current.0));
-        }
-        Outcome::IdempotencyMismatch { .. }
-        | Outcome::IdempotencyLate { .. }
-        | Outcome::IdempotencyFull { .. } => {
-            unreachable!("answers about the key itself are not remembered")
-        }
-    }
-}
-
-fn parse_outcome(reader: &mut Reader<'_>) -> Option<Outcome> {
-    let kind = reader.byte()?;
-    let revision = Revision(reader.varint()?);
-    Some(match kind {
-        STORED => Outcome::Stored {
-            revision,
-            create_revision: Revision(reader.varint()?),
-            version: reader.varint()?,
-            previous: parse_previous(reader)?,
-        },
-        DELETED => Outcome::Deleted { revision, previous: parse_previous(reader)? },
-        NOT_FOUND => Outcome::NotFound { revision },
-        RANGE_DELETED => Outcome::RangeDeleted {
-            revision,
-            count: reader.varint()?,
-            next: match reader.byte()? {
-                0 => None,
-                _ => Some(Bytes::copy_from_slice(reader.bytes()?)),
-            },
-        },
-        CONDITION_FAILED => {
-            let current = Some(Revision(reader.varint()?)).filter(|current| current.0 != 0);
-            Outcome::ConditionFailed { revision, current }
-        }
-        _ => return None,
-    })
-}
-
-fn write_previous(out: &mut Vec<u8>, previous: Option<&KeyRecord>) {
-    out.push(u8::from(previous.is_some()));
-    if let Some(record) = previous {
-        put_varint(out, record.create_revision.0);
-        put_varint(out, record.mod_revision.0);
-        put_varint(out, record.version);
-        put_varint(out, record.lease);
-        put_bytes(out, &record.value);
-    }
-}
-
-fn parse_previous(reader: &mut Reader<'_>) -> Option<Option<KeyRecord>> {
-    if reader.byte()? == 0 {
-        return Some(None);
-    }
-    let metadata = Metadata {
-        create_revision: Revision(reader.varint()?),
-        mod_revision: Revision(reader.varint()?),
-        version: reader.varint()?,
-        lease: reader.varint()?,
-    };
-    Some(Some(metadata.with_value(Bytes::copy_from_slice(reader.bytes()?))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn outcomes() -> Vec<Outcome> {
-        let revision = Revision(300);
-        let record = KeyRecord {
-            value: Bytes::from_static(b"was here"),
-            create_revision: Revision(7),
-            mod_revision: Revision(299),
-            version: 3,
-            lease: 1 << 50,
-        };
-        vec![
-            Outcome::Stored { revision, create_revision: revision, version: 1, previous: None },
-            Outcome::Stored {
-                revision,
-                create_revision: Revision(7),
-                version: 4,
-                previous: Some(record.clone()),
-            },
-            Outcome::Deleted { revision, previous: Some(record) },
-            Outcome::Deleted { revision, previous: None },
-            Outcome::NotFound { revision },
-            Outcome::RangeDeleted { revision, count: 4000, next: None },
-            Outcome::RangeDeleted { revision, count: 1, next: Some(Bytes::from_static(b"a\0")) },
-            Outcome::ConditionFailed { revision, current: None },
-            Outcome::ConditionFailed { revision, current: Some(Revision(2)) },
-        ]
-    }
-
     #[test]
     fn answers_come_back_and_cut_records_do_not() {
-        for outcome in outcomes() {
+        for outcome in crate::answer::outcomes_for_tests() {
             let answered =
                 Answered { number: 8, expires_ms: 1 << 40, request_hash: u128::MAX - 5, outcome };
             let mut record = Vec::new();

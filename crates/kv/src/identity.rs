@@ -24,3 +24,17 @@ pub struct ServerId {
     /// Counts from 1 within the incarnation.
     pub sequence: u64,
 }
+
+/// Names a lease.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct LeaseId(pub u64);
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Counts those who kept the time of leases; a higher one ends the ones below.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct LeaseEpoch(pub u64);

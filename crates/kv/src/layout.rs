@@ -11,7 +11,7 @@
 //! No written key is the beginning of another one: 00 00 ends it and cannot be
 //! inside it.
 
-use crate::Revision;
+use crate::{LeaseId, Revision};
 
 /// Where the record with the applied slot lies. What is durable of it tells how
 /// far the whole map is durable, because both are written at once.
@@ -21,12 +21,30 @@ const SPACE_STATE: u8 = 0;
 const SPACE_DATA: u8 = 1;
 const SPACE_IDEMPOTENCY: u8 = 2;
 const SPACE_IDEMPOTENCY_QUEUE: u8 = 3;
+const SPACE_CHANGES: u8 = 4;
+const SPACE_LEASE: u8 = 5;
+const SPACE_LEASE_KEY: u8 = 6;
+const SPACE_SAMPLES: u8 = 7;
+
+/// Where the samples lie that say which revision was current when.
+pub(crate) const SAMPLES_KEY: &[u8] = &[SPACE_SAMPLES];
+
+/// The place above all records of changes.
+pub(crate) const CHANGES_END: &[u8] = &[SPACE_CHANGES + 1];
+
+/// The place above all leases.
+pub(crate) const LEASES_END: &[u8] = &[SPACE_LEASE + 1];
 
 const REVISION_BYTES: usize = 8;
 
 /// Appends the place of a key's record at a revision.
 pub fn write_data_key(out: &mut Vec<u8>, key: &[u8], revision: Revision) {
     write_key_prefix(out, key);
+    write_revision(out, revision);
+}
+
+/// Appends a revision to a key's prefix: the place of its record.
+pub(crate) fn write_revision(out: &mut Vec<u8>, revision: Revision) {
     out.extend_from_slice(&(!revision.0).to_be_bytes());
 }
 
@@ -132,38 +150,105 @@ pub(crate) fn idempotency_queue_key(number: u64) -> [u8; 9] {
     place
 }
 
+/// Where the record lies whose first change is the how-manieth of a revision.
+pub(crate) fn changes_key(revision: Revision, number: u32) -> [u8; 13] {
+    let mut place = [SPACE_CHANGES; 13];
+    place[1..9].copy_from_slice(&revision.0.to_be_bytes());
+    place[9..].copy_from_slice(&number.to_be_bytes());
+    place
+}
+
+/// The first change of the record at a place; none outside of the changes.
+pub(crate) fn changes_of(place: &[u8]) -> Option<(Revision, u32)> {
+    let rest = place.strip_prefix(&[SPACE_CHANGES])?;
+    let (revision, number) = rest.split_first_chunk()?;
+    let number = number.try_into().ok()?;
+    Some((Revision(u64::from_be_bytes(*revision)), u32::from_be_bytes(number)))
+}
+
+/// Where the record of a lease lies.
+pub(crate) fn lease_key(lease: LeaseId) -> [u8; 9] {
+    let mut place = [SPACE_LEASE; 9];
+    place[1..].copy_from_slice(&lease.0.to_be_bytes());
+    place
+}
+
+/// The lease whose record lies at a place; none outside of the leases.
+pub(crate) fn lease_of(place: &[u8]) -> Option<LeaseId> {
+    let id = place.strip_prefix(&[SPACE_LEASE])?.try_into().ok()?;
+    Some(LeaseId(u64::from_be_bytes(id)))
+}
+
+/// Where it is noted that a key lives under a lease; without a key, the bound below all
+/// of its keys.
+pub(crate) fn lease_attached_key(lease: LeaseId, key: &[u8]) -> Vec<u8> {
+    let mut place = Vec::with_capacity(9 + key.len());
+    place.push(SPACE_LEASE_KEY);
+    place.extend_from_slice(&lease.0.to_be_bytes());
+    place.extend_from_slice(key);
+    place
+}
+
+/// The bound above all keys of a lease.
+pub(crate) fn lease_attached_end(lease: LeaseId) -> Vec<u8> {
+    match lease.0.checked_add(1) {
+        Some(above) => lease_attached_key(LeaseId(above), &[]),
+        None => vec![SPACE_LEASE_KEY + 1],
+    }
+}
+
 /// Decides, for one pass over entries in the order of the map, which of them no
 /// read will ever need: a compaction may drop them.
 ///
-/// A record goes when the pass has already seen a newer one of its key. This is
+/// Everything above the compacted revision stays. Of the records of a key at or below it
+/// all go but the first that the pass sees, which is the newest. This is
 /// right for a pass over any part of the map, because the newer record stays or
-/// is replaced by one that is newer still. A tombstone that is the newest record
-/// goes only in a pass over the *whole* map: else an older record that the pass
-/// does not see would come back to life.
+/// is replaced by one that is newer still and not above the compacted revision either. A
+/// tombstone that is the newest of these goes only in a pass over the *whole* map: else an
+/// older record that the pass does not see would come back to life.
 #[derive(Debug)]
 pub struct Sweep {
     whole: bool,
+    compacted: Revision,
     previous: Vec<u8>,
+    /// The pass has seen a record of the key that is not above the compacted revision.
+    is_settled: bool,
 }
 
 impl Sweep {
     /// Begins a pass; `whole` says that it sees every entry but those which are
-    /// written after it began.
+    /// written after it began. The compacted revision is that of the map when the pass
+    /// begins, or an older one; where a crash can turn the map back, that of what the
+    /// crash leaves.
     #[must_use]
-    pub fn new(whole: bool) -> Self {
-        Sweep { whole, previous: Vec::new() }
+    pub fn new(whole: bool, compacted: Revision) -> Self {
+        Sweep { whole, compacted, previous: Vec::new(), is_settled: false }
     }
 
     /// Whether the entry may go. To be called for each entry of the pass, in order.
     pub fn drops(&mut self, place: &[u8], value: &[u8]) -> bool {
+        if let Some((first, _)) = changes_of(place) {
+            let last = crate::change::last_revision(first, value);
+            return last.is_some_and(|last| last <= self.compacted);
+        }
         let Some(prefix) = key_prefix(place) else {
             return false;
         };
-        if prefix == self.previous {
+        let Some(revision) = revision_after(place, prefix.len()) else {
+            return false;
+        };
+        if prefix != self.previous {
+            self.previous.clear();
+            self.previous.extend_from_slice(prefix);
+            self.is_settled = false;
+        }
+        if revision > self.compacted {
+            return false;
+        }
+        if self.is_settled {
             return true;
         }
-        self.previous.clear();
-        self.previous.extend_from_slice(prefix);
+        self.is_settled = true;
         self.whole && crate::record::is_tombstone(value)
     }
 }
@@ -259,24 +344,32 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_keeps_the_newest_record_of_each_key() {
+    fn a_sweep_keeps_what_can_be_read() {
         let value = crate::record::encoded_for_tests(Some(b"v"));
         let tombstone = crate::record::encoded_for_tests(None);
+        // Whether it goes in a pass over a part, and in one over the whole.
         let pass = [
             (APPLIED_KEY.to_vec(), &value, [false, false]),
             (place(b"a", 9), &value, [false, false]),
+            (place(b"a", 6), &tombstone, [false, false]),
+            (place(b"a", 5), &value, [false, false]),
             (place(b"a", 3), &value, [true, true]),
             (place(b"a", 2), &tombstone, [true, true]),
             (place(b"a\0", 2), &tombstone, [false, true]),
             (place(b"a\0", 1), &value, [true, true]),
-            (place(b"b", 1), &value, [false, false]),
+            (place(b"b", 8), &value, [false, false]),
+            (place(b"b", 4), &tombstone, [false, true]),
+            (place(b"b", 3), &value, [true, true]),
+            (place(b"c", 1), &value, [false, false]),
             (idempotency_key(b"b"), &value, [false, false]),
             (idempotency_key(b"b"), &tombstone, [false, false]),
         ];
-        let mut part = Sweep::new(false);
-        let mut whole = Sweep::new(true);
+        let mut part = Sweep::new(false, Revision(5));
+        let mut whole = Sweep::new(true, Revision(5));
+        let mut never = Sweep::new(true, Revision(0));
         for (place, value, expected) in pass {
             assert_eq!([part.drops(&place, value), whole.drops(&place, value)], expected);
+            assert!(!never.drops(&place, value), "nothing is compacted");
         }
     }
 }

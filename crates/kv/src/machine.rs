@@ -4,9 +4,7 @@ use bytes::Bytes;
 
 use crate::planted::Bug;
 use crate::stage::Stage;
-use crate::{
-    Command, KvOptions, MapError, OrderedMap, Revision, ServerId, State, Taken, read::Finder,
-};
+use crate::{Command, KvOptions, MapError, OrderedMap, Revision, ServerId, Taken, walk::Finder};
 
 /// Turns commands into changes of a map.
 ///
@@ -29,7 +27,7 @@ impl<M: OrderedMap> StateMachine<M> {
     /// # Errors
     /// When the map cannot be read or its state record is damaged.
     pub fn open(map: M, options: KvOptions) -> Result<Self, MapError> {
-        let stage = Stage::new(State::load(&map)?, options);
+        let stage = Stage::load(&map, options)?;
         Ok(StateMachine { map, stage, compared: (0, 0) })
     }
 
@@ -50,10 +48,10 @@ impl<M: OrderedMap> StateMachine<M> {
     /// # Panics
     /// When something is not committed, or the snapshot is not [wanted](Self::wants).
     pub fn replace(&mut self, map: M) -> Result<M, MapError> {
-        let state = State::load(&map)?;
+        let stage = Stage::load(&map, self.stage.options.clone())?;
         assert!(self.staged_bytes() == 0, "a snapshot replaces what is committed");
-        assert!(self.wants(state.applied_slot), "a snapshot turns the state back");
-        self.stage.replace(state);
+        assert!(self.wants(stage.state.applied_slot), "a snapshot turns the state back");
+        self.stage.replace(stage);
         let applied = self.applied_slot();
         if applied.is_multiple_of(COMPARE_SLOTS) {
             self.compared = (applied, self.state_hash());
@@ -81,6 +79,7 @@ impl<M: OrderedMap> StateMachine<M> {
         self.stage.begin_slot(&self.map, slot, cluster_time_ms, commands.is_empty())?;
         let taken = commands.iter().map(|(id, command)| self.stage.take(&mut finder, *id, command));
         let taken = taken.collect::<Result<_, _>>()?;
+        self.stage.end_slot();
         if slot.is_multiple_of(COMPARE_SLOTS) {
             self.compared = (slot, self.state_hash());
         }
@@ -134,6 +133,20 @@ impl<M: OrderedMap> StateMachine<M> {
     #[must_use]
     pub fn revision(&self) -> Revision {
         self.stage.state.revision
+    }
+
+    /// The oldest revision that can be read.
+    #[must_use]
+    pub fn compacted(&self) -> Revision {
+        self.stage.state.compacted
+    }
+
+    /// Up to which revision [`Operation::Compact`](crate::Operation::Compact) should be
+    /// proposed by now; none if there is no need. It is advice by the options of this
+    /// replica, so only the leader's node has to follow it.
+    #[must_use]
+    pub fn compaction_due(&self) -> Option<Revision> {
+        self.stage.compaction_due()
     }
 
     /// The highest stamp applied, in milliseconds.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
 
-use crate::{KeyRecord, Revision};
+use crate::{KeyRecord, LeaseId, Revision};
 
 /// A key's record without the value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +23,20 @@ impl Metadata {
             mod_revision: record.mod_revision,
             version: record.version,
             lease: record.lease,
+        }
+    }
+
+    /// Of a put over what the key had.
+    pub(crate) fn of_put(
+        current: Option<Metadata>,
+        revision: Revision,
+        lease: Option<LeaseId>,
+    ) -> Self {
+        Metadata {
+            create_revision: current.map_or(revision, |current| current.create_revision),
+            mod_revision: revision,
+            version: current.map_or(0, |current| current.version) + 1,
+            lease: lease.map_or(0, |lease| lease.0),
         }
     }
 

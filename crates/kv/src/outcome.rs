@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::Revision;
+use crate::{LeaseEpoch, LeaseId, Revision, TxnResult};
 
 /// A key's record at one revision.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -64,6 +64,98 @@ pub enum Outcome {
         /// The key's `mod_revision`; none when it does not exist.
         current: Option<Revision>,
     },
+    /// A transaction was carried out.
+    Txn {
+        /// The store's revision with its changes (unchanged when there were none).
+        revision: Revision,
+        /// Whether all its comparisons held.
+        succeeded: bool,
+        /// What became of the operations of that branch.
+        results: Vec<TxnResult>,
+    },
+    /// What the reads of a transaction would bring back is too much. Nothing changed.
+    TxnTooLarge {
+        /// The store's revision.
+        revision: Revision,
+    },
+    /// What was replaced is forgotten up to a revision.
+    Compacted {
+        /// The store's revision.
+        revision: Revision,
+        /// The oldest revision that can be read from now on.
+        oldest: Revision,
+    },
+    /// A compaction asked for a revision that is not here yet, or that is compacted
+    /// already. Nothing changed.
+    CompactRefused {
+        /// The store's revision.
+        revision: Revision,
+        /// The oldest revision that can be read.
+        oldest: Revision,
+    },
+    /// A lease was granted.
+    LeaseGranted {
+        /// The store's revision.
+        revision: Revision,
+        /// The lease.
+        id: LeaseId,
+        /// How long it lives without a keep-alive, in milliseconds.
+        ttl_ms: u64,
+    },
+    /// There is a lease with this id already. Nothing changed.
+    LeaseExists {
+        /// The store's revision.
+        revision: Revision,
+        /// The lease.
+        id: LeaseId,
+    },
+    /// There is no such lease, or it is coming to its end. Nothing changed.
+    LeaseNotFound {
+        /// The store's revision.
+        revision: Revision,
+        /// The lease.
+        id: LeaseId,
+    },
+    /// There is no room for another lease. Nothing changed.
+    LeasesFull {
+        /// The store's revision.
+        revision: Revision,
+    },
+    /// A lease came to its end, and its keys were removed.
+    LeaseEnded {
+        /// The store's revision with this change (unchanged when `count` is 0).
+        revision: Revision,
+        /// The lease.
+        id: LeaseId,
+        /// How many keys this command removed.
+        count: u64,
+        /// It has further keys: another such command is needed. Until then the lease
+        /// neither takes keys nor can be kept alive.
+        more: bool,
+    },
+    /// Leases were kept alive.
+    LeasesKept {
+        /// The store's revision.
+        revision: Revision,
+        /// For each that was asked for its time to live in milliseconds; none if there is
+        /// no such lease.
+        ttls_ms: Vec<Option<u64>>,
+    },
+    /// Somebody keeps the time of the leases from now on.
+    LeaseEpochBegun {
+        /// The store's revision.
+        revision: Revision,
+        /// The name under which it does.
+        epoch: LeaseEpoch,
+    },
+    /// A lease was not ended: who keeps its time is another one by now, or it was kept
+    /// alive meanwhile. Nothing changed.
+    LeaseExpiryOld {
+        /// The store's revision.
+        revision: Revision,
+        /// The lease.
+        id: LeaseId,
+    },
     /// The idempotency key was used for another request. Nothing changed.
     IdempotencyMismatch {
         /// The store's revision.
@@ -80,6 +172,35 @@ pub enum Outcome {
         /// The store's revision.
         revision: Revision,
     },
+}
+
+impl Outcome {
+    /// The store's revision with this outcome.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        match self {
+            Outcome::Stored { revision, .. }
+            | Outcome::Deleted { revision, .. }
+            | Outcome::NotFound { revision }
+            | Outcome::RangeDeleted { revision, .. }
+            | Outcome::ConditionFailed { revision, .. }
+            | Outcome::Txn { revision, .. }
+            | Outcome::TxnTooLarge { revision }
+            | Outcome::Compacted { revision, .. }
+            | Outcome::CompactRefused { revision, .. }
+            | Outcome::LeaseGranted { revision, .. }
+            | Outcome::LeaseExists { revision, .. }
+            | Outcome::LeaseNotFound { revision, .. }
+            | Outcome::LeasesFull { revision }
+            | Outcome::LeaseEnded { revision, .. }
+            | Outcome::LeasesKept { revision, .. }
+            | Outcome::LeaseEpochBegun { revision, .. }
+            | Outcome::LeaseExpiryOld { revision, .. }
+            | Outcome::IdempotencyMismatch { revision }
+            | Outcome::IdempotencyLate { revision }
+            | Outcome::IdempotencyFull { revision } => *revision,
+        }
+    }
 }
 
 /// Until when an idempotency key is remembered at least.

@@ -19,5 +19,8 @@ planted_bugs! {
     LateAttemptTaken = 43, "an attempt that was under way until its idempotency key was forgotten is carried out";
     AnswersInMemoryOnly = 43, "answers under idempotency keys are not saved";
     FailedConditionStores = 45, "a compare-and-set whose comparison failed changes the state";
+    TxnLosesLast = 45, "a transaction that changes several keys loses the last change";
+    TxnInTwo = 45, "a transaction has a revision for each of its changes";
+    TxnFailedStores = 45, "a transaction whose comparison failed is carried out all the same";
     CacheDecides = 50, "what a command does depends on what this node has cached";
 }

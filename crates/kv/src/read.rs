@@ -5,8 +5,49 @@ use bytes::Bytes;
 
 use crate::layout;
 use crate::map::{Cursor, MapError, OrderedMap};
-use crate::record::{self, Stored};
+use crate::walk::{Finder, Walk, first_at, state_at};
 use crate::{APPLIED_KEY, KeyRecord, Revision, State};
+
+pub use crate::change::{Change, ChangePage, ChangePoint, ChangeQuery, changes};
+
+/// Why nothing was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReadError {
+    /// The revision is not kept any more.
+    Compacted {
+        /// The oldest one that can be asked for.
+        oldest: Revision,
+    },
+    /// The revision is not here yet.
+    Future {
+        /// The revision of the committed data.
+        current: Revision,
+    },
+    /// The map failed, or a record is damaged.
+    Map(MapError),
+}
+
+impl From<MapError> for ReadError {
+    fn from(error: MapError) -> Self {
+        ReadError::Map(error)
+    }
+}
+
+impl std::fmt::Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ReadError::Compacted { oldest } => {
+                write!(f, "the revision is compacted: the oldest one is {oldest}")
+            }
+            ReadError::Future { current } => {
+                write!(f, "there is no such revision yet: the newest one is {current}")
+            }
+            ReadError::Map(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {}
 
 /// A question for the keys of a range, answered page by page.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +98,7 @@ impl ListQuery {
 pub struct Entry {
     /// The key.
     pub key: Bytes,
-    /// Its newest record; the value is empty if it was not asked for.
+    /// Its record; the value is empty if it was not asked for.
     pub record: KeyRecord,
 }
 
@@ -104,9 +145,23 @@ pub fn look(map: &impl OrderedMap, key: &[u8], reached: Revision) -> Result<Look
     }
     let (prefix, to) = layout::key_range(key);
     let mut cursor = map.cursor(APPLIED_KEY, &to)?;
-    let revision = revision_at(&mut cursor)?;
-    let record = newest_at(&mut cursor, &prefix, |stored| stored.to_record())?;
+    let revision = state_at(&mut cursor)?.revision;
+    let record = first_at(&mut cursor, &prefix, &prefix, |stored| stored.to_record())?;
     Ok(Look { record, revision })
+}
+
+/// The record that a key had at a revision.
+///
+/// # Errors
+/// When the revision is compacted or not here yet, and as of [`look`].
+pub fn look_at(map: &impl OrderedMap, key: &[u8], at: Revision) -> Result<Look, ReadError> {
+    let (prefix, to) = layout::key_range(key);
+    let mut cursor = map.cursor(APPLIED_KEY, &to)?;
+    check_revision(&state_at(&mut cursor)?, at)?;
+    let mut place = prefix.clone();
+    layout::write_revision(&mut place, at);
+    let record = first_at(&mut cursor, &prefix, &place, |stored| stored.to_record())?;
+    Ok(Look { record, revision: at })
 }
 
 /// The newest record of a key; none when it does not exist.
@@ -133,18 +188,37 @@ pub fn revision(map: &impl OrderedMap) -> Result<Revision, MapError> {
     Ok(State::load(map)?.revision)
 }
 
+/// The oldest revision that can be read.
+///
+/// # Errors
+/// When the map cannot be read or the record is damaged.
+pub fn oldest(map: &impl OrderedMap) -> Result<Revision, MapError> {
+    Ok(State::load(map)?.compacted)
+}
+
 /// A page of existing keys.
 ///
 /// # Errors
 /// When the map cannot be read or a record is damaged.
 pub fn list(map: &impl OrderedMap, query: &ListQuery) -> Result<Page, MapError> {
-    let mut page = Page::default();
-    if query.end.as_ref().is_some_and(|end| *end <= query.start) {
-        page.revision = revision(map)?;
+    always_there(list_at(map, query, None))
+}
+
+/// A page of the keys that existed at a revision; without one, of those that exist. The
+/// pages after it are asked for at [`Page::revision`], and show the same state.
+///
+/// # Errors
+/// When the revision is compacted or not here yet, and as of [`list`].
+pub fn list_at(
+    map: &impl OrderedMap,
+    query: &ListQuery,
+    at: Option<Revision>,
+) -> Result<Page, ReadError> {
+    let (walk, revision) = open(map, query, at)?;
+    let mut page = Page { revision, ..Page::default() };
+    let Some(mut walk) = walk else {
         return Ok(page);
-    }
-    let mut walk = Walk::open(map, &query.start, query.end.as_deref(), query.reverse)?;
-    page.revision = walk.revision()?;
+    };
     let mut page_bytes = 0;
     loop {
         let visits = walk.visits;
@@ -195,14 +269,26 @@ impl<C: Cursor> Counter<C> {
     where
         M: OrderedMap<Cursor<'m> = C>,
     {
-        if query.end.as_ref().is_some_and(|end| *end <= query.start) {
-            let page = Page { revision: revision(map)?, ..Page::default() };
-            return Ok(Counter { walk: None, page });
-        }
-        let mut walk = Walk::open(map, &query.start, query.end.as_deref(), query.reverse)?;
-        let next = if query.reverse { query.end.clone() } else { Some(query.start.clone()) };
-        let page = Page { revision: walk.revision()?, next, ..Page::default() };
-        Ok(Counter { walk: Some(walk), page })
+        always_there(Counter::new_at(map, query, None))
+    }
+
+    /// A count of the keys that existed at a revision; without one, of those that exist.
+    ///
+    /// # Errors
+    /// When the revision is compacted or not here yet, and as of [`Counter::new`].
+    pub fn new_at<'m, M>(
+        map: &'m M,
+        query: &ListQuery,
+        at: Option<Revision>,
+    ) -> Result<Self, ReadError>
+    where
+        M: OrderedMap<Cursor<'m> = C>,
+    {
+        let (walk, revision) = open(map, query, at)?;
+        let begin = if query.reverse { query.end.clone() } else { Some(query.start.clone()) };
+        let next = begin.filter(|_| walk.is_some());
+        let page = Page { revision, next, ..Page::default() };
+        Ok(Counter { walk, page })
     }
 
     /// Goes on over about so many records. Tells whether the range is through.
@@ -233,6 +319,52 @@ impl<C: Cursor> Counter<C> {
     }
 }
 
+/// A walk, none over no keys at all, and the revision that it shows.
+type Opened<C> = (Option<Walk<C>>, Revision);
+
+/// A walk over what the query asks for.
+fn open<'m, M: OrderedMap>(
+    map: &'m M,
+    query: &ListQuery,
+    at: Option<Revision>,
+) -> Result<Opened<M::Cursor<'m>>, ReadError> {
+    if query.end.as_ref().is_some_and(|end| *end <= query.start) {
+        let state = State::load(map)?;
+        let at = at.unwrap_or(state.revision);
+        check_revision(&state, at)?;
+        return Ok((None, at));
+    }
+    let mut walk = Walk::open(map, &query.start, query.end.as_deref(), query.reverse)?;
+    let state = walk.state()?;
+    let at = at.unwrap_or(state.revision);
+    check_revision(&state, at)?;
+    if at != state.revision {
+        walk.show(at);
+    }
+    Ok((Some(walk), at))
+}
+
+/// Whether everything that existed at the revision can be read in this state.
+fn check_revision(state: &State, at: Revision) -> Result<(), ReadError> {
+    if at > state.revision {
+        return Err(ReadError::Future { current: state.revision });
+    }
+    if at < state.compacted {
+        return Err(ReadError::Compacted { oldest: state.compacted });
+    }
+    Ok(())
+}
+
+/// Reading the newest revision meets no other failures than those of the map.
+fn always_there<T>(read: Result<T, ReadError>) -> Result<T, MapError> {
+    read.map_err(|error| match error {
+        ReadError::Map(error) => error,
+        ReadError::Compacted { .. } | ReadError::Future { .. } => {
+            unreachable!("the newest revision is always there")
+        }
+    })
+}
+
 /// The bound with which a page begins at `key`: the key itself, or in reverse the
 /// least key above it.
 fn resume_at(mut key: Vec<u8>, reverse: bool) -> Bytes {
@@ -240,200 +372,6 @@ fn resume_at(mut key: Vec<u8>, reverse: bool) -> Bytes {
         key.push(0);
     }
     Bytes::from(key)
-}
-
-/// Finds the newest records of keys, all in the same state of the map. Looking for
-/// many keys with one finder is cheaper than with one for each.
-pub(crate) struct Finder<'m, M: OrderedMap> {
-    pub(crate) map: &'m M,
-    cursor: Option<M::Cursor<'m>>,
-    prefix: Vec<u8>,
-}
-
-impl<'m, M: OrderedMap> Finder<'m, M> {
-    pub(crate) fn new(map: &'m M) -> Self {
-        Finder { map, cursor: None, prefix: Vec::new() }
-    }
-
-    /// What `visit` makes of the newest record of a key; none when the key does
-    /// not exist.
-    pub(crate) fn newest<T>(
-        &mut self,
-        key: &[u8],
-        visit: impl FnOnce(&Stored<'_>) -> T,
-    ) -> Result<Option<T>, MapError> {
-        self.prefix.clear();
-        layout::write_key_prefix(&mut self.prefix, key);
-        let cursor = match &mut self.cursor {
-            Some(cursor) => cursor,
-            none => none.insert(self.map.key_cursor()?),
-        };
-        newest_at(cursor, &self.prefix, visit)
-    }
-}
-
-fn newest_at<T>(
-    cursor: &mut impl Cursor,
-    prefix: &[u8],
-    visit: impl FnOnce(&Stored<'_>) -> T,
-) -> Result<Option<T>, MapError> {
-    cursor.seek(prefix)?;
-    let Some((place, value)) = cursor.entry().filter(|(place, _)| place.starts_with(prefix)) else {
-        return Ok(None);
-    };
-    let revision = layout::revision_after(place, prefix.len()).ok_or_else(damaged_place)?;
-    Ok(record::read(value, revision)?.as_ref().map(visit))
-}
-
-/// The revision of the state that the cursor is in, if its range has the state's
-/// record. A revision that is read beside a cursor may be of another state.
-fn revision_at(cursor: &mut impl Cursor) -> Result<Revision, MapError> {
-    cursor.seek(APPLIED_KEY)?;
-    match cursor.entry() {
-        Some((place, record)) if place == APPLIED_KEY => Ok(State::decode(record)?.revision),
-        _ => Ok(Revision::default()),
-    }
-}
-
-/// Moves over the newest record of each key, removed ones included.
-pub(crate) struct Walk<C> {
-    cursor: C,
-    /// The bounds of the keys. The cursor's own range begins lower.
-    from: Vec<u8>,
-    to: Vec<u8>,
-    reverse: bool,
-    /// The prefix of the key that the cursor is at; empty before the first.
-    prefix: Vec<u8>,
-    /// How many moves of the cursor it took.
-    pub(crate) visits: usize,
-}
-
-/// The newest record of a key.
-pub(crate) struct Found<'a> {
-    prefix: &'a [u8],
-    revision: Revision,
-    value: &'a [u8],
-}
-
-impl<'a> Found<'a> {
-    pub(crate) fn key(&self) -> Vec<u8> {
-        layout::key_of_prefix(self.prefix)
-    }
-
-    /// The record; none if the key was removed.
-    pub(crate) fn record(&self) -> Result<Option<Stored<'a>>, MapError> {
-        record::read(self.value, self.revision)
-    }
-}
-
-/// So many replaced records are passed one by one before the walk seeks: a seek
-/// costs about as much as a few moves.
-const PASSED_BY_MOVES_MAX: usize = 4;
-
-impl<C: Cursor> Walk<C> {
-    /// A walk over the keys of `start..end`.
-    pub(crate) fn open<'m, M: OrderedMap<Cursor<'m> = C>>(
-        map: &'m M,
-        start: &[u8],
-        end: Option<&[u8]>,
-        reverse: bool,
-    ) -> Result<Self, MapError> {
-        let mut from = Vec::new();
-        layout::write_bound(&mut from, start);
-        let mut to = Vec::new();
-        match end {
-            Some(end) => layout::write_bound(&mut to, end),
-            None => layout::write_end(&mut to),
-        }
-        let cursor = map.cursor(APPLIED_KEY, &to)?;
-        Ok(Walk { cursor, from, to, reverse, prefix: Vec::new(), visits: 0 })
-    }
-
-    /// The revision of the state that is walked over. Only before the first step.
-    fn revision(&mut self) -> Result<Revision, MapError> {
-        assert!(self.prefix.is_empty(), "the walk would lose its place");
-        revision_at(&mut self.cursor)
-    }
-
-    /// The key of the last step.
-    fn key(&self) -> Vec<u8> {
-        layout::key_of_prefix(&self.prefix)
-    }
-
-    /// The next key; none when the range is through.
-    pub(crate) fn step(&mut self) -> Result<Option<Found<'_>>, MapError> {
-        if self.reverse {
-            self.move_down()?
-        } else {
-            self.move_up()?
-        }
-        let Some((place, value)) = inside(&self.cursor, &self.from) else {
-            return Ok(None);
-        };
-        let revision =
-            layout::revision_after(place, self.prefix.len()).ok_or_else(damaged_place)?;
-        Ok(Some(Found { prefix: &self.prefix, revision, value }))
-    }
-
-    /// To the newest record of the key above.
-    fn move_up(&mut self) -> Result<(), MapError> {
-        self.visits += 1;
-        if self.prefix.is_empty() {
-            self.cursor.seek(&self.from)?;
-            return self.enter().map(drop);
-        }
-        for _ in 0..PASSED_BY_MOVES_MAX {
-            self.cursor.next()?;
-            if self.enter()? {
-                return Ok(());
-            }
-            self.visits += 1;
-        }
-        let mut beyond = self.prefix.clone();
-        layout::skip_key(&mut beyond);
-        self.cursor.seek(&beyond)?;
-        self.enter().map(drop)
-    }
-
-    /// To the newest record of the key below. It is the lowest of its records, so
-    /// the walk comes to the oldest one first and seeks from there.
-    fn move_down(&mut self) -> Result<(), MapError> {
-        self.visits += 2;
-        if self.prefix.is_empty() {
-            self.cursor.seek_before(&self.to)?;
-        } else {
-            self.cursor.prev()?;
-        }
-        self.enter()?;
-        if inside(&self.cursor, &self.from).is_some() {
-            self.cursor.seek(&self.prefix)?;
-        }
-        Ok(())
-    }
-
-    /// Takes note of the key that the cursor is at. Tells whether it is another
-    /// one than before, or none.
-    fn enter(&mut self) -> Result<bool, MapError> {
-        let Some((place, _)) = inside(&self.cursor, &self.from) else {
-            return Ok(true);
-        };
-        let prefix = layout::key_prefix(place).ok_or_else(damaged_place)?;
-        if prefix == self.prefix {
-            return Ok(false);
-        }
-        self.prefix.clear();
-        self.prefix.extend_from_slice(prefix);
-        Ok(true)
-    }
-}
-
-/// The entry here, unless the cursor has left the keys downwards.
-fn inside<'a>(cursor: &'a impl Cursor, from: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
-    cursor.entry().filter(|(place, _)| *place >= from)
-}
-
-fn damaged_place() -> MapError {
-    MapError("a key of the map is damaged".to_owned())
 }
 
 #[cfg(test)]
@@ -518,7 +456,7 @@ mod tests {
             machine.apply(sequence, 0, &[(id, Command { idempotency: None, operation })]).unwrap();
             machine.commit().unwrap();
             let mut map = machine.map().clone();
-            let mut sweep = Sweep::new(true);
+            let mut sweep = Sweep::new(true, Revision(sequence));
             map.retain(|place, value| !sweep.drops(place, value));
             states.push(map);
         }

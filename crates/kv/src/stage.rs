@@ -4,33 +4,46 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use crate::change::ChangeLog;
+use crate::compaction::Samples;
 use crate::idempotency::{Answered, Idempotency};
+use crate::lease::Leases;
 use crate::metadata::{Metadata, MetadataCache};
 use crate::planted::{Bug, Planted};
-use crate::read::{Finder, Walk};
 use crate::state::Sequence;
+use crate::walk::Finder;
 use crate::{
-    APPLIED_KEY, Command, Condition, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError,
-    Operation, OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet, layout, record,
+    APPLIED_KEY, Command, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
+    OrderedMap, Outcome, ServerId, State, Taken, WriteSet,
 };
 
 /// The state with everything applied, and the changes since the last commit.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) state: State,
-    options: KvOptions,
-    cache: MetadataCache,
+    pub(crate) options: KvOptions,
+    pub(crate) cache: MetadataCache,
     /// The newest record of each key that changed since the last commit.
-    records: BTreeMap<Bytes, Option<KeyRecord>>,
+    pub(crate) records: BTreeMap<Bytes, Option<KeyRecord>>,
+    pub(crate) changes: ChangeLog,
+    pub(crate) samples: Samples,
+    pub(crate) leases: Leases,
     idempotency: Idempotency,
-    batch: WriteSet,
+    pub(crate) batch: WriteSet,
     is_changed: bool,
 }
 
 impl Stage {
-    pub(crate) fn new(state: State, options: KvOptions) -> Self {
+    pub(crate) fn load(map: &impl OrderedMap, options: KvOptions) -> Result<Self, MapError> {
+        Ok(Stage::new(State::load(map)?, Samples::load(map)?, options))
+    }
+
+    fn new(state: State, samples: Samples, options: KvOptions) -> Self {
         Stage {
             state,
+            samples,
+            changes: ChangeLog::default(),
+            leases: Leases::default(),
             cache: MetadataCache::new(options.metadata_cache_bytes_max),
             records: BTreeMap::new(),
             idempotency: Idempotency::new(options.idempotency_grace_ms),
@@ -42,9 +55,9 @@ impl Stage {
 
     /// Goes on from another state than the one that it knows: nothing that was kept of
     /// that one stays.
-    pub(crate) fn replace(&mut self, state: State) {
+    pub(crate) fn replace(&mut self, new: Stage) {
         let planted = self.options.planted;
-        let before = std::mem::replace(self, Stage::new(state, self.options.clone()));
+        let before = std::mem::replace(self, new);
         if planted.is(Bug::SnapshotKeepsCache) {
             self.cache = before.cache;
         }
@@ -76,11 +89,17 @@ impl Stage {
         state.applied_slot = slot;
         state.cluster_time_ms = state.cluster_time_ms.max(cluster_time_ms);
         let now_ms = state.cluster_time_ms;
+        self.samples.note(&mut self.batch, now_ms, state.revision, state.compacted);
         state.hash.number(slot);
         state.hash.number(now_ms);
         self.idempotency.expire(map, &mut self.batch, &mut state.idempotency, now_ms, is_empty)?;
         state.hash.number(state.idempotency.forgotten_ms);
         Ok(())
+    }
+
+    /// What each slot does after its commands.
+    pub(crate) fn end_slot(&mut self) {
+        self.changes.end(&mut self.batch);
     }
 
     /// See [`crate::StateMachine::tick_ms`].
@@ -111,6 +130,7 @@ impl Stage {
         self.batch.clear();
         self.records.clear();
         self.idempotency.committed();
+        self.leases.committed();
         self.is_changed = false;
         Ok(())
     }
@@ -211,162 +231,14 @@ impl Stage {
             Operation::DeleteRange { start, end, limit } => {
                 self.delete_range(finder, start, end.as_ref(), *limit)
             }
+            Operation::Txn(txn) => self.transact(finder, txn),
+            Operation::Compact { revision } => Ok(self.compact(*revision)),
+            Operation::Lease(operation) => self.lease(finder, operation),
         }
-    }
-
-    fn put<M: OrderedMap>(
-        &mut self,
-        finder: &mut Finder<'_, M>,
-        key: &Bytes,
-        value: &Bytes,
-        condition: Condition,
-        want_previous: bool,
-    ) -> Result<Outcome, MapError> {
-        let current = self.metadata(finder, key)?;
-        let refusal = self.check(condition, current);
-        let stores = self.options.planted.is(Bug::FailedConditionStores);
-        if let Some(refusal) = refusal.clone().filter(|_| !stores) {
-            return Ok(refusal);
-        }
-        let previous =
-            if want_previous && current.is_some() { self.record(finder, key)? } else { None };
-        let revision = self.advance();
-        let metadata = Metadata {
-            create_revision: current.map_or(revision, |current| current.create_revision),
-            mod_revision: revision,
-            version: current.map_or(0, |current| current.version) + 1,
-            lease: 0,
-        };
-        self.batch.put_with(
-            |out| layout::write_data_key(out, key, revision),
-            |out| record::write_value(out, &metadata, value),
-        );
-        self.state.hash.bytes(key);
-        self.state.hash.bytes(value);
-        self.cache.set(key, Some(metadata));
-        self.records.insert(key.clone(), Some(metadata.with_value(value.clone())));
-        let stored = Outcome::Stored {
-            revision,
-            create_revision: metadata.create_revision,
-            version: metadata.version,
-            previous,
-        };
-        Ok(refusal.unwrap_or(stored))
-    }
-
-    fn delete<M: OrderedMap>(
-        &mut self,
-        finder: &mut Finder<'_, M>,
-        key: &Bytes,
-        condition: Condition,
-        want_previous: bool,
-    ) -> Result<Outcome, MapError> {
-        let current = self.metadata(finder, key)?;
-        if let Some(refusal) = self.check(condition, current) {
-            return Ok(refusal);
-        }
-        if current.is_none() {
-            return Ok(Outcome::NotFound { revision: self.state.revision });
-        }
-        let previous = if want_previous { self.record(finder, key)? } else { None };
-        let revision = self.advance();
-        self.remove(key, revision);
-        Ok(Outcome::Deleted { revision, previous })
-    }
-
-    fn delete_range<M: OrderedMap>(
-        &mut self,
-        finder: &mut Finder<'_, M>,
-        start: &Bytes,
-        end: Option<&Bytes>,
-        limit: u32,
-    ) -> Result<Outcome, MapError> {
-        let limit = limit.min(self.options.delete_range_keys_max) as usize;
-        let keys = self.existing_keys(finder.map, start, end, limit)?;
-        let revision = if keys.is_empty() { self.state.revision } else { self.advance() };
-        for key in &keys {
-            self.remove(key, revision);
-        }
-        let next = (keys.len() == limit).then(|| match keys.last() {
-            Some(last) => [last.as_ref(), &[0]].concat().into(),
-            None => start.clone(),
-        });
-        Ok(Outcome::RangeDeleted { revision, count: keys.len() as u64, next })
-    }
-
-    /// The lowest existing keys of a range: those of the map, and over them those
-    /// that are staged.
-    fn existing_keys(
-        &self,
-        map: &impl OrderedMap,
-        start: &Bytes,
-        end: Option<&Bytes>,
-        limit: usize,
-    ) -> Result<Vec<Bytes>, MapError> {
-        let mut keys = Vec::new();
-        if limit == 0 || end.is_some_and(|end| end <= start) {
-            return Ok(keys);
-        }
-        let mut staged = self
-            .records
-            .range(start.clone()..)
-            .take_while(|(key, _)| end.is_none_or(|end| *key < end))
-            .peekable();
-        let mut walk = Walk::open(map, start, end.map(|end| end.as_ref()), false)?;
-        while keys.len() < limit {
-            let Some(found) = walk.step()? else {
-                break;
-            };
-            let is_value = found.record()?.is_some();
-            let key = Bytes::from(found.key());
-            while keys.len() < limit
-                && let Some((lower, record)) = staged.next_if(|(staged, _)| **staged < key)
-            {
-                keys.extend(record.as_ref().map(|_| lower.clone()));
-            }
-            let exists = match staged.next_if(|(staged, _)| **staged == key) {
-                Some((_, record)) => record.is_some(),
-                None => is_value,
-            };
-            if exists && keys.len() < limit {
-                keys.push(key);
-            }
-        }
-        let rest = staged.filter(|(_, record)| record.is_some()).map(|(key, _)| key.clone());
-        let room = limit - keys.len();
-        keys.extend(rest.take(room));
-        Ok(keys)
-    }
-
-    /// Puts a tombstone.
-    fn remove(&mut self, key: &Bytes, revision: Revision) {
-        self.batch
-            .put_with(|out| layout::write_data_key(out, key, revision), record::write_tombstone);
-        self.state.hash.bytes(key);
-        self.cache.set(key, None);
-        self.records.insert(key.clone(), None);
-    }
-
-    fn advance(&mut self) -> Revision {
-        self.state.revision.0 += 1;
-        self.state.revision
-    }
-
-    /// The refusal, unless the condition holds.
-    fn check(&self, condition: Condition, current: Option<Metadata>) -> Option<Outcome> {
-        let current = current.map(|current| current.mod_revision);
-        let holds = match condition {
-            Condition::Always => true,
-            Condition::Absent => current.is_none(),
-            Condition::Exists => current.is_some(),
-            Condition::At(revision) => current == Some(revision),
-        };
-        let revision = self.state.revision;
-        (!holds).then_some(Outcome::ConditionFailed { revision, current })
     }
 
     /// The metadata of a key, from memory if it is there.
-    fn metadata<M: OrderedMap>(
+    pub(crate) fn metadata<M: OrderedMap>(
         &mut self,
         finder: &mut Finder<'_, M>,
         key: &[u8],
@@ -386,7 +258,7 @@ impl Stage {
     }
 
     /// The whole record of a key.
-    fn record<M: OrderedMap>(
+    pub(crate) fn record<M: OrderedMap>(
         &self,
         finder: &mut Finder<'_, M>,
         key: &[u8],
@@ -400,19 +272,32 @@ impl Stage {
 
 /// Mixes what a command came to into the running hash.
 fn hash_outcome(state: &mut State, outcome: &Outcome) {
-    let (kind, revision, detail) = match outcome {
-        Outcome::Stored { revision, version, .. } => (1, revision, *version),
-        Outcome::Deleted { revision, .. } => (2, revision, 0),
-        Outcome::NotFound { revision } => (3, revision, 0),
-        Outcome::RangeDeleted { revision, count, .. } => (4, revision, *count),
-        Outcome::ConditionFailed { revision, current } => {
-            (5, revision, current.map_or(0, |current| current.0))
-        }
-        Outcome::IdempotencyMismatch { revision } => (6, revision, 0),
-        Outcome::IdempotencyFull { revision } => (7, revision, 0),
-        Outcome::IdempotencyLate { revision } => (8, revision, 0),
+    let (kind, detail) = match outcome {
+        Outcome::Stored { version, .. } => (1, *version),
+        Outcome::Deleted { .. } => (2, 0),
+        Outcome::NotFound { .. } => (3, 0),
+        Outcome::RangeDeleted { count, .. } => (4, *count),
+        Outcome::ConditionFailed { current, .. } => (5, current.map_or(0, |current| current.0)),
+        Outcome::IdempotencyMismatch { .. } => (6, 0),
+        Outcome::IdempotencyFull { .. } => (7, 0),
+        Outcome::IdempotencyLate { .. } => (8, 0),
+        Outcome::Txn { succeeded, .. } => (9, u64::from(*succeeded)),
+        Outcome::TxnTooLarge { .. } => (10, 0),
+        Outcome::Compacted { oldest, .. } => (11, oldest.0),
+        Outcome::CompactRefused { oldest, .. } => (12, oldest.0),
+        Outcome::LeaseGranted { id, .. } => (13, id.0),
+        Outcome::LeaseExists { id, .. } => (14, id.0),
+        Outcome::LeaseNotFound { id, .. } => (15, id.0),
+        Outcome::LeasesFull { .. } => (16, 0),
+        Outcome::LeaseEnded { count, more, .. } => (17, *count << 1 | u64::from(*more)),
+        Outcome::LeasesKept { ttls_ms, .. } => (18, ttls_ms.iter().flatten().count() as u64),
+        Outcome::LeaseEpochBegun { epoch, .. } => (19, epoch.0),
+        Outcome::LeaseExpiryOld { id, .. } => (20, id.0),
     };
-    for number in [kind, revision.0, detail] {
+    for number in [kind, outcome.revision().0, detail] {
         state.hash.number(number);
+    }
+    if let Outcome::Txn { results, .. } = outcome {
+        results.iter().for_each(|result| state.hash.number(result.digest()));
     }
 }

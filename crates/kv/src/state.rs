@@ -8,7 +8,7 @@ use crate::codec::{Reader, put_varint};
 use crate::hash::RunningHash;
 use crate::layout::APPLIED_KEY;
 use crate::planted::{Bug, Planted};
-use crate::{MapError, OrderedMap, Revision, ServerId};
+use crate::{LeaseEpoch, LeaseId, MapError, OrderedMap, Revision, ServerId};
 
 /// How far the state machine is. One record, written with every commit, so it
 /// always fits the data beside it.
@@ -18,10 +18,19 @@ pub struct State {
     pub applied_slot: u64,
     /// Counts the commands that changed something.
     pub revision: Revision,
+    /// The oldest revision that can be read; what was replaced up to there is dropped
+    /// when the map is compacted.
+    pub compacted: Revision,
     /// The highest stamp of the log, in milliseconds.
     pub cluster_time_ms: u64,
     pub(crate) hash: RunningHash,
     pub(crate) idempotency: Remembered,
+    /// Who keeps the time of the leases: an expiry of an earlier one has no effect.
+    pub(crate) lease_epoch: LeaseEpoch,
+    /// How many leases there are.
+    pub(crate) leases: u64,
+    /// The last id that a lease got because it asked for none.
+    pub(crate) last_lease: LeaseId,
     pub(crate) origins: BTreeMap<u32, LastTaken>,
     /// Who may decide about the next slots: bytes of the host. None as long as the
     /// members are those of the beginning.
@@ -53,9 +62,9 @@ pub(crate) enum Sequence {
     Gap,
 }
 
-/// Formats 1 and 2 were before the first release. They don't say up to which time keys are
-/// forgotten, and nodes that went on from them at different slots could part.
-const FORMAT: u8 = 3;
+/// Formats 1 to 3 were before the first release. Beside them lie no changes for watches,
+/// and what they replaced is dropped, so the oldest revision could not be told.
+const FORMAT: u8 = 4;
 
 /// The most bytes that a host may keep in the state.
 const CONFIGURATIONS_BYTES_MAX: u64 = 1 << 20;
@@ -103,12 +112,16 @@ impl State {
         put_varint(out, self.applied_slot);
         let behind = u64::from(planted.is(Bug::RevisionBehindData));
         put_varint(out, self.revision.0.saturating_sub(behind));
+        put_varint(out, self.compacted.0);
         put_varint(out, self.cluster_time_ms);
         out.extend_from_slice(&self.hash.0.to_le_bytes());
         put_varint(out, self.idempotency.first);
         put_varint(out, self.idempotency.next);
         put_varint(out, self.idempotency.bytes);
         put_varint(out, self.idempotency.forgotten_ms);
+        put_varint(out, self.lease_epoch.0);
+        put_varint(out, self.leases);
+        put_varint(out, self.last_lease.0);
         let kept = if planted.is(Bug::SequencesForgotten) { 0 } else { self.origins.len() };
         put_varint(out, kept as u64);
         for (origin, last) in self.origins.iter().take(kept) {
@@ -173,6 +186,7 @@ impl State {
         let mut state = State {
             applied_slot: reader.varint()?,
             revision: Revision(reader.varint()?),
+            compacted: Revision(reader.varint()?),
             cluster_time_ms: reader.varint()?,
             hash: RunningHash(u64::from_le_bytes(reader.array()?)),
             idempotency: Remembered {
@@ -181,6 +195,9 @@ impl State {
                 bytes: reader.varint()?,
                 forgotten_ms: reader.varint()?,
             },
+            lease_epoch: LeaseEpoch(reader.varint()?),
+            leases: reader.varint()?,
+            last_lease: LeaseId(reader.varint()?),
             origins: BTreeMap::new(),
             configurations: Bytes::new(),
         };
@@ -195,7 +212,7 @@ impl State {
             return None;
         }
         state.configurations = Bytes::copy_from_slice(configurations);
-        Some(state)
+        (state.compacted <= state.revision).then_some(state)
     }
 }
 
@@ -244,6 +261,9 @@ mod tests {
     fn every_damage_of_the_record_is_an_error_or_another_state() {
         let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
         state.idempotency.forgotten_ms = 600_000;
+        state.compacted = Revision(190);
+        (state.lease_epoch, state.last_lease) = (LeaseEpoch(7), LeaseId(1 << 30));
+        state.leases = 3;
         state.take(id(1, 2, 1), 9);
         state.take(id(900, 1 << 40, 1), 9);
         state.configurations = Bytes::from_static(b"who votes");
@@ -260,7 +280,7 @@ mod tests {
         }
         record.push(0);
         assert!(State::decode(&record).is_err(), "a byte more");
-        for (format, words) in [(FORMAT + 1, "a newer one wrote it"), (2, "first release")] {
+        for (format, words) in [(FORMAT + 1, "a newer one wrote it"), (3, "first release")] {
             record[0] = format;
             let MapError(why) = State::decode(&record).expect_err("another format");
             assert!(why.contains(words), "{why}");

@@ -219,6 +219,7 @@ impl Applier {
             machine.cluster_time_ms(),
             machine.state_hash(),
         );
+        self.shared.state.set_compacted(machine.compacted(), machine.compaction_due());
     }
 }
 

@@ -66,7 +66,9 @@ impl DurabilityTrace {
         let Taken::Applied { outcome, .. } = taken else { return };
         let (Outcome::Stored { revision, .. }
         | Outcome::Deleted { revision, .. }
-        | Outcome::RangeDeleted { revision, .. }) = outcome
+        | Outcome::RangeDeleted { revision, .. }
+        | Outcome::Txn { revision, .. }
+        | Outcome::LeaseEnded { revision, .. }) = outcome
         else {
             return;
         };

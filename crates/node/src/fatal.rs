@@ -130,8 +130,11 @@ impl Fatal {
     /// node does not come back; or that another process has its life or a later one. Alone its
     /// promise and its journal would grow until nobody could tell any more, so it ends.
     pub(crate) fn report_barred(&self, text: &str, for_good: bool) {
-        if for_good {
-            self.leave(WENT_BACK, format!("{text}\n").as_bytes());
+        if for_good && !self.leave(WENT_BACK, format!("{text}\n").as_bytes()) {
+            let text =
+                format!("{text}. This could not be written to the folder: do not start it again");
+            self.report("a peer refuses this node", text);
+            return;
         }
         self.report("a peer refuses this node", text);
     }

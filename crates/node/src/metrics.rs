@@ -43,6 +43,8 @@ fn write_state(page: &mut Page, shared: &Shared) {
     page.gauge("applied_slot", "Applied up to here.", state.applied().0);
     page.gauge("durable_slot", "In the state's files up to here.", state.durable().0);
     page.gauge("revision", "The store's revision.", state.revision().0);
+    let text = "The oldest revision that can be read.";
+    page.gauge("compacted_revision", text, state.compacted().0);
     let backlog = state.backlog_values.load(Relaxed);
     page.gauge("apply_backlog_values", "Chosen values not applied yet.", backlog);
 }

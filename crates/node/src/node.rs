@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
 use synod_journal::{Journal, JournalError};
-use synod_kv::{KvOptions, StateMachine};
+use synod_kv::StateMachine;
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, StoreOptions};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 
 use crate::apply_thread::{Applier, ApplyThread, Installer};
+use crate::chores;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
@@ -301,8 +302,8 @@ fn recover(
         recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
         folder.states().remove_mark(store.path())?;
     }
-    let machine =
-        StateMachine::open(store.clone(), KvOptions::default()).map_err(StartError::State)?;
+    let machine = StateMachine::open(store.clone(), settings.history.kv_options())
+        .map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity, incarnation, shared.clone());
     shared.rebuilding(recovered.chosen_upto);
     if !recovery::replay(&journal, &recovered, &mut applier, || !stop.load(Relaxed))? {
@@ -474,11 +475,13 @@ impl Assembly<'_> {
                 listener.set_nonblocking(true)?;
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let delivery = tokio::spawn(request::deliver(answers));
+                let chores = tokio::spawn(chores::run(handle.clone()));
                 let stop = async move {
                     // An error says that the node is gone, which is a stop as well.
                     let _ = stopped.wait_for(|stopped| *stopped).await;
                 };
                 synod_api::serve(listener, handle, limits, stop).await;
+                chores.abort();
                 delivery.abort();
                 Ok(())
             })

@@ -9,11 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{MembersBody, StatusBody};
-use synod_kv::read::{self, Counter, ListQuery, Look, Page};
-use synod_kv::{Command, MapError, Operation, Revision, Taken};
+use synod_kv::read::{self, Counter, ListQuery, Look, Page, ReadError};
+use synod_kv::{Command, LeaseOperation, MapError, Operation, Revision, Taken, TxnOperation};
 use synod_paxos::{Configuration, NodeId};
 use synod_storage::snapshot::StateFolders;
-use synod_storage::{Told, told_by};
+use synod_storage::{Store, Told, told_by};
 use synod_wire::command;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -118,6 +118,34 @@ impl Handle {
         }
         result
     }
+
+    /// Up to where revisions should be forgotten by now, as this node sees it.
+    pub(crate) fn compaction_due(&self) -> Option<Revision> {
+        self.inner.shared.state.compaction_due()
+    }
+
+    fn checked_read<T>(&self, result: Result<T, ReadError>) -> Result<T, ReadError> {
+        match result {
+            Err(ReadError::Map(error)) => self.checked(Err(error)).map_err(ReadError::Map),
+            others => others,
+        }
+    }
+}
+
+/// Whether it may need more room on the disks than is there. Whatever may give some back
+/// goes on.
+fn adds(operation: &Operation) -> bool {
+    match operation {
+        Operation::Put { .. } | Operation::Lease(LeaseOperation::Grant { .. }) => true,
+        Operation::Txn(txn) => {
+            let puts = |one: &TxnOperation| matches!(one, TxnOperation::Put { .. });
+            txn.success.iter().chain(&txn.failure).any(puts)
+        }
+        Operation::Delete { .. }
+        | Operation::DeleteRange { .. }
+        | Operation::Compact { .. }
+        | Operation::Lease(_) => false,
+    }
 }
 
 impl Inner {
@@ -145,10 +173,11 @@ impl Inner {
 }
 
 impl Replica for Handle {
+    type Map = Store;
+
     async fn write(&self, command: Command, deadline: Instant) -> Result<Taken, Refused> {
-        let is_put = matches!(command.operation, Operation::Put { .. });
         let shared = &self.inner.shared;
-        let no_room = is_put && shared.owner.no_disk_room.load(Relaxed);
+        let no_room = adds(&command.operation) && shared.owner.no_disk_room.load(Relaxed);
         if no_room || shared.is_out_of_room.load(Relaxed) {
             return Err(Refused::NoRoom);
         }
@@ -178,18 +207,19 @@ impl Replica for Handle {
         self.checked(read::look(&self.inner.store.get(), key, revision))
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
-        self.checked(read::list(&self.inner.store.get(), query))
+    fn read<T>(&self, read: impl FnOnce(&Store) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        self.checked_read(read(&self.inner.store.get()))
     }
 
     async fn count(
         &self,
         query: ListQuery,
+        at: Option<Revision>,
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
-    ) -> Result<Page, MapError> {
+    ) -> Result<Page, ReadError> {
         let store = self.inner.store.get();
-        let mut counter = self.checked(Counter::new(&store, &query))?;
+        let mut counter = self.checked_read(Counter::new_at(&store, &query, at))?;
         while !self.checked(counter.go_on(visits_max))? && goes_on() {
             tokio::task::yield_now().await;
         }

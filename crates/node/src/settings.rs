@@ -15,6 +15,7 @@ use serde::Deserialize;
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
 use synod_wire::version;
 
+use crate::history_settings::HistorySettings;
 use crate::limit_settings::LimitSettings;
 use crate::scrub_settings::ScrubSettings;
 use crate::snapshot_settings::SnapshotSettings;
@@ -58,6 +59,9 @@ pub struct Settings {
     /// How much journal is kept, and how states move between nodes.
     #[serde(default)]
     pub snapshot: SnapshotSettings,
+    /// How long old revisions are kept.
+    #[serde(default)]
+    pub history: HistorySettings,
     /// The search for damage on the disk.
     #[serde(default)]
     pub scrub: ScrubSettings,
@@ -294,6 +298,7 @@ impl Settings {
         self.timing.check()?;
         self.limits.check()?;
         self.snapshot.check()?;
+        self.history.check()?;
         self.scrub.check()?;
         if self.log.level.is_empty() {
             return wrong("log.level", "must be error, warn, info, debug or a filter");

@@ -89,6 +89,9 @@ pub(crate) struct StateView {
     durable: AtomicU64,
     revision: AtomicU64,
     cluster_time_ms: AtomicU64,
+    compacted: AtomicU64,
+    /// Up to where revisions should be forgotten; 0 when none should.
+    compaction_due: AtomicU64,
     state_hash: AtomicU64,
     revision_changed: Notify,
     /// What the apply thread has to report and the owner has not taken yet.
@@ -234,6 +237,21 @@ impl StateView {
 
     pub(crate) fn cluster_time_ms(&self) -> u64 {
         self.cluster_time_ms.load(Relaxed)
+    }
+
+    /// The oldest revision that can be read, and up to where more should be forgotten.
+    pub(crate) fn set_compacted(&self, compacted: Revision, due: Option<Revision>) {
+        self.compacted.store(compacted.0, Relaxed);
+        self.compaction_due.store(due.map_or(0, |due| due.0), Relaxed);
+    }
+
+    pub(crate) fn compacted(&self) -> Revision {
+        Revision(self.compacted.load(Relaxed))
+    }
+
+    /// Up to where revisions should be forgotten by now, as this node sees it.
+    pub(crate) fn compaction_due(&self) -> Option<Revision> {
+        Some(Revision(self.compaction_due.load(Relaxed))).filter(|due| due.0 > 0)
     }
 
     pub(crate) fn state_hash(&self) -> u64 {

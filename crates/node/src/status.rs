@@ -40,6 +40,7 @@ pub(crate) fn body(
         durable_slot: shared.state.durable().0,
         truncated_slot: status.map_or(0, |status| status.truncated_upto.0),
         revision: shared.state.revision().0,
+        compacted_revision: shared.state.compacted().0,
         journal_bytes: shared.journal.bytes_on_disk.load(Relaxed),
         state_bytes: store.file_bytes + store.memtable_bytes,
         state_hash: Some(format!("{:016x}", shared.state.state_hash())),

@@ -9,6 +9,7 @@ pub mod memory;
 pub mod promises;
 pub mod search;
 pub mod state_hash;
+pub mod transactions;
 
 use std::fmt;
 
@@ -29,6 +30,8 @@ pub enum Checker {
     ExactlyOnce,
     /// Clients see one register per key, in real time.
     Linearizability,
+    /// All keys together change one revision after the other.
+    Transactions,
     /// A healed quorum makes progress.
     Liveness,
     /// Nothing grows without bound.
@@ -52,6 +55,7 @@ impl Checker {
             Checker::StateHash => "state hash",
             Checker::ExactlyOnce => "exactly once",
             Checker::Linearizability => "linearizability",
+            Checker::Transactions => "transactions",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
             Checker::Enough => "enough to check",

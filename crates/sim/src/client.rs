@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use synod_host::{Event, Refusal, RequestId};
-use synod_kv::{Command, Condition, IdempotencyKey, Operation as Write, Outcome, Revision, read};
+use synod_kv::{
+    Command, Compare, Condition, IdempotencyKey, Operation as Write, Outcome, Relation, Revision,
+    Target, Txn, TxnOperation, read,
+};
 use synod_paxos::NodeId;
 use synod_wire::command;
 
@@ -59,6 +62,7 @@ struct Attempt {
 #[derive(Debug)]
 pub(crate) struct Clients {
     rng: Rng,
+    txn_rng: Rng,
     pub(crate) mode: Mode,
     open: Vec<Option<Open>>,
     attempts: BTreeMap<RequestId, Attempt>,
@@ -77,6 +81,7 @@ impl Clients {
     pub(crate) fn new(plan: &Plan) -> Self {
         Clients {
             rng: plan.rng(0xc11e),
+            txn_rng: plan.rng(0x7a11),
             mode: Mode::Mixed,
             open: vec![None; plan.load.clients],
             attempts: BTreeMap::new(),
@@ -130,7 +135,9 @@ impl Clients {
             (false, _) => Request::Put(condition),
         };
         let padding_bytes = rng.usize(..=load.padding_bytes_max);
-        let command = encode(name, key, request, keyed, padding_bytes, rng.bool());
+        let want_previous = rng.bool();
+        let request = self.as_transaction(request, key, load);
+        let command = encode(name, key, request, keyed, padding_bytes, want_previous);
         let (returned, ambiguous, floor) = (None, false, told);
         Operation {
             client,
@@ -143,6 +150,22 @@ impl Clients {
             ambiguous,
             floor,
         }
+    }
+
+    /// Some puts are parts of a transaction. Drawn apart, so that a client draws what it
+    /// always drew besides.
+    fn as_transaction(&mut self, request: Request, key: u8, load: &Load) -> Request {
+        let Request::Put(condition) = request else { return request };
+        if load.keys < 2 || self.txn_rng.u8(..100) >= load.txn_percent {
+            return request;
+        }
+        // A comparison takes a key that is not there for one of revision 0.
+        let condition = match condition {
+            Condition::At(Revision(0)) => Condition::Absent,
+            condition => condition,
+        };
+        let other = (key + self.txn_rng.u8(1..load.keys)) % load.keys;
+        Request::Txn { condition, other, removes: self.txn_rng.bool() }
     }
 
     fn take(&mut self, request: RequestId) -> Option<Attempt> {
@@ -166,6 +189,10 @@ fn encode(
             Write::Put { key, value, condition, want_previous }
         }
         Request::Delete(condition) => Write::Delete { key, condition, want_previous },
+        Request::Txn { condition, other, removes } => {
+            let value = value_bytes(name, padding_bytes);
+            Write::Txn(transaction((key, key_bytes(other)), value, condition, removes))
+        }
     };
     let idempotency = keyed.then(|| IdempotencyKey {
         key: Bytes::from(name.to_le_bytes().to_vec()),
@@ -173,6 +200,36 @@ fn encode(
         asked_ms: 0,
     });
     command::encode(&Command { idempotency, operation })
+}
+
+fn transaction(
+    (key, other): (Bytes, Bytes),
+    value: Bytes,
+    condition: Condition,
+    removes: bool,
+) -> Txn {
+    let compares = match condition {
+        Condition::Always => None,
+        Condition::Absent => Some((Relation::Equal, Target::Version(0))),
+        Condition::Exists => Some((Relation::Greater, Target::Create(Revision(0)))),
+        Condition::At(revision) => Some((Relation::Equal, Target::Mod(revision))),
+    };
+    let compare = |(relation, target)| Compare { key: key.clone(), relation, target };
+    let put = |key: &Bytes| TxnOperation::Put {
+        key: key.clone(),
+        value: value.clone(),
+        lease: None,
+        want_previous: true,
+    };
+    let second = match removes {
+        true => TxnOperation::Delete { key: other.clone(), want_previous: true },
+        false => put(&other),
+    };
+    Txn {
+        compares: compares.into_iter().map(compare).collect(),
+        success: vec![put(&key), second],
+        failure: [&key, &other].map(|key| TxnOperation::Get { key: key.clone() }).to_vec(),
+    }
 }
 
 /// A command under an idempotency key, as a node writes it down that has applied this time.
@@ -398,6 +455,9 @@ impl World<'_> {
             Answer::Outcome(Outcome::ConditionFailed { .. }) => {
                 self.coverage.rare(Rare::ConditionFailed);
             }
+            Answer::Outcome(Outcome::Txn { succeeded, .. }) => {
+                self.coverage.rare(if *succeeded { Rare::TxnDone } else { Rare::TxnNotDone });
+            }
             Answer::Outcome(Outcome::IdempotencyFull { .. }) => {
                 self.coverage.rare(Rare::KeyTableFull);
             }
@@ -417,15 +477,6 @@ fn revision_of(answer: &Answer) -> Revision {
     match answer {
         Answer::Refused => Revision(0),
         Answer::Found(_, revision) => *revision,
-        Answer::Outcome(
-            Outcome::Stored { revision, .. }
-            | Outcome::Deleted { revision, .. }
-            | Outcome::NotFound { revision }
-            | Outcome::RangeDeleted { revision, .. }
-            | Outcome::ConditionFailed { revision, .. }
-            | Outcome::IdempotencyMismatch { revision }
-            | Outcome::IdempotencyLate { revision }
-            | Outcome::IdempotencyFull { revision },
-        ) => *revision,
+        Answer::Outcome(outcome) => outcome.revision(),
     }
 }

@@ -82,6 +82,8 @@ rare! {
     KeyTableFull "no room for an idempotency key",
     AttemptLate "attempt refused as too late for its idempotency key",
     AttemptLateTwin "attempt refused as too late, another one's effect forgotten",
+    TxnDone "transaction carried out",
+    TxnNotDone "transaction whose comparison failed",
     ConditionFailed "precondition failed",
     RefusedNoLeader "refused: no leader",
     RefusedOverloaded "refused: overloaded",

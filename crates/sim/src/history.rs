@@ -10,6 +10,16 @@ pub enum Request {
     Put(Condition),
     /// Removes the key.
     Delete(Condition),
+    /// Stores a value in this key and in another one, or removes the other one, if the
+    /// condition holds for this one; else reads both.
+    Txn {
+        /// What must hold.
+        condition: Condition,
+        /// The other key.
+        other: u8,
+        /// Remove the other one.
+        removes: bool,
+    },
     /// Reads the key.
     Get,
 }
@@ -69,6 +79,12 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Whether it is about this key.
+    #[must_use]
+    pub fn touches(&self, key: u8) -> bool {
+        self.key == key || matches!(self.request, Request::Txn { other, .. } if other == key)
+    }
+
     /// Whether it goes through the log.
     #[must_use]
     pub fn is_write(&self) -> bool {

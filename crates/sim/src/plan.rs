@@ -134,6 +134,9 @@ pub struct Load {
     pub keyed_percent: u8,
     /// Bytes that are added to a value to make it long.
     pub padding_bytes_max: usize,
+    /// Puts that are part of a transaction over two keys, in a hundred.
+    #[serde(default)]
+    pub txn_percent: u8,
 }
 
 impl Plan {
@@ -154,6 +157,7 @@ impl Plan {
             reads_percent: [10, 40, 70][rng.usize(..3)],
             keyed_percent: [0, 50, 100][rng.usize(..3)],
             padding_bytes_max: [0, 200, 4_000][rng.usize(..3)],
+            txn_percent: draw_txn_percent(seed),
         };
         let mut plan = Plan {
             seed,
@@ -292,6 +296,12 @@ fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
         }
     }
     faults
+}
+
+/// Drawn apart, so that a seed draws what it always drew besides.
+fn draw_txn_percent(seed: u64) -> u8 {
+    let mut rng = Rng::with_seed(seed ^ 0x5eed_0007);
+    [0, 0, 20, 60][rng.usize(..4)]
 }
 
 /// Mostly so little that a node that was away for seconds needs a snapshot.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use synod_paxos::NodeId;
 
 use crate::checkers::liveness::{Demand, Liveness};
-use crate::checkers::{Check, Checker, Violation, demand, linearizability};
+use crate::checkers::{Check, Checker, Violation, demand, linearizability, transactions};
 use crate::client::Mode;
 use crate::coverage::{Coverage, Rare};
 use crate::node::{Node, Process};
@@ -255,6 +255,7 @@ impl World<'_> {
             }
         }
         linearizability::check(operations, &settled, self.plan.load.keys)?;
+        transactions::check(operations, &settled)?;
         let (wanted, asked) = (self.plan.operations_min, operations.len());
         demand(asked >= wanted, Checker::Enough, || {
             format!("only {asked} operations were asked for, so too little was checked")

@@ -168,7 +168,7 @@ impl compaction_filter_factory::CompactionFilterFactory for SweepFactory {
     type Filter = SweepFilter;
 
     fn create(&mut self, _: compaction_filter_factory::CompactionFilterContext) -> SweepFilter {
-        SweepFilter(Sweep::new(false))
+        SweepFilter(Sweep::new(false, Revision(u64::MAX)))
     }
 
     fn name(&self) -> &std::ffi::CStr {

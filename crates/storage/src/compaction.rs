@@ -1,14 +1,32 @@
 //! Dropping what no read needs any more.
 
 use std::ffi::CStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rocksdb::CompactionDecision;
 use rocksdb::compaction_filter::CompactionFilter;
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use synod_kv::Revision;
 use synod_kv::layout::Sweep;
 
+/// The compacted revision of what a crash leaves. Files that were swept by one that a crash
+/// takes back would lack what can still be asked for.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Compacted(Arc<AtomicU64>);
+
+impl Compacted {
+    pub(crate) fn raise(&self, revision: Revision) {
+        self.0.fetch_max(revision.0, Ordering::Relaxed);
+    }
+
+    fn revision(&self) -> Revision {
+        Revision(self.0.load(Ordering::Relaxed))
+    }
+}
+
 /// Gives each compaction a pass of its own.
-pub(crate) struct SweepFactory;
+pub(crate) struct SweepFactory(pub(crate) Compacted);
 
 /// One compaction's pass.
 pub(crate) struct SweepFilter(Sweep);
@@ -19,7 +37,7 @@ impl CompactionFilterFactory for SweepFactory {
     fn create(&mut self, context: CompactionFilterContext) -> SweepFilter {
         // A full compaction reads every file there is. Records that are not in a
         // file yet are newer than all of them, so for tombstones it is the whole.
-        SweepFilter(Sweep::new(context.is_full_compaction))
+        SweepFilter(Sweep::new(context.is_full_compaction, self.0.revision()))
     }
 
     fn name(&self) -> &CStr {
@@ -42,23 +60,26 @@ mod tests {
     use std::collections::BTreeMap;
 
     use bytes::Bytes;
-    use rocksdb::DB;
+    use rocksdb::{DB, WaitForCompactOptions};
     use synod_kv::{
-        Command, Condition, KvOptions, ListQuery, Operation, ServerId, StateMachine, read,
+        APPLIED_KEY, Command, Condition, KvOptions, ListQuery, Operation, ServerId, StateMachine,
+        read,
     };
 
+    use super::Compacted;
     use crate::{Store, StoreOptions, database};
 
     /// Levels of a few kilobytes, so that there are many and each compaction
     /// takes a part of the files.
     fn many_levels(path: &std::path::Path) -> Store {
-        let mut settings = database::settings(&StoreOptions::default());
+        let compacted = Compacted::default();
+        let mut settings = database::settings(&StoreOptions::default(), &compacted);
         settings.set_write_buffer_size(64 << 10);
         settings.set_target_file_size_base(16 << 10);
         settings.set_max_bytes_for_level_base(32 << 10);
         settings.set_max_bytes_for_level_multiplier(3.0);
         settings.set_level_zero_file_num_compaction_trigger(2);
-        Store::over(DB::open(&settings, path).unwrap())
+        Store::over((DB::open(&settings, path).unwrap(), compacted))
     }
 
     #[test]
@@ -71,7 +92,9 @@ mod tests {
         for sequence in 1..=60_000 {
             let key = Bytes::from(format!("{:05}", random.u32(..4000)));
             let condition = Condition::Always;
-            let operation = if random.u8(..3) > 0 {
+            let operation = if sequence % 1000 == 0 {
+                Operation::Compact { revision: machine.revision() }
+            } else if random.u8(..3) > 0 {
                 let value = Bytes::from(vec![random.u8(..); 50]);
                 model.insert(key.clone(), value.clone());
                 Operation::Put { key, value, condition, want_previous: false }
@@ -83,6 +106,10 @@ mod tests {
             let command = Command { idempotency: None, operation };
             machine.apply(sequence, 0, &[(id, command)]).unwrap();
             machine.commit().unwrap();
+            if sequence % 2500 == 0 {
+                store.flush().unwrap();
+                store.persisted(APPLIED_KEY).unwrap();
+            }
             if sequence % 5000 == 0 {
                 let all = ListQuery {
                     limit: usize::MAX,
@@ -99,6 +126,10 @@ mod tests {
                 }
             }
         }
+        // What was replaced is gone, but for the last compactions, when they are over.
+        store.database().wait_for_compact(&WaitForCompactOptions::default()).unwrap();
+        let rows = store.verify(|| true).unwrap();
+        assert!(rows < 30_000, "{rows} of 60,000 changes are kept");
         // The test is worth nothing if there was but one level.
         let levels = (1..7).filter(|level| {
             let name = format!("rocksdb.num-files-at-level{level}");

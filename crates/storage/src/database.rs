@@ -10,7 +10,7 @@ use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, LogLevel, Options
 use rustix::fs::{Advice, fadvise};
 use synod_kv::layout;
 
-use crate::compaction::SweepFactory;
+use crate::compaction::{Compacted, SweepFactory};
 use crate::{StoreError, StoreOptions, manifest};
 
 /// A folder that only this user may enter.
@@ -19,29 +19,35 @@ const FOLDER_MODE: u32 = 0o700;
 const VERIFY_FILES_MAX: c_int = 32;
 
 /// Opens the database in `path`, which is made if it does not exist.
-pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<DB, StoreError> {
+pub(crate) fn open(path: &Path, options: &StoreOptions) -> Result<(DB, Compacted), StoreError> {
     prepare_folder(path).map_err(|error| StoreError::Unusable {
         path: path.to_owned(),
         reason: error.to_string(),
     })?;
     refuse_damaged_names(path)?;
-    DB::open(&settings(options), path).map_err(|error| StoreError::of_open(path, error))
+    let compacted = Compacted::default();
+    let db = DB::open(&settings(options, &compacted), path);
+    db.map(|db| (db, compacted)).map_err(|error| StoreError::of_open(path, error))
 }
 
 /// Opens the database in `path` for reading. Little memory is used for it.
-pub(crate) fn open_read_only(path: &Path) -> Result<DB, StoreError> {
+pub(crate) fn open_read_only(path: &Path) -> Result<(DB, Compacted), StoreError> {
     refuse_damaged_names(path)?;
-    let mut settings = settings(&StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() });
+    let compacted = Compacted::default();
+    let options = StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() };
+    let mut settings = settings(&options, &compacted);
     settings.create_if_missing(false);
-    DB::open_for_read_only(&settings, path, false).map_err(|error| StoreError::of_open(path, error))
+    let db = DB::open_for_read_only(&settings, path, false);
+    db.map(|db| (db, compacted)).map_err(|error| StoreError::of_open(path, error))
 }
 
 /// Opens the database in `path` for reading every byte of it from the disk.
-pub(crate) fn open_to_verify(path: &Path) -> Result<DB, StoreError> {
+pub(crate) fn open_to_verify(path: &Path) -> Result<(DB, Compacted), StoreError> {
     refuse_damaged_names(path)?;
     drop_cached(path).map_err(|error| StoreError::of_read(path, &error))?;
     let options = StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() };
-    let mut settings = settings(&options);
+    let compacted = Compacted::default();
+    let mut settings = settings(&options, &compacted);
     settings.create_if_missing(false);
     // Without a place among the cached blocks, the index and the filter of a file are read
     // as soon as it is opened. Few are open at a time, so that is little memory.
@@ -52,7 +58,8 @@ pub(crate) fn open_to_verify(path: &Path) -> Result<DB, StoreError> {
     tables.set_cache_index_and_filter_blocks(false);
     settings.set_block_based_table_factory(&tables);
     settings.set_max_open_files(VERIFY_FILES_MAX);
-    DB::open_for_read_only(&settings, path, false).map_err(|error| StoreError::of_open(path, error))
+    let db = DB::open_for_read_only(&settings, path, false);
+    db.map(|db| (db, compacted)).map_err(|error| StoreError::of_open(path, error))
 }
 
 /// Has this system forget what it read of the files: what the disk says now counts.
@@ -101,12 +108,12 @@ fn refuse_orphans(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-pub(crate) fn settings(options: &StoreOptions) -> Options {
+pub(crate) fn settings(options: &StoreOptions, compacted: &Compacted) -> Options {
     let mut settings = Options::default();
     settings.create_if_missing(true);
     set_memory(&mut settings, options);
     set_writing(&mut settings);
-    set_compaction(&mut settings);
+    set_compaction(&mut settings, compacted);
     set_info_log(&mut settings);
     settings
 }
@@ -148,8 +155,8 @@ fn set_writing(settings: &mut Options) {
     settings.set_max_manifest_file_size(4 << 20);
 }
 
-fn set_compaction(settings: &mut Options) {
-    settings.set_compaction_filter_factory(SweepFactory);
+fn set_compaction(settings: &mut Options, compacted: &Compacted) {
+    settings.set_compaction_filter_factory(SweepFactory(compacted.clone()));
     // A pass must see all records of a key in order. Passes in parallel would
     // part them: one could drop a tombstone, the other keep what it hides.
     settings.set_max_subcompactions(1);

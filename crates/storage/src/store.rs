@@ -9,8 +9,9 @@ use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier,
     WriteBatch, WriteOptions, properties,
 };
-use synod_kv::{MapError, OrderedMap, Write, WriteSet, layout};
+use synod_kv::{APPLIED_KEY, MapError, OrderedMap, State, Write, WriteSet, layout};
 
+use crate::compaction::Compacted;
 use crate::cursor::StoreCursor;
 use crate::{StoreError, StoreMetrics, StoreOptions, database};
 
@@ -30,6 +31,7 @@ struct Inner {
     failure: OnceLock<MapError>,
     /// Tombstones put since the last compaction of the whole.
     tombstones: AtomicU64,
+    compacted: Compacted,
 }
 
 impl std::fmt::Debug for Store {
@@ -48,7 +50,11 @@ impl Store {
         let path = path.as_ref();
         let db = database::open(path, options)?;
         tracing::debug!(path = %path.display(), "opened the state");
-        Ok(Store::over(db))
+        let store = Store::over(db);
+        // What lies here now survives a crash, and with it up to where it is compacted. What
+        // is wrong with it whoever opens the state is told.
+        let _ = store.persisted(APPLIED_KEY);
+        Ok(store)
     }
 
     /// Opens a store that nobody writes, to look at it. It may be open elsewhere. None
@@ -134,25 +140,34 @@ impl Store {
         &self.inner.db
     }
 
-    pub(crate) fn over(db: DB) -> Self {
+    pub(crate) fn over((db, compacted): (DB, Compacted)) -> Self {
         let mut without_log = WriteOptions::default();
         without_log.disable_wal(true);
         let mut from_files = ReadOptions::default();
         from_files.set_read_tier(ReadTier::Persisted);
         let failure = OnceLock::new();
         let tombstones = AtomicU64::new(0);
-        let inner = Inner { db, without_log, from_files, failure, tombstones };
+        let inner = Inner { db, without_log, from_files, failure, tombstones, compacted };
         Store { inner: Arc::new(inner) }
     }
 
     /// The value of `key` that survives a crash: as of the last batch that was
     /// flushed. It looks into files only, so ask it now and then, not always.
     ///
+    /// When it is asked for [`APPLIED_KEY`] it takes note up to which revision that state is
+    /// compacted: compactions that begin afterwards drop what was replaced up to there.
+    ///
     /// # Errors
     /// When the store cannot be read.
     pub fn persisted(&self, key: &[u8]) -> Result<Option<Bytes>, MapError> {
         let value = self.inner.db.get_pinned_opt(key, &self.inner.from_files).map_err(failed)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        let value = value.map(|value| Bytes::copy_from_slice(&value));
+        if key == APPLIED_KEY
+            && let Some(Ok(state)) = value.as_deref().map(State::decode)
+        {
+            self.inner.compacted.raise(state.compacted);
+        }
+        Ok(value)
     }
 
     /// Makes everything written so far survive a crash. Returns when it does.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use synod_kv::{
     APPLIED_KEY, Command, Condition, Cursor, KvOptions, ListQuery, MemoryMap, Operation,
-    OrderedMap, ServerId, State, StateMachine, WriteSet, read,
+    OrderedMap, Revision, ServerId, State, StateMachine, WriteSet, read,
 };
 use synod_storage::{Store, StoreError, StoreOptions, Told, told_by};
 
@@ -203,17 +203,48 @@ fn compaction_drops_what_was_replaced_and_removed() {
             machine.map().flush().unwrap();
         }
     }
+    // Nothing may go as long as a crash could take the command back.
+    let (id, mut command) = commands.command();
+    let revision = model.revision();
+    command.operation = Operation::Compact { revision };
+    let command = [(id, command)];
+    machine.apply(1001, 1001, &command).unwrap();
+    model.apply(1001, 1001, &command).unwrap();
+    machine.commit().unwrap();
+    model.commit().unwrap();
+    let all = entries(machine.map());
+    machine.map().compact();
+    assert_eq!(entries(machine.map()), all);
+    machine.map().flush().unwrap();
+    machine.map().persisted(APPLIED_KEY).unwrap();
+    // Newer revisions stay.
+    let (id, mut command) = commands.command();
+    let key = Bytes::from_static(b"twice");
+    for (slot, value) in [(1002, "one"), (1003, "two")] {
+        let (key, value) = (key.clone(), Bytes::from(value));
+        let condition = Condition::Always;
+        command.operation = Operation::Put { key, value, condition, want_previous: false };
+        let id = ServerId { sequence: id.sequence + slot - 1002, ..id };
+        machine.apply(slot, slot, &[(id, command.clone())]).unwrap();
+        model.apply(slot, slot, &[(id, command.clone())]).unwrap();
+    }
+    machine.commit().unwrap();
     model.commit().unwrap();
     let store = machine.map();
-    assert!(store.tombstones() > 0);
     // The cursor keeps the state that it began in.
     let mut cursor = store.cursor(&[0], &[0xff]).unwrap();
     cursor.seek(&[0]).unwrap();
     let before = entries(store);
     store.compact();
     assert_same(store, model.map());
-    // One record a key, and the state.
-    assert_eq!(entries(store), listed(store, false).len() + 1);
+    // One record a key, and one more of the key that was put twice since; the state, the
+    // samples, and the changes of two slots.
+    assert_eq!(entries(store), listed(store, false).len() + 1 + 4);
+    let at = |revision| read::look_at(store, &key, Revision(revision)).unwrap().record;
+    assert_eq!(at(revision.0), None);
+    assert_eq!(at(revision.0 + 1).unwrap().value, "one");
+    assert_eq!(at(revision.0 + 2).unwrap().value, "two");
+    assert!(read::look_at(store, &key, Revision(revision.0 - 1)).is_err());
     assert_eq!(store.tombstones(), 0);
     let mut count = 0;
     while cursor.entry().is_some() {

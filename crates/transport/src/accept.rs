@@ -104,7 +104,7 @@ async fn serve(shared: Rc<Shared>, strangers: Rc<Strangers>, mut stream: TcpStre
     let Some(task) = strangers.remove(number) else {
         return;
     };
-    let (peer, lane) = match shaken {
+    let (peer, hello) = match shaken {
         Ok(Ok(Some(shaken))) => shaken,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
@@ -118,9 +118,11 @@ async fn serve(shared: Rc<Shared>, strangers: Rc<Strangers>, mut stream: TcpStre
             return;
         }
     };
-    if !shared.peer(peer.node).is_some_and(|now| Rc::ptr_eq(&now, &peer)) {
-        return; // It was removed meanwhile.
+    let is_known = shared.peer(peer.node).is_some_and(|now| Rc::ptr_eq(&now, &peer));
+    if !is_known || !peer.is(&hello.facts) {
+        return; // It was removed meanwhile, or began another life.
     }
+    let lane = hello.lane;
     peer.replace_inbound(lane, Inbound { number, task });
     let error = read_messages(&shared, &peer, lane, &mut stream, buffer).await;
     peer.remove_inbound(lane, number);
@@ -139,7 +141,7 @@ async fn shake_hands(
     shared: &Shared,
     stream: &mut TcpStream,
     buffer: &mut BytesMut,
-) -> Result<Option<(Rc<Peer>, Lane)>, HandshakeError> {
+) -> Result<Option<(Rc<Peer>, Hello)>, HandshakeError> {
     set_options(stream, None)?;
     let hello = match read_handshake(stream, buffer).await? {
         Handshake::Hello(hello) => hello,
@@ -149,7 +151,7 @@ async fn shake_hands(
         Ok(peer) => {
             let welcome = Welcome { versions: shared.versions, facts: shared.facts };
             write_handshake(stream, &Handshake::Welcome(welcome)).await?;
-            Ok(Some((peer, hello.lane)))
+            Ok(Some((peer, hello)))
         }
         Err(refusal) => {
             complain(shared, &hello, &refusal);

@@ -258,6 +258,11 @@ impl Peer {
         Ok(())
     }
 
+    /// Whether a connection of these facts is one of the life that was heard last.
+    pub(crate) fn is(&self, facts: &Facts) -> bool {
+        self.member.borrow().is(facts)
+    }
+
     /// The two shook hands: from now on messages to it are of this version.
     pub(crate) fn speak(&self, version: u32, theirs: Versions) {
         self.versions.set(Some((version, theirs.newest)));

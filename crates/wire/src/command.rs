@@ -8,13 +8,21 @@
 //! put:          length u32 | key | length u32 | value
 //! delete:       length u32 | key
 //! delete range: length u32 | start | [flag 4: length u32 | end] | limit u32
+//! transaction:  see `transaction.rs`
+//! compact:      revision u64
+//! lease:        kind u8 | grant: id u64 (0 for any) | ttl in ms u64
+//!                       | revoke: id u64 | renew: count u32 | ids u64 | begin an epoch: nothing
+//!                       | expire: id u64 | epoch u64 | renewals u64
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
-use synod_kv::{Command, Condition, IdempotencyKey, Operation, Revision};
+use synod_kv::{
+    Command, Condition, IdempotencyKey, KEEP_ALIVES_MAX, LeaseEpoch, LeaseId, LeaseOperation,
+    Operation, Revision,
+};
 
-use crate::DecodeError;
 use crate::reader::Reader;
+use crate::{DecodeError, transaction};
 
 /// The longest key. Settings may only ask for less.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
@@ -36,6 +44,15 @@ const VERSION: u8 = 2;
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
 const DELETE_RANGE: u8 = 3;
+const TXN: u8 = 4;
+const COMPACT: u8 = 5;
+const LEASE: u8 = 6;
+
+const GRANT: u8 = 1;
+const REVOKE: u8 = 2;
+const KEEP_ALIVE: u8 = 3;
+const BEGIN_EPOCH: u8 = 4;
+const EXPIRE: u8 = 5;
 
 const HAS_IDEMPOTENCY: u8 = 1;
 const WANTS_PREVIOUS: u8 = 2;
@@ -46,14 +63,21 @@ const ABSENT: u8 = 1;
 const EXISTS: u8 = 2;
 const AT: u8 = 3;
 
+/// How many bytes [`encode`] makes of a command, or a few more. A transaction with more
+/// than [`COMMAND_BYTES_MAX`] has to be refused by whoever takes it.
+#[must_use]
+pub fn encoded_bytes(command: &Command) -> usize {
+    64 + payload_bytes(command)
+}
+
 /// Encodes a command.
 ///
 /// # Panics
-/// When a key, a value or an idempotency key is longer than this module's limits,
-/// which whoever takes requests has to check.
+/// When a key, a value, an idempotency key or a transaction is longer than this module's
+/// limits, which whoever takes requests has to check.
 #[must_use]
 pub fn encode(command: &Command) -> Bytes {
-    let mut out = BytesMut::with_capacity(64 + payload_bytes(command));
+    let mut out = BytesMut::with_capacity(encoded_bytes(command));
     let (operation, mut flags, condition) = match &command.operation {
         Operation::Put { condition, want_previous, .. } => {
             (PUT, previous_flag(*want_previous), *condition)
@@ -64,6 +88,9 @@ pub fn encode(command: &Command) -> Bytes {
         Operation::DeleteRange { end, .. } => {
             (DELETE_RANGE, if end.is_some() { HAS_END } else { 0 }, Condition::Always)
         }
+        Operation::Txn(_) => (TXN, 0, Condition::Always),
+        Operation::Compact { .. } => (COMPACT, 0, Condition::Always),
+        Operation::Lease(_) => (LEASE, 0, Condition::Always),
     };
     if command.idempotency.is_some() {
         flags |= HAS_IDEMPOTENCY;
@@ -77,21 +104,79 @@ pub fn encode(command: &Command) -> Bytes {
     if let Condition::At(revision) = condition {
         out.put_u64_le(revision.0);
     }
-    match &command.operation {
+    put_operation(&mut out, &command.operation);
+    assert!(out.len() <= COMMAND_BYTES_MAX, "a command of {} bytes", out.len());
+    out.freeze()
+}
+
+fn put_operation(out: &mut BytesMut, operation: &Operation) {
+    match operation {
         Operation::Put { key, value, .. } => {
-            put_byte_string(&mut out, key, KEY_BYTES_MAX);
-            put_byte_string(&mut out, value, VALUE_BYTES_MAX);
+            put_byte_string(out, key, KEY_BYTES_MAX);
+            put_byte_string(out, value, VALUE_BYTES_MAX);
         }
-        Operation::Delete { key, .. } => put_byte_string(&mut out, key, KEY_BYTES_MAX),
+        Operation::Delete { key, .. } => put_byte_string(out, key, KEY_BYTES_MAX),
         Operation::DeleteRange { start, end, limit } => {
-            put_byte_string(&mut out, start, KEY_BYTES_MAX);
+            put_byte_string(out, start, KEY_BYTES_MAX);
             if let Some(end) = end {
-                put_byte_string(&mut out, end, KEY_BYTES_MAX);
+                put_byte_string(out, end, KEY_BYTES_MAX);
             }
             out.put_u32_le(*limit);
         }
+        Operation::Txn(txn) => transaction::put(out, txn),
+        Operation::Compact { revision } => out.put_u64_le(revision.0),
+        Operation::Lease(operation) => put_lease(out, operation),
     }
-    out.freeze()
+}
+
+fn put_lease(out: &mut BytesMut, operation: &LeaseOperation) {
+    match operation {
+        LeaseOperation::Grant { id, ttl_ms } => {
+            assert_ne!(*id, Some(LeaseId(0)), "stands for any id");
+            out.put_u8(GRANT);
+            out.put_u64_le(id.map_or(0, |id| id.0));
+            out.put_u64_le(*ttl_ms);
+        }
+        LeaseOperation::Revoke { id } => {
+            out.put_u8(REVOKE);
+            out.put_u64_le(id.0);
+        }
+        LeaseOperation::KeepAlive { ids } => {
+            assert!(ids.len() <= KEEP_ALIVES_MAX, "{} leases to renew", ids.len());
+            out.put_u8(KEEP_ALIVE);
+            out.put_u32_le(u32::try_from(ids.len()).expect("was compared"));
+            ids.iter().for_each(|id| out.put_u64_le(id.0));
+        }
+        LeaseOperation::BeginEpoch => out.put_u8(BEGIN_EPOCH),
+        LeaseOperation::Expire { id, epoch, renewals } => {
+            out.put_u8(EXPIRE);
+            for number in [id.0, epoch.0, *renewals] {
+                out.put_u64_le(number);
+            }
+        }
+    }
+}
+
+fn read_lease(reader: &mut Reader) -> Result<LeaseOperation, DecodeError> {
+    Ok(match reader.u8()? {
+        GRANT => {
+            let id = Some(LeaseId(reader.u64()?)).filter(|id| id.0 != 0);
+            LeaseOperation::Grant { id, ttl_ms: reader.u64()? }
+        }
+        REVOKE => LeaseOperation::Revoke { id: LeaseId(reader.u64()?) },
+        KEEP_ALIVE => {
+            let count = reader.count(KEEP_ALIVES_MAX, 8)?;
+            let ids = (0..count).map(|_| reader.u64().map(LeaseId));
+            LeaseOperation::KeepAlive { ids: ids.collect::<Result<_, _>>()? }
+        }
+        BEGIN_EPOCH => LeaseOperation::BeginEpoch,
+        EXPIRE => LeaseOperation::Expire {
+            id: LeaseId(reader.u64()?),
+            epoch: LeaseEpoch(reader.u64()?),
+            renewals: reader.u64()?,
+        },
+        tag => return Err(DecodeError::Tag { what: "a lease's operation", tag }),
+    })
 }
 
 /// Decodes a command; keys and values are slices of `bytes`.
@@ -124,18 +209,26 @@ pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
         }
     };
     let want_previous = flags & WANTS_PREVIOUS != 0;
-    let key = reader.byte_string("a key", KEY_BYTES_MAX)?;
     let operation = match kind {
         PUT => {
+            let key = reader.byte_string("a key", KEY_BYTES_MAX)?;
             let value = reader.byte_string("a value", VALUE_BYTES_MAX)?;
             Operation::Put { key, value, condition, want_previous }
         }
-        DELETE => Operation::Delete { key, condition, want_previous },
-        _ => {
+        DELETE => {
+            let key = reader.byte_string("a key", KEY_BYTES_MAX)?;
+            Operation::Delete { key, condition, want_previous }
+        }
+        DELETE_RANGE => {
+            let start = reader.byte_string("a key", KEY_BYTES_MAX)?;
             let has_end = flags & HAS_END != 0;
             let end = has_end.then(|| reader.byte_string("a key", KEY_BYTES_MAX)).transpose()?;
-            Operation::DeleteRange { start: key, end, limit: reader.u32()? }
+            Operation::DeleteRange { start, end, limit: reader.u32()? }
         }
+        TXN => Operation::Txn(transaction::read(&mut reader)?),
+        COMPACT => Operation::Compact { revision: Revision(reader.u64()?) },
+        LEASE => Operation::Lease(read_lease(&mut reader)?),
+        tag => return Err(DecodeError::Tag { what: "an operation", tag }),
     };
     reader.finish()?;
     Ok(Command { idempotency, operation })
@@ -147,6 +240,7 @@ fn check_flags(operation: u8, flags: u8, condition: u8) -> Result<(), DecodeErro
     let allowed = match operation {
         PUT | DELETE => HAS_IDEMPOTENCY | WANTS_PREVIOUS,
         DELETE_RANGE => HAS_IDEMPOTENCY | HAS_END,
+        TXN | COMPACT | LEASE => HAS_IDEMPOTENCY,
         tag => {
             return Err(DecodeError::Tag { what: "an operation", tag });
         }
@@ -154,7 +248,7 @@ fn check_flags(operation: u8, flags: u8, condition: u8) -> Result<(), DecodeErro
     if flags & !allowed != 0 {
         return Err(DecodeError::Tag { what: "a command's flags", tag: flags });
     }
-    if operation == DELETE_RANGE && condition != ALWAYS {
+    if !matches!(operation, PUT | DELETE) && condition != ALWAYS {
         return Err(DecodeError::Tag { what: "a condition", tag: condition });
     }
     Ok(())
@@ -182,10 +276,14 @@ fn payload_bytes(command: &Command) -> usize {
             Operation::DeleteRange { start, end, .. } => {
                 start.len() + end.as_ref().map_or(0, Bytes::len)
             }
+            Operation::Txn(txn) => transaction::encoded_bytes(txn),
+            Operation::Compact { .. } => 8,
+            Operation::Lease(LeaseOperation::KeepAlive { ids }) => 8 * ids.len(),
+            Operation::Lease(_) => 25,
         }
 }
 
-fn put_byte_string(out: &mut BytesMut, bytes: &[u8], max: usize) {
+pub(crate) fn put_byte_string(out: &mut BytesMut, bytes: &[u8], max: usize) {
     assert!(bytes.len() <= max, "{} bytes where at most {max} are allowed", bytes.len());
     out.put_u32_le(u32::try_from(bytes.len()).expect("the limits are below 4 GiB"));
     out.put_slice(bytes);

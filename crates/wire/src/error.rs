@@ -37,6 +37,9 @@ pub enum DecodeError {
         /// The length in bytes, or the count.
         size: u64,
     },
+    /// A transaction that writes a key twice, or has too many parts.
+    #[error("a transaction that cannot be carried out")]
+    Transaction,
     /// Members and quorums that cannot be.
     #[error("a configuration that is not possible: {0:?}")]
     Configuration(synod_paxos::ConfigurationError),

@@ -28,6 +28,7 @@ mod peer;
 mod reader;
 pub mod record;
 pub mod snapshot;
+mod transaction;
 pub mod version;
 
 pub use about::{ABOUT_BYTES_MAX, About, AboutMember, CLIENT_URL_BYTES_MAX, PEER_BYTES_MAX};

@@ -13,6 +13,8 @@ pub struct Member {
     incarnation: u64,
     /// The process that lives this incarnation; none before the first contact.
     process: Option<u64>,
+    /// The process whose place that one took.
+    former: Option<u64>,
     promised: Ballot,
     position: Position,
     planted: Planted,
@@ -36,6 +38,7 @@ impl Member {
             store,
             incarnation: 0,
             process: None,
+            former: None,
             promised: Ballot::ZERO,
             position: Position::ZERO,
             planted: Planted::NONE,
@@ -78,6 +81,9 @@ impl Member {
         let admitted = Admitted { pinned: self.store.is_none(), newer_life: !same_process };
         self.store = Some(facts.store);
         self.incarnation = facts.incarnation;
+        if !same_process {
+            self.former = self.process;
+        }
         self.process = Some(facts.process);
         self.promised = self.promised.max(facts.promised);
         self.position = self.position.max(facts.position);
@@ -86,8 +92,12 @@ impl Member {
 
     fn check_new_process(&self, facts: &Facts, same_life: bool) -> Result<(), Refusal> {
         let node = self.node;
+        // One that was here before states what its life began with, and what it was heard to
+        // hold since is its own: it did not go back, but the folder is in use twice.
+        let is_former = self.former == Some(facts.process);
+        let is_second = same_life || is_former || facts.incarnation < self.incarnation;
         let is_behind = facts.promised < self.promised || facts.position < self.position;
-        if is_behind && !self.planted.is(Bug::OldCopyLetIn) {
+        if is_behind && !is_former && !self.planted.is(Bug::OldCopyLetIn) {
             return Err(refusal(
                 RefusalReason::WentBack,
                 format!(
@@ -99,7 +109,6 @@ impl Member {
                 ),
             ));
         }
-        let is_second = same_life || facts.incarnation < self.incarnation;
         if is_second && !self.planted.is(Bug::SecondProcessLetIn) {
             return Err(refusal(
                 RefusalReason::Incarnation,
@@ -121,6 +130,12 @@ impl Member {
             *self = Member::new(self.node, Some(store)).planting(self.planted);
         }
         is_other
+    }
+
+    /// Whether what a connection of this store and process brings is still the peer's.
+    #[must_use]
+    pub fn is(&self, facts: &Facts) -> bool {
+        self.store == Some(facts.store) && self.process == Some(facts.process)
     }
 
     /// The peer told how much of its journal is durable.
@@ -200,6 +215,27 @@ mod tests {
         member.receive_facts(&facts(7, 5, 4, 100)).unwrap();
         let clone = Facts { process: 99, ..facts(7, 5, 4, 100) };
         assert_eq!(reason(member.receive_facts(&clone)), RefusalReason::Incarnation);
+    }
+
+    /// A copy of the folder was started beside it and goes on where it is. What the first
+    /// process says its life began with is less by now, but it did not go back.
+    #[test]
+    fn who_is_there_twice_did_not_go_back() {
+        let mut member = Member::new(NodeId(2), None);
+        member.receive_facts(&facts(7, 1, 0, 0)).unwrap();
+        member.receive_position(Position(21));
+        member.receive_facts(&facts(7, 2, 0, 21)).unwrap();
+        assert!(!member.is(&facts(7, 1, 0, 0)) && member.is(&facts(7, 2, 0, 21)));
+        let first = member.receive_facts(&facts(7, 1, 0, 0));
+        assert_eq!(reason(first), RefusalReason::Incarnation);
+        // Its next life states what its folder holds.
+        member.receive_position(Position(30));
+        let next = member.receive_facts(&facts(7, 3, 0, 21));
+        assert_eq!(reason(next), RefusalReason::WentBack);
+        // The life after the copy's does not make the first one's word count.
+        member.receive_facts(&facts(7, 3, 0, 30)).unwrap();
+        let first = member.receive_facts(&facts(7, 2, 0, 21));
+        assert_eq!(reason(first), RefusalReason::Incarnation);
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod samples;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use samples::{any_command, any_peer_message, commands, handshakes, peer_messages};
-use synod_kv::ServerId;
+use synod_kv::{Command, Operation, ServerId, Txn, TxnOperation};
 use synod_wire::{DecodeError, PeerMessage, batch, command, frame, handshake, version};
 
 fn decode(encoded: &[u8]) -> Result<(), DecodeError> {
@@ -194,6 +194,35 @@ fn a_key_or_value_beyond_its_limit_is_refused() {
         command::decode(long_key.into()),
         Err(DecodeError::TooLarge { what: "a key", size: 65_537 })
     ));
+}
+
+#[test]
+fn what_is_no_transaction_is_refused() {
+    let put = |key: &'static [u8]| TxnOperation::Put {
+        key: Bytes::from_static(key),
+        value: Bytes::new(),
+        lease: None,
+        want_previous: false,
+    };
+    let decoded = |success| {
+        let operation = Operation::Txn(Txn { success, ..Txn::default() });
+        command::decode(command::encode(&Command { idempotency: None, operation })).map(drop)
+    };
+    assert_eq!(decoded(vec![put(b"a"), put(b"b")]), Ok(()));
+    assert_eq!(decoded(vec![put(b"a"), put(b"a")]), Err(DecodeError::Transaction));
+    let (start, limit) = (Bytes::new(), 1);
+    let range = TxnOperation::DeleteRange { start, end: None, limit };
+    assert_eq!(decoded(vec![put(b"a"), range]), Err(DecodeError::Transaction));
+    // Counts that lie: of more than there may be, and of more than there is.
+    for (count, error) in [
+        (1025, DecodeError::TooLarge { what: "a command", size: 1025 }),
+        (1024, DecodeError::CutOff("a command")),
+    ] {
+        let forged = [&[2, 4, 0, 0][..], &u32::to_le_bytes(count), &[0; 64]].concat();
+        assert_eq!(command::decode(forged.into()), Err(error));
+        let forged = [&[2, 6, 0, 0, 3][..], &u32::to_le_bytes(count * 4), &[0; 64]].concat();
+        assert!(command::decode(forged.into()).is_err());
+    }
 }
 
 proptest! {

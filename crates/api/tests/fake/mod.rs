@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{FirstBody, LeaderHint, MembersBody, RoleName, StatusBody};
-use synod_kv::read::{self, ListQuery, Look, Page};
+use synod_kv::read::{self, ListQuery, Look, Page, ReadError};
 use synod_kv::{
     Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
 };
@@ -232,6 +232,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Replica for Fake {
+    type Map = MemoryMap;
+
     async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
         self.shared.writes_seen.send_modify(|seen| *seen += 1);
         match self.pass(&self.shared.writes).await {
@@ -299,20 +301,24 @@ impl Replica for Fake {
         look
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Page, MapError> {
+    fn read<T>(
+        &self,
+        read: impl FnOnce(&MemoryMap) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
         self.check()?;
-        read::list(self.shared.machine.lock().unwrap().map(), query)
+        read(self.shared.machine.lock().unwrap().map())
     }
 
     async fn count(
         &self,
         query: ListQuery,
+        at: Option<Revision>,
         visits_max: usize,
         goes_on: impl Fn() -> bool + Send,
-    ) -> Result<Page, MapError> {
+    ) -> Result<Page, ReadError> {
         self.check()?;
         let map = self.shared.machine.lock().unwrap().map().clone();
-        stand_in::count(&map, &query, visits_max, goes_on).await
+        stand_in::count(&map, (&query, at), visits_max, goes_on).await
     }
 
     fn backup(&self) -> Result<BackupParts, Refused> {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use synod_api::BackupParts;
 use synod_kv::http::{RoleName, StatusBody};
-use synod_kv::read::{Counter, ListQuery, Page};
-use synod_kv::{MapError, MemoryMap};
+use synod_kv::read::{Counter, ListQuery, Page, ReadError};
+use synod_kv::{MemoryMap, Revision};
 
 /// The status of a node that has just begun.
 pub(crate) fn status(node: u32) -> StatusBody {
@@ -21,6 +21,7 @@ pub(crate) fn status(node: u32) -> StatusBody {
         durable_slot: 0,
         truncated_slot: 0,
         revision: 0,
+        compacted_revision: 0,
         journal_bytes: 0,
         state_bytes: 0,
         state_hash: None,
@@ -43,11 +44,11 @@ pub(crate) fn backup() -> BackupParts {
 /// A count that lets others have their turn.
 pub(crate) async fn count(
     map: &MemoryMap,
-    query: &ListQuery,
+    (query, at): (&ListQuery, Option<Revision>),
     visits_max: usize,
     goes_on: impl Fn() -> bool + Send,
-) -> Result<Page, MapError> {
-    let mut counter = Counter::new(map, query)?;
+) -> Result<Page, ReadError> {
+    let mut counter = Counter::new_at(map, query, at)?;
     while !counter.go_on(visits_max)? && goes_on() {
         tokio::task::yield_now().await;
     }

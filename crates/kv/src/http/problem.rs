@@ -23,6 +23,9 @@ pub struct Problem {
     /// does not exist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_revision: Option<u64>,
+    /// With a compacted revision: the oldest one that can be asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_revision: Option<u64>,
 }
 
 /// Whether a request that failed may have had an effect.
@@ -66,6 +69,10 @@ pub enum ProblemKind {
     RequestTimeout,
     /// There is no such key.
     KeyNotFound,
+    /// The revision is not kept any more.
+    Compacted,
+    /// The revision is not here yet.
+    FutureRevision,
     /// There is no such resource.
     NotFound,
     /// The resource does not know the method.
@@ -108,7 +115,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 28] = [
+    pub const ALL: [ProblemKind; 30] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -118,6 +125,8 @@ impl ProblemKind {
         ProblemKind::HeadersTooLarge,
         ProblemKind::RequestTimeout,
         ProblemKind::KeyNotFound,
+        ProblemKind::Compacted,
+        ProblemKind::FutureRevision,
         ProblemKind::NotFound,
         ProblemKind::MethodNotAllowed,
         ProblemKind::PreconditionFailed,
@@ -174,6 +183,8 @@ impl ProblemKind {
             Self::HeadersTooLarge => ("urn:synod:headers-too-large", 431, "Headers too large"),
             Self::RequestTimeout => ("urn:synod:request-timeout", 408, "Request too slow"),
             Self::KeyNotFound => ("urn:synod:key-not-found", 404, "Key not found"),
+            Self::Compacted => ("urn:synod:compacted", 410, "Revision is compacted"),
+            Self::FutureRevision => ("urn:synod:future-revision", 400, "No such revision yet"),
             Self::NotFound => ("urn:synod:not-found", 404, "No such resource"),
             Self::MethodNotAllowed => ("urn:synod:method-not-allowed", 405, "Method not allowed"),
             Self::PreconditionFailed => {
@@ -221,6 +232,7 @@ impl Problem {
             outcome,
             leader: None,
             current_revision: None,
+            oldest_revision: None,
         }
     }
 

@@ -31,6 +31,9 @@ pub struct StatusBody {
     pub truncated_slot: u64,
     /// The store's revision.
     pub revision: u64,
+    /// The oldest revision that can be read.
+    #[serde(default)]
+    pub compacted_revision: u64,
     /// The journal on disk.
     pub journal_bytes: u64,
     /// The state on disk.
@@ -148,6 +151,7 @@ mod tests {
             durable_slot: 7,
             truncated_slot: 6,
             revision: 40,
+            compacted_revision: 7,
             journal_bytes: 1 << 20,
             state_bytes: 300,
             state_hash: None,

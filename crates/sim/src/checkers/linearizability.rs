@@ -18,6 +18,7 @@ use synod_kv::{Condition, KeyRecord, Outcome, Revision};
 
 use crate::checkers::exactly_once::Settled;
 use crate::checkers::search::{self, Unexplained};
+use crate::checkers::transactions;
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::history::{Answer, Operation, Request, value_name};
 
@@ -59,7 +60,7 @@ pub fn check(operations: &[Operation], settled: &[Option<Settled>], keys: u8) ->
 
 fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> Vec<Step> {
     let mut steps = Vec::new();
-    for (index, operation) in operations.iter().enumerate().filter(|(_, o)| o.key == key) {
+    for (index, operation) in operations.iter().enumerate().filter(|(_, o)| o.touches(key)) {
         let told = operation.returned.as_ref();
         let (returned_us, answer) = match (&settled[index], told) {
             (Some(settled), _) => {
@@ -73,7 +74,9 @@ fn steps_of(operations: &[Operation], settled: &[Option<Settled>], key: u8) -> V
             (None, _) => continue,
         };
         let (called_us, request) = (operation.called_us, operation.request);
-        steps.push(Step { index, called_us, returned_us, request, answer });
+        for (request, answer) in transactions::as_seen(key, operation.key, request, answer) {
+            steps.push(Step { index, called_us, returned_us, request, answer });
+        }
     }
     steps
 }
@@ -204,15 +207,11 @@ fn hint(step: &Step) -> (Revision, bool) {
 
 /// The store's revision with an outcome, and whether the operation made it.
 fn revision_of(outcome: &Outcome) -> (Revision, bool) {
-    match outcome {
-        Outcome::Stored { revision, .. } | Outcome::Deleted { revision, .. } => (*revision, true),
-        Outcome::NotFound { revision }
-        | Outcome::ConditionFailed { revision, .. }
-        | Outcome::RangeDeleted { revision, .. }
-        | Outcome::IdempotencyMismatch { revision }
-        | Outcome::IdempotencyLate { revision }
-        | Outcome::IdempotencyFull { revision } => (*revision, false),
-    }
+    let is_change = matches!(
+        outcome,
+        Outcome::Stored { .. } | Outcome::Deleted { .. } | Outcome::Txn { succeeded: true, .. }
+    );
+    (outcome.revision(), is_change)
 }
 
 fn not_linearizable(key: u8, steps: &[Step], deepest: usize) -> Violation {

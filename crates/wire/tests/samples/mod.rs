@@ -9,7 +9,10 @@ use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
-use synod_kv::{Command, Condition, IdempotencyKey, Operation, Revision};
+use synod_kv::{
+    Command, Compare, Condition, IdempotencyKey, LeaseEpoch, LeaseId, LeaseOperation, Operation,
+    Relation, Revision, Target, Txn, TxnOperation,
+};
 use synod_paxos::{
     Accept, Accepted, AcceptedSlot, Ballot, Chosen, Configuration, Fetch, Handover, Heartbeat,
     Message, NodeId, Position, Prepare, Promise, ReadEcho, ReadIndex, ReadIndexAnswer, Reject,
@@ -384,6 +387,94 @@ pub(crate) fn commands() -> Vec<(&'static str, Command)> {
                 operation: Operation::DeleteRange { start: d.bytes(), end: None, limit: d.u32() },
             },
         ),
+        ("transaction", Command { idempotency: name(d), operation: Operation::Txn(txn(d)) }),
+        (
+            "transaction-empty",
+            Command { idempotency: None, operation: Operation::Txn(Txn::default()) },
+        ),
+        (
+            "compact",
+            Command {
+                idempotency: None,
+                operation: Operation::Compact { revision: Revision(d.u64()) },
+            },
+        ),
+    ]
+    .into_iter()
+    .chain(lease_operations(d).into_iter().map(|(name, operation)| {
+        (name, Command { idempotency: None, operation: Operation::Lease(operation) })
+    }))
+    .collect()
+}
+
+fn txn(d: &mut Distinct) -> Txn {
+    let compare = |d: &mut Distinct, relation, target| Compare { key: d.bytes(), relation, target };
+    let compares = vec![
+        {
+            let value = Target::Value(d.bytes());
+            compare(d, Relation::Equal, value)
+        },
+        {
+            let version = Target::Version(d.u64());
+            compare(d, Relation::NotEqual, version)
+        },
+        {
+            let create = Target::Create(Revision(d.u64()));
+            compare(d, Relation::Less, create)
+        },
+        {
+            let changed = Target::Mod(Revision(d.u64()));
+            compare(d, Relation::Greater, changed)
+        },
+        {
+            let lease = Target::Lease(d.u64());
+            compare(d, Relation::Equal, lease)
+        },
+    ];
+    let success = vec![
+        TxnOperation::Put { key: d.bytes(), value: d.bytes(), lease: None, want_previous: true },
+        TxnOperation::Put {
+            key: d.bytes(),
+            value: d.bytes(),
+            lease: Some(LeaseId(d.u64())),
+            want_previous: false,
+        },
+        TxnOperation::Delete { key: d.bytes(), want_previous: true },
+        TxnOperation::DeleteRange { start: d.bytes(), end: Some(d.bytes()), limit: d.u32() },
+    ];
+    let failure = vec![
+        TxnOperation::DeleteRange { start: d.bytes(), end: None, limit: d.u32() },
+        TxnOperation::Get { key: d.bytes() },
+        TxnOperation::Range {
+            start: d.bytes(),
+            end: Some(d.bytes()),
+            limit: d.u32(),
+            keys_only: true,
+        },
+        TxnOperation::Range { start: d.bytes(), end: None, limit: d.u32(), keys_only: false },
+    ];
+    Txn { compares, success, failure }
+}
+
+fn lease_operations(d: &mut Distinct) -> Vec<(&'static str, LeaseOperation)> {
+    let id = LeaseId(d.u64());
+    vec![
+        ("lease-grant", LeaseOperation::Grant { id: Some(id), ttl_ms: d.u64() }),
+        ("lease-grant-any", LeaseOperation::Grant { id: None, ttl_ms: d.u64() }),
+        ("lease-revoke", LeaseOperation::Revoke { id: LeaseId(d.u64()) }),
+        (
+            "lease-keep-alive",
+            LeaseOperation::KeepAlive { ids: vec![LeaseId(d.u64()), LeaseId(d.u64())] },
+        ),
+        ("lease-begin-epoch", LeaseOperation::BeginEpoch),
+        (
+            "lease-expire",
+            LeaseOperation::Expire {
+                id: LeaseId(d.u64()),
+                epoch: LeaseEpoch(d.u64()),
+                renewals: d.u64(),
+            },
+        ),
     ]
 }
 
@@ -614,6 +705,81 @@ pub(crate) fn any_command() -> impl Strategy<Value = Command> {
         }),
         (bytes(40), option::of(bytes(40)), any::<u32>())
             .prop_map(|(start, end, limit)| Operation::DeleteRange { start, end, limit }),
+        any_txn().prop_map(Operation::Txn),
+        any::<u64>().prop_map(|revision| Operation::Compact { revision: Revision(revision) }),
+        any_lease_operation().prop_map(Operation::Lease),
     ];
     (idempotency, operation).prop_map(|(idempotency, operation)| Command { idempotency, operation })
+}
+
+fn any_txn() -> impl Strategy<Value = Txn> {
+    let relation = prop::sample::select(vec![
+        Relation::Equal,
+        Relation::NotEqual,
+        Relation::Less,
+        Relation::Greater,
+    ]);
+    let target = prop_oneof![
+        bytes(40).prop_map(Target::Value),
+        any::<u64>().prop_map(Target::Version),
+        any::<u64>().prop_map(|number| Target::Create(Revision(number))),
+        any::<u64>().prop_map(|number| Target::Mod(Revision(number))),
+        any::<u64>().prop_map(Target::Lease),
+    ];
+    let compare = (bytes(40), relation, target).prop_map(|(key, relation, target)| Compare {
+        key,
+        relation,
+        target,
+    });
+    let branch = || {
+        let operation = prop_oneof![
+            (bytes(40), bytes(300), option::of(any::<u64>().prop_map(LeaseId)), any::<bool>())
+                .prop_map(|(key, value, lease, want_previous)| TxnOperation::Put {
+                    key,
+                    value,
+                    lease,
+                    want_previous
+                }),
+            (bytes(40), any::<bool>())
+                .prop_map(|(key, want_previous)| TxnOperation::Delete { key, want_previous }),
+            (bytes(40), option::of(bytes(40)), any::<u32>())
+                .prop_map(|(start, end, limit)| TxnOperation::DeleteRange { start, end, limit }),
+            bytes(40).prop_map(|key| TxnOperation::Get { key }),
+            (bytes(40), option::of(bytes(40)), any::<u32>(), any::<bool>()).prop_map(
+                |(start, end, limit, keys_only)| TxnOperation::Range {
+                    start,
+                    end,
+                    limit,
+                    keys_only
+                }
+            ),
+        ];
+        vec(operation, 0..5)
+    };
+    (vec(compare, 0..4), branch(), branch())
+        .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
+        .prop_map(|mut txn| {
+            // What writes a key twice is no transaction; its reads alone are one.
+            if txn.check().is_err() {
+                for branch in [&mut txn.success, &mut txn.failure] {
+                    branch.retain(|operation| {
+                        matches!(operation, TxnOperation::Get { .. } | TxnOperation::Range { .. })
+                    });
+                }
+            }
+            txn
+        })
+}
+
+fn any_lease_operation() -> impl Strategy<Value = LeaseOperation> {
+    let id = || any::<u64>().prop_map(LeaseId);
+    prop_oneof![
+        (option::of((1..=u64::MAX).prop_map(LeaseId)), any::<u64>())
+            .prop_map(|(id, ttl_ms)| LeaseOperation::Grant { id, ttl_ms }),
+        id().prop_map(|id| LeaseOperation::Revoke { id }),
+        vec(id(), 0..9).prop_map(|ids| LeaseOperation::KeepAlive { ids }),
+        Just(LeaseOperation::BeginEpoch),
+        (id(), any::<u64>().prop_map(LeaseEpoch), any::<u64>())
+            .prop_map(|(id, epoch, renewals)| LeaseOperation::Expire { id, epoch, renewals }),
+    ]
 }

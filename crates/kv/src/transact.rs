@@ -1,0 +1,297 @@
+//! Carrying out a transaction.
+//!
+//! Its operations are first tried on the records that wait for the commit, so that each sees
+//! those before it. Only when all of them came out well their writes are staged; else the
+//! records are put back, and nothing happened.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::keys::next_after;
+use crate::metadata::Metadata;
+use crate::planted::Bug;
+use crate::stage::Stage;
+use crate::walk::Finder;
+use crate::{
+    Compare, Entry, KeyRecord, LeaseId, MapError, OrderedMap, Outcome, Relation, Revision, Target,
+    Txn, TxnOperation, TxnResult,
+};
+
+/// What a record in an answer counts beside its bytes.
+const RECORD_BYTES: usize = 32;
+
+/// A branch that is tried.
+struct Trial {
+    /// That of its changes, if there are any.
+    revision: Revision,
+    writes: Vec<TxnWrite>,
+    /// What the records held before, in the order of the writes.
+    before: Vec<(Bytes, Option<Option<KeyRecord>>)>,
+    answer_bytes: usize,
+    answer_bytes_max: usize,
+    /// How many keys its range deletes may still remove.
+    removals_left: u32,
+}
+
+/// A change of a key.
+struct TxnWrite {
+    key: Bytes,
+    /// None removes it.
+    put: Option<(Metadata, Bytes)>,
+    lease_before: u64,
+}
+
+impl Trial {
+    /// Counts a record of the answer. False if it is too much; the first one never is.
+    fn has_room(&mut self, bytes: usize) -> bool {
+        let sum = self.answer_bytes + bytes + RECORD_BYTES;
+        if self.answer_bytes > 0 && sum > self.answer_bytes_max {
+            return false;
+        }
+        self.answer_bytes = sum;
+        true
+    }
+
+    fn has_room_for(&mut self, key: &Bytes, record: Option<&KeyRecord>) -> bool {
+        record.is_none_or(|record| self.has_room(key.len() + record.value.len()))
+    }
+}
+
+/// What became of an operation, or why there is no transaction.
+type Tried = Result<TxnResult, Outcome>;
+
+impl Stage {
+    pub(crate) fn transact<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        txn: &Txn,
+    ) -> Result<Outcome, MapError> {
+        let mut succeeded = true;
+        for compare in &txn.compares {
+            succeeded = succeeded && self.holds(finder, compare)?;
+        }
+        let stores = succeeded || self.planted().is(Bug::TxnFailedStores);
+        let branch = if stores { &txn.success } else { &txn.failure };
+        let mut trial = Trial {
+            revision: Revision(self.state.revision.0 + 1),
+            writes: Vec::new(),
+            before: Vec::new(),
+            answer_bytes: 0,
+            answer_bytes_max: self.options.txn_answer_bytes_max,
+            removals_left: self.options.delete_range_keys_max,
+        };
+        let mut results = Vec::with_capacity(branch.len());
+        for operation in branch {
+            match self.attempt(finder, &mut trial, operation)? {
+                Ok(result) => results.push(result),
+                Err(refusal) => {
+                    self.put_back(trial);
+                    return Ok(refusal);
+                }
+            }
+        }
+        if !trial.writes.is_empty() {
+            let revision = self.advance();
+            assert_eq!(revision, trial.revision, "nothing else happened meanwhile");
+        }
+        let lost = usize::from(trial.writes.len() > 1 && self.planted().is(Bug::TxnLosesLast));
+        let kept = trial.writes.len() - lost;
+        for (at, TxnWrite { key, put, lease_before }) in trial.writes[..kept].iter().enumerate() {
+            if at > 0 && self.planted().is(Bug::TxnInTwo) {
+                self.advance();
+            }
+            match put {
+                Some((metadata, value)) => self.store(key, value, *metadata, *lease_before),
+                None => self.remove(key, trial.revision, *lease_before),
+            }
+        }
+        Ok(Outcome::Txn { revision: self.state.revision, succeeded, results })
+    }
+
+    /// Undoes what a trial did, the last of it first.
+    fn put_back(&mut self, trial: Trial) {
+        for (key, before) in trial.before.into_iter().rev() {
+            match before {
+                Some(record) => drop(self.records.insert(key, record)),
+                None => drop(self.records.remove(&key)),
+            }
+        }
+    }
+
+    fn holds<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        compare: &Compare,
+    ) -> Result<bool, MapError> {
+        let Compare { key, relation, target } = compare;
+        if let Target::Value(value) = target {
+            let record = self.record(finder, key)?;
+            return Ok(record.is_some_and(|record| relation.holds(&record.value, value)));
+        }
+        let known = self.metadata(finder, key)?;
+        let number = |of: fn(Metadata) -> u64| known.map_or(0, of);
+        Ok(match target {
+            Target::Value(_) => unreachable!("was compared above"),
+            Target::Version(version) => relation.holds(&number(|known| known.version), version),
+            Target::Create(revision) => {
+                relation.holds(&number(|known| known.create_revision.0), &revision.0)
+            }
+            Target::Mod(revision) => {
+                relation.holds(&number(|known| known.mod_revision.0), &revision.0)
+            }
+            Target::Lease(lease) => relation.holds(&number(|known| known.lease), lease),
+        })
+    }
+
+    fn attempt<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        trial: &mut Trial,
+        operation: &TxnOperation,
+    ) -> Result<Tried, MapError> {
+        match operation {
+            TxnOperation::Put { key, value, lease, want_previous } => {
+                self.attempt_put(finder, trial, key, value, *lease, *want_previous)
+            }
+            TxnOperation::Delete { key, want_previous } => {
+                self.attempt_delete(finder, trial, key, *want_previous)
+            }
+            TxnOperation::DeleteRange { start, end, limit } => {
+                let limit = (*limit).min(trial.removals_left);
+                trial.removals_left -= limit;
+                let limit = limit as usize;
+                let keys = self.existing_keys(finder.map, start, end.as_ref(), limit)?;
+                let next = next_after(&keys, limit, start);
+                let count = keys.len() as u64;
+                trial.removals_left += u32::try_from(limit - keys.len()).expect("was a u32");
+                for (key, lease_before) in keys {
+                    self.note(trial, TxnWrite { key, put: None, lease_before });
+                }
+                Ok(Ok(TxnResult::DeleteRange { count, next }))
+            }
+            TxnOperation::Get { key } => {
+                let record = self.record(finder, key)?;
+                if !trial.has_room_for(key, record.as_ref()) {
+                    return Ok(Err(self.too_large()));
+                }
+                Ok(Ok(TxnResult::Get { record }))
+            }
+            TxnOperation::Range { start, end, limit, keys_only } => {
+                let limit = *limit as usize;
+                let range = (start, end.as_ref());
+                self.attempt_range(finder.map, trial, range, limit, *keys_only).map(Ok)
+            }
+        }
+    }
+
+    fn attempt_put<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        trial: &mut Trial,
+        key: &Bytes,
+        value: &Bytes,
+        lease: Option<LeaseId>,
+        want_previous: bool,
+    ) -> Result<Tried, MapError> {
+        if let Some(id) = lease
+            && !self.takes_keys(finder.map, id)?
+        {
+            return Ok(Err(Outcome::LeaseNotFound { revision: self.state.revision, id }));
+        }
+        let current = self.metadata(finder, key)?;
+        let previous =
+            if want_previous && current.is_some() { self.record(finder, key)? } else { None };
+        if !trial.has_room_for(key, previous.as_ref()) {
+            return Ok(Err(self.too_large()));
+        }
+        let metadata = Metadata::of_put(current, trial.revision, lease);
+        let (create_revision, version) = (metadata.create_revision, metadata.version);
+        let lease_before = current.map_or(0, |current| current.lease);
+        let put = Some((metadata, value.clone()));
+        self.note(trial, TxnWrite { key: key.clone(), put, lease_before });
+        Ok(Ok(TxnResult::Put { create_revision, version, previous }))
+    }
+
+    fn attempt_delete<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        trial: &mut Trial,
+        key: &Bytes,
+        want_previous: bool,
+    ) -> Result<Tried, MapError> {
+        let Some(current) = self.metadata(finder, key)? else {
+            return Ok(Ok(TxnResult::Delete { existed: false, previous: None }));
+        };
+        let previous = if want_previous { self.record(finder, key)? } else { None };
+        if !trial.has_room_for(key, previous.as_ref()) {
+            return Ok(Err(self.too_large()));
+        }
+        let lease_before = current.lease;
+        self.note(trial, TxnWrite { key: key.clone(), put: None, lease_before });
+        Ok(Ok(TxnResult::Delete { existed: true, previous }))
+    }
+
+    fn attempt_range(
+        &self,
+        map: &impl OrderedMap,
+        trial: &mut Trial,
+        (start, end): (&Bytes, Option<&Bytes>),
+        limit: usize,
+        keys_only: bool,
+    ) -> Result<TxnResult, MapError> {
+        let (mut entries, mut next) = (Vec::new(), None);
+        self.each_existing(map, start, end, |key, existing| {
+            let value_bytes = if keys_only { 0 } else { existing.value_bytes() };
+            if entries.len() == limit || !trial.has_room(key.len() + value_bytes) {
+                next = Some(key);
+                return ControlFlow::Break(());
+            }
+            entries.push(Entry { key, record: existing.to_record(!keys_only) });
+            ControlFlow::Continue(())
+        })?;
+        Ok(TxnResult::Range { entries, next })
+    }
+
+    /// Makes a write visible to the operations after it.
+    fn note(&mut self, trial: &mut Trial, write: TxnWrite) {
+        let put = write.put.as_ref();
+        let record = put.map(|(metadata, value)| metadata.with_value(value.clone()));
+        let before = self.records.insert(write.key.clone(), record);
+        trial.before.push((write.key.clone(), before));
+        trial.writes.push(write);
+    }
+
+    fn too_large(&self) -> Outcome {
+        Outcome::TxnTooLarge { revision: self.state.revision }
+    }
+}
+
+impl Relation {
+    fn holds<T: Ord>(self, left: &T, right: &T) -> bool {
+        match self {
+            Relation::Equal => left == right,
+            Relation::NotEqual => left != right,
+            Relation::Less => left < right,
+            Relation::Greater => left > right,
+        }
+    }
+}
+
+impl TxnResult {
+    /// A number that replicas which came to another result hardly have as well.
+    pub(crate) fn digest(&self) -> u64 {
+        match self {
+            TxnResult::Put { version, .. } => version << 3,
+            TxnResult::Delete { existed, .. } => u64::from(*existed) << 3 | 1,
+            TxnResult::DeleteRange { count, .. } => count << 3 | 2,
+            TxnResult::Get { record } => {
+                record.as_ref().map_or(0, |record| record.mod_revision.0) << 3 | 3
+            }
+            TxnResult::Range { entries, .. } => {
+                let newest = entries.iter().map(|entry| entry.record.mod_revision.0).max();
+                (newest.unwrap_or(0) ^ (entries.len() as u64) << 40) << 3 | 4
+            }
+        }
+    }
+}
