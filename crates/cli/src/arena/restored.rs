@@ -11,11 +11,13 @@ use synod_node::check_backup;
 
 use super::{OwnCluster, addresses};
 use crate::arguments::ClusterShape;
-use crate::cluster::{LocalCluster, free_base_port};
+use crate::cluster::{LocalCluster, NodeProcess, free_base_port};
 use crate::failure::Failure;
 
 /// A majority of them can be lost, as of any cluster that is worth it.
 const NODES: u32 = 3;
+/// So far above its base port a cluster has ports.
+const PORTS: u16 = 20;
 /// It takes no writes, so that large files ahead would only cost time.
 const SMALL: &str = "\n[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n";
 
@@ -36,7 +38,7 @@ impl OwnCluster {
         let about =
             check_backup(&file, |_| {}).map_err(|error| Failure::failed(error.to_string()))?;
         self.backups += 1;
-        let shape = ClusterShape { nodes: Some(NODES), base_port: Some(free_base_port(NODES)?) };
+        let shape = ClusterShape { nodes: Some(NODES), base_port: Some(self.other_base_port()?) };
         let make = |settings: &Path| {
             let text = fs::read_to_string(settings)?;
             fs::write(settings, text + SMALL)?;
@@ -48,6 +50,19 @@ impl OwnCluster {
         self.restored = Some(cluster);
         let giver = NodeId(u64::from(about.node));
         Ok(Restored { giver, slot: about.slot, revision: about.revision, nodes })
+    }
+
+    /// Away from the ports of every node: one that was just started may not listen yet.
+    fn other_base_port(&self) -> Result<u16, Failure> {
+        let places = self.cluster.nodes().iter().map(NodeProcess::place);
+        let taken: Vec<u16> =
+            places.flat_map(|place| [place.client_addr.port(), place.peer_addr.port()]).collect();
+        loop {
+            let base = free_base_port(NODES)?;
+            if !taken.iter().any(|port| (base..=base + PORTS).contains(port)) {
+                return Ok(base);
+            }
+        }
     }
 
     pub(super) fn try_end_restored(&mut self) -> Result<(), Failure> {
