@@ -1,6 +1,6 @@
 //! `synod chaos` as a user runs it. This is the part of the gate with real processes:
-//! so many kills, pauses and partitions in clusters of three and of five, members that change
-//! and files that decay, and everything
+//! so many kills, pauses and partitions in clusters of three and of five, members that change,
+//! files that decay and backups that become clusters, and everything
 //! that clients were told meanwhile is checked. What it prints is shown even when it
 //! passes.
 
@@ -19,11 +19,11 @@ const CLUSTERS: [(&str, &str, &str); 4] = [
     ("3", "42", "kill,pause,partition"),
     ("5", "18", "kill,pause,partition"),
     ("3", "10", "kill"),
-    ("3", "8", "member,damage"),
+    ("3", "15", "member,damage,backup"),
 ];
 /// What must have happened in all of them together.
-const FAULTS: [(&str, usize); 5] =
-    [("kill", 30), ("pause", 20), ("partition", 20), ("member", 4), ("damage", 4)];
+const FAULTS: [(&str, usize); 6] =
+    [("kill", 30), ("pause", 20), ("partition", 20), ("member", 5), ("damage", 5), ("backup", 5)];
 const CHECKED_MIN: u64 = 50_000;
 /// For one cluster. Each fault takes some three seconds, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -47,15 +47,17 @@ fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize)
     assert_eq!(result["keys_undecided"], 0, "what could not be checked was not checked");
     assert_eq!(result["keys_lost"], 0);
     assert!(result["equal_at_slot"].as_u64() > Some(0));
+    assert_eq!(result["backups_checked"], of_class(&result, "backup"), "{result}");
     assert!(result["worst_recovery_ms"].as_f64() > Some(0.0));
     println!(
         "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
-         members, {} damages in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
+         members, {} damages, {} backups in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
         of_class(&result, "kill"),
         of_class(&result, "pause"),
         of_class(&result, "partition"),
         of_class(&result, "member"),
         of_class(&result, "damage"),
+        of_class(&result, "backup"),
         result["duration_s"],
         result["operations"],
         result["keys"],
@@ -64,7 +66,7 @@ fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize)
     for fault in result["faults"].as_array().expect("faults") {
         let outcome = fault["outcome"].as_str().expect("an outcome");
         assert!(!outcome.is_empty(), "{fault}");
-        if ["member", "damage"].iter().any(|class| fault["class"] == *class) {
+        if ["member", "damage", "backup"].iter().any(|class| fault["class"] == *class) {
             println!("  {}: {outcome}", fault["kind"].as_str().expect("a kind"));
         }
     }

@@ -21,14 +21,17 @@ if [ "$1" = sim ]; then
     exit "${SIM_ENDS:-0}"
 fi
 echo "\"checked\": ${CHECKED:-700},"
+backups=0
 [ -n "${UNSAID:-}" ] || echo "\"keys_undecided\": ${UNDECIDED:-0},"
 case "$*" in
     *kill,pause*)
         fault kill "${KILLS:-20}"; fault pause "${PAUSES:-20}"
         fault partition "${PARTITIONS:-20}" ;;
-    *member,damage*) fault member "${MEMBERS:-8}"; fault damage "${DAMAGES:-8}" ;;
+    *member,damage,backup*) fault member "${MEMBERS:-8}"; fault damage "${DAMAGES:-8}"
+        backups="${BACKUPS:-8}" ;;
     *) fault kill 10 ;;
 esac
+echo "\"backups_checked\": $backups,"
 exit "${CHAOS_ENDS:-0}"
 "#;
 
@@ -78,6 +81,7 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("PARTITIONS", "19")], "19 partitions, asked for 20"),
         (&[("MEMBERS", "7")], "7 changes of the members, asked for 8"),
         (&[("DAMAGES", "7")], "7 damaged nodes, asked for 8"),
+        (&[("BACKUPS", "7")], "7 restored backups, asked for 8"),
         (&[("UNDECIDED", "1")], "3 undecided keys"),
         (&[("UNSAID", "1")], "chaos-1-all does not say which keys were checked"),
     ] {

@@ -1,11 +1,13 @@
 //! Whether a real cluster keeps its word while everything goes wrong: clients write
 //! down what they ask for and what they are told, while nodes are killed, paused,
 //! cut off from each other and left without room on their disks, while others take their
-//! places, and while their files decay. In the end everything is healed, and the history must be
+//! places, and while their files decay. Backups are made meanwhile, and clusters of these. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, and all nodes must have the
 //! same state.
 
+mod backup;
 mod check;
+mod contents;
 mod control;
 mod damage;
 mod fault;
@@ -15,6 +17,7 @@ mod load;
 mod member;
 mod result;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
@@ -24,7 +27,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::{BenchError, NodeAddress, NodeId, Progress, Protocol, probe};
-pub use control::{ChaosControl, Order, Sentence, Told};
+use contents::Contents;
+pub use control::{ChaosControl, Order, Restored, Sentence, Told};
 pub use fault::{Class, Kind};
 use fault::{Fault, Nemesis};
 use history::{End, Operation};
@@ -97,6 +101,7 @@ pub fn run(
         nodes,
         load,
         faults: Vec::new(),
+        backups: Vec::new(),
         violations: Vec::new(),
         is_broken: false,
     };
@@ -114,6 +119,8 @@ struct Run<'a> {
     nodes: Vec<NodeAddress>,
     load: Arc<Load>,
     faults: Vec<FaultResult>,
+    /// What each backup held.
+    backups: Vec<Contents>,
     violations: Vec<String>,
     /// Something did not come to its end, so nothing more is begun.
     is_broken: bool,
@@ -135,16 +142,16 @@ impl Run<'_> {
         self.blame(ready)?;
         let mut operations = self.load.take_log();
         let final_us = self.load.now_us();
-        let mut keys: Vec<u64> = operations.iter().map(|operation| operation.key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let unanswered = load::read_all(&self.load, &keys)?;
+        let keys: BTreeSet<u64> = operations.iter().map(|operation| operation.key).collect();
+        self.check_backups(&keys, &mut operations);
+        let unanswered = load::read_all(&self.load, &Vec::from_iter(keys))?;
         if unanswered > 0 {
             self.violations.push(format!("{unanswered} reads were not answered in the end"));
         }
         operations.extend(self.load.take_log());
         self.save(&operations)?;
-        let equal_at_slot = self.compare_states()?;
+        let nodes = self.nodes.clone();
+        let equal_at_slot = self.compare_states(&nodes, "")?;
         self.progress.say("looking for an order of all operations");
         Ok(self.assemble(begin.elapsed(), &operations, final_us, equal_at_slot))
     }
@@ -193,6 +200,7 @@ impl Run<'_> {
         let outcome = match fault.class {
             Class::Member => self.change_members(&fault, met[0])?,
             Class::Damage => self.damage(&fault, &met)?,
+            Class::Backup => self.back_up(&fault, &met)?,
             _ => self.disturb_for_a_while(&fault, &met)?.to_owned(),
         };
         if self.is_broken {
@@ -219,6 +227,18 @@ impl Run<'_> {
         fault: &Fault,
         met: &[NodeId],
     ) -> Result<&'static str, BenchError> {
+        self.begin_fault(fault, met)?;
+        thread::sleep(fault.lasts);
+        self.end_fault(fault, met)?;
+        Ok(match fault.class {
+            Class::Kill => "started again",
+            Class::Pause => "continued",
+            Class::Disk => "there is room again",
+            _ => "all directions work again",
+        })
+    }
+
+    fn begin_fault(&mut self, fault: &Fault, met: &[NodeId]) -> Result<(), BenchError> {
         for node in met {
             match fault.class {
                 Class::Kill => self.control.kill(*node)?,
@@ -230,7 +250,10 @@ impl Run<'_> {
         for (from, to) in fault.directions() {
             self.links.set(self.nodes[from].id, self.nodes[to].id, fault.flow);
         }
-        thread::sleep(fault.lasts);
+        Ok(())
+    }
+
+    fn end_fault(&mut self, fault: &Fault, met: &[NodeId]) -> Result<(), BenchError> {
         for node in met {
             match fault.class {
                 Class::Kill => self.control.restart(*node)?,
@@ -240,12 +263,7 @@ impl Run<'_> {
             }
         }
         self.links.open_all();
-        Ok(match fault.class {
-            Class::Kill => "started again",
-            Class::Pause => "continued",
-            Class::Disk => "there is room again",
-            _ => "all directions work again",
-        })
+        Ok(())
     }
 
     /// The nodes may be others now: clients use these.
@@ -324,14 +342,18 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until all nodes have applied the same slots; their states must be equal
+    /// Waits until all these nodes have applied the same slot; their states must be equal
     /// then.
-    fn compare_states(&mut self) -> Result<Option<u64>, BenchError> {
+    fn compare_states(
+        &mut self,
+        nodes: &[NodeAddress],
+        whose: &str,
+    ) -> Result<Option<u64>, BenchError> {
         let begin = Instant::now();
         let mut before = None;
         while begin.elapsed() < PATIENCE && !self.has_fallen()? {
             let state = |node: &NodeAddress| probe::state(node, PROBE_TIMEOUT);
-            let states: Option<Vec<_>> = self.nodes.iter().map(state).collect();
+            let states: Option<Vec<_>> = nodes.iter().map(state).collect();
             let slots = states.as_ref().map(|all| all.iter().map(|(slot, _)| *slot));
             let slot = slots.and_then(|mut slots| {
                 let first = slots.next()?;
@@ -341,15 +363,36 @@ impl Run<'_> {
             // one moment.
             if let (Some(slot), Some(all), true) = (slot, &states, states == before) {
                 if all.iter().any(|(_, hash)| *hash != all[0].1) {
-                    self.violations.push(format!("the states differ at slot {slot}: {all:?}"));
+                    self.violations
+                        .push(format!("the states{whose} differ at slot {slot}: {all:?}"));
                 }
                 return Ok(Some(slot));
             }
             before = states;
             thread::sleep(POLL);
         }
-        self.violations.push(format!("the nodes did not reach the same slot: {before:?}"));
+        self.violations.push(format!("the nodes{whose} did not reach the same slot: {before:?}"));
         Ok(None)
+    }
+
+    /// Holds what each backup had against all that clients were told, and adds that as reads of
+    /// these keys.
+    fn check_backups(&mut self, keys: &BTreeSet<u64>, operations: &mut Vec<Operation>) {
+        for contents in &self.backups {
+            self.violations.extend(contents.check(operations));
+        }
+        for contents in &self.backups {
+            let last_us = contents.made_us;
+            let called = operations.iter().filter(|one| one.called_us <= last_us);
+            let called: BTreeSet<u64> = called.map(|one| one.key).collect();
+            let known: BTreeSet<u64> = keys.intersection(&called).copied().collect();
+            operations.extend(contents.reads(&known, || self.load.next_numbers()));
+        }
+        let made = self.faults.iter().filter(|fault| fault.class == Class::Backup).count();
+        if made != self.backups.len() && self.violations.is_empty() {
+            let checked = self.backups.len();
+            self.violations.push(format!("{checked} of {made} backups could be checked"));
+        }
     }
 
     fn save(&self, operations: &[Operation]) -> Result<(), BenchError> {
@@ -385,6 +428,7 @@ impl Run<'_> {
             keys_lost: findings.lost,
             keys_undecided: findings.undecided,
             equal_at_slot,
+            backups_checked: self.backups.len() as u64,
             stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
             faults: self.faults,

@@ -133,6 +133,34 @@ pub(crate) fn scrubbed_at_s(node: &NodeAddress, timeout: Duration) -> Option<u64
     status.get("scrub")?.get("finished_at_s")?.as_u64()
 }
 
+/// A page of all keys of a Synod node with their values, from the first one on or from where
+/// the page before says.
+pub(crate) fn page(node: &NodeAddress, start: Option<&str>, timeout: Duration) -> Option<Page> {
+    let start = start.map_or_else(String::new, |start| format!("&start={start}"));
+    let path = format!("/v1/kv?limit=1000{start}");
+    let answer = get(node.socket().ok()?, &path, timeout)?;
+    (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
+}
+
+/// Keys and values that are text.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Page {
+    /// The store's.
+    pub(crate) revision: u64,
+    #[serde(default)]
+    pub(crate) entries: Vec<Entry>,
+    /// Where the next page begins, percent-encoded.
+    pub(crate) next: Option<String>,
+}
+
+/// A key and its value. Those that are no text have none here.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) key: Option<String>,
+    pub(crate) value: Option<String>,
+    pub(crate) mod_revision: u64,
+}
+
 /// What an etcd member says about itself.
 pub(crate) fn etcd_status(socket: SocketAddr, timeout: Duration) -> Option<MemberStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;

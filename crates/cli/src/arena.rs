@@ -2,6 +2,7 @@
 
 mod flip;
 mod life;
+mod restored;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,6 +43,10 @@ pub(crate) struct OwnCluster {
     /// Between the nodes, if they reach each other over links.
     links: Option<Arc<Links>>,
     running: Option<Running>,
+    /// How many backups there were to make clusters of.
+    backups: u32,
+    /// One that was made of the last of them.
+    restored: Option<LocalCluster>,
     /// Deleted after the cluster.
     folder: Option<Scratch>,
 }
@@ -77,6 +82,8 @@ impl OwnCluster {
             tables: String::new(),
             links: None,
             running: None,
+            backups: 0,
+            restored: None,
             folder,
         }
     }

@@ -72,6 +72,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Disk => Class::Disk,
         FaultClass::Member => Class::Member,
         FaultClass::Damage => Class::Damage,
+        FaultClass::Backup => Class::Backup,
     };
     ChaosPlan {
         clients: arguments.clients as usize,

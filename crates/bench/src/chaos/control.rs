@@ -1,7 +1,7 @@
 //! What chaos needs of whoever runs the cluster, beyond what the failover benchmark does.
 
-use crate::NodeId;
 use crate::failover::{ClusterControl, ControlError};
+use crate::{NodeAddress, NodeId};
 
 /// What an operator tells the cluster, with the commands that there are for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub enum Order {
         /// The one that comes.
         new: NodeId,
     },
+    /// This node makes a backup.
+    Backup(NodeId),
 }
 
 /// How a command ended.
@@ -105,6 +107,32 @@ pub trait ChaosControl: ClusterControl {
     /// # Errors
     /// When it is not known which nodes have ended.
     fn sentence(&mut self, node: NodeId) -> Result<Option<Sentence>, ControlError>;
+
+    /// Makes another cluster, with an id of its own, of the backup that was made last, and starts
+    /// it. One such cluster runs at a time.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn restore(&mut self) -> Result<Restored, ControlError>;
+
+    /// Ends that cluster, and deletes its folder.
+    ///
+    /// # Errors
+    /// When its folder cannot be deleted.
+    fn end_restored(&mut self) -> Result<(), ControlError>;
+}
+
+/// A cluster that was made of a backup, and what the backup says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The node that made the backup.
+    pub giver: NodeId,
+    /// Every slot up to here is in it.
+    pub slot: u64,
+    /// The store's revision.
+    pub revision: u64,
+    /// The nodes of the new cluster.
+    pub nodes: Vec<NodeAddress>,
 }
 
 /// Why a node must not go on.

@@ -31,14 +31,24 @@ pub enum Class {
     /// Bytes of a node's files are flipped, or its data folder is emptied or put back from an
     /// older copy.
     Damage,
+    /// A backup is made, mostly while something else goes wrong, and another cluster of it.
+    Backup,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 6] =
-        [Class::Kill, Class::Pause, Class::Partition, Class::Disk, Class::Member, Class::Damage];
+    pub const ALL: [Class; 7] = [
+        Class::Kill,
+        Class::Pause,
+        Class::Partition,
+        Class::Disk,
+        Class::Member,
+        Class::Damage,
+        Class::Backup,
+    ];
     /// Those of a run that names none: they need nothing but processes.
-    pub const ANYWHERE: [Class; 4] = [Class::Kill, Class::Pause, Class::Partition, Class::Member];
+    pub const ANYWHERE: [Class; 5] =
+        [Class::Kill, Class::Pause, Class::Partition, Class::Member, Class::Backup];
 
     /// Whether other nodes may be members after it.
     pub fn changes_nodes(self) -> bool {
@@ -57,6 +67,13 @@ impl Class {
                 &[Kind::Transfer, Kind::ReplaceLeader, Kind::ReplaceAny, Kind::GrowAndShrink]
             }
             Class::Damage => &[Kind::FlipAny, Kind::FlipMinority, Kind::Wipe, Kind::PutBack],
+            Class::Backup => &[
+                Kind::Backup,
+                Kind::BackupKillGiver,
+                Kind::BackupKillLeader,
+                Kind::BackupPauseLeader,
+                Kind::BackupIsolateLeader,
+            ],
         }
     }
 }
@@ -70,6 +87,7 @@ impl fmt::Display for Class {
             Class::Disk => "disk",
             Class::Member => "member",
             Class::Damage => "damage",
+            Class::Backup => "backup",
         })
     }
 }
@@ -126,6 +144,16 @@ pub enum Kind {
     Wipe,
     /// Any node gets an older copy of its data folder.
     PutBack,
+    /// Any node makes a backup.
+    Backup,
+    /// The node is killed that was asked for a backup.
+    BackupKillGiver,
+    /// A backup is asked for when the leader was killed.
+    BackupKillLeader,
+    /// A backup is asked for when the leader was paused.
+    BackupPauseLeader,
+    /// A backup is asked for when the leader hears nobody and nobody hears it.
+    BackupIsolateLeader,
 }
 
 impl fmt::Display for Kind {
@@ -155,6 +183,11 @@ impl fmt::Display for Kind {
             Kind::FlipMinority => "flip bytes of minority",
             Kind::Wipe => "wipe folder of any",
             Kind::PutBack => "put back older folder of any",
+            Kind::Backup => "backup",
+            Kind::BackupKillGiver => "backup, kill its node",
+            Kind::BackupKillLeader => "backup, kill leader",
+            Kind::BackupPauseLeader => "backup, pause leader",
+            Kind::BackupIsolateLeader => "backup, isolate leader",
         })
     }
 }
@@ -172,7 +205,21 @@ impl Kind {
                 | Kind::FillLeader
                 | Kind::Transfer
                 | Kind::ReplaceLeader
+                | Kind::BackupKillLeader
+                | Kind::BackupPauseLeader
+                | Kind::BackupIsolateLeader
         )
+    }
+
+    /// What goes wrong beside a backup.
+    fn beside(self) -> Option<(Class, Kind)> {
+        match self {
+            Kind::BackupKillGiver => Some((Class::Kill, Kind::KillAny)),
+            Kind::BackupKillLeader => Some((Class::Kill, Kind::KillLeader)),
+            Kind::BackupPauseLeader => Some((Class::Pause, Kind::PauseLeader)),
+            Kind::BackupIsolateLeader => Some((Class::Partition, Kind::IsolateLeader)),
+            _ => None,
+        }
     }
 
     /// How many nodes it meets, of so many.
@@ -247,7 +294,7 @@ impl Nemesis {
         let (class, kind) = (*class, kinds.pop().expect("filled above"));
         let mut order: Vec<usize> = (0..self.nodes).collect();
         self.random.shuffle(&mut order);
-        let (blow, seed) = match class.changes_nodes() {
+        let (blow, seed) = match class.changes_nodes() || class == Class::Backup {
             true => (self.draw_blow(class, kind), self.random.u64(..)),
             false => (None, 0),
         };
@@ -279,6 +326,11 @@ impl Nemesis {
 }
 
 impl Fault {
+    /// The fault that happens beside a backup, to the same nodes.
+    pub(super) fn beside(&self) -> Option<Fault> {
+        self.kind.beside().map(|(class, kind)| Fault { class, kind, ..self.clone() })
+    }
+
     /// The directions that do not work, by the nodes' indices.
     pub(super) fn directions(&self) -> Vec<(usize, usize)> {
         let met = &self.order[..self.kind.victims(self.order.len())];
@@ -312,15 +364,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..27).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..35).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 24, "all kinds within twenty-seven faults");
-        let classes: Vec<_> = drawn(7)[..13].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 29, "all kinds within thirty-five faults");
+        let classes: Vec<_> = drawn(7)[..15].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 
@@ -331,6 +383,19 @@ mod tests {
         assert_eq!(blows, [false, true, false, true, false, true, false, true]);
         let mut nemesis = Nemesis::new(7, 3, &[Class::Damage]);
         assert!((0..8).all(|_| nemesis.next().blow.is_none()));
+    }
+
+    #[test]
+    fn what_goes_wrong_beside_a_backup_meets_the_same_nodes() {
+        let backup = Fault { class: Class::Backup, ..fault(Kind::BackupIsolateLeader, &[1, 0, 2]) };
+        let beside = backup.beside().expect("a partition");
+        assert_eq!((beside.class, &beside.order), (Class::Partition, &backup.order));
+        assert_eq!(beside.directions(), [(0, 1), (1, 0), (1, 2), (2, 1)]);
+        assert_eq!(fault(Kind::Backup, &[1, 0, 2]).beside(), None);
+        for kind in Class::Backup.kinds() {
+            let of_leader = kind.beside().is_some_and(|(_, kind)| kind.meets_leader());
+            assert_eq!(kind.meets_leader(), of_leader, "{kind}");
+        }
     }
 
     #[test]

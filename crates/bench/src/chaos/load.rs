@@ -138,6 +138,18 @@ impl Load {
     fn name(&self, key: u64) -> String {
         format!("chaos/{:016x}/{key}", self.run)
     }
+
+    /// The key of this name, if it is one of this run's.
+    pub(super) fn key_of(&self, name: &str) -> Option<u64> {
+        let key = name.rsplit('/').next()?.parse().ok()?;
+        (self.name(key) == name).then_some(key)
+    }
+
+    /// The numbers of an operation and of a process that nobody else has.
+    pub(super) fn next_numbers(&self) -> (u64, u64) {
+        let next = |numbers: &AtomicU64| numbers.fetch_add(1, Ordering::Relaxed);
+        (next(&self.numbers), next(&self.processes))
+    }
 }
 
 /// Runs all clients until the load is stopped.

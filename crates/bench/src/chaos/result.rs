@@ -61,6 +61,8 @@ pub struct ChaosResult {
     pub keys_undecided: u64,
     /// The slot at which all nodes had the same state in the end.
     pub equal_at_slot: Option<u64>,
+    /// Backups of which a cluster was made and held against all that clients were told.
+    pub backups_checked: u64,
     /// How often a node ended because its disk was full, which it may.
     pub stops_for_space: u64,
     /// The faults in their order.
@@ -102,8 +104,12 @@ impl ChaosResult {
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }
+        if self.faults.iter().any(|fault| fault.class == Class::Backup) {
+            lines.row(["backups restored and checked", &count(self.backups_checked)]);
+        }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
-        for fault in self.faults.iter().filter(|fault| fault.class.changes_nodes()) {
+        let is_told = |class: Class| class.changes_nodes() || class == Class::Backup;
+        for fault in self.faults.iter().filter(|fault| is_told(fault.class)) {
             let FaultResult { kind, at_s, outcome, .. } = fault;
             text.push_str(&format!("{at_s:.1} s, {kind}: {outcome}\n"));
         }

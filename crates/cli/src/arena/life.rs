@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
-use synod_bench::NodeId;
-use synod_bench::chaos::{ChaosControl, Order, Sentence, Told};
+use synod_bench::chaos::{ChaosControl, Order, Restored, Sentence, Told};
 use synod_bench::failover::{ClusterControl, ControlError};
+use synod_bench::{NodeAddress, NodeId};
 
 use super::{OwnCluster, control_error, flip, node_id};
 use crate::cluster::Place;
@@ -145,9 +145,18 @@ impl OwnCluster {
                 let words = vec!["member".into(), "replace".into(), old, "--config".into(), config];
                 (words, Some(new))
             }
+            Order::Backup(_) => {
+                let file = self.backup_file().display().to_string();
+                (vec!["backup".into(), file, "--force".into()], None)
+            }
         };
-        let others = OwnCluster::nodes(self).into_iter().filter(|node| Some(node.id) != newcomer);
-        let urls: Vec<String> = others.map(|node| node.client_url).collect();
+        // A backup is asked of one node; all else, of those that can know.
+        let is_asked = |node: &NodeAddress| match order {
+            Order::Backup(giver) => node.id == giver,
+            _ => Some(node.id) != newcomer,
+        };
+        let asked = OwnCluster::nodes(self).into_iter().filter(is_asked);
+        let urls: Vec<String> = asked.map(|node| node.client_url).collect();
         let log = File::create(self.cluster.data_dir().join(COMMAND_LOG))?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
         let mut command = Command::new(program);
@@ -265,6 +274,14 @@ impl ChaosControl for OwnCluster {
             let names_way_out = words.contains(WAY_OUT);
             Sentence { words, has_ended: false, names_way_out }
         }))
+    }
+
+    fn restore(&mut self) -> Result<Restored, ControlError> {
+        self.try_restore().map_err(control_error)
+    }
+
+    fn end_restored(&mut self) -> Result<(), ControlError> {
+        self.try_end_restored().map_err(control_error)
     }
 }
 

@@ -58,4 +58,7 @@ pub(crate) enum FaultClass {
     /// Bytes of a node's files are flipped, or its data folder is emptied or put back from an older
     /// copy. It must come back by itself, or be refused and replaced.
     Damage,
+    /// A backup is made, mostly while a node is killed, paused or cut off, and another cluster of it. What
+    /// that one holds is checked.
+    Backup,
 }

@@ -50,6 +50,17 @@ impl LocalCluster {
         shape: &ClusterShape,
         fresh: bool,
     ) -> Result<Self, Failure> {
+        let init = |settings: &Path| crate::serve::init(settings).map(drop);
+        Self::open_with(data_dir, shape, fresh, &init)
+    }
+
+    /// The same, where `make` writes each new node's data folder by its settings.
+    pub(crate) fn open_with(
+        data_dir: &Path,
+        shape: &ClusterShape,
+        fresh: bool,
+        make: &dyn Fn(&Path) -> Result<(), Failure>,
+    ) -> Result<Self, Failure> {
         let opened = Layout::open(data_dir, shape, fresh)?;
         opened.check_ports()?;
         if opened.is_fresh {
@@ -57,7 +68,7 @@ impl LocalCluster {
         }
         let layout = opened.layout;
         if opened.is_new {
-            write_nodes(&layout)?;
+            write_nodes(&layout, make)?;
             layout.keep_shape()?;
         }
         let binary = std::env::current_exe().context("cannot find this program's own file")?;
@@ -294,8 +305,11 @@ fn no_such_node(id: u32) -> Failure {
     Failure::failed(format!("there is no node {id} in this cluster"))
 }
 
-/// Writes the settings of every node and lets each write its data folder.
-fn write_nodes(layout: &Layout) -> Result<(), Failure> {
+/// Writes the settings of every node and has each data folder made.
+fn write_nodes(
+    layout: &Layout,
+    make: &dyn Fn(&Path) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let places = layout.places();
     for place in &places {
         let folder = &place.folder;
@@ -304,7 +318,7 @@ fn write_nodes(layout: &Layout) -> Result<(), Failure> {
         let path: PathBuf = place.settings_path();
         fs::write(&path, settings::text(layout.cluster_id(), place, &places))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        crate::serve::init(&path)?;
+        make(&path)?;
     }
     Ok(())
 }
