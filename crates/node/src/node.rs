@@ -13,8 +13,8 @@ use synod_host::{Host, HostSettings};
 use synod_journal::{Journal, JournalError};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{NodeId, Recovered, Slot};
+use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
-use synod_storage::{Store, StoreOptions};
 use synod_transport::Transport;
 use synod_wire::version;
 use tokio::runtime::{Builder, Runtime};
@@ -119,11 +119,7 @@ impl Node {
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
         rebuild::look_at_suspect(&folder, settings, &identity, stop).map_err(instead)?;
-        let options = StoreOptions {
-            memtable_bytes: settings.limits.write_buffer_bytes,
-            block_cache_bytes: settings.limits.block_cache_bytes,
-            ..StoreOptions::default()
-        };
+        let options = tuning::store_options(settings);
         let states = folder.states();
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");

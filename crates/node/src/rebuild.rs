@@ -16,6 +16,7 @@
 //! and the file stays for the next time.
 
 mod asking;
+mod slots;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use asking::Asking;
+use asking::{Asking, Fetched};
+use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal, OpenError, Opened};
 use synod_kv::{KvOptions, StateMachine};
@@ -34,6 +36,7 @@ use synod_transport::{PeerAddress, Transport, TransportSettings};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
+use crate::apply_thread::Applier;
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
 use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, WHOLE};
@@ -43,6 +46,7 @@ use crate::recovery::RecoveryError;
 use crate::roster::Known;
 use crate::scrub;
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::snapshot::Fetch;
 use crate::start_error::StartError;
 use crate::tuning;
@@ -225,11 +229,8 @@ impl Rebuild<'_> {
             states.remove_aside()?;
             return Ok(true);
         }
-        let verified = match self.fetch(journal, door) {
-            Err(StartError::NoState { why }) if is_doubt => {
-                return self.do_without(why, journal.upto, was_read).map(|()| false);
-            }
-            fetched => fetched?,
+        let Some(verified) = self.fetch_or_fill(journal, is_doubt, was_read, door)? else {
+            return Ok(false);
         };
         self.folder.step("state fetched")?;
         let prepared = states.prepare(verified)?;
@@ -239,6 +240,54 @@ impl Rebuild<'_> {
         let installed = states.install(prepared)?;
         tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
         Ok(true)
+    }
+
+    /// Brings a state, unless the own one stays: because the slots came that it lacked, or since nobody
+    /// gives another one.
+    fn fetch_or_fill(
+        &self,
+        journal: Behind,
+        is_doubt: bool,
+        was_read: bool,
+        door: &TcpListener,
+    ) -> Result<Option<Verified>, StartError> {
+        // A state that an operator gave up is not made to last.
+        let filling = if is_doubt { self.filling(journal) } else { None };
+        let mut fetched = self.fetch(journal, filling, door);
+        if let Ok(Fetched::Slots) = fetched {
+            self.folder.step("slots fetched")?;
+            if self.is_whole(journal.upto)? {
+                return self.keep().map(|()| None);
+            }
+            fetched = self.fetch(journal, None, door);
+        }
+        match fetched {
+            Err(StartError::NoState { why }) if is_doubt => {
+                self.do_without(why, journal.upto, was_read).map(|()| None)
+            }
+            Ok(Fetched::State(verified)) => Ok(Some(verified)),
+            Ok(Fetched::Slots) => unreachable!("nothing was being filled"),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The own state, if it can be used and all that it lacks are slots that the journal lost.
+    fn filling(&self, journal: Behind) -> Option<Filling> {
+        let applied = self.durable_slot().ok().flatten()?;
+        if applied >= journal.upto {
+            return None;
+        }
+        let opened = || -> Result<Filling, StartError> {
+            let path = self.folder.states().current()?;
+            let store = Store::open(path, &tuning::store_options(self.settings))?;
+            let machine = StateMachine::open(store.clone(), KvOptions::default());
+            let machine = machine.map_err(StartError::State)?;
+            let shared = Arc::new(Shared::default());
+            let applier = Applier::new(machine, self.identity, journal.incarnation, shared);
+            Ok(Filling::new(applier, store, journal.upto, Instant::now()))
+        };
+        let opened = opened();
+        opened.inspect_err(|error| tracing::warn!(%error, "the own state cannot be used")).ok()
     }
 
     /// A journal that lost its end at the same time as the state was damaged may have lost a
@@ -317,8 +366,14 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Brings the state of some peer behind which this node's journal goes on.
-    fn fetch(&self, journal: Behind, door: &TcpListener) -> Result<Verified, StartError> {
+    /// Brings the state of some peer behind which this node's journal goes on, or the slots that
+    /// `filling` lacks.
+    fn fetch(
+        &self,
+        journal: Behind,
+        filling: Option<Filling>,
+        door: &TcpListener,
+    ) -> Result<Fetched, StartError> {
         let Rebuild { folder, settings, identity, stop } = *self;
         if peers_of(folder, settings, identity).is_empty() {
             return Err(StartError::NoState { why: "this node has no peers".to_owned() });
@@ -333,7 +388,8 @@ impl Rebuild<'_> {
         let runtime = runtime.map_err(StartError::Thread)?;
         let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), Instant::now());
         let peers = to.peers.iter().map(|peer| peer.node);
-        let asking = Asking::new(fetch, Slot(upto.0 - 1), peers, stop);
+        let slots = Slots::new(&folder.journal(), identity.lineage(), filling);
+        let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, stop);
         LocalSet::new().block_on(&runtime, async move {
             let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
             let fetched = asking.run(&transport, incoming).await;
