@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use asking::{Asking, Fetched};
+use asking::{Asking, Fetched, patience};
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal, OpenError, Opened};
@@ -39,7 +39,7 @@ use tokio::task::LocalSet;
 use crate::apply_thread::Applier;
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, WHOLE};
+use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, UNREPLACED, WHOLE};
 use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
@@ -189,7 +189,7 @@ impl Rebuild<'_> {
             scrub::note_replaced(self.folder.path(), &mark);
         }
         self.folder.step("state replaced")?;
-        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, REBUILD])?;
+        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, UNREPLACED, REBUILD])?;
         states.remove_aside()?;
         Ok(self.folder.step("repair ended")?)
     }
@@ -211,7 +211,9 @@ impl Rebuild<'_> {
         }
         journal.upto = journal.upto.max(switched.map_or(Slot::ZERO, Slot));
         let is_doubt = marks::is_doubt(mark);
-        let was_read = self.folder.path().join(WHOLE).exists();
+        let unreplaced = if is_doubt { marks::unreplaced(self.folder.path())? } else { 0 };
+        // Nor when it was read before nobody gave another one.
+        let was_read = self.folder.path().join(WHOLE).exists() || unreplaced > 0;
         if is_doubt && !was_read && self.is_whole(journal.upto)? {
             self.keep()?;
             return Ok(false);
@@ -229,7 +231,7 @@ impl Rebuild<'_> {
             states.remove_aside()?;
             return Ok(true);
         }
-        let Some(verified) = self.fetch_or_fill(journal, is_doubt, was_read, door)? else {
+        let Some(verified) = self.fetch_or_fill(journal, is_doubt, unreplaced, door)? else {
             return Ok(false);
         };
         self.folder.step("state fetched")?;
@@ -248,22 +250,23 @@ impl Rebuild<'_> {
         &self,
         journal: Behind,
         is_doubt: bool,
-        was_read: bool,
+        unreplaced: u32,
         door: &TcpListener,
     ) -> Result<Option<Verified>, StartError> {
+        let patience = patience(unreplaced);
         // A state that an operator gave up is not made to last.
         let filling = if is_doubt { self.filling(journal) } else { None };
-        let mut fetched = self.fetch(journal, filling, door);
+        let mut fetched = self.fetch(journal, filling, patience, door);
         if let Ok(Fetched::Slots) = fetched {
             self.folder.step("slots fetched")?;
             if self.is_whole(journal.upto)? {
                 return self.keep().map(|()| None);
             }
-            fetched = self.fetch(journal, None, door);
+            fetched = self.fetch(journal, None, patience, door);
         }
         match fetched {
             Err(StartError::NoState { why }) if is_doubt => {
-                self.do_without(why, journal.upto, was_read).map(|()| None)
+                self.do_without(why, journal.upto, unreplaced).map(|()| None)
             }
             Ok(Fetched::State(verified)) => Ok(Some(verified)),
             Ok(Fetched::Slots) => unreachable!("nothing was being filled"),
@@ -313,8 +316,9 @@ impl Rebuild<'_> {
     /// Nobody gives a state. Those that have one may have given it up for no good reason, or
     /// each of several may lack another block and wait for the others: then this node is needed
     /// as it is. What it owes is in its journal, and of what is damaged it tells nothing.
-    fn do_without(&self, why: String, upto: Slot, was_read: bool) -> Result<(), StartError> {
-        if was_read && self.is_whole(upto)? {
+    fn do_without(&self, why: String, upto: Slot, unreplaced: u32) -> Result<(), StartError> {
+        let was_kept = self.folder.path().join(WHOLE).exists();
+        if was_kept && unreplaced == 0 && self.is_whole(upto)? {
             return self.keep();
         }
         if self.durable_slot()?.is_none_or(|applied| applied < upto) {
@@ -325,6 +329,7 @@ impl Rebuild<'_> {
             "nobody gives a state: the node goes on with what can be read of its own, and asks \
              again later"
         );
+        marks::set_unreplaced(self.folder.path(), unreplaced.saturating_add(1))?;
         // The mark that stays says as much.
         Ok(folder::remove(self.folder.path(), SUSPECT)?)
     }
@@ -353,7 +358,7 @@ impl Rebuild<'_> {
     fn keep(&self) -> Result<(), StartError> {
         tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
         // While both are there a start takes the state for one that was doubted again.
-        self.remove_marks(&[SUSPECT, REBUILD])?;
+        self.remove_marks(&[SUSPECT, UNREPLACED, REBUILD])?;
         self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;
         Ok(self.folder.step("state kept")?)
     }
@@ -372,6 +377,7 @@ impl Rebuild<'_> {
         &self,
         journal: Behind,
         filling: Option<Filling>,
+        patience: Duration,
         door: &TcpListener,
     ) -> Result<Fetched, StartError> {
         let Rebuild { folder, settings, identity, stop } = *self;
@@ -389,7 +395,7 @@ impl Rebuild<'_> {
         let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), Instant::now());
         let peers = to.peers.iter().map(|peer| peer.node);
         let slots = Slots::new(&folder.journal(), identity.lineage(), filling);
-        let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, stop);
+        let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, patience, stop);
         LocalSet::new().block_on(&runtime, async move {
             let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
             let fetched = asking.run(&transport, incoming).await;

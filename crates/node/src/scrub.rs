@@ -25,7 +25,7 @@ use crate::fatal::Fatal;
 use crate::folder::{self, JOURNAL};
 use crate::identity::{Identity, random_id};
 use crate::journal_thread::JournalTask;
-use crate::marks::{self, REBUILD, WHOLE};
+use crate::marks::{self, REBUILD, UNREPLACED, WHOLE};
 use crate::replaceable::is_replaceable;
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
@@ -205,8 +205,11 @@ impl Scrub {
         let data = self.folders.data();
         let is_doubt =
             matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));
-        let rebuild = (is_doubt && !self.fatal.is_damaged()).then_some(REBUILD);
-        for mark in rebuild.into_iter().chain([WHOLE]) {
+        let doubts: &[&str] = match is_doubt && !self.fatal.is_damaged() {
+            true => &[UNREPLACED, REBUILD, WHOLE],
+            false => &[WHOLE],
+        };
+        for mark in doubts {
             if let Err(error) = folder::remove(data, mark) {
                 tracing::warn!(%error, "the next start will doubt the state");
             }

@@ -18,6 +18,8 @@ use crate::start_error::StartError;
 
 /// A node to which nobody gives anything for this long asks no more in this start.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// When that was so before, this long at first, and twice as long each time.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
 /// How often is looked whether somebody can be asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Until all peers have told what their states are, nobody is asked for so long.
@@ -46,7 +48,18 @@ pub(super) struct Asking<'a> {
     heard_at: Instant,
     /// How many bytes of its state each peer gave at most.
     furthest: BTreeMap<NodeId, u64>,
+    patience: Duration,
     stop: &'a AtomicBool,
+}
+
+/// How long a node asks to which nobody gave anything so many times in a row, and that went on
+/// with what it had. It is needed elsewhere; but when it met the damage again at once, to ask is
+/// all that is left to it.
+pub(super) fn patience(unreplaced: u32) -> Duration {
+    match unreplaced {
+        0 => PATIENCE,
+        times => PATIENCE_AGAIN.saturating_mul(1 << (times - 1).min(16)).min(PATIENCE),
+    }
 }
 
 impl<'a> Asking<'a> {
@@ -54,6 +67,7 @@ impl<'a> Asking<'a> {
         (fetch, slots): (Fetch, Slots),
         above: Slot,
         peers: impl Iterator<Item = NodeId>,
+        patience: Duration,
         stop: &'a AtomicBool,
     ) -> Asking<'a> {
         let now = Instant::now();
@@ -66,6 +80,7 @@ impl<'a> Asking<'a> {
             begun_at: now,
             heard_at: now,
             furthest: BTreeMap::new(),
+            patience,
             stop,
         }
     }
@@ -101,7 +116,7 @@ impl<'a> Asking<'a> {
             if let Some(verified) = self.carry_out(transport)? {
                 return Ok(Fetched::State(verified));
             }
-            if self.heard_at.elapsed() >= PATIENCE {
+            if self.heard_at.elapsed() >= self.patience {
                 return Err(StartError::NoState { why: self.why_none() });
             }
             let pause = if self.slots.is_busy { Duration::ZERO } else { LOOK_EVERY };
@@ -395,6 +410,13 @@ mod tests {
         for words in ["slot 42", "a damaged block", "no room", "not reached"] {
             assert!(why.contains(words), "{words:?} is missing in {why:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_nobody_helped_asks_briefly_and_then_longer_and_longer() {
+        let seconds = |times| patience(times).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(seconds), [120, 5, 10, 20, 40, 80, 120]);
+        assert_eq!(patience(u32::MAX), PATIENCE);
     }
 
     #[test]
