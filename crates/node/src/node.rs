@@ -36,7 +36,7 @@ use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::rebuild::{self, Rebuild};
 use crate::recovery;
-use crate::replaceable::FORBEARANCE;
+use crate::replaceable::{self, FORBEARANCE};
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
@@ -451,6 +451,7 @@ impl Assembly<'_> {
             cluster: self.identity.cluster,
             first: self.identity.configuration.clone(),
             founding: self.identity.founding,
+            turn: replaceable::turn(&self.settings.scrub),
             snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())
