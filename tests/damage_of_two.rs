@@ -125,6 +125,7 @@ fn are_well(cluster: &mut TestCluster, writers: &Writers) {
 
 const TOOK_OVER: &str = "took the place of the other one";
 const MENDED: &str = "the journal was damaged, and what was hit is in the state";
+const FILLED: &str = "the state has all slots that the journal lost";
 const LACKS: &str = "the journal is damaged in what the state lacks";
 
 /// Journals and states of two are hit, and the third is whole.
@@ -228,14 +229,13 @@ fn two_that_lost_what_their_states_lack_are_mended_by_the_third() {
     let [two, three] = [2, 3].map(|id| sealed(&data(&cluster, id)));
     rot_journal(&two[..2]);
     rot_journal(&three[4..6]);
-    let words = [(2, LACKS), (2, TOOK_OVER), (3, LACKS), (3, TOOK_OVER)];
+    let words = [(2, LACKS), (2, FILLED), (3, LACKS), (3, FILLED)];
     come_back(&mut cluster, &writers, &words);
 }
 
-/// What each of two lost only the journal of the other one has, and no state: that is not mended
-/// yet. But nothing of it goes, and nobody is told anything.
-#[test]
-fn what_no_state_holds_is_kept_by_both_and_told_by_none() {
+/// What each of two lost only the journal of the other one has, and no state. `hit` damages the
+/// journals of both. The third was away from the beginning.
+fn only_journals_hold_it(hit: impl Fn(&[PathBuf], &[PathBuf])) -> (TestCluster, Writers) {
     let mut cluster = cluster(&unflushed());
     let writers = Writers::default();
     writers.write_one(&cluster, 1);
@@ -246,8 +246,54 @@ fn what_no_state_holds_is_kept_by_both_and_told_by_none() {
     });
     kill(&mut cluster, &[2, 3]);
     let [two, three] = [2, 3].map(|id| sealed(&data(&cluster, id)));
-    rot_journal(&two[..2]);
-    rot_journal(&three[4..6]);
+    hit(&two, &three);
+    (cluster, writers)
+}
+
+/// They give it to each other, slot by slot, while the third is dead; and again when it is there, and
+/// knows nothing.
+#[test]
+fn what_no_state_holds_comes_from_the_journal_of_the_other_one() {
+    let (mut cluster, writers) = only_journals_hold_it(|two, three| {
+        rot_journal(&two[..2]);
+        rot_journal(&three[4..6]);
+    });
+    for id in [2, 3] {
+        cluster.start_by_hand(id);
+    }
+    let serves = |cluster: &TestCluster, id| {
+        let ready = cluster.try_request(id, "GET", "/readyz", &[], b"");
+        ready.is_ok_and(|ready| ready.status == 200)
+    };
+    wait_until("both serve", || {
+        [2, 3].into_iter().fold(true, |all, id| {
+            tells_nothing_wrong(&cluster, id);
+            all && serves(&cluster, id)
+        })
+    });
+    for id in [2, 3] {
+        let said = cluster.node_output(id);
+        assert!(said.contains(LACKS) && said.contains(MENDED), "{said}");
+        assert!(!data(&cluster, id).join("REBUILD").exists());
+        writers.check(&cluster, id);
+    }
+    assert!([2, 3].iter().any(|id| cluster.node_output(*id).contains(FILLED)));
+    cluster.start_by_hand(1);
+    writers.during(&mut cluster, &[2], |cluster| {
+        wait_until("the third serves", || serves(cluster, 1));
+    });
+    are_well(&mut cluster, &writers);
+}
+
+/// Of some slots no good copy is left among those that can be asked: nothing is put in their
+/// place, nothing goes, and nobody is told anything.
+#[test]
+fn what_both_lost_is_made_up_by_none_and_all_the_rest_is_kept() {
+    let (mut cluster, _) = only_journals_hold_it(|two, three| {
+        rot(&two[1..3], 600, 512);
+        rot(&three[1..3], 600, 512);
+    });
+    let [two, three] = [2, 3].map(|id| sealed(&data(&cluster, id)));
     let content = |paths: &[PathBuf]| -> Vec<Vec<u8>> {
         paths.iter().map(|path| fs::read(path).expect("it is kept")).collect()
     };

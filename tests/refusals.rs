@@ -165,6 +165,33 @@ fn init_does_not_overwrite_a_node() {
     assert!(cluster.settings_path(1).with_file_name("data").read_dir().expect("data").count() > 0);
 }
 
+/// The folder of a node that joined is gone, and its settings name it alone.
+#[test]
+fn init_founds_no_cluster_of_one_that_is_not_asked_for() {
+    let cluster = stopped_cluster();
+    let path = cluster.settings_path(1);
+    let data = path.with_file_name("data");
+    let (settings, config) = (path.display().to_string(), ["init", "--config"]);
+    let init = |more: &[&str]| synod(&[&config[..], &[&settings], more].concat());
+    fs::remove_dir_all(&data).expect("the data");
+    change_settings(&cluster, |text| {
+        let changed =
+            text.replace("node_id = 1\n", "node_id = 4\n").replace("\nid = 1\n", "\nid = 4\n");
+        assert_eq!(text.matches('1').count(), changed.matches('1').count() + 2, "{text}");
+        changed
+    });
+    let text = refusal(&init(&[]));
+    assert!(text.contains("member replace 4") && text.contains("--alone"), "{text}");
+    assert!(!data.exists());
+    assert!(init(&["--alone"]).status.success());
+    // The first one is a cluster of its own as ever.
+    fs::remove_dir_all(&data).expect("the data");
+    change_settings(&cluster, |text| {
+        text.replace("node_id = 4\n", "node_id = 1\n").replace("\nid = 4\n", "\nid = 1\n")
+    });
+    assert!(init(&[]).status.success());
+}
+
 #[test]
 fn another_shape_of_the_local_cluster_is_refused() {
     let cluster = stopped_cluster();

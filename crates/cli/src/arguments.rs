@@ -15,7 +15,7 @@ pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use member::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
-pub(crate) use node::{ConfigFile, Inspect, Recover, Restore, Serve};
+pub(crate) use node::{ConfigFile, Init, Inspect, Recover, Restore, Serve};
 pub(crate) use sim::{Planted, Sim, SimCommand};
 
 /// A replicated key-value store.
@@ -50,7 +50,7 @@ fn version() -> &'static str {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Write the data folder of a new node, once in its life.
-    Init(ConfigFile),
+    Init(Init),
     /// Run one node until SIGINT or SIGTERM.
     Serve(Serve),
     /// Run a local cluster as child processes, with a live table.

@@ -56,7 +56,7 @@ pub fn main() -> ExitCode {
 fn run(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Init(arguments) => {
-            let identity = serve::init(&arguments.config)?;
+            let identity = serve::init_by_hand(arguments)?;
             output::print(&identity)
         }
         Command::Serve(arguments) => serve::serve(arguments),

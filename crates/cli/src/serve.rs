@@ -5,12 +5,31 @@ use std::path::Path;
 use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use synod_node::{ServeError, Settings, StartError, logging};
 
-use crate::arguments::Serve;
+use crate::arguments::{Init, Serve};
 use crate::failure::Failure;
 use crate::output::warn;
 
 /// Overrides the level of the settings.
 const LEVEL_VARIABLE: &str = "SYNOD_LOG";
+/// A cluster of one begins with it.
+const FIRST_ID: u32 = 1;
+
+/// Writes the data folder of a new node, unless it looks as if that was a member of a cluster and
+/// lost its folder. The settings of a node that joined may name it alone, and then nobody would refuse
+/// what was made of them. The first node of a cluster that grew looks like any node alone.
+pub(crate) fn init_by_hand(arguments: &Init) -> Result<String, Failure> {
+    let settings = load(&arguments.settings.config)?;
+    let id = settings.node_id;
+    if settings.members.len() == 1 && id != FIRST_ID && !arguments.alone {
+        return Err(Failure::failed(format!(
+            "the settings name node {id} alone, so this would found a new cluster of one. A node \
+             that joined others and lost its folder must not come back: `synod member replace {id}` \
+             puts one with a new id in its place. A new node joins with `synod member add`. If node \
+             {id} is to be a cluster of its own, add --alone"
+        )));
+    }
+    init(&arguments.settings.config)
+}
 
 /// Writes the data folder of a new node.
 pub(crate) fn init(config: &Path) -> Result<String, Failure> {

@@ -43,7 +43,8 @@
 //!
 //! Damage of a segment that another one follows can be mended when the state machine durably
 //! holds all slots that it and those before it had ([`Journal::mend`]): they are dropped, as
-//! they would have been some day. What acceptors owe others is what comes after.
+//! they would have been some day. What acceptors owe others is what comes after. What damaged
+//! segments still show as chosen, slot by slot, can be read ([`Shown`]): nothing else of them counts.
 //!
 //! What this cannot see: a folder that was set back to an older state as a whole (the
 //! peers' handshake looks for that), and a last group that was acknowledged and then
@@ -64,6 +65,7 @@ mod recovery;
 mod remains;
 mod scan;
 mod segments;
+mod shown;
 
 pub use counters::Counters;
 pub use error::{Damage, JournalError, OpenError};
@@ -71,4 +73,5 @@ pub use journal::Journal;
 pub use opened::{Behind, Inspected, Mended, Opened};
 pub use options::JournalOptions;
 pub use remains::Remains;
+pub use shown::Shown;
 pub use synod_wire::record::ClusterId;

@@ -22,7 +22,7 @@ pub(crate) fn chosen_values(
     slots: RangeInclusive<Slot>,
     bytes_max: usize,
 ) -> Result<Vec<Value>, JournalError> {
-    let mut reader = ValueReader { folder, cluster, opened: None };
+    let mut reader = ValueReader::new(folder, cluster);
     let (mut values, mut bytes) = (Vec::new(), 0_usize);
     let mut slot = *slots.start();
     while slots.contains(&slot) && bytes < bytes_max {
@@ -44,7 +44,7 @@ pub(crate) fn value(
     index: &Index,
     slot: Slot,
 ) -> Result<Option<Value>, JournalError> {
-    let mut reader = ValueReader { folder, cluster, opened: None };
+    let mut reader = ValueReader::new(folder, cluster);
     index.find(slot).map(|location| reader.read(slot, location)).transpose()
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn open_values(
     cluster: ClusterId,
     index: &Index,
 ) -> Result<Vec<AcceptedSlot>, OpenError> {
-    let mut reader = ValueReader { folder, cluster, opened: None };
+    let mut reader = ValueReader::new(folder, cluster);
     let read = |entry: crate::index::Entry| {
         let value = reader.read(entry.slot, entry.location).map_err(|error| match error {
             JournalError::Damaged(damage) => OpenError::Damaged(damage),
@@ -67,14 +67,18 @@ pub(crate) fn open_values(
 }
 
 /// Keeps the last segment open, since neighbours mostly share it.
-struct ValueReader<'a> {
+pub(crate) struct ValueReader<'a> {
     folder: &'a Folder,
     cluster: ClusterId,
     opened: Option<(u32, File)>,
 }
 
-impl ValueReader<'_> {
-    fn read(&mut self, slot: Slot, location: Location) -> Result<Value, JournalError> {
+impl<'a> ValueReader<'a> {
+    pub(crate) fn new(folder: &'a Folder, cluster: ClusterId) -> ValueReader<'a> {
+        ValueReader { folder, cluster, opened: None }
+    }
+
+    pub(crate) fn read(&mut self, slot: Slot, location: Location) -> Result<Value, JournalError> {
         let number = u64::from(location.segment);
         let file = match self.opened.take() {
             Some((segment, file)) if segment == location.segment => file,

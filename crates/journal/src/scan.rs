@@ -1,5 +1,7 @@
 //! Reading one segment from its first group to its end, and judging what is wrong.
 
+mod known;
+
 use bytes::Bytes;
 use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, Seed};
@@ -38,6 +40,8 @@ impl InForce {
 #[derive(Debug)]
 pub(crate) struct SegmentScan {
     pub(crate) groups: Vec<GroupScan>,
+    /// The number of the first of them.
+    first_number: u32,
     /// Sectors in use.
     pub(crate) sectors: u64,
     /// Whether a torn group was dropped.
@@ -49,7 +53,7 @@ pub(crate) struct SegmentScan {
 impl SegmentScan {
     /// The number of the group that comes next.
     pub(crate) fn next_number(&self) -> u32 {
-        u32::try_from(self.groups.len()).expect("fewer groups than sectors") + 1
+        u32::try_from(self.groups.len()).expect("fewer groups than sectors") + self.first_number
     }
 }
 
@@ -208,7 +212,7 @@ impl<'a> Segment<'a> {
 
     fn start(&self) -> SegmentScan {
         let in_force = InForce::at_start_of(&self.header);
-        SegmentScan { groups: Vec::new(), sectors: 1, torn: false, in_force }
+        SegmentScan { groups: Vec::new(), first_number: 1, sectors: 1, torn: false, in_force }
     }
 
     /// What follows the last complete group of the newest segment. Ok when a crash

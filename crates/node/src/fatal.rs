@@ -7,12 +7,16 @@
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
 
 use crate::folder;
-use crate::marks::{REBUILD, SUSPECT, WENT_BACK, doubt_text};
+use crate::marks::{self, REBUILD, SUSPECT, WENT_BACK, doubt_text};
+
+/// A node that meets damage after so long was of use in between.
+const OF_USE: Duration = Duration::from_secs(60);
 
 /// Where threads report what ends the node. A clone reports to the same place.
 #[derive(Clone, Debug, Default)]
@@ -33,12 +37,14 @@ struct Inner {
     noted: Mutex<Option<String>>,
     /// The data folder, in which the next life finds what it must know.
     folder: Option<PathBuf>,
+    begun: Option<Instant>,
 }
 
 impl Fatal {
     /// Of the node in this data folder.
     pub(crate) fn of(folder: &Path) -> Fatal {
-        let inner = Inner { folder: Some(folder.to_owned()), ..Inner::default() };
+        let (folder, begun) = (Some(folder.to_owned()), Some(Instant::now()));
+        let inner = Inner { folder, begun, ..Inner::default() };
         Fatal { inner: Arc::new(inner) }
     }
 
@@ -48,6 +54,9 @@ impl Fatal {
         let message = format!("{what}: {error}");
         match told_by(&message) {
             Some(Told::Damage) if self.leave(REBUILD, &doubt_text(&message)) => {
+                if self.inner.begun.is_some_and(|begun| begun.elapsed() >= OF_USE) {
+                    self.count_anew();
+                }
                 return self.report_damage(message);
             }
             Some(Told::Suspicion) => {
@@ -113,6 +122,18 @@ impl Fatal {
                  damaged"
             );
             *noted = Some(message.to_owned());
+        }
+    }
+
+    /// The next life asks for a state as briefly as after the first time that nobody gave one.
+    fn count_anew(&self) {
+        let Some(folder) = &self.inner.folder else { return };
+        let counted = marks::unreplaced(folder).and_then(|count| match count {
+            0 | 1 => Ok(()),
+            _ => marks::set_unreplaced(folder, 1),
+        });
+        if let Err(error) = counted {
+            tracing::warn!(%error, "the next start will ask for a state for longer");
         }
     }
 
@@ -189,6 +210,24 @@ mod tests {
         assert!(thread.join().is_err());
         fatal.report("the disk", "is full");
         assert!(fatal.wait().await.starts_with("the worker: "));
+    }
+
+    #[test]
+    fn a_node_that_was_of_use_asks_as_briefly_as_the_first_time() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = || marks::unreplaced(folder.path()).expect("readable");
+        for (lived, count, expected) in
+            [(OF_USE, 0, 0), (Duration::ZERO, 5, 5), (OF_USE, 5, 1), (OF_USE, 1, 1)]
+        {
+            if count > 0 {
+                marks::set_unreplaced(folder.path(), count).expect("written");
+            }
+            let begun = Instant::now().checked_sub(lived);
+            let folder = Some(folder.path().to_owned());
+            let inner = Arc::new(Inner { folder, begun, ..Inner::default() });
+            Fatal { inner }.report("synod-apply", "the state is damaged: Corruption: block");
+            assert_eq!(kept(), expected);
+        }
     }
 
     #[tokio::test]

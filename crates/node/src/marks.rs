@@ -23,6 +23,10 @@ pub(crate) const DIFFERS: &str = "DIFFERS";
 /// peer is asked.
 pub(crate) const WHOLE: &str = "WHOLE";
 
+/// How often in a row nobody gave a state in place of one that is damaged, and the node went on with
+/// that: whoever asks again does not wait for long.
+pub(crate) const UNREPLACED: &str = "UNREPLACED";
+
 /// Up to the slot that it names, what came from a peer was found right by the others.
 pub(crate) const FOUND_RIGHT: &str = "FOUND_RIGHT";
 
@@ -66,6 +70,18 @@ pub(crate) fn not_found_right(folder: &Path, copied_upto: Slot) -> Result<Slot, 
     Ok(if copied_upto <= found { Slot::ZERO } else { copied_upto })
 }
 
+/// How often in a row nobody gave another state.
+pub(crate) fn unreplaced(folder: &Path) -> Result<u32, FolderError> {
+    let Some(content) = folder::read(folder, UNREPLACED)? else { return Ok(0) };
+    // What cannot be read was written by somebody.
+    Ok(String::from_utf8_lossy(&content).trim().parse().unwrap_or(1))
+}
+
+/// Keeps that.
+pub(crate) fn set_unreplaced(folder: &Path, count: u32) -> Result<(), FolderError> {
+    folder::replace(folder, UNREPLACED, format!("{count}\n").as_bytes())
+}
+
 fn slot_in(content: &[u8]) -> Option<Slot> {
     let text = String::from_utf8_lossy(content);
     text.lines().next()?.strip_prefix("slot ")?.parse().ok().map(Slot)
@@ -102,6 +118,19 @@ mod tests {
             folder::replace(folder.path(), DIFFERS, &text).expect("written");
             assert_eq!(difference(folder.path()).expect("readable"), Some(Slot(slot)));
         }
+    }
+
+    #[test]
+    fn how_often_nobody_gave_a_state_is_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kept = || unreplaced(folder.path()).expect("readable");
+        assert_eq!(kept(), 0);
+        for count in [1, 7] {
+            set_unreplaced(folder.path(), count).expect("written");
+            assert_eq!(kept(), count);
+        }
+        folder::replace(folder.path(), UNREPLACED, b"often").expect("written");
+        assert_eq!(kept(), 1);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use synod_host::{Host, HostSettings};
 use synod_journal::{Journal, JournalError};
 use synod_kv::StateMachine;
 use synod_paxos::{NodeId, Recovered, Slot};
+use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
-use synod_storage::{Store, StoreOptions};
 use synod_transport::Transport;
 use synod_wire::version;
 use tokio::runtime::{Builder, Runtime};
@@ -37,7 +37,7 @@ use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
 use crate::rebuild::{self, Rebuild};
 use crate::recovery;
-use crate::replaceable::FORBEARANCE;
+use crate::replaceable::{self, FORBEARANCE};
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
@@ -120,11 +120,7 @@ impl Node {
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
         let instead = |error| rebuild::instead_of(error, &folder, settings, &identity);
         rebuild::look_at_suspect(&folder, settings, &identity, stop).map_err(instead)?;
-        let options = StoreOptions {
-            memtable_bytes: settings.limits.write_buffer_bytes,
-            block_cache_bytes: settings.limits.block_cache_bytes,
-            ..StoreOptions::default()
-        };
+        let options = tuning::store_options(settings);
         let states = folder.states();
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");
@@ -456,6 +452,7 @@ impl Assembly<'_> {
             cluster: self.identity.cluster,
             first: self.identity.configuration.clone(),
             founding: self.identity.founding,
+            turn: replaceable::turn(&self.settings.scrub),
             snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
         Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())

@@ -16,6 +16,7 @@
 //! and the file stays for the next time.
 
 mod asking;
+mod slots;
 
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -23,7 +24,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use asking::Asking;
+use asking::{Asking, Fetched, patience};
+use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal, OpenError, Opened};
 use synod_kv::{KvOptions, StateMachine};
@@ -34,15 +36,17 @@ use synod_transport::{PeerAddress, Transport, TransportSettings};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
+use crate::apply_thread::Applier;
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, WHOLE};
+use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, UNREPLACED, WHOLE};
 use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
 use crate::roster::Known;
 use crate::scrub;
 use crate::settings::Settings;
+use crate::shared::Shared;
 use crate::snapshot::Fetch;
 use crate::start_error::StartError;
 use crate::tuning;
@@ -185,7 +189,7 @@ impl Rebuild<'_> {
             scrub::note_replaced(self.folder.path(), &mark);
         }
         self.folder.step("state replaced")?;
-        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, REBUILD])?;
+        self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, UNREPLACED, REBUILD])?;
         states.remove_aside()?;
         Ok(self.folder.step("repair ended")?)
     }
@@ -207,7 +211,9 @@ impl Rebuild<'_> {
         }
         journal.upto = journal.upto.max(switched.map_or(Slot::ZERO, Slot));
         let is_doubt = marks::is_doubt(mark);
-        let was_read = self.folder.path().join(WHOLE).exists();
+        let unreplaced = if is_doubt { marks::unreplaced(self.folder.path())? } else { 0 };
+        // Nor when it was read before nobody gave another one.
+        let was_read = self.folder.path().join(WHOLE).exists() || unreplaced > 0;
         if is_doubt && !was_read && self.is_whole(journal.upto)? {
             self.keep()?;
             return Ok(false);
@@ -225,11 +231,8 @@ impl Rebuild<'_> {
             states.remove_aside()?;
             return Ok(true);
         }
-        let verified = match self.fetch(journal, door) {
-            Err(StartError::NoState { why }) if is_doubt => {
-                return self.do_without(why, journal.upto, was_read).map(|()| false);
-            }
-            fetched => fetched?,
+        let Some(verified) = self.fetch_or_fill(journal, is_doubt, unreplaced, door)? else {
+            return Ok(false);
         };
         self.folder.step("state fetched")?;
         let prepared = states.prepare(verified)?;
@@ -239,6 +242,55 @@ impl Rebuild<'_> {
         let installed = states.install(prepared)?;
         tracing::info!(slot = installed.slot, "a peer's state took the place of the other one");
         Ok(true)
+    }
+
+    /// Brings a state, unless the own one stays: because the slots came that it lacked, or since nobody
+    /// gives another one.
+    fn fetch_or_fill(
+        &self,
+        journal: Behind,
+        is_doubt: bool,
+        unreplaced: u32,
+        door: &TcpListener,
+    ) -> Result<Option<Verified>, StartError> {
+        let patience = patience(unreplaced);
+        // A state that an operator gave up is not made to last.
+        let filling = if is_doubt { self.filling(journal) } else { None };
+        let mut fetched = self.fetch(journal, filling, patience, door);
+        if let Ok(Fetched::Slots) = fetched {
+            self.folder.step("slots fetched")?;
+            if self.is_whole(journal.upto)? {
+                return self.keep().map(|()| None);
+            }
+            fetched = self.fetch(journal, None, patience, door);
+        }
+        match fetched {
+            Err(StartError::NoState { why }) if is_doubt => {
+                self.do_without(why, journal.upto, unreplaced).map(|()| None)
+            }
+            Ok(Fetched::State(verified)) => Ok(Some(verified)),
+            Ok(Fetched::Slots) => unreachable!("nothing was being filled"),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The own state, if it can be used and all that it lacks are slots that the journal lost.
+    fn filling(&self, journal: Behind) -> Option<Filling> {
+        let applied = self.durable_slot().ok().flatten()?;
+        if applied >= journal.upto {
+            return None;
+        }
+        let opened = || -> Result<Filling, StartError> {
+            let path = self.folder.states().current()?;
+            let store = Store::open(path, &tuning::store_options(self.settings))?;
+            let machine = StateMachine::open(store.clone(), KvOptions::default());
+            let machine = machine.map_err(StartError::State)?;
+            let shared = Arc::new(Shared::default());
+            let applier = Applier::new(machine, self.identity, journal.incarnation, shared);
+            Ok(Filling::new(applier, store, journal.upto, Instant::now()))
+        };
+        let opened = opened();
+        opened.inspect_err(|error| tracing::warn!(%error, "the own state cannot be used")).ok()
     }
 
     /// A journal that lost its end at the same time as the state was damaged may have lost a
@@ -264,8 +316,9 @@ impl Rebuild<'_> {
     /// Nobody gives a state. Those that have one may have given it up for no good reason, or
     /// each of several may lack another block and wait for the others: then this node is needed
     /// as it is. What it owes is in its journal, and of what is damaged it tells nothing.
-    fn do_without(&self, why: String, upto: Slot, was_read: bool) -> Result<(), StartError> {
-        if was_read && self.is_whole(upto)? {
+    fn do_without(&self, why: String, upto: Slot, unreplaced: u32) -> Result<(), StartError> {
+        let was_kept = self.folder.path().join(WHOLE).exists();
+        if was_kept && unreplaced == 0 && self.is_whole(upto)? {
             return self.keep();
         }
         if self.durable_slot()?.is_none_or(|applied| applied < upto) {
@@ -276,6 +329,7 @@ impl Rebuild<'_> {
             "nobody gives a state: the node goes on with what can be read of its own, and asks \
              again later"
         );
+        marks::set_unreplaced(self.folder.path(), unreplaced.saturating_add(1))?;
         // The mark that stays says as much.
         Ok(folder::remove(self.folder.path(), SUSPECT)?)
     }
@@ -304,7 +358,7 @@ impl Rebuild<'_> {
     fn keep(&self) -> Result<(), StartError> {
         tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
         // While both are there a start takes the state for one that was doubted again.
-        self.remove_marks(&[SUSPECT, REBUILD])?;
+        self.remove_marks(&[SUSPECT, UNREPLACED, REBUILD])?;
         self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;
         Ok(self.folder.step("state kept")?)
     }
@@ -317,8 +371,15 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// Brings the state of some peer behind which this node's journal goes on.
-    fn fetch(&self, journal: Behind, door: &TcpListener) -> Result<Verified, StartError> {
+    /// Brings the state of some peer behind which this node's journal goes on, or the slots that
+    /// `filling` lacks.
+    fn fetch(
+        &self,
+        journal: Behind,
+        filling: Option<Filling>,
+        patience: Duration,
+        door: &TcpListener,
+    ) -> Result<Fetched, StartError> {
         let Rebuild { folder, settings, identity, stop } = *self;
         if peers_of(folder, settings, identity).is_empty() {
             return Err(StartError::NoState { why: "this node has no peers".to_owned() });
@@ -333,7 +394,8 @@ impl Rebuild<'_> {
         let runtime = runtime.map_err(StartError::Thread)?;
         let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), Instant::now());
         let peers = to.peers.iter().map(|peer| peer.node);
-        let asking = Asking::new(fetch, Slot(upto.0 - 1), peers, stop);
+        let slots = Slots::new(&folder.journal(), identity.lineage(), filling);
+        let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, patience, stop);
         LocalSet::new().block_on(&runtime, async move {
             let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
             let fetched = asking.run(&transport, incoming).await;

@@ -26,7 +26,7 @@ use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::founding::Founding;
 use crate::node::HANDOVER_EVERY;
-use crate::replaceable::is_replaceable;
+use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after};
 use crate::request::Request;
 use crate::roster::Roster;
 use crate::shared::Shared;
@@ -38,6 +38,10 @@ const BACKUP_PARTS_MAX: usize = 4;
 /// A node that is this many slots behind is not ready to serve.
 const LAG_SLOTS_MAX: u64 = 1_000;
 
+/// What failed when the state could not be read for a client.
+const READING: &str = "reading the state";
+/// A thread that waits looks whether the node stops so often.
+const STOP_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A transfer that takes longer has failed. Each attempt is an election.
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
 
@@ -50,6 +54,8 @@ pub(crate) struct Facts {
     pub(crate) first: Configuration,
     /// The state that it began with.
     pub(crate) founding: Founding,
+    /// Between the second looks of two members whether they can be replaced.
+    pub(crate) turn: Duration,
     /// How fast a backup may be made.
     pub(crate) snapshot_bytes_per_s: u64,
 }
@@ -73,6 +79,7 @@ struct Inner {
     store: Arc<CurrentStore>,
     folders: StateFolders,
     backing_up: AtomicBool,
+    looking_again: AtomicBool,
     shared: Arc<Shared>,
     clock: Clock,
     requests: Sender<Request>,
@@ -89,7 +96,18 @@ impl Handle {
         fatal: Fatal,
     ) -> Self {
         let backing_up = AtomicBool::new(false);
-        let inner = Inner { facts, store, folders, backing_up, shared, clock, requests, fatal };
+        let looking_again = AtomicBool::new(false);
+        let inner = Inner {
+            facts,
+            store,
+            folders,
+            backing_up,
+            looking_again,
+            shared,
+            clock,
+            requests,
+            fatal,
+        };
         Handle { inner: Arc::new(inner) }
     }
 
@@ -106,14 +124,11 @@ impl Handle {
     /// A state that can't be read stops the node: it can't be trusted to write. But with blocks
     /// that are damaged it goes on while nobody could give it others.
     fn checked<T>(&self, result: Result<T, MapError>) -> Result<T, MapError> {
-        let Inner { facts, shared, fatal, .. } = &*self.inner;
         if let Err(error) = &result {
             let text = error.to_string();
             match told_by(&text) {
-                Some(Told::Damage) if !is_replaceable(facts.node, shared) => {
-                    fatal.note_damage(&text);
-                }
-                _ => fatal.report("reading the state", error),
+                Some(Told::Damage) => self.met_damage(text),
+                _ => self.inner.fatal.report(READING, error),
             }
         }
         result
@@ -128,6 +143,26 @@ impl Handle {
         match result {
             Err(ReadError::Map(error)) => self.checked(Err(error)).map_err(ReadError::Map),
             others => others,
+        }
+    }
+
+    /// Ends the node if it can be replaced, now and at a second look. Nobody waits for that.
+    fn met_damage(&self, text: String) {
+        let Inner { facts, shared, fatal, looking_again, .. } = &*self.inner;
+        if !is_replaceable(facts.node, shared) {
+            return fatal.note_damage(&text);
+        }
+        if looking_again.swap(true, Acquire) {
+            return;
+        }
+        let (handle, error) = (self.clone(), text.clone());
+        let thread = std::thread::Builder::new().name("synod-damage".to_owned());
+        let spawned = thread.spawn(move || {
+            handle.inner.look_again(&error);
+            handle.inner.looking_again.store(false, Release);
+        });
+        if spawned.is_err() {
+            fatal.report(READING, text);
         }
     }
 }
@@ -149,6 +184,23 @@ fn adds(operation: &Operation) -> bool {
 }
 
 impl Inner {
+    fn look_again(&self, text: &str) {
+        let Inner { facts, shared, fatal, .. } = self;
+        let wait = || {
+            let pause = second_look_after(facts.node, shared, facts.turn);
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < pause && !shared.is_stopping() {
+                std::thread::sleep(pause.saturating_sub(begun.elapsed()).min(STOP_LOOK_EVERY));
+            }
+            !shared.is_stopping()
+        };
+        if is_replaceable_twice(|| is_replaceable(facts.node, shared), wait) {
+            fatal.report(READING, text);
+        } else {
+            fatal.note_damage(text);
+        }
+    }
+
     /// Makes a backup for as long as somebody takes it and the node does not end.
     fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
         let store = self.store.get();

@@ -25,8 +25,8 @@ use crate::fatal::Fatal;
 use crate::folder::{self, JOURNAL};
 use crate::identity::{Identity, random_id};
 use crate::journal_thread::JournalTask;
-use crate::marks::{self, REBUILD, WHOLE};
-use crate::replaceable::is_replaceable;
+use crate::marks::{self, REBUILD, UNREPLACED, WHOLE};
+use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after, turn};
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -188,7 +188,10 @@ impl Scrub {
     /// now, or the node ends; a pause when it is to be read again.
     fn keep_damaged(&self, text: &str, again: Duration, interval: Duration) -> Option<Duration> {
         let begun = Instant::now();
-        while !is_replaceable(self.me, &self.shared) {
+        let may_end = || is_replaceable(self.me, &self.shared);
+        let pause = || second_look_after(self.me, &self.shared, turn(&self.settings));
+        let goes_on = || self.stop.recv_timeout(pause()) == Err(RecvTimeoutError::Timeout);
+        while !is_replaceable_twice(may_end, goes_on) {
             self.fatal.note_damage(text);
             if self.stop.recv_timeout(again) != Err(RecvTimeoutError::Timeout) {
                 return None;
@@ -205,8 +208,11 @@ impl Scrub {
         let data = self.folders.data();
         let is_doubt =
             matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));
-        let rebuild = (is_doubt && !self.fatal.is_damaged()).then_some(REBUILD);
-        for mark in rebuild.into_iter().chain([WHOLE]) {
+        let doubts: &[&str] = match is_doubt && !self.fatal.is_damaged() {
+            true => &[UNREPLACED, REBUILD, WHOLE],
+            false => &[WHOLE],
+        };
+        for mark in doubts {
             if let Err(error) = folder::remove(data, mark) {
                 tracing::warn!(%error, "the next start will doubt the state");
             }

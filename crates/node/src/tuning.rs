@@ -4,6 +4,7 @@ use synod_journal::JournalOptions;
 #[cfg(feature = "planted")]
 use synod_paxos::Bug;
 use synod_paxos::{Options, Planted};
+use synod_storage::StoreOptions;
 
 use crate::settings::Settings;
 
@@ -29,6 +30,15 @@ pub(crate) fn core_options(settings: &Settings, incarnation: u64) -> Options {
         seed: u64::from(settings.node_id) << 32 ^ incarnation,
         planted: planted(),
         ..Options::default()
+    }
+}
+
+/// The state's.
+pub(crate) fn store_options(settings: &Settings) -> StoreOptions {
+    StoreOptions {
+        memtable_bytes: settings.limits.write_buffer_bytes,
+        block_cache_bytes: settings.limits.block_cache_bytes,
+        ..StoreOptions::default()
     }
 }
 

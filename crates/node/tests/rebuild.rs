@@ -433,6 +433,34 @@ fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
     assert!(states(settings) == ["state"] && !mark(settings, "WHOLE").exists());
 }
 
+/// Nobody gave it another state before, and it met the damage again: it does not wait for minutes
+/// each time, but less long at first.
+#[test]
+fn a_node_that_nobody_could_help_does_not_wait_for_long_the_next_time() {
+    let cluster = Cluster::with(2, SMALL);
+    let settings = &cluster.settings[0];
+    let mut nodes = cluster.start_all();
+    let other = nodes.pop().expect("two");
+    let node = nodes.pop().expect("two");
+    fill(&node, std::slice::from_ref(&other));
+    stopped(node);
+    stopped(other);
+    let (rebuild, unreplaced) = (mark(settings, "REBUILD"), mark(settings, "UNREPLACED"));
+    fs::write(&rebuild, DOUBT).expect("written");
+    // Whole as it is, it is not read again.
+    fs::write(&unreplaced, "1\n").expect("written");
+    let node = cluster.start(0);
+    assert!(rebuild.exists());
+    assert_eq!(fs::read_to_string(&unreplaced).expect("readable"), "2\n");
+    stopped(node);
+    // Another state, and nothing of that is left.
+    let other = cluster.start(1);
+    let node = cluster.start(0);
+    assert!(!rebuild.exists() && !unreplaced.exists());
+    stopped(node);
+    stopped(other);
+}
+
 #[test]
 fn a_state_that_was_found_whole_is_read_again_when_years_later_it_is_doubted() {
     let cluster = Cluster::with(1, &scrubbed());

@@ -12,6 +12,16 @@ pub(crate) struct ConfigFile {
     pub(crate) config: PathBuf,
 }
 
+/// `synod init`.
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    #[command(flatten)]
+    pub(crate) settings: ConfigFile,
+    /// Found a cluster of this node alone, though its id is not 1.
+    #[arg(long)]
+    pub(crate) alone: bool,
+}
+
 /// `synod serve`.
 #[derive(Args, Debug)]
 pub(crate) struct Serve {

@@ -11,12 +11,15 @@ use synod_storage::snapshot::Verified;
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 
+use super::slots::Slots;
 use crate::identity::random_id;
 use crate::snapshot::{Fetch, FetchOut};
 use crate::start_error::StartError;
 
 /// A node to which nobody gives anything for this long asks no more in this start.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// When that was so before, this long at first, and twice as long each time.
+const PATIENCE_AGAIN: Duration = Duration::from_secs(5);
 /// How often is looked whether somebody can be asked.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Until all peers have told what their states are, nobody is asked for so long.
@@ -24,9 +27,18 @@ const LISTEN_FIRST: Duration = Duration::from_secs(2);
 /// Hashes kept of each peer.
 const KEPT: usize = 16;
 
+/// What came.
+pub(super) enum Fetched {
+    /// A peer's state.
+    State(Verified),
+    /// The slots that the own state lacked.
+    Slots,
+}
+
 /// The question to one peer after the other.
 pub(super) struct Asking<'a> {
     fetch: Fetch,
+    slots: Slots,
     /// The state has to go further than this.
     above: Slot,
     candidates: Candidates,
@@ -36,30 +48,44 @@ pub(super) struct Asking<'a> {
     heard_at: Instant,
     /// How many bytes of its state each peer gave at most.
     furthest: BTreeMap<NodeId, u64>,
+    patience: Duration,
     stop: &'a AtomicBool,
+}
+
+/// How long a node asks to which nobody gave anything so many times in a row, and that went on
+/// with what it had. It is needed elsewhere; but when it met the damage again at once, to ask is
+/// all that is left to it.
+pub(super) fn patience(unreplaced: u32) -> Duration {
+    match unreplaced {
+        0 => PATIENCE,
+        times => PATIENCE_AGAIN.saturating_mul(1 << (times - 1).min(16)).min(PATIENCE),
+    }
 }
 
 impl<'a> Asking<'a> {
     pub(super) fn new(
-        fetch: Fetch,
+        (fetch, slots): (Fetch, Slots),
         above: Slot,
         peers: impl Iterator<Item = NodeId>,
+        patience: Duration,
         stop: &'a AtomicBool,
     ) -> Asking<'a> {
         let now = Instant::now();
         Asking {
             fetch,
+            slots,
             above,
             candidates: Candidates::new(peers),
             asked: None,
             begun_at: now,
             heard_at: now,
             furthest: BTreeMap::new(),
+            patience,
             stop,
         }
     }
 
-    /// Brings the state of some peer.
+    /// Brings the state of some peer, or the slots that make the own one do.
     ///
     /// # Errors
     /// When nobody gives one, and when this node is to stop.
@@ -67,7 +93,7 @@ impl<'a> Asking<'a> {
         mut self,
         transport: &Transport,
         mut incoming: Incoming,
-    ) -> Result<Verified, StartError> {
+    ) -> Result<Fetched, StartError> {
         let mut batch = Vec::new();
         loop {
             for event in batch.drain(..) {
@@ -75,17 +101,26 @@ impl<'a> Asking<'a> {
                     let why = format!("this node was removed by configuration {number}");
                     return Err(StartError::NoState { why });
                 }
-                self.receive(event);
+                self.receive(event, transport);
+            }
+            let now = Instant::now();
+            if let Some((to, fetch)) = self.slots.go_on(&self.candidates.up, now) {
+                transport.send(to, &PeerMessage::Paxos(Message::Fetch(fetch)));
+            }
+            self.heard_at = self.slots.moved_at().map_or(self.heard_at, |at| at.max(self.heard_at));
+            if self.slots.is_done(now) {
+                return Ok(Fetched::Slots);
             }
             self.ask_somebody();
             self.fetch.look(Instant::now());
             if let Some(verified) = self.carry_out(transport)? {
-                return Ok(verified);
+                return Ok(Fetched::State(verified));
             }
-            if self.heard_at.elapsed() >= PATIENCE {
-                return Err(StartError::NoState { why: self.candidates.why_none(self.above) });
+            if self.heard_at.elapsed() >= self.patience {
+                return Err(StartError::NoState { why: self.why_none() });
             }
-            let look_at = Instant::now() + LOOK_EVERY;
+            let pause = if self.slots.is_busy { Duration::ZERO } else { LOOK_EVERY };
+            let look_at = Instant::now() + pause;
             let due = self.fetch.deadline().map_or(look_at, |due| due.min(look_at));
             tokio::select! {
                 () = incoming.recv_batch(&mut batch) => {}
@@ -117,14 +152,40 @@ impl<'a> Asking<'a> {
                     verified.discard()?;
                     self.candidates.failed(from, CONTRADICTED.to_owned());
                 }
+                // So may the own one have got further.
+                FetchOut::Arrived { from, verified }
+                    if verified.state().applied_slot <= self.above().0 =>
+                {
+                    self.asked = None;
+                    verified.discard()?;
+                    self.candidates.failed(from, "its state came too late".to_owned());
+                }
                 FetchOut::Arrived { verified, .. } => return Ok(Some(verified)),
             }
         }
         Ok(None)
     }
 
-    /// Nothing but states is of interest yet: to the others this node is one that is away.
-    fn receive(&mut self, event: IncomingEvent) {
+    /// A state has to go further than this. While the own one is being filled any that does is
+    /// a help: what the journal shows of the slots after it is applied next time.
+    fn above(&self) -> Slot {
+        self.slots.applied().unwrap_or(self.above)
+    }
+
+    fn why_none(&self) -> String {
+        let why = self.candidates.why_none(self.above());
+        match self.slots.applied() {
+            Some(applied) => {
+                let next = applied.next();
+                format!("{why}; and what was chosen in slot {next} no journal shows that was asked")
+            }
+            None => why,
+        }
+    }
+
+    /// Nothing but states and what was chosen is of interest yet: to the others this node is one
+    /// that is away.
+    fn receive(&mut self, event: IncomingEvent, transport: &Transport) {
         match event {
             IncomingEvent::Connected { node, .. } => self.candidates.is_up(node, true),
             IncomingEvent::Disconnected(node) | IncomingEvent::PeerDied(node) => {
@@ -146,19 +207,28 @@ impl<'a> Asking<'a> {
                 from,
                 message: PeerMessage::Paxos(Message::Heartbeat(heartbeat)),
             } => self.candidates.told(from, heartbeat.state),
+            IncomingEvent::Message { from, message: PeerMessage::Paxos(Message::Fetch(fetch)) } => {
+                let chosen = self.slots.answer(fetch, Instant::now());
+                transport.send(from, &PeerMessage::Paxos(Message::Chosen(chosen)));
+            }
+            IncomingEvent::Message {
+                from,
+                message: PeerMessage::Paxos(Message::Chosen(chosen)),
+            } => self.slots.receive(from, chosen, Instant::now()),
             _ => {}
         }
     }
 
     fn ask_somebody(&mut self) {
         if self.asked.is_some()
+            || self.slots.is_moving(Instant::now())
             || !self.candidates.all_told() && self.begun_at.elapsed() < LISTEN_FIRST
         {
             return;
         }
         if let Some(peer) = self.candidates.best() {
             self.asked = Some(peer);
-            self.fetch.begin(peer, self.above, Instant::now());
+            self.fetch.begin(peer, self.above(), Instant::now());
         }
     }
 }
@@ -340,6 +410,13 @@ mod tests {
         for words in ["slot 42", "a damaged block", "no room", "not reached"] {
             assert!(why.contains(words), "{words:?} is missing in {why:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_nobody_helped_asks_briefly_and_then_longer_and_longer() {
+        let seconds = |times| patience(times).as_secs();
+        assert_eq!([0, 1, 2, 3, 4, 5, 6].map(seconds), [120, 5, 10, 20, 40, 80, 120]);
+        assert_eq!(patience(u32::MAX), PATIENCE);
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! What a damaged journal still shows as chosen, slot by slot.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use synod_paxos::{Slot, Standing, Value};
+use synod_wire::record::{ClusterId, RecordKind};
+
+use crate::folder::Folder;
+use crate::index::Location;
+use crate::read::ValueReader;
+use crate::scan::SegmentScan;
+use crate::{OpenError, recovery};
+
+/// The chosen values that can be told for certain from what is whole of a journal, before
+/// damage and behind it. Nothing of it is a vote: that a value was chosen stays true whatever else was
+/// lost, and that is all that is told.
+///
+/// A record that says that its value is chosen tells that by itself. An acceptance tells it when a
+/// watermark passed it later, and every record between the two is known by its header at least:
+/// one that is lost may have been another acceptance of the same slot, and then *that* was chosen.
+#[derive(Debug)]
+pub struct Shown {
+    folder: Folder,
+    cluster: ClusterId,
+    places: BTreeMap<Slot, Location>,
+}
+
+impl Shown {
+    /// Reads all of the journal in `dir`, and changes nothing.
+    ///
+    /// # Errors
+    /// When there is no journal, it is in use or another cluster's or a later release's, or
+    /// cannot be read at all. Damage is no error.
+    pub fn read(dir: &Path, cluster: ClusterId) -> Result<Shown, OpenError> {
+        let folder = Folder::open_to_read(dir)?;
+        let places = recovery::shown(&folder, cluster)?;
+        Ok(Shown { folder, cluster, places })
+    }
+
+    /// The chosen values of the slots from `first` to `last`, consecutive from `first` on, up to
+    /// the one with which `bytes_max` is reached, or as far as they are here and whole.
+    #[must_use]
+    pub fn values(&self, first: Slot, last: Slot, bytes_max: usize) -> Vec<Value> {
+        let mut reader = ValueReader::new(&self.folder, self.cluster);
+        let (mut values, mut bytes) = (Vec::new(), 0_usize);
+        let mut slot = first;
+        while slot <= last && bytes < bytes_max {
+            let Some(location) = self.places.get(&slot) else { break };
+            // A sector that cannot be read and one with other bytes are the same here.
+            let Ok(value) = reader.read(slot, *location) else { break };
+            bytes = bytes.saturating_add(value.size_bytes());
+            values.push(value);
+            slot = slot.next();
+        }
+        values
+    }
+
+    /// The first slot after this one that is known as chosen. Its value may be damaged.
+    #[must_use]
+    pub fn next_after(&self, slot: Slot) -> Option<Slot> {
+        self.places.range(slot.next()..).next().map(|(slot, _)| *slot)
+    }
+}
+
+/// Puts together what runs of known records show.
+#[derive(Debug, Default)]
+pub(crate) struct Gathering {
+    pub(crate) places: BTreeMap<Slot, Location>,
+    /// Acceptances that no watermark has passed yet. All records since each of them are known.
+    open: BTreeMap<Slot, (Standing, Location)>,
+}
+
+impl Gathering {
+    /// What comes next does not follow what was taken last.
+    pub(crate) fn interrupt(&mut self) {
+        self.open.clear();
+    }
+
+    pub(crate) fn take(&mut self, segment: u32, scan: &SegmentScan) {
+        for group in &scan.groups {
+            for record in &group.records {
+                let (slot, standing) = match record.header.kind {
+                    RecordKind::Accepted(slot, ballot) => (slot, Standing::Accepted(ballot)),
+                    RecordKind::Chosen(slot) => (slot, Standing::Chosen),
+                    RecordKind::StartAfter(slot) => {
+                        // Chosen by others: what stands here may be something else.
+                        self.open = self.open.split_off(&slot.next());
+                        continue;
+                    }
+                    RecordKind::Promise => continue,
+                };
+                let Ok(payload_at) = u32::try_from(record.payload_at) else { continue };
+                let body_bytes = record.header.body_bytes;
+                let location = Location { segment, payload_at, body_bytes };
+                if standing == Standing::Chosen {
+                    self.open.remove(&slot);
+                    self.places.insert(slot, location);
+                } else if !self.places.contains_key(&slot) {
+                    let held = self.open.entry(slot).or_insert((standing, location));
+                    if held.0 <= standing {
+                        *held = (standing, location);
+                    }
+                }
+            }
+            let above = self.open.split_off(&group.header.chosen_upto.next());
+            let passed = std::mem::replace(&mut self.open, above);
+            self.places.extend(passed.into_iter().map(|(slot, (_, location))| (slot, location)));
+        }
+    }
+}

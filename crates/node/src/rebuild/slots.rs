@@ -1,0 +1,245 @@
+//! What nodes that wait at their start can still give each other: chosen slots.
+//!
+//! The journal of a node lost some slots that its state lacks, and no peer has a state that goes
+//! so far: each of several may have lost others. While they wait they are no acceptors: they
+//! promise nothing and vote for nobody. But that a value was chosen stays true whatever else a disk
+//! lost, and it is all that is said here: of a slot of which the journal shows it (see
+//! [`synod_journal::Shown`]), never of one that was only accepted. So a node applies to its own state what
+//! its journal shows and what others say, in the order of the slots. When that
+//! reaches what is behind the damage the damaged files hold nothing that is owed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use synod_journal::{ClusterId, Shown};
+use synod_paxos::{Chosen, Fetch, NodeId, Slot, Value};
+use synod_storage::Store;
+
+use crate::apply_thread::{Applier, ApplyError};
+use crate::identity::random_id;
+
+/// Values that are read, or told, at a time.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+const CHUNK_SLOTS_MAX: u64 = 1_024;
+/// An answer that takes longer does not come.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// A peer that did not have a slot is asked for it again after so long.
+const AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// When no slot came for so long a state is asked for as well.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
+/// A node that has all it needs stays for others that ask until none did for so long.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Both ends of the exchange.
+pub(super) struct Slots {
+    journal: PathBuf,
+    lineage: ClusterId,
+    /// What the own journal shows, read when it is wanted; none inside when it can't be.
+    shown: Option<Option<Shown>>,
+    filling: Option<Filling>,
+    is_full: bool,
+    /// There is something to do without any message.
+    pub(super) is_busy: bool,
+    served_at: Option<Instant>,
+}
+
+/// The own state on its way to where the journal goes on.
+pub(super) struct Filling {
+    applier: Applier,
+    store: Store,
+    /// It has to go so far.
+    upto: Slot,
+    asked: Option<Asked>,
+    last_nonce: u64,
+    /// Who had none of the slots from which on, and when.
+    had_none: BTreeMap<NodeId, (Slot, Instant)>,
+    giver: Option<NodeId>,
+    moved_at: Instant,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    peer: NodeId,
+    nonce: u64,
+    at: Instant,
+}
+
+impl Slots {
+    pub(super) fn new(journal: &Path, lineage: ClusterId, filling: Option<Filling>) -> Slots {
+        let journal = journal.to_owned();
+        Slots {
+            journal,
+            lineage,
+            shown: None,
+            filling,
+            is_full: false,
+            is_busy: false,
+            served_at: None,
+        }
+    }
+
+    fn shown(&mut self) -> Option<&Shown> {
+        let read = || {
+            let shown = Shown::read(&self.journal, self.lineage);
+            shown.inspect_err(|error| tracing::warn!(%error, "the journal shows nothing")).ok()
+        };
+        self.shown.get_or_insert_with(read).as_ref()
+    }
+
+    /// Tells a peer what it asks for, as far as this node's journal shows it.
+    pub(super) fn answer(&mut self, fetch: Fetch, now: Instant) -> Chosen {
+        let Fetch { nonce, first, last } = fetch;
+        let last = last.min(first.plus(CHUNK_SLOTS_MAX - 1));
+        let values = self.shown().map(|shown| shown.values(first, last, CHUNK_BYTES_MAX));
+        self.served_at = Some(now);
+        Chosen { nonce, first, values: values.unwrap_or_default() }
+    }
+
+    /// A peer's answer.
+    pub(super) fn receive(&mut self, from: NodeId, chosen: Chosen, now: Instant) {
+        let Some(filling) = &mut self.filling else { return };
+        let fits = |asked: &mut Asked| (asked.peer, asked.nonce) == (from, chosen.nonce);
+        if filling.asked.take_if(fits).is_none() {
+            return;
+        }
+        let next = filling.applier.applied().next();
+        if chosen.values.is_empty() || chosen.first != next {
+            filling.had_none.insert(from, (next, now));
+        } else {
+            filling.giver = Some(from);
+            self.apply(chosen.values, now);
+        }
+    }
+
+    /// Takes what the own journal shows next, or says whom to ask for what.
+    pub(super) fn go_on(&mut self, up: &BTreeSet<NodeId>, now: Instant) -> Option<(NodeId, Fetch)> {
+        self.is_busy = false;
+        let filling = self.filling.as_ref()?;
+        let (next, upto) = (filling.applier.applied().next(), filling.upto);
+        if next > upto {
+            self.end();
+            return None;
+        }
+        let shown = self.shown();
+        let values = shown.map(|shown| shown.values(next, upto, CHUNK_BYTES_MAX));
+        let values = values.unwrap_or_default();
+        if !values.is_empty() {
+            self.apply(values, now);
+            self.is_busy = true;
+            return None;
+        }
+        // What the own journal shows further on need not come from elsewhere.
+        let held = self.shown().and_then(|shown| shown.next_after(next));
+        let last = held.map_or(upto, |held| upto.min(Slot(held.0 - 1)));
+        self.filling.as_mut()?.ask(next, last, up, now)
+    }
+
+    fn apply(&mut self, values: Vec<Value>, now: Instant) {
+        let Some(filling) = &mut self.filling else { return };
+        // What was asked for until now may be of slots that are applied by then.
+        filling.asked = None;
+        match filling.apply(values) {
+            Ok(()) => filling.moved_at = now,
+            Err(error) => {
+                tracing::warn!(%error, "the slots that are missing cannot be applied to the own state");
+                self.filling = None;
+            }
+        }
+    }
+
+    /// The state goes as far as it has to: durably, or this was for nothing.
+    fn end(&mut self) {
+        let Some(filling) = self.filling.take() else { return };
+        match filling.store.flush() {
+            Ok(()) => {
+                tracing::warn!(
+                    upto = %filling.upto,
+                    "the state has all slots that the journal lost, from what is left of it and \
+                     from peers"
+                );
+                self.is_full = true;
+            }
+            Err(error) => tracing::warn!(%error, "the state cannot be made durable"),
+        }
+    }
+
+    /// How far the own state is, while it is being filled.
+    pub(super) fn applied(&self) -> Option<Slot> {
+        self.filling.as_ref().map(|filling| filling.applier.applied())
+    }
+
+    /// When the last slot came.
+    pub(super) fn moved_at(&self) -> Option<Instant> {
+        self.filling.as_ref().map(|filling| filling.moved_at)
+    }
+
+    /// Whether slots come, so that nothing else is needed yet.
+    pub(super) fn is_moving(&self, now: Instant) -> bool {
+        self.is_full || self.moved_at().is_some_and(|at| now.duration_since(at) < STALLED_AFTER)
+    }
+
+    /// Whether the state is filled, and no peer seems to need anything of what may go now.
+    pub(super) fn is_done(&self, now: Instant) -> bool {
+        let is_asked = self.served_at.is_some_and(|at| now.duration_since(at) < QUIET);
+        self.is_full && !is_asked
+    }
+}
+
+impl Filling {
+    /// Of the state in `store` to where the journal goes on.
+    pub(super) fn new(applier: Applier, store: Store, upto: Slot, now: Instant) -> Filling {
+        // A number that an earlier life did not use for sure.
+        let last_nonce = random_id().map_or(1, |id| u64::try_from(id >> 65).unwrap_or(1));
+        Filling {
+            applier,
+            store,
+            upto,
+            asked: None,
+            last_nonce,
+            had_none: BTreeMap::new(),
+            giver: None,
+            moved_at: now,
+        }
+    }
+
+    fn apply(&mut self, values: Vec<Value>) -> Result<(), ApplyError> {
+        for value in values {
+            let slot = self.applier.applied().next();
+            if slot > self.upto {
+                break;
+            }
+            // Nobody waits: this node's clients of its former life are gone.
+            self.applier.apply(slot, value, |_, _| {})?;
+        }
+        Ok(self.applier.commit()?)
+    }
+
+    fn ask(
+        &mut self,
+        first: Slot,
+        last: Slot,
+        up: &BTreeSet<NodeId>,
+        now: Instant,
+    ) -> Option<(NodeId, Fetch)> {
+        if let Some(asked) = self.asked {
+            if now.duration_since(asked.at) < ANSWER_TIMEOUT {
+                return None;
+            }
+            self.had_none.insert(asked.peer, (first, now));
+            self.asked = None;
+        }
+        let since = |peer: &NodeId| self.had_none.get(peer).filter(|(slot, _)| *slot == first);
+        let may = |peer: &&NodeId| {
+            since(peer).is_none_or(|(_, at)| now.duration_since(*at) >= AGAIN_AFTER)
+        };
+        let best = up.iter().filter(may).min_by_key(|peer| {
+            (since(peer).map(|(_, at)| *at), Some(**peer) != self.giver, peer.0)
+        });
+        let peer = *best?;
+        self.last_nonce += 1;
+        let nonce = self.last_nonce;
+        self.asked = Some(Asked { peer, nonce, at: now });
+        Some((peer, Fetch { nonce, first, last }))
+    }
+}
