@@ -9,6 +9,7 @@ pub mod memory;
 pub mod promises;
 pub mod search;
 pub mod state_hash;
+pub mod versions;
 
 use std::fmt;
 
@@ -33,6 +34,8 @@ pub enum Checker {
     Liveness,
     /// Nothing grows without bound.
     Memory,
+    /// Nobody is given what it cannot read.
+    Versions,
     /// There was something to check.
     Enough,
     /// The product's own assertions.
@@ -54,6 +57,7 @@ impl Checker {
             Checker::Linearizability => "linearizability",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
+            Checker::Versions => "versions",
             Checker::Enough => "enough to check",
             Checker::Assertion => "assertion",
             Checker::Machinery => "the machinery",

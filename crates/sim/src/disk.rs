@@ -8,20 +8,24 @@
 //! for what is dropped with it. What the journal cannot notice by design (a last, unsealed
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use synod_paxos::{
     AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Segment, Slot, Standing,
     Value,
 };
+use synod_wire::record::RecordError;
 
 use crate::mistakes::Mistake;
+use crate::written::{Form, Written};
 
 /// Records that one sync made durable.
 #[derive(Clone, Debug)]
 struct Group {
     records: Vec<(Position, Record)>,
     damaged: bool,
+    /// The same as bytes, where somebody may read them otherwise.
+    written: Option<Written>,
 }
 
 /// What became of the group that was being written when its process died.
@@ -100,6 +104,10 @@ pub(crate) struct Disk {
     pub(crate) hangs_until_us: u64,
     /// Something was damaged that no truncation has dropped since.
     pub(crate) damaged_groups: usize,
+    /// In which form groups are written, if that matters.
+    pub(crate) form: Option<Form>,
+    /// Somebody was allowed to write a newer form than that of the beginning.
+    pub(crate) was_raised: bool,
 }
 
 impl Disk {
@@ -129,6 +137,8 @@ impl Disk {
             sync_fails: false,
             hangs_until_us: 0,
             damaged_groups: 0,
+            form: None,
+            was_raised: false,
         }
     }
 
@@ -166,7 +176,8 @@ impl Disk {
             return false;
         }
         let records = std::mem::take(&mut self.queued);
-        self.writing = Some(Group { records, damaged: false });
+        let written = self.form.map(|form| Written::of(&records, form));
+        self.writing = Some(Group { records, damaged: false, written });
         true
     }
 
@@ -234,6 +245,28 @@ impl Disk {
     /// Whether a group is being written.
     pub(crate) fn is_writing(&self) -> bool {
         self.writing.is_some()
+    }
+
+    /// The newest form that the journal says it has.
+    pub(crate) fn newest_form(&self) -> u32 {
+        let written = self.groups.iter().filter_map(|group| group.written.as_ref());
+        written.map(|written| written.named).max().unwrap_or(0)
+    }
+
+    /// Has every record be what a program reads that knows the forms up to `newest`. Returns
+    /// the forms.
+    ///
+    /// # Errors
+    /// When one is nothing that it can read.
+    pub(crate) fn read_back(&mut self, newest: u32) -> Result<BTreeSet<u32>, RecordError> {
+        let mut forms = BTreeSet::new();
+        for group in self.groups.iter_mut().filter(|group| !group.damaged) {
+            if let Some(written) = &group.written {
+                group.records = written.read(newest)?;
+                forms.insert(written.named);
+            }
+        }
+        Ok(forms)
     }
 
     /// What a restart finds in a journal that is whole, or whose damage it overlooks.

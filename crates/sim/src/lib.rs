@@ -31,6 +31,7 @@ mod network;
 mod node;
 mod plan;
 pub mod planted;
+mod releases;
 mod repair;
 mod run;
 mod schedule;
@@ -40,6 +41,7 @@ mod store;
 mod trace;
 mod words;
 mod world;
+mod written;
 
 pub use campaign::{Summary, drawn_seeds, run_seeds};
 pub use checkers::{Checker, Violation};
