@@ -8,16 +8,20 @@
 //! for what is dropped with it. What the journal cannot notice by design (a last, unsealed
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod record;
+mod written;
+
+use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
     AcceptedSlot, Ballot, Load, Position, Record, RecordBody, Recovered, Segment, Slot, Standing,
     Value,
 };
-use synod_wire::record::RecordError;
 
 use crate::mistakes::Mistake;
-use crate::written::{Form, Written};
+use record::{reaches, size_of, slot_of};
+pub(crate) use written::Form;
+use written::Written;
 
 /// Records that one sync made durable.
 #[derive(Clone, Debug)]
@@ -247,28 +251,6 @@ impl Disk {
         self.writing.is_some()
     }
 
-    /// The newest form that the journal says it has.
-    pub(crate) fn newest_form(&self) -> u32 {
-        let written = self.groups.iter().filter_map(|group| group.written.as_ref());
-        written.map(|written| written.named).max().unwrap_or(0)
-    }
-
-    /// Has every record be what a program reads that knows the forms up to `newest`. Returns
-    /// the forms.
-    ///
-    /// # Errors
-    /// When one is nothing that it can read.
-    pub(crate) fn read_back(&mut self, newest: u32) -> Result<BTreeSet<u32>, RecordError> {
-        let mut forms = BTreeSet::new();
-        for group in self.groups.iter_mut().filter(|group| !group.damaged) {
-            if let Some(written) = &group.written {
-                group.records = written.read(newest)?;
-                forms.insert(written.named);
-            }
-        }
-        Ok(forms)
-    }
-
     /// What a restart finds in a journal that is whole, or whose damage it overlooks.
     pub(crate) fn recover(&mut self, mistake: Option<Mistake>) -> Recovered {
         assert!(self.writing.is_none() && self.queued.is_empty(), "the process is gone");
@@ -487,31 +469,6 @@ impl Disk {
         !slots.is_empty()
             && self.held.range(slots).any(|(slot, held)| *slot > self.chosen_upto && accepted(held))
     }
-}
-
-fn slot_of(record: &Record) -> Option<Slot> {
-    match record.body {
-        RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } => Some(slot),
-        RecordBody::Promise | RecordBody::StartAfter { .. } => None,
-    }
-}
-
-/// The slot up to which nothing is needed any more of what stands before or in the record, if
-/// it is dropped.
-fn reaches(record: &Record) -> Option<Slot> {
-    match record.body {
-        RecordBody::StartAfter { slot } => Some(slot),
-        _ => slot_of(record),
-    }
-}
-
-fn size_of(record: &Record) -> u64 {
-    const HEADER_BYTES: usize = 64;
-    let value_bytes = match &record.body {
-        RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => value.size_bytes(),
-        RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
-    };
-    (HEADER_BYTES + value_bytes) as u64
 }
 
 fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, record: &Record) {

@@ -41,7 +41,6 @@ mod store;
 mod trace;
 mod words;
 mod world;
-mod written;
 
 pub use campaign::{Summary, drawn_seeds, run_seeds};
 pub use checkers::{Checker, Violation};

@@ -15,13 +15,13 @@ use synod_wire::{DecodeError, PeerMessage, Versions, frame, version};
 use crate::checkers::versions::Versions as Readable;
 use crate::checkers::{Check, Violation};
 use crate::coverage::Rare;
+use crate::disk::Form;
 use crate::fault::Fault;
 use crate::mistakes::Mistake;
 use crate::node::{Fate, Node, Process};
 use crate::plan::Plan;
 use crate::words;
 use crate::world::{Happening, World};
-use crate::written::Form;
 
 /// The version that the newer of the two releases brings.
 const NEXT: u32 = version::OF_NEXT_RELEASE;
@@ -246,12 +246,12 @@ impl World<'_> {
 }
 
 /// What comes next on a node. In order, all get the newer release before one is raised, and
-/// nobody is taken back after that; but some operators are in a hurry.
+/// nobody is taken back after that; but some operators hurry, and some are late.
 fn draw_next(rng: &mut Rng, now: Release, all_newer: bool, is_raised: bool) -> Release {
-    let (hurries, choice) = (rng.u8(..8) == 0, rng.u8(..3));
+    let (hurries, is_late, choice) = (rng.u8(..8) == 0, rng.bool(), rng.u8(..3));
     match (now, choice) {
         (Release::OLDER, _) => Release::NEWER,
-        (Release::NEWER, 0) if !is_raised || hurries => Release::OLDER,
+        (Release::NEWER, 0) if !is_raised || is_late => Release::OLDER,
         (Release::NEWER, 1..) if all_newer || hurries => Release::RAISED,
         (Release::RAISED, 0) => Release::OLDER,
         (Release::RAISED, 1) => Release::NEWER,
