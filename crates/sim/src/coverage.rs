@@ -116,7 +116,6 @@ rare! {
     OlderRead "records of the older form read by the newer release",
     NewerRead "records of the newer form read",
     NewerBatchApplied "batch of the newer form applied",
-    LateUnreadable "release taken back too late stopped by a newer batch",
 }
 
 /// Counts.

@@ -50,8 +50,8 @@ impl Release {
     }
 
     fn form(self, mistake: Option<Mistake>) -> Form {
-        let newest = mistake == Some(Mistake::JournalInNewestForm);
-        let written = if newest { self.newest } else { self.written };
+        let is_hasty = mistake == Some(Mistake::JournalInNewestForm);
+        let written = if is_hasty { self.newest } else { self.written };
         let is_silent = mistake == Some(Mistake::FormNotNamed);
         Form { written, named: if is_silent { NEXT - 1 } else { written } }
     }
@@ -88,6 +88,7 @@ pub(crate) fn has_newer_form(value: &Value) -> bool {
 
 /// A message on its way.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "in most seeds all are of the large one")]
 pub(crate) enum Parcel {
     /// As the host spoke it: where all are of one release the encoding is looked at before.
     Spoken(PeerMessage),
@@ -148,10 +149,7 @@ impl World<'_> {
         let node = self.node(by);
         let newest = node.process.as_ref().map_or(node.release, |process| process.release);
         let opened = parcel.open(newest.newest, node.mistake);
-        opened.map_err(|error| {
-            let misread = Readable::misread(by, "a message", &error);
-            misread.expect_err("it is one")
-        })
+        opened.map_err(|error| Readable::misread(by, "a message", &error))
     }
 
     /// The operator has the node run another release, or write another form, or starts it
@@ -219,7 +217,7 @@ impl World<'_> {
                 forms.into_iter().for_each(|form| self.coverage.rare(of(form)));
             }
             Ok(_) => {}
-            Err(error) => Readable::misread(id, "its own journal", &error)?,
+            Err(error) => return Err(Readable::misread(id, "its own journal", &error)),
         }
         Ok(true)
     }
@@ -227,7 +225,9 @@ impl World<'_> {
     /// A value is in the log that the release does not know: the node ends, and gets a newer one.
     pub(crate) fn stop_unreadable(&mut self, id: NodeId) -> Check {
         self.checks.versions.cannot_read(id, "a batch of the log")?;
-        self.coverage.rare(Rare::LateUnreadable);
+        self.trace.note(self.now_us, [words::STOPS, u64::from(id.0), 3, 0], || {
+            format!("{id} stops: it does not know the form of a batch")
+        });
         self.set_release(id, Release::NEWER);
         self.strike_down(Fault::Upgrade, id)?;
         let again_us = self.nemesis.rng(Fault::Upgrade).u64(1_000..1_000_000);
