@@ -12,6 +12,7 @@ use crate::fault::Fault;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
 use crate::node::{Backed, apply_value};
+use crate::releases::has_newer_form;
 use crate::snapshot::Task;
 use crate::words;
 use crate::world::{Happening, World};
@@ -49,8 +50,11 @@ impl World<'_> {
             Action::Truncate(upto) => self.truncate(id, upto)?,
             Action::ReadReady { request } => self.read_ready(id, request)?,
             Action::Refuse { request, refusal } => self.refused(id, request, refusal)?,
-            // Every node talks to every other, whatever they are to each other.
-            Action::TalkTo(_) => {}
+            // Every node hears every other, whatever they are to each other.
+            Action::TalkTo(configurations) => {
+                let process = self.node(id).process.as_mut().expect("it steps");
+                process.talk_to(id, &configurations);
+            }
             Action::ChangeAnswered { outcome, .. } => {
                 if outcome.is_err() {
                     self.coverage.rare(Rare::ChangeRefused);
@@ -133,14 +137,14 @@ impl World<'_> {
                 (first_us, second_us)
             }
         };
-        let message = if self.plan.encodes_messages { words::recoded(&message) } else { message };
+        let parcel = self.pack(from, to, message);
         let connection = self.network.connection(from, to);
         if let Some(at_us) = second_us {
             self.coverage.fault(Fault::Duplication);
-            let message = message.clone();
-            self.schedule.at(at_us, Happening::Deliver { from, to, connection, message });
+            let parcel = parcel.clone();
+            self.schedule.at(at_us, Happening::Deliver { from, to, connection, parcel });
         }
-        self.schedule.at(first_us, Happening::Deliver { from, to, connection, message });
+        self.schedule.at(first_us, Happening::Deliver { from, to, connection, parcel });
         Ok(())
     }
 
@@ -244,11 +248,16 @@ impl World<'_> {
                 self.coverage.rare(Rare::SkippedBySnapshot);
                 continue; // It was handed out before the host heard of the snapshot.
             }
-            let Ok(commands) =
-                apply_value(&mut process.machine, &self.first, slot, value, &mut node.drift)
-            else {
-                return self.doubt_state(id);
+            let reader = (process.release.newest, node.mistake);
+            let machine = &mut process.machine;
+            let commands = apply_value(machine, &self.first, slot, value, &mut node.drift, reader);
+            let commands = match commands {
+                Ok(commands) => commands,
+                Err(unfit) => return self.stop_unfit(id, unfit),
             };
+            if has_newer_form(value) {
+                self.coverage.rare(Rare::NewerBatchApplied);
+            }
             for took in commands {
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {

@@ -10,6 +10,7 @@ pub mod promises;
 pub mod search;
 pub mod state_hash;
 pub mod transactions;
+pub mod versions;
 
 use std::fmt;
 
@@ -36,6 +37,8 @@ pub enum Checker {
     Liveness,
     /// Nothing grows without bound.
     Memory,
+    /// Nobody is given what it cannot read.
+    Versions,
     /// There was something to check.
     Enough,
     /// The product's own assertions.
@@ -58,6 +61,7 @@ impl Checker {
             Checker::Transactions => "transactions",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
+            Checker::Versions => "versions",
             Checker::Enough => "enough to check",
             Checker::Assertion => "assertion",
             Checker::Machinery => "the machinery",

@@ -36,6 +36,9 @@ pub(crate) struct Heard {
     member: Member,
     /// The life that shook hands last, and how that ended.
     met: Option<(u64, Result<(), RefusalReason>)>,
+    /// The version that the two agreed on when they last did, and the newest one that the
+    /// node named.
+    pub(crate) spoken: Option<(u32, u32)>,
 }
 
 impl Node {
@@ -59,7 +62,7 @@ impl World<'_> {
         let planted = planted::core(self.plan.bug);
         let heard = |id| {
             let member = Member::new(NodeId(id), Some(0)).planting(planted);
-            Heard { member, met: None }
+            Heard { member, met: None, spoken: None }
         };
         (1..=self.plan.members).map(heard).collect()
     }
@@ -76,24 +79,38 @@ impl World<'_> {
         let (life, is_member) = (node.life, node.is_member());
         let facts = node.facts();
         let lives = node.process.is_some();
+        let theirs = node.process.as_ref().map_or(node.release, |process| process.release);
         let Some(process) = self.node(by).process.as_mut() else { return Ok(is_member) };
         let heard = &mut process.heard[peer.0 as usize - 1];
         if !lives && heard.met.is_none_or(|(met, _)| met != life) {
             return Ok(is_member);
         }
         let met = heard.met.filter(|(met, _)| *met == life);
+        let own = process.release;
+        let is_mixed = met.is_none() && own.newest != theirs.newest;
         let (_, taken) = *heard.met.insert(met.unwrap_or_else(|| {
+            let Some(version) = own.versions().common(theirs.versions()) else {
+                return (life, Err(RefusalReason::Protocol));
+            };
             let taken = heard.member.receive_facts(&facts);
+            if taken.is_ok() {
+                heard.spoken = Some((version, theirs.newest));
+            }
             (life, taken.map(drop).map_err(|refusal| refusal.reason))
         }));
+        if is_mixed && taken.is_ok() {
+            self.coverage.rare(Rare::MixedPair);
+        }
         let by_member = self.node(by).is_member();
         let Err(reason) = taken else { return Ok(true) };
         self.coverage.rare(match reason {
+            RefusalReason::Protocol => Rare::OlderRefused,
             RefusalReason::WentBack => Rare::WentBackRefused,
             RefusalReason::Incarnation => Rare::SecondProcessRefused,
             _ => Rare::AmnesiaRefused,
         });
-        demand(!is_member || !by_member, Checker::Assertion, || {
+        let is_version = reason == RefusalReason::Protocol;
+        demand(is_version || !is_member || !by_member, Checker::Assertion, || {
             format!("{by} refuses {peer}, which is what it was: {reason:?}")
         })?;
         Ok(false)

@@ -111,6 +111,13 @@ rare! {
     FullBesideQuorum "full disks beside a healed quorum with room",
     FullQuorum "full disks of a healed quorum",
     LeaderAwayWhileFull "leader away while disks are full",
+    MixedPair "two releases shook hands",
+    OlderRefused "older release refused by a node that writes a newer form",
+    TakenBack "newer release taken back",
+    TakenBackRefused "older release refused a newer journal",
+    OlderRead "records of the older form read by the newer release",
+    NewerRead "records of the newer form read",
+    NewerBatchApplied "batch of the newer form applied",
 }
 
 /// Counts.

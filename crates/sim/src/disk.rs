@@ -8,6 +8,9 @@
 //! for what is dropped with it. What the journal cannot notice by design (a last, unsealed
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
+mod record;
+mod written;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use synod_paxos::{
@@ -16,12 +19,17 @@ use synod_paxos::{
 };
 
 use crate::mistakes::Mistake;
+use record::{reaches, size_of, slot_of};
+pub(crate) use written::Form;
+use written::Written;
 
 /// Records that one sync made durable.
 #[derive(Clone, Debug)]
 struct Group {
     records: Vec<(Position, Record)>,
     damaged: bool,
+    /// The same as bytes, where somebody may read them otherwise.
+    written: Option<Written>,
 }
 
 /// What became of the group that was being written when its process died.
@@ -100,6 +108,10 @@ pub(crate) struct Disk {
     pub(crate) hangs_until_us: u64,
     /// Something was damaged that no truncation has dropped since.
     pub(crate) damaged_groups: usize,
+    /// In which form groups are written, if that matters.
+    pub(crate) form: Option<Form>,
+    /// Somebody was allowed to write a newer form than that of the beginning.
+    pub(crate) was_raised: bool,
 }
 
 impl Disk {
@@ -129,6 +141,8 @@ impl Disk {
             sync_fails: false,
             hangs_until_us: 0,
             damaged_groups: 0,
+            form: None,
+            was_raised: false,
         }
     }
 
@@ -166,7 +180,8 @@ impl Disk {
             return false;
         }
         let records = std::mem::take(&mut self.queued);
-        self.writing = Some(Group { records, damaged: false });
+        let written = self.form.map(|form| Written::of(&records, form));
+        self.writing = Some(Group { records, damaged: false, written });
         true
     }
 
@@ -454,31 +469,6 @@ impl Disk {
         !slots.is_empty()
             && self.held.range(slots).any(|(slot, held)| *slot > self.chosen_upto && accepted(held))
     }
-}
-
-fn slot_of(record: &Record) -> Option<Slot> {
-    match record.body {
-        RecordBody::Accepted { slot, .. } | RecordBody::Chosen { slot, .. } => Some(slot),
-        RecordBody::Promise | RecordBody::StartAfter { .. } => None,
-    }
-}
-
-/// The slot up to which nothing is needed any more of what stands before or in the record, if
-/// it is dropped.
-fn reaches(record: &Record) -> Option<Slot> {
-    match record.body {
-        RecordBody::StartAfter { slot } => Some(slot),
-        _ => slot_of(record),
-    }
-}
-
-fn size_of(record: &Record) -> u64 {
-    const HEADER_BYTES: usize = 64;
-    let value_bytes = match &record.body {
-        RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => value.size_bytes(),
-        RecordBody::Promise | RecordBody::StartAfter { .. } => 0,
-    };
-    (HEADER_BYTES + value_bytes) as u64
 }
 
 fn hold(held: &mut BTreeMap<Slot, Held>, chosen_upto: Slot, position: Position, record: &Record) {

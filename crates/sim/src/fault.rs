@@ -75,11 +75,13 @@ pub enum Fault {
     OldCopy,
     /// A replica's state becomes another one than the others'.
     Drift,
+    /// The operator installs another release, or lets one write a newer form.
+    Upgrade,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 35] = [
+    pub const ALL: [Fault; 36] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -115,6 +117,7 @@ impl Fault {
         Fault::SnapshotDamage,
         Fault::OldCopy,
         Fault::Drift,
+        Fault::Upgrade,
     ];
 
     /// Its name for people.
@@ -156,6 +159,7 @@ impl Fault {
             Fault::SnapshotDamage => "snapshot damage",
             Fault::OldCopy => "older copy",
             Fault::Drift => "drift",
+            Fault::Upgrade => "upgrade",
         }
     }
 
@@ -180,6 +184,7 @@ impl Fault {
                 | Fault::SnapshotDamage
                 | Fault::OldCopy
                 | Fault::Drift
+                | Fault::Upgrade
         )
     }
 
@@ -197,7 +202,7 @@ impl Fault {
             | Fault::SnapshotDamage => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
-            Fault::Membership => 2,
+            Fault::Membership | Fault::Upgrade => 2,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves
             | Fault::OneWay

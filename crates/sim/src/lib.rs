@@ -31,6 +31,7 @@ mod network;
 mod node;
 mod plan;
 pub mod planted;
+mod releases;
 mod repair;
 mod run;
 mod schedule;

@@ -7,7 +7,7 @@ use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slo
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
-use crate::node::{Fate, Process, apply_value};
+use crate::node::{Fate, Process, Unfit, apply_value};
 use crate::plan::Plan;
 use crate::planted;
 use crate::repair::Repaired;
@@ -32,8 +32,9 @@ impl World<'_> {
         if node.is_member() {
             self.checks.promises.started(id, life, promised)?;
         }
-        let Some((machine, unflushed)) = self.rebuild_state(id, &recovered)? else {
-            return self.doubt_state(id);
+        let (machine, unflushed) = match self.rebuild_state(id, &recovered)? {
+            Ok(state) => state,
+            Err(unfit) => return self.stop_unfit(id, unfit),
         };
         let applied = Applied {
             upto: Slot(machine.applied_slot()),
@@ -52,6 +53,7 @@ impl World<'_> {
         if let Some(joined_in) = self.node(id).joined_in.clone() {
             configurations = configurations.joined_in(joined_in);
         }
+        let talks_to = configurations.talked_to();
         let mut options = options(&self.plan, self.rng.u64(..));
         options.state_copied_upto = self.node(id).state.copied_upto;
         let settings = HostSettings {
@@ -67,6 +69,8 @@ impl World<'_> {
         let segments = node.disk.take_filled();
         let mut process = Process::new(host, machine, unflushed, applied);
         process.heard = heard;
+        process.release = node.release;
+        process.talk_to(id, &talks_to);
         process.inbox.extend(segments.into_iter().map(Event::Segment));
         node.process = Some(process);
         self.schedule_beginnings(id, life);
@@ -85,6 +89,9 @@ impl World<'_> {
         if node.disk.full {
             self.coverage.rare(Rare::StartFailed);
             self.at(500_000, Happening::Start { node: id });
+            return Ok(None);
+        }
+        if !self.read_records(id)? {
             return Ok(None);
         }
         match self.repair(id)? {
@@ -108,13 +115,13 @@ impl World<'_> {
         Ok(Some(recovered))
     }
 
-    /// The state as it was flushed, and what the journal knows as chosen after that. None if
-    /// what has to be read of it is damaged.
+    /// The state as it was flushed, and what the journal knows as chosen after that, unless it
+    /// cannot be had.
     fn rebuild_state(
         &mut self,
         id: NodeId,
         recovered: &Recovered,
-    ) -> Result<Option<State>, Violation> {
+    ) -> Result<Result<State, Unfit>, Violation> {
         let (now_us, kv_options) = (self.now_us, kv_options(&self.plan));
         let node = &mut self.nodes[id.0 as usize - 1];
         let (store, unflushed) = node.open_store();
@@ -135,9 +142,11 @@ impl World<'_> {
                 self.checks.agreement.learnt(id, Slot(slot), value)?;
             }
             // It may be the first to apply this at all.
-            let Ok(commands) = apply_value(&mut machine, &self.first, slot, value, &mut node.drift)
-            else {
-                return Ok(None);
+            let (drift, reader) = (&mut node.drift, (node.release.newest, node.mistake));
+            let commands = apply_value(&mut machine, &self.first, slot, value, drift, reader);
+            let commands = match commands {
+                Ok(commands) => commands,
+                Err(unfit) => return Ok(Err(unfit)),
             };
             for took in commands {
                 if let Taken::Applied { outcome, .. } = took.taken {
@@ -154,7 +163,15 @@ impl World<'_> {
         demand(upto >= chosen_upto, Checker::Durability, || {
             format!("the journal of {id} lacks slot {}, which it knows as chosen", upto + 1)
         })?;
-        Ok(Some((machine, unflushed)))
+        Ok(Ok((machine, unflushed)))
+    }
+
+    /// A node met what it cannot apply.
+    pub(crate) fn stop_unfit(&mut self, id: NodeId, unfit: Unfit) -> Check {
+        match unfit {
+            Unfit::Damaged => self.doubt_state(id),
+            Unfit::Unreadable => self.stop_unreadable(id),
+        }
     }
 
     /// The first flush of a new process, and its connections.

@@ -37,4 +37,10 @@ mistakes! {
     SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
     LostWriteUnnoticed = 38, "a group of records that the disk never wrote is not missed";
     RecordElsewhere = 38, "records that the disk put elsewhere count for the slot of that place";
+    NewFormTooEarly = 50, "a leader writes the newer form as soon as it may, whoever cannot read it";
+    UnmetReadNewest = 50, "a member that a leader has not met counts as one that reads the newer form";
+    OlderFormMisread = 50, "the newer release reads batches of the older one as if they were its own";
+    UnknownFieldRefused = 50, "a message with a field more than the reader knows is refused";
+    JournalInNewestForm = 50, "a journal is written in the newest form known, not in the one allowed";
+    FormNotNamed = 50, "a journal does not say that what follows has the newer form";
 }

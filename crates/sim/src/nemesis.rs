@@ -12,7 +12,7 @@ use crate::cut::Cut;
 use crate::disk::{Disk, Tail};
 use crate::drift::Drift;
 use crate::fault::Fault;
-use crate::node::{Doubt, Fate, Node};
+use crate::node::{Doubt, Fate, Node, Process};
 use crate::plan::Plan;
 use crate::words;
 use crate::world::{Happening, World};
@@ -163,6 +163,7 @@ impl World<'_> {
                 self.hear(victim, Event::HandOver { to: None })?;
             }
             Fault::Membership => self.change_members(victim)?,
+            Fault::Upgrade => self.change_release(victim)?,
         }
         Ok(())
     }
@@ -367,6 +368,7 @@ impl World<'_> {
         self.trace.note(self.now_us, [words::HEALED, living.len() as u64, 0, 0], || {
             format!("healed: {living:?} live, {helpers:?} help, the others stay dead")
         });
+        self.finish_upgrade();
         for id in (1..=self.plan.members).map(NodeId) {
             // It must still find out.
             let is_watched = self.finds_out(id, &living);
@@ -393,6 +395,12 @@ impl World<'_> {
             let tail = self.nemesis.draw_tail();
             self.crash(id, tail)?;
             self.node(id).doubt = Doubt::Suspect;
+            return self.start(id);
+        }
+        let is_outdated = |process: &Process| process.release.newest < node.release.newest;
+        if node.process.as_ref().is_some_and(is_outdated) {
+            let tail = self.nemesis.draw_tail();
+            self.crash(id, tail)?;
             return self.start(id);
         }
         if let Some(process) = &mut node.process {

@@ -1,11 +1,12 @@
 //! One node: what survives a crash, and the process while it lives.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use synod_host::{Applied, Event, Host, Waiter};
 use synod_kv::{MapError, ServerId, StateMachine, Taken};
 use synod_paxos::{Ballot, Configuration, NodeId, Position, Slot, Standing, Value};
-use synod_wire::{batch, command};
+use synod_wire::command;
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::promises::Ground;
@@ -14,6 +15,7 @@ use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
 use crate::drift::Drift;
 use crate::mistakes::Mistake;
+use crate::releases::{Release, read_batch};
 use crate::schedule::Schedule;
 use crate::snapshot::{Checkpoint, Task, Transfer};
 use crate::store::{Durable, Store, Unflushed};
@@ -77,6 +79,9 @@ pub(crate) struct Node {
     pub(crate) mistake: Option<Mistake>,
     /// The configuration in which it joined, unless it was there in the beginning.
     pub(crate) joined_in: Option<Configuration>,
+    /// What its next process will be, and what it was to be before that was changed.
+    pub(crate) release: Release,
+    pub(crate) release_before: Release,
     pub(crate) process: Option<Process>,
 }
 
@@ -106,6 +111,8 @@ impl Node {
             is_rebuilding: false,
             mistake,
             joined_in: None,
+            release: Release::OLDER,
+            release_before: Release::OLDER,
             process: None,
         }
     }
@@ -165,6 +172,9 @@ pub(crate) struct Process {
     pub(crate) apply_queue: VecDeque<Task>,
     /// What it heard of each node, and whether it took the last process of it that it met.
     pub(crate) heard: Vec<Heard>,
+    /// Those that it reckons with when it writes what all must read.
+    pub(crate) talks_to: Vec<NodeId>,
+    pub(crate) release: Release,
     /// The snapshot that it fetches.
     pub(crate) transfer: Option<Transfer>,
     /// The snapshot that it keeps for others.
@@ -201,6 +211,8 @@ impl Process {
             applied,
             apply_queue: VecDeque::new(),
             heard: Vec::new(),
+            talks_to: Vec::new(),
+            release: Release::OLDER,
             transfer: None,
             kept: None,
             installed: Slot::ZERO,
@@ -213,6 +225,12 @@ impl Process {
             leads: false,
             steps: 0,
         }
+    }
+
+    /// It talks to the members of these configurations.
+    pub(crate) fn talk_to(&mut self, own: NodeId, configurations: &[Arc<Configuration>]) {
+        let members = configurations.iter().flat_map(|one| one.members());
+        self.talks_to = members.copied().filter(|id| *id != own).collect();
     }
 
     /// Pauses or goes on. What happened meanwhile happens now.
@@ -232,17 +250,33 @@ pub(crate) struct Took {
     pub(crate) taken: Taken,
 }
 
-/// Applies one value.
+/// Why a value cannot be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Unfit {
+    /// Something of the state was read that is damaged.
+    Damaged,
+    /// The release does not know the form of the value.
+    Unreadable,
+}
+
+impl From<MapError> for Unfit {
+    fn from(_: MapError) -> Unfit {
+        Unfit::Damaged
+    }
+}
+
+/// Applies one value, by a release that knows the versions up to this one.
 ///
 /// # Errors
-/// When something is read that is damaged.
+/// When something is read that is damaged, or is not known.
 pub(crate) fn apply_value(
     machine: &mut StateMachine<Store>,
     first: &Configuration,
     slot: u64,
     value: &Value,
     drift: &mut Drift,
-) -> Result<Vec<Took>, MapError> {
+    (newest, mistake): (u32, Option<Mistake>),
+) -> Result<Vec<Took>, Unfit> {
     if let Value::Configuration(new) = value {
         synod_host::apply_configuration(machine, first, Slot(slot), new)?;
         return Ok(Vec::new());
@@ -251,7 +285,7 @@ pub(crate) fn apply_value(
     let mut encoded = Vec::new();
     let mut stamp_ms = 0;
     if let Value::Batch(bytes) = value {
-        let batch = batch::decode(bytes.clone()).expect("a chosen batch can be read");
+        let batch = read_batch(bytes, newest, mistake).map_err(|_| Unfit::Unreadable)?;
         stamp_ms = drift.bend(batch.cluster_time_ms, machine.cluster_time_ms());
         for entry in batch.entries {
             let decoded = command::decode(entry.command.clone());

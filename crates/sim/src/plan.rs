@@ -187,7 +187,7 @@ impl Plan {
         // Where everything is slow, an attempt may take longer and be well all the same.
         let patience_ms = SLOTS_OF_GRACE * plan.pace.slot_us() / 1_000;
         plan.keys.grace_ms = plan.keys.grace_ms.max(patience_ms);
-        plan.with_membership().with_later_faults()
+        plan.with_membership().with_later_faults().with_releases()
     }
 
     /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
@@ -216,6 +216,21 @@ impl Plan {
             }
         }
         self
+    }
+
+    /// Every eighth seed has nodes of two releases.
+    fn with_releases(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0008);
+        let (on, percent) = (rng.u8(..8) == 0, rng.u32(20..=100));
+        if on && self.members > 1 {
+            self.faults.insert(Fault::Upgrade, percent);
+        }
+        self
+    }
+
+    /// Whether nodes may be of two releases.
+    pub(crate) fn mixes_releases(&self) -> bool {
+        self.faults.contains_key(&Fault::Upgrade)
     }
 
     /// How strong a fault is, from 0 to 1.
@@ -285,10 +300,10 @@ fn draw_quorums(rng: &mut Rng, members: u32) -> (usize, usize) {
 fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
-    for fault in Fault::ALL
-        .into_iter()
-        .filter(|fault| *fault != Fault::Membership && !Fault::LATER.contains(fault))
-    {
+    let drawn_apart = |fault: &Fault| {
+        matches!(fault, Fault::Membership | Fault::Upgrade) || Fault::LATER.contains(fault)
+    };
+    for fault in Fault::ALL.into_iter().filter(|fault| !drawn_apart(fault)) {
         let on = rng.u8(..100) < share;
         let percent = [rng.u32(5..=30), rng.u32(5..=100)][rng.usize(..2)];
         if on && (members > 1 || !fault.needs_peers()) {

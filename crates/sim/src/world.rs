@@ -12,6 +12,7 @@ use crate::checkers::liveness::Liveness;
 use crate::checkers::memory::Memory;
 use crate::checkers::promises::Promises;
 use crate::checkers::state_hash::StateHash;
+use crate::checkers::versions::Versions;
 use crate::checkers::{Check, Violation};
 use crate::client::Clients;
 use crate::clock::Clock;
@@ -23,6 +24,7 @@ use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Fate, Node};
 use crate::plan::Plan;
+use crate::releases::Parcel;
 use crate::schedule::Schedule;
 use crate::snapshot::Checkpoint;
 use crate::squeeze::Squeeze;
@@ -36,7 +38,7 @@ const STEPS_PER_MEMORY_CHECK: u64 = 16;
 #[derive(Debug)]
 pub(crate) enum Happening {
     /// A message arrives.
-    Deliver { from: NodeId, to: NodeId, connection: u32, message: PeerMessage },
+    Deliver { from: NodeId, to: NodeId, connection: u32, parcel: Parcel },
     /// A process hears of something.
     Hear { node: NodeId, life: u64, event: Event },
     /// A process looks at its inbox and its clock.
@@ -94,6 +96,7 @@ pub(crate) struct Checks {
     pub(crate) exactly_once: ExactlyOnce,
     pub(crate) durability: Durability,
     pub(crate) memory: Memory,
+    pub(crate) versions: Versions,
     pub(crate) liveness: Option<Liveness>,
 }
 
@@ -135,6 +138,7 @@ impl<'t> World<'t> {
             exactly_once: ExactlyOnce::default(),
             durability: Durability::default(),
             memory: Memory::new(crate::lifecycle::limits(&plan), alpha, page_bytes_max),
+            versions: Versions::default(),
             liveness: None,
         };
         let mut world = World {
@@ -153,6 +157,8 @@ impl<'t> World<'t> {
             first,
             plan,
         };
+        let mut release = crate::releases::in_the_beginning(&world.plan);
+        world.nodes.iter_mut().for_each(|node| node.release = release());
         let joiners = world.plan.joiners as usize;
         for joiner in world.nodes.iter_mut().rev().take(joiners) {
             joiner.fate = Fate::Waits;
@@ -188,8 +194,9 @@ impl<'t> World<'t> {
         let (at_us, what) = self.schedule.pop().expect("clients never end");
         self.now_us = at_us;
         match what {
-            Happening::Deliver { from, to, connection, message } => {
+            Happening::Deliver { from, to, connection, parcel } => {
                 if connection == self.network.connection(from, to) && self.takes(to, from)? {
+                    let message = self.open(to, parcel)?;
                     match &message {
                         PeerMessage::Paxos(Message::Promise(promise)) => {
                             self.hear_promise(to, from, promise.ballot);
@@ -333,10 +340,11 @@ impl<'t> World<'t> {
 
     /// A step of a node's host over everything in its inbox.
     pub(crate) fn step_node(&mut self, id: NodeId) -> Check {
-        let now_us = self.now_us;
+        let (now_us, mixes) = (self.now_us, self.plan.mixes_releases());
         let mut actions = std::mem::take(&mut self.actions);
         let node = self.node(id);
         let (life, now) = (node.life, node.clock.read(now_us));
+        let mistake = node.mistake;
         let process = node.process.as_mut().expect("checked by the caller");
         let mut inbox = std::mem::take(&mut process.inbox);
         self.trace.note(now_us, words::step(id, &inbox), || words::step_line(id, &inbox));
@@ -348,6 +356,9 @@ impl<'t> World<'t> {
             return self.stop_drifted(id);
         }
         let process = self.node(id).process.as_mut().expect("it is there");
+        if mixes {
+            process.settle_log_version(mistake);
+        }
         process.host.finish(now, &mut actions);
         process.inbox = inbox;
         process.steps += 1;

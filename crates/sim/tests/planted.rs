@@ -36,8 +36,8 @@ fn enough_different_mistakes_are_there_and_drawing_is_fair_and_repeatable() {
     assert!(!Bug::drawn("a", all.len()).contains(&Bug::CANARY));
 }
 
-/// The features with which cargo builds `synod-paxos` and `synod-kv` for this package alone.
-fn planted_features(package: &str) -> usize {
+/// How many of our crates cargo builds with this feature for this package alone.
+fn features(package: &str, feature: &str) -> usize {
     let tree = Command::new(env!("CARGO"))
         .args(["tree", "--offline", "--edges", "normal,features", "--prefix", "none"])
         .args(["--package", package])
@@ -47,14 +47,22 @@ fn planted_features(package: &str) -> usize {
     let text = String::from_utf8_lossy(&tree.stdout);
     assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
     assert!(text.contains("synod-paxos"), "{package} is built on the core");
-    text.lines().filter(|line| line.contains("feature \"planted\"")).count()
+    text.lines().filter(|line| line.contains(&format!("feature \"{feature}\""))).count()
 }
 
 /// A mistake can be made only where the simulation is part of the build, and a node
 /// passes `Planted::NONE` even there.
 #[test]
 fn a_node_is_built_without_the_feature() {
-    assert_eq!(planted_features("synod-node"), 0);
-    assert_eq!(planted_features("synod-host"), 0);
-    assert!(planted_features("synod-sim") >= 2, "the test can see the feature");
+    assert_eq!(features("synod-node", "planted"), 0);
+    assert_eq!(features("synod-host", "planted"), 0);
+    assert!(features("synod-sim", "planted") >= 2, "the test can see the feature");
+}
+
+/// The same holds of what lets one build play two releases.
+#[test]
+fn a_node_is_built_as_one_release() {
+    assert_eq!(features("synod-node", "mixed-versions"), 0);
+    assert_eq!(features("synod-host", "mixed-versions"), 0);
+    assert!(features("synod-sim", "mixed-versions") >= 1, "the test can see the feature");
 }

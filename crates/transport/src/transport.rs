@@ -166,8 +166,7 @@ impl Transport {
     #[must_use]
     pub fn known_to_all(&self) -> u32 {
         let peers = self.shared.peers();
-        let theirs = peers.iter().map(|peer| peer.knows().unwrap_or(version::OLDEST));
-        theirs.min().unwrap_or(version::NEWEST).min(self.shared.versions.newest)
+        version::known_to_all(self.shared.versions.newest, peers.iter().map(|peer| peer.knows()))
     }
 
     /// Counters of each peer, in the order of the node ids.

@@ -28,8 +28,6 @@ pub const ENTRY_BYTES_MAX: usize = ENTRY_OVERHEAD_BYTES + COMMAND_BYTES_MAX;
 /// The longest batch: less than a frame by more than a page of other values.
 pub const BATCH_BYTES_MAX: usize = 12 << 20;
 
-/// The forms that are read.
-const FORMS: std::ops::RangeInclusive<u8> = 1..=next::newest_form();
 const HEADER_BYTES: usize = 13;
 const COUNT_OFFSET: usize = 9;
 
@@ -92,12 +90,20 @@ pub fn decode_entry(bytes: Bytes) -> Result<Entry, DecodeError> {
 /// # Errors
 /// When the bytes are not exactly one batch.
 pub fn decode(bytes: Bytes) -> Result<Batch, DecodeError> {
+    decode_as_of(version::NEWEST, bytes)
+}
+
+/// The same by a reader that knows the versions up to `newest`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_as_of(newest: u32, bytes: Bytes) -> Result<Batch, DecodeError> {
     if bytes.len() > BATCH_BYTES_MAX {
         return Err(DecodeError::TooLarge { what: "a batch", size: bytes.len() as u64 });
     }
     let mut reader = Reader::new(bytes, "a batch");
     let version = reader.u8()?;
-    if !FORMS.contains(&version) {
+    if !(1..=next::form(newest)).contains(&version) {
         return Err(DecodeError::Version { what: "a batch", version });
     }
     let cluster_time_ms = reader.u64()?;
@@ -135,7 +141,7 @@ impl Builder {
     /// version knows.
     #[must_use]
     pub fn of_version(version: u32, cluster_time_ms: u64) -> Self {
-        let form = u8::try_from(version).map_or(*FORMS.end(), |form| form.min(*FORMS.end()));
+        let form = next::form(version);
         let mut out = BytesMut::with_capacity(16 << 10);
         out.put_u8(form);
         out.put_u64_le(cluster_time_ms);

@@ -117,8 +117,16 @@ pub fn body_bytes_for(version: u32, message: &PeerMessage) -> usize {
 /// When the body has another length or checksum than the header says, or is not
 /// exactly one message between peers.
 pub fn decode(header: Header, body: Bytes) -> Result<PeerMessage, DecodeError> {
+    decode_as_of(version::NEWEST, header, body)
+}
+
+/// The same by a reader that knows the versions up to `newest`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_as_of(newest: u32, header: Header, body: Bytes) -> Result<PeerMessage, DecodeError> {
     header.check(&body)?;
-    message::decode_body(header.kind, body)
+    message::decode_body(header.kind, body, newest)
 }
 
 /// Appends a frame whose body `write` appends.

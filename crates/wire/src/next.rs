@@ -1,7 +1,8 @@
 //! What the version after the newest one could have more: one field each in a message of
 //! peers, in the batches of the log and in the records of the journal. Only the feature
-//! `next-version` knows of it, for the test of upgrades (tests/upgrade.rs). Without it
-//! nothing here is ever written, and to read it is an error or a field to be skipped.
+//! `next-version` knows of it, for the test of upgrades (tests/upgrade.rs), and the feature
+//! `mixed-versions`, for those nodes of the simulation that are of the next release. Without
+//! them nothing here is ever written, and to read it is an error or a field to be skipped.
 
 use bytes::{BufMut, BytesMut};
 
@@ -11,19 +12,22 @@ use crate::reader::Reader;
 /// Whether this build is of the next version.
 pub(crate) const IS_ON: bool = cfg!(feature = "next-version");
 
+/// Whether this build can do what the next version does, for who asks for it by number.
+const CAN_BE: bool = IS_ON || cfg!(feature = "mixed-versions");
+
 /// The version that brings the fields.
-const SINCE: u32 = 2;
+pub(crate) const SINCE: u32 = 2;
 /// What is in each of them, so that a reader sees that it reads the right bytes.
 const CONTENT: u64 = u64::from_le_bytes(*b"upgraded");
 
 /// Whether this version has the fields.
 pub(crate) fn has_field(version: u32) -> bool {
-    IS_ON && version >= SINCE
+    CAN_BE && version >= SINCE
 }
 
-/// The newest form of a format that the next version changes.
-pub(crate) const fn newest_form() -> u8 {
-    if IS_ON { 2 } else { 1 }
+/// The newest form that a build of this version knows of a format that the next one changes.
+pub(crate) const fn form(version: u32) -> u8 {
+    if CAN_BE && version >= SINCE { 2 } else { 1 }
 }
 
 /// The field, or 0 where there is none.

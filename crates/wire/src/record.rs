@@ -54,7 +54,7 @@ impl std::fmt::Display for ClusterId {
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// The newest form of a segment, which its header names.
-pub const FORMAT_NEWEST: u32 = crate::next::newest_form() as u32;
+pub const FORMAT_NEWEST: u32 = crate::next::form(crate::version::NEWEST) as u32;
 
 /// The oldest form of a segment that is read.
 pub const FORMAT_OLDEST: u32 = 1;

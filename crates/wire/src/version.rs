@@ -9,7 +9,7 @@
 //! format may have gaps.
 
 /// The newest version that this build knows.
-pub const NEWEST: u32 = if crate::next::IS_ON { 2 } else { 1 };
+pub const NEWEST: u32 = if crate::next::IS_ON { crate::next::SINCE } else { 1 };
 
 /// The oldest version that this build knows.
 pub const OLDEST: u32 = 1;
@@ -17,6 +17,17 @@ pub const OLDEST: u32 = 1;
 /// What is written as long as the settings say nothing. The release before this one
 /// reads it, so the way back to it is open.
 pub const WRITTEN_BY_DEFAULT: u32 = 1;
+
+/// The version of the release after this one, as tests play it.
+pub const OF_NEXT_RELEASE: u32 = crate::next::SINCE;
+
+/// The newest version that a node and all its peers know, by what each of these named last. One
+/// that was never met counts as the oldest: so much may be written where all must read it.
+#[must_use]
+pub fn known_to_all(own_newest: u32, named: impl IntoIterator<Item = Option<u32>>) -> u32 {
+    let theirs = named.into_iter().map(|newest| newest.unwrap_or(OLDEST));
+    theirs.fold(own_newest, u32::min)
+}
 
 /// The versions that a node speaks: all from one to another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,7 +43,13 @@ impl Versions {
     /// could not read what is written.
     #[must_use]
     pub fn of_writer(written: u32) -> Self {
-        Versions { oldest: written.clamp(OLDEST, NEWEST), newest: NEWEST }
+        Versions::of_release(NEWEST, written)
+    }
+
+    /// The same of a node whose build knows the versions up to `newest`.
+    #[must_use]
+    pub fn of_release(newest: u32, written: u32) -> Self {
+        Versions { oldest: written.clamp(OLDEST, newest), newest }
     }
 
     /// The newest version that both speak; none if there is none.
@@ -78,6 +95,13 @@ mod tests {
             assert_eq!(one.common(other), common, "{one}, {other}");
             assert_eq!(other.common(one), common, "{other}, {one}");
         }
+    }
+
+    #[test]
+    fn what_all_know_is_what_the_least_of_them_named() {
+        assert_eq!(known_to_all(3, []), 3);
+        assert_eq!(known_to_all(3, [Some(9), Some(2)]), 2);
+        assert_eq!(known_to_all(3, [Some(9), None]), OLDEST);
     }
 
     #[test]

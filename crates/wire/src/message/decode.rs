@@ -17,15 +17,15 @@ use super::{
 use crate::batch::{ENTRIES_MAX, ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES};
 use crate::frame::FRAME_BYTES_MAX;
 use crate::reader::Reader;
-use crate::{DecodeError, Forward, PeerMessage, configuration, next, snapshot, version};
+use crate::{DecodeError, Forward, PeerMessage, configuration, next, snapshot};
 
 /// The most slots in one page of a promise, and the most values of one `Chosen`.
 const SLOTS_MAX: usize = 65_536;
 /// The most nodes in a heartbeat.
 const NODES_MAX: usize = 1_024;
 
-/// Decodes the body of a frame of this kind.
-pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeError> {
+/// Decodes the body of a frame of this kind, as a reader that knows the versions up to `newest`.
+pub(crate) fn decode_body(kind: u8, body: Bytes, newest: u32) -> Result<PeerMessage, DecodeError> {
     if snapshot::KINDS.contains(&kind) {
         return snapshot::decode(kind, body).map(PeerMessage::Snapshot);
     }
@@ -59,7 +59,7 @@ pub(crate) fn decode_body(kind: u8, body: Bytes) -> Result<PeerMessage, DecodeEr
             nonce: block.u64()?,
             index: block.option(Reader::slot)?,
         }),
-        HEARTBEAT => Message::Heartbeat(decode_heartbeat(&mut block, &mut reader)?),
+        HEARTBEAT => Message::Heartbeat(decode_heartbeat(&mut block, &mut reader, newest)?),
         FETCH => {
             Message::Fetch(Fetch { nonce: block.u64()?, first: block.slot()?, last: block.slot()? })
         }
@@ -98,7 +98,11 @@ fn decode_promise(block: &mut Reader, reader: &mut Reader) -> Result<Promise, De
     })
 }
 
-fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat, DecodeError> {
+fn decode_heartbeat(
+    block: &mut Reader,
+    reader: &mut Reader,
+    newest: u32,
+) -> Result<Heartbeat, DecodeError> {
     let count = reader.count(NODES_MAX, 4)?;
     let mut hears = Vec::with_capacity(count);
     for _ in 0..count {
@@ -126,7 +130,7 @@ fn decode_heartbeat(block: &mut Reader, reader: &mut Reader) -> Result<Heartbeat
     };
     // What the sender's version appended is here; an older one's ends before it.
     if !block.is_empty() {
-        next::read_field(version::NEWEST, block)?;
+        next::read_field(newest, block)?;
     }
     Ok(heartbeat)
 }

@@ -9,7 +9,7 @@ use synod_paxos::{Ballot, NodeId, Position, Record, RecordBody, Slot, Value};
 use crate::{configuration, next};
 
 use super::fields::{Reader, Writer, check};
-use super::{BODY_BYTES_MAX, RecordError};
+use super::{BODY_BYTES_MAX, FORMAT_NEWEST, RecordError};
 
 /// Bytes of a record's header.
 pub const RECORD_HEADER_BYTES: usize = 84;
@@ -173,6 +173,14 @@ impl RecordHeader {
     /// # Errors
     /// When the bytes are not a header that [`RecordHeader::encode`] makes.
     pub fn decode(bytes: &[u8]) -> Result<(RecordHeader, u32), RecordError> {
+        RecordHeader::decode_as_of(FORMAT_NEWEST, bytes)
+    }
+
+    /// The same by a reader that knows the forms up to `newest`.
+    ///
+    /// # Errors
+    /// As [`RecordHeader::decode`].
+    pub fn decode_as_of(newest: u32, bytes: &[u8]) -> Result<(RecordHeader, u32), RecordError> {
         let bytes = bytes.get(..RECORD_HEADER_BYTES).ok_or(RecordError::Short)?;
         let mut reader = Reader::new(bytes);
         if reader.u32() != MAGIC {
@@ -197,7 +205,7 @@ impl RecordHeader {
             3 => ValueKind::Configuration,
             _ => return Err(RecordError::Field("value kind")),
         };
-        let later = if next::IS_ON { reader.u64() } else { 0 };
+        let later = if next::has_field(newest) { reader.u64() } else { 0 };
         let holds_value = matches!(kind, RecordKind::Accepted(..) | RecordKind::Chosen(_));
         if holds_value == (value == ValueKind::None) {
             return Err(RecordError::Field("value kind"));
