@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 
 use support::cluster::TestCluster;
+use support::http;
+use support::nodes::Nodes;
 use support::wait::wait_until;
 
 const HIT: u32 = 3;
@@ -56,4 +58,44 @@ fn a_node_with_an_older_folder_ends_and_does_not_come_back() {
         assert!(data.join("WENT_BACK").exists() && said.contains("synod member replace"), "{said}");
     }
     write(&cluster, "fourth");
+}
+
+/// Nobody gives it a state, and it says at once why.
+#[test]
+fn a_node_with_an_older_folder_that_needs_a_state_ends_as_well() {
+    // No journal goes back to the beginning, so that no state can be made again of it alone.
+    let mut nodes = Nodes::three(
+        "[limits]\nsegment_bytes = 65536\n[snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\n\
+         keep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n",
+    );
+    let write = |nodes: &Nodes| {
+        for number in 0..40 {
+            let target = format!("/v1/kv/k{number}");
+            wait_until("the write", || {
+                let put = http::request(nodes.client(1), "PUT", &target, &[], &[b'v'; 4096]);
+                put.is_ok_and(|put| put.status < 300)
+            });
+        }
+    };
+    wait_until("the journal is cut", || {
+        write(&nodes);
+        let status = nodes.status(HIT);
+        status.is_some_and(|status| status["truncated_slot"].as_u64() > Some(0))
+    });
+    nodes.kill(HIT);
+    let (data, older) = (nodes.data(HIT), nodes.data(HIT).with_file_name("older-3"));
+    copy_folder(&data, &older);
+    nodes.serve(HIT);
+    write(&nodes);
+    nodes.agree(&[1, 2, HIT]);
+    nodes.kill(HIT);
+    std::fs::remove_dir_all(&data).expect("removed");
+    std::fs::rename(&older, &data).expect("put back");
+    std::fs::write(data.join("REBUILD"), "the operator wants another state\n").expect("marked");
+    for _ in 0..2 {
+        nodes.serve(HIT);
+        let said = nodes.ends(HIT, 1);
+        assert!(data.join("WENT_BACK").exists() && said.contains("synod member replace"), "{said}");
+    }
+    write(&nodes);
 }

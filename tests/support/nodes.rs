@@ -164,12 +164,18 @@ impl Nodes {
 
     /// Waits until the process of a node that was removed has ended by itself.
     pub fn ends_as_removed(&mut self, id: u32) {
+        let log = self.ends(id, 4);
+        assert!(log.contains("was removed from its cluster"), "{log}");
+    }
+
+    /// Waits until the node's process has ended with this code, and says what it printed.
+    pub fn ends(&mut self, id: u32, code: i32) -> String {
         let child = self.running.get_mut(&id).expect("it runs");
-        let status = wait_for("a removed node ends", || child.try_wait().expect("its status"));
+        let status = wait_for("the node ends", || child.try_wait().expect("its status"));
         self.running.remove(&id);
         let log = self.log(id);
-        assert_eq!(status.code(), Some(4), "{log}");
-        assert!(log.contains("was removed from its cluster"), "{log}");
+        assert_eq!(status.code(), Some(code), "{log}");
+        log
     }
 
     pub fn status(&self, id: u32) -> Option<Value> {

@@ -39,7 +39,7 @@ use tokio::task::LocalSet;
 use crate::apply_thread::Applier;
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, UNREPLACED, WHOLE};
+use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE};
 use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
@@ -66,7 +66,10 @@ pub(crate) fn instead_of(
     if told_by(&error.to_string()) == Some(Told::Suspicion) {
         // The next start reads all of it, and knows.
         let marked = folder.replace(SUSPECT, format!("{error}\n").as_bytes());
-        return marked.err().map_or(error, StartError::from);
+        if let Err(error) = marked {
+            tracing::error!(%error, "the next start does not know that the state is doubted");
+        }
+        return error;
     }
     let is_behind = matches!(&error, StartError::Recovery(RecoveryError::StateLost { .. }));
     let is_state = is_behind || tells_damage(&error);
@@ -106,7 +109,8 @@ pub(crate) fn look_at_suspect(
         return Ok(());
     }
     tracing::warn!("the last life doubted the state: reading all of it");
-    match read_all(&Store::open_to_verify(&current)?, stop) {
+    let opened = Store::open_to_verify(&current).map_err(StartError::from);
+    match opened.and_then(|store| read_all(&store, stop)) {
         Err(error) if tells_damage(&error) && peers_of(folder, settings, identity).is_empty() => {
             tracing::error!("{error}; nobody else has a state: going on with what can be read");
         }
@@ -396,12 +400,19 @@ impl Rebuild<'_> {
         let peers = to.peers.iter().map(|peer| peer.node);
         let slots = Slots::new(&folder.journal(), identity.lineage(), filling);
         let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, patience, stop);
-        LocalSet::new().block_on(&runtime, async move {
+        let fetched = LocalSet::new().block_on(&runtime, async move {
             let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
             let fetched = asking.run(&transport, incoming).await;
             transport.close(CLOSE_TIMEOUT).await;
             fetched
-        })
+        });
+        match fetched {
+            Err(StartError::Barred { words, for_good: true }) => {
+                folder.replace(WENT_BACK, format!("{words}\n").as_bytes())?;
+                Err(StartError::WentBack { path: folder.path().join(WENT_BACK), words })
+            }
+            fetched => fetched,
+        }
     }
 }
 

@@ -46,6 +46,14 @@ pub enum StartError {
         /// What it says.
         words: String,
     },
+    /// A peer refuses this node while it asks for a state.
+    #[error("a peer refuses this node: {words}")]
+    Barred {
+        /// What it says.
+        words: String,
+        /// No later start can be let in.
+        for_good: bool,
+    },
     /// The state is lost, and the next start fetches another one.
     #[error(
         "{reason}. What this node promised and accepted is safe in its journal: start it again, \

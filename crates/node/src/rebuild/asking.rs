@@ -97,9 +97,17 @@ impl<'a> Asking<'a> {
         let mut batch = Vec::new();
         loop {
             for event in batch.drain(..) {
-                if let IncomingEvent::Dismissed { number, .. } = event {
-                    let why = format!("this node was removed by configuration {number}");
-                    return Err(StartError::NoState { why });
+                match &event {
+                    IncomingEvent::Dismissed { number, .. } => {
+                        let why = format!("this node was removed by configuration {number}");
+                        return Err(StartError::NoState { why });
+                    }
+                    // No state makes up for promises that are forgotten.
+                    IncomingEvent::Barred { by, text, for_good } => {
+                        let (words, for_good) = (format!("{by} says: {text}"), *for_good);
+                        return Err(StartError::Barred { words, for_good });
+                    }
+                    _ => {}
                 }
                 self.receive(event, transport);
             }
