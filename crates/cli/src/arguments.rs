@@ -15,7 +15,7 @@ pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use member::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
-pub(crate) use node::{ConfigFile, Init, Inspect, Recover, Restore, Serve};
+pub(crate) use node::{Init, Inspect, Recover, Restore, Serve};
 pub(crate) use sim::{Planted, Sim, SimCommand};
 
 /// A replicated key-value store.
