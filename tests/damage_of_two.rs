@@ -261,6 +261,10 @@ fn what_no_state_holds_comes_from_the_journal_of_the_other_one() {
     for id in [2, 3] {
         cluster.start_by_hand(id);
     }
+    // Wherever it dies on the way, it goes on from there.
+    wait_until("it knows what it lacks", || cluster.node_output(2).contains(LACKS));
+    cluster.kill(2);
+    cluster.start_by_hand(2);
     let serves = |cluster: &TestCluster, id| {
         let ready = cluster.try_request(id, "GET", "/readyz", &[], b"");
         ready.is_ok_and(|ready| ready.status == 200)

@@ -243,3 +243,75 @@ impl Filling {
         Some((peer, Fetch { nonce, first, last }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use synod_kv::{KvOptions, StateMachine};
+
+    use super::*;
+    use crate::folder::JOURNAL;
+    use crate::{test_node, tuning};
+
+    /// A state of nothing that has to go to slot 5, and a journal that shows nothing.
+    fn slots(folder: &Path, now: Instant) -> Slots {
+        let settings = test_node::settings(folder);
+        let identity = crate::init(&settings).expect("a fresh folder");
+        let store = Store::open(folder.join("filled"), &tuning::store_options(&settings));
+        let store = store.expect("opens");
+        let machine = StateMachine::open(store.clone(), KvOptions::default()).expect("empty");
+        let applier = Applier::new(machine, &identity, 1, Arc::default());
+        let filling = Filling::new(applier, store, Slot(5), now);
+        Slots::new(&settings.data_dir.join(JOURNAL), identity.lineage(), Some(filling))
+    }
+
+    fn noops(count: usize) -> Vec<Value> {
+        vec![Value::Noop; count]
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_applied_and_whoever_has_none_is_passed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut now = Instant::now();
+        let mut slots = slots(folder.path(), now);
+        let up = BTreeSet::from([NodeId(2), NodeId(3)]);
+        assert_eq!(slots.go_on(&BTreeSet::new(), now), None);
+        let (to, fetch) = slots.go_on(&up, now).expect("a question");
+        assert_eq!((to, fetch.first, fetch.last), (NodeId(2), Slot(1), Slot(5)));
+        assert_eq!(slots.go_on(&up, now), None, "one at a time");
+        let chosen = |nonce, first, values| Chosen { nonce, first: Slot(first), values };
+        // Another one answers, or another question, or nothing was asked.
+        slots.receive(NodeId(3), chosen(fetch.nonce, 1, noops(1)), now);
+        slots.receive(NodeId(2), chosen(fetch.nonce + 1, 1, noops(1)), now);
+        assert_eq!(slots.applied(), Some(Slot(0)));
+        slots.receive(NodeId(2), chosen(fetch.nonce, 1, Vec::new()), now);
+        slots.receive(NodeId(2), chosen(fetch.nonce, 1, noops(1)), now);
+        assert_eq!(slots.applied(), Some(Slot(0)));
+        // The other one is asked, and gives some. What begins elsewhere is not what was asked for.
+        let (to, fetch) = slots.go_on(&up, now).expect("a question");
+        assert_eq!((to, fetch.first), (NodeId(3), Slot(1)));
+        slots.receive(NodeId(3), chosen(fetch.nonce, 1, noops(2)), now);
+        assert_eq!(slots.applied(), Some(Slot(2)));
+        let (to, fetch) = slots.go_on(&up, now).expect("a question");
+        assert_eq!((to, fetch.first), (NodeId(3), Slot(3)), "whoever gave goes on");
+        slots.receive(NodeId(3), chosen(fetch.nonce, 4, noops(2)), now);
+        assert_eq!(slots.applied(), Some(Slot(2)));
+        // Silence is an answer in the end.
+        let (to, _) = slots.go_on(&up, now).expect("a question");
+        assert_eq!(to, NodeId(2));
+        now += ANSWER_TIMEOUT;
+        let (to, fetch) = slots.go_on(&up, now).expect("a question");
+        assert_eq!(to, NodeId(3));
+        assert!(!slots.is_moving(now), "so a state is asked for, too");
+        // More than is needed: the journal goes on there by itself.
+        slots.receive(NodeId(3), chosen(fetch.nonce, 3, noops(9)), now);
+        assert_eq!((slots.applied(), slots.is_done(now)), (Some(Slot(5)), false));
+        assert_eq!(slots.go_on(&up, now), None);
+        assert!(slots.is_done(now) && slots.applied().is_none());
+        // Whoever asks is answered, and not left alone at once.
+        let answer = slots.answer(Fetch { nonce: 7, first: Slot(1), last: Slot(u64::MAX) }, now);
+        assert_eq!(answer, chosen(7, 1, Vec::new()));
+        assert!(!slots.is_done(now) && slots.is_done(now + QUIET));
+    }
+}
