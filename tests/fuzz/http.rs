@@ -181,6 +181,7 @@ const WORDS: &[&[u8]] = &[
     b"&consistency=stale",
     b"&consistency=linearizable",
     b"&min_revision=",
+    b"&revision=",
     b"&redirect=true",
     b"&all=true",
     b"&prev",

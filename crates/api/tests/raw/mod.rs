@@ -82,6 +82,11 @@ impl Raw {
         self.next(false).await
     }
 
+    /// Waits for the beginning of an answer, and takes none of it.
+    pub async fn begin(&mut self) {
+        self.read_until(|bytes| (!bytes.is_empty()).then_some(0)).await.expect("an answer");
+    }
+
     pub async fn answer_to_head(&mut self) -> Answer {
         self.next(true).await
     }
