@@ -8,6 +8,8 @@ pub struct Limits {
     pub key_bytes_max: usize,
     /// The longest value.
     pub value_bytes_max: usize,
+    /// The body of a transaction.
+    pub txn_bytes_max: usize,
     /// Connections at a time; one more is answered 503 and closed.
     pub connections_max: usize,
     /// Header lines of one request.
@@ -53,6 +55,7 @@ impl Default for Limits {
         Self {
             key_bytes_max: 4 * 1024,
             value_bytes_max: 1024 * 1024,
+            txn_bytes_max: 4 * 1024 * 1024,
             connections_max: 10_000,
             headers_max: 64,
             header_timeout_ms: 10_000,

@@ -105,11 +105,7 @@ impl Listing {
                     })?,
             ),
         };
-        let encoding = match query.raw("encoding") {
-            None | Some("text") => Encoding::Text,
-            Some("base64") => Encoding::Base64,
-            Some(_) => return Err(target::invalid("encoding", "is 'text' or 'base64'")),
-        };
+        let encoding = query.encoding()?;
         let range_end = match (end, prefix_end) {
             (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
             (end, prefix_end) => end.or(prefix_end),

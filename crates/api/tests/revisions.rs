@@ -6,7 +6,7 @@ mod raw;
 use fake::{Fake, Mode};
 use raw::{Server, request};
 use serde_json::{Value, json};
-use synod_api::{Limits, Refused};
+use synod_api::{Leader, Limits, Refused};
 use synod_kv::{Command, Operation, Revision};
 
 async fn start(limits: Limits) -> (Fake, Server) {
@@ -157,4 +157,34 @@ async fn a_stream_whose_revision_is_compacted_is_cut_visibly() {
     let rest = raw.rest().await;
     assert!(rest.len() < LARGE_KEYS * LARGE_BYTES);
     assert!(!rest.ends_with("\r\n0\r\n\r\n"), "the stream seems to be whole");
+}
+
+#[tokio::test]
+async fn a_compaction_forgets_up_to_a_revision_once() {
+    let (fake, server) = history(Limits::default()).await;
+    let call = async |revision: u64, headers: &str| {
+        let body = json!({ "revision": revision }).to_string();
+        server.ask("POST /v1/compact", headers, &body).await
+    };
+    let future = call(5, "").await;
+    future.assert_problem(400, "future-revision", "not_applied");
+    assert_eq!(server.ask("GET /v1/kv/a?revision=1", "", "").await.status, 200);
+    let done = call(2, "idempotency-key: once").await;
+    assert_eq!((done.status, done.json()), (200, json!({"revision": 4, "compacted_revision": 2})));
+    assert!(done.headers.contains_key("synod-idempotency-expires"));
+    let gone = server.ask("GET /v1/kv/a?revision=1", "", "").await;
+    gone.assert_problem(410, "compacted", "not_applied");
+    assert_eq!(call(2, "idempotency-key: once").await.json(), done.json());
+    let other = call(3, "idempotency-key: once").await;
+    other.assert_problem(422, "idempotency-mismatch", "not_applied");
+    for revision in [0, 1, 2] {
+        let refused = call(revision, "").await;
+        refused.assert_problem(409, "already-compacted", "not_applied");
+        assert_eq!(refused.json()["oldest_revision"], 2);
+    }
+    fake.set_writes(Mode::Refuse(Refused::Lost));
+    call(3, "").await.assert_problem(503, "outcome-unknown", "unknown");
+    fake.set_leader(Some(Leader::new(2, "http://10.0.0.2:7001")));
+    let redirect = server.ask("POST /v1/compact?redirect", "", "{\"revision\": 3}").await;
+    assert_eq!(redirect.header("location"), "http://10.0.0.2:7001/v1/compact?redirect");
 }
