@@ -7,11 +7,13 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `txn`, `compaction`, `cluster`, `members`, `node`.
+//! `range_delete`, `txn`, `batch`, `compaction`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
 mod backup;
+mod batch;
+mod batch_lines;
 mod call;
 mod cluster;
 mod compaction;

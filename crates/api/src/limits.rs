@@ -44,6 +44,9 @@ pub struct Limits {
     pub list_bytes_max: usize,
     /// Listings that are streamed at a time.
     pub list_streams_max: usize,
+    /// Batches at a time. Together they hold at most half of `bodies_bytes_max`, beside the
+    /// other bodies; one always fits.
+    pub batches_max: usize,
     /// Keys that one command of a range delete removes.
     pub range_delete_keys_max: u32,
     /// From the signal to stop until open connections are cut.
@@ -72,6 +75,7 @@ impl Default for Limits {
             list_entries_max: 1_000,
             list_bytes_max: 1024 * 1024,
             list_streams_max: 64,
+            batches_max: 16,
             range_delete_keys_max: 10_000,
             shutdown_timeout_ms: 10_000,
         }

@@ -98,7 +98,11 @@ const CASES: &[Case] = &[
     ("GET /", "", "", 404, "not-found", "/v1/kv/{key}"),
     ("GET /v2/kv/a", "", "", 404, "not-found", "no such resource"),
     ("GET /v1/kvs", "", "", 404, "not-found", "no such resource"),
-    ("POST /v1/batch", "", "{}", 404, "not-found", "not supported by this version"),
+    ("GET /v1/batch", "", "", 405, "method-not-allowed", "POST"),
+    ("POST /v1/batch?prev", "", "{}", 400, "bad-query", "takes: redirect"),
+    ("POST /v1/batch", "if-none-match: *", "{}", 400, "bad-header", "not for a batch"),
+    ("POST /v1/batch", "idempotency-key: a", "{}", 400, "bad-header", "names one write"),
+    ("POST /v1/batch", "synod-timeout: 1", "{}", 400, "bad-header", "2s or 500ms"),
     ("GET /v1/watch?key=a", "", "", 404, "not-found", "not supported by this version"),
     // Compactions.
     ("GET /v1/compact", "", "", 405, "method-not-allowed", "POST"),

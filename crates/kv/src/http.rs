@@ -1,6 +1,7 @@
 //! The JSON bodies of the HTTP interface, for the server and its clients.
 
 pub mod base64;
+mod batch;
 mod members;
 mod problem;
 mod status;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Entry, KeyRecord, Page};
 
+pub use batch::BatchResultBody;
 pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
     RestoredBody,
