@@ -131,7 +131,7 @@ impl HttpBody for Answer {
 /// What the connection waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Waiting {
-    /// For a handler, which has its own deadline.
+    /// For a handler, or for who makes the body of an answer: they have their own deadlines.
     Handler,
     /// For the rest of the headers, or for the first request.
     Headers,
@@ -180,7 +180,7 @@ impl Watch {
         let (requests, answers) = (activity.requests.load(Relaxed), activity.answers.load(Relaxed));
         let waiting = if activity.write_blocked.load(Relaxed) {
             Waiting::Client
-        } else if requests > answers {
+        } else if requests > answers || answers > activity.handed_over.load(Relaxed) {
             Waiting::Handler
         } else if requests == 0
             || activity.bytes_read.load(Relaxed) > activity.bytes_before.load(Relaxed)

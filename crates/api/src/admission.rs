@@ -20,6 +20,9 @@ pub(crate) struct Admission {
     answer_pages: Arc<Semaphore>,
     answer_pages_max: usize,
     streams: Arc<Semaphore>,
+    batches: Arc<Semaphore>,
+    batch_pages: Arc<Semaphore>,
+    batch_pages_max: usize,
     connections: Arc<Semaphore>,
     connections_max: u32,
     farewells: Arc<Semaphore>,
@@ -33,7 +36,11 @@ impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         let connections_max = limits.connections_max.clamp(1, 1 << 20);
         let answer_pages_max = (limits.answers_bytes_max / PAGE_BYTES).clamp(1, 1 << 28);
+        let batch_pages_max = (limits.bodies_bytes_max / 2 / PAGE_BYTES).clamp(1, 1 << 28);
         Self {
+            batches: Arc::new(Semaphore::new(limits.batches_max)),
+            batch_pages: Arc::new(Semaphore::new(batch_pages_max)),
+            batch_pages_max,
             answer_pages: Arc::new(Semaphore::new(answer_pages_max)),
             answer_pages_max,
             writes: Semaphore::new(limits.writes_in_flight_max),
@@ -90,6 +97,21 @@ impl Admission {
     /// When all are taken.
     pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.streams).try_acquire_owned().map_err(|_| overloaded("streamed listings"))
+    }
+
+    /// A place for a batch, and room for what it holds at a time.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(crate) fn batch(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], Problem> {
+        let pages = bytes.div_ceil(PAGE_BYTES).min(self.batch_pages_max);
+        let pages = u32::try_from(pages).unwrap_or(u32::MAX);
+        let place = Arc::clone(&self.batches).try_acquire_owned();
+        let room = Arc::clone(&self.batch_pages).try_acquire_many_owned(pages);
+        match (place, room) {
+            (Ok(place), Ok(room)) => Ok([place, room]),
+            _ => Err(overloaded("batches")),
+        }
     }
 
     /// A place for a connection; none when all are taken.

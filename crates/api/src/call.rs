@@ -40,12 +40,24 @@ impl Deadline {
     /// # Errors
     /// A `Synod-Timeout` that is malformed, zero or too long.
     pub(crate) fn of(headers: &HeaderMap, limits: &Limits) -> Result<Self, Problem> {
-        let timeout = match single(headers, &TIMEOUT, "Synod-Timeout")? {
-            None => Duration::from_millis(limits.call_timeout_default_ms),
-            Some(text) => parse_timeout(text, limits.call_timeout_max_ms)?,
-        };
+        Self::timeout(headers, limits).map(Self::after)
+    }
+
+    /// How long a call may take.
+    ///
+    /// # Errors
+    /// As of [`Deadline::of`].
+    pub(crate) fn timeout(headers: &HeaderMap, limits: &Limits) -> Result<Duration, Problem> {
+        match single(headers, &TIMEOUT, "Synod-Timeout")? {
+            None => Ok(Duration::from_millis(limits.call_timeout_default_ms)),
+            Some(text) => parse_timeout(text, limits.call_timeout_max_ms),
+        }
+    }
+
+    /// The deadline of what begins now and may take so long.
+    pub(crate) fn after(timeout: Duration) -> Self {
         let answer = Instant::now() + timeout;
-        Ok(Self { answer, replica: answer - MARGIN_MAX.min(timeout / 10) })
+        Self { answer, replica: answer - MARGIN_MAX.min(timeout / 10) }
     }
 
     /// By when the body of the request must be here.

@@ -124,15 +124,17 @@ impl<R: Replica> Context<R> {
         Ok((body, deadline))
     }
 
-    /// Waits until the local state may answer a read with these parameters.
+    /// Waits until the local state may answer a read with these parameters, and tells at
+    /// which revision it is asked for; none for the newest.
     ///
     /// # Errors
-    /// A malformed parameter or header, or a wait that did not end in time.
+    /// A malformed parameter or header, parameters that contradict each other, or a wait
+    /// that did not end in time.
     pub(crate) async fn prepare_read(
         &self,
         headers: &HeaderMap,
         query: &Query<'_>,
-    ) -> Result<(), Problem> {
+    ) -> Result<Option<Revision>, Problem> {
         let is_stale = match query.raw("consistency") {
             None | Some("linearizable") => false,
             Some("stale") => true,
@@ -141,9 +143,18 @@ impl<R: Replica> Context<R> {
             }
         };
         let revision_min = query.number("min_revision")?.map(Revision);
+        let at = query.number("revision")?.map(Revision);
+        if at.is_some_and(|at| revision_min.is_some_and(|min| at < min)) {
+            return Err(target::invalid(
+                "revision",
+                "is below 'min_revision', so the answer would be older than it may be",
+            ));
+        }
         let deadline = Deadline::of(headers, &self.limits)?;
-        if is_stale && revision_min.is_none() {
-            return Ok(());
+        // What is past does not change: if this node has it, nobody needs to confirm it.
+        let is_past = at.is_some_and(|at| at <= self.replica.revision());
+        if (is_stale && revision_min.is_none()) || is_past {
+            return Ok(at);
         }
         let _place = self.admission.read()?;
         if !is_stale {
@@ -151,10 +162,10 @@ impl<R: Replica> Context<R> {
             let confirmed = timeout_at(deadline.answer, barrier).await;
             confirmed.unwrap_or(Err(Refused::Deadline)).map_err(Problem::of_read)?;
         }
-        match revision_min {
-            Some(revision) => self.wait_revision(revision, deadline).await,
-            None => Ok(()),
+        if let Some(revision) = revision_min {
+            self.wait_revision(revision, deadline).await?;
         }
+        Ok(at)
     }
 
     async fn wait_revision(&self, revision: Revision, deadline: Deadline) -> Result<(), Problem> {

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use synod_kv::http::{DeleteBody, Encoding, PutBody, RecordBody};
-use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, Revision};
+use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, Revision, read};
 
 use crate::call::{self, Deadline};
 use crate::context::{Context, Wrote};
@@ -21,7 +21,7 @@ use crate::target::{self, Query};
 pub(crate) const PREFIX: &str = "/v1/kv/";
 const ALLOWED: &str = "GET, HEAD, PUT, DELETE";
 
-const READ_PARAMETERS: [&str; 3] = ["consistency", "min_revision", "redirect"];
+const READ_PARAMETERS: [&str; 4] = ["consistency", "min_revision", "revision", "redirect"];
 const WRITE_PARAMETERS: [&str; 2] = ["prev", "redirect"];
 
 /// Answers a request whose path begins with [`PREFIX`].
@@ -47,10 +47,17 @@ async fn get<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    context.prepare_read(&head.headers, &query).await?;
-    let Look { record, revision } = context.replica.get(&key)?;
+    let asked = context.prepare_read(&head.headers, &query).await?;
+    let Look { record, revision } = match asked {
+        None => context.replica.get(&key)?,
+        Some(asked) => context.replica.read(|map| read::look_at(map, &key, asked))?,
+    };
     let Some(record) = record else {
-        return Err(Problem::new(Kind::KeyNotFound, "There is no such key.").at(revision));
+        let detail = match asked {
+            None => "There is no such key.",
+            Some(_) => "There was no such key at that revision.",
+        };
+        return Err(Problem::new(Kind::KeyNotFound, detail).at(revision));
     };
     let mut response = if known.covers(record.mod_revision) {
         let mut response = Response::new(Body::empty());

@@ -7,13 +7,16 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `cluster`, `members`, `node`.
+//! `range_delete`, `txn`, `batch`, `compaction`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
 mod backup;
+mod batch;
+mod batch_lines;
 mod call;
 mod cluster;
+mod compaction;
 mod connection;
 mod context;
 mod counters;
@@ -23,6 +26,7 @@ mod listing;
 mod members;
 mod membership;
 mod node;
+mod operation;
 mod precondition;
 mod problem;
 mod range_delete;
@@ -32,6 +36,8 @@ mod response;
 mod router;
 mod server;
 mod target;
+mod txn;
+mod txn_name;
 
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};

@@ -8,6 +8,8 @@ pub struct Limits {
     pub key_bytes_max: usize,
     /// The longest value.
     pub value_bytes_max: usize,
+    /// The body of a transaction.
+    pub txn_bytes_max: usize,
     /// Connections at a time; one more is answered 503 and closed.
     pub connections_max: usize,
     /// Header lines of one request.
@@ -42,6 +44,9 @@ pub struct Limits {
     pub list_bytes_max: usize,
     /// Listings that are streamed at a time.
     pub list_streams_max: usize,
+    /// Batches at a time. Together they hold at most half of `bodies_bytes_max`, beside the
+    /// other bodies; one always fits.
+    pub batches_max: usize,
     /// Keys that one command of a range delete removes.
     pub range_delete_keys_max: u32,
     /// From the signal to stop until open connections are cut.
@@ -53,6 +58,7 @@ impl Default for Limits {
         Self {
             key_bytes_max: 4 * 1024,
             value_bytes_max: 1024 * 1024,
+            txn_bytes_max: 4 * 1024 * 1024,
             connections_max: 10_000,
             headers_max: 64,
             header_timeout_ms: 10_000,
@@ -69,6 +75,7 @@ impl Default for Limits {
             list_entries_max: 1_000,
             list_bytes_max: 1024 * 1024,
             list_streams_max: 64,
+            batches_max: 16,
             range_delete_keys_max: 10_000,
             shutdown_timeout_ms: 10_000,
         }

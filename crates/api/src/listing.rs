@@ -1,8 +1,10 @@
 //! `GET /v1/kv`: the keys of a range, page by page or as a stream.
 //!
-//! This version keeps no old revisions, so each page shows the range at the newest
-//! revision of its own time, which it names; pages and streams go on behind the last
-//! key that they showed. A count is of one state from its beginning to its end.
+//! Each page shows the range at one revision, which it names: the one asked for, or else
+//! the newest of its time. Whoever asks for the next page at the same revision sees one
+//! state on all of them. A stream stays at the revision with which it begins, and a count
+//! is of one state from its beginning to its end. A stream whose revision is compacted
+//! meanwhile ends without its last chunk, so that its client sees the cut.
 
 use std::pin::Pin;
 use std::task::{Context as Task, Poll};
@@ -14,7 +16,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame};
 use synod_kv::http::{Encoding, KeyText, ListEntry, ListPage, RecordBody};
 use synod_kv::read::{self, ListQuery, Page};
-use synod_kv::{Entry, layout};
+use synod_kv::{Entry, Revision, layout};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::Deadline;
@@ -26,7 +28,7 @@ use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::target::{self, Query};
 
-const PARAMETERS: [&str; 11] = [
+const PARAMETERS: [&str; 12] = [
     "prefix",
     "start",
     "end",
@@ -37,6 +39,7 @@ const PARAMETERS: [&str; 11] = [
     "encoding",
     "consistency",
     "min_revision",
+    "revision",
     "redirect",
 ];
 
@@ -53,19 +56,19 @@ pub(crate) async fn answer<R: Replica>(
     head: &Parts,
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(head.uri.query(), &PARAMETERS)?;
-    let listing = Listing::parse(&query, &context.limits)?;
+    let mut listing = Listing::parse(&query, &context.limits)?;
     let deadline = Deadline::of(&head.headers, &context.limits)?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
-    context.prepare_read(&head.headers, &query).await?;
+    listing.at = context.prepare_read(&head.headers, &query).await?;
     if listing.count_only {
         return count(context, listing, deadline).await;
     }
     if wants_lines(&head.headers) {
         return stream(context, listing);
     }
-    let page = context.replica.read(|map| read::list_at(map, &listing.query, None))?;
+    let page = context.replica.read(|map| read::list_at(map, &listing.query, listing.at))?;
     context.hold(answer_page(&listing, &page))
 }
 
@@ -73,6 +76,8 @@ pub(crate) async fn answer<R: Replica>(
 #[derive(Clone, Debug)]
 struct Listing {
     query: ListQuery,
+    /// The state to show; none for the newest.
+    at: Option<Revision>,
     encoding: Encoding,
     /// Only their number.
     count_only: bool,
@@ -100,11 +105,7 @@ impl Listing {
                     })?,
             ),
         };
-        let encoding = match query.raw("encoding") {
-            None | Some("text") => Encoding::Text,
-            Some("base64") => Encoding::Base64,
-            Some(_) => return Err(target::invalid("encoding", "is 'text' or 'base64'")),
-        };
+        let encoding = query.encoding()?;
         let range_end = match (end, prefix_end) {
             (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
             (end, prefix_end) => end.or(prefix_end),
@@ -116,7 +117,7 @@ impl Listing {
         list.bytes_max = limits.list_bytes_max;
         list.visits_max = VISITS_MAX;
         let count_only = query.flag("count_only")?;
-        Ok(Self { query: list, encoding, count_only, limit })
+        Ok(Self { query: list, at: None, encoding, count_only, limit })
     }
 
     fn go_on(&mut self, next: Bytes) {
@@ -143,7 +144,8 @@ async fn count<R: Replica>(
 ) -> Result<Response<Body>, Problem> {
     let _place = context.admission.read()?;
     let goes_on = || !deadline.is_over();
-    let page = context.replica.count(listing.query.clone(), None, VISITS_MAX, goes_on).await?;
+    let page =
+        context.replica.count(listing.query.clone(), listing.at, VISITS_MAX, goes_on).await?;
     Ok(answer_page(&listing, &page))
 }
 
@@ -166,8 +168,9 @@ fn stream<R: Replica>(
 ) -> Result<Response<Body>, Problem> {
     let place = context.admission.stream()?;
     listing.query.limit = context.limits.list_entries_max;
-    // Taken before the first page, so that what changed later is not claimed.
-    let revision = context.replica.revision();
+    let revision = listing.at.unwrap_or_else(|| context.replica.revision());
+    context.replica.read(|map| read::check_at(map, revision))?;
+    listing.at = Some(revision);
     let lines = Lines {
         replica: context.replica.clone(),
         left: listing.limit,
@@ -202,7 +205,7 @@ impl<R: Replica> Lines<R> {
         if let Some(left) = self.left {
             listing.query.limit = listing.query.limit.min(left);
         }
-        let page = self.replica.read(|map| read::list_at(map, &listing.query, None));
+        let page = self.replica.read(|map| read::list_at(map, &listing.query, listing.at));
         let page = page.map_err(axum::Error::new)?;
         let mut lines = Vec::new();
         for entry in &page.entries {

@@ -30,6 +30,17 @@ pub(crate) fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
     }
 }
 
+/// Refuses preconditions where there is not one key for them.
+///
+/// # Errors
+/// When there are any.
+pub(crate) fn none(headers: &HeaderMap, what: &str) -> Result<(), Problem> {
+    match of_write(headers)? {
+        Condition::Always => Ok(()),
+        _ => Err(malformed(format!("If-Match and If-None-Match are for one key, not for {what}."))),
+    }
+}
+
 /// The revisions that a reader has already, for which it wants 304.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Known {

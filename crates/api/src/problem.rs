@@ -160,12 +160,19 @@ impl Problem {
         self.0.kind
     }
 
-    /// The answer that says so.
-    pub(crate) fn into_response(self, leader: Option<&Leader>) -> Response<Body> {
-        let parts = *self.0;
-        let mut document = Document::new(parts.kind, parts.detail, parts.effect);
+    /// The document that says so.
+    pub(crate) fn document(&self) -> Document {
+        let parts = &self.0;
+        let mut document = Document::new(parts.kind, parts.detail.clone(), parts.effect);
         document.current_revision = parts.current.map(|revision| revision.0);
         document.oldest_revision = parts.oldest.map(|revision| revision.0);
+        document
+    }
+
+    /// The answer that says so.
+    pub(crate) fn into_response(self, leader: Option<&Leader>) -> Response<Body> {
+        let mut document = self.document();
+        let parts = *self.0;
         let status = StatusCode::from_u16(parts.kind.status())
             .expect("each kind of problem has an HTTP status");
         if status == StatusCode::SERVICE_UNAVAILABLE {

@@ -76,7 +76,7 @@ where
 fn too_large(bytes_max: usize) -> Problem {
     Problem::new(
         Kind::BodyTooLarge,
-        format!("The body is larger than the {bytes_max} bytes that a value may have."),
+        format!("The body is larger than the {bytes_max} bytes that are allowed here."),
     )
 }
 

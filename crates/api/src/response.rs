@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// A revision of the store at which what the answer shows was so: never below what
 /// is shown, and never above the state that was looked at. For a stream it is the
-/// state that all of it is at or beyond.
+/// revision that all of it shows.
 pub(crate) const REVISION: HeaderName = HeaderName::from_static("synod-revision");
 /// The leader's id and URL.
 pub(crate) const LEADER: HeaderName = HeaderName::from_static("synod-leader");

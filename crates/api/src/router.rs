@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{backup, cluster, key, listing, members, node, range_delete};
+use crate::{backup, batch, cluster, compaction, key, listing, members, node, range_delete, txn};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,9 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv", to_kv())
             .route("/v1/kv/", to_key())
             .route("/v1/kv/{*key}", to_key())
+            .route("/v1/txn", to_txn())
+            .route("/v1/batch", to_batch())
+            .route("/v1/compact", to_compaction())
             .route("/v1/snapshot", to_backup())
             .route("/v1/status", to_node(node::status))
             .route("/v1/cluster", to_members())
@@ -129,6 +132,27 @@ fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     })
 }
 
+fn to_txn<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = txn::answer(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_batch<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = batch::answer(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_compaction<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = compaction::answer(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 fn to_transfer<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(|State(context): State<Shared<R>>, request: Asked| async move {
         let result = cluster::transfer(&context, request).await;
@@ -179,14 +203,14 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 6] = ["txn", "batch", "watch", "lease", "lock", "compact"];
+    const NOT_YET: [&str; 3] = ["watch", "lease", "lock"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, \
-         /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
-         /v1/cluster/transfer, /livez, /readyz and /metrics."
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
+         /v1/batch, /v1/compact, /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, \
+         /v1/cluster/quorums, /v1/cluster/transfer, /livez, /readyz and /metrics."
     };
     let response = context.refuse(Problem::new(Kind::NotFound, detail));
     std::future::ready(response::into_routed(response))

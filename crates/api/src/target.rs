@@ -1,12 +1,13 @@
 //! The request target: the key in its path and the parameters of its query.
 
 use bytes::Bytes;
+use synod_kv::http::Encoding;
 
 use crate::problem::{Kind, Problem};
 
 /// Parameters of the design that this version does not know yet. They are told
 /// apart from misspelt ones.
-const NOT_YET: [&str; 3] = ["lease", "revision", "ttl"];
+const NOT_YET: [&str; 2] = ["lease", "ttl"];
 
 /// The key that `raw` stands for: the part of the path behind `/v1/kv/`, as it
 /// was sent. Bytes stand for themselves or as `%` and two digits; nothing else is
@@ -122,6 +123,18 @@ impl<'a> Query<'a> {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
             Some(_) => Err(invalid(name, "is 'true' or 'false'")),
+        }
+    }
+
+    /// How bytes are to be written in JSON.
+    ///
+    /// # Errors
+    /// Anything but `text` and `base64`.
+    pub(crate) fn encoding(&self) -> Result<Encoding, Problem> {
+        match self.raw("encoding") {
+            None | Some("text") => Ok(Encoding::Text),
+            Some("base64") => Ok(Encoding::Base64),
+            Some(_) => Err(invalid("encoding", "is 'text' or 'base64'")),
         }
     }
 

@@ -53,7 +53,8 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
 
 pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
     let consistency = if arguments.stale { Consistency::Stale } else { Consistency::Linearizable };
-    let options = ReadOptions { consistency, ..ReadOptions::default() };
+    let revision = arguments.revision.map(Revision);
+    let options = ReadOptions { consistency, revision, ..ReadOptions::default() };
     let key = bytes_of(&arguments.key);
     let name = key.clone();
     let found =
@@ -104,17 +105,19 @@ pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
 pub(crate) fn list(arguments: &List) -> Result<(), Failure> {
     let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
     let prefix = bytes_of(&arguments.prefix);
+    let at = arguments.revision.map(Revision);
     let (entries, revision, next) = with_client(&arguments.reach, |client| async move {
         let mut query = ListOptions::prefix(prefix);
+        query.read.revision = at;
         let mut entries: Vec<Entry> = Vec::new();
         loop {
             let left = u32::try_from(limit - entries.len()).unwrap_or(u32::MAX);
             query.limit = Some(left.min(PAGE_KEYS));
-            let page = client.list(&query).await?;
-            entries.extend(page.entries);
-            match page.next {
-                Some(next) if entries.len() < limit => query = query.after(next),
-                next => return Ok((entries, page.revision, next)),
+            let mut page = client.list(&query).await?;
+            entries.append(&mut page.entries);
+            match query.after(&page) {
+                Some(following) if entries.len() < limit => query = following,
+                _ => return Ok((entries, page.revision, page.next)),
             }
         }
     })?;

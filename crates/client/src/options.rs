@@ -6,6 +6,7 @@ use bytes::Bytes;
 use synod_kv::http::Encoding;
 use synod_kv::{Condition, Revision};
 
+use crate::answer::Page;
 use crate::error::ClientError;
 
 /// How a [`crate::Client`] behaves.
@@ -100,6 +101,8 @@ pub struct ReadOptions {
     pub consistency: Consistency,
     /// Wait until the node has this revision.
     pub min_revision: Option<Revision>,
+    /// Show the data as they were at this revision, not below `min_revision`.
+    pub revision: Option<Revision>,
 }
 
 /// What a put may ask for.
@@ -169,14 +172,19 @@ impl ListOptions {
         Self { prefix: prefix.into(), ..Self::default() }
     }
 
-    /// The same question for what follows a page: `next` is [`crate::Page::next`].
+    /// The same question for what follows a page, at the page's revision: all pages show
+    /// one state. None if it was the last one.
     #[must_use]
-    pub fn after(mut self, next: Bytes) -> Self {
+    pub fn after(mut self, page: &Page) -> Option<Self> {
+        let next = page.next.clone()?;
         if self.reverse {
             self.end = Some(next);
         } else {
             self.start = Some(next);
         }
-        self
+        self.read.revision = Some(page.revision);
+        // Another node may be asked, and be behind the first one.
+        self.read.min_revision = Some(page.revision);
+        Some(self)
     }
 }

@@ -54,10 +54,12 @@ impl Target {
         if read.consistency == Consistency::Stale {
             self = self.with("consistency", b"stale");
         }
-        match read.min_revision {
-            Some(revision) => self.with("min_revision", revision.to_string().as_bytes()),
-            None => self,
+        for (name, revision) in [("min_revision", read.min_revision), ("revision", read.revision)] {
+            if let Some(revision) = revision {
+                self = self.with(name, revision.to_string().as_bytes());
+            }
         }
+        self
     }
 
     pub(crate) fn as_str(&self) -> &str {

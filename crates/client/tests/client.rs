@@ -127,9 +127,10 @@ async fn lists_ranges_and_status() {
         let mut keys = Vec::new();
         loop {
             let page = client.list(&options).await.unwrap();
+            let following = options.after(&page);
             keys.extend(page.entries.into_iter().map(|entry| entry.key));
-            let Some(next) = page.next else { break };
-            options = options.after(next);
+            let Some(following) = following else { break };
+            options = following;
         }
         if reverse {
             keys.reverse();
@@ -137,6 +138,14 @@ async fn lists_ranges_and_status() {
         let expected: [&[u8]; 4] = [b"b/1", b"b/2", "b/\u{e9}".as_bytes(), b"b/\xff"];
         assert_eq!(keys, expected);
     }
+    let first = ListOptions { limit: Some(2), ..ListOptions::prefix("b/") };
+    let page = client.list(&first).await.unwrap();
+    client.put(b"b/\xff", "later", &PutOptions::default()).await.unwrap();
+    let rest = client.list(&first.after(&page).unwrap()).await.unwrap();
+    let value = rest.entries[1].record.value.as_deref();
+    assert_eq!((rest.revision, value), (page.revision, Some(b"raw".as_slice())));
+    let past = ReadOptions { revision: Some(Revision(4)), ..ReadOptions::default() };
+    assert_eq!(client.get(b"b/\xff", &past).await.unwrap(), None);
     let count = ListOptions { count_only: true, ..ListOptions::default() };
     assert_eq!(client.list(&count).await.unwrap().count, 6);
     let bare = ListOptions {
@@ -308,7 +317,7 @@ async fn a_write_that_never_gets_its_outcome_ends_ambiguous() {
     fake.set_barriers(Mode::Hang);
     let error = client.get(b"a", &ReadOptions::default()).await.unwrap_err();
     assert!(!error.outcome_unknown(), "{error:?}");
-    let stale = ReadOptions { consistency: Consistency::Stale, min_revision: None };
+    let stale = ReadOptions { consistency: Consistency::Stale, ..ReadOptions::default() };
     assert_eq!(client.get(b"a", &stale).await.unwrap(), None);
     // An unknown outcome stays unknown, even if the last answer is a refusal.
     let task = tokio::spawn({

@@ -1,20 +1,27 @@
 //! The JSON bodies of the HTTP interface, for the server and its clients.
 
 pub mod base64;
+mod batch;
 mod members;
 mod problem;
 mod status;
+mod txn;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Entry, KeyRecord, Page};
 
+pub use batch::BatchResultBody;
 pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
     RestoredBody,
 };
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
+pub use txn::{
+    CompareBody, Few, Operand, OperationBody, OperationName, RelationName, TargetName,
+    TxnAnswerBody, TxnBody, TxnResultBody,
+};
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -46,6 +53,23 @@ pub struct DeleteBody {
     /// What was removed, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<RecordBody>,
+}
+
+/// The question of a compaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompactBody {
+    /// The oldest revision that shall stay readable.
+    pub revision: u64,
+}
+
+/// The answer to a compaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CompactedBody {
+    /// The store's revision.
+    pub revision: u64,
+    /// The oldest revision that can be read from now on.
+    pub compacted_revision: u64,
 }
 
 /// A page of keys.

@@ -196,6 +196,14 @@ pub fn oldest(map: &impl OrderedMap) -> Result<Revision, MapError> {
     Ok(State::load(map)?.compacted)
 }
 
+/// Whether the map can be read at a revision.
+///
+/// # Errors
+/// When the revision is compacted or not here yet, or its state is damaged.
+pub fn check_at(map: &impl OrderedMap, at: Revision) -> Result<(), ReadError> {
+    check_revision(&State::load(map)?, at)
+}
+
 /// A page of existing keys.
 ///
 /// # Errors

@@ -17,6 +17,8 @@ pub struct LimitSettings {
     pub key_bytes_max: usize,
     /// The longest value.
     pub value_bytes_max: usize,
+    /// The body of a transaction.
+    pub txn_bytes_max: usize,
     /// Client connections at a time.
     pub connections_max: usize,
     /// From the first byte of a request to the end of its headers.
@@ -66,6 +68,7 @@ impl Default for LimitSettings {
         LimitSettings {
             key_bytes_max: 4 << 10,
             value_bytes_max: 1 << 20,
+            txn_bytes_max: 4 << 20,
             connections_max: 10_000,
             header_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
@@ -97,6 +100,7 @@ impl LimitSettings {
         let bounds = [
             ("key_bytes_max", self.key_bytes_max as u64, 1, 16 * KIB),
             ("value_bytes_max", self.value_bytes_max as u64, 1, 8 * MIB),
+            ("txn_bytes_max", self.txn_bytes_max as u64, 1, 8 * MIB),
             ("connections_max", self.connections_max as u64, 1, 1_000_000),
             ("header_timeout_ms", self.header_timeout_ms, 10, 600_000),
             ("body_timeout_ms", self.body_timeout_ms, 10, 600_000),

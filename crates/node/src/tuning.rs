@@ -93,6 +93,8 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         bodies_bytes_max: limits.writes_waiting_bytes_max.max(defaults.bodies_bytes_max),
         key_bytes_max: limits.key_bytes_max,
         value_bytes_max: limits.value_bytes_max,
+        // A larger one would never be let in.
+        txn_bytes_max: limits.txn_bytes_max.min(limits.writes_waiting_bytes_max / 2),
         connections_max,
         header_timeout_ms: limits.header_timeout_ms,
         idle_timeout_ms: limits.idle_timeout_ms,

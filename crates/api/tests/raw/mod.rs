@@ -82,6 +82,16 @@ impl Raw {
         self.next(false).await
     }
 
+    /// Waits until this was received, and takes none of it.
+    pub async fn until(&mut self, words: &str) {
+        self.read_until(|bytes| find(bytes, words.as_bytes())).await.expect("these words");
+    }
+
+    /// Waits for the beginning of an answer, and takes none of it.
+    pub async fn begin(&mut self) {
+        self.read_until(|bytes| (!bytes.is_empty()).then_some(0)).await.expect("an answer");
+    }
+
     pub async fn answer_to_head(&mut self) -> Answer {
         self.next(true).await
     }

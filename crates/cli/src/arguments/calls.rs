@@ -52,6 +52,9 @@ pub(crate) struct Get {
     /// Read what the node has, which may be old.
     #[arg(long)]
     pub(crate) stale: bool,
+    /// The value that the key had at this revision.
+    #[arg(long)]
+    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -78,6 +81,9 @@ pub(crate) struct List {
     #[arg(long, value_name = "COUNT", default_value_t = 1_000,
           value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub(crate) limit: u64,
+    /// The keys as they were at this revision [default: the newest].
+    #[arg(long)]
+    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

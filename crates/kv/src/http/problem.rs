@@ -59,6 +59,18 @@ pub enum ProblemKind {
     BadQuery,
     /// A header that matters has a wrong value.
     BadHeader,
+    /// An operation or a comparison in JSON is not one.
+    BadOperation,
+    /// Bytes in JSON are not in base64.
+    BadBase64,
+    /// A transaction has too many operations or comparisons.
+    TooManyOperations,
+    /// A branch of a transaction writes a key twice.
+    WrittenTwice,
+    /// A transaction is too large for the log, or what it brings back for an answer.
+    TxnTooLarge,
+    /// There is no such lease.
+    LeaseNotFound,
     /// The key is longer than the node takes.
     KeyTooLong,
     /// The value or the whole body is longer than the node takes.
@@ -77,6 +89,8 @@ pub enum ProblemKind {
     NotFound,
     /// The resource does not know the method.
     MethodNotAllowed,
+    /// The revision was compacted before, so there is nothing to do.
+    AlreadyCompacted,
     /// `If-Match` or `If-None-Match` does not hold.
     PreconditionFailed,
     /// The idempotency key was used for another request.
@@ -115,11 +129,17 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 30] = [
+    pub const ALL: [ProblemKind; 37] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
         ProblemKind::BadHeader,
+        ProblemKind::BadOperation,
+        ProblemKind::BadBase64,
+        ProblemKind::TooManyOperations,
+        ProblemKind::WrittenTwice,
+        ProblemKind::TxnTooLarge,
+        ProblemKind::LeaseNotFound,
         ProblemKind::KeyTooLong,
         ProblemKind::BodyTooLarge,
         ProblemKind::HeadersTooLarge,
@@ -129,6 +149,7 @@ impl ProblemKind {
         ProblemKind::FutureRevision,
         ProblemKind::NotFound,
         ProblemKind::MethodNotAllowed,
+        ProblemKind::AlreadyCompacted,
         ProblemKind::PreconditionFailed,
         ProblemKind::IdempotencyMismatch,
         ProblemKind::NoSuchMember,
@@ -178,6 +199,14 @@ impl ProblemKind {
             Self::BadKey => ("urn:synod:bad-key", 400, "Malformed key"),
             Self::BadQuery => ("urn:synod:bad-query", 400, "Malformed query"),
             Self::BadHeader => ("urn:synod:bad-header", 400, "Malformed header"),
+            Self::BadOperation => ("urn:synod:bad-operation", 400, "Malformed operation"),
+            Self::BadBase64 => ("urn:synod:bad-base64", 400, "Malformed base64"),
+            Self::TooManyOperations => {
+                ("urn:synod:too-many-operations", 400, "Too many operations")
+            }
+            Self::WrittenTwice => ("urn:synod:written-twice", 400, "Two writes to one key"),
+            Self::TxnTooLarge => ("urn:synod:transaction-too-large", 413, "Transaction too large"),
+            Self::LeaseNotFound => ("urn:synod:lease-not-found", 404, "No such lease"),
             Self::KeyTooLong => ("urn:synod:key-too-long", 414, "Key too long"),
             Self::BodyTooLarge => ("urn:synod:body-too-large", 413, "Body too large"),
             Self::HeadersTooLarge => ("urn:synod:headers-too-large", 431, "Headers too large"),
@@ -187,6 +216,9 @@ impl ProblemKind {
             Self::FutureRevision => ("urn:synod:future-revision", 400, "No such revision yet"),
             Self::NotFound => ("urn:synod:not-found", 404, "No such resource"),
             Self::MethodNotAllowed => ("urn:synod:method-not-allowed", 405, "Method not allowed"),
+            Self::AlreadyCompacted => {
+                ("urn:synod:already-compacted", 409, "Revision was compacted before")
+            }
             Self::PreconditionFailed => {
                 ("urn:synod:precondition-failed", 412, "Precondition failed")
             }
