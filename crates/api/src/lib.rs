@@ -7,7 +7,7 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `cluster`, `members`, `node`.
+//! `range_delete`, `watch`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
@@ -32,6 +32,7 @@ mod response;
 mod router;
 mod server;
 mod target;
+mod watch;
 
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};

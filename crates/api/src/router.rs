@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{backup, cluster, key, listing, members, node, range_delete};
+use crate::{backup, cluster, key, listing, members, node, range_delete, watch};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +50,7 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv/", to_key())
             .route("/v1/kv/{*key}", to_key())
             .route("/v1/snapshot", to_backup())
+            .route("/v1/watch", to_watch())
             .route("/v1/status", to_node(node::status))
             .route("/v1/cluster", to_members())
             .route("/v1/cluster/members", to_members())
@@ -70,6 +71,16 @@ impl<R: Replica> Front<R> {
 
     pub(crate) fn admission(&self) -> &Admission {
         &self.context.admission
+    }
+
+    /// Hands what happens to the watches for as long as it is let.
+    pub(crate) async fn run_watches(&self) {
+        self.context.watches.run(self.context.replica.clone()).await;
+    }
+
+    /// Ends all watches, also those to come.
+    pub(crate) fn stop_watches(&self) {
+        self.context.watches.stop();
     }
 
     /// Answers one request.
@@ -165,6 +176,14 @@ fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible>
     })
 }
 
+fn to_watch<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let (head, _) = request.into_parts();
+        let result = watch::answer(&context, &head).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 /// A route that is only read and takes no parameters.
 fn to_node<R: Replica>(
     handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
@@ -179,13 +198,13 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 6] = ["txn", "batch", "watch", "lease", "lock", "compact"];
+    const NOT_YET: [&str; 5] = ["txn", "batch", "lease", "lock", "compact"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, \
-         /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/watch, \
+         /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
          /v1/cluster/transfer, /livez, /readyz and /metrics."
     };
     let response = context.refuse(Problem::new(Kind::NotFound, detail));

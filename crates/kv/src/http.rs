@@ -4,6 +4,7 @@ pub mod base64;
 mod members;
 mod problem;
 mod status;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ pub use members::{
 };
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
+pub use watch::{EventBody, EventKind, ProgressBody, WatchEnd, WatchEndBody, WatchPage};
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
