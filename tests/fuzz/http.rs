@@ -235,7 +235,7 @@ fn requests() -> Vec<Vec<u8>> {
         "GET /v1/kv HTTP/1.1\r\naccept: application/x-ndjson",
         "POST /v1/cluster/transfer HTTP/1.1\r\ncontent-length: 9\r\n\r\n{\"to\": 2}",
         "POST /v1/cluster/transfer HTTP/1.1\r\ncontent-length: 0",
-        "GET /v1/watch?prefix=b&from=1&prev HTTP/1.0",
+        "GET /v1/watch?prefix=b&from=1&prev&wait=0s HTTP/1.0",
         "GET /v1/watch?key=a&from=2.0&wait=10ms HTTP/1.1\r\nlast-event-id: 1",
         "GET /v1/status HTTP/1.1",
         "GET /livez HTTP/1.1",

@@ -90,7 +90,6 @@ const CASES: &[Case] = &[
     ("GET /v2/kv/a", "", "", 404, "not-found", "no such resource"),
     ("GET /v1/kvs", "", "", 404, "not-found", "no such resource"),
     ("POST /v1/txn", "", "{}", 404, "not-found", "not supported by this version"),
-    ("GET /v1/watch?key=a", "", "", 404, "not-found", "not supported by this version"),
     ("OPTIONS *", "", "", 404, "not-found", "no such resource"),
     ("CONNECT synod:80", "", "", 404, "not-found", "no such resource"),
 ];
