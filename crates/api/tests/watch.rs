@@ -303,6 +303,10 @@ async fn a_client_that_leaves_ends_its_watch() {
     while metric(&server, "watches").await != "0" {
         tokio::task::yield_now().await;
     }
+    // One that will not ask for anything more has left, too.
+    let mut events = Events::open(&server, "/v1/watch", "").await;
+    events.raw.finish_sending().await;
+    events.raw.rest().await;
     drop(fake);
 }
 

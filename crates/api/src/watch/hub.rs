@@ -11,7 +11,7 @@
 //! is not before `next`, and what is before it is not put into its queue. Both is decided
 //! under the lock that is held while a page is handed out.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -65,7 +65,7 @@ pub(crate) struct Counters {
 struct State {
     /// The first change that was not handed out.
     next: ChangePoint,
-    watches: HashMap<WatchId, Arc<Watch>>,
+    watches: BTreeMap<WatchId, Arc<Watch>>,
     index: Index,
     live: Live,
     last_id: WatchId,
@@ -134,7 +134,7 @@ impl Hub {
     pub(crate) fn new(limits: &Limits) -> Self {
         let state = State {
             next: ChangePoint::at(Revision(1)),
-            watches: HashMap::new(),
+            watches: BTreeMap::new(),
             index: Index::default(),
             live: Live::default(),
             last_id: 0,
