@@ -23,6 +23,7 @@ pub(crate) struct Admission {
     batches: Arc<Semaphore>,
     batch_pages: Arc<Semaphore>,
     batch_pages_max: usize,
+    watches: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     connections_max: u32,
     farewells: Arc<Semaphore>,
@@ -35,6 +36,8 @@ const FAREWELLS_MAX: usize = 64;
 impl Admission {
     pub(crate) fn new(limits: &Limits) -> Self {
         let connections_max = limits.connections_max.clamp(1, 1 << 20);
+        // However many watches there are, other calls find a connection.
+        let watches_max = limits.watches_max.min(connections_max - connections_max / 8);
         let answer_pages_max = (limits.answers_bytes_max / PAGE_BYTES).clamp(1, 1 << 28);
         let batch_pages_max = (limits.bodies_bytes_max / 2 / PAGE_BYTES).clamp(1, 1 << 28);
         Self {
@@ -47,6 +50,7 @@ impl Admission {
             reads: Semaphore::new(limits.reads_in_flight_max),
             body_pages: Semaphore::new(limits.bodies_bytes_max / PAGE_BYTES),
             streams: Arc::new(Semaphore::new(limits.list_streams_max)),
+            watches: Arc::new(Semaphore::new(watches_max)),
             connections: Arc::new(Semaphore::new(connections_max)),
             connections_max: u32::try_from(connections_max).unwrap_or(u32::MAX),
             farewells: Arc::new(Semaphore::new(FAREWELLS_MAX)),
@@ -112,6 +116,14 @@ impl Admission {
             (Ok(place), Ok(room)) => Ok([place, room]),
             _ => Err(overloaded("batches")),
         }
+    }
+
+    /// A place for a watch.
+    ///
+    /// # Errors
+    /// When all are taken.
+    pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        Arc::clone(&self.watches).try_acquire_owned().map_err(|_| overloaded("watches"))
     }
 
     /// A place for a connection; none when all are taken.

@@ -123,7 +123,11 @@ pub(crate) fn idempotency_key(headers: &HeaderMap, asked_ms: u64) -> Result<Opti
     Ok(Some(Name { key: Bytes::copy_from_slice(text.as_bytes()), asked_ms }))
 }
 
-fn single<'a>(
+/// The value of a header that may come once.
+///
+/// # Errors
+/// When it comes twice, or is no text.
+pub(crate) fn single<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
     title: &str,

@@ -18,9 +18,10 @@ use crate::replica::{Refused, Replica};
 use crate::request_body::{self, Received};
 use crate::response::{self, Body};
 use crate::target::{self, Query};
+use crate::watch::Hub;
 
 /// Answers up to this size are not counted: the bound on connections bounds them.
-const ANSWER_BYTES_FREE: usize = 16 * 1024;
+pub(crate) const ANSWER_BYTES_FREE: usize = 16 * 1024;
 
 /// A document that is sent to us is a few words and addresses.
 const DOCUMENT_BYTES_MAX: usize = 4 * 1024;
@@ -32,6 +33,7 @@ pub(crate) struct Context<R> {
     pub(crate) limits: Arc<Limits>,
     pub(crate) admission: Admission,
     pub(crate) counters: Counters,
+    pub(crate) watches: Arc<Hub>,
 }
 
 /// A write that went through the log.
@@ -53,7 +55,8 @@ pub(crate) struct Expires {
 
 impl<R: Replica> Context<R> {
     pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
-        Self { replica, admission: Admission::new(&limits), counters: Counters::default(), limits }
+        let (admission, watches) = (Admission::new(&limits), Arc::new(Hub::new(&limits)));
+        Self { replica, admission, counters: Counters::default(), watches, limits }
     }
 
     /// The client's name for a write, if it gave one. To be asked for before the body of

@@ -7,7 +7,7 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `txn`, `batch`, `compaction`, `cluster`, `members`, `node`.
+//! `range_delete`, `txn`, `batch`, `compaction`, `watch`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
@@ -38,6 +38,7 @@ mod server;
 mod target;
 mod txn;
 mod txn_name;
+mod watch;
 
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};

@@ -47,6 +47,15 @@ pub struct Limits {
     /// Batches at a time. Together they hold at most half of `bodies_bytes_max`, beside the
     /// other bodies; one always fits.
     pub batches_max: usize,
+    /// Watches at a time; but an eighth of the connections is left to other calls.
+    pub watches_max: usize,
+    /// For how long a watch may be silent before it tells how far it is.
+    pub watch_progress_ms: u64,
+    /// Events that wait for one watch. Beyond that it reads them by itself, when its client
+    /// takes them.
+    pub watch_queue_events_max: usize,
+    /// The same of all watches together; an event that waits for many counts once.
+    pub watch_held_bytes_max: usize,
     /// Keys that one command of a range delete removes.
     pub range_delete_keys_max: u32,
     /// From the signal to stop until open connections are cut.
@@ -59,7 +68,7 @@ impl Default for Limits {
             key_bytes_max: 4 * 1024,
             value_bytes_max: 1024 * 1024,
             txn_bytes_max: 4 * 1024 * 1024,
-            connections_max: 10_000,
+            connections_max: 12_000,
             headers_max: 64,
             header_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
@@ -76,6 +85,10 @@ impl Default for Limits {
             list_bytes_max: 1024 * 1024,
             list_streams_max: 64,
             batches_max: 16,
+            watches_max: 10_000,
+            watch_progress_ms: 10_000,
+            watch_queue_events_max: 256,
+            watch_held_bytes_max: 32 * 1024 * 1024,
             range_delete_keys_max: 10_000,
             shutdown_timeout_ms: 10_000,
         }

@@ -46,5 +46,6 @@ pub(crate) fn metrics<R: Replica>(context: &Context<R>) -> Result<Response<Body>
         text.push('\n');
     }
     context.counters.write(&context.admission, &mut text);
+    context.watches.write_metrics(&mut text);
     Ok(response::text(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
 }

@@ -62,10 +62,15 @@ impl Body {
     /// The same bytes, with the room that they take.
     pub(crate) fn hold(self, room: OwnedSemaphorePermit) -> Self {
         match self {
-            Self::Whole(Some(bytes)) => Self::whole(Bytes::from_owner(Held { bytes, _room: room })),
+            Self::Whole(Some(bytes)) => Self::whole(held(bytes, room)),
             other => other,
         }
     }
+}
+
+/// Bytes, with the room that they take.
+pub(crate) fn held(bytes: Bytes, room: OwnedSemaphorePermit) -> Bytes {
+    Bytes::from_owner(Held { bytes, _room: room })
 }
 
 /// Bytes and the room that they take. It is free again when the last of them is in

@@ -17,7 +17,9 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{backup, batch, cluster, compaction, key, listing, members, node, range_delete, txn};
+use crate::{
+    backup, batch, cluster, compaction, key, listing, members, node, range_delete, txn, watch,
+};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,7 @@ impl<R: Replica> Front<R> {
             .route("/v1/batch", to_batch())
             .route("/v1/compact", to_compaction())
             .route("/v1/snapshot", to_backup())
+            .route("/v1/watch", to_watch())
             .route("/v1/status", to_node(node::status))
             .route("/v1/cluster", to_members())
             .route("/v1/cluster/members", to_members())
@@ -73,6 +76,16 @@ impl<R: Replica> Front<R> {
 
     pub(crate) fn admission(&self) -> &Admission {
         &self.context.admission
+    }
+
+    /// Hands what happens to the watches for as long as it is let.
+    pub(crate) async fn run_watches(&self) {
+        self.context.watches.run(self.context.replica.clone()).await;
+    }
+
+    /// Ends all watches, also those to come.
+    pub(crate) fn stop_watches(&self) {
+        self.context.watches.stop();
     }
 
     /// Answers one request.
@@ -189,6 +202,14 @@ fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible>
     })
 }
 
+fn to_watch<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let (head, _) = request.into_parts();
+        let result = watch::answer(&context, &head).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 /// A route that is only read and takes no parameters.
 fn to_node<R: Replica>(
     handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
@@ -203,14 +224,15 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 3] = ["watch", "lease", "lock"];
+    const NOT_YET: [&str; 2] = ["lease", "lock"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
         "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
-         /v1/batch, /v1/compact, /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, \
-         /v1/cluster/quorums, /v1/cluster/transfer, /livez, /readyz and /metrics."
+         /v1/batch, /v1/compact, /v1/watch, /v1/snapshot, /v1/status, /v1/cluster, \
+         /v1/cluster/members, /v1/cluster/quorums, /v1/cluster/transfer, /livez, /readyz and \
+         /metrics."
     };
     let response = context.refuse(Problem::new(Kind::NotFound, detail));
     std::future::ready(response::into_routed(response))

@@ -49,6 +49,10 @@ pub async fn serve_by<R: Replica>(
     let shutdown_timeout = Duration::from_millis(limits.shutdown_timeout_ms);
     let front = Front::new(route, replica, Arc::new(limits));
     let (phase, watched) = watch::channel(Phase::Running);
+    let watches = tokio::spawn({
+        let front = front.clone();
+        async move { front.run_watches().await }
+    });
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -61,6 +65,8 @@ pub async fn serve_by<R: Replica>(
         }
     }
     drop(listener);
+    watches.abort();
+    front.stop_watches();
     // A send fails when nobody listens, and then nobody needs to know.
     let _ = phase.send(Phase::Draining);
     if timeout(shutdown_timeout, front.admission().all_connections_closed()).await.is_err() {

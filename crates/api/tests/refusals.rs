@@ -103,7 +103,6 @@ const CASES: &[Case] = &[
     ("POST /v1/batch", "if-none-match: *", "{}", 400, "bad-header", "not for a batch"),
     ("POST /v1/batch", "idempotency-key: a", "{}", 400, "bad-header", "names one write"),
     ("POST /v1/batch", "synod-timeout: 1", "{}", 400, "bad-header", "2s or 500ms"),
-    ("GET /v1/watch?key=a", "", "", 404, "not-found", "not supported by this version"),
     // Compactions.
     ("GET /v1/compact", "", "", 405, "method-not-allowed", "POST"),
     ("POST /v1/compact?revision=1", "", "{}", 400, "bad-query", "takes: redirect"),

@@ -175,6 +175,19 @@ pub struct ChangePage {
 /// When the first revision is compacted or more than one above the newest, and when the
 /// map cannot be read or is damaged.
 pub fn changes(map: &impl OrderedMap, query: &ChangeQuery) -> Result<ChangePage, ReadError> {
+    changes_where(map, query, |_| true)
+}
+
+/// [`changes`], of those keys of the range that are wanted. What became of the others is not
+/// looked up.
+///
+/// # Errors
+/// As of [`changes`].
+pub fn changes_where(
+    map: &impl OrderedMap,
+    query: &ChangeQuery,
+    wants: impl Fn(&[u8]) -> bool,
+) -> Result<ChangePage, ReadError> {
     let mut cursor = map.cursor(APPLIED_KEY, layout::CHANGES_END)?;
     let state = state_at(&mut cursor)?;
     let (current, from) = (state.revision, query.from.revision);
@@ -186,8 +199,8 @@ pub fn changes(map: &impl OrderedMap, query: &ChangeQuery) -> Result<ChangePage,
     }
     let to = query.to.map_or(current, |to| to.min(current));
     let page = ChangePage { changes: Vec::new(), next: query.from, revision: current };
-    let mut pager =
-        Pager { cursor, query, to, page, bytes: 0, visits: 0, whole: (0, query.from), at: from };
+    let whole = (0, query.from);
+    let mut pager = Pager { cursor, query, wants, to, page, bytes: 0, visits: 0, whole, at: from };
     if from <= to {
         pager.fill()?;
     }
@@ -195,9 +208,10 @@ pub fn changes(map: &impl OrderedMap, query: &ChangeQuery) -> Result<ChangePage,
 }
 
 /// Fills a page.
-struct Pager<'q, C> {
+struct Pager<'q, C, W> {
     cursor: C,
     query: &'q ChangeQuery,
+    wants: W,
     to: Revision,
     page: ChangePage,
     bytes: usize,
@@ -208,7 +222,7 @@ struct Pager<'q, C> {
     at: Revision,
 }
 
-impl<C: Cursor> Pager<'_, C> {
+impl<C: Cursor, W: Fn(&[u8]) -> bool> Pager<'_, C, W> {
     fn fill(&mut self) -> Result<(), MapError> {
         let from = self.query.from;
         let mut place = layout::changes_key(from.revision, from.number).to_vec();
@@ -260,7 +274,7 @@ impl<C: Cursor> Pager<'_, C> {
             }
         }
         self.visits += 1;
-        if !self.query.asks_for(key) {
+        if !self.query.asks_for(key) || !(self.wants)(key) {
             return Ok(false);
         }
         let change = self.read(point.revision, key, is_put)?;

@@ -6,6 +6,7 @@ mod members;
 mod problem;
 mod status;
 mod txn;
+mod watch;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub use txn::{
     CompareBody, Few, Operand, OperationBody, OperationName, RelationName, TargetName,
     TxnAnswerBody, TxnBody, TxnResultBody,
 };
+pub use watch::{EventBody, EventKind, ProgressBody, WatchEnd, WatchEndBody, WatchPage};
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use crate::map::{Cursor, MapError, OrderedMap};
 use crate::walk::{Finder, Walk, first_at, state_at};
 use crate::{APPLIED_KEY, KeyRecord, Revision, State};
 
-pub use crate::change::{Change, ChangePage, ChangePoint, ChangeQuery, changes};
+pub use crate::change::{Change, ChangePage, ChangePoint, ChangeQuery, changes, changes_where};
 
 /// Why nothing was read.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -35,6 +35,10 @@ pub struct LimitSettings {
     pub list_entries_max: usize,
     /// Keys and values of a listed page.
     pub list_bytes_max: usize,
+    /// Watches at a time; an eighth of the connections is left to other calls.
+    pub watches_max: usize,
+    /// For how long a watch may be silent before it tells how far it is.
+    pub watch_progress_ms: u64,
     /// Keys that one range delete removes.
     pub range_delete_keys_max: u32,
     /// Writes of this node's clients that wait for their outcome.
@@ -69,7 +73,7 @@ impl Default for LimitSettings {
             key_bytes_max: 4 << 10,
             value_bytes_max: 1 << 20,
             txn_bytes_max: 4 << 20,
-            connections_max: 10_000,
+            connections_max: 12_000,
             header_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
             idle_timeout_ms: 120_000,
@@ -77,6 +81,8 @@ impl Default for LimitSettings {
             call_timeout_max_ms: 60_000,
             list_entries_max: 1_000,
             list_bytes_max: 1 << 20,
+            watches_max: 10_000,
+            watch_progress_ms: 10_000,
             range_delete_keys_max: 10_000,
             writes_waiting_max: 16_384,
             writes_waiting_bytes_max: 64 << 20,
@@ -109,6 +115,8 @@ impl LimitSettings {
             ("call_timeout_max_ms", self.call_timeout_max_ms, 1, 600_000),
             ("list_entries_max", self.list_entries_max as u64, 1, 100_000),
             ("list_bytes_max", self.list_bytes_max as u64, KIB, 64 * MIB),
+            ("watches_max", self.watches_max as u64, 0, 1_000_000),
+            ("watch_progress_ms", self.watch_progress_ms, 10, 600_000),
             ("range_delete_keys_max", u64::from(self.range_delete_keys_max), 1, 10_000),
             ("writes_waiting_max", self.writes_waiting_max as u64, 1, 1_000_000),
             ("writes_waiting_bytes_max", self.writes_waiting_bytes_max as u64, MIB, 8 * GIB),

@@ -105,6 +105,8 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         reads_in_flight_max: limits.reads_waiting_max,
         list_entries_max: limits.list_entries_max,
         list_bytes_max: limits.list_bytes_max,
+        watches_max: limits.watches_max,
+        watch_progress_ms: limits.watch_progress_ms,
         range_delete_keys_max: limits.range_delete_keys_max,
         shutdown_timeout_ms: settings.timing.shutdown_timeout_ms,
         ..defaults

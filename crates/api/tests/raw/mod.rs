@@ -34,7 +34,7 @@ impl Server {
     }
 
     pub async fn connect(&self) -> Raw {
-        Raw { stream: TcpStream::connect(self.address).await.unwrap(), read: Vec::new() }
+        Raw::connect(self.address).await
     }
 
     /// One request on a connection of its own.
@@ -64,6 +64,10 @@ pub struct Raw {
 }
 
 impl Raw {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self { stream: TcpStream::connect(address).await.unwrap(), read: Vec::new() }
+    }
+
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -96,10 +100,15 @@ impl Raw {
         self.next(true).await
     }
 
-    async fn next(&mut self, is_head: bool) -> Answer {
+    /// The next answer without its body.
+    pub async fn head(&mut self) -> Answer {
         let end = self.read_until(|bytes| find(bytes, b"\r\n\r\n")).await.expect("an answer");
         let head: Vec<u8> = self.read.drain(..end + 4).collect();
-        let mut answer = Answer::parse(&head);
+        Answer::parse(&head)
+    }
+
+    async fn next(&mut self, is_head: bool) -> Answer {
+        let mut answer = self.head().await;
         let is_empty = is_head || matches!(answer.status, 100..=199 | 204 | 304);
         if is_empty {
             return answer;
@@ -120,20 +129,21 @@ impl Raw {
 
     async fn chunks(&mut self) -> Vec<u8> {
         let mut body = Vec::new();
-        loop {
-            let end = self.read_until(|bytes| find(bytes, b"\r\n")).await.expect("a chunk");
-            let line: Vec<u8> = self.read.drain(..end + 2).collect();
-            let length =
-                usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
-            self.read_until(|bytes| (bytes.len() >= length + 2).then_some(0))
-                .await
-                .expect("a chunk");
-            body.extend(self.read.drain(..length));
-            self.read.drain(..2);
-            if length == 0 {
-                return body;
-            }
+        while let Some(chunk) = self.chunk().await {
+            body.extend(chunk);
         }
+        body
+    }
+
+    /// The next chunk of a body; none for the last one.
+    pub async fn chunk(&mut self) -> Option<Vec<u8>> {
+        let end = self.read_until(|bytes| find(bytes, b"\r\n")).await.expect("a chunk");
+        let line: Vec<u8> = self.read.drain(..end + 2).collect();
+        let length = usize::from_str_radix(std::str::from_utf8(&line[..end]).unwrap(), 16).unwrap();
+        self.read_until(|bytes| (bytes.len() >= length + 2).then_some(0)).await.expect("a chunk");
+        let chunk = self.read.drain(..length).collect();
+        self.read.drain(..2);
+        (length > 0).then_some(chunk)
     }
 
     /// Everything up to the end.

@@ -1,0 +1,365 @@
+//! Hands what happens to the watches of this node.
+//!
+//! Each change is read once, and only if somebody is interested in its key; then it lies in
+//! the queues of those. A queue is bounded, and so is what lies in all of them: a watch whose
+//! queue has no room *falls behind*. It empties its queue, reads the list of changes by itself
+//! as fast as its client takes them, and comes back when it has caught up. So a slow
+//! client costs no memory, and a fast one costs no reading.
+//!
+//! Why nothing is missed or told twice: `next` is the first change that was not handed out. A
+//! watch comes to the hub with the first change that it has not read. It is taken only if that
+//! is not before `next`, and what is before it is not put into its queue. Both is decided
+//! under the lock that is held while a page is handed out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use synod_kv::Revision;
+use synod_kv::read::{self, ChangePage, ChangePoint, ChangeQuery, ReadError};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::limits::Limits;
+use crate::replica::Replica;
+use crate::watch::event::Event;
+use crate::watch::index::{Index, Range, WatchId};
+
+/// Changes that one look passes by at most. Between two looks others have their turn.
+pub(crate) const VISITS_MAX: usize = 2_000;
+/// Keys and values that one look brings.
+const LOOK_BYTES_MAX: usize = 1 << 20;
+/// From one look to the next, so that a commit a moment does not cost a look each.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// After a look that was not told of anything new.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How long the replica is asked to wait for something new at a time.
+const PATIENCE: Duration = Duration::from_secs(3_600);
+
+/// The watches of this node.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    /// Somebody came who wants to be handed what happens.
+    joined: Notify,
+    /// Bytes of what lies in the queues.
+    held: Arc<AtomicUsize>,
+    held_bytes_max: usize,
+    queue_events_max: usize,
+    pub(crate) counters: Counters,
+}
+
+/// What is counted. It orders nothing, hence `Relaxed`.
+#[derive(Default, Debug)]
+pub(crate) struct Counters {
+    pub(crate) events: AtomicU64,
+    /// Watches that were ended by the node.
+    pub(crate) dropped: AtomicU64,
+    /// How often one had to read by itself because its queue was full.
+    pub(crate) lags: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The first change that was not handed out.
+    next: ChangePoint,
+    watches: BTreeMap<WatchId, Arc<Watch>>,
+    index: Index,
+    live: Live,
+    last_id: WatchId,
+    is_stopping: bool,
+}
+
+/// How many watches are handed what happens, and of those, how many want to know what was
+/// before.
+#[derive(Default, Debug)]
+struct Live {
+    all: usize,
+    previous: usize,
+}
+
+/// A watch as the hub sees it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    pub(crate) id: WatchId,
+    pub(crate) range: Range,
+    /// It wants to know what was before.
+    pub(crate) previous: bool,
+    queue: Mutex<Queue>,
+}
+
+/// What is between the hub and a watch. The lock of the hub is taken before its lock.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) items: VecDeque<Item>,
+    pub(crate) mode: Mode,
+    pub(crate) waker: Option<Waker>,
+    pub(crate) is_stopping: bool,
+}
+
+/// How a watch gets what is not in its queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Mode {
+    /// It is handed what happens from this revision on.
+    Live(Revision),
+    /// It reads by itself from here on.
+    Behind(ChangePoint),
+}
+
+/// An event in a queue.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) event: Arc<Event>,
+    /// The last one of its revision for this watch.
+    pub(crate) is_last: bool,
+}
+
+impl Watch {
+    pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
+        lock(&self.queue)
+    }
+}
+
+impl Queue {
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let state = State {
+            next: ChangePoint::at(Revision(1)),
+            watches: BTreeMap::new(),
+            index: Index::default(),
+            live: Live::default(),
+            last_id: 0,
+            is_stopping: false,
+        };
+        Self {
+            state: Mutex::new(state),
+            joined: Notify::new(),
+            held: Arc::default(),
+            held_bytes_max: limits.watch_held_bytes_max,
+            queue_events_max: limits.watch_queue_events_max,
+            counters: Counters::default(),
+        }
+    }
+
+    /// A new watch, which reads by itself from here on.
+    pub(crate) fn open(&self, range: Range, previous: bool, at: ChangePoint) -> Arc<Watch> {
+        let mut state = lock(&self.state);
+        state.last_id += 1;
+        let is_stopping = state.is_stopping;
+        let mode = Mode::Behind(at);
+        let queue = Mutex::new(Queue { items: VecDeque::new(), mode, waker: None, is_stopping });
+        let watch = Arc::new(Watch { id: state.last_id, range, previous, queue });
+        state.index.insert(watch.id, watch.range.clone());
+        state.watches.insert(watch.id, Arc::clone(&watch));
+        watch
+    }
+
+    /// Forgets a watch.
+    pub(crate) fn close(&self, watch: &Watch) {
+        let mut state = lock(&self.state);
+        state.watches.remove(&watch.id);
+        state.index.remove(watch.id, &watch.range);
+        if let Mode::Live(_) = watch.queue().mode {
+            state.live.count_out(watch);
+        }
+    }
+
+    /// Watches that are open.
+    pub(crate) fn open_count(&self) -> usize {
+        lock(&self.state).watches.len()
+    }
+
+    /// Bytes of what lies in the queues.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
+    /// Takes a watch that has read everything up to where it is. False if more was handed
+    /// out meanwhile, which it has to read first.
+    pub(crate) fn join(&self, watch: &Watch) -> bool {
+        let mut state = lock(&self.state);
+        let mut queue = watch.queue();
+        let Mode::Behind(at) = queue.mode else { return true };
+        if at.number != 0 || at < state.next || !queue.items.is_empty() {
+            return false;
+        }
+        if state.live.all == 0 {
+            // Nobody needs what is in between.
+            state.next = at;
+        }
+        queue.mode = Mode::Live(at.revision);
+        state.live.count_in(watch);
+        self.joined.notify_one();
+        true
+    }
+
+    /// Has a watch read by itself from here on, whatever lies in its queue.
+    pub(crate) fn leave(&self, watch: &Watch, at: ChangePoint) {
+        let mut state = lock(&self.state);
+        let mut queue = watch.queue();
+        queue.items.clear();
+        if let Mode::Live(_) = std::mem::replace(&mut queue.mode, Mode::Behind(at)) {
+            state.live.count_out(watch);
+        }
+    }
+
+    /// Up to which revision a watch has everything; none while something lies in its queue.
+    pub(crate) fn progress(&self, watch: &Watch) -> Option<Revision> {
+        let state = lock(&self.state);
+        let queue = watch.queue();
+        let next = match queue.mode {
+            Mode::Live(from) => state.next.revision.max(from),
+            Mode::Behind(at) => at.revision,
+        };
+        queue.items.is_empty().then_some(Revision(next.0.saturating_sub(1)))
+    }
+
+    /// Has all watches end, also those to come.
+    pub(crate) fn stop(&self) {
+        let mut state = lock(&self.state);
+        state.is_stopping = true;
+        for watch in state.watches.values() {
+            let mut queue = watch.queue();
+            queue.is_stopping = true;
+            queue.wake();
+        }
+    }
+
+    /// Hands out what happens for as long as it is let.
+    pub(crate) async fn run(&self, replica: impl Replica) {
+        loop {
+            let Some(next) = self.awaited() else {
+                self.joined.notified().await;
+                continue;
+            };
+            if replica.wait_revision(next, Instant::now() + PATIENCE).await.is_err() {
+                sleep(LOOK_AGAIN).await;
+            }
+            let begun = Instant::now();
+            let look = |query: &ChangeQuery, index: &Index| {
+                replica.read(|map| read::changes_where(map, query, |key| index.has(key)))
+            };
+            while self.hand_out(look) {
+                tokio::task::yield_now().await;
+            }
+            sleep_until(begun + LOOK_EVERY).await;
+        }
+    }
+
+    /// The revision that somebody waits for.
+    fn awaited(&self) -> Option<Revision> {
+        let state = lock(&self.state);
+        (state.live.all > 0).then_some(state.next.revision)
+    }
+
+    /// Reads a page and hands it out. Tells whether there is more.
+    pub(crate) fn hand_out(
+        &self,
+        look: impl FnOnce(&ChangeQuery, &Index) -> Result<ChangePage, ReadError>,
+    ) -> bool {
+        let mut state = lock(&self.state);
+        let state = &mut *state;
+        if state.live.all == 0 {
+            return false;
+        }
+        let query = ChangeQuery {
+            want_previous: state.live.previous > 0,
+            bytes_max: LOOK_BYTES_MAX,
+            visits_max: VISITS_MAX,
+            ..ChangeQuery::since(state.next.revision)
+        };
+        let page = match look(&query, &state.index) {
+            // A revision that is more than a page: as a whole it is too large for any queue.
+            Ok(page) if page.next.number != 0 => None,
+            // Each of them finds out what is the matter, and says so to its client.
+            Err(_) => None,
+            Ok(page) => Some(page),
+        };
+        let Some(page) = page else {
+            for watch in state.watches.values() {
+                self.fall_behind(watch, state.next.revision, &mut state.live);
+            }
+            return false;
+        };
+        let (next, is_through) = (page.next, page.next.revision > page.revision);
+        self.distribute(state, page);
+        state.next = next;
+        !is_through
+    }
+
+    fn distribute(&self, state: &mut State, page: ChangePage) {
+        let mut group: BTreeMap<WatchId, Vec<Arc<Event>>> = BTreeMap::new();
+        let mut changes = page.changes.into_iter().peekable();
+        while let Some(change) = changes.next() {
+            let revision = change.revision;
+            let event = Arc::new(Event::new(change, Arc::clone(&self.held)));
+            state.index.each(event.key(), |id| {
+                group.entry(id).or_default().push(Arc::clone(&event));
+            });
+            if changes.peek().is_some_and(|next| next.revision == revision) {
+                continue;
+            }
+            for (id, events) in std::mem::take(&mut group) {
+                if let Some(watch) = state.watches.get(&id) {
+                    self.put(watch, revision, events, &mut state.live);
+                }
+            }
+        }
+    }
+
+    /// Puts all that a watch is told of a revision into its queue, or nothing of it.
+    fn put(&self, watch: &Watch, revision: Revision, events: Vec<Arc<Event>>, live: &mut Live) {
+        let mut queue = watch.queue();
+        match queue.mode {
+            Mode::Live(from) if from <= revision => {}
+            Mode::Live(_) | Mode::Behind(_) => return,
+        }
+        let is_full = queue.items.len() + events.len() > self.queue_events_max
+            || self.held.load(Relaxed) > self.held_bytes_max;
+        if is_full {
+            drop(queue);
+            return self.fall_behind(watch, revision, live);
+        }
+        let last = events.len() - 1;
+        let items = events.into_iter().enumerate();
+        queue.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
+        queue.wake();
+    }
+
+    /// Has a live watch read by itself from this revision on.
+    fn fall_behind(&self, watch: &Watch, revision: Revision, live: &mut Live) {
+        let mut queue = watch.queue();
+        if let Mode::Live(from) = queue.mode {
+            queue.mode = Mode::Behind(ChangePoint::at(revision.max(from)));
+            queue.wake();
+            live.count_out(watch);
+            self.counters.lags.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Live {
+    fn count_in(&mut self, watch: &Watch) {
+        self.all += 1;
+        self.previous += usize::from(watch.previous);
+    }
+
+    fn count_out(&mut self, watch: &Watch) {
+        self.all -= 1;
+        self.previous -= usize::from(watch.previous);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
