@@ -125,7 +125,9 @@ impl World<'_> {
         let (now_us, kv_options) = (self.now_us, kv_options(&self.plan));
         let node = &mut self.nodes[id.0 as usize - 1];
         let (store, unflushed) = node.open_store();
-        let mut machine = StateMachine::open(store, kv_options).expect("memory does not fail");
+        let Ok(mut machine) = StateMachine::open(store, kv_options) else {
+            return Ok(Err(Unfit::Damaged));
+        };
         let truncated = recovered.truncated_upto.0;
         demand(machine.applied_slot() >= truncated, Checker::Durability, || {
             format!("{id} dropped its journal up to slot {truncated}, and its state ends before")
