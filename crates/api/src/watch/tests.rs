@@ -123,6 +123,8 @@ struct Client {
     unfinished: Vec<Seen>,
     connection: Follower,
     node: usize,
+    /// It has read everything. Much may happen before it says so.
+    has_read_all: bool,
 }
 
 impl Client {
@@ -154,6 +156,9 @@ impl Client {
     /// Takes what there is; false when there is nothing more for now.
     fn take(&mut self, map: &MemoryMap, bytes_max: usize) -> Result<bool, ReadError> {
         let mut text = Vec::new();
+        if std::mem::take(&mut self.has_read_all) {
+            self.connection.join();
+        }
         match self.connection.poll_turn(&Task::from_waker(Waker::noop()), bytes_max) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Turn::Stop) => unreachable!("nobody stops"),
@@ -165,9 +170,7 @@ impl Client {
             Poll::Ready(Turn::Read) => {
                 let page = self.connection.read(bytes_max / 10, |query| changes(map, query))?;
                 event::write_page(&mut text, &page, self.format);
-                if page.changes.is_empty() {
-                    self.connection.join();
-                }
+                self.has_read_all = page.changes.is_empty();
             }
         }
         self.receive(&text);
@@ -199,6 +202,7 @@ impl World {
                 seen: Vec::new(),
                 unfinished: Vec::new(),
                 node: 0,
+                has_read_all: false,
             }
         };
         let clients = wishes.into_iter().map(client).collect();
@@ -221,6 +225,7 @@ impl World {
         }
         client.unfinished.clear();
         client.node = node;
+        client.has_read_all = false;
         let at = ChangePoint::at(Revision(client.last_id + 1));
         let (hub, previous) = (&self.hubs[node], client.format.previous);
         client.connection = Follower::open(hub, client.range.clone(), previous, at);
@@ -292,12 +297,12 @@ impl World {
             self.run(Step::Apply(node));
         }
         for client in 0..CLIENTS {
-            loop {
+            // Once more after the last time: it may have come to the hub only then.
+            let mut idle = 0;
+            while idle < 2 {
                 let node = self.clients[client].node;
                 while self.hand_out(node, (1_000, 100)) {}
-                if !self.take(client, (100, 100_000)) {
-                    break;
-                }
+                idle = if self.take(client, (100, 100_000)) { 0 } else { idle + 1 };
             }
             self.run(Step::Quiet(client));
             let revision = self.store.machine.revision().0;
