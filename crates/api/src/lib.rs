@@ -7,19 +7,23 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `cluster`, `members`, `node`.
+//! `range_delete`, `lease`, `lock`, `cluster`, `members`, `node`.
 
 mod activity;
 mod admission;
 mod backup;
 mod call;
+mod claim;
 mod cluster;
 mod connection;
 mod context;
 mod counters;
 mod key;
+mod lease;
+mod leased_put;
 mod limits;
 mod listing;
+mod lock;
 mod members;
 mod membership;
 mod node;

@@ -17,7 +17,7 @@ use crate::limits::Limits;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
-use crate::{backup, cluster, key, listing, members, node, range_delete};
+use crate::{backup, cluster, key, lease, listing, lock, members, node, range_delete};
 
 /// The road that a request for one key takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,10 @@ impl<R: Replica> Front<R> {
             .route("/v1/kv", to_kv())
             .route("/v1/kv/", to_key())
             .route("/v1/kv/{*key}", to_key())
+            .route("/v1/lease", to_leases())
+            .route("/v1/lease/{*rest}", to_lease())
+            .route("/v1/lock/{*name}", to_lock())
+            .route("/v1/election/{*name}", to_lock())
             .route("/v1/snapshot", to_backup())
             .route("/v1/status", to_node(node::status))
             .route("/v1/cluster", to_members())
@@ -157,6 +161,27 @@ fn to_quorums<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible
     })
 }
 
+fn to_leases<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lease::leases(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_lease<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lease::one(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_lock<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lock::answer(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(|State(context): State<Shared<R>>, request: Asked| async move {
         let (head, _) = request.into_parts();
@@ -179,12 +204,13 @@ fn not_found<R: Replica>(
     State(context): State<Shared<R>>,
     request: Asked,
 ) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 6] = ["txn", "batch", "watch", "lease", "lock", "compact"];
+    const NOT_YET: [&str; 4] = ["txn", "batch", "watch", "compact"];
     let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
     let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
         "This call is not supported by this version."
     } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/snapshot, \
+        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/lease, \
+         /v1/lock/{name}, /v1/election/{name}, /v1/snapshot, \
          /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
          /v1/cluster/transfer, /livez, /readyz and /metrics."
     };

@@ -6,7 +6,7 @@ use crate::problem::{Kind, Problem};
 
 /// Parameters of the design that this version does not know yet. They are told
 /// apart from misspelt ones.
-const NOT_YET: [&str; 3] = ["lease", "revision", "ttl"];
+const NOT_YET: [&str; 1] = ["revision"];
 
 /// The key that `raw` stands for: the part of the path behind `/v1/kv/`, as it
 /// was sent. Bytes stand for themselves or as `%` and two digits; nothing else is

@@ -1,6 +1,7 @@
 //! The JSON bodies of the HTTP interface, for the server and its clients.
 
 pub mod base64;
+mod lease;
 mod members;
 mod problem;
 mod status;
@@ -9,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Entry, KeyRecord, Page};
 
+pub use lease::{
+    ClaimBody, GrantBody, GrantedBody, HeldBody, HolderBody, KeepAliveBody, KeptBody, KeptLease,
+    LeaseBody, LeasesBody, ReleasedBody, RevokedBody,
+};
 pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
     RestoredBody,

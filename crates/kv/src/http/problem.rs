@@ -81,6 +81,16 @@ pub enum ProblemKind {
     PreconditionFailed,
     /// The idempotency key was used for another request.
     IdempotencyMismatch,
+    /// There is no such lease, or it is coming to its end.
+    LeaseNotFound,
+    /// There is a lease with this id already.
+    LeaseExists,
+    /// There is no room for another lease.
+    LeasesFull,
+    /// Somebody else holds the lock, or won the election.
+    LockHeld,
+    /// The lock is not held with this token.
+    LockNotHeld,
     /// No member of the cluster has this id.
     NoSuchMember,
     /// A change does not fit the members as they are.
@@ -115,7 +125,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 30] = [
+    pub const ALL: [ProblemKind; 35] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -131,6 +141,11 @@ impl ProblemKind {
         ProblemKind::MethodNotAllowed,
         ProblemKind::PreconditionFailed,
         ProblemKind::IdempotencyMismatch,
+        ProblemKind::LeaseNotFound,
+        ProblemKind::LeaseExists,
+        ProblemKind::LeasesFull,
+        ProblemKind::LockHeld,
+        ProblemKind::LockNotHeld,
         ProblemKind::NoSuchMember,
         ProblemKind::MemberConflict,
         ProblemKind::ChangePending,
@@ -195,6 +210,11 @@ impl ProblemKind {
                 422,
                 "Idempotency key was used for another request",
             ),
+            Self::LeaseNotFound => ("urn:synod:lease-not-found", 404, "Lease not found"),
+            Self::LeaseExists => ("urn:synod:lease-exists", 409, "Lease exists"),
+            Self::LeasesFull => ("urn:synod:leases-full", 503, "Too many leases"),
+            Self::LockHeld => ("urn:synod:lock-held", 409, "Held by another"),
+            Self::LockNotHeld => ("urn:synod:lock-not-held", 409, "Not held with this token"),
             Self::NoSuchMember => ("urn:synod:no-such-member", 404, "No such member"),
             Self::MemberConflict => ("urn:synod:member-conflict", 409, "Conflict with the members"),
             Self::ChangePending => {
