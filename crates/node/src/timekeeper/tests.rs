@@ -274,6 +274,31 @@ fn an_expiry_whose_answer_was_lost_stands_in_the_way_until_a_renewal_in_the_log(
 }
 
 #[test]
+fn another_attempt_that_had_no_effect_does_not_speak_for_the_one_that_was_lost() {
+    let mut keeper = Timekeeper::default();
+    let mut now = Instant::now();
+    keeper.look(now);
+    let lease = Lease { ttl_ms: 100, granted_ms: 0, renewals: 0, is_ending: false };
+    keeper.begin(LeaseEpoch(1), vec![(ID, lease)]);
+    for expired in [Expired::Unknown, Expired::Old] {
+        assert!(!keeper.due(9).contains(&ID));
+        for _ in 0..5 {
+            now += PACE_MAX;
+            keeper.look(now);
+        }
+        assert_eq!(keeper.due(9), [ID]);
+        let proposal = keeper.judge(ID, Some(lease), 1).expect("it is over");
+        keeper.learn(ID, proposal.attempt, expired);
+        assert!(!keeper.renew(ID), "the first one may come yet");
+    }
+    keeper.hear(vec![News::Renewed { ids: vec![ID] }], 1);
+    assert!(keeper.renew(ID));
+    keeper.hear(vec![News::Ended { id: ID, more: true, is_named: true }], 1);
+    assert!(!keeper.renew(ID), "it comes to its end");
+    assert_eq!(keeper.due(9), [ID]);
+}
+
+#[test]
 fn a_lease_with_many_keys_is_ended_to_its_end() {
     let mut keeper = Timekeeper::default();
     let start = Instant::now();
