@@ -60,6 +60,23 @@ impl Deadline {
         Self { answer, replica: answer - MARGIN_MAX.min(timeout / 10) }
     }
 
+    /// The deadline of a request that came now and may wait for so long for something to
+    /// happen. Its own `Synod-Timeout` bounds that as well.
+    ///
+    /// # Errors
+    /// As of [`Deadline::of`].
+    pub(crate) fn of_waiting(
+        headers: &HeaderMap,
+        limits: &Limits,
+        wait: Duration,
+    ) -> Result<Self, Problem> {
+        let deadline = Self::of(headers, limits)?;
+        if headers.contains_key(TIMEOUT) {
+            return Ok(deadline);
+        }
+        Ok(Self { answer: deadline.answer + wait, replica: deadline.replica + wait })
+    }
+
     /// By when the body of the request must be here.
     pub(crate) fn body(self, limits: &Limits) -> Instant {
         self.answer.min(Instant::now() + Duration::from_millis(limits.body_timeout_ms))
@@ -72,12 +89,7 @@ impl Deadline {
 }
 
 fn parse_timeout(text: &str, timeout_ms_max: u64) -> Result<Duration, Problem> {
-    let (digits, unit_ms) = match text.strip_suffix("ms") {
-        Some(digits) => (digits, 1),
-        None => (text.strip_suffix('s').unwrap_or(""), 1_000),
-    };
-    let timeout_ms = decimal(digits).and_then(|count| count.checked_mul(unit_ms));
-    match timeout_ms {
+    match millis(text) {
         Some(timeout_ms @ 1..) if timeout_ms <= timeout_ms_max => {
             Ok(Duration::from_millis(timeout_ms))
         }
@@ -89,6 +101,15 @@ fn parse_timeout(text: &str, timeout_ms_max: u64) -> Result<Duration, Problem> {
             ),
         )),
     }
+}
+
+/// A time in whole seconds or milliseconds, such as `2s` or `500ms`, in milliseconds.
+pub(crate) fn millis(text: &str) -> Option<u64> {
+    let (digits, unit_ms) = match text.strip_suffix("ms") {
+        Some(digits) => (digits, 1),
+        None => (text.strip_suffix('s')?, 1_000),
+    };
+    decimal(digits)?.checked_mul(unit_ms)
 }
 
 /// A client's own name for a write.

@@ -10,6 +10,8 @@ use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, Revision
 
 use crate::call::{self, Deadline};
 use crate::context::{Context, Wrote};
+use crate::lease;
+use crate::leased_put::{self, Attach, Put};
 use crate::precondition::{self, Known};
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
@@ -23,6 +25,7 @@ const ALLOWED: &str = "GET, HEAD, PUT, DELETE";
 
 const READ_PARAMETERS: [&str; 4] = ["consistency", "min_revision", "revision", "redirect"];
 const WRITE_PARAMETERS: [&str; 2] = ["prev", "redirect"];
+const PUT_PARAMETERS: [&str; 4] = ["lease", "ttl", "prev", "redirect"];
 
 /// Answers a request whose path begins with [`PREFIX`].
 pub(crate) async fn answer<R, B>(context: &Context<R>, request: Request<B>) -> Response<Body>
@@ -85,10 +88,11 @@ where
     R: Replica,
     B: HttpBody<Data = Bytes> + Unpin,
 {
-    let query = Query::parse(head.uri.query(), &WRITE_PARAMETERS)?;
+    let query = Query::parse(head.uri.query(), &PUT_PARAMETERS)?;
     let key = key_of(context, head)?;
     let condition = precondition::of_write(&head.headers)?;
     let want_previous = query.flag("prev")?;
+    let attach = Attach::of(&query, &context.limits)?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
@@ -102,6 +106,15 @@ where
     )
     .await?;
     let value = received.bytes.clone();
+    if let Some(attach) = attach {
+        let put = Put { key, value, condition, want_previous };
+        let (id, wrote) = leased_put::write(context, attach, put, name, deadline).await?;
+        let mut response = answer_write(context, wrote);
+        if response.status().is_success() {
+            response.headers_mut().insert(response::LEASE, HeaderValue::from(id.0));
+        }
+        return Ok(response);
+    }
     let idempotency =
         name.map(|name| call::name_write(name, "PUT", &[&key], condition, want_previous, &value));
     let operation = Operation::Put { key, value, condition, want_previous };
@@ -187,6 +200,17 @@ pub(crate) fn refused(outcome: Outcome) -> Problem {
             };
             Problem::new(Kind::PreconditionFailed, detail).at(revision).with_current(current)
         }
+        Outcome::LeaseNotFound { revision, id } => lease::not_found(id).at(revision),
+        Outcome::LeaseExists { revision, id } => Problem::new(
+            Kind::LeaseExists,
+            format!("There is a lease {id} already: take another id, or say none."),
+        )
+        .at(revision),
+        Outcome::LeasesFull { revision } => Problem::new(
+            Kind::LeasesFull,
+            "There is no room for another lease now: end some, or wait until some are over.",
+        )
+        .at(revision),
         Outcome::IdempotencyMismatch { revision } => Problem::new(
             Kind::IdempotencyMismatch,
             "The Idempotency-Key was used for another request: take a new key.",

@@ -7,7 +7,8 @@
 //!
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
-//! `range_delete`, `txn`, `batch`, `compaction`, `watch`, `cluster`, `members`, `node`.
+//! `range_delete`, `txn`, `batch`, `compaction`, `watch`, `lease`, `lock`, `cluster`,
+//! `members`, `node`.
 
 mod activity;
 mod admission;
@@ -15,14 +16,18 @@ mod backup;
 mod batch;
 mod batch_lines;
 mod call;
+mod claim;
 mod cluster;
 mod compaction;
 mod connection;
 mod context;
 mod counters;
 mod key;
+mod lease;
+mod leased_put;
 mod limits;
 mod listing;
+mod lock;
 mod members;
 mod membership;
 mod node;

@@ -58,6 +58,12 @@ pub struct Limits {
     pub watch_held_bytes_max: usize,
     /// Keys that one command of a range delete removes.
     pub range_delete_keys_max: u32,
+    /// The shortest time to live of a lease.
+    pub lease_ttl_ms_min: u64,
+    /// The longest time to live of a lease.
+    pub lease_ttl_ms_max: u64,
+    /// Calls that wait for a lock or an election at a time.
+    pub lock_waits_max: usize,
     /// From the signal to stop until open connections are cut.
     pub shutdown_timeout_ms: u64,
 }
@@ -90,6 +96,9 @@ impl Default for Limits {
             watch_queue_events_max: 256,
             watch_held_bytes_max: 32 * 1024 * 1024,
             range_delete_keys_max: 10_000,
+            lease_ttl_ms_min: 1_000,
+            lease_ttl_ms_max: 366 * 86_400_000,
+            lock_waits_max: 1_024,
             shutdown_timeout_ms: 10_000,
         }
     }

@@ -252,7 +252,7 @@ impl<R: Replica> HttpBody for Lines<R> {
 }
 
 /// A key as it may stand in a URL.
-fn percent_encode(key: &[u8]) -> String {
+pub(crate) fn percent_encode(key: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     let mut text = String::with_capacity(key.len());
     for byte in key {

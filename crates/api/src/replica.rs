@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::HeaderValue;
 use synod_kv::http::{MembersBody, ProblemKind, StatusBody};
 use synod_kv::read::{ListQuery, Look, Page, ReadError};
-use synod_kv::{Command, MapError, OrderedMap, Revision, Taken};
+use synod_kv::{
+    Command, LeaseId, LeaseOperation, MapError, Operation, OrderedMap, Outcome, Revision, Taken,
+};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -39,6 +41,29 @@ pub trait Replica: Clone + Send + Sync + 'static {
     /// Waits until a local read sees every write that was acknowledged anywhere
     /// before this call.
     fn read_barrier(&self, deadline: Instant) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// Renews leases, at most [`synod_kv::KEEP_ALIVES_MAX`]: how long each lives from now on
+    /// without another renewal, in milliseconds; none for one that is no more. By a command,
+    /// if a replica knows no cheaper way.
+    fn keep_alive(
+        &self,
+        ids: Vec<LeaseId>,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Vec<Option<u64>>, Refused>> + Send {
+        async move {
+            let operation = Operation::Lease(LeaseOperation::KeepAlive { ids });
+            match self.write(Command { idempotency: None, operation }, deadline).await? {
+                Taken::Applied { outcome: Outcome::LeasesKept { ttls_ms, .. }, .. } => Ok(ttls_ms),
+                _ => Err(Refused::Lost),
+            }
+        }
+    }
+
+    /// How long a lease lives at the least, in milliseconds, if this node counts it.
+    fn lease_left_ms(&self, id: LeaseId) -> Option<u64> {
+        let _ = id;
+        None
+    }
 
     /// Waits until the local state is at `revision` or beyond.
     fn wait_revision(

@@ -18,7 +18,8 @@ use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::{
-    backup, batch, cluster, compaction, key, listing, members, node, range_delete, txn, watch,
+    backup, batch, cluster, compaction, key, lease, listing, lock, members, node, range_delete,
+    txn, watch,
 };
 
 /// The road that a request for one key takes.
@@ -54,6 +55,10 @@ impl<R: Replica> Front<R> {
             .route("/v1/txn", to_txn())
             .route("/v1/batch", to_batch())
             .route("/v1/compact", to_compaction())
+            .route("/v1/lease", to_leases())
+            .route("/v1/lease/{*rest}", to_lease())
+            .route("/v1/lock/{*name}", to_lock())
+            .route("/v1/election/{*name}", to_lock())
             .route("/v1/snapshot", to_backup())
             .route("/v1/watch", to_watch())
             .route("/v1/status", to_node(node::status))
@@ -194,6 +199,27 @@ fn to_quorums<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible
     })
 }
 
+fn to_leases<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lease::leases(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_lease<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lease::one(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
+fn to_lock<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let result = lock::answer(&context, request).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
     any(|State(context): State<Shared<R>>, request: Asked| async move {
         let (head, _) = request.into_parts();
@@ -220,20 +246,11 @@ fn to_node<R: Replica>(
     })
 }
 
-fn not_found<R: Replica>(
-    State(context): State<Shared<R>>,
-    request: Asked,
-) -> impl Future<Output = Routed> + Send {
-    const NOT_YET: [&str; 2] = ["lease", "lock"];
-    let name = request.uri().path().strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
-    let detail = if name.is_some_and(|name| NOT_YET.contains(&name)) {
-        "This call is not supported by this version."
-    } else {
-        "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
-         /v1/batch, /v1/compact, /v1/watch, /v1/snapshot, /v1/status, /v1/cluster, \
-         /v1/cluster/members, /v1/cluster/quorums, /v1/cluster/transfer, /livez, /readyz and \
-         /metrics."
-    };
-    let response = context.refuse(Problem::new(Kind::NotFound, detail));
+fn not_found<R: Replica>(State(context): State<Shared<R>>) -> impl Future<Output = Routed> + Send {
+    const DETAIL: &str = "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
+         /v1/batch, /v1/compact, /v1/watch, /v1/lease, /v1/lock/{name}, /v1/election/{name}, \
+         /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
+         /v1/cluster/transfer, /livez, /readyz and /metrics.";
+    let response = context.refuse(Problem::new(Kind::NotFound, DETAIL));
     std::future::ready(response::into_routed(response))
 }

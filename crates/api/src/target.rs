@@ -5,10 +5,6 @@ use synod_kv::http::Encoding;
 
 use crate::problem::{Kind, Problem};
 
-/// Parameters of the design that this version does not know yet. They are told
-/// apart from misspelt ones.
-const NOT_YET: [&str; 2] = ["lease", "ttl"];
-
 /// The key that `raw` stands for: the part of the path behind `/v1/kv/`, as it
 /// was sent. Bytes stand for themselves or as `%` and two digits; nothing else is
 /// read into them, so `..` and `%00` are keys like any other.
@@ -183,15 +179,6 @@ pub(crate) fn invalid(name: &str, should: &str) -> Problem {
 }
 
 fn unknown_parameter(name: &str, allowed: &[&str]) -> Problem {
-    if NOT_YET.contains(&name) {
-        return Problem::new(
-            Kind::BadQuery,
-            format!(
-                "The parameter '{name}' is not supported by this version. {}",
-                allowed_sentence(allowed)
-            ),
-        );
-    }
     let shown: String = name.chars().take(64).collect();
     Problem::new(
         Kind::BadQuery,

@@ -191,11 +191,6 @@ fn outcome_answer(
              it, or read afterwards at its revision.",
         )
         .at(revision)),
-        Outcome::LeaseNotFound { revision, id } => Err(Problem::new(
-            Kind::LeaseNotFound,
-            format!("There is no lease {id}, or it is coming to its end."),
-        )
-        .at(revision)),
         outcome => Err(refused(outcome)),
     }
 }

@@ -26,8 +26,6 @@ const CASES: &[Case] = &[
     ("PUT /v1/kv/a?Prev=true", "", "v", 400, "bad-query", "'Prev'"),
     ("PUT /v1/kv/a?prev&prev", "", "v", 400, "bad-query", "'prev' is given twice"),
     ("PUT /v1/kv/a?prev=yes", "", "v", 400, "bad-query", "'true' or 'false'"),
-    ("PUT /v1/kv/a?lease=1", "", "v", 400, "bad-query", "not supported by this version"),
-    ("PUT /v1/kv/a?ttl=30s", "", "v", 400, "bad-query", "not supported by this version"),
     ("PUT /v1/kv/a?consistency=stale", "", "v", 400, "bad-query", "'consistency'"),
     ("GET /v1/kv/a?revision=-1", "", "", 400, "bad-query", "whole number"),
     ("GET /v1/kv/a?revision=", "", "", 400, "bad-query", "whole number"),

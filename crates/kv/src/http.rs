@@ -2,6 +2,7 @@
 
 pub mod base64;
 mod batch;
+mod lease;
 mod members;
 mod problem;
 mod status;
@@ -13,6 +14,10 @@ use serde::{Deserialize, Serialize};
 use crate::{Entry, KeyRecord, Page};
 
 pub use batch::BatchResultBody;
+pub use lease::{
+    ClaimBody, GrantBody, GrantedBody, HeldBody, HolderBody, KeepAliveBody, KeptBody, KeptLease,
+    LeaseBody, LeasesBody, ReleasedBody, RevokedBody,
+};
 pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
     RestoredBody,

@@ -18,7 +18,7 @@ use crate::codec::{Reader, put_varint};
 use crate::map::Cursor;
 use crate::stage::Stage;
 use crate::walk::Finder;
-use crate::{LeaseEpoch, LeaseId, MapError, OrderedMap, Outcome, WriteSet, layout};
+use crate::{LeaseEpoch, LeaseId, MapError, OrderedMap, Outcome, State, WriteSet, layout};
 
 /// What can be done with leases.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -163,6 +163,22 @@ impl Lease {
 
 fn damaged() -> MapError {
     MapError("the records of leases are damaged".to_owned())
+}
+
+/// Who keeps the time of leases, as it was committed.
+///
+/// # Errors
+/// When the map cannot be read or its state record is damaged.
+pub fn epoch(map: &impl OrderedMap) -> Result<LeaseEpoch, MapError> {
+    Ok(State::load(map)?.lease_epoch)
+}
+
+/// How many leases were committed.
+///
+/// # Errors
+/// When the map cannot be read or its state record is damaged.
+pub fn count(map: &impl OrderedMap) -> Result<u64, MapError> {
+    Ok(State::load(map)?.leases)
 }
 
 /// A lease as it was committed; none if there is no such lease.

@@ -147,7 +147,8 @@ impl Applier {
         assert_eq!(taken.len(), self.commands.len(), "each command has an outcome");
         count(&self.shared.state.commands, taken.len());
         count(&self.shared.state.values, 1);
-        for ((id, _), taken) in self.commands.iter().zip(taken) {
+        for ((id, command), taken) in self.commands.iter().zip(taken) {
+            self.shared.lease_news.tell(command, &taken);
             if id.origin != self.origin || id.incarnation != self.incarnation {
                 continue;
             }
@@ -172,6 +173,7 @@ impl Applier {
     /// When something is not committed, or the snapshot is not ahead.
     fn install(&mut self, store: Store) -> Result<(), MapError> {
         drop(self.machine.replace(store)?);
+        self.shared.lease_news.cut();
         // What is not in it goes again, so no gap is left to be told.
         self.own_gap = false;
         if let Some((incarnation, sequence)) = self.machine.origin_sequence(self.origin)

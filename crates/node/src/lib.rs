@@ -32,6 +32,8 @@ mod identity;
 mod inspect;
 mod join;
 mod journal_thread;
+mod lease_news;
+mod leases;
 mod limit_settings;
 pub mod logging;
 mod marks;
@@ -60,6 +62,7 @@ mod start_error;
 mod status;
 #[cfg(test)]
 mod test_node;
+mod timekeeper;
 mod tuning;
 mod upkeep;
 mod workers;

@@ -19,7 +19,7 @@ use synod_transport::Transport;
 use synod_wire::version;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
+use tokio::task::{JoinSet, LocalSet};
 
 use crate::apply_thread::{Applier, ApplyThread, Installer};
 use crate::chores;
@@ -31,6 +31,7 @@ use crate::fatal::Fatal;
 use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
+use crate::leases;
 use crate::marks::{self, DIFFERS, REBUILD, WENT_BACK};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
@@ -472,13 +473,16 @@ impl Assembly<'_> {
                 listener.set_nonblocking(true)?;
                 let listener = tokio::net::TcpListener::from_std(listener)?;
                 let delivery = tokio::spawn(request::deliver(answers));
-                let chores = tokio::spawn(chores::run(handle.clone()));
+                let mut chores = JoinSet::new();
+                chores.spawn(chores::run(handle.clone()));
+                chores.spawn(leases::keep_time(handle.clone()));
+                chores.spawn(leases::renew_waiting(handle.clone()));
                 let stop = async move {
                     // An error says that the node is gone, which is a stop as well.
                     let _ = stopped.wait_for(|stopped| *stopped).await;
                 };
                 synod_api::serve(listener, handle, limits, stop).await;
-                chores.abort();
+                chores.abort_all();
                 delivery.abort();
                 Ok(())
             })

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{MembersBody, StatusBody};
 use synod_kv::read::{self, Counter, ListQuery, Look, Page, ReadError};
-use synod_kv::{Command, LeaseOperation, MapError, Operation, Revision, Taken, TxnOperation};
+use synod_kv::{
+    Command, LeaseId, LeaseOperation, MapError, Operation, Revision, Taken, TxnOperation,
+};
 use synod_paxos::{Configuration, NodeId};
 use synod_storage::snapshot::StateFolders;
 use synod_storage::{Store, Told, told_by};
@@ -25,6 +27,7 @@ use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::founding::Founding;
+use crate::leases::Leases;
 use crate::node::HANDOVER_EVERY;
 use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after};
 use crate::request::Request;
@@ -84,6 +87,7 @@ struct Inner {
     clock: Clock,
     requests: Sender<Request>,
     fatal: Fatal,
+    leases: Leases,
 }
 
 impl Handle {
@@ -107,6 +111,7 @@ impl Handle {
             clock,
             requests,
             fatal,
+            leases: Leases::default(),
         };
         Handle { inner: Arc::new(inner) }
     }
@@ -137,6 +142,19 @@ impl Handle {
     /// Up to where revisions should be forgotten by now, as this node sees it.
     pub(crate) fn compaction_due(&self) -> Option<Revision> {
         self.inner.shared.state.compaction_due()
+    }
+
+    /// Whether this node leads, as far as it knows.
+    pub(crate) fn leads(&self) -> bool {
+        self.inner.shared.owner.leader() == Some(self.inner.facts.node)
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.inner.leases
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.inner.shared
     }
 
     fn checked_read<T>(&self, result: Result<T, ReadError>) -> Result<T, ReadError> {
@@ -246,6 +264,18 @@ impl Replica for Handle {
         let deadline = self.inner.clock.at(deadline.into_std());
         self.send(Request::Read { deadline, reply })?;
         answer.await.unwrap_or(Err(Refused::Stopping))
+    }
+
+    async fn keep_alive(
+        &self,
+        ids: Vec<LeaseId>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<u64>>, Refused> {
+        self.renew(ids, deadline).await
+    }
+
+    fn lease_left_ms(&self, id: LeaseId) -> Option<u64> {
+        self.inner.leases.left_ms(id)
     }
 
     async fn wait_revision(&self, revision: Revision, deadline: Instant) -> Result<(), Refused> {

@@ -17,6 +17,7 @@ use synod_transport::{PeerMetrics, TransportMetrics};
 use tokio::sync::Notify;
 
 use crate::durability_trace::DurabilityTrace;
+use crate::lease_news::LeaseNews;
 use crate::roster::Roster;
 use crate::snapshot::{FetchProgress, SourceProgress};
 
@@ -26,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) state: StateView,
     pub(crate) journal: JournalView,
     pub(crate) owner: OwnerView,
+    pub(crate) lease_news: LeaseNews,
     /// What messages rest on, if somebody wants to know.
     pub(crate) trace: OnceLock<DurabilityTrace>,
     /// Refreshed about once a second.

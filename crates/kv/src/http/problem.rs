@@ -69,8 +69,6 @@ pub enum ProblemKind {
     WrittenTwice,
     /// A transaction is too large for the log, or what it brings back for an answer.
     TxnTooLarge,
-    /// There is no such lease.
-    LeaseNotFound,
     /// The key is longer than the node takes.
     KeyTooLong,
     /// The value or the whole body is longer than the node takes.
@@ -95,6 +93,16 @@ pub enum ProblemKind {
     PreconditionFailed,
     /// The idempotency key was used for another request.
     IdempotencyMismatch,
+    /// There is no such lease, or it is coming to its end.
+    LeaseNotFound,
+    /// There is a lease with this id already.
+    LeaseExists,
+    /// There is no room for another lease.
+    LeasesFull,
+    /// Somebody else holds the lock, or won the election.
+    LockHeld,
+    /// The lock is not held with this token.
+    LockNotHeld,
     /// No member of the cluster has this id.
     NoSuchMember,
     /// A change does not fit the members as they are.
@@ -129,7 +137,7 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 37] = [
+    pub const ALL: [ProblemKind; 41] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
         ProblemKind::BadQuery,
@@ -139,7 +147,6 @@ impl ProblemKind {
         ProblemKind::TooManyOperations,
         ProblemKind::WrittenTwice,
         ProblemKind::TxnTooLarge,
-        ProblemKind::LeaseNotFound,
         ProblemKind::KeyTooLong,
         ProblemKind::BodyTooLarge,
         ProblemKind::HeadersTooLarge,
@@ -152,6 +159,11 @@ impl ProblemKind {
         ProblemKind::AlreadyCompacted,
         ProblemKind::PreconditionFailed,
         ProblemKind::IdempotencyMismatch,
+        ProblemKind::LeaseNotFound,
+        ProblemKind::LeaseExists,
+        ProblemKind::LeasesFull,
+        ProblemKind::LockHeld,
+        ProblemKind::LockNotHeld,
         ProblemKind::NoSuchMember,
         ProblemKind::MemberConflict,
         ProblemKind::ChangePending,
@@ -206,7 +218,6 @@ impl ProblemKind {
             }
             Self::WrittenTwice => ("urn:synod:written-twice", 400, "Two writes to one key"),
             Self::TxnTooLarge => ("urn:synod:transaction-too-large", 413, "Transaction too large"),
-            Self::LeaseNotFound => ("urn:synod:lease-not-found", 404, "No such lease"),
             Self::KeyTooLong => ("urn:synod:key-too-long", 414, "Key too long"),
             Self::BodyTooLarge => ("urn:synod:body-too-large", 413, "Body too large"),
             Self::HeadersTooLarge => ("urn:synod:headers-too-large", 431, "Headers too large"),
@@ -227,6 +238,11 @@ impl ProblemKind {
                 422,
                 "Idempotency key was used for another request",
             ),
+            Self::LeaseNotFound => ("urn:synod:lease-not-found", 404, "Lease not found"),
+            Self::LeaseExists => ("urn:synod:lease-exists", 409, "Lease exists"),
+            Self::LeasesFull => ("urn:synod:leases-full", 503, "Too many leases"),
+            Self::LockHeld => ("urn:synod:lock-held", 409, "Held by another"),
+            Self::LockNotHeld => ("urn:synod:lock-not-held", 409, "Not held with this token"),
             Self::NoSuchMember => ("urn:synod:no-such-member", 404, "No such member"),
             Self::MemberConflict => ("urn:synod:member-conflict", 409, "Conflict with the members"),
             Self::ChangePending => {

@@ -1,0 +1,246 @@
+//! What the calls about leases do, and what keys have of them.
+
+mod fake;
+mod raw;
+
+use fake::{Fake, Mode};
+use raw::Server;
+use serde_json::json;
+use synod_api::{Limits, Refused};
+use synod_kv::{KvOptions, LeaseId, LeaseOperation, Operation};
+
+async fn start() -> (Fake, Server) {
+    let fake = Fake::default();
+    let server = Server::start(fake.clone(), Limits::default()).await;
+    (fake, server)
+}
+
+async fn grant(server: &Server, body: &str) -> u64 {
+    let granted = server.ask("POST /v1/lease", "", body).await;
+    assert_eq!(granted.status, 201, "{granted:?}");
+    granted.json()["id"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_lease_is_granted_renewed_shown_and_ended() {
+    let (_, server) = start().await;
+    let granted = server.ask("POST /v1/lease", "", "{\"ttl\": \"30s\"}").await;
+    assert_eq!(granted.status, 201);
+    assert_eq!(granted.json(), json!({"id": 1, "ttl_ms": 30_000, "revision": 0}));
+    assert_eq!(grant(&server, "{\"ttl\": \"1500ms\", \"id\": 77}").await, 77);
+    for id in [1, 77] {
+        let put = server.ask(&format!("PUT /v1/kv/{id}?lease={id}"), "", "v").await;
+        assert_eq!((put.status, put.header("synod-lease")), (201, &*id.to_string()));
+    }
+    let read = server.ask("GET /v1/kv/77", "", "").await;
+    assert_eq!(read.header("synod-lease"), "77");
+
+    let kept = server.ask("POST /v1/lease/77/keepalive", "", "").await;
+    assert_eq!((kept.status, kept.json()), (200, json!({"id": 77, "ttl_ms": 1_500})));
+    let many = server.ask("POST /v1/lease/keepalive", "", "{\"ids\": [1, 9, 77]}").await;
+    assert_eq!(many.status, 200);
+    let expected = json!({"leases": [{"id": 1, "ttl_ms": 30_000}, {"id": 9, "ttl_ms": null},
+                                     {"id": 77, "ttl_ms": 1_500}]});
+    assert_eq!(many.json(), expected);
+    let none = server.ask("POST /v1/lease/keepalive", "", "{\"ids\": []}").await;
+    assert_eq!(none.json(), json!({"leases": []}));
+
+    let first = server.ask("GET /v1/lease?limit=1", "", "").await;
+    assert_eq!(first.json()["next"], 77);
+    assert_eq!(first.json()["leases"][0]["ttl_ms"], 30_000);
+    let rest = server.ask("GET /v1/lease?limit=1&from=77", "", "").await;
+    assert_eq!(rest.json()["leases"][0]["id"], 77);
+    assert!(rest.json().get("next").is_none());
+
+    server.ask("PUT /v1/kv/%ff?lease=77", "", "v").await;
+    let look = server.ask("GET /v1/lease/77?keys=true", "", "").await;
+    assert_eq!(look.json()["keys"], json!([{"key": "77"}, {"key_base64": "/w=="}]));
+    let page = server.ask("GET /v1/lease/77?keys=true&limit=1", "", "").await;
+    assert_eq!(page.json()["next"], "%FF");
+    let page = server.ask("GET /v1/lease/77?keys=true&limit=1&start=%FF", "", "").await;
+    assert_eq!(page.json()["keys"], json!([{"key_base64": "/w=="}]));
+
+    let ended = server.ask("DELETE /v1/lease/77", "", "").await;
+    assert_eq!(ended.json(), json!({"id": 77, "revision": 4, "deleted": 2}));
+    assert_eq!(ended.header("synod-revision"), "4");
+    server.ask("GET /v1/kv/77", "", "").await.assert_problem(404, "key-not-found", "not_applied");
+    for line in ["DELETE /v1/lease/77", "POST /v1/lease/77/keepalive", "GET /v1/lease/77"] {
+        server.ask(line, "", "").await.assert_problem(404, "lease-not-found", "not_applied");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_understood_changes_nothing() {
+    let (fake, server) = start().await;
+    for (line, body, kind) in [
+        ("POST /v1/lease", "", "bad-request"),
+        ("POST /v1/lease", "{}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": 30}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"30\"}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"999ms\"}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"99999999s\"}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 0}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": -1}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"idd\": 1}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"ttl\": \"30s\"}", "bad-request"),
+        ("POST /v1/lease", "{\"ttl\": \"\u{0}\"}", "bad-request"),
+        ("POST /v1/lease?ttl=30s", "{\"ttl\": \"30s\"}", "bad-query"),
+        ("POST /v1/lease/x/keepalive", "", "bad-request"),
+        ("POST /v1/lease/07/keepalive", "", "bad-request"),
+        ("POST /v1/lease/7/keepalive?id=7", "", "bad-query"),
+        ("POST /v1/lease/keepalive", "[7]", "bad-request"),
+        ("POST /v1/lease/keepalive", "{\"ids\": [\"7\"]}", "bad-request"),
+        ("DELETE /v1/lease/7/8", "", "bad-request"),
+        ("DELETE /v1/lease/7?force=true", "", "bad-query"),
+        ("GET /v1/lease?from=x", "", "bad-query"),
+        ("GET /v1/lease?limit=0", "", "bad-query"),
+        ("GET /v1/lease?limit=1&limit=1", "", "bad-query"),
+        ("GET /v1/lease/7?start=a", "", "bad-query"),
+        ("GET /v1/lease/7?keys=maybe", "", "bad-query"),
+        ("PUT /v1/kv/a?lease=x", "v", "bad-query"),
+        ("PUT /v1/kv/a?lease=0", "v", "bad-query"),
+        ("PUT /v1/kv/a?lease=7&lease=7", "v", "bad-query"),
+        ("PUT /v1/kv/a?lease=7&ttl=30s", "v", "bad-query"),
+        ("PUT /v1/kv/a?ttl=1", "v", "bad-query"),
+        ("PUT /v1/kv/a?ttl=", "v", "bad-query"),
+        ("DELETE /v1/kv/a?lease=7", "", "bad-query"),
+    ] {
+        let answer = server.ask(line, "", body).await;
+        answer.assert_problem(400, kind, "not_applied");
+        assert_eq!(fake.operations(), [], "{line} {body}");
+    }
+    for line in ["PUT /v1/lease", "PUT /v1/lease/7", "GET /v1/lease/7/keepalive"] {
+        let answer = server.ask(line, "", "").await;
+        answer.assert_problem(405, "method-not-allowed", "not_applied");
+    }
+    let many = format!("{{\"ids\": [{}7]}}", "7,".repeat(4_096));
+    let answer = server.ask("POST /v1/lease/keepalive", "", &many).await;
+    answer.assert_problem(400, "bad-request", "not_applied");
+    let large = " ".repeat(200_000);
+    let answer = server.ask("POST /v1/lease/keepalive", "", &large).await;
+    answer.assert_problem(413, "body-too-large", "not_applied");
+    assert_eq!(fake.operations(), []);
+}
+
+#[tokio::test]
+async fn leases_are_refused_for_their_own_reasons() {
+    let options = KvOptions { leases_max: 1, ..KvOptions::default() };
+    let fake = Fake::new(options);
+    let server = Server::start(fake.clone(), Limits::default()).await;
+    assert_eq!(grant(&server, "{\"ttl\": \"9s\", \"id\": 5}").await, 5);
+    let full = server.ask("POST /v1/lease", "", "{\"ttl\": \"9s\"}").await;
+    full.assert_problem(503, "leases-full", "not_applied");
+    let put = server.ask("PUT /v1/kv/a?ttl=9s", "", "v").await;
+    put.assert_problem(503, "leases-full", "not_applied");
+    let put = server.ask("PUT /v1/kv/a?lease=6", "", "v").await;
+    put.assert_problem(404, "lease-not-found", "not_applied");
+    let (_, server) = start().await;
+    grant(&server, "{\"ttl\": \"9s\", \"id\": 5}").await;
+    let twice = server.ask("POST /v1/lease", "", "{\"ttl\": \"9s\", \"id\": 5}").await;
+    twice.assert_problem(409, "lease-exists", "not_applied");
+    let (fake, server) = start().await;
+    fake.set_writes(Mode::Refuse(Refused::Deadline));
+    let kept = server.ask("POST /v1/lease/5/keepalive", "", "").await;
+    kept.assert_problem(503, "timeout", "unknown");
+}
+
+/// A put with a lease is a transaction; its answers are those of a plain put.
+#[tokio::test]
+async fn a_put_with_a_lease_is_answered_as_one_without() {
+    let conditions = [
+        "",
+        "if-none-match: *",
+        "if-match: *",
+        "if-match: \"0\"",
+        "if-match: \"1\"",
+        "if-match: \"2\"",
+    ];
+    for is_there in [false, true] {
+        for condition in conditions {
+            let mut answers = Vec::new();
+            for target in
+                ["PUT /v1/kv/a?prev", "PUT /v1/kv/a?prev&lease=1", "PUT /v1/kv/a?prev&ttl=9s"]
+            {
+                let (fake, server) = start().await;
+                if target.contains("lease") {
+                    grant(&server, "{\"ttl\": \"9s\"}").await;
+                }
+                server.ask("PUT /v1/kv/other", "", "1").await;
+                if is_there {
+                    server.ask("PUT /v1/kv/a", "", "1").await;
+                }
+                let answer = server.ask(target, condition, "2").await;
+                let has_lease = target != "PUT /v1/kv/a?prev" && answer.status < 300;
+                assert_eq!(answer.header("synod-lease"), if has_lease { "1" } else { "" });
+                let read = server.ask("GET /v1/kv/a", "", "").await;
+                assert_eq!(read.header("synod-lease"), if has_lease { "1" } else { "" });
+                let leases = server.ask("GET /v1/lease", "", "").await.json();
+                let left = leases["leases"].as_array().unwrap().len();
+                let own = target.contains("ttl");
+                assert_eq!(left, usize::from(target.contains("lease") || own && has_lease));
+                let body = answer.json();
+                answers.push((
+                    answer.status,
+                    answer.header("etag").to_owned(),
+                    body,
+                    fake.value(b"a"),
+                ));
+            }
+            assert_eq!(answers[0], answers[1], "{is_there} {condition}");
+            assert_eq!(answers[0], answers[2], "{is_there} {condition}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_put_without_a_lease_takes_the_key_off_its_lease() {
+    let (_, server) = start().await;
+    grant(&server, "{\"ttl\": \"9s\"}").await;
+    server.ask("PUT /v1/kv/a?lease=1", "", "1").await;
+    server.ask("PUT /v1/kv/a", "", "2").await;
+    assert_eq!(server.ask("GET /v1/kv/a", "", "").await.header("synod-lease"), "");
+    assert_eq!(server.ask("DELETE /v1/lease/1", "", "").await.json()["deleted"], 0);
+    assert_eq!(server.ask("GET /v1/kv/a", "", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_named_request_takes_one_lease() {
+    let (_, server) = start().await;
+    let name = "idempotency-key: n1";
+    for _ in 0..2 {
+        let granted = server.ask("POST /v1/lease", name, "{\"ttl\": \"9s\"}").await;
+        assert_eq!((granted.status, &granted.json()["id"]), (201, &json!(1)));
+        assert!(granted.headers.contains_key("synod-idempotency-expires"));
+    }
+    let other = server.ask("POST /v1/lease", name, "{\"ttl\": \"8s\"}").await;
+    other.assert_problem(422, "idempotency-mismatch", "not_applied");
+    let name = "idempotency-key: n2";
+    for _ in 0..2 {
+        let put = server.ask("PUT /v1/kv/a?ttl=9s", name, "v").await;
+        assert_eq!((put.status, put.header("synod-lease")), (201, "2"));
+    }
+    for line in ["PUT /v1/kv/a", "PUT /v1/kv/a?lease=2", "PUT /v1/kv/a?ttl=8s"] {
+        let put = server.ask(line, name, "v").await;
+        put.assert_problem(422, "idempotency-mismatch", "not_applied");
+    }
+    let name = "idempotency-key: n3";
+    for _ in 0..2 {
+        let ended = server.ask("DELETE /v1/lease/2", name, "").await;
+        assert_eq!((ended.status, &ended.json()["deleted"]), (200, &json!(1)));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_with_many_keys_is_ended_whole() {
+    let options = KvOptions { delete_range_keys_max: 2, ..KvOptions::default() };
+    let fake = Fake::new(options);
+    let server = Server::start(fake.clone(), Limits::default()).await;
+    grant(&server, "{\"ttl\": \"9s\"}").await;
+    for key in 0..5 {
+        server.ask(&format!("PUT /v1/kv/{key}?lease=1"), "", "v").await;
+    }
+    let ended = server.ask("DELETE /v1/lease/1", "", "").await;
+    assert_eq!(ended.json(), json!({"id": 1, "revision": 8, "deleted": 5}));
+    let revoke = Operation::Lease(LeaseOperation::Revoke { id: LeaseId(1) });
+    assert_eq!(fake.operations()[6..], [revoke.clone(), revoke.clone(), revoke]);
+}

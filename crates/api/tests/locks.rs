@@ -1,0 +1,238 @@
+//! Locks and elections: one at a time, in the order of asking.
+
+mod fake;
+mod raw;
+
+use fake::Fake;
+use raw::{Raw, Server, request};
+use serde_json::{Value, json};
+use synod_api::{Limits, Replica};
+use synod_kv::{Command, LeaseId, LeaseOperation, ListQuery, Operation, read};
+use tokio::time::Instant;
+
+async fn start() -> (Fake, Server) {
+    let fake = Fake::default();
+    let server = Server::start(fake.clone(), Limits::default()).await;
+    (fake, server)
+}
+
+async fn lock(server: &Server, body: &str) -> Value {
+    let held = server.ask("POST /v1/lock/a/b", "", body).await;
+    assert_eq!(held.status, 200, "{held:?}");
+    held.json()
+}
+
+/// Asks for the lock on a connection of its own, and waits until the claim is there.
+async fn wait_for_lock(fake: &Fake, server: &Server, headers: &str, claims: usize) -> Raw {
+    let mut raw = server.connect().await;
+    let body = "{\"ttl\": \"10s\", \"wait\": \"30s\"}";
+    raw.send(request("POST /v1/lock/a/b", headers, body)).await;
+    wait_for_claims(fake, claims).await;
+    raw
+}
+
+fn claims(fake: &Fake) -> usize {
+    let all = fake.read(|map| Ok(read::list(map, &ListQuery::prefix(b"_synod/"))?));
+    all.unwrap().entries.len()
+}
+
+/// Each change of claims is a change of the revision.
+async fn wait_for_claims(fake: &Fake, count: usize) {
+    loop {
+        let seen = fake.revision();
+        if claims(fake) == count {
+            return;
+        }
+        let next = synod_kv::Revision(seen.0 + 1);
+        fake.wait_revision(next, Instant::now()).await.unwrap();
+    }
+}
+
+async fn end_lease(fake: &Fake, id: u64) {
+    let operation = Operation::Lease(LeaseOperation::Revoke { id: LeaseId(id) });
+    let command = Command { idempotency: None, operation };
+    fake.write(command, Instant::now()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
+    let (_, server) = start().await;
+    let free = server.ask("GET /v1/lock/a/b", "", "").await;
+    assert_eq!(free.json(), json!({"held": false, "waiters": 0}));
+    let first = lock(&server, "{\"ttl\": \"10s\"}").await;
+    assert_eq!(first, json!({"lease": 1, "token": 1, "ttl_ms": 10_000}));
+    let held = server.ask("GET /v1/lock/a/b", "", "").await;
+    assert_eq!(held.json(), json!({"held": true, "lease": 1, "token": 1, "waiters": 0}));
+
+    let again = server.ask("POST /v1/lock/a/b", "", "{\"ttl\": \"10s\"}").await;
+    again.assert_problem(409, "lock-held", "not_applied");
+    let look = server.ask("GET /v1/lock/a/b", "", "").await;
+    assert_eq!(look.json()["waiters"], 0, "who did not wait has left no claim");
+    let leases = server.ask("GET /v1/lease", "", "").await;
+    assert_eq!(leases.json()["leases"].as_array().unwrap().len(), 1, "and no lease");
+    let other = server.ask("POST /v1/lock/a", "", "{\"ttl\": \"10s\"}").await;
+    assert_eq!(other.status, 200, "another lock");
+
+    let wrong = server.ask("DELETE /v1/lock/a/b?token=7", "", "").await;
+    wrong.assert_problem(409, "lock-not-held", "not_applied");
+    let released = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
+    assert_eq!((released.status, &released.json()["lease"]), (200, &json!(1)));
+    let twice = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
+    twice.assert_problem(409, "lock-not-held", "not_applied");
+    assert_eq!(server.ask("GET /v1/lease/1", "", "").await.status, 404, "its own lease");
+    let second = lock(&server, "{\"ttl\": \"10s\"}").await;
+    assert!(second["token"].as_u64() > first["token"].as_u64());
+}
+
+#[tokio::test]
+async fn waiters_are_served_in_their_order_also_when_one_in_between_leaves() {
+    let (fake, server) = start().await;
+    let first = lock(&server, "{\"ttl\": \"10s\"}").await;
+    let mut second = wait_for_lock(&fake, &server, "", 2).await;
+    let third = wait_for_lock(&fake, &server, "", 3).await;
+    let mut fourth = wait_for_lock(&fake, &server, "", 4).await;
+    let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
+    assert_eq!((&look["token"], &look["waiters"]), (&first["token"], &json!(3)));
+    // A client goes away, and its claim and lease with it.
+    drop(third);
+    wait_for_claims(&fake, 3).await;
+    let token = first["token"].as_u64().unwrap();
+    server.ask(&format!("DELETE /v1/lock/a/b?token={token}"), "", "").await;
+    let second = second.answer().await.json();
+    assert!(second["token"].as_u64() > first["token"].as_u64());
+    let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
+    assert_eq!((&look["token"], &look["waiters"]), (&second["token"], &json!(1)));
+    // The holder dies.
+    end_lease(&fake, second["lease"].as_u64().unwrap()).await;
+    let fourth = fourth.answer().await.json();
+    assert!(fourth["token"].as_u64() > second["token"].as_u64());
+    let leases = server.ask("GET /v1/lease", "", "").await.json();
+    assert_eq!(leases["leases"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn who_waited_in_vain_is_told_and_leaves_nothing() {
+    let (fake, server) = start().await;
+    lock(&server, "{\"ttl\": \"10s\"}").await;
+    for (headers, wait) in [("", "20ms"), ("synod-timeout: 20ms", "30s")] {
+        let body = format!("{{\"ttl\": \"10s\", \"wait\": \"{wait}\"}}");
+        let late = server.ask("POST /v1/lock/a/b", headers, &body).await;
+        late.assert_problem(409, "lock-held", "not_applied");
+        wait_for_claims(&fake, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn asking_again_gives_the_same_token() {
+    let (fake, server) = start().await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 50}").await;
+    let first = lock(&server, "{\"lease\": 50}").await;
+    assert_eq!(first, lock(&server, "{\"lease\": 50, \"wait\": \"1s\"}").await);
+    let token = &first["token"];
+    let released = server.ask(&format!("DELETE /v1/lock/a/b?token={token}"), "", "").await;
+    assert_eq!(released.status, 200);
+    assert_eq!(server.ask("GET /v1/lease/50", "", "").await.status, 200, "the client's lease");
+
+    let name = "idempotency-key: n1";
+    let body = "{\"ttl\": \"10s\", \"wait\": \"30s\"}";
+    let first = server.ask("POST /v1/lock/a/b", name, body).await.json();
+    let second = server.ask("POST /v1/lock/a/b", name, body).await.json();
+    assert_eq!(first, second);
+    assert_eq!(claims(&fake), 1);
+    // Another lock under the same name is another request.
+    let other = server.ask("POST /v1/lock/c", name, body).await;
+    other.assert_problem(422, "idempotency-mismatch", "not_applied");
+    // A waiter that comes back under its name is served, though its first attempt left.
+    let name = "idempotency-key: n2";
+    let left = wait_for_lock(&fake, &server, name, 2).await;
+    drop(left);
+    wait_for_claims(&fake, 1).await;
+    let mut back = wait_for_lock(&fake, &server, name, 2).await;
+    end_lease(&fake, first["lease"].as_u64().unwrap()).await;
+    assert_eq!(back.answer().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_claim_whose_lease_ends_is_lost() {
+    let (fake, server) = start().await;
+    lock(&server, "{\"ttl\": \"10s\"}").await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 50}").await;
+    let mut raw = server.connect().await;
+    let body = "{\"lease\": 50, \"wait\": \"30s\"}";
+    raw.send(request("POST /v1/lock/a/b", "", body)).await;
+    wait_for_claims(&fake, 2).await;
+    end_lease(&fake, 50).await;
+    raw.answer().await.assert_problem(404, "lease-not-found", "not_applied");
+    let gone = server.ask("POST /v1/lock/a/b", "", body).await;
+    gone.assert_problem(404, "lease-not-found", "not_applied");
+}
+
+#[tokio::test]
+async fn what_is_not_understood_changes_nothing() {
+    let (fake, server) = start().await;
+    for (line, body, kind) in [
+        ("POST /v1/lock/a", "", "bad-request"),
+        ("POST /v1/lock/a", "{}", "bad-request"),
+        ("POST /v1/lock/a", "{\"wait\": \"1s\"}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"lease\": 7}", "bad-request"),
+        ("POST /v1/lock/a", "{\"lease\": 0}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"1\"}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"1\"}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"61s\"}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"value\": \"v\"}", "bad-request"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"what\": \"v\"}", "bad-request"),
+        ("POST /v1/lock/a?ttl=10s", "", "bad-query"),
+        ("POST /v1/lock/a%00b", "{\"ttl\": \"10s\"}", "bad-key"),
+        ("POST /v1/lock/a%", "{\"ttl\": \"10s\"}", "bad-key"),
+        ("DELETE /v1/lock/a", "", "bad-query"),
+        ("DELETE /v1/lock/a?token=x", "", "bad-query"),
+        ("DELETE /v1/lock/a?token=1&token=1", "", "bad-query"),
+        ("GET /v1/lock/a?token=1", "", "bad-query"),
+    ] {
+        let answer = server.ask(line, "", body).await;
+        answer.assert_problem(400, kind, "not_applied");
+        assert_eq!(fake.operations(), [], "{line} {body}");
+    }
+    let answer = server.ask("PUT /v1/lock/a", "", "").await;
+    answer.assert_problem(405, "method-not-allowed", "not_applied");
+    let long = format!("GET /v1/lock/{}", "n".repeat(4_090));
+    server.ask(&long, "", "").await.assert_problem(414, "key-too-long", "not_applied");
+}
+
+#[tokio::test]
+async fn waiting_calls_are_limited() {
+    let fake = Fake::default();
+    let limits = Limits { lock_waits_max: 1, ..Limits::default() };
+    let server = Server::start(fake.clone(), limits).await;
+    lock(&server, "{\"ttl\": \"10s\"}").await;
+    let _waits = wait_for_lock(&fake, &server, "", 2).await;
+    let more = server.ask("POST /v1/lock/c", "", "{\"ttl\": \"10s\"}").await;
+    more.assert_problem(503, "overloaded", "not_applied");
+}
+
+#[tokio::test]
+async fn an_election_has_one_winner_who_says_something() {
+    let (fake, server) = start().await;
+    let ask = |body: &'static str| server.ask("POST /v1/election/boss", "", body);
+    let won = ask("{\"ttl\": \"10s\", \"value\": \"node 1\"}").await.json();
+    let look = server.ask("GET /v1/election/boss", "", "").await.json();
+    assert_eq!((&look["token"], &look["value"]), (&won["token"], &json!("node 1")));
+    let lost = ask("{\"ttl\": \"10s\", \"value\": \"node 2\"}").await;
+    lost.assert_problem(409, "lock-held", "not_applied");
+    // The winner may say something else.
+    let body = format!("{{\"lease\": {}, \"value\": \"node 1 again\"}}", won["lease"]);
+    let again = server.ask("POST /v1/election/boss", "", &body).await.json();
+    assert_eq!(again["token"], won["token"]);
+    let look = server.ask("GET /v1/election/boss", "", "").await.json();
+    assert_eq!(look["value"], "node 1 again");
+    let mut raw = server.connect().await;
+    let body = "{\"ttl\": \"10s\", \"wait\": \"30s\", \"value\": \"node 2\"}";
+    raw.send(request("POST /v1/election/boss", "", body)).await;
+    wait_for_claims(&fake, 2).await;
+    let line = format!("DELETE /v1/election/boss?token={}", won["token"]);
+    assert_eq!(server.ask(&line, "", "").await.status, 200);
+    assert_eq!(raw.answer().await.status, 200);
+    let look = server.ask("GET /v1/election/boss", "", "").await.json();
+    assert_eq!(look["value"], "node 2");
+    assert_eq!(server.ask("GET /v1/lock/boss", "", "").await.json()["held"], false);
+}

@@ -1,0 +1,162 @@
+//! Leases, locks and elections, as the calls about them say and take them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{KeyText, ValueText};
+
+/// `POST /v1/lease`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrantBody {
+    /// How long the lease lives without being renewed, such as `30s`.
+    pub ttl: String,
+    /// Its id; any that is free if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<u64>,
+}
+
+/// A lease that was granted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GrantedBody {
+    /// Its id.
+    pub id: u64,
+    /// How long it lives without being renewed, in milliseconds.
+    pub ttl_ms: u64,
+    /// The store's revision, which a grant does not change.
+    pub revision: u64,
+}
+
+/// `POST /v1/lease/keepalive`: renews many.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeepAliveBody {
+    /// The leases.
+    pub ids: Vec<u64>,
+}
+
+/// Leases that were renewed, in the order asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptBody {
+    /// Each of them.
+    pub leases: Vec<KeptLease>,
+}
+
+/// A lease that was renewed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KeptLease {
+    /// Its id.
+    pub id: u64,
+    /// How long it lives from now on without being renewed again, in milliseconds; none if
+    /// there is no such lease any more.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A lease that was ended.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RevokedBody {
+    /// Its id.
+    pub id: u64,
+    /// The store's revision with that.
+    pub revision: u64,
+    /// How many keys went with it.
+    pub deleted: u64,
+    /// It has further keys, which go soon.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+}
+
+/// A lease.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseBody {
+    /// Its id.
+    pub id: u64,
+    /// How long it lives without being renewed, in milliseconds.
+    pub ttl_ms: u64,
+    /// The cluster time when it was granted, in milliseconds.
+    pub granted_ms: u64,
+    /// How long it still lives at the least, in milliseconds. Only the node that keeps the
+    /// time knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// It is coming to its end: it takes no keys and can't be renewed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ending: bool,
+    /// The keys that live under it, if they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<Vec<KeyText>>,
+    /// Where the next page of keys begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// A page of leases in the order of their ids.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeasesBody {
+    /// The leases.
+    pub leases: Vec<LeaseBody>,
+    /// Where the next page begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// `POST /v1/lock/{name}` and `POST /v1/election/{name}`.
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimBody {
+    /// How long it is held without being kept alive, under a lease of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// The lease under which it is held.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+    /// How long to wait for it; not at all if it is not said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wait: Option<String>,
+    /// What the winner of an election says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// A lock that is held, or an election that was won.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldBody {
+    /// The lease under which it is held: to be kept alive.
+    pub lease: u64,
+    /// The fencing token, higher than that of every holder before.
+    pub token: u64,
+    /// How long the lease lives without being renewed, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// A lock that was let go, or an office that was laid down.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReleasedBody {
+    /// The lease under which it was held.
+    pub lease: u64,
+    /// The token that is of no use any more.
+    pub token: u64,
+    /// The store's revision with that.
+    pub revision: u64,
+}
+
+/// Who holds a lock, or won an election.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HolderBody {
+    /// Whether anybody does.
+    pub held: bool,
+    /// The lease under which it is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
+    /// The fencing token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<u64>,
+    /// How long the lease still lives at the least, in milliseconds. Only the node that keeps
+    /// the time knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+    /// What the winner of an election says.
+    #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    pub value: Option<ValueText>,
+    /// How many wait for it.
+    pub waiters: u64,
+}
