@@ -94,6 +94,8 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         list_entries_max: limits.list_entries_max,
         list_bytes_max: limits.list_bytes_max,
         range_delete_keys_max: limits.range_delete_keys_max,
+        lease_ttl_ms_min: limits.lease_ttl_ms_min,
+        lease_ttl_ms_max: limits.lease_ttl_ms_max,
         shutdown_timeout_ms: settings.timing.shutdown_timeout_ms,
         ..defaults
     }
