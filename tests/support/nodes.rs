@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -154,6 +155,12 @@ impl Nodes {
             .spawn()
             .expect("the node starts");
         self.running.insert(id, child);
+    }
+
+    pub fn signal(&self, id: u32, signal: Signal) {
+        let child = &self.running[&id];
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a process id");
+        kill_process(pid, signal).expect("it takes a signal");
     }
 
     pub fn kill(&mut self, id: u32) {

@@ -344,7 +344,11 @@ impl<R: Replica> Withdrawal<R> {
 impl<R: Replica> Drop for Withdrawal<R> {
     fn drop(&mut self) {
         if let Some(replica) = self.replica.take() {
-            tokio::spawn(withdraw(replica, self.key.clone(), self.since, self.own));
+            let work = withdraw(replica, self.key.clone(), self.since, self.own);
+            // Where the server ends there is nobody to do it: the lease ends by itself.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                drop(runtime.spawn(work));
+            }
         }
     }
 }

@@ -13,7 +13,7 @@
 //!
 //! This crate never decides anything: what to persist, send, apply and answer comes
 //! from the host, and this crate carries it out. It has no logic worth a unit test
-//! beyond files and settings.
+//! beyond files and settings, and `timekeeper`, which counts the time of leases.
 
 mod apply_thread;
 mod backup;

@@ -41,6 +41,10 @@ pub struct LimitSettings {
     pub watch_progress_ms: u64,
     /// Keys that one range delete removes.
     pub range_delete_keys_max: u32,
+    /// The shortest time to live of a lease.
+    pub lease_ttl_ms_min: u64,
+    /// The longest time to live of a lease.
+    pub lease_ttl_ms_max: u64,
     /// Writes of this node's clients that wait for their outcome.
     pub writes_waiting_max: usize,
     /// Their bytes.
@@ -84,6 +88,8 @@ impl Default for LimitSettings {
             watches_max: 10_000,
             watch_progress_ms: 10_000,
             range_delete_keys_max: 10_000,
+            lease_ttl_ms_min: 1_000,
+            lease_ttl_ms_max: 366 * 86_400_000,
             writes_waiting_max: 16_384,
             writes_waiting_bytes_max: 64 << 20,
             reads_waiting_max: 16_384,
@@ -118,6 +124,8 @@ impl LimitSettings {
             ("watches_max", self.watches_max as u64, 0, 1_000_000),
             ("watch_progress_ms", self.watch_progress_ms, 10, 600_000),
             ("range_delete_keys_max", u64::from(self.range_delete_keys_max), 1, 10_000),
+            ("lease_ttl_ms_min", self.lease_ttl_ms_min, 100, 86_400_000),
+            ("lease_ttl_ms_max", self.lease_ttl_ms_max, self.lease_ttl_ms_min, 366 * 86_400_000),
             ("writes_waiting_max", self.writes_waiting_max as u64, 1, 1_000_000),
             ("writes_waiting_bytes_max", self.writes_waiting_bytes_max as u64, MIB, 8 * GIB),
             ("reads_waiting_max", self.reads_waiting_max as u64, 1, 1_000_000),

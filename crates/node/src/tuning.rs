@@ -108,6 +108,8 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         watches_max: limits.watches_max,
         watch_progress_ms: limits.watch_progress_ms,
         range_delete_keys_max: limits.range_delete_keys_max,
+        lease_ttl_ms_min: limits.lease_ttl_ms_min,
+        lease_ttl_ms_max: limits.lease_ttl_ms_max,
         shutdown_timeout_ms: settings.timing.shutdown_timeout_ms,
         ..defaults
     }
