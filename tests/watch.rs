@@ -205,7 +205,8 @@ fn leader(nodes: &Nodes, ids: &[u32]) -> u32 {
     let mut leader = None;
     wait_until("a leader", || {
         let statuses = ids.iter().filter_map(|id| Some((*id, nodes.status(*id)?)));
-        leader = statuses.filter(|(_, status)| status["role"] == "leader").map(|(id, _)| id).next_back();
+        leader =
+            statuses.filter(|(_, status)| status["role"] == "leader").map(|(id, _)| id).next_back();
         leader.is_some()
     });
     leader.expect("somebody leads")

@@ -22,7 +22,7 @@ const CASES: &[Case] = &[
     ("GET /v1/kv/0123456789abcdefg", "", "", 414, "key-too-long", "at most 16"),
     ("DELETE /v1/kv/0123456789abcdef%67", "", "", 414, "key-too-long", "at most 16"),
     // Parameters.
-    ("PUT /v1/kv/a?nope=1", "", "v", 400, "bad-query", "takes: prev, redirect"),
+    ("PUT /v1/kv/a?nope=1", "", "v", 400, "bad-query", "takes: lease, ttl, prev, redirect"),
     ("PUT /v1/kv/a?Prev=true", "", "v", 400, "bad-query", "'Prev'"),
     ("PUT /v1/kv/a?prev&prev", "", "v", 400, "bad-query", "'prev' is given twice"),
     ("PUT /v1/kv/a?prev=yes", "", "v", 400, "bad-query", "'true' or 'false'"),
@@ -32,7 +32,7 @@ const CASES: &[Case] = &[
     ("GET /v1/kv/a?revision=1&revision=1", "", "", 400, "bad-query", "twice"),
     ("GET /v1/kv/a?revision=2", "", "", 400, "future-revision", "is at revision 1"),
     ("GET /v1/kv/a?revision=0&min_revision=1", "", "", 400, "bad-query", "below 'min_revision'"),
-    ("PUT /v1/kv/a?revision=1", "", "v", 400, "bad-query", "takes: prev, redirect"),
+    ("PUT /v1/kv/a?revision=1", "", "v", 400, "bad-query", "takes: lease, ttl, prev, redirect"),
     ("GET /v1/kv/a?consistency=maybe", "", "", 400, "bad-query", "'linearizable' or 'stale'"),
     ("GET /v1/kv/a?min_revision=x", "", "", 400, "bad-query", "whole number"),
     ("GET /v1/kv/a?min_revision=18446744073709551616", "", "", 400, "bad-query", "2^64"),
