@@ -2,15 +2,18 @@
 //! processor that no checksum tells.
 //!
 //! It takes the time in one value for a millisecond later: the state hash differs from then
-//! on, and hardly anything else, so that nobody is told anything wrong before the hosts find
-//! out. Then it must stop, and get a peer's state.
+//! on, and nothing else, so that nobody is told anything wrong before the hosts find out. Then
+//! it must stop, and get a peer's state. A value after whose time something is remembered for
+//! a while, or forgotten, is not such a one.
 
+use synod_kv::{Command, ServerId, StateMachine};
 use synod_paxos::NodeId;
 
 use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
 use crate::fault::Fault;
 use crate::node::{Doubt, Fate};
+use crate::store::Store;
 use crate::words;
 use crate::world::{Happening, World};
 
@@ -27,8 +30,16 @@ pub(crate) enum Drift {
 
 impl Drift {
     /// The time that a node reads in a value.
-    pub(crate) fn bend(&mut self, stamp_ms: u64, now_ms: u64) -> u64 {
-        if *self != Drift::Soon || stamp_ms < now_ms {
+    pub(crate) fn bend(
+        &mut self,
+        stamp_ms: u64,
+        machine: &StateMachine<Store>,
+        commands: &[(ServerId, Command)],
+    ) -> u64 {
+        let forgets = machine.tick_ms().is_some_and(|tick_ms| stamp_ms + 1 >= tick_ms);
+        let remembers = commands.iter().any(|(_, command)| command.idempotency.is_some());
+        let is_late = stamp_ms < machine.cluster_time_ms();
+        if *self != Drift::Soon || is_late || forgets || remembers {
             return stamp_ms;
         }
         *self = Drift::Parted;

@@ -286,12 +286,12 @@ pub(crate) fn apply_value(
     let mut stamp_ms = 0;
     if let Value::Batch(bytes) = value {
         let batch = read_batch(bytes, newest, mistake).map_err(|_| Unfit::Unreadable)?;
-        stamp_ms = drift.bend(batch.cluster_time_ms, machine.cluster_time_ms());
         for entry in batch.entries {
             let decoded = command::decode(entry.command.clone());
             commands.push((entry.id, decoded.expect("a chosen command can be read")));
             encoded.push(entry.command);
         }
+        stamp_ms = drift.bend(batch.cluster_time_ms, machine, &commands);
     }
     let taken = machine.apply(slot, stamp_ms, &commands)?;
     let named = commands.into_iter().map(|(id, _)| id).zip(encoded);
