@@ -20,6 +20,8 @@ const BUFFER_BYTES: u64 = MIB;
 /// Keys that exist at a time, and the bytes of each.
 const KEYS: u64 = 200;
 const VALUE_BYTES: u16 = 10_000;
+/// Old revisions that are kept; a few more until the leader's node looks.
+const REVISIONS: u64 = 200;
 /// What is written in all, far more than the bound.
 const WRITTEN_BYTES: u64 = 220 * MIB;
 const CLIENTS: u64 = 8;
@@ -27,7 +29,8 @@ const CLIENTS: u64 = 8;
 /// As docs/operations.md says it.
 fn bound() -> u64 {
     let live = KEYS * u64::from(VALUE_BYTES);
-    TAIL_BYTES + 4 * SEGMENT_BYTES + 3 * live + 44 * BUFFER_BYTES + 8 * MIB
+    let history = 2 * REVISIONS * u64::from(VALUE_BYTES);
+    TAIL_BYTES + 4 * SEGMENT_BYTES + 3 * (live + history) + 44 * BUFFER_BYTES + 8 * MIB
 }
 
 fn cluster() -> TestCluster {
@@ -36,7 +39,7 @@ fn cluster() -> TestCluster {
     let settings = format!(
         "\n[limits]\nsegment_bytes = {SEGMENT_BYTES}\nwrite_buffer_bytes = {BUFFER_BYTES}\n\
          [timing]\nflush_interval_ms = 100\n[snapshot]\ntail_bytes_max = {TAIL_BYTES}\n\
-         keep_for_peers_ms = 0\n"
+         keep_for_peers_ms = 0\n[history]\nkeep_ms = 0\nrevisions_max = {REVISIONS}\n"
     );
     for id in cluster.ids() {
         let mut file =

@@ -161,6 +161,8 @@ impl<R: Replica> Batch<R> {
     async fn carry_out(&mut self) -> Result<(), Gone> {
         let results = self.results.clone();
         loop {
+            // A client that waits for a result need not send anything.
+            self.lines.is_timed = self.under_way.is_empty();
             let is_full = self.under_way.len() >= LINES_MAX || self.bytes >= LINES_BYTES_MAX;
             let line = tokio::select! {
                 biased;

@@ -35,7 +35,14 @@ pub(crate) struct Lines<B> {
     /// How long the client may be silent, and since when it is or may be.
     patience: Duration,
     since: Instant,
+    /// Whether it may not be silent for longer.
+    pub(crate) is_timed: bool,
+    /// Bytes that came since then.
+    came: usize,
 }
+
+/// Whoever sends less than this, or a line, within the patience is as good as silent.
+const PROGRESS_BYTES: usize = 64 << 10;
 
 impl<B> Lines<B>
 where
@@ -51,12 +58,15 @@ where
             bytes_max,
             patience,
             since: Instant::now(),
+            is_timed: true,
+            came: 0,
         }
     }
 
     /// The client was not listened to for a while, which is not its fault.
     pub(crate) fn be_patient(&mut self) {
         self.since = Instant::now();
+        self.came = 0;
     }
 
     /// The next line that is not empty; none at the end. Nothing is lost if the future is
@@ -64,6 +74,7 @@ where
     pub(crate) async fn next(&mut self) -> Option<Line> {
         loop {
             if let Some(line) = self.cut() {
+                self.be_patient();
                 return Some(line);
             }
             self.body.as_ref()?;
@@ -83,11 +94,19 @@ where
         let Some(body) = &mut self.body else {
             return Ok(());
         };
-        match timeout_at(self.since + self.patience, body.frame()).await {
+        let frame = match self.is_timed {
+            true => timeout_at(self.since + self.patience, body.frame()).await,
+            false => Ok(body.frame().await),
+        };
+        match frame {
             Ok(Some(Ok(frame))) => {
-                self.since = Instant::now();
                 // Trailers say nothing to us.
                 if let Ok(data) = frame.into_data() {
+                    self.came += data.len();
+                    if self.came >= PROGRESS_BYTES {
+                        self.since = Instant::now();
+                        self.came = 0;
+                    }
                     self.rest.extend_from_slice(&data);
                 }
                 Ok(())

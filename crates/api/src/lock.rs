@@ -208,12 +208,14 @@ async fn hold<R: Replica>(
     let since = context.replica.revision();
     let (lease, ttl_ms) = lease_of(context, &wish, deadline).await?;
     let own = matches!(wish.under, Under::Own { .. });
-    let paper = Paper { own, value: wish.value.clone() };
+    // Attempts under one name share the lease: one that gives up must not end it for another.
+    let is_alone = own && wish.name.is_none();
+    let paper = Paper { own: is_alone, value: wish.value.clone() };
     let mut withdrawal = Withdrawal {
         replica: Some(context.replica.clone()),
         key: wish.office.key(lease),
         since,
-        own: own.then_some(lease),
+        own: is_alone.then_some(lease),
     };
     let late = loop {
         let token = match wish.office.claim(context, lease, &paper, deadline).await? {
@@ -222,7 +224,7 @@ async fn hold<R: Replica>(
                 if !own || wish.name.is_none() {
                     return Err(lease::not_found(id));
                 }
-                // An earlier attempt under this name gave up, and took the lease with it.
+                // The lease of an earlier attempt under this name is over.
                 let granted = lease::grant(context, Some(id), ttl_ms, None, deadline).await?;
                 match granted.outcome {
                     Outcome::LeaseGranted { .. } | Outcome::LeaseExists { .. } => continue,

@@ -174,7 +174,9 @@ async fn begin<R: Replica>(
     deadline: Deadline,
 ) -> Result<ChangePoint, Problem> {
     let replica = &context.replica;
-    let is_here = |from: ChangePoint| from.revision.0 <= replica.revision().0.saturating_add(1);
+    // Of a revision that was told in part all has to be here, not only what was before it.
+    let before = |from: ChangePoint| Revision(from.revision.0 - u64::from(from.number == 0));
+    let is_here = |from: ChangePoint| before(from) <= replica.revision();
     if !from.is_some_and(is_here) {
         let _place = context.admission.read()?;
         let barrier = replica.read_barrier(deadline.replica);
@@ -185,8 +187,8 @@ async fn begin<R: Replica>(
         };
         // What was told elsewhere was chosen, but whoever confirms reads need not know that
         // yet.
-        let before = Revision(from.revision.0 - 1);
-        let reached = timeout_at(deadline.answer, replica.wait_revision(before, deadline.replica));
+        let wait = replica.wait_revision(before(from), deadline.replica);
+        let reached = timeout_at(deadline.answer, wait);
         match reached.await.unwrap_or(Err(Refused::Deadline)) {
             Ok(()) => {}
             Err(Refused::Deadline) => {

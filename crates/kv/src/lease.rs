@@ -2,8 +2,8 @@
 //!
 //! The state machine measures no time. A lease has a time to live, and somebody outside, the
 //! leader's node, counts it down. Before it does it begins an epoch by a command, and from then
-//! on counts each lease from its full time. An expiry names the epoch and how often it saw the
-//! lease renewed in the log, and has no effect if either is old: so the wish of a deposed leader
+//! on counts each lease from its full time. An expiry names the epoch and the slot in which it saw
+//! the lease renewed last, and has no effect if either is old: so the wish of a deposed leader
 //! ends no lease that its successor keeps, and a renewal that is in the log before the expiry
 //! counts. Renewals that only the leader knows of need no command.
 //!
@@ -48,7 +48,8 @@ pub enum LeaseOperation {
         id: LeaseId,
         /// The epoch of who says so.
         epoch: LeaseEpoch,
-        /// How often the lease was renewed in the log, as far as that one has seen.
+        /// The slot in which the lease was granted or renewed last, as far as that one has
+        /// seen.
         renewals: u64,
     },
 }
@@ -63,7 +64,8 @@ pub struct Lease {
     pub ttl_ms: u64,
     /// The cluster time when it was granted, in milliseconds.
     pub granted_ms: u64,
-    /// How often it was renewed by a command.
+    /// The slot of its grant, or of its last renewal by a command. An expiry names the one that
+    /// it saw, which was committed: any later grant or renewal stands in a later slot.
     pub renewals: u64,
     /// It is coming to its end.
     pub is_ending: bool,
@@ -324,7 +326,9 @@ impl Stage {
             return Ok(Outcome::LeaseExists { revision, id });
         }
         let granted_ms = self.state.cluster_time_ms;
-        let lease = Lease { ttl_ms, granted_ms, renewals: 0, is_ending: false };
+        // Not counted from 0: an expiry of a lease that had this id before must not fit.
+        let renewals = self.state.applied_slot;
+        let lease = Lease { ttl_ms, granted_ms, renewals, is_ending: false };
         self.leases.set(&mut self.batch, id, Some(lease));
         self.state.leases += 1;
         self.state.hash.number(ttl_ms);
@@ -336,7 +340,7 @@ impl Stage {
         for id in ids {
             let lease = self.leases.find(map, *id)?.filter(|lease| !lease.is_ending);
             if let Some(lease) = lease {
-                let renewals = lease.renewals.wrapping_add(1);
+                let renewals = self.state.applied_slot;
                 self.leases.set(&mut self.batch, *id, Some(Lease { renewals, ..lease }));
             }
             ttls_ms.push(lease.map(|lease| lease.ttl_ms));
@@ -465,12 +469,12 @@ mod tests {
             assert_eq!(begun, Outcome::LeaseEpochBegun { revision, epoch: LeaseEpoch(epoch) });
         }
         machine.lease(LeaseOperation::KeepAlive { ids: vec![ID] });
-        for (epoch, renewals) in [(1, 1), (2, 0), (3, 1), (2, 2)] {
+        for (epoch, renewals) in [(1, 4), (2, 1), (3, 4), (2, 5)] {
             let epoch = LeaseEpoch(epoch);
             let old = machine.lease(LeaseOperation::Expire { id: ID, epoch, renewals });
             assert_eq!(old, Outcome::LeaseExpiryOld { revision, id: ID });
         }
-        let expire = LeaseOperation::Expire { id: ID, epoch: LeaseEpoch(2), renewals: 1 };
+        let expire = LeaseOperation::Expire { id: ID, epoch: LeaseEpoch(2), renewals: 4 };
         let ended = Outcome::LeaseEnded { revision, id: ID, count: 0, more: false };
         assert_eq!(machine.lease(expire), ended);
     }

@@ -10,8 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::replica::Handle;
 
-/// How often it is looked whether something is due.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether something is due: what comes in between is kept too long.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a chore may take. One that failed is due again at the next look.
 const PATIENCE: Duration = Duration::from_secs(5);
 

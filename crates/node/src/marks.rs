@@ -27,6 +27,10 @@ pub(crate) const WHOLE: &str = "WHOLE";
 /// that: whoever asks again does not wait for long.
 pub(crate) const UNREPLACED: &str = "UNREPLACED";
 
+/// The state was given slots that the journal lost. It may be ahead of the journal, which says at
+/// the next start that it begins behind it, also when the damage is gone by itself.
+pub(crate) const FILLED: &str = "FILLED";
+
 /// Up to the slot that it names, what came from a peer was found right by the others.
 pub(crate) const FOUND_RIGHT: &str = "FOUND_RIGHT";
 

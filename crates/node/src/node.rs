@@ -28,11 +28,11 @@ use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
-use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
+use crate::folder::{self, Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
 use crate::leases;
-use crate::marks::{self, DIFFERS, REBUILD, WENT_BACK};
+use crate::marks::{self, DIFFERS, FILLED, REBUILD, WENT_BACK};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
@@ -298,6 +298,10 @@ fn recover(
     if let Some(slot) = StateFolders::mark(store.path())? {
         recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
         folder.states().remove_mark(store.path())?;
+    }
+    if folder.path().join(FILLED).exists() {
+        recovery::start_after(&mut journal, &mut recovered, state_upto)?;
+        folder::remove(folder.path(), FILLED)?;
     }
     let machine = StateMachine::open(store.clone(), settings.history.kv_options())
         .map_err(StartError::State)?;

@@ -39,7 +39,7 @@ use tokio::task::LocalSet;
 use crate::apply_thread::Applier;
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::marks::{self, DIFFERS, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE};
+use crate::marks::{self, DIFFERS, FILLED, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE};
 use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
@@ -210,7 +210,7 @@ impl Rebuild<'_> {
         let mut journal = Journal::look_behind_damage(&dir, lineage)?;
         // The journal does not know yet of a state that was restored or switched to last.
         let switched = StateFolders::mark(&states.current()?)?;
-        if switched.is_none() {
+        if switched.is_none() && !self.folder.path().join(FILLED).exists() {
             self.refuse_lost(journal.held)?;
         }
         journal.upto = journal.upto.max(switched.map_or(Slot::ZERO, Slot));
@@ -257,7 +257,9 @@ impl Rebuild<'_> {
         unreplaced: u32,
         door: &TcpListener,
     ) -> Result<Option<Verified>, StartError> {
-        let patience = patience(unreplaced);
+        // One that can't go on with what it has has nothing better to do than to ask.
+        let can_go_on = self.durable_slot()?.is_some_and(|applied| applied >= journal.upto);
+        let patience = patience(if can_go_on { unreplaced } else { 0 });
         // A state that an operator gave up is not made to last.
         let filling = if is_doubt { self.filling(journal) } else { None };
         let mut fetched = self.fetch(journal, filling, patience, door);
@@ -289,6 +291,8 @@ impl Rebuild<'_> {
             let store = Store::open(path, &tuning::store_options(self.settings))?;
             let machine = StateMachine::open(store.clone(), KvOptions::default());
             let machine = machine.map_err(StartError::State)?;
+            // Before anything is applied that the journal may not hold.
+            self.folder.replace(FILLED, b"the state may be ahead of the journal\n")?;
             let shared = Arc::new(Shared::default());
             let applier = Applier::new(machine, self.identity, journal.incarnation, shared);
             Ok(Filling::new(applier, store, journal.upto, Instant::now()))

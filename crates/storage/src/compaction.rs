@@ -126,10 +126,11 @@ mod tests {
                 }
             }
         }
-        // What was replaced is gone, but for the last compactions, when they are over.
+        // A change makes a record and an entry in the list of changes. Most of what was replaced
+        // is gone; how much depends on when the compactions came.
         store.database().wait_for_compact(&WaitForCompactOptions::default()).unwrap();
         let rows = store.verify(|| true).unwrap();
-        assert!(rows < 30_000, "{rows} of 60,000 changes are kept");
+        assert!(rows < 60_000, "{rows} rows of 120,000 are kept");
         // The test is worth nothing if there was but one level.
         let levels = (1..7).filter(|level| {
             let name = format!("rocksdb.num-files-at-level{level}");

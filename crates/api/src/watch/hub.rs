@@ -280,7 +280,7 @@ impl Hub {
         };
         let page = match look(&query, &state.index) {
             // A revision that is more than a page: as a whole it is too large for any queue.
-            Ok(page) if page.next.number != 0 => None,
+            Ok(page) if page.next.number != 0 || page.changes.len() > 2 * VISITS_MAX => None,
             // Each of them finds out what is the matter, and says so to its client.
             Err(_) => None,
             Ok(page) => Some(page),
@@ -304,7 +304,11 @@ impl Hub {
             let revision = change.revision;
             let event = Arc::new(Event::new(change, Arc::clone(&self.held)));
             state.index.each(event.key(), |id| {
-                group.entry(id).or_default().push(Arc::clone(&event));
+                let events = group.entry(id).or_default();
+                // What is beyond does not fit into its queue, and one more tells that.
+                if events.len() <= self.queue_events_max {
+                    events.push(Arc::clone(&event));
+                }
             });
             if changes.peek().is_some_and(|next| next.revision == revision) {
                 continue;

@@ -118,7 +118,7 @@ fn lease_operation() -> impl Strategy<Value = LeaseOperation> {
         1 => id().prop_map(|id| LeaseOperation::Revoke { id }),
         1 => prop::collection::vec(id(), 0..3).prop_map(|ids| LeaseOperation::KeepAlive { ids }),
         1 => Just(LeaseOperation::BeginEpoch),
-        2 => (id(), 0u64..2, 0u64..2).prop_map(|(id, epoch, renewals)| {
+        2 => (id(), 0u64..2, 1u64..20).prop_map(|(id, epoch, renewals)| {
             LeaseOperation::Expire { id, epoch: LeaseEpoch(epoch), renewals }
         }),
     ]

@@ -113,6 +113,7 @@ proptest! {
                 (ServerId { origin: 1, incarnation: 1, sequence }, command.clone())
             })
             .collect();
+        model.begin_slot(0);
         for (id, command) in &commands {
             model.take(*id, command);
         }

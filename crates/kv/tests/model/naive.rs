@@ -33,6 +33,7 @@ pub(crate) struct Model {
     pub(crate) leases: BTreeMap<u64, Lease>,
     pub(crate) lease_epoch: u64,
     last_lease: u64,
+    slot: u64,
     pub(crate) origins: BTreeMap<u32, (u64, u64)>,
     answers: Vec<Answer>,
     forgotten_ms: u64,
@@ -48,6 +49,7 @@ struct Answer {
 
 impl Model {
     pub(crate) fn begin_slot(&mut self, passed_ms: u64) {
+        self.slot += 1;
         self.now_ms += passed_ms;
         let now_ms = self.now_ms;
         let over = |answer: &Answer| answer.expires_ms + IDEMPOTENCY_GRACE_MS <= now_ms;
@@ -331,7 +333,7 @@ impl Model {
                     return Outcome::LeaseExists { revision, id: LeaseId(id) };
                 }
                 let (ttl_ms, granted_ms) = (*ttl_ms, self.now_ms);
-                let lease = Lease { ttl_ms, granted_ms, renewals: 0, is_ending: false };
+                let lease = Lease { ttl_ms, granted_ms, renewals: self.slot, is_ending: false };
                 self.leases.insert(id, lease);
                 Outcome::LeaseGranted { revision, id: LeaseId(id), ttl_ms }
             }
@@ -341,7 +343,7 @@ impl Model {
                 for id in ids {
                     let lease = self.leases.get_mut(&id.0).filter(|lease| !lease.is_ending);
                     ttls_ms.push(lease.map(|lease| {
-                        lease.renewals += 1;
+                        lease.renewals = self.slot;
                         lease.ttl_ms
                     }));
                 }

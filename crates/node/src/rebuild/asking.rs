@@ -96,6 +96,7 @@ impl<'a> Asking<'a> {
     ) -> Result<Fetched, StartError> {
         let mut batch = Vec::new();
         loop {
+            let begun = Instant::now();
             for event in batch.drain(..) {
                 match &event {
                     IncomingEvent::Dismissed { number, .. } => {
@@ -115,6 +116,8 @@ impl<'a> Asking<'a> {
             if let Some((to, fetch)) = self.slots.go_on(&self.candidates.up, now) {
                 transport.send(to, &PeerMessage::Paxos(Message::Fetch(fetch)));
             }
+            // To read the own journal may take long, and is no time in which nothing came.
+            self.heard_at += begun.elapsed();
             self.heard_at = self.slots.moved_at().map_or(self.heard_at, |at| at.max(self.heard_at));
             if self.slots.is_done(now) {
                 return Ok(Fetched::Slots);
@@ -123,6 +126,9 @@ impl<'a> Asking<'a> {
             self.fetch.look(Instant::now());
             if let Some(verified) = self.carry_out(transport)? {
                 return Ok(Fetched::State(verified));
+            }
+            if self.heard_at.elapsed() >= self.patience && self.slots.is_full() {
+                return Ok(Fetched::Slots);
             }
             if self.heard_at.elapsed() >= self.patience {
                 return Err(StartError::NoState { why: self.why_none() });

@@ -92,8 +92,12 @@ impl Slots {
         let Fetch { nonce, first, last } = fetch;
         let last = last.min(first.plus(CHUNK_SLOTS_MAX - 1));
         let values = self.shown().map(|shown| shown.values(first, last, CHUNK_BYTES_MAX));
-        self.served_at = Some(now);
-        Chosen { nonce, first, values: values.unwrap_or_default() }
+        let values = values.unwrap_or_default();
+        // Whoever lacks what this node can't tell may need it as an acceptor.
+        if !values.is_empty() {
+            self.served_at = Some(now);
+        }
+        Chosen { nonce, first, values }
     }
 
     /// A peer's answer.
@@ -162,6 +166,11 @@ impl Slots {
             }
             Err(error) => tracing::warn!(%error, "the state cannot be made durable"),
         }
+    }
+
+    /// Whether the state is filled.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// How far the own state is, while it is being filled.
@@ -309,9 +318,9 @@ mod tests {
         assert_eq!((slots.applied(), slots.is_done(now)), (Some(Slot(5)), false));
         assert_eq!(slots.go_on(&up, now), None);
         assert!(slots.is_done(now) && slots.applied().is_none());
-        // Whoever asks is answered, and not left alone at once.
+        // Whoever asks is answered, and waited for only if the answer was of use.
         let answer = slots.answer(Fetch { nonce: 7, first: Slot(1), last: Slot(u64::MAX) }, now);
         assert_eq!(answer, chosen(7, 1, Vec::new()));
-        assert!(!slots.is_done(now) && slots.is_done(now + QUIET));
+        assert!(slots.is_done(now));
     }
 }
