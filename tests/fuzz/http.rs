@@ -20,6 +20,8 @@ use crate::engine::{Answer, Fuzz};
 use crate::memory::within;
 use crate::stand_in;
 
+/// The kind of an answer that goes on for ever.
+const STREAM: &[u8] = b"text/event-stream";
 /// Far beyond what any answer needs.
 const PATIENCE: Duration = Duration::from_secs(20);
 const KEY_BYTES_MAX: usize = 64;
@@ -259,6 +261,7 @@ fn requests() -> Vec<Vec<u8>> {
         "POST /v1/batch HTTP/1.1\r\ncontent-length: 61\r\n\r\n{\"op\":\"put\",\"key\":\"a\",\"value\":\"1\"}\n{\"op\":\"delete\",\"key\":\"b\"}\n",
         "GET /v1/watch?prefix=b&from=1&prev&wait=0s HTTP/1.1",
         "GET /v1/watch?key=a&from=2.0&wait=0s HTTP/1.1\r\nlast-event-id: 0",
+        "GET /v1/watch?key=a HTTP/1.1\r\nhost: h\r\n\r\nGET /v1/status HTTP/1.1",
         "GET /v1/status HTTP/1.1",
         "GET /livez HTTP/1.1",
         "GET /readyz HTTP/1.1",
@@ -282,7 +285,14 @@ async fn ask(address: std::net::SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let _ = stream.write_all(bytes).await;
     let _ = stream.shutdown().await;
     let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
+    // A stream of events need not end as long as somebody may read it, though that one sends
+    // nothing any more: its beginning will do.
+    while stream.read_buf(&mut answer).await.is_ok_and(|read| read > 0) {
+        let has = |words: &[u8]| answer.windows(words.len()).any(|part| part == words);
+        if has(STREAM) && has(b"\r\n\r\n") {
+            break;
+        }
+    }
     answer
 }
 
