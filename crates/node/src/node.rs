@@ -301,6 +301,7 @@ fn recover(
     }
     if folder.path().join(FILLED).exists() {
         recovery::start_after(&mut journal, &mut recovered, state_upto)?;
+        folder.step("filling told")?;
         folder::remove(folder.path(), FILLED)?;
     }
     let machine = StateMachine::open(store.clone(), settings.history.kv_options())

@@ -16,6 +16,8 @@
 //! and the file stays for the next time.
 
 mod asking;
+#[cfg(test)]
+mod filled_tests;
 mod slots;
 
 use std::net::TcpListener;
@@ -262,6 +264,7 @@ impl Rebuild<'_> {
         let patience = patience(if can_go_on { unreplaced } else { 0 });
         // A state that an operator gave up is not made to last.
         let filling = if is_doubt { self.filling(journal) } else { None };
+        self.folder.step("filling begun")?;
         let mut fetched = self.fetch(journal, filling, patience, door);
         if let Ok(Fetched::Slots) = fetched {
             self.folder.step("slots fetched")?;

@@ -23,7 +23,7 @@ use crate::apply_thread::{Applier, ApplyError};
 use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
-use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
+use crate::marks::{DIFFERS, FILLED, REBUILD, WENT_BACK};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
 
@@ -384,9 +384,10 @@ fn remains(
     if let Some(damage) = remains.damage() {
         doubts.push(format!("the journal is damaged, and of no use from there on: {damage}"));
     }
-    // A snapshot may have been installed that the journal does not know of yet.
-    let is_installed = StateFolders::mark(state)?.is_some();
-    if remains.damage().is_none() && !is_installed && last_in_order(&remains) < applied {
+    // A snapshot may have been installed, or slots given by peers, of which the journal does not
+    // know yet.
+    let is_ahead = StateFolders::mark(state)?.is_some() || data.join(FILLED).exists();
+    if remains.damage().is_none() && !is_ahead && last_in_order(&remains) < applied {
         doubts.push(format!(
             "the state ends at slot {applied}, but the journal at slot {}: the journal lost what \
              it had acknowledged",
