@@ -94,7 +94,7 @@ fuzz: setup ## Give decoders bytes that nobody meant (FUZZ_SECONDS=600 ONLY=http
 	    --nocapture --test-threads=2 $(ONLY)
 
 .PHONY: proof
-proof: build ## The long run for docs/ledger.md (SEEDS=50000 ROUNDS=10; over an hour).
+proof: build next ## The long run for docs/ledger.md (SEEDS=50000 ROUNDS=10; over an hour).
 	@SYNOD=$(TARGET_DIR)/release/synod .ci/proof $(ARGS)
 
 .PHONY: clean

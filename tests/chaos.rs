@@ -12,7 +12,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::cluster::{SYNOD, folder, output_of};
+use support::cluster::{SYNOD, folder, output_of, synod};
+use support::skip::next_release;
 
 /// One cluster after the other: its nodes, how many faults, of which classes.
 const CLUSTERS: [(&str, &str, &str); 4] = [
@@ -21,6 +22,8 @@ const CLUSTERS: [(&str, &str, &str); 4] = [
     ("3", "10", "kill"),
     ("3", "15", "member,damage,backup"),
 ];
+/// One whose nodes go over to the next release and come back, in between: all of it at least once.
+const MIXED: (&str, &str, &str) = ("3", "12", "kill,partition,upgrade");
 /// What must have happened in all of them together.
 const FAULTS: [(&str, usize); 6] =
     [("kill", 30), ("pause", 20), ("partition", 20), ("member", 5), ("damage", 5), ("backup", 5)];
@@ -34,10 +37,15 @@ fn of_class(result: &Value, class: &str) -> usize {
 }
 
 /// A run that passed.
-fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize) -> Value {
+fn run(
+    folder: &Path,
+    (nodes, faults, classes): (&str, &str, &str),
+    seed: usize,
+    more: &[&str],
+) -> Value {
     let mut command = Command::new(SYNOD);
     command.current_dir(folder).args(["chaos", "--json", "--history", "history.jsonl"]);
-    command.args(["--nodes", nodes, "--faults", faults, "--faults-only", classes]);
+    command.args(["--nodes", nodes, "--faults", faults, "--faults-only", classes]).args(more);
     let output = output_of(command.args(["--seed", &seed.to_string()]), PATIENCE);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{errors}");
@@ -51,13 +59,14 @@ fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize)
     assert!(result["worst_recovery_ms"].as_f64() > Some(0.0));
     println!(
         "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
-         members, {} damages, {} backups in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
+         members, {} damages, {} backups, {} changes of releases in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
         of_class(&result, "kill"),
         of_class(&result, "pause"),
         of_class(&result, "partition"),
         of_class(&result, "member"),
         of_class(&result, "damage"),
         of_class(&result, "backup"),
+        of_class(&result, "upgrade"),
         result["duration_s"],
         result["operations"],
         result["keys"],
@@ -66,7 +75,7 @@ fn run(folder: &Path, (nodes, faults, classes): (&str, &str, &str), seed: usize)
     for fault in result["faults"].as_array().expect("faults") {
         let outcome = fault["outcome"].as_str().expect("an outcome");
         assert!(!outcome.is_empty(), "{fault}");
-        if ["member", "damage", "backup"].iter().any(|class| fault["class"] == *class) {
+        if ["member", "damage", "backup", "upgrade"].iter().any(|class| fault["class"] == *class) {
             println!("  {}: {outcome}", fault["kind"].as_str().expect("a kind"));
         }
     }
@@ -90,7 +99,7 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
     let folder = folder();
     let mut results = Vec::new();
     for (seed, cluster) in (3..).zip(CLUSTERS) {
-        results.push(run(folder.path(), cluster, seed));
+        results.push(run(folder.path(), cluster, seed, &[]));
         assert!(read_history(folder.path()) > 1_000);
         let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().collect();
         assert_eq!(left.len(), 1, "only the history stays: {left:?}");
@@ -103,4 +112,38 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
     let checked: u64 = results.iter().map(checked).sum();
     println!("{checked} operations checked, 0 violations");
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
+}
+
+/// The next release speaks version 2, this one version 1.
+#[test]
+fn nodes_that_go_on_as_another_release_and_come_back_keep_their_word() {
+    let Some(next) = next_release() else { return };
+    let folder = folder();
+    let next = next.to_str().expect("a path");
+    let result = run(folder.path(), MIXED, 7, &["--other-release", next]);
+    assert!(read_history(folder.path()) > 1_000);
+    assert_eq!(of_class(&result, "upgrade"), 4);
+    let faults = result["faults"].as_array().expect("faults");
+    let outcomes = faults.iter().map(|fault| fault["outcome"].as_str().expect("an outcome"));
+    // With four changes in a cluster of three, all of them together among these, there is a way back.
+    for words in
+        ["came back as the other release, version 2", "came back as this release, version 1"]
+    {
+        assert!(outcomes.clone().any(|outcome| outcome.contains(words)), "{words:?}: {result}");
+    }
+}
+
+#[test]
+fn another_release_must_be_there_and_wanted() {
+    for (arguments, words) in [
+        (&["--faults-only", "upgrade"][..], "name its program with --other-release"),
+        (&["--other-release", "/nowhere/synod"], "No such file"),
+        (&["--other-release", "/bin/true"], "is no other synod"),
+        (&["--faults-only", "kill", "--other-release", SYNOD], "no node becomes it"),
+    ] {
+        let output = synod(&[&["chaos", "--faults", "1"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
 }

@@ -29,6 +29,7 @@ case "$*" in
         fault partition "${PARTITIONS:-20}" ;;
     *member,damage,backup*) fault member "${MEMBERS:-8}"; fault damage "${DAMAGES:-8}"
         backups="${BACKUPS:-8}" ;;
+    *upgrade*) fault kill 8; fault member 8; fault upgrade "${UPGRADES:-8}" ;;
     *) fault kill 10 ;;
 esac
 echo "\"backups_checked\": $backups,"
@@ -43,7 +44,10 @@ fn proof(variables: &[(&str, &str)]) -> Output {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a program");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/.ci/proof");
     let mut command = Command::new(script);
-    command.env("SYNOD", &program).env("OUT", folder.path().join("out"));
+    command
+        .env("SYNOD", &program)
+        .env("SYNOD_NEXT", &program)
+        .env("OUT", folder.path().join("out"));
     command.env("SEEDS", "5").env("FIRST_SEED", "0").env("ROUNDS", "1");
     output_of(command.envs(variables.iter().copied()), PATIENCE)
 }
@@ -64,7 +68,7 @@ fn a_long_run_that_did_all_it_was_asked_for_passes() {
     }
     let line = proof(&[]);
     let line = String::from_utf8_lossy(&line.stdout);
-    assert!(line.contains("| 0..5 | 900 simulated, 2100 real | 30 kills, 20 pauses"), "{line}");
+    assert!(line.contains("| 0..5 | 900 simulated, 2800 real | 38 kills, 20 pauses"), "{line}");
 }
 
 #[test]
@@ -76,13 +80,14 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("SIMULATED", "0")], "0 operations simulated"),
         (&[("CHAOS_ENDS", "1")], "chaos-1-all failed"),
         (&[("CHECKED", "0")], "0 operations checked in chaos-1-all"),
-        (&[("KILLS", "19")], "29 kills, asked for 30"),
+        (&[("KILLS", "19")], "37 kills, asked for 38"),
         (&[("PAUSES", "19")], "19 pauses, asked for 20"),
         (&[("PARTITIONS", "19")], "19 partitions, asked for 20"),
-        (&[("MEMBERS", "7")], "7 changes of the members, asked for 8"),
+        (&[("MEMBERS", "7")], "15 changes of the members, asked for 16"),
         (&[("DAMAGES", "7")], "7 damaged nodes, asked for 8"),
         (&[("BACKUPS", "7")], "7 restored backups, asked for 8"),
-        (&[("UNDECIDED", "1")], "3 undecided keys"),
+        (&[("UPGRADES", "7")], "7 changes of releases, asked for 8"),
+        (&[("UNDECIDED", "1")], "4 undecided keys"),
         (&[("UNSAID", "1")], "chaos-1-all does not say which keys were checked"),
     ] {
         let output = proof(variables);
@@ -92,4 +97,5 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         assert!(!output.status.success());
     }
     assert_eq!(proof(&[("SEEDS", "many")]).status.code(), Some(2));
+    assert_eq!(proof(&[("SYNOD_NEXT", "/nowhere/synod")]).status.code(), Some(2));
 }

@@ -10,7 +10,7 @@ mod support;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -19,11 +19,9 @@ use std::thread::{self, JoinHandle};
 use rustix::process::Signal;
 use support::cluster::{SYNOD, TestCluster, synod};
 use support::http;
-use support::skip::{Need, skip};
+use support::skip::next_release;
 use support::wait::wait_until;
 
-/// Where `make test` says that the next release is.
-const NEXT: &str = "SYNOD_NEXT";
 const REGISTERS: usize = 3;
 
 /// A cell that one client counts up and another one reads.
@@ -248,15 +246,6 @@ fn agree(cluster: &TestCluster) {
         let seen: Option<Vec<_>> = seen.collect();
         seen.is_some_and(|seen| seen.windows(2).all(|two| two[0] == two[1]))
     });
-}
-
-/// The next release.
-fn next_release() -> Option<PathBuf> {
-    let Some(next) = std::env::var_os(NEXT) else {
-        skip(Need::Next, &format!("{NEXT} does not name the next release; `make test` builds it"));
-        return None;
-    };
-    Some(next.into())
 }
 
 /// The settings of the node are not for this release: it says so and ends.

@@ -1,8 +1,13 @@
 //! Tests that not every machine can run.
 
+use std::path::PathBuf;
+
 /// Separated by blanks, what this machine can do for certain: no test may be skipped
 /// for want of it. `.ci/run` sets it to what `.ci/setup tests` has tried.
 const MUST_RUN: &str = "SYNOD_TESTS_MUST_RUN";
+
+/// Where `make test` says that the next release is.
+const NEXT: &str = "SYNOD_NEXT";
 
 /// What a test needs, by its word in the variable.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +30,15 @@ pub fn skip(need: Need, reason: &str) {
     let can = std::env::var(MUST_RUN).unwrap_or_default();
     assert!(!must_run(need, &can), "{reason}, but {MUST_RUN} is \"{can}\"");
     eprintln!("skipped: {reason}");
+}
+
+/// The next release, if it was built; else the test is skipped.
+pub fn next_release() -> Option<PathBuf> {
+    let Some(next) = std::env::var_os(NEXT) else {
+        skip(Need::Next, &format!("{NEXT} does not name the next release; `make test` builds it"));
+        return None;
+    };
+    Some(next.into())
 }
 
 fn must_run(need: Need, can: &str) -> bool {

@@ -1,7 +1,7 @@
 //! Whether a real cluster keeps its word while everything goes wrong: clients write
 //! down what they ask for and what they are told, while nodes are killed, paused,
 //! cut off from each other and left without room on their disks, while others take their
-//! places, and while their files decay. Backups are made meanwhile, and clusters of these. In the end everything is healed, and the history must be
+//! places or they go on as another release, and while their files decay. Backups are made meanwhile, and clusters of these. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, and all nodes must have the
 //! same state.
 
@@ -16,6 +16,7 @@ mod links;
 mod load;
 mod member;
 mod result;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -28,7 +29,7 @@ use std::time::{Duration, Instant};
 
 use crate::{BenchError, NodeAddress, NodeId, Progress, Protocol, probe};
 use contents::Contents;
-pub use control::{ChaosControl, Order, Restored, Sentence, Told};
+pub use control::{ChaosControl, Order, Release, Restored, Sentence, Told};
 pub use fault::{Class, Kind};
 use fault::{Fault, Nemesis};
 use history::{End, Operation};
@@ -201,6 +202,7 @@ impl Run<'_> {
             Class::Member => self.change_members(&fault, met[0])?,
             Class::Damage => self.damage(&fault, &met)?,
             Class::Backup => self.back_up(&fault, &met)?,
+            Class::Upgrade => self.change_release(&fault, &met)?,
             _ => self.disturb_for_a_while(&fault, &met)?.to_owned(),
         };
         if self.is_broken {

@@ -114,6 +114,14 @@ pub(crate) fn counters(
     })
 }
 
+/// The newest version that a Synod node speaks.
+pub(crate) fn newest_version(node: &NodeAddress, timeout: Duration) -> Option<u64> {
+    let answer = get(node.socket().ok()?, "/metrics", timeout)?;
+    let text = String::from_utf8(answer.body).ok()?;
+    let is_it = |line: &&str| line.split(' ').next() == Some("synod_version_newest");
+    text.lines().find(is_it)?.split(' ').nth(1)?.parse().ok()
+}
+
 /// How far a Synod node's state machine is, and the hash of its state there.
 pub(crate) fn state(node: &NodeAddress, timeout: Duration) -> Option<(u64, String)> {
     #[derive(serde::Deserialize)]

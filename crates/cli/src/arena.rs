@@ -2,6 +2,7 @@
 
 mod flip;
 mod life;
+mod release;
 mod restored;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,8 @@ use crate::scratch::Scratch;
 use crate::small_disk::{Disks, Fate};
 
 use life::{Known, Running};
+pub(crate) use release::OtherRelease;
+use release::Releases;
 
 const LOG_LINES_SHOWN: usize = 5;
 
@@ -43,6 +46,7 @@ pub(crate) struct OwnCluster {
     /// Between the nodes, if they reach each other over links.
     links: Option<Arc<Links>>,
     running: Option<Running>,
+    releases: Releases,
     /// How many backups there were to make clusters of.
     backups: u32,
     /// One that was made of the last of them.
@@ -82,6 +86,7 @@ impl OwnCluster {
             tables: String::new(),
             links: None,
             running: None,
+            releases: Releases::default(),
             backups: 0,
             restored: None,
             folder,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use synod_bench::Progress;
 use synod_bench::chaos::{self, ChaosPlan, Class, Extent};
 
-use crate::arena::OwnCluster;
+use crate::arena::{OtherRelease, OwnCluster};
 use crate::arguments::{Chaos, FaultClass};
 use crate::failure::Failure;
 use crate::output::{print, print_json, warn};
@@ -19,6 +19,7 @@ const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\
 /// Runs what was asked for. Fails, and leaves the nodes' data, when a check failed.
 pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     let mut plan = plan_of(arguments);
+    let other = other_release(arguments, &plan)?;
     if plan.classes.contains(&Class::Disk) && !arguments.own_mounts {
         let Err(reason) = mount_for_oneself("--own-mounts");
         leave_out_disks(&mut plan, &reason);
@@ -33,6 +34,9 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     let has_disks = plan.classes.contains(&Class::Disk);
     let (mut cluster, links) =
         OwnCluster::start_linked(arguments.nodes, has_disks, &tables(&plan))?;
+    if let Some(other) = other {
+        cluster.know(other);
+    }
     if let Some(reason) = cluster.lacks_disks() {
         leave_out_disks(&mut plan, reason);
     }
@@ -44,6 +48,20 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     let result = outcome?;
     if arguments.json { print_json(&result) } else { print(&result.table()) }?;
     if result.passed { Ok(()) } else { Err(Failure::failed(result.violations.join("\n"))) }
+}
+
+/// The other release, if nodes are to be it.
+fn other_release(arguments: &Chaos, plan: &ChaosPlan) -> Result<Option<OtherRelease>, Failure> {
+    match (plan.classes.contains(&Class::Upgrade), &arguments.other_release) {
+        (true, Some(path)) => OtherRelease::find(path).map(Some),
+        (true, None) => Err(Failure::usage(
+            "--faults-only: `upgrade` needs another release: name its program with --other-release",
+        )),
+        (false, Some(_)) => Err(Failure::usage(
+            "--other-release: no node becomes it, since --faults-only does not name `upgrade`",
+        )),
+        (false, None) => Ok(None),
+    }
 }
 
 /// Where nodes come and go and files decay, journals are small and cut early, so that there
@@ -73,7 +91,15 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Member => Class::Member,
         FaultClass::Damage => Class::Damage,
         FaultClass::Backup => Class::Backup,
+        FaultClass::Upgrade => Class::Upgrade,
     };
+    let mut classes = match &arguments.faults_only[..] {
+        [] => Class::ANYWHERE.to_vec(),
+        only => only.iter().map(class).collect(),
+    };
+    if arguments.faults_only.is_empty() && arguments.other_release.is_some() {
+        classes.push(Class::Upgrade);
+    }
     ChaosPlan {
         clients: arguments.clients as usize,
         extent: match arguments.faults {
@@ -81,10 +107,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
             None => Extent::Time(Duration::from_secs(arguments.duration_s)),
         },
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
-        classes: match &arguments.faults_only[..] {
-            [] => Class::ANYWHERE.to_vec(),
-            only => only.iter().map(class).collect(),
-        },
+        classes,
         history: arguments.history.clone(),
     }
 }

@@ -1,5 +1,7 @@
 //! What chaos needs of whoever runs the cluster, beyond what the failover benchmark does.
 
+use std::fmt;
+
 use crate::failover::{ClusterControl, ControlError};
 use crate::{NodeAddress, NodeId};
 
@@ -33,6 +35,35 @@ pub struct Told {
     pub is_done: bool,
     /// What it said, for people.
     pub words: String,
+}
+
+/// Which program a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Release {
+    /// The one that runs the test.
+    Own,
+    /// The other one.
+    Other,
+}
+
+impl Release {
+    /// The one of the two that it is not.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Release::Own => Release::Other,
+            Release::Other => Release::Own,
+        }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Release::Own => "this release",
+            Release::Other => "the other release",
+        })
+    }
 }
 
 /// The processes and the folders of a cluster whose members change and whose disks decay.
@@ -107,6 +138,30 @@ pub trait ChaosControl: ClusterControl {
     /// # Errors
     /// When it is not known which nodes have ended.
     fn sentence(&mut self, node: NodeId) -> Result<Option<Sentence>, ControlError>;
+
+    /// Which release a node is, or was when it ran last.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    fn release(&mut self, node: NodeId) -> Result<Release, ControlError>;
+
+    /// Has a node be this release from its next start on.
+    ///
+    /// # Errors
+    /// When there is no such node, or no other release.
+    fn use_release(&mut self, node: NodeId, release: Release) -> Result<(), ControlError>;
+
+    /// Asks a node to end in order, which it may until it is started again.
+    ///
+    /// # Errors
+    /// When it is not running or cannot be asked.
+    fn ask_to_end(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// Whether a node does not run.
+    ///
+    /// # Errors
+    /// When it is not known which nodes have ended.
+    fn has_ended(&mut self, node: NodeId) -> Result<bool, ControlError>;
 
     /// Makes another cluster, with an id of its own, of the backup that was made last, and starts
     /// it. One such cluster runs at a time.

@@ -33,11 +33,13 @@ pub enum Class {
     Damage,
     /// A backup is made, mostly while something else goes wrong, and another cluster of it.
     Backup,
+    /// A node goes on as another release, or all do, one after the other.
+    Upgrade,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 7] = [
+    pub const ALL: [Class; 8] = [
         Class::Kill,
         Class::Pause,
         Class::Partition,
@@ -45,6 +47,7 @@ impl Class {
         Class::Member,
         Class::Damage,
         Class::Backup,
+        Class::Upgrade,
     ];
     /// Those of a run that names none: they need nothing but processes.
     pub const ANYWHERE: [Class; 5] =
@@ -53,6 +56,11 @@ impl Class {
     /// Whether other nodes may be members after it.
     pub fn changes_nodes(self) -> bool {
         matches!(self, Class::Member | Class::Damage)
+    }
+
+    /// Whether it takes its own course, of which there is something to tell.
+    pub(super) fn has_course(self) -> bool {
+        self.changes_nodes() || matches!(self, Class::Backup | Class::Upgrade)
     }
 
     fn kinds(self) -> &'static [Kind] {
@@ -74,6 +82,9 @@ impl Class {
                 Kind::BackupPauseLeader,
                 Kind::BackupIsolateLeader,
             ],
+            Class::Upgrade => {
+                &[Kind::UpgradeAny, Kind::UpgradeLeader, Kind::UpgradeKilled, Kind::UpgradeAll]
+            }
         }
     }
 }
@@ -88,6 +99,7 @@ impl fmt::Display for Class {
             Class::Member => "member",
             Class::Damage => "damage",
             Class::Backup => "backup",
+            Class::Upgrade => "upgrade",
         })
     }
 }
@@ -154,6 +166,14 @@ pub enum Kind {
     BackupPauseLeader,
     /// A backup is asked for when the leader hears nobody and nobody hears it.
     BackupIsolateLeader,
+    /// Any node ends in order and goes on as another release.
+    UpgradeAny,
+    /// The leader does.
+    UpgradeLeader,
+    /// Any node is killed and goes on as another release.
+    UpgradeKilled,
+    /// All nodes do one or the other, one by one.
+    UpgradeAll,
 }
 
 impl fmt::Display for Kind {
@@ -188,6 +208,10 @@ impl fmt::Display for Kind {
             Kind::BackupKillLeader => "backup, kill leader",
             Kind::BackupPauseLeader => "backup, pause leader",
             Kind::BackupIsolateLeader => "backup, isolate leader",
+            Kind::UpgradeAny => "other release of any",
+            Kind::UpgradeLeader => "other release of leader",
+            Kind::UpgradeKilled => "kill any, other release",
+            Kind::UpgradeAll => "other release of all, one by one",
         })
     }
 }
@@ -208,6 +232,7 @@ impl Kind {
                 | Kind::BackupKillLeader
                 | Kind::BackupPauseLeader
                 | Kind::BackupIsolateLeader
+                | Kind::UpgradeLeader
         )
     }
 
@@ -230,7 +255,7 @@ impl Kind {
             | Kind::FillMinority
             | Kind::FlipMinority
             | Kind::Halves => (nodes - 1) / 2,
-            Kind::KillAll | Kind::FillAll => nodes,
+            Kind::KillAll | Kind::FillAll | Kind::UpgradeAll => nodes,
             _ => 1,
         }
     }
@@ -247,7 +272,7 @@ pub(super) struct Fault {
     pub(super) flow: Flow,
     pub(super) lasts: Duration,
     pub(super) calm: Duration,
-    /// What else happens in the middle of a change of the members.
+    /// What else happens in the middle of a change of the members or of releases.
     pub(super) blow: Option<Blow>,
     /// What is drawn later, where it is known what there is to draw from.
     pub(super) seed: u64,
@@ -274,13 +299,16 @@ pub(super) struct Nemesis {
     turn: usize,
     /// Changes of the members so far; every other one gets a blow.
     changes: u32,
+    /// Changes of releases so far, likewise.
+    upgrades: u32,
 }
 
 impl Nemesis {
     pub(super) fn new(seed: u64, nodes: usize, classes: &[Class]) -> Self {
         let chosen = Class::ALL.into_iter().filter(|class| classes.contains(class));
         let classes = chosen.map(|class| (class, Vec::new())).collect();
-        Self { random: fastrand::Rng::with_seed(seed), nodes, classes, turn: 0, changes: 0 }
+        let random = fastrand::Rng::with_seed(seed);
+        Self { random, nodes, classes, turn: 0, changes: 0, upgrades: 0 }
     }
 
     pub(super) fn next(&mut self) -> Fault {
@@ -294,7 +322,7 @@ impl Nemesis {
         let (class, kind) = (*class, kinds.pop().expect("filled above"));
         let mut order: Vec<usize> = (0..self.nodes).collect();
         self.random.shuffle(&mut order);
-        let (blow, seed) = match class.changes_nodes() || class == Class::Backup {
+        let (blow, seed) = match class.has_course() {
             true => (self.draw_blow(class, kind), self.random.u64(..)),
             false => (None, 0),
         };
@@ -311,17 +339,20 @@ impl Nemesis {
     }
 
     fn draw_blow(&mut self, class: Class, kind: Kind) -> Option<Blow> {
-        if class != Class::Member {
-            return None;
-        }
-        self.changes += 1;
+        let changes = match class {
+            Class::Member => &mut self.changes,
+            Class::Upgrade => &mut self.upgrades,
+            _ => return None,
+        };
+        *changes += 1;
+        let is_struck = changes.is_multiple_of(2);
         let after_ms = if kind == Kind::Transfer { TRANSFER_MS } else { CHANGE_MS };
         let blow = Blow {
             kills: self.random.bool(),
             after: Duration::from_millis(self.random.u64(after_ms)),
             victim: self.random.usize(..),
         };
-        self.changes.is_multiple_of(2).then_some(blow)
+        is_struck.then_some(blow)
     }
 }
 
@@ -364,15 +395,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..35).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..40).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 29, "all kinds within thirty-five faults");
-        let classes: Vec<_> = drawn(7)[..15].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 33, "all kinds within forty faults");
+        let classes: Vec<_> = drawn(7)[..17].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 
@@ -381,6 +412,10 @@ mod tests {
         let mut nemesis = Nemesis::new(7, 3, &[Class::Member]);
         let blows: Vec<bool> = (0..8).map(|_| nemesis.next().blow.is_some()).collect();
         assert_eq!(blows, [false, true, false, true, false, true, false, true]);
+        // Each of the two has its own turns.
+        let mut nemesis = Nemesis::new(7, 3, &[Class::Member, Class::Upgrade]);
+        let blows: Vec<bool> = (0..8).map(|_| nemesis.next().blow.is_some()).collect();
+        assert_eq!(blows, [false, false, true, true, false, false, true, true]);
         let mut nemesis = Nemesis::new(7, 3, &[Class::Damage]);
         assert!((0..8).all(|_| nemesis.next().blow.is_none()));
     }

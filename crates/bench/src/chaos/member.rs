@@ -29,13 +29,27 @@ pub(super) struct Change {
 
 /// A node that is killed or paused for a while.
 #[derive(Debug)]
-struct Strike {
+pub(super) struct Strike {
     blow: Blow,
     lasts: Duration,
     struck: Option<(Instant, NodeId)>,
     is_healed: bool,
     /// Whether the change went on while it was struck.
     was_amid: bool,
+}
+
+impl Strike {
+    pub(super) fn of(blow: Blow, lasts: Duration) -> Self {
+        Self { blow, lasts, struck: None, is_healed: false, was_amid: false }
+    }
+
+    /// What it did.
+    pub(super) fn told(&self) -> Option<String> {
+        let (_, node) = self.struck?;
+        let how = if self.blow.kills { "killed" } else { "paused" };
+        let when = if self.was_amid { "meanwhile" } else { "right after" };
+        Some(format!("node {node} was {how} {when}"))
+    }
 }
 
 impl Change {
@@ -80,13 +94,7 @@ impl Run<'_> {
             Kind::GrowAndShrink => Change::grow_and_shrink(self.control.prepare()?, met),
             _ => Change::replace(met, self.control.prepare()?, true),
         };
-        let strike = fault.blow.map(|blow| Strike {
-            blow,
-            lasts: fault.lasts,
-            struck: None,
-            is_healed: false,
-            was_amid: false,
-        });
+        let strike = fault.blow.map(|blow| Strike::of(blow, fault.lasts));
         self.carry_out(change, strike)
     }
 
@@ -119,10 +127,8 @@ impl Run<'_> {
         }
         self.learn_nodes()?;
         let mut told = change.told();
-        if let Some(Strike { blow, struck: Some((_, node)), was_amid, .. }) = strike {
-            let how = if blow.kills { "killed" } else { "paused" };
-            let when = if was_amid { "meanwhile" } else { "right after" };
-            told.push_str(&format!("; node {node} was {how} {when}"));
+        if let Some(struck) = strike.and_then(|strike| strike.told()) {
+            told.push_str(&format!("; {struck}"));
         }
         Ok(told)
     }
@@ -178,7 +184,7 @@ impl Run<'_> {
     }
 
     /// Begins and ends the blow when its time has come.
-    fn strike(&mut self, strike: &mut Strike, begin: Instant) -> Result<(), BenchError> {
+    pub(super) fn strike(&mut self, strike: &mut Strike, begin: Instant) -> Result<(), BenchError> {
         match strike.struck {
             None if begin.elapsed() >= strike.blow.after => {
                 strike.was_amid = true;
@@ -190,7 +196,7 @@ impl Run<'_> {
     }
 
     /// The change was over before the blow.
-    fn strike_late(&mut self, strike: &mut Strike) -> Result<(), BenchError> {
+    pub(super) fn strike_late(&mut self, strike: &mut Strike) -> Result<(), BenchError> {
         if strike.struck.is_none() {
             self.hit(strike)?;
         }
@@ -220,12 +226,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn heal(&mut self, strike: &mut Strike) -> Result<(), BenchError> {
+    pub(super) fn heal(&mut self, strike: &mut Strike) -> Result<(), BenchError> {
         let Some((_, node)) = strike.struck.filter(|_| !strike.is_healed) else { return Ok(()) };
         strike.is_healed = true;
         if strike.blow.kills {
             self.control.restart(node)?
-        } else {
+        } else if !self.control.has_ended(node)? {
             self.control.cont(node)?
         }
         Ok(())

@@ -108,8 +108,7 @@ impl ChaosResult {
             lines.row(["backups restored and checked", &count(self.backups_checked)]);
         }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
-        let is_told = |class: Class| class.changes_nodes() || class == Class::Backup;
-        for fault in self.faults.iter().filter(|fault| is_told(fault.class)) {
+        for fault in self.faults.iter().filter(|fault| fault.class.has_course()) {
             let FaultResult { kind, at_s, outcome, .. } = fault;
             text.push_str(&format!("{at_s:.1} s, {kind}: {outcome}\n"));
         }

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
-use synod_bench::chaos::{ChaosControl, Order, Restored, Sentence, Told};
+use rustix::process::Signal;
+use synod_bench::chaos::{ChaosControl, Order, Release, Restored, Sentence, Told};
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
 
@@ -221,6 +222,27 @@ impl ChaosControl for OwnCluster {
             .wait_for_death(id)
             .and_then(|()| self.cluster.forget(id))
             .map_err(control_error)
+    }
+
+    fn release(&mut self, node: NodeId) -> Result<Release, ControlError> {
+        Ok(self.release_of(node_id(node)?))
+    }
+
+    fn use_release(&mut self, node: NodeId, release: Release) -> Result<(), ControlError> {
+        self.try_use_release(node_id(node)?, release).map_err(control_error)
+    }
+
+    fn ask_to_end(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.signal(node, Signal::TERM)?;
+        // As one that was killed: it is seen dead when it is.
+        self.killed.insert(node_id(node)?);
+        Ok(())
+    }
+
+    fn has_ended(&mut self, node: NodeId) -> Result<bool, ControlError> {
+        self.fallen()?;
+        let nodes = OwnCluster::nodes(self);
+        Ok(nodes.iter().all(|other| other.id != node || other.pid.is_none()))
     }
 
     fn flip(&mut self, node: NodeId, seed: u64) -> Result<String, ControlError> {

@@ -26,7 +26,12 @@ pub(crate) struct Chaos {
     /// result tells].
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
-    /// Only these faults, with commas between them [default: all but disk and damage].
+    /// Another release of this program, whose nodes serve beside those of this one in the
+    /// class `upgrade`.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) other_release: Option<PathBuf>,
+    /// Only these faults, with commas between them [default: all but disk and damage; upgrade only
+    /// with --other-release].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
     pub(crate) faults_only: Vec<FaultClass>,
     /// Write what clients asked for and were told, as JSON lines.
@@ -61,4 +66,7 @@ pub(crate) enum FaultClass {
     /// A backup is made, mostly while a node is killed, paused or cut off, and another cluster of it. What
     /// that one holds is checked.
     Backup,
+    /// A node ends or is killed and goes on as the other release, or all do one by one; later back
+    /// again. Half of the time a node is killed or paused meanwhile. Needs --other-release.
+    Upgrade,
 }

@@ -160,6 +160,13 @@ impl LocalCluster {
         self.describe()
     }
 
+    /// Has a node be this program from its next start on; none is the one that runs.
+    pub(crate) fn use_binary(&mut self, id: u32, binary: Option<&Path>) -> Result<(), Failure> {
+        let binary = binary.unwrap_or(&self.binary).to_owned();
+        self.node_mut(id)?.use_binary(binary);
+        Ok(())
+    }
+
     /// Waits for the end of a node that was sent SIGKILL, or that has ended.
     pub(crate) fn wait_for_death(&mut self, id: u32) -> Result<(), Failure> {
         self.node_mut(id)?.kill()

@@ -43,6 +43,11 @@ impl NodeProcess {
         self.started
     }
 
+    /// Has it be another program from its next start on.
+    pub(crate) fn use_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
     /// The command that starts this node by hand.
     pub(crate) fn command_line(&self) -> String {
         format!(
