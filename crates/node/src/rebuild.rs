@@ -17,6 +17,8 @@
 
 mod asking;
 #[cfg(test)]
+mod asking_tests;
+#[cfg(test)]
 mod filled_tests;
 mod slots;
 
@@ -259,9 +261,7 @@ impl Rebuild<'_> {
         unreplaced: u32,
         door: &TcpListener,
     ) -> Result<Option<Verified>, StartError> {
-        // One that can't go on with what it has has nothing better to do than to ask.
-        let can_go_on = self.durable_slot()?.is_some_and(|applied| applied >= journal.upto);
-        let patience = patience(if can_go_on { unreplaced } else { 0 });
+        let patience = self.patience(journal.upto, unreplaced)?;
         // A state that an operator gave up is not made to last.
         let filling = if is_doubt { self.filling(journal) } else { None };
         self.folder.step("filling begun")?;
@@ -281,6 +281,13 @@ impl Rebuild<'_> {
             Ok(Fetched::Slots) => unreachable!("nothing was being filled"),
             Err(error) => Err(error),
         }
+    }
+
+    /// How long it asks, when nobody gave anything so many times.
+    fn patience(&self, upto: Slot, unreplaced: u32) -> Result<Duration, StartError> {
+        // One that can't go on with what it has has nothing better to do than to ask.
+        let can_go_on = self.durable_slot()?.is_some_and(|applied| applied >= upto);
+        Ok(patience(if can_go_on { unreplaced } else { 0 }))
     }
 
     /// The own state, if it can be used and all that it lacks are slots that the journal lost.

@@ -49,6 +49,7 @@ pub(super) struct Asking<'a> {
     /// How many bytes of its state each peer gave at most.
     furthest: BTreeMap<NodeId, u64>,
     patience: Duration,
+    pub(super) clock: fn() -> Instant,
     stop: &'a AtomicBool,
 }
 
@@ -72,6 +73,7 @@ impl<'a> Asking<'a> {
     ) -> Asking<'a> {
         let now = Instant::now();
         Asking {
+            clock: Instant::now,
             fetch,
             slots,
             above,
@@ -96,7 +98,7 @@ impl<'a> Asking<'a> {
     ) -> Result<Fetched, StartError> {
         let mut batch = Vec::new();
         loop {
-            let begun = Instant::now();
+            let begun = (self.clock)();
             for event in batch.drain(..) {
                 match &event {
                     IncomingEvent::Dismissed { number, .. } => {
@@ -112,25 +114,26 @@ impl<'a> Asking<'a> {
                 }
                 self.receive(event, transport);
             }
-            let now = Instant::now();
+            let now = (self.clock)();
             if let Some((to, fetch)) = self.slots.go_on(&self.candidates.up, now) {
                 transport.send(to, &PeerMessage::Paxos(Message::Fetch(fetch)));
             }
             // To read the own journal may take long, and is no time in which nothing came.
-            self.heard_at += begun.elapsed();
+            self.heard_at += (self.clock)() - begun;
             self.heard_at = self.slots.moved_at().map_or(self.heard_at, |at| at.max(self.heard_at));
             if self.slots.is_done(now) {
                 return Ok(Fetched::Slots);
             }
             self.ask_somebody();
-            self.fetch.look(Instant::now());
+            self.fetch.look((self.clock)());
             if let Some(verified) = self.carry_out(transport)? {
                 return Ok(Fetched::State(verified));
             }
-            if self.heard_at.elapsed() >= self.patience && self.slots.is_full() {
+            let is_silent = (self.clock)() - self.heard_at >= self.patience;
+            if is_silent && self.slots.is_full() {
                 return Ok(Fetched::Slots);
             }
-            if self.heard_at.elapsed() >= self.patience {
+            if is_silent {
                 return Err(StartError::NoState { why: self.why_none() });
             }
             let pause = if self.slots.is_busy { Duration::ZERO } else { LOOK_EVERY };
@@ -145,9 +148,9 @@ impl<'a> Asking<'a> {
 
     fn carry_out(&mut self, transport: &Transport) -> Result<Option<Verified>, StartError> {
         // To check what is here may take long, and is no time in which nothing came.
-        let begun = Instant::now();
+        let begun = (self.clock)();
         let outs = self.fetch.take_out(|| !self.stop.load(Relaxed));
-        self.heard_at += begun.elapsed();
+        self.heard_at += (self.clock)() - begun;
         if self.stop.load(Relaxed) {
             return Err(StartError::Stopped);
         }
@@ -206,7 +209,7 @@ impl<'a> Asking<'a> {
                 self.candidates.is_up(node, false);
             }
             IncomingEvent::Message { from, message: PeerMessage::Snapshot(message) } => {
-                self.fetch.receive(from, message, Instant::now());
+                self.fetch.receive(from, message, (self.clock)());
                 let progress = self.fetch.progress();
                 let furthest = self.furthest.entry(from).or_default();
                 // Who gives the same again and again gives nothing.
@@ -214,7 +217,7 @@ impl<'a> Asking<'a> {
                     && progress.bytes > *furthest
                 {
                     *furthest = progress.bytes;
-                    self.heard_at = Instant::now();
+                    self.heard_at = (self.clock)();
                 }
             }
             IncomingEvent::Message {
@@ -222,27 +225,27 @@ impl<'a> Asking<'a> {
                 message: PeerMessage::Paxos(Message::Heartbeat(heartbeat)),
             } => self.candidates.told(from, heartbeat.state),
             IncomingEvent::Message { from, message: PeerMessage::Paxos(Message::Fetch(fetch)) } => {
-                let chosen = self.slots.answer(fetch, Instant::now());
+                let chosen = self.slots.answer(fetch, (self.clock)());
                 transport.send(from, &PeerMessage::Paxos(Message::Chosen(chosen)));
             }
             IncomingEvent::Message {
                 from,
                 message: PeerMessage::Paxos(Message::Chosen(chosen)),
-            } => self.slots.receive(from, chosen, Instant::now()),
+            } => self.slots.receive(from, chosen, (self.clock)()),
             _ => {}
         }
     }
 
     fn ask_somebody(&mut self) {
         if self.asked.is_some()
-            || self.slots.is_moving(Instant::now())
-            || !self.candidates.all_told() && self.begun_at.elapsed() < LISTEN_FIRST
+            || self.slots.is_moving((self.clock)())
+            || !self.candidates.all_told() && (self.clock)() - self.begun_at < LISTEN_FIRST
         {
             return;
         }
         if let Some(peer) = self.candidates.best() {
             self.asked = Some(peer);
-            self.fetch.begin(peer, self.above(), Instant::now());
+            self.fetch.begin(peer, self.above(), (self.clock)());
         }
     }
 }

@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,6 +19,8 @@ use synod_paxos::{Ballot, NodeId, Record, RecordBody, Slot, Value};
 use synod_storage::{Store, failpoint};
 use tempfile::TempDir;
 
+use super::Rebuild;
+use super::asking::patience;
 use crate::apply_thread::Applier;
 use crate::folder::{Folder, JOURNAL};
 use crate::identity::Identity;
@@ -194,10 +197,11 @@ impl World {
     fn knows_better(&self, step: &str, state_upto: u64) {
         let dir = self.settings[0].data_dir.join(JOURNAL);
         let recovered = Journal::inspect(&dir, self.lineage).expect(step).recovered;
-        assert!(recovered.truncated_upto.0 >= state_upto, "{step}: {recovered:?}");
+        let (dropped, chosen) = (recovered.truncated_upto, recovered.chosen_upto);
+        assert!(dropped.0 >= state_upto, "{step}: {dropped} is dropped, {chosen} chosen");
         let wrong = never_chosen();
-        let open = recovered.open.iter().filter(|open| open.value == wrong);
-        assert!(open.clone().all(|open| open.slot.0 > state_upto), "{step}: {recovered:?}");
+        let mut open = recovered.open.iter().filter(|open| open.value == wrong);
+        assert!(open.all(|open| open.slot.0 > state_upto), "{step}");
         let shown = Shown::read(&dir, self.lineage).expect(step);
         for slot in WRONG.map(Slot) {
             assert!(!shown.values(slot, slot, 1).contains(&wrong), "{step}: {slot}");
@@ -311,4 +315,18 @@ fn a_node_that_dies_while_its_state_is_filled_goes_on_with_that() {
         let two = world.start(1);
         world.is_well(step, two);
     }
+}
+
+#[test]
+fn a_node_that_cannot_go_on_asks_as_long_as_ever() {
+    let world = World::new();
+    let settings = &world.settings[0];
+    let folder = Folder::open(&settings.data_dir).expect("its folder");
+    let identity = Identity::open(&folder, settings).expect("its identity");
+    let stop = AtomicBool::new(false);
+    let rebuild = Rebuild { folder: &folder, settings, identity: &identity, stop: &stop };
+    let asks = |upto, unreplaced| rebuild.patience(Slot(upto), unreplaced).expect("readable");
+    assert_eq!((asks(KNOWN, 2), asks(KNOWN, 0)), (patience(2), patience(0)));
+    assert_eq!((asks(KNOWN + 1, 2), asks(KNOWN + 1, 0)), (patience(0), patience(0)));
+    assert!(patience(2) < patience(0));
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use synod_journal::{ClusterId, Shown};
+use synod_journal::{ClusterId, OpenError, Shown};
 use synod_paxos::{Chosen, Fetch, NodeId, Slot, Value};
 use synod_storage::Store;
 
@@ -35,6 +35,7 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(super) struct Slots {
     journal: PathBuf,
     lineage: ClusterId,
+    pub(super) reader: fn(&Path, ClusterId) -> Result<Shown, OpenError>,
     /// What the own journal shows, read when it is wanted; none inside when it can't be.
     shown: Option<Option<Shown>>,
     filling: Option<Filling>,
@@ -71,6 +72,7 @@ impl Slots {
         Slots {
             journal,
             lineage,
+            reader: Shown::read,
             shown: None,
             filling,
             is_full: false,
@@ -81,7 +83,7 @@ impl Slots {
 
     fn shown(&mut self) -> Option<&Shown> {
         let read = || {
-            let shown = Shown::read(&self.journal, self.lineage);
+            let shown = (self.reader)(&self.journal, self.lineage);
             shown.inspect_err(|error| tracing::warn!(%error, "the journal shows nothing")).ok()
         };
         self.shown.get_or_insert_with(read).as_ref()
@@ -254,7 +256,7 @@ impl Filling {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use synod_kv::{KvOptions, StateMachine};
@@ -262,6 +264,8 @@ mod tests {
     use super::*;
     use crate::folder::JOURNAL;
     use crate::{test_node, tuning};
+    use synod_journal::{Journal, JournalOptions};
+    use synod_paxos::{Ballot, Record, RecordBody};
 
     /// A state of nothing that has to go to slot 5, and a journal that shows nothing.
     fn slots(folder: &Path, now: Instant) -> Slots {
@@ -273,6 +277,46 @@ mod tests {
         let applier = Applier::new(machine, &identity, 1, Arc::default());
         let filling = Filling::new(applier, store, Slot(5), now);
         Slots::new(&settings.data_dir.join(JOURNAL), identity.lineage(), Some(filling))
+    }
+
+    /// The same with a journal that shows slots up to `upto`.
+    pub(in crate::rebuild) fn slots_shown(folder: &Path, upto: u64, now: Instant) -> Slots {
+        let slots = slots(folder, now);
+        let options = JournalOptions { segment_bytes: 4096, format: 1 };
+        let mut journal = Journal::open(&slots.journal, slots.lineage, &options).expect("opens");
+        let promised = Ballot { round: 1, node: NodeId(1) };
+        for slot in (1..=upto + 1).map(Slot) {
+            let body = RecordBody::Accepted { slot, ballot: promised, value: Value::Noop };
+            let chosen_upto = Slot(slot.0 - 1);
+            let record = Record { promised, chosen_upto, body };
+            journal.journal.append(&[record]).expect("appended");
+        }
+        journal.journal.sync().expect("durable");
+        slots
+    }
+
+    /// Applies all that the own journal shows.
+    pub(in crate::rebuild) fn fill(slots: &mut Slots, now: Instant) {
+        while !slots.is_full() {
+            assert_eq!(slots.go_on(&BTreeSet::new(), now), None);
+            assert!(slots.is_busy || slots.is_full(), "it shows too little");
+        }
+    }
+
+    #[test]
+    fn a_node_stays_for_those_to_whom_it_gives_something() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let now = Instant::now();
+        let mut slots = slots_shown(folder.path(), 5, now);
+        fill(&mut slots, now);
+        assert!(slots.is_done(now));
+        let answer = slots.answer(Fetch { nonce: 7, first: Slot(4), last: Slot(9) }, now);
+        assert_eq!(answer, Chosen { nonce: 7, first: Slot(4), values: noops(2) });
+        assert!(!slots.is_done(now) && slots.is_done(now + QUIET));
+        // Whoever lacks what it has not either is not waited for.
+        let later = now + QUIET;
+        let answer = slots.answer(Fetch { nonce: 8, first: Slot(6), last: Slot(9) }, later);
+        assert!(answer.values.is_empty() && slots.is_done(later));
     }
 
     fn noops(count: usize) -> Vec<Value> {
