@@ -12,6 +12,7 @@ use synod_wire::record::{ClusterId, RECORD_HEADER_BYTES, RecordHeader};
 use crate::error::{Damage, During};
 use crate::folder::Folder;
 use crate::index::{Index, Location};
+use crate::recovery::disk_reads;
 use crate::{JournalError, OpenError};
 
 /// Consecutive chosen values from the range's start.
@@ -89,7 +90,9 @@ impl<'a> ValueReader<'a> {
         let within = location.payload_at as usize % PAYLOAD_BYTES;
         let length = RECORD_HEADER_BYTES + location.body_bytes as usize;
         let mut sectors = vec![0; (within + length).div_ceil(PAYLOAD_BYTES) * SECTOR_BYTES];
-        let read = file.read_exact_at(&mut sectors, (first * SECTOR_BYTES) as u64);
+        let at = (first * SECTOR_BYTES) as u64;
+        let read = file.read_exact_at(&mut sectors, at);
+        let read = read.and_then(|()| disk_reads(number, at..at + sectors.len() as u64));
         read.during("read", &path)?;
         self.opened = Some((location.segment, file));
 

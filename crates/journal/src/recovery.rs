@@ -5,6 +5,7 @@ mod shown;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use synod_paxos::{Slot, Standing};
@@ -159,12 +160,17 @@ fn is_zero(folder: &Folder, number: u64) -> Result<bool, OpenError> {
 
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "in tests it fails")]
-fn disk_reads(_segment: u64) -> std::io::Result<()> {
+pub(crate) fn disk_reads(_segment: u64, _bytes: Range<u64>) -> std::io::Result<()> {
     Ok(())
 }
 
 #[cfg(test)]
-use tests::disk_reads;
+pub(crate) use tests::disk_reads;
+
+/// Whether the disk lost what was to be read.
+fn is_lost(error: &OpenError) -> bool {
+    matches!(error, OpenError::Io { source, .. } if source.raw_os_error() == Some(EIO))
+}
 
 struct Reader<'a> {
     folder: &'a Folder,
@@ -333,7 +339,8 @@ impl Reader<'_> {
             return fault("the file is cut off");
         }
         let mut sector = [0; SECTOR_BYTES];
-        let read = file.read_exact_at(&mut sector, 0).and_then(|()| disk_reads(number));
+        let read = file.read_exact_at(&mut sector, 0);
+        let read = read.and_then(|()| disk_reads(number, 0..SECTOR_BYTES as u64));
         read.during("read", &path)?;
         let header = match SegmentHeader::decode(&sector) {
             Ok(header) => header,
@@ -374,7 +381,8 @@ impl Reader<'_> {
         let mut file: File = self.folder.open_segment(header.number)?;
         // The length was checked against the header, which is bounded.
         let mut bytes = Vec::with_capacity(usize::try_from(header.file_bytes).expect("bounded"));
-        let read = file.read_to_end(&mut bytes).and_then(|_| disk_reads(header.number));
+        let read = file.read_to_end(&mut bytes);
+        let read = read.and_then(|_| disk_reads(header.number, 0..header.file_bytes));
         read.during("read", &path)?;
         if bytes.len() as u64 != header.file_bytes {
             let fault = Fault::new(0, "the file changes while it is read", followed);
@@ -387,9 +395,7 @@ impl Reader<'_> {
     /// that reads other bytes. If nothing follows, a promise may have stood there, and whoever
     /// asks is told what the disk said.
     fn unreadable(&self, number: u64, followed: bool, error: OpenError) -> OpenError {
-        let is_lost = matches!(&error, OpenError::Io { source, .. }
-            if source.raw_os_error() == Some(EIO));
-        match is_lost && followed {
+        match is_lost(&error) && followed {
             true => self.refuse(number, Fault::new(0, "the disk cannot read it", true)),
             false => error,
         }
@@ -493,25 +499,40 @@ mod tests {
     use super::*;
     use crate::{Journal, JournalOptions};
 
-    const CLUSTER: ClusterId = ClusterId(7);
+    pub(super) const CLUSTER: ClusterId = ClusterId(7);
     const OPTIONS: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
-    const SLOTS: u64 = 30;
+    pub(super) const SLOTS: u64 = 30;
 
     thread_local! {
-        /// The segment that the disk can't read.
-        static LOST: Cell<Option<u64>> = const { Cell::new(None) };
+        /// The segment that the disk can't read, from which byte to which one.
+        static LOST: Cell<Option<(u64, u64, u64)>> = const { Cell::new(None) };
     }
 
-    pub(super) fn disk_reads(segment: u64) -> io::Result<()> {
+    /// From now on the disk cannot read these bytes of this segment.
+    pub(super) fn lose(segment: u64, bytes: Range<u64>) {
+        LOST.set(Some((segment, bytes.start, bytes.end)));
+    }
+
+    pub(super) fn lose_nothing() {
+        LOST.set(None);
+    }
+
+    pub(crate) fn disk_reads(segment: u64, bytes: Range<u64>) -> io::Result<()> {
         match LOST.get() {
-            Some(lost) if lost == segment => Err(io::Error::from_raw_os_error(EIO)),
+            Some((lost, from, to)) if lost == segment && from < bytes.end && bytes.start < to => {
+                Err(io::Error::from_raw_os_error(EIO))
+            }
             _ => Ok(()),
         }
     }
 
     fn written(dir: &Path) {
+        written_with(dir, &OPTIONS);
+    }
+
+    pub(super) fn written_with(dir: &Path, options: &JournalOptions) {
         Journal::create(dir, CLUSTER).unwrap();
-        let mut journal = Journal::open(dir, CLUSTER, &OPTIONS).unwrap().journal;
+        let mut journal = Journal::open(dir, CLUSTER, options).unwrap().journal;
         let promised = Ballot { round: 1, node: NodeId(1) };
         for slot in 1..=SLOTS {
             let value = Value::Batch(Bytes::from(vec![9; 700]));
@@ -530,7 +551,7 @@ mod tests {
         let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
         assert!(newest > 4, "{newest}");
         for number in 1..newest {
-            LOST.set(Some(number));
+            lose(number, 0..u64::MAX);
             for found in
                 [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
             {
@@ -541,18 +562,18 @@ mod tests {
         // What stands behind the last of them is a journal, and all before it can be dropped.
         let mended = Journal::mend(dir, CLUSTER, &OPTIONS, Slot(SLOTS)).unwrap().unwrap();
         assert!(mended.is_done && Folder::number_of(&mended.damage.file) == Some(newest - 1));
-        LOST.set(None);
+        lose_nothing();
         let held = Journal::inspect(dir, CLUSTER).unwrap().recovered;
         assert!(held.truncated_upto == mended.upto && held.chosen_upto >= Slot(SLOTS - 1));
         // Of the newest the disk's own words are told: nothing stands in for it.
         let newest = recover(&Folder::open(dir).unwrap(), CLUSTER).unwrap().newest_header.number;
-        LOST.set(Some(newest));
+        lose(newest, 0..u64::MAX);
         for found in
             [Journal::scrub(dir, CLUSTER, |_| true).err(), Journal::inspect(dir, CLUSTER).err()]
         {
             assert!(matches!(found, Some(OpenError::Io { .. }) | None), "{found:?}");
         }
         assert!(matches!(Journal::inspect(dir, CLUSTER), Err(OpenError::Io { .. })));
-        LOST.set(None);
+        lose_nothing();
     }
 }
