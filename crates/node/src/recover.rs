@@ -382,7 +382,7 @@ fn remains(
         remains => remains?,
     };
     if let Some(damage) = remains.damage() {
-        doubts.push(format!("the journal is damaged, and of no use from there on: {damage}"));
+        doubts.push(format!("the journal is damaged, and counts as far as it is certain: {damage}"));
     }
     // A snapshot may have been installed that the journal does not know of yet.
     let is_installed = StateFolders::mark(state)?.is_some();
