@@ -8,6 +8,9 @@ use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::ClusterId;
 use thiserror::Error;
 
+/// The number by which Unix systems tell that a disk failed to read or write.
+pub(crate) const EIO: i32 = 5;
+
 /// Why a journal was not opened or created. The folder is as it was.
 #[derive(Debug, Error)]
 pub enum OpenError {
@@ -130,6 +133,19 @@ pub enum JournalError {
     /// An earlier call failed.
     #[error("the journal has failed before: {0}")]
     Failed(String),
+}
+
+impl JournalError {
+    /// Whether it says of a read that what was written is lost: it is other bytes now, or the disk
+    /// cannot read it.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            JournalError::Damaged(_) => true,
+            JournalError::Io { what: "read", source, .. } => source.raw_os_error() == Some(EIO),
+            _ => false,
+        }
+    }
 }
 
 /// A refusal of the operating system, with what was tried on what.

@@ -102,11 +102,6 @@ impl Index {
         })
     }
 
-    /// The record that counts of a slot, chosen or open.
-    pub(crate) fn find(&self, slot: Slot) -> Option<Location> {
-        self.find_chosen(slot).or_else(|| self.open.get(&slot).map(|(_, location)| *location))
-    }
-
     /// What stands above the watermark, in slot order.
     pub(crate) fn open(&self) -> impl Iterator<Item = Entry> + '_ {
         self.open.iter().map(|(slot, (standing, location))| Entry {

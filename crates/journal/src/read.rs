@@ -38,17 +38,6 @@ pub(crate) fn chosen_values(
     Ok(values)
 }
 
-/// The value of a slot, chosen or open.
-pub(crate) fn value(
-    folder: &Folder,
-    cluster: ClusterId,
-    index: &Index,
-    slot: Slot,
-) -> Result<Option<Value>, JournalError> {
-    let mut reader = ValueReader::new(folder, cluster);
-    index.find(slot).map(|location| reader.read(slot, location)).transpose()
-}
-
 /// What stands above the watermark, with values.
 pub(crate) fn open_values(
     folder: &Folder,

@@ -34,7 +34,7 @@ impl Shown {
     /// cannot be read at all. Damage is no error.
     pub fn read(dir: &Path, cluster: ClusterId) -> Result<Shown, OpenError> {
         let folder = Folder::open_to_read(dir)?;
-        let places = recovery::shown(&folder, cluster)?;
+        let places = recovery::shown(&folder, cluster)?.places;
         Ok(Shown { folder, cluster, places })
     }
 
@@ -69,9 +69,21 @@ pub(crate) struct Gathering {
     pub(crate) places: BTreeMap<Slot, Location>,
     /// Acceptances that no watermark has passed yet. All records since each of them are known.
     open: BTreeMap<Slot, (Standing, Location)>,
+    /// The highest watermark that is told anywhere.
+    pub(crate) chosen_upto: Slot,
+    /// Above it, what counts most of what is known of each slot, whatever is lost.
+    pub(crate) last: BTreeMap<Slot, (Standing, Location)>,
 }
 
 impl Gathering {
+    /// Everything up to here was chosen, wherever that stands.
+    pub(crate) fn told(&mut self, chosen_upto: Slot) {
+        if chosen_upto > self.chosen_upto {
+            self.chosen_upto = chosen_upto;
+            self.last = self.last.split_off(&chosen_upto.next());
+        }
+    }
+
     /// What comes next does not follow what was taken last.
     pub(crate) fn interrupt(&mut self) {
         self.open.clear();
@@ -93,19 +105,32 @@ impl Gathering {
                 let Ok(payload_at) = u32::try_from(record.payload_at) else { continue };
                 let body_bytes = record.header.body_bytes;
                 let location = Location { segment, payload_at, body_bytes };
+                if slot > self.chosen_upto {
+                    keep_most(&mut self.last, slot, standing, location);
+                }
                 if standing == Standing::Chosen {
                     self.open.remove(&slot);
                     self.places.insert(slot, location);
                 } else if !self.places.contains_key(&slot) {
-                    let held = self.open.entry(slot).or_insert((standing, location));
-                    if held.0 <= standing {
-                        *held = (standing, location);
-                    }
+                    keep_most(&mut self.open, slot, standing, location);
                 }
             }
+            self.told(group.header.chosen_upto);
             let above = self.open.split_off(&group.header.chosen_upto.next());
             let passed = std::mem::replace(&mut self.open, above);
             self.places.extend(passed.into_iter().map(|(slot, (_, location))| (slot, location)));
         }
+    }
+}
+
+fn keep_most(
+    kept: &mut BTreeMap<Slot, (Standing, Location)>,
+    slot: Slot,
+    standing: Standing,
+    location: Location,
+) {
+    let held = kept.entry(slot).or_insert((standing, location));
+    if held.0 <= standing {
+        *held = (standing, location);
     }
 }

@@ -11,6 +11,7 @@ use synod_journal::{Journal, JournalError};
 use synod_paxos::{Load, Position, Record, Slot};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::fatal::Fatal;
 use crate::report::Report;
 use crate::shared::Shared;
 
@@ -40,6 +41,7 @@ pub(crate) struct JournalThread {
     tasks: Receiver<JournalTask>,
     reports: UnboundedSender<Report>,
     shared: Arc<Shared>,
+    fatal: Fatal,
     /// Appended and not yet synced.
     unsynced: Option<Position>,
     loads: VecDeque<Load>,
@@ -55,12 +57,14 @@ impl JournalThread {
         tasks: Receiver<JournalTask>,
         reports: UnboundedSender<Report>,
         shared: Arc<Shared>,
+        fatal: Fatal,
     ) -> Self {
         JournalThread {
             journal,
             tasks,
             reports,
             shared,
+            fatal,
             unsynced: None,
             loads: VecDeque::new(),
             truncate: None,
@@ -149,8 +153,28 @@ impl JournalThread {
     }
 
     fn load(&mut self, load: Load) -> Result<(), JournalError> {
-        let values = self.journal.read_chosen(load.first, load.last, load.bytes_max)?;
+        let values = match self.journal.read_chosen(load.first, load.last, load.bytes_max) {
+            Ok(values) => values,
+            Err(error) if error.is_damage() => {
+                self.report_damage(&error)?;
+                Vec::new() // The peer asks another one.
+            }
+            Err(error) => return Err(error),
+        };
         self.report(Report::Loaded { load, values });
+        Ok(())
+    }
+
+    /// The node ends in an orderly way, for the state may hold what the journal has lost, and the
+    /// next start mends the journal. What this acceptor owes may stand in the damaged file and
+    /// nowhere else: another one says it first.
+    fn report_damage(&mut self, error: &JournalError) -> Result<(), JournalError> {
+        if !self.fatal.is_damaged() {
+            self.sync()?;
+            self.journal.begin_next()?;
+            self.report_segments();
+            self.fatal.report_damage(format!("a peer asked for what is damaged: {error}"));
+        }
         Ok(())
     }
 
@@ -175,5 +199,75 @@ impl JournalThread {
         view.records.store(counters.records, Relaxed);
         view.bytes.store(counters.bytes, Relaxed);
         view.bytes_on_disk.store(self.journal.bytes_on_disk(), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+    use std::sync::mpsc::sync_channel;
+
+    use bytes::Bytes;
+    use synod_journal::{ClusterId, JournalOptions};
+    use synod_paxos::{Ballot, NodeId, RecordBody, Value};
+    use tokio::sync::mpsc::unbounded_channel;
+
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId(7);
+    const SMALL: JournalOptions = JournalOptions { segment_bytes: 4096, format: 1 };
+
+    #[test]
+    fn a_peer_that_asks_for_a_damaged_value_ends_the_node_in_order() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("journal");
+        Journal::create(&dir, CLUSTER).expect("made");
+        let mut journal = Journal::open(&dir, CLUSTER, &SMALL).expect("opened").journal;
+        let ballot = Ballot { round: 1, node: NodeId(1) };
+        for slot in 1..=9 {
+            let value = Value::Batch(Bytes::from(vec![u8::try_from(slot).expect("small"); 600]));
+            let body = RecordBody::Accepted { slot: Slot(slot), ballot, value };
+            let record = Record { promised: ballot, chosen_upto: Slot(slot - 1), body };
+            journal.append(&[record]).expect("appended");
+            journal.sync().expect("synced");
+        }
+        // The value of slot 8, which may stand in the file that is written, rots.
+        let segments = fs::read_dir(&dir).expect("a journal").map(|entry| entry.expect("one"));
+        let hit = segments.map(|entry| entry.path()).find_map(|path| {
+            let bytes = fs::read(&path).expect("readable");
+            let at = bytes.windows(100).position(|window| *window == [8; 100])?;
+            Some((path, at))
+        });
+        let (path, at) = hit.expect("it was written");
+        let file = fs::OpenOptions::new().write(true).open(path).expect("writable");
+        file.write_all_at(&[9], at as u64).expect("written");
+
+        let (tasks, queue) = sync_channel(9);
+        let (reports, mut reported) = unbounded_channel();
+        let fatal = Fatal::of(folder.path());
+        let load = |first| {
+            let (to, first, last) = (NodeId(2), Slot(first), Slot(8));
+            Load { to, nonce: 0, first, last, bytes_max: 1 }
+        };
+        for task in [load(8), load(7), load(8)].map(JournalTask::Load) {
+            tasks.send(task).expect("taken");
+        }
+        let thread = JournalThread::new(journal, queue, reports, Arc::default(), fatal.clone());
+        let thread = std::thread::spawn(|| thread.run());
+        let mut loaded = Vec::new();
+        while loaded.len() < 3 {
+            if let Report::Loaded { load, values } = reported.blocking_recv().expect("it works on")
+            {
+                loaded.push((load.first.0, values.len()));
+            }
+        }
+        drop(tasks);
+        thread.join().expect("no panic").expect("it ends in order");
+        assert!(fatal.is_damaged() && fatal.reported().is_none());
+        assert_eq!(loaded, [(8, 0), (7, 1), (8, 0)]);
+        // A start can tell what is owed, and mends the rest when the state has it.
+        let mended = Journal::mend(&dir, CLUSTER, &SMALL, Slot(9)).expect("read");
+        assert!(mended.is_some_and(|mended| mended.is_done));
     }
 }

@@ -373,8 +373,13 @@ impl Assembly<'_> {
         let shared = &self.shared;
         let (folders, current) = (installer.folders.clone(), installer.current.clone());
         let scrubbed = (folders.clone(), current.clone());
-        let journal =
-            JournalThread::new(recovery.journal, queues.journal, reports.clone(), shared.clone());
+        let journal = JournalThread::new(
+            recovery.journal,
+            queues.journal,
+            reports.clone(),
+            shared.clone(),
+            self.fatal.clone(),
+        );
         let journal = self.spawn(
             "synod-journal",
             || journal.run(),

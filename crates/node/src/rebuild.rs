@@ -189,7 +189,7 @@ impl Rebuild<'_> {
         };
         // One that an earlier switch left would bear no mark: the journal knew of it.
         let is_replaced =
-            states.aside().exists() && StateFolders::mark(&states.current()?)?.is_some();
+            states.aside()?.is_some() && StateFolders::mark(&states.current()?)?.is_some();
         if !is_replaced && !self.replace(&mark, door)? {
             return Ok(());
         }
@@ -472,7 +472,7 @@ fn membership(
     identity: &Identity,
 ) -> Result<Membership, StartError> {
     let states = folder.states();
-    let found = [states.aside(), states.current()?].iter().find_map(|path| {
+    let found = [states.aside()?, Some(states.current()?)].iter().flatten().find_map(|path| {
         let store = Store::open_read_only(path).ok()?;
         let machine = StateMachine::open(store, KvOptions::default()).ok()?;
         configurations_of(&machine, &identity.configuration).ok()

@@ -187,7 +187,8 @@ impl Survivor {
         })?;
         let states = StateFolders::new(data);
         // One may lie aside that nothing has replaced yet.
-        let state = [states.current()?, states.aside()].into_iter().find(|path| path.exists());
+        let aside = states.aside()?;
+        let state = Some(states.current()?).filter(|path| path.exists()).or_else(|| aside.clone());
         let state = state.ok_or_else(|| RecoverError::NeverStarted(data.to_owned()))?;
         let store = Store::open_read_only(&state)?;
         store.verify(|| true)?;
@@ -212,7 +213,7 @@ impl Survivor {
                 doubts.push(format!("{what} ({mark}): {text}"));
             }
         }
-        if state == states.aside() {
+        if Some(&state) == aside.as_ref() {
             doubts.push("its state was set aside, and no other one took its place".to_owned());
         }
         let remains = remains(&state, data, &identity, applied, &mut doubts)?;
@@ -382,7 +383,8 @@ fn remains(
         remains => remains?,
     };
     if let Some(damage) = remains.damage() {
-        doubts.push(format!("the journal is damaged, and of no use from there on: {damage}"));
+        doubts
+            .push(format!("the journal is damaged, and counts as far as it is certain: {damage}"));
     }
     // A snapshot may have been installed, or slots given by peers, of which the journal does not
     // know yet.

@@ -12,7 +12,7 @@
 //! checkpoint                   what is being sent to peers
 //! backup                       what is being sent to a client
 //! scrub                        what is being read to find damage
-//! state.damaged                a state whose place a peer's takes, until that is done
+//! state.damaged[-<slot>]       a state whose place a peer's takes, until that is done
 //! ```
 //!
 //! The state is the folder with the highest slot; one rename makes it so. So a crash

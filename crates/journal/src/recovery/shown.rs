@@ -1,16 +1,13 @@
 //! Reading a journal for what it shows as chosen, damaged as it may be.
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 
-use synod_paxos::Slot;
 use synod_wire::record::{ClusterId, SegmentHeader};
 
 use super::{Reader, disk_reads, is_lost};
 use crate::OpenError;
 use crate::error::During;
 use crate::folder::Folder;
-use crate::index::Location;
 use crate::scan::Segment;
 use crate::shown::Gathering;
 
@@ -21,16 +18,13 @@ const LOST_PARTS_MAX: usize = 64;
 
 /// Finds the values that are known as chosen in the journal in `folder`, damaged as it may be.
 /// Changes nothing.
-pub(crate) fn shown(
-    folder: &Folder,
-    cluster: ClusterId,
-) -> Result<BTreeMap<Slot, Location>, OpenError> {
+pub(crate) fn shown(folder: &Folder, cluster: ClusterId) -> Result<Gathering, OpenError> {
     Reader { folder, cluster }.shown()
 }
 
 impl Reader<'_> {
     /// The places of all values that what is whole of the journal shows as chosen.
-    fn shown(&self) -> Result<BTreeMap<Slot, Location>, OpenError> {
+    fn shown(&self) -> Result<Gathering, OpenError> {
         let mut gathering = Gathering::default();
         let (mut end, mut ahead) = (None, None);
         for number in self.folder.segment_numbers()? {
@@ -39,6 +33,7 @@ impl Reader<'_> {
                 None => self.if_whole(number)?,
             };
             let Some((header, bytes)) = read else { continue };
+            gathering.told(header.chosen_upto);
             let next = self.if_whole(number + 1)?;
             let first_copies = || {
                 let (header, bytes) = next.as_ref()?;
@@ -55,7 +50,7 @@ impl Reader<'_> {
             }
             ahead = next;
         }
-        Ok(gathering.places)
+        Ok(gathering)
     }
 
     /// A segment whose header is whole; none when it is not, or there is no such segment.

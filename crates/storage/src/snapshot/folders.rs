@@ -83,10 +83,13 @@ impl StateFolders {
         self.data.join(SCRUB)
     }
 
-    /// Where a state lies that another one is to replace.
-    #[must_use]
-    pub fn aside(&self) -> PathBuf {
-        self.data.join(SET_ASIDE)
+    /// Where a state lies that another one is to replace; none when there is no such state.
+    ///
+    /// # Errors
+    /// When the data folder cannot be read.
+    pub fn aside(&self) -> Result<Option<PathBuf>, SnapshotError> {
+        let found = self.list()?.into_iter().find(|name| own_name(name).is_some());
+        Ok(found.map(|name| self.data.join(name)))
     }
 
     /// Sets the state aside, durably, so that another one can take its place. Does nothing
@@ -95,9 +98,13 @@ impl StateFolders {
     /// # Errors
     /// When the disk refuses.
     pub fn set_aside(&self) -> Result<(), SnapshotError> {
-        let current = self.current()?;
-        if current.exists() && !self.aside().exists() {
-            fs::rename(&current, self.aside()).during("rename", &current)?;
+        if let Some(name) = self.newest()?
+            && self.aside()?.is_none()
+        {
+            // Its name says whose work it is, and is to say so when it is taken back.
+            let aside = format!("{SET_ASIDE}{}", &name[STATE.len()..]);
+            let current = self.data.join(name);
+            fs::rename(&current, self.data.join(aside)).during("rename", &current)?;
         }
         sync_folder(&self.data).during("sync", &self.data)
     }
@@ -108,10 +115,12 @@ impl StateFolders {
     /// # Errors
     /// When the disk refuses.
     pub fn take_back(&self) -> Result<bool, SnapshotError> {
-        let (aside, current) = (self.aside(), self.current()?);
-        if current.exists() || !aside.exists() {
+        let Some(aside) = self.aside()? else { return Ok(false) };
+        if self.newest()?.is_some() {
             return Ok(false);
         }
+        let name = aside.file_name().and_then(|name| own_name(name.to_str()?));
+        let current = self.data.join(name.expect("it was found by its name"));
         fs::rename(&aside, &current).during("rename", &aside)?;
         sync_folder(&self.data).during("sync", &self.data)?;
         Ok(true)
@@ -122,7 +131,7 @@ impl StateFolders {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_aside(&self) -> Result<(), SnapshotError> {
-        remove(&self.aside())
+        self.aside()?.map_or(Ok(()), |aside| remove(&aside))
     }
 
     /// Removes what a scrub left.
@@ -138,9 +147,13 @@ impl StateFolders {
     /// # Errors
     /// When the data folder cannot be read.
     pub fn current(&self) -> Result<PathBuf, SnapshotError> {
+        Ok(self.data.join(self.newest()?.as_deref().unwrap_or(STATE)))
+    }
+
+    /// The name of the state, if there is one.
+    fn newest(&self) -> Result<Option<String>, SnapshotError> {
         let states = self.list()?.into_iter().filter_map(|name| Some((slot_of(&name)?, name)));
-        let newest = states.max().map_or(STATE.to_owned(), |(_, name)| name);
-        Ok(self.data.join(newest))
+        Ok(states.max().map(|(_, name)| name))
     }
 
     /// Up to this slot the state is the work of another node, which it came from; zero if
@@ -343,4 +356,10 @@ fn slot_of(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(STATE)?.strip_prefix('-')?;
     let is_slot = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     digits.parse().ok().filter(|_| is_slot)
+}
+
+/// The name of a state that was set aside under this one; none for any other name.
+fn own_name(aside: &str) -> Option<String> {
+    let name = format!("{STATE}{}", aside.strip_prefix(SET_ASIDE)?);
+    slot_of(&name).map(|_| name)
 }

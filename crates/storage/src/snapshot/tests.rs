@@ -290,18 +290,28 @@ fn a_state_that_was_set_aside_is_taken_back_when_nothing_took_its_place() {
     let data = tempfile::tempdir().expect("a folder");
     let folders = StateFolders::new(data.path());
     assert!(!folders.take_back().expect("nothing is aside"));
-    let of_slot = data.path().join(format!("state-{:020}", 7));
-    fs::create_dir(&of_slot).expect("made");
-    fs::write(of_slot.join("CURRENT"), b"it").expect("written");
-    folders.set_aside().expect("set aside");
-    assert!(folders.aside().exists() && !folders.current().expect("listed").exists());
-    assert!(folders.take_back().expect("taken back"));
-    let current = folders.current().expect("listed");
-    assert_eq!(fs::read(current.join("CURRENT")).expect("it is the state"), b"it");
-    // Not in place of another one.
-    folders.set_aside().expect("set aside");
-    fs::create_dir(&of_slot).expect("made");
-    assert!(!folders.take_back().expect("there is one") && folders.aside().exists());
+    let aside = || folders.aside().expect("listed");
+    for (name, copied_upto) in [("state".to_owned(), 0), (format!("state-{:020}", 7), 7)] {
+        let state = data.path().join(name);
+        fs::create_dir(&state).expect("made");
+        fs::write(state.join("CURRENT"), b"it").expect("written");
+        folders.set_aside().expect("set aside");
+        assert!(aside().is_some() && !folders.current().expect("listed").exists());
+        assert!(folders.take_back().expect("taken back"));
+        let current = folders.current().expect("listed");
+        assert_eq!(fs::read(current.join("CURRENT")).expect("it is the state"), b"it");
+        // Whose work it is is not forgotten.
+        assert_eq!(folders.copied_upto().expect("listed"), copied_upto);
+        // Not in place of another one.
+        folders.set_aside().expect("set aside");
+        fs::create_dir(&state).expect("made");
+        assert!(!folders.take_back().expect("there is one") && aside().is_some());
+        folders.set_aside().expect("done before");
+        assert!(state.exists());
+        fs::remove_dir(&state).expect("removed");
+        folders.remove_aside().expect("removed");
+        assert!(aside().is_none());
+    }
 }
 
 #[test]
