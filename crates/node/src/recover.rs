@@ -20,7 +20,8 @@ use synod_storage::snapshot::{self, SnapshotError, StateFolders, Verified};
 use synod_storage::{Store, StoreError, StoreOptions, failpoint};
 
 use crate::apply_thread::{Applier, ApplyError};
-use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
+use crate::filled;
+use crate::folder::{self, Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
 use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
@@ -187,8 +188,12 @@ impl Survivor {
         })?;
         let states = StateFolders::new(data);
         // One may lie aside that nothing has replaced yet.
-        let state = [states.current()?, states.aside()].into_iter().find(|path| path.exists());
-        let state = state.ok_or_else(|| RecoverError::NeverStarted(data.to_owned()))?;
+        let (current, aside) = (states.current()?, states.aside());
+        let state = match (folder::exists(&current)?, folder::exists(&aside)?) {
+            (true, _) => current,
+            (false, true) => aside,
+            (false, false) => return Err(RecoverError::NeverStarted(data.to_owned())),
+        };
         let store = Store::open_read_only(&state)?;
         store.verify(|| true)?;
         let machine = StateMachine::open(store, KvOptions::default())?;
@@ -386,7 +391,13 @@ fn remains(
     }
     // A snapshot may have been installed that the journal does not know of yet.
     let is_installed = StateFolders::mark(state)?.is_some();
-    if remains.damage().is_none() && !is_installed && last_in_order(&remains) < applied {
+    // Or peers gave the state slots that this journal lost.
+    let given_upto = filled::given_upto(data, identity.lineage()).unwrap_or_else(|doubt| {
+        doubts.push(doubt);
+        Slot::ZERO
+    });
+    let shown_upto = last_in_order(&remains).max(given_upto);
+    if remains.damage().is_none() && !is_installed && shown_upto < applied {
         doubts.push(format!(
             "the state ends at slot {applied}, but the journal at slot {}: the journal lost what \
              it had acknowledged",
