@@ -78,6 +78,10 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
     if let Some(violation) = &found.violation {
         row("must not start", violation.trim().to_owned());
     }
+    for mark in &found.marks {
+        let words = mark.words.lines().next().filter(|words| !words.is_empty());
+        row(&format!("file {}", mark.name), words.unwrap_or("it says nothing more").to_owned());
+    }
     if !found.leftovers.is_empty() {
         row("left over", found.leftovers.join(", "));
     }

@@ -120,6 +120,11 @@ impl Folder {
         read(&self.path, name)
     }
 
+    /// Whether there is such a file. That the disk does not say is no "no".
+    pub(crate) fn has(&self, name: &str) -> Result<bool, FolderError> {
+        exists(&self.path.join(name))
+    }
+
     /// Removes a small file of the folder. A crash may bring it back.
     pub(crate) fn remove(&self, name: &str) -> Result<(), FolderError> {
         let path = self.path.join(name);
@@ -164,6 +169,11 @@ pub(crate) fn read(folder: &Path, name: &str) -> Result<Option<Vec<u8>>, FolderE
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(failed("read", &path, source)),
     }
+}
+
+/// Whether there is such a file or folder.
+pub(crate) fn exists(path: &Path) -> Result<bool, FolderError> {
+    path.try_exists().map_err(|source| failed("look for", path, source))
 }
 
 /// [`Folder::replace`] for whoever has only the path.

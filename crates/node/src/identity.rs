@@ -172,7 +172,8 @@ pub(crate) fn begin_restore(settings: &Settings) -> Result<Folder, InitError> {
 /// The state of a restore that was interrupted between its switch and the identity: it
 /// alone is there, perhaps with a journal, and bears its mark. None in any other folder.
 pub(crate) fn unfinished_restore(path: &Path) -> Option<PathBuf> {
-    if path.join(FILE).exists() {
+    // Also when the disk does not say.
+    if path.join(FILE).try_exists().unwrap_or(true) {
         return None;
     }
     let state = StateFolders::new(path).current().ok()?;

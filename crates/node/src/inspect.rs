@@ -12,12 +12,16 @@ use synod_kv::{MapError, State};
 use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
 
-use crate::folder::{JOURNAL, LOCK_FILE, MARKER_FILE};
+use crate::filled;
+use crate::folder::{self, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{FILE, Identity, unfinished_restore};
+use crate::marks;
 
 /// Records between two looks at a count.
 const VISITS: usize = 1 << 20;
+/// Characters that are told of a small file.
+const WORDS_MAX: usize = 1_000;
 
 /// What a data folder holds.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -37,10 +41,22 @@ pub struct Inspection {
     pub state: Option<InspectedState>,
     /// What says that the node must not start again by itself.
     pub violation: Option<String>,
+    /// The other small files by which a life of the node tells the next one, or an operator told
+    /// it, what must not be forgotten.
+    pub marks: Vec<InspectedMark>,
     /// Whatever else an earlier life left; removed at the next start.
     pub leftovers: Vec<String>,
     /// What is wrong. Every checksum was looked at.
     pub damage: Vec<String>,
+}
+
+/// A small file with a meaning.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct InspectedMark {
+    /// Its name.
+    pub name: String,
+    /// What it says, or the beginning of it; empty when it says nothing.
+    pub words: String,
 }
 
 /// Whose folder it is.
@@ -129,9 +145,11 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
         journal: None,
         state: None,
         violation: read_text(&folder.join(MARKER_FILE))?,
+        marks: Vec::new(),
         leftovers: Vec::new(),
         damage: Vec::new(),
     };
+    found.look_at_marks();
     let identity = match fs::read(folder.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
         content => Identity::decode(&content?),
@@ -142,6 +160,9 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
             found.identity = Some(describe(&identity));
             if !found.is_running {
                 found.look_at_journal(identity.lineage());
+                if let Err(doubt) = filled::given_upto(folder, identity.lineage()) {
+                    found.damage.push(doubt);
+                }
             }
         }
     }
@@ -190,6 +211,19 @@ fn describe(identity: &Identity) -> InspectedIdentity {
 }
 
 impl Inspection {
+    fn look_at_marks(&mut self) {
+        for name in [REMOVED_FILE].into_iter().chain(marks::ALL) {
+            match read_text(&self.folder.join(name)) {
+                Ok(None) => {}
+                Ok(Some(text)) => {
+                    let words = text.trim().chars().take(WORDS_MAX).collect();
+                    self.marks.push(InspectedMark { name: name.to_owned(), words });
+                }
+                Err(error) => self.damage.push(format!("{name} cannot be read: {error}")),
+            }
+        }
+    }
+
     fn look_at_journal(&mut self, cluster: ClusterId) {
         let folder = self.folder.join(JOURNAL);
         let held = match Journal::inspect(&folder, cluster) {
@@ -229,8 +263,13 @@ impl Inspection {
             Ok(leftovers) => self.leftovers = leftovers,
             Err(error) => self.damage.push(error.to_string()),
         }
-        if !current.exists() {
-            return; // No node was ever started here.
+        match folder::exists(&current) {
+            Ok(true) => {}
+            Ok(false) => return, // No node was ever started here.
+            Err(error) => {
+                self.damage.push(error.to_string());
+                return;
+            }
         }
         let installed_slot = StateFolders::mark(&current).unwrap_or_else(|error| {
             self.damage.push(error.to_string());
@@ -316,6 +355,28 @@ mod tests {
         assert!(state.applied_slot > 0 && state.keys == 1, "{state:?}");
         assert_eq!(found.violation.as_deref(), Some("it was night"));
         assert_eq!(found.leftovers, ["state.new"]);
+    }
+
+    #[test]
+    fn every_mark_is_told_and_one_that_cannot_be_believed_is_damage() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let settings = settings(dir.path());
+        let data = &settings.data_dir;
+        init(&settings).expect("made");
+        Node::start(&settings).expect("starts").stop().expect("stopped in order");
+        assert_eq!(inspect(data).expect("readable").marks, []);
+        fs::write(data.join("REBUILD"), "found by the node itself: a block\n").expect("written");
+        fs::write(data.join("FILLED"), "x".repeat(2_000)).expect("written");
+        fs::write(data.join("WHOLE"), "").expect("written");
+        let found = inspect(data).expect("readable");
+        let told: Vec<&str> = found.marks.iter().map(|mark| mark.name.as_str()).collect();
+        assert_eq!(told, ["REBUILD", "WHOLE", "FILLED"]);
+        assert_eq!(found.marks[0].words, "found by the node itself: a block");
+        assert_eq!(found.marks[2].words.len(), WORDS_MAX);
+        assert!(found.damage.len() == 1 && found.damage[0].contains("FILLED"), "{found:?}");
+        std::os::unix::fs::symlink("SUSPECT", data.join("SUSPECT")).expect("made");
+        let found = inspect(data).expect("readable");
+        assert!(found.damage.iter().any(|text| text.contains("SUSPECT")), "{found:?}");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod difference;
 mod doors;
 mod durability_trace;
 mod fatal;
+mod filled;
 mod folder;
 mod founding;
 mod history_settings;
@@ -73,7 +74,9 @@ pub use folder::FolderError;
 pub use founding::Founding;
 pub use history_settings::HistorySettings;
 pub use identity::{Identity, IdentityError, InitError, init};
-pub use inspect::{InspectedIdentity, InspectedJournal, InspectedState, Inspection, inspect};
+pub use inspect::{
+    InspectedIdentity, InspectedJournal, InspectedMark, InspectedState, Inspection, inspect,
+};
 pub use join::Joining;
 pub use limit_settings::LimitSettings;
 pub use node::Node;

@@ -28,11 +28,16 @@ pub(crate) const WHOLE: &str = "WHOLE";
 pub(crate) const UNREPLACED: &str = "UNREPLACED";
 
 /// The state was given slots that the journal lost. It may be ahead of the journal, which says at
-/// the next start that it begins behind it, also when the damage is gone by itself.
+/// the next start that it begins behind it, also when the damage is gone by itself. What the journal
+/// held at that time stands in it ([`crate::filled`]): beside an older one it excuses nothing.
 pub(crate) const FILLED: &str = "FILLED";
 
 /// Up to the slot that it names, what came from a peer was found right by the others.
 pub(crate) const FOUND_RIGHT: &str = "FOUND_RIGHT";
+
+/// All of them.
+pub(crate) const ALL: [&str; 8] =
+    [REBUILD, SUSPECT, WENT_BACK, DIFFERS, WHOLE, UNREPLACED, FILLED, FOUND_RIGHT];
 
 /// How the content of [`REBUILD`] begins when the node left it by itself. Any other is an
 /// operator's, who may have renamed a file of another name.

@@ -28,6 +28,7 @@ use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
+use crate::filled::Filled;
 use crate::folder::{self, Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::journal_thread::JournalThread;
@@ -142,7 +143,7 @@ impl Node {
             tracing::error!(%slot, "the state differs from a peer's, says the file {DIFFERS}");
             shared.owner.set_differs_after(Some(slot));
         }
-        if folder.path().join(REBUILD).exists() {
+        if folder.has(REBUILD)? {
             // Set once, as the trace.
             let _ = shared.forbears_until.set(Instant::now() + FORBEARANCE);
         }
@@ -279,8 +280,10 @@ fn refuse_ended(folder: &Folder) -> Result<(), StartError> {
     if let Some((path, words)) = words_in(WENT_BACK)? {
         return Err(StartError::WentBack { path, words });
     }
-    let removed = folder.path().join(REMOVED_FILE);
-    if removed.exists() { Err(StartError::Removed(removed)) } else { Ok(()) }
+    match folder.has(REMOVED_FILE)? {
+        true => Err(StartError::Removed(folder.path().join(REMOVED_FILE))),
+        false => Ok(()),
+    }
 }
 
 /// Opens and rebuilds everything that the disk holds, unless this node is to stop meanwhile.
@@ -292,15 +295,18 @@ fn recover(
 ) -> Result<Recovery, StartError> {
     let Assembly { settings, identity, shared, .. } = to;
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
-    let opened = rebuild::open_journal(folder, settings, identity, state_upto)?;
+    let filled = Filled::read(folder.path())?;
+    let opened = rebuild::open_journal(folder, settings, identity, state_upto, filled.as_ref())?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
     if let Some(slot) = StateFolders::mark(store.path())? {
         recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
         folder.states().remove_mark(store.path())?;
     }
-    if folder.path().join(FILLED).exists() {
-        recovery::start_after(&mut journal, &mut recovered, state_upto)?;
+    if let Some(filled) = filled {
+        // What the state has beyond them it has from this journal.
+        let given_upto = state_upto.min(filled.upto);
+        recovery::start_after(&mut journal, &mut recovered, given_upto)?;
         folder.step("filling told")?;
         folder::remove(folder.path(), FILLED)?;
     }

@@ -20,6 +20,9 @@ mod asking;
 mod asking_tests;
 #[cfg(test)]
 mod filled_tests;
+#[cfg(test)]
+mod mark_tests;
+mod opening;
 mod slots;
 
 use std::net::TcpListener;
@@ -29,9 +32,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use asking::{Asking, Fetched, patience};
+pub(crate) use opening::open_journal;
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
-use synod_journal::{Behind, Journal, OpenError, Opened};
+use synod_journal::{Behind, Journal};
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{Configuration, NodeId, Slot};
 use synod_storage::snapshot::{StateFolders, Verified};
@@ -41,6 +45,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use crate::apply_thread::Applier;
+use crate::filled::{Filled, Held};
 use crate::folder::{self, Folder};
 use crate::identity::Identity;
 use crate::marks::{self, DIFFERS, FILLED, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE};
@@ -109,7 +114,7 @@ pub(crate) fn look_at_suspect(
     stop: &AtomicBool,
 ) -> Result<(), StartError> {
     let current = folder.states().current()?;
-    if !current.exists() || !folder.path().join(SUSPECT).exists() {
+    if !folder::exists(&current)? || !folder.has(SUSPECT)? {
         return Ok(());
     }
     tracing::warn!("the last life doubted the state: reading all of it");
@@ -129,40 +134,6 @@ fn read_all(store: &Store, stop: &AtomicBool) -> Result<(), StartError> {
         true => StartError::Stopped,
         false => StartError::State(error),
     })
-}
-
-/// Opens the journal, and mends it where the state holds what is damaged.
-pub(crate) fn open_journal(
-    folder: &Folder,
-    settings: &Settings,
-    identity: &Identity,
-    state_upto: Slot,
-) -> Result<Opened, StartError> {
-    let options = tuning::journal_options(settings);
-    let (dir, lineage) = (folder.journal(), identity.lineage());
-    let damage = match Journal::open(&dir, lineage, &options) {
-        Err(OpenError::Damaged(damage)) => damage,
-        opened => return Ok(opened?),
-    };
-    match Journal::mend(&dir, lineage, &options, state_upto) {
-        Ok(Some(mended)) if mended.is_done => {
-            let upto = mended.upto;
-            tracing::warn!(
-                %damage, %upto,
-                "the journal was damaged, and what was hit is in the state: it begins behind it now"
-            );
-            Ok(Journal::open(&dir, lineage, &options)?)
-        }
-        // The state would lack slots that nothing else of this node has.
-        Ok(Some(mended)) => {
-            tracing::warn!(%damage, "the journal is damaged in what the state lacks");
-            let (applied, truncated) = (state_upto, mended.upto);
-            Err(RecoveryError::StateLost { applied, truncated }.into())
-        }
-        // The disk failed to read it for a moment only.
-        Ok(None) => Ok(Journal::open(&dir, lineage, &options)?),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What a start has at hand before there is a state.
@@ -214,14 +185,17 @@ impl Rebuild<'_> {
         let mut journal = Journal::look_behind_damage(&dir, lineage)?;
         // The journal does not know yet of a state that was restored or switched to last.
         let switched = StateFolders::mark(&states.current()?)?;
-        if switched.is_none() && !self.folder.path().join(FILLED).exists() {
-            self.refuse_lost(journal.held)?;
+        let filled = Filled::read(self.folder.path())?;
+        filled.map_or(Ok(()), |filled| filled.check(&Held::before(&journal)))?;
+        if switched.is_none() {
+            // Peers gave it these, and not the journal.
+            self.refuse_lost(filled.map_or(journal.held, |filled| filled.upto.max(journal.held)))?;
         }
         journal.upto = journal.upto.max(switched.map_or(Slot::ZERO, Slot));
         let is_doubt = marks::is_doubt(mark);
         let unreplaced = if is_doubt { marks::unreplaced(self.folder.path())? } else { 0 };
         // Nor when it was read before nobody gave another one.
-        let was_read = self.folder.path().join(WHOLE).exists() || unreplaced > 0;
+        let was_read = self.folder.has(WHOLE)? || unreplaced > 0;
         if is_doubt && !was_read && self.is_whole(journal.upto)? {
             self.keep()?;
             return Ok(false);
@@ -302,7 +276,7 @@ impl Rebuild<'_> {
             let machine = StateMachine::open(store.clone(), KvOptions::default());
             let machine = machine.map_err(StartError::State)?;
             // Before anything is applied that the journal may not hold.
-            self.folder.replace(FILLED, b"the state may be ahead of the journal\n")?;
+            self.folder.replace(FILLED, &Filled::of(&journal).encode())?;
             let shared = Arc::new(Shared::default());
             let applier = Applier::new(machine, self.identity, journal.incarnation, shared);
             Ok(Filling::new(applier, store, journal.upto, Instant::now()))
@@ -324,7 +298,7 @@ impl Rebuild<'_> {
     /// Where the state ends; none when it does not tell.
     fn durable_slot(&self) -> Result<Option<Slot>, StartError> {
         let current = self.folder.states().current()?;
-        if !current.exists() {
+        if !folder::exists(&current)? {
             return Ok(None);
         }
         let opened = Store::open_read_only(&current).ok();
@@ -335,7 +309,7 @@ impl Rebuild<'_> {
     /// each of several may lack another block and wait for the others: then this node is needed
     /// as it is. What it owes is in its journal, and of what is damaged it tells nothing.
     fn do_without(&self, why: String, upto: Slot, unreplaced: u32) -> Result<(), StartError> {
-        let was_kept = self.folder.path().join(WHOLE).exists();
+        let was_kept = self.folder.has(WHOLE)?;
         if was_kept && unreplaced == 0 && self.is_whole(upto)? {
             return self.keep();
         }
@@ -355,7 +329,7 @@ impl Rebuild<'_> {
     /// Whether all of the state can be read, and it ends not before this slot.
     fn is_whole(&self, upto: Slot) -> Result<bool, StartError> {
         let current = self.folder.states().current()?;
-        if !current.exists() {
+        if !folder::exists(&current)? {
             return Ok(false);
         }
         let read = || {

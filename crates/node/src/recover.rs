@@ -20,10 +20,11 @@ use synod_storage::snapshot::{self, SnapshotError, StateFolders, Verified};
 use synod_storage::{Store, StoreError, StoreOptions, failpoint};
 
 use crate::apply_thread::{Applier, ApplyError};
-use crate::folder::{Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
+use crate::filled;
+use crate::folder::{self, Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::{self, FILE, Identity, IdentityError, InitError};
-use crate::marks::{DIFFERS, FILLED, REBUILD, WENT_BACK};
+use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
 
@@ -187,9 +188,12 @@ impl Survivor {
         })?;
         let states = StateFolders::new(data);
         // One may lie aside that nothing has replaced yet.
-        let aside = states.aside()?;
-        let state = Some(states.current()?).filter(|path| path.exists()).or_else(|| aside.clone());
-        let state = state.ok_or_else(|| RecoverError::NeverStarted(data.to_owned()))?;
+        let (current, aside) = (states.current()?, states.aside()?);
+        let state = match (folder::exists(&current)?, &aside) {
+            (true, _) => current,
+            (false, Some(aside)) => aside.clone(),
+            (false, None) => return Err(RecoverError::NeverStarted(data.to_owned())),
+        };
         let store = Store::open_read_only(&state)?;
         store.verify(|| true)?;
         let machine = StateMachine::open(store, KvOptions::default())?;
@@ -386,10 +390,15 @@ fn remains(
         doubts
             .push(format!("the journal is damaged, and counts as far as it is certain: {damage}"));
     }
-    // A snapshot may have been installed, or slots given by peers, of which the journal does not
-    // know yet.
-    let is_ahead = StateFolders::mark(state)?.is_some() || data.join(FILLED).exists();
-    if remains.damage().is_none() && !is_ahead && last_in_order(&remains) < applied {
+    // A snapshot may have been installed that the journal does not know of yet.
+    let is_installed = StateFolders::mark(state)?.is_some();
+    // Or peers gave the state slots that this journal lost.
+    let given_upto = filled::given_upto(data, identity.lineage()).unwrap_or_else(|doubt| {
+        doubts.push(doubt);
+        Slot::ZERO
+    });
+    let shown_upto = last_in_order(&remains).max(given_upto);
+    if remains.damage().is_none() && !is_installed && shown_upto < applied {
         doubts.push(format!(
             "the state ends at slot {applied}, but the journal at slot {}: the journal lost what \
              it had acknowledged",

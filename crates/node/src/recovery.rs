@@ -1,6 +1,7 @@
 //! How a node comes back: the state as it was flushed, then the journal's chosen
 //! values that it lacks.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use synod_journal::{Journal, JournalError};
@@ -48,6 +49,28 @@ pub enum RecoveryError {
         /// The last slot up to which the journal holds everything.
         journal: Slot,
     },
+    /// The journal is not the one beside which slots were given to the state.
+    #[error(
+        "slots that the journal lost were given to the state when the journal held {held}, but now \
+         it holds {found}: it is an older copy, or lost what it had acknowledged, a promise perhaps, \
+         so this node must not vote: keep the folder, and check the disk. If the later journal still \
+         lies elsewhere put it back. Else the others go on without this node; put a new node in its \
+         place with `synod member replace`"
+    )]
+    JournalOlder {
+        /// Promise, position and life at that time.
+        held: String,
+        /// The same now.
+        found: String,
+    },
+    /// The mark of a state that was given slots is not what a node wrote.
+    #[error(
+        "{}: it says that the state was given slots that the journal lost, but what the journal held \
+         then cannot be read in it, so nobody knows whether a promise was lost since, and this node \
+         must not vote: keep the folder, and check the disk. The others go on without it; put a new \
+         node in its place with `synod member replace`", .0.display()
+    )]
+    FilledUnclear(PathBuf),
     /// The journal does not hold what it says.
     #[error("the journal lacks the chosen slot {0}")]
     SlotMissing(Slot),

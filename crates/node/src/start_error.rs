@@ -7,6 +7,7 @@ use synod_kv::MapError;
 use synod_storage::StoreError;
 use synod_storage::snapshot::SnapshotError;
 
+use crate::filled::FilledError;
 use crate::folder::FolderError;
 use crate::identity::IdentityError;
 use crate::recovery::RecoveryError;
@@ -135,6 +136,15 @@ pub enum StartError {
     /// No thread, or no runtime.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+}
+
+impl From<FilledError> for StartError {
+    fn from(error: FilledError) -> StartError {
+        match error {
+            FilledError::Folder(error) => error.into(),
+            FilledError::Unclear(error) => error.into(),
+        }
+    }
 }
 
 fn hint(error: &std::io::Error) -> &'static str {
