@@ -9,6 +9,7 @@ use tokio::time::timeout_at;
 use crate::context::Context;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
+use crate::request_body::decode;
 use crate::response::{self, Body};
 use crate::target::Query;
 
@@ -43,10 +44,7 @@ pub(crate) async fn transfer<R: Replica>(
     let wanted: TransferBody = if body.bytes.is_empty() {
         TransferBody::default()
     } else {
-        serde_json::from_slice(&body.bytes).map_err(|error| {
-            let detail = format!("The body is not {{\"to\": NODE}}: {error}.");
-            Problem::new(Kind::BadRequest, detail)
-        })?
+        decode(&body.bytes, "{\"to\": NODE}")?
     };
     if let Some(to) = wanted.to.filter(|to| !context.replica.is_member(*to)) {
         let detail = format!("No member has the id {to}; /v1/status names them.");
