@@ -5,6 +5,7 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use synod_kv::http::LeaderHint;
 use tokio::time::timeout_at;
+use utoipa::ToSchema;
 
 use crate::context::Context;
 use crate::problem::{Kind, Problem};
@@ -14,9 +15,9 @@ use crate::response::{self, Body};
 use crate::target::Query;
 
 /// The body of `POST /v1/cluster/transfer`; an empty one is the same as `{}`.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct TransferBody {
+pub(crate) struct TransferBody {
     /// Who shall lead; whoever is fit when it is not said.
     #[serde(default)]
     to: Option<u32>,

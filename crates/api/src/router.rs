@@ -19,8 +19,8 @@ use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::{
-    backup, batch, cluster, compaction, key, lease, listing, lock, members, node, range_delete,
-    txn, watch,
+    backup, batch, cluster, compaction, key, lease, listing, lock, members, node, openapi,
+    range_delete, txn, watch,
 };
 
 /// The road that a request for one key takes.
@@ -138,7 +138,7 @@ macro_rules! head {
 }
 
 /// All resources.
-fn calls<R: Replica>() -> [(&'static str, Call<R>); 21] {
+fn calls<R: Replica>() -> [(&'static str, Call<R>); 22] {
     [
         ("/v1/kv", head!(keys)),
         ("/v1/kv/", to_key()),
@@ -161,7 +161,15 @@ fn calls<R: Replica>() -> [(&'static str, Call<R>); 21] {
         ("/livez", to_node(node::livez)),
         ("/readyz", to_node(node::readyz)),
         ("/metrics", to_node(node::metrics)),
+        ("/openapi.json", head!(openapi::answer)),
     ]
+}
+
+/// The paths of all resources as the router knows them, for the test of the description.
+#[doc(hidden)]
+#[must_use]
+pub fn routes<R: Replica>() -> Vec<&'static str> {
+    calls::<R>().into_iter().map(|(path, _)| path).collect()
 }
 
 fn to_key<R: Replica>() -> Call<R> {
@@ -188,10 +196,10 @@ fn to_node<R: Replica>(handler: fn(&Context<R>) -> Result<Response<Body>, Proble
 }
 
 fn not_found<R: Replica>(State(context): State<Shared<R>>) -> impl Future<Output = Routed> + Send {
-    const DETAIL: &str = "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
-         /v1/batch, /v1/compact, /v1/watch, /v1/lease, /v1/lock/{name}, /v1/election/{name}, \
-         /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
-         /v1/cluster/transfer, /livez, /readyz and /metrics.";
-    let response = context.refuse(Problem::new(Kind::NotFound, DETAIL));
+    let detail = format!(
+        "There is no such resource. There are {}, and the last of them describes all.",
+        openapi::paths().join(", ")
+    );
+    let response = context.refuse(Problem::new(Kind::NotFound, detail));
     std::future::ready(response::into_routed(response))
 }
