@@ -6,16 +6,13 @@
 //! comes, nothing waits but results.
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, Request, Response};
-use http_body::{Body as HttpBody, Frame};
 use synod_kv::http::{BatchResultBody, OperationBody, OperationName};
 use synod_kv::{Command, Condition, Operation, Outcome, TxnOperation};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -87,7 +84,11 @@ pub(crate) async fn answer<R: Replica>(
     };
     // It ends when its client goes, for then nobody takes its results.
     tokio::spawn(batch.run());
-    let mut response = Response::new(Body::Routed(axum::body::Body::new(Parts(parts))));
+    let body = response::parts(parts, |part: Option<Option<Bytes>>| match part {
+        Some(part) => part.map(Ok),
+        None => Some(Err(axum::Error::new("the batch ended early"))),
+    });
+    let mut response = Response::new(body);
     let lines = HeaderValue::from_static("application/x-ndjson");
     response.headers_mut().insert(CONTENT_TYPE, lines);
     Ok(response)
@@ -96,26 +97,6 @@ pub(crate) async fn answer<R: Replica>(
 /// The longest line: key and value in base64, and the words around them.
 fn line_bytes_max(limits: &Limits) -> usize {
     (limits.key_bytes_max + limits.value_bytes_max).div_ceil(3) * 4 + 1024
-}
-
-/// The parts of an answer as they are made; none when all are.
-struct Parts(mpsc::Receiver<Option<Bytes>>);
-
-impl HttpBody for Parts {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        task: &mut Task<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.0.poll_recv(task).map(|part| match part {
-            Some(part) => part.map(|part| Ok(Frame::data(part))),
-            // Their maker failed. The chunks end without their last one, so the client
-            // sees the cut.
-            None => Some(Err(axum::Error::new("the batch ended early"))),
-        })
-    }
 }
 
 /// A batch on its way.
@@ -130,6 +111,7 @@ struct Batch<R> {
     keys: HashSet<Bytes>,
     /// The bytes of their texts.
     bytes: usize,
+    /// Parts of the answer; none when all are there.
     results: mpsc::Sender<Option<Bytes>>,
     _places: [OwnedSemaphorePermit; 2],
 }

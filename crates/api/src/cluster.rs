@@ -5,17 +5,19 @@ use http::{Method, Request, Response, StatusCode};
 use serde::Deserialize;
 use synod_kv::http::LeaderHint;
 use tokio::time::timeout_at;
+use utoipa::ToSchema;
 
 use crate::context::Context;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
+use crate::request_body::decode;
 use crate::response::{self, Body};
 use crate::target::Query;
 
 /// The body of `POST /v1/cluster/transfer`; an empty one is the same as `{}`.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct TransferBody {
+pub(crate) struct TransferBody {
     /// Who shall lead; whoever is fit when it is not said.
     #[serde(default)]
     to: Option<u32>,
@@ -43,10 +45,7 @@ pub(crate) async fn transfer<R: Replica>(
     let wanted: TransferBody = if body.bytes.is_empty() {
         TransferBody::default()
     } else {
-        serde_json::from_slice(&body.bytes).map_err(|error| {
-            let detail = format!("The body is not {{\"to\": NODE}}: {error}.");
-            Problem::new(Kind::BadRequest, detail)
-        })?
+        decode(&body.bytes, "{\"to\": NODE}")?
     };
     if let Some(to) = wanted.to.filter(|to| !context.replica.is_member(*to)) {
         let detail = format!("No member has the id {to}; /v1/status names them.");

@@ -11,6 +11,7 @@ use crate::key::{at, refused};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
+use crate::request_body::decode;
 use crate::response::{self, Body};
 use crate::target::Query;
 
@@ -34,10 +35,7 @@ pub(crate) async fn answer<R: Replica>(
     }
     let name = context.name_of(&head.headers)?;
     let (received, deadline) = context.receive_document(&head.headers, body).await?;
-    let wanted: CompactBody = serde_json::from_slice(&received.bytes).map_err(|error| {
-        let detail = format!("The body is not {{\"revision\": N}}: {error}.");
-        Problem::new(Kind::BadRequest, detail)
-    })?;
+    let wanted: CompactBody = decode(&received.bytes, "{\"revision\": N}")?;
     let revision = Revision(wanted.revision);
     let parts: [&[u8]; 1] = [&wanted.revision.to_le_bytes()];
     let idempotency =

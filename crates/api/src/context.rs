@@ -1,6 +1,6 @@
 //! What every handler has at hand: the replica, the limits, the places.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use crate::admission::Admission;
 use crate::call::{self, Deadline, Name};
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::openapi::Document;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
 use crate::request_body::{self, Received};
@@ -34,6 +35,8 @@ pub(crate) struct Context<R> {
     pub(crate) admission: Admission,
     pub(crate) counters: Counters,
     pub(crate) watches: Arc<Hub>,
+    /// The description of the calls, made when it is asked for first.
+    pub(crate) document: OnceLock<Document>,
 }
 
 /// A write that went through the log.
@@ -56,7 +59,8 @@ pub(crate) struct Expires {
 impl<R: Replica> Context<R> {
     pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
         let (admission, watches) = (Admission::new(&limits), Arc::new(Hub::new(&limits)));
-        Self { replica, admission, counters: Counters::default(), watches, limits }
+        let (counters, document) = (Counters::default(), OnceLock::new());
+        Self { replica, admission, counters, watches, document, limits }
     }
 
     /// The client's name for a write, if it gave one. To be asked for before the body of

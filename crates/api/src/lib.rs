@@ -8,7 +8,7 @@
 //! [`serve`] is the accept loop. `connection` carries one client, `router` finds the
 //! handler, and there is a file for each kind of call: `key`, `listing`,
 //! `range_delete`, `txn`, `batch`, `compaction`, `watch`, `lease`, `lock`, `cluster`,
-//! `members`, `node`.
+//! `members`, `node`. `openapi` describes all of them.
 
 mod activity;
 mod admission;
@@ -31,6 +31,7 @@ mod lock;
 mod members;
 mod membership;
 mod node;
+mod openapi;
 mod operation;
 mod precondition;
 mod problem;
@@ -48,9 +49,11 @@ mod watch;
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};
 pub use membership::{MemberChange, Wanted};
+#[doc(hidden)]
+pub use openapi::openapi;
 pub use replica::{BackupParts, ChangeRefused, Leader, Refused, Replica};
 #[doc(hidden)]
-pub use router::Route;
+pub use router::{Route, routes};
 pub use server::serve;
 #[doc(hidden)]
 pub use server::serve_by;

@@ -6,7 +6,6 @@ use std::future::Future;
 use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, request};
-use serde::de::DeserializeOwned;
 use synod_kv::http::{AddMemberBody, ChangeMemberBody, MemberRole, MembersBody, QuorumsBody};
 use tokio::time::timeout_at;
 
@@ -15,6 +14,7 @@ use crate::context::Context;
 use crate::membership::{MemberChange, Wanted};
 use crate::problem::{Kind, Problem};
 use crate::replica::{ChangeRefused, Refused, Replica};
+use crate::request_body::decode;
 use crate::response::{self, Body};
 use crate::target::{Query, decimal};
 
@@ -183,12 +183,6 @@ fn wanted(id: u32, body: ChangeMemberBody) -> Result<Wanted, Problem> {
 
 fn not_known() -> Problem {
     Problem::new(Kind::NotReady, "This node starts and does not know the members yet.")
-}
-
-fn decode<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, Problem> {
-    let malformed =
-        |error| Problem::new(Kind::BadRequest, format!("The body is not {what}: {error}."));
-    serde_json::from_slice(body).map_err(malformed)
 }
 
 fn check_id(id: u32) -> Result<(), Problem> {

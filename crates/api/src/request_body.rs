@@ -5,10 +5,12 @@ use std::mem;
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Admission;
+use crate::operation;
 use crate::problem::{Kind, Problem};
 
 /// A whole body, and the room that it takes.
@@ -71,6 +73,17 @@ where
         return Err(cut_off());
     }
     Ok(Received { bytes, _room: room })
+}
+
+/// Reads a JSON document.
+///
+/// # Errors
+/// When it is not one of this kind.
+pub(crate) fn decode<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
+        let detail = operation::shown(&format!("The body is not {what}"), &error);
+        Problem::new(Kind::BadRequest, format!("{detail}."))
+    })
 }
 
 fn too_large(bytes_max: usize) -> Problem {

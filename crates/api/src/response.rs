@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{
@@ -12,7 +12,7 @@ use http::{Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use serde::Serialize;
 use synod_kv::Revision;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 /// A revision of the store at which what the answer shows was so: never below what
 /// is shown, and never above the state that was looked at. For a stream it is the
@@ -112,6 +112,39 @@ impl HttpBody for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
             Self::Routed(body) => body.size_hint(),
         }
+    }
+}
+
+/// A body whose parts are made while it is sent.
+struct Parts<T, F> {
+    parts: mpsc::Receiver<T>,
+    /// The bytes of a part, and what it means that there are no more parts.
+    read: F,
+}
+
+/// A body of parts as they are made. `read` gets each of them, and none when their maker is
+/// gone. Nothing from it ends the body; after an error the chunks end without their last
+/// one, so the client sees the cut.
+pub(crate) fn parts<T: Send + 'static>(
+    parts: mpsc::Receiver<T>,
+    read: impl FnMut(Option<T>) -> Option<Result<Bytes, axum::Error>> + Send + Unpin + 'static,
+) -> Body {
+    Body::Routed(axum::body::Body::new(Parts { parts, read }))
+}
+
+impl<T, F> HttpBody for Parts<T, F>
+where
+    F: FnMut(Option<T>) -> Option<Result<Bytes, axum::Error>> + Unpin,
+{
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let part = ready!(self.parts.poll_recv(context));
+        Poll::Ready((self.read)(part).map(|part| part.map(Frame::data)))
     }
 }
 

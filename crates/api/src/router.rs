@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::any;
+use axum::routing::{MethodRouter, any};
+use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tower::ServiceExt;
@@ -18,8 +19,8 @@ use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::{
-    backup, batch, cluster, compaction, key, lease, listing, lock, members, node, range_delete,
-    txn, watch,
+    backup, batch, cluster, compaction, key, lease, listing, lock, members, node, openapi,
+    range_delete, txn, watch,
 };
 
 /// The road that a request for one key takes.
@@ -48,30 +49,11 @@ impl<R> Clone for Front<R> {
 impl<R: Replica> Front<R> {
     pub(crate) fn new(route: Route, replica: R, limits: Arc<Limits>) -> Self {
         let context = Arc::new(Context::new(replica, limits));
-        let router = Router::new()
-            .route("/v1/kv", to_kv())
-            .route("/v1/kv/", to_key())
-            .route("/v1/kv/{*key}", to_key())
-            .route("/v1/txn", to_txn())
-            .route("/v1/batch", to_batch())
-            .route("/v1/compact", to_compaction())
-            .route("/v1/lease", to_leases())
-            .route("/v1/lease/{*rest}", to_lease())
-            .route("/v1/lock/{*name}", to_lock())
-            .route("/v1/election/{*name}", to_lock())
-            .route("/v1/snapshot", to_backup())
-            .route("/v1/watch", to_watch())
-            .route("/v1/status", to_node(node::status))
-            .route("/v1/cluster", to_members())
-            .route("/v1/cluster/members", to_members())
-            .route("/v1/cluster/members/{id}", to_member())
-            .route("/v1/cluster/quorums", to_quorums())
-            .route("/v1/cluster/transfer", to_transfer())
-            .route("/livez", to_node(node::livez))
-            .route("/readyz", to_node(node::readyz))
-            .route("/metrics", to_node(node::metrics))
-            .fallback(not_found::<R>)
-            .with_state(Arc::clone(&context));
+        let mut router = Router::new().fallback(not_found::<R>);
+        for (path, call) in calls() {
+            router = router.route(path, call);
+        }
+        let router = router.with_state(Arc::clone(&context));
         Self { context, router, route }
     }
 
@@ -132,114 +114,81 @@ type Shared<R> = Arc<Context<R>>;
 type Asked = Request<axum::body::Body>;
 type Routed = Response<axum::body::Body>;
 
-fn to_key<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+type Call<R> = MethodRouter<Shared<R>, Infallible>;
+
+/// What this handler makes of a request, and of its body.
+macro_rules! whole {
+    ($handler:path) => {
+        any(|State(context): State<Shared<R>>, request: Asked| async move {
+            let result = $handler(&context, request).await;
+            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+        })
+    };
+}
+
+/// What this handler makes of the head of a request. A body is not looked at.
+macro_rules! head {
+    ($handler:path) => {
+        any(|State(context): State<Shared<R>>, request: Asked| async move {
+            let (head, _) = request.into_parts();
+            let result = $handler(&context, &head).await;
+            response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+        })
+    };
+}
+
+/// All resources.
+fn calls<R: Replica>() -> [(&'static str, Call<R>); 22] {
+    [
+        ("/v1/kv", head!(keys)),
+        ("/v1/kv/", to_key()),
+        ("/v1/kv/{*key}", to_key()),
+        ("/v1/txn", whole!(txn::answer)),
+        ("/v1/batch", whole!(batch::answer)),
+        ("/v1/compact", whole!(compaction::answer)),
+        ("/v1/watch", head!(watch::answer)),
+        ("/v1/lease", whole!(lease::leases)),
+        ("/v1/lease/{*rest}", whole!(lease::one)),
+        ("/v1/lock/{*name}", whole!(lock::answer)),
+        ("/v1/election/{*name}", whole!(lock::answer)),
+        ("/v1/snapshot", head!(backup::answer)),
+        ("/v1/status", to_node(node::status)),
+        ("/v1/cluster", whole!(members::members)),
+        ("/v1/cluster/members", whole!(members::members)),
+        ("/v1/cluster/members/{id}", whole!(members::member)),
+        ("/v1/cluster/quorums", whole!(members::quorums)),
+        ("/v1/cluster/transfer", whole!(cluster::transfer)),
+        ("/livez", to_node(node::livez)),
+        ("/readyz", to_node(node::readyz)),
+        ("/metrics", to_node(node::metrics)),
+        ("/openapi.json", head!(openapi::answer)),
+    ]
+}
+
+/// The paths of all resources as the router knows them, for the test of the description.
+#[doc(hidden)]
+#[must_use]
+pub fn routes<R: Replica>() -> Vec<&'static str> {
+    calls::<R>().into_iter().map(|(path, _)| path).collect()
+}
+
+fn to_key<R: Replica>() -> Call<R> {
     any(|State(context): State<Shared<R>>, request: Asked| async move {
         response::into_routed(key::answer(&context, request).await)
     })
 }
 
-fn to_kv<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let (head, _) = request.into_parts();
-        let result = match head.method {
-            Method::GET | Method::HEAD => listing::answer(&context, &head).await,
-            Method::DELETE => range_delete::answer(&context, &head).await,
-            _ => Err(Problem::not_allowed("GET, HEAD, DELETE")),
-        };
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_txn<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = txn::answer(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_batch<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = batch::answer(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_compaction<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = compaction::answer(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_transfer<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = cluster::transfer(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_members<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = members::members(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_member<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = members::member(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_quorums<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = members::quorums(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_leases<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = lease::leases(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_lease<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = lease::one(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_lock<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let result = lock::answer(&context, request).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_backup<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let (head, _) = request.into_parts();
-        let result = backup::answer(&context, &head).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
-}
-
-fn to_watch<R: Replica>() -> axum::routing::MethodRouter<Shared<R>, Infallible> {
-    any(|State(context): State<Shared<R>>, request: Asked| async move {
-        let (head, _) = request.into_parts();
-        let result = watch::answer(&context, &head).await;
-        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
-    })
+/// `/v1/kv`: the keys of a range.
+async fn keys<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<Body>, Problem> {
+    match head.method {
+        Method::GET | Method::HEAD => listing::answer(context, head).await,
+        Method::DELETE => range_delete::answer(context, head).await,
+        _ => Err(Problem::not_allowed("GET, HEAD, DELETE")),
+    }
 }
 
 /// A route that is only read and takes no parameters.
-fn to_node<R: Replica>(
-    handler: fn(&Context<R>) -> Result<Response<Body>, Problem>,
-) -> axum::routing::MethodRouter<Shared<R>, Infallible> {
+fn to_node<R: Replica>(handler: fn(&Context<R>) -> Result<Response<Body>, Problem>) -> Call<R> {
     any(move |State(context): State<Shared<R>>, request: Asked| async move {
         let result = node::check(&request).and_then(|()| handler(&context));
         response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
@@ -247,10 +196,10 @@ fn to_node<R: Replica>(
 }
 
 fn not_found<R: Replica>(State(context): State<Shared<R>>) -> impl Future<Output = Routed> + Send {
-    const DETAIL: &str = "There is no such resource. Keys are at /v1/kv/{key}; the others are /v1/kv, /v1/txn, \
-         /v1/batch, /v1/compact, /v1/watch, /v1/lease, /v1/lock/{name}, /v1/election/{name}, \
-         /v1/snapshot, /v1/status, /v1/cluster, /v1/cluster/members, /v1/cluster/quorums, \
-         /v1/cluster/transfer, /livez, /readyz and /metrics.";
-    let response = context.refuse(Problem::new(Kind::NotFound, DETAIL));
+    let detail = format!(
+        "There is no such resource. There are {}, and the last of them describes all.",
+        openapi::paths().join(", ")
+    );
+    let response = context.refuse(Problem::new(Kind::NotFound, detail));
     std::future::ready(response::into_routed(response))
 }

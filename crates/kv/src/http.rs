@@ -5,6 +5,8 @@ mod batch;
 mod lease;
 mod members;
 mod problem;
+#[cfg(feature = "openapi")]
+mod schema;
 mod status;
 mod txn;
 mod watch;
@@ -32,9 +34,11 @@ pub use watch::{EventBody, EventKind, ProgressBody, WatchEnd, WatchEndBody, Watc
 
 /// The answer to a put.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PutBody {
     /// The key; only where the request named several.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    #[cfg_attr(feature = "openapi", schema(ignore))]
     pub key: Option<KeyText>,
     /// The store's revision with this change, which is the key's `mod_revision`.
     pub revision: u64,
@@ -49,6 +53,7 @@ pub struct PutBody {
 
 /// The answer to a delete of one key or of a range.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct DeleteBody {
     /// The store's revision with this change.
     pub revision: u64,
@@ -64,6 +69,7 @@ pub struct DeleteBody {
 
 /// The question of a compaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CompactBody {
     /// The oldest revision that shall stay readable.
@@ -72,6 +78,7 @@ pub struct CompactBody {
 
 /// The answer to a compaction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CompactedBody {
     /// The store's revision.
     pub revision: u64,
@@ -81,6 +88,7 @@ pub struct CompactedBody {
 
 /// A page of keys.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListPage {
     /// The page shows the range as it was at this revision.
     pub revision: u64,
@@ -96,6 +104,7 @@ pub struct ListPage {
 
 /// A key of a page.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ListEntry {
     /// The key.
     #[serde(flatten)]
@@ -107,9 +116,11 @@ pub struct ListEntry {
 
 /// A key's record.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RecordBody {
     /// The value; none if it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = schema::MaybeValue))]
     pub value: Option<ValueText>,
     /// The revision that created the key.
     pub create_revision: u64,
@@ -121,6 +132,7 @@ pub struct RecordBody {
 
 /// A key in JSON: as text where it is UTF-8, else in base64.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum KeyText {
     /// The bytes are UTF-8.
     #[serde(rename = "key")]
@@ -132,6 +144,7 @@ pub enum KeyText {
 
 /// A value in JSON: as text where it is UTF-8, else in base64.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum ValueText {
     /// The bytes are UTF-8.
     #[serde(rename = "value")]

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
 
+pub mod description;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -46,7 +48,9 @@ impl Server {
 
     /// A request of this method and target, with header lines and a body.
     pub async fn ask(&self, line: &str, headers: &str, body: &str) -> Answer {
-        self.call(request(line, headers, body)).await
+        let answer = self.call(request(line, headers, body)).await;
+        description::check(line, &answer);
+        answer
     }
 }
 

@@ -6,6 +6,7 @@ use super::Problem;
 
 /// What became of a line.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(untagged)]
 pub enum BatchResultBody {
     /// It was not carried out, or nobody knows.

@@ -6,17 +6,21 @@ use super::{KeyText, ValueText};
 
 /// `POST /v1/lease`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct GrantBody {
     /// How long the lease lives without being renewed, such as `30s`.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[1-9][0-9]*(ms|s)$"))]
     pub ttl: String,
     /// Its id; any that is free if it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub id: Option<u64>,
 }
 
 /// A lease that was granted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GrantedBody {
     /// Its id.
     pub id: u64,
@@ -28,14 +32,17 @@ pub struct GrantedBody {
 
 /// `POST /v1/lease/keepalive`: renews many.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct KeepAliveBody {
     /// The leases.
+    #[cfg_attr(feature = "openapi", schema(max_items = 4096))]
     pub ids: Vec<u64>,
 }
 
 /// Leases that were renewed, in the order asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeptBody {
     /// Each of them.
     pub leases: Vec<KeptLease>,
@@ -43,6 +50,7 @@ pub struct KeptBody {
 
 /// A lease that was renewed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct KeptLease {
     /// Its id.
     pub id: u64,
@@ -53,6 +61,7 @@ pub struct KeptLease {
 
 /// A lease that was ended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RevokedBody {
     /// Its id.
     pub id: u64,
@@ -67,6 +76,7 @@ pub struct RevokedBody {
 
 /// A lease.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaseBody {
     /// Its id.
     pub id: u64,
@@ -91,6 +101,7 @@ pub struct LeaseBody {
 
 /// A page of leases in the order of their ids.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeasesBody {
     /// The leases.
     pub leases: Vec<LeaseBody>,
@@ -101,16 +112,19 @@ pub struct LeasesBody {
 
 /// `POST /v1/lock/{name}` and `POST /v1/election/{name}`.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimBody {
     /// How long it is held without being kept alive, under a lease of its own.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[1-9][0-9]*(ms|s)$"))]
     pub ttl: Option<String>,
     /// The lease under which it is held.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease: Option<u64>,
     /// How long to wait for it; not at all if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(0|[1-9][0-9]*)(ms|s)$"))]
     pub wait: Option<String>,
     /// What the winner of an election says.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,6 +133,7 @@ pub struct ClaimBody {
 
 /// A lock that is held, or an election that was won.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HeldBody {
     /// The lease under which it is held: to be kept alive.
     pub lease: u64,
@@ -130,6 +145,7 @@ pub struct HeldBody {
 
 /// A lock that was let go, or an office that was laid down.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ReleasedBody {
     /// The lease under which it was held.
     pub lease: u64,
@@ -141,6 +157,7 @@ pub struct ReleasedBody {
 
 /// Who holds a lock, or won an election.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct HolderBody {
     /// Whether anybody does.
     pub held: bool,
@@ -156,6 +173,7 @@ pub struct HolderBody {
     pub remaining_ms: Option<u64>,
     /// What the winner of an election says.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = super::schema::MaybeValue))]
     pub value: Option<ValueText>,
     /// How many wait for it.
     pub waiters: u64,

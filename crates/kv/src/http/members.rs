@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Who is a member, how many make a quorum, and how each member is reached.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MembersBody {
     /// The cluster's id, in hexadecimal.
     pub cluster: String,
@@ -28,6 +29,7 @@ pub struct MembersBody {
 
 /// A member.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct MemberBody {
     /// Its node id.
     pub id: u32,
@@ -44,6 +46,7 @@ pub struct MemberBody {
 
 /// A member's part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MemberRole {
     /// It votes.
@@ -65,6 +68,7 @@ impl MemberRole {
 
 /// The configuration that the cluster began with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct FirstBody {
     /// Its voters, which were all its members.
     pub voters: Vec<u32>,
@@ -81,6 +85,7 @@ pub struct FirstBody {
 
 /// The state that a cluster began with.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct RestoredBody {
     /// Everything up to this slot was in it.
@@ -91,11 +96,14 @@ pub struct RestoredBody {
 
 /// `POST /v1/cluster/members`: a new member, which learns and does not vote.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AddMemberBody {
     /// Its node id, which no member ever had.
+    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
     pub id: u32,
     /// The id of its data folder: 32 hexadecimal digits.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[0-9a-fA-F]{32}$"))]
     pub store: String,
     /// Host and port at which its peers reach it.
     pub peer: String,
@@ -109,6 +117,7 @@ pub struct AddMemberBody {
 /// `PUT /v1/cluster/members/{id}`: one of a role, a member to be replaced, and new
 /// addresses.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ChangeMemberBody {
     /// `voter`: it votes from now on.
@@ -133,6 +142,7 @@ pub struct ChangeMemberBody {
 
 /// `PUT /v1/cluster/quorums`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct QuorumsBody {
     /// Promises that make a leader.

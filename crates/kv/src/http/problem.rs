@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// An `application/problem+json` body.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// Which problem: stable, for programs. See [`ProblemKind::as_type`].
     #[serde(rename = "type")]
@@ -30,6 +31,7 @@ pub struct Problem {
 
 /// Whether a request that failed may have had an effect.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Effect {
     /// It had none and will have none.
@@ -40,6 +42,7 @@ pub enum Effect {
 
 /// The leader as far as the answering node knows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct LeaderHint {
     /// Its node id.
     pub id: u32,

@@ -6,6 +6,7 @@ use super::{LeaderHint, MembersBody};
 
 /// One node's view of itself and of its cluster.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct StatusBody {
     /// This node's id.
     pub node: u32,
@@ -62,6 +63,7 @@ pub struct StatusBody {
 
 /// A replica's part.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RoleName {
     /// It leads.
@@ -86,6 +88,7 @@ impl RoleName {
 
 /// A state on its way.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct SnapshotBody {
     /// The peer that it comes from.
     pub from: u32,
@@ -99,6 +102,7 @@ pub struct SnapshotBody {
 
 /// The reading of every byte of the state and of the journal's full files, to find damage.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
 pub struct ScrubBody {
     /// When it last came to its end, in seconds since 1970; none if it never did.
@@ -118,6 +122,7 @@ pub struct ScrubBody {
 
 /// Another member as this node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PeerBody {
     /// Its node id.
     pub id: u32,

@@ -15,16 +15,20 @@ use crate::TXN_OPERATIONS_MAX;
 
 /// The question of a transaction.
 #[derive(Clone, PartialEq, Eq, Default, Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TxnBody {
     /// All must hold for `success`.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<CompareBody>, max_items = 1024))]
     pub compare: Few<CompareBody>,
     /// What to do then.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<OperationBody>, max_items = 1024))]
     pub success: Few<OperationBody>,
     /// What to do else.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<OperationBody>, max_items = 1024))]
     pub failure: Few<OperationBody>,
 }
 
@@ -77,6 +81,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
 
 /// A comparison.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct CompareBody {
     /// The key as text.
@@ -91,6 +96,7 @@ pub struct CompareBody {
     pub op: RelationName,
     /// What it is compared with.
     #[serde(default)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<super::schema::Operand>))]
     pub operand: Option<Operand>,
     /// The same in base64, for values.
     #[serde(default)]
@@ -99,6 +105,7 @@ pub struct CompareBody {
 
 /// What of a key is compared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TargetName {
     /// The value.
@@ -115,6 +122,7 @@ pub enum TargetName {
 
 /// How two things are to each other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum RelationName {
     /// The same.
     #[serde(rename = "=")]
@@ -166,6 +174,7 @@ impl Visitor<'_> for OperandVisitor {
 /// An operation of a transaction, or a line of a batch. Bytes are given as text or, with
 /// `_base64` behind the name, in base64.
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 #[expect(missing_docs, reason = "each is the member of the same name")]
 pub struct OperationBody {
@@ -204,6 +213,7 @@ pub struct OperationBody {
 
 /// Which operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OperationName {
     /// Stores a value.
@@ -220,6 +230,7 @@ pub enum OperationName {
 
 /// The answer to a transaction.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct TxnAnswerBody {
     /// The store's revision with its changes (unchanged when there were none).
     pub revision: u64,
@@ -231,6 +242,7 @@ pub struct TxnAnswerBody {
 
 /// What became of an operation.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "op", rename_all = "snake_case")]
 pub enum TxnResultBody {
     /// Of a put.

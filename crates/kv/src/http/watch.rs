@@ -7,6 +7,7 @@ use crate::read::Change;
 
 /// What happened to a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// It was stored.
@@ -28,6 +29,7 @@ impl EventKind {
 
 /// A change of a key.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct EventBody {
     /// What happened.
     #[serde(rename = "type")]
@@ -39,6 +41,7 @@ pub struct EventBody {
     pub key: KeyText,
     /// Its record from then on; none if it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none", flatten)]
+    #[cfg_attr(feature = "openapi", schema(value_type = super::schema::MaybeRecord))]
     pub record: Option<RecordBody>,
     /// Its record before, if that was asked for and there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,6 +66,7 @@ impl EventBody {
 
 /// The answer to a watch that waits for one page.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WatchPage {
     /// What happened, in order; empty when nothing did while it waited.
     pub events: Vec<EventBody>,
@@ -74,6 +78,7 @@ pub struct WatchPage {
 
 /// All changes of the watched keys up to this revision were told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProgressBody {
     /// The revision.
     pub revision: u64,
@@ -81,6 +86,7 @@ pub struct ProgressBody {
 
 /// Why a node ends a watch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WatchEnd {
     /// What comes next for this watch is not kept any more.
@@ -95,6 +101,7 @@ pub enum WatchEnd {
 
 /// The last word of a watch that its node ends.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct WatchEndBody {
     /// Why.
     pub reason: WatchEnd,
