@@ -15,22 +15,25 @@ mod backup;
 mod client;
 mod endpoints;
 mod error;
+mod event_stream;
 mod members;
 mod name;
 mod options;
 mod retry;
 mod target;
+mod watch;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
 pub use backup::Backup;
 pub use client::Client;
 pub use error::ClientError;
 pub use options::{
-    ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
+    Attach, ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
 pub use synod_kv::http::{
-    AddMemberBody, ChangeMemberBody, LeaderHint, MemberBody, MemberRole, MembersBody, Problem,
-    ProblemKind, QuorumsBody, StatusBody,
+    AddMemberBody, ChangeMemberBody, EventKind, LeaderHint, MemberBody, MemberRole, MembersBody,
+    Problem, ProblemKind, QuorumsBody, StatusBody,
 };
-pub use synod_kv::{Condition, Revision};
+pub use synod_kv::{Condition, LeaseId, Revision};
 pub use target::percent_encode;
+pub use watch::{Changes, Watch, WatchEvent, WatchOptions, WatchStep};
