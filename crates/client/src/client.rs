@@ -282,7 +282,7 @@ impl Client {
         self.shared.retrier.call(&message, &Repeat::Freely).await.map(|(answer, _)| answer)
     }
 
-    fn write(
+    pub(crate) fn write(
         &self,
         method: Method,
         target: &Target,
@@ -352,7 +352,7 @@ fn not_found(answer: &Answer) -> Result<(), ClientError> {
     if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
 }
 
-fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
+pub(crate) fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
     let idempotency_key = match repeat {
         Repeat::Named(name) | Repeat::Never(Some(name)) => Some(name),
         Repeat::Freely | Repeat::Never(None) => None,

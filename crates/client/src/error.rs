@@ -69,6 +69,12 @@ impl ClientError {
         }
     }
 
+    /// There is no such lease any more.
+    pub(crate) fn is_lease_over(&self) -> bool {
+        let Self::Refused(problem) = self else { return false };
+        problem.kind() == Some(ProblemKind::LeaseNotFound)
+    }
+
     pub(crate) fn invalid(reason: impl Into<String>) -> Self {
         Self::Invalid { reason: reason.into() }
     }

@@ -12,10 +12,15 @@ mod answer;
 mod answer_body;
 mod attempt;
 mod backup;
+mod claim;
 mod client;
+mod election;
 mod endpoints;
 mod error;
 mod event_stream;
+mod keeper;
+mod lease;
+mod lock;
 mod members;
 mod name;
 mod options;
@@ -25,8 +30,13 @@ mod watch;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
 pub use backup::Backup;
+pub use claim::{ClaimOptions, Holder};
 pub use client::Client;
+pub use election::{Leadership, Observer};
 pub use error::ClientError;
+pub use keeper::{LeaseKeeper, LeaseLost};
+pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
+pub use lock::LockGuard;
 pub use options::{
     Attach, ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
