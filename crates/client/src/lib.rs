@@ -6,7 +6,25 @@
 //! own (an `Idempotency-Key`), under which the cluster takes it once.
 //!
 //! [`Client`] has the calls, [`ClientError`] what can become of them. `attempt` is one
-//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node.
+//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node, and `name`
+//! says which writes of this client's session may still be sent.
+//!
+//! What lasts longer than a call are [`Watch`]es, which resume by themselves, and
+//! [`LeaseKeeper`], [`LockGuard`] and [`Leadership`], which are kept alive in the background, tell
+//! when they are lost, and let go of what they hold when they are dropped.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), synod_client::ClientError> {
+//! use synod_client::{Client, ClientOptions, PutOptions, ReadOptions};
+//!
+//! let nodes = ["http://127.0.0.1:7001", "http://127.0.0.1:7002", "http://127.0.0.1:7003"];
+//! let client = Client::new(nodes, ClientOptions::default())?;
+//! client.put(b"greeting", "hello", &PutOptions::default()).await?;
+//! let found = client.get(b"greeting", &ReadOptions::default()).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! `docs/client.md` tells more, and `crates/client/examples` has programs that run.
 
 mod answer;
 mod answer_body;
