@@ -4,6 +4,7 @@ mod bench;
 mod calls;
 mod chaos;
 mod cluster;
+mod holding;
 mod member;
 mod node;
 mod sim;
@@ -14,6 +15,10 @@ pub(crate) use bench::{Arena, Bench, BenchOutput, Compare, Failover, How, Throug
 pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
+pub(crate) use holding::{
+    Campaign, Claim, Elect, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
+    ShowElected, Watch,
+};
 pub(crate) use member::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
 pub(crate) use node::{Init, Inspect, Recover, Restore, Serve};
 pub(crate) use sim::{Planted, Sim, SimCommand};
@@ -63,6 +68,16 @@ pub(crate) enum Command {
     Delete(Delete),
     /// List keys with their values.
     List(List),
+    /// Print what happens to keys, as it happens.
+    Watch(Watch),
+    /// Take, keep and end leases, under which keys live.
+    #[command(subcommand)]
+    Lease(Lease),
+    /// Run a command while nobody else does.
+    Lock(Lock),
+    /// Stand for an office that one at a time holds, and see who does.
+    #[command(subcommand)]
+    Elect(Elect),
     /// Say how each node does.
     Status(Reach),
     /// Say who is a member of the cluster, and change it.

@@ -6,9 +6,10 @@ use std::os::unix::ffi::OsStringExt;
 
 use anyhow::Context;
 use bytes::Bytes;
+use serde::Serialize;
 use synod_client::{
-    Condition, Consistency, DeleteOptions, Entry, ListOptions, PutOptions, ReadOptions, Record,
-    Revision, percent_encode,
+    Attach, Condition, Consistency, DeleteOptions, Entry, LeaseId, ListOptions, PutOptions,
+    ReadOptions, Record, Revision, percent_encode,
 };
 use synod_kv::http::{
     DeleteBody, Encoding, KeyText, ListEntry, ListPage, PutBody, RecordBody, ValueText,
@@ -34,21 +35,39 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
         Some(value) if value != "-" => bytes_of(value),
         _ => read_value()?,
     };
+    let attach = match (arguments.lease, arguments.ttl) {
+        (Some(id), _) => Attach::To(LeaseId(id)),
+        (None, Some(ttl)) => Attach::Own { ttl },
+        (None, None) => Attach::Nothing,
+    };
+    let options = PutOptions { attach, ..PutOptions::only_if(condition) };
     let key = bytes_of(&arguments.key);
-    let stored = with_client(&arguments.reach, |client| async move {
-        client.put(&key, value, &PutOptions::only_if(condition)).await
-    })?;
+    let stored =
+        with_client(
+            &arguments.reach,
+            |client| async move { client.put(&key, value, &options).await },
+        )?;
     if arguments.reach.json {
-        return print_json(&PutBody {
+        let body = PutBody {
             key: None,
             revision: stored.revision.0,
             create_revision: stored.create_revision.0,
             version: stored.version,
             previous: None,
-        });
+        };
+        return print_json(&PutJson { body, lease: stored.lease.map(|lease| lease.0) });
     }
     let verb = if stored.version == 1 { "created" } else { "replaced" };
     print(&format!("{verb} at revision {}", stored.revision))
+}
+
+/// What a put came to, and what the key lives under.
+#[derive(Serialize)]
+struct PutJson {
+    #[serde(flatten)]
+    body: PutBody,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<u64>,
 }
 
 pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
@@ -151,7 +170,7 @@ fn print_table(entries: &[Entry]) -> Result<(), Failure> {
 }
 
 /// Bytes as one short line.
-fn shown(bytes: &[u8]) -> String {
+pub(crate) fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let escaped: String = text.chars().flat_map(escape_control).collect();
     if escaped.chars().count() <= SHOWN_CHARS_MAX {
@@ -183,7 +202,7 @@ fn no_such_key(key: &OsString) -> Failure {
     Failure::refused(format!("there is no key {:?}", key.to_string_lossy()))
 }
 
-fn bytes_of(argument: &OsString) -> Bytes {
+pub(crate) fn bytes_of(argument: &OsString) -> Bytes {
     Bytes::from(argument.clone().into_vec())
 }
 

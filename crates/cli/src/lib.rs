@@ -11,11 +11,15 @@ mod backup;
 mod bench;
 mod chaos;
 mod cluster;
+mod elect;
 mod endpoints;
 mod failure;
+mod hold;
 mod inspect;
 mod interrupt;
 mod keys;
+mod lease;
+mod lock;
 mod member;
 mod output;
 mod planted;
@@ -28,6 +32,7 @@ mod small_disk;
 mod status;
 mod talk;
 mod transfer;
+mod watch;
 mod workers;
 
 use std::process::ExitCode;
@@ -65,6 +70,10 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Get(arguments) => keys::get(arguments),
         Command::Delete(arguments) => keys::delete(arguments),
         Command::List(arguments) => keys::list(arguments),
+        Command::Watch(arguments) => watch::run(arguments),
+        Command::Lease(arguments) => lease::run(arguments),
+        Command::Lock(arguments) => lock::run(arguments),
+        Command::Elect(arguments) => elect::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Member(arguments) => member::run(arguments),
         Command::Transfer(arguments) => transfer::run(arguments),

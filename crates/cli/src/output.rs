@@ -23,6 +23,16 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     print_bytes(format!("{text}{end}").as_bytes())
 }
 
+/// Prints one line of many; false when nobody reads them any more.
+pub(crate) fn print_on(text: &str) -> Result<bool, Failure> {
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(anyhow::Error::new(error).context("cannot write to standard output"))?,
+    }
+}
+
 /// Says something that nobody has to hear: whoever stopped reading, or closed
 /// the terminal, does not stop the work.
 pub(crate) fn tell(text: &str) {

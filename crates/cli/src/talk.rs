@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use synod_client::{Client, ClientError, ClientOptions, ProblemKind};
+use synod_client::{Client, ClientError, ClientOptions, Problem, ProblemKind};
 
 use crate::arguments::Reach;
 use crate::endpoints;
@@ -43,6 +43,8 @@ pub(crate) fn failure(error: &ClientError, urls: &[String]) -> Failure {
         ClientError::Refused(problem) if problem.kind() == Some(ProblemKind::KeyNotFound) => {
             Failure::refused("there is no such key")
         }
+        ClientError::Refused(problem) if is_no(problem) => Failure::refused(&problem.detail),
+        ClientError::Compacted { .. } => Failure::refused(error.to_string()),
         ClientError::Unreachable { .. } => Failure::failed(format!(
             "{error}.\nTried {}: start a cluster (`synod cluster`), or name one with --endpoints",
             urls.join(", ")
@@ -53,4 +55,9 @@ pub(crate) fn failure(error: &ClientError, urls: &[String]) -> Failure {
         ClientError::Invalid { .. } => Failure::usage(error.to_string()),
         _ => Failure::failed(error.to_string()),
     }
+}
+
+/// The cluster's answer is no, which is no failure.
+fn is_no(problem: &Problem) -> bool {
+    matches!(problem.kind(), Some(ProblemKind::LeaseNotFound | ProblemKind::LeaseExists))
 }

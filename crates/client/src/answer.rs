@@ -1,8 +1,8 @@
 //! What calls answer.
 
 use bytes::Bytes;
-use synod_kv::Revision;
 use synod_kv::http::{ListPage, RecordBody};
+use synod_kv::{LeaseId, Revision};
 
 /// A key's record.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,8 +28,8 @@ pub struct Found {
     pub mod_revision: Revision,
     /// Changes since the creation, which is 1.
     pub version: u64,
-    /// The lease that the key lives under; 0 for none.
-    pub lease: u64,
+    /// The lease that the key lives under.
+    pub lease: Option<LeaseId>,
     /// A revision of the store at which this was so. Whoever goes on from here needs
     /// the changes after it, and no others.
     pub revision: Revision,
@@ -46,6 +46,8 @@ pub struct Stored {
     pub version: u64,
     /// What was replaced, if that was asked for and there was something.
     pub previous: Option<Record>,
+    /// The lease that the key lives under.
+    pub lease: Option<LeaseId>,
     /// How many attempts it took.
     pub attempts: u32,
 }

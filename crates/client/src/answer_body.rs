@@ -19,7 +19,7 @@ pub(crate) fn refusal(answer: &Answer) -> ClientError {
     if answer.status == StatusCode::PRECONDITION_FAILED {
         return ClientError::ConditionFailed { current: problem.current_revision.map(Revision) };
     }
-    ClientError::Refused(Box::new(problem))
+    ClientError::of_problem(Box::new(problem))
 }
 
 /// An answer that no node gives.

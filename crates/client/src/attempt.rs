@@ -77,55 +77,38 @@ impl Exchange {
         time: Duration,
     ) -> Result<Answer, Failure> {
         let deadline = Instant::now() + time;
-        let mut request = Request::new(Full::new(message.body.clone()));
-        *request.method_mut() = message.method.clone();
-        *request.uri_mut() = format!("{base}{}", message.target)
-            .parse()
-            .map_err(|error| Failure { is_unsent: true, text: format!("{error}") })?;
-        *request.headers_mut() = message.headers.clone();
-        request.headers_mut().insert(TIMEOUT, timeout_header(time));
-        match timeout_at(deadline, self.exchange(request)).await {
-            Ok(result) => result,
-            // It may have been on its way when the time was over.
-            Err(_elapsed) => Err(Failure {
-                is_unsent: false,
-                text: format!("{base} did not answer within {} ms", time.as_millis()),
-            }),
-        }
+        let exchange = async {
+            let response = self.send(request(base, message, time)?).await?;
+            self.whole(response).await
+        };
+        let answered = timeout_at(deadline, exchange).await;
+        // It may have been on its way when the time was over.
+        answered.unwrap_or_else(|_elapsed| Err(silent(base, time)))
     }
 
     /// Begins a read whose answer is taken piece by piece; one that is not a success is
-    /// taken as a whole.
+    /// taken as a whole. The time is that until it begins.
     pub(crate) async fn open(
         &self,
         base: &str,
-        target: &str,
+        message: &Message,
         time: Duration,
     ) -> Result<Result<Incoming, Answer>, Failure> {
-        let uri = format!("{base}{target}")
-            .parse::<http::Uri>()
-            .map_err(|error| Failure { is_unsent: true, text: format!("{error}") })?;
-        let mut request = Request::new(Full::new(Bytes::new()));
-        *request.uri_mut() = uri;
-        request.headers_mut().insert(TIMEOUT, timeout_header(time));
-        let response = self
-            .http
-            .request(request)
-            .await
-            .map_err(|error| Failure { is_unsent: error.is_connect(), text: chain(&error) })?;
-        if response.status().is_success() {
-            return Ok(Ok(response.into_body()));
-        }
-        self.whole(response).await.map(Err)
+        let deadline = Instant::now() + time;
+        let begin = async {
+            let response = self.send(request(base, message, time)?).await?;
+            if response.status().is_success() {
+                return Ok(Ok(response.into_body()));
+            }
+            self.whole(response).await.map(Err)
+        };
+        let answered = timeout_at(deadline, begin).await;
+        answered.unwrap_or_else(|_elapsed| Err(silent(base, time)))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
-        let response = self
-            .http
-            .request(request)
-            .await
-            .map_err(|error| Failure { is_unsent: error.is_connect(), text: chain(&error) })?;
-        self.whole(response).await
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+        let sent = self.http.request(request).await;
+        sent.map_err(|error| Failure { is_unsent: error.is_connect(), text: chain(&error) })
     }
 
     async fn whole(&self, response: Response<Incoming>) -> Result<Answer, Failure> {
@@ -148,10 +131,34 @@ impl Answer {
         self.text(name)?.parse().ok()
     }
 
+    /// For how long after this answer the cluster still knows the name of its write; none if
+    /// it says nothing of that. Both dates are of the node's clock.
+    pub(crate) fn name_left(&self) -> Option<Duration> {
+        let date = |name| httpdate::parse_http_date(self.text(name)?).ok();
+        let expires = date("synod-idempotency-expires")?;
+        Some(expires.duration_since(date("date")?).unwrap_or_default())
+    }
+
     /// A header as text.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+fn request(base: &str, message: &Message, time: Duration) -> Result<Request<Full<Bytes>>, Failure> {
+    let mut request = Request::new(Full::new(message.body.clone()));
+    *request.method_mut() = message.method.clone();
+    *request.uri_mut() = format!("{base}{}", message.target)
+        .parse()
+        .map_err(|error| Failure { is_unsent: true, text: format!("{error}") })?;
+    *request.headers_mut() = message.headers.clone();
+    request.headers_mut().insert(TIMEOUT, timeout_header(time));
+    Ok(request)
+}
+
+fn silent(base: &str, time: Duration) -> Failure {
+    let text = format!("{base} did not answer within {} ms", time.as_millis());
+    Failure { is_unsent: false, text }
 }
 
 /// What the node is told about the time it has: a little less than the client

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, StatusCode};
 use synod_kv::http::{DeleteBody, Encoding, ListPage, PutBody, StatusBody};
-use synod_kv::{Condition, Revision};
+use synod_kv::{Condition, LeaseId, Revision};
 
 use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
 use crate::answer_body::{document, garbled, refusal};
@@ -15,8 +15,8 @@ use crate::backup::Backup;
 use crate::endpoints::Endpoints;
 use crate::error::ClientError;
 use crate::name::Names;
-use crate::options::{ClientOptions, DeleteOptions, ListOptions, PutOptions, ReadOptions};
-use crate::retry::{Repeat, Retrier};
+use crate::options::{Attach, ClientOptions, DeleteOptions, ListOptions, PutOptions, ReadOptions};
+use crate::retry::{Repeat, Retrier, give_up};
 use crate::target::Target;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -31,7 +31,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     retrier: Retrier,
-    names: Names,
+    names: Arc<Names>,
 }
 
 impl Client {
@@ -47,13 +47,29 @@ impl Client {
         options.check()?;
         let urls: Vec<S> = endpoints.into_iter().collect();
         let retrier = Retrier::new(Endpoints::new(&urls)?, options);
-        Ok(Self { shared: Arc::new(Shared { retrier, names: Names::new() }) })
+        let names = Arc::clone(&retrier.names);
+        Ok(Self { shared: Arc::new(Shared { retrier, names }) })
     }
 
     /// The base URLs of the nodes, in the order given.
     #[must_use]
     pub fn endpoints(&self) -> &[String] {
         self.shared.retrier.endpoints.bases()
+    }
+
+    /// What the names of all writes of this client and its clones begin with, unless the
+    /// caller gave them: its session.
+    #[must_use]
+    pub fn session(&self) -> &str {
+        self.shared.names.session()
+    }
+
+    /// A name for a write, for [`PutOptions::idempotency_key`]: to write it down before the
+    /// write, and to ask under it again. It may be sent for ten minutes, which this client
+    /// sees to; whoever else uses it must do so.
+    #[must_use]
+    pub fn new_name(&self) -> String {
+        self.shared.names.next()
     }
 
     /// Stores a value.
@@ -67,6 +83,7 @@ impl Client {
         options: &PutOptions,
     ) -> Result<Stored, ClientError> {
         let target = Target::key(key)?.with_flag("prev", options.want_previous);
+        let target = target.with_attach(options.attach)?;
         let (message, repeat) = self.write(Method::PUT, &target, options, value.into())?;
         let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
         if !answer.status.is_success() {
@@ -78,6 +95,7 @@ impl Client {
                 create_revision: Revision(body.create_revision),
                 version: body.version,
                 previous: previous(body.previous.as_ref())?,
+                lease: lease_of(&answer),
                 attempts,
             })
         });
@@ -109,7 +127,7 @@ impl Client {
                 mod_revision: mod_revision?,
                 version: answer.number("synod-version")?,
                 revision: number("synod-revision")?,
-                lease: answer.number("synod-lease").unwrap_or(0),
+                lease: lease_of(&answer),
             })
         })();
         found.map(Some).ok_or_else(garbled)
@@ -124,6 +142,9 @@ impl Client {
         key: &[u8],
         options: &DeleteOptions,
     ) -> Result<Option<Deleted>, ClientError> {
+        if options.attach != Attach::Nothing {
+            return Err(ClientError::invalid("what is removed lives under no lease"));
+        }
         let target = Target::key(key)?.with_flag("prev", options.want_previous);
         let (message, repeat) = self.write(Method::DELETE, &target, options, Bytes::new())?;
         let (answer, attempts) = self.shared.retrier.call(&message, &repeat).await?;
@@ -235,19 +256,18 @@ impl Client {
     }
 
     /// Begins a backup at the first of the nodes that makes one. It holds every write
-    /// that was acknowledged before this call.
+    /// that was acknowledged before this call. Each node has the time of a call to begin.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn backup(&self) -> Result<Backup, ClientError> {
         let retrier = &self.shared.retrier;
         let mut error = ClientError::invalid("no endpoints");
-        for (attempts, base) in (1..).zip(self.endpoints()) {
-            let opened = retrier.open(base, "/v1/snapshot").await;
-            error = match opened {
-                Ok(Ok(body)) => return Ok(Backup { body, node: base.clone() }),
-                Ok(Err(answer)) => refusal(&answer),
-                Err(failure) => ClientError::Unreachable { attempts, last: failure.text },
+        let message = read_message(&Target::new("/v1/snapshot"));
+        for (node, base) in self.endpoints().iter().enumerate() {
+            error = match retrier.open(node, &message, retrier.options.call_timeout).await {
+                Ok(body) => return Ok(Backup { body, node: base.clone() }),
+                Err(setback) => give_up(setback, &Repeat::Freely, false, 1),
             };
         }
         Err(error)
@@ -262,7 +282,7 @@ impl Client {
         self.shared.retrier.call(&message, &Repeat::Freely).await.map(|(answer, _)| answer)
     }
 
-    fn write(
+    pub(crate) fn write(
         &self,
         method: Method,
         target: &Target,
@@ -296,7 +316,11 @@ impl Client {
     }
 }
 
-fn read_message(target: &Target) -> Message {
+fn lease_of(answer: &Answer) -> Option<LeaseId> {
+    answer.number("synod-lease").map(LeaseId)
+}
+
+pub(crate) fn read_message(target: &Target) -> Message {
     Message {
         method: Method::GET,
         target: target.as_str().to_owned(),
@@ -328,7 +352,7 @@ fn not_found(answer: &Answer) -> Result<(), ClientError> {
     if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
 }
 
-fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
+pub(crate) fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
     let idempotency_key = match repeat {
         Repeat::Named(name) | Repeat::Never(Some(name)) => Some(name),
         Repeat::Freely | Repeat::Never(None) => None,

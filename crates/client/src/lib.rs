@@ -6,31 +6,62 @@
 //! own (an `Idempotency-Key`), under which the cluster takes it once.
 //!
 //! [`Client`] has the calls, [`ClientError`] what can become of them. `attempt` is one
-//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node.
+//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node, and `name`
+//! says which writes of this client's session may still be sent.
+//!
+//! What lasts longer than a call are [`Watch`]es, which resume by themselves, and
+//! [`LeaseKeeper`], [`LockGuard`] and [`Leadership`], which are kept alive in the background, tell
+//! when they are lost, and let go of what they hold when they are dropped.
+//!
+//! ```no_run
+//! # async fn f() -> Result<(), synod_client::ClientError> {
+//! use synod_client::{Client, ClientOptions, PutOptions, ReadOptions};
+//!
+//! let nodes = ["http://127.0.0.1:7001", "http://127.0.0.1:7002", "http://127.0.0.1:7003"];
+//! let client = Client::new(nodes, ClientOptions::default())?;
+//! client.put(b"greeting", "hello", &PutOptions::default()).await?;
+//! let found = client.get(b"greeting", &ReadOptions::default()).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! `docs/client.md` tells more, and `crates/client/examples` has programs that run.
 
 mod answer;
 mod answer_body;
 mod attempt;
 mod backup;
+mod claim;
 mod client;
+mod election;
 mod endpoints;
 mod error;
+mod event_stream;
+mod keeper;
+mod lease;
+mod lock;
 mod members;
 mod name;
 mod options;
 mod retry;
 mod target;
+mod watch;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
 pub use backup::Backup;
+pub use claim::{ClaimOptions, Holder};
 pub use client::Client;
+pub use election::{Leadership, Observer};
 pub use error::ClientError;
+pub use keeper::{LeaseKeeper, LeaseLost};
+pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
+pub use lock::LockGuard;
 pub use options::{
-    ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
+    Attach, ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
 pub use synod_kv::http::{
-    AddMemberBody, ChangeMemberBody, LeaderHint, MemberBody, MemberRole, MembersBody, Problem,
-    ProblemKind, QuorumsBody, StatusBody,
+    AddMemberBody, ChangeMemberBody, EventKind, LeaderHint, MemberBody, MemberRole, MembersBody,
+    Problem, ProblemKind, QuorumsBody, StatusBody,
 };
-pub use synod_kv::{Condition, Revision};
+pub use synod_kv::{Condition, LeaseId, Revision};
 pub use target::percent_encode;
+pub use watch::{Changes, Watch, WatchEvent, WatchOptions, WatchStep};

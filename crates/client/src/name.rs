@@ -1,14 +1,24 @@
-//! Names for writes.
+//! Names for writes: what makes a retry of this client's have effect once.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-/// Makes names that no other client makes: 128 bits that the operating system drew
-/// for this client, and a number.
+use tokio::time::Instant;
+
+/// How long the cluster remembers a name at the least, from its first effect on, and so from
+/// when it was made on. (It remembers names for a minute more: for clocks that run at another
+/// rate, and requests that take their time on the way.)
+const NAME_LIFE: Duration = Duration::from_secs(600);
+
+/// A session: makes names that no other client makes, of 128 bits that the operating system
+/// drew for this client, a number, and the time. From the time is told whether a name may
+/// still be sent, whoever brings it back, and without remembering any.
 #[derive(Debug)]
 pub(crate) struct Names {
-    client: String,
+    session: String,
+    begun: Instant,
     next: AtomicU64,
 }
 
@@ -16,13 +26,27 @@ impl Names {
     pub(crate) fn new() -> Self {
         // Two hashes under a random key are two numbers that nobody else has.
         let random = RandomState::new();
-        let client = format!("{:016x}{:016x}", random.hash_one(0_u8), random.hash_one(1_u8));
-        Self { client, next: AtomicU64::new(1) }
+        let session = format!("{:016x}{:016x}", random.hash_one(0_u8), random.hash_one(1_u8));
+        Self { session, begun: Instant::now(), next: AtomicU64::new(1) }
+    }
+
+    /// What all names of this client begin with.
+    pub(crate) fn session(&self) -> &str {
+        &self.session
     }
 
     /// A name that was not given before.
     pub(crate) fn next(&self) -> String {
-        format!("{}-{}", self.client, self.next.fetch_add(1, Ordering::Relaxed))
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number}-{}", self.session, self.begun.elapsed().as_millis())
+    }
+
+    /// Until when a write may be sent under this name; none if it was not made here, so that
+    /// only whoever made it knows.
+    pub(crate) fn expiry(&self, name: &str) -> Option<Instant> {
+        let (_, made_ms) = name.strip_prefix(&self.session)?.strip_prefix('-')?.split_once('-')?;
+        let made = Duration::from_millis(made_ms.parse().ok()?);
+        self.begun.checked_add(made)?.checked_add(NAME_LIFE)
     }
 }
 
@@ -37,6 +61,19 @@ mod tests {
         for (at, name) in names.iter().enumerate() {
             assert!(!names[..at].contains(name));
             assert!(name.len() <= 255 && name.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_tells_how_long_it_may_be_used() {
+        let names = Names::new();
+        tokio::time::advance(Duration::from_millis(1_234)).await;
+        let name = names.next();
+        assert_eq!(names.expiry(&name), Some(Instant::now() + NAME_LIFE));
+        tokio::time::advance(NAME_LIFE).await;
+        assert_eq!(names.expiry(&name), Some(Instant::now()));
+        for other in [Names::new().next(), "mine".to_owned(), names.session().to_owned()] {
+            assert_eq!(names.expiry(&other), None, "{other}");
         }
     }
 }

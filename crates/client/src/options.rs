@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_kv::http::Encoding;
-use synod_kv::{Condition, Revision};
+use synod_kv::{Condition, LeaseId, Revision};
 
 use crate::answer::Page;
 use crate::error::ClientError;
@@ -113,11 +113,35 @@ pub struct PutOptions {
     /// Bring back the record that was replaced.
     pub want_previous: bool,
     /// The write's name; none: the client makes one.
+    ///
+    /// A name that a client made comes back with [`ClientError::Ambiguous`], or from
+    /// [`crate::Client::new_name`]. Give it here to ask for the outcome again: the write has
+    /// effect once in all. It is sent for ten minutes after it was made, and later that is
+    /// `Ambiguous` again, without being sent: the cluster may have forgotten it, and then
+    /// it would have effect a second time. How old other names are only you know.
     pub idempotency_key: Option<String>,
     /// Send it without a name of the client's making, and again only if it certainly
     /// had no effect. For many writes a second that may as well be done twice, or
     /// whose outcome may stay unknown: a name can't be given later.
     pub no_retry: bool,
+    /// What the key lives under; not for deletes.
+    pub attach: Attach,
+}
+
+/// What a key lives under.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Attach {
+    /// Nothing: it stays until it is removed. A key under a lease is taken off it.
+    #[default]
+    Nothing,
+    /// A lease: the key is removed when that ends.
+    To(LeaseId),
+    /// A lease of its own with this time to live, which is granted first. Nothing keeps it
+    /// alive unless you do ([`Stored::lease`](crate::Stored::lease)).
+    Own {
+        /// From a second on, in whole milliseconds.
+        ttl: Duration,
+    },
 }
 
 /// What a delete may ask for.
@@ -130,6 +154,7 @@ impl Default for PutOptions {
             want_previous: false,
             idempotency_key: None,
             no_retry: false,
+            attach: Attach::Nothing,
         }
     }
 }
@@ -139,6 +164,12 @@ impl PutOptions {
     #[must_use]
     pub fn only_if(condition: Condition) -> Self {
         Self { condition, ..Self::default() }
+    }
+
+    /// Under this lease.
+    #[must_use]
+    pub fn under(lease: LeaseId) -> Self {
+        Self { attach: Attach::To(lease), ..Self::default() }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether, when and where to try again.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::StatusCode;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::attempt::{Answer, Exchange, Failure, Message};
 use crate::endpoints::Endpoints;
 use crate::error::ClientError;
+use crate::name::Names;
 use crate::options::ClientOptions;
 
 /// What may be done with a request whose outcome is unknown.
@@ -30,36 +31,55 @@ pub(crate) enum Repeat {
 pub(crate) struct Retrier {
     pub(crate) endpoints: Endpoints,
     pub(crate) options: ClientOptions,
+    pub(crate) names: Arc<Names>,
     exchange: Exchange,
     budget: Budget,
 }
 
 /// An attempt that gave nothing to return.
 #[derive(Debug)]
-struct Setback {
+pub(crate) struct Setback {
     effect_unknown: bool,
-    text: String,
-    problem: Option<Box<Problem>>,
+    pub(crate) text: String,
+    pub(crate) problem: Option<Box<Problem>>,
     /// Trying again can't help.
-    is_final: bool,
+    pub(crate) is_final: bool,
     /// How long the node asks to be left alone.
-    pause: Duration,
+    pub(crate) pause: Duration,
+    /// For how long the name of the write is known, if the node says.
+    name_left: Option<Duration>,
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Times {
+    /// With all its attempts.
+    pub(crate) call: Duration,
+    /// One attempt at one node.
+    pub(crate) attempt: Duration,
 }
 
 impl Retrier {
     pub(crate) fn new(endpoints: Endpoints, options: ClientOptions) -> Self {
         let exchange = Exchange::new(&options);
         let budget = Budget::new(&options);
-        Self { endpoints, options, exchange, budget }
+        Self { endpoints, options, names: Arc::new(Names::new()), exchange, budget }
     }
 
-    /// Begins a read of which the answer is long.
+    /// Begins a read of which the answer is long, at one node, once. The time is that until
+    /// it begins.
     pub(crate) async fn open(
         &self,
-        base: &str,
-        target: &str,
-    ) -> Result<Result<Incoming, Answer>, Failure> {
-        self.exchange.open(base, target, self.options.call_timeout).await
+        node: usize,
+        message: &Message,
+        time: Duration,
+    ) -> Result<Incoming, Setback> {
+        let opened = self.exchange.open(&self.endpoints.bases()[node], message, time).await;
+        match opened.map_err(Setback::of_failure)? {
+            Ok(body) => Ok(body),
+            // What is judged as an answer is a refusal all the same.
+            Err(answer) => Err(judge(answer).map_or_else(|setback| setback, Setback::of_answer)),
+        }
     }
 
     /// Sends `message` until there is an answer that says what became of it: success,
@@ -69,8 +89,26 @@ impl Retrier {
         message: &Message,
         repeat: &Repeat,
     ) -> Result<(Answer, u32), ClientError> {
+        let ClientOptions { call_timeout, attempt_timeout, .. } = self.options;
+        let times = Times { call: call_timeout, attempt: attempt_timeout };
+        self.call_within(message, repeat, times).await
+    }
+
+    /// The same within other times.
+    pub(crate) async fn call_within(
+        &self,
+        message: &Message,
+        repeat: &Repeat,
+        times: Times,
+    ) -> Result<(Answer, u32), ClientError> {
         self.budget.earn();
-        let deadline = Instant::now() + self.options.call_timeout;
+        let mut deadline = Instant::now() + times.call;
+        if let Some(expiry) = repeat.name().and_then(|name| self.names.expiry(name)) {
+            if expiry <= Instant::now() {
+                return Err(forgotten(repeat, 0));
+            }
+            deadline = deadline.min(expiry);
+        }
         let mut effect_unknown = false;
         let mut attempts = 0;
         let mut tried = Vec::new();
@@ -79,16 +117,20 @@ impl Retrier {
             tried.push(node);
             attempts += 1;
             let left = deadline.saturating_duration_since(Instant::now());
-            let time = self.options.attempt_timeout.min(left).max(Duration::from_millis(1));
+            let time = times.attempt.min(left).max(Duration::from_millis(1));
             let setback = match self.attempt(node, message, time).await {
                 Ok(answer) => return Ok((answer, attempts)),
                 Err(setback) => setback,
             };
             effect_unknown |= setback.effect_unknown && *repeat != Repeat::Freely;
+            // Sent again when its name is forgotten it could have effect twice.
+            if let Some(left) = setback.name_left {
+                deadline = deadline.min(Instant::now() + left);
+            }
             let is_safe = !(effect_unknown && matches!(repeat, Repeat::Never(_)));
             let pause = self.pause(attempts, &mut tried, &setback);
             // An attempt that is cut short would only make the outcome less certain.
-            let attempt_min = self.options.attempt_timeout / 10;
+            let attempt_min = times.attempt / 10;
             let in_time = Instant::now() + pause + attempt_min < deadline;
             if setback.is_final || !is_safe || !in_time || !self.budget.spend() {
                 return Err(give_up(setback, repeat, effect_unknown, attempts));
@@ -128,11 +170,9 @@ impl Retrier {
                     }
                 })
             }
-            Err(Failure { is_unsent, text }) => {
+            Err(failure) => {
                 self.endpoints.failed(node);
-                let effect_unknown = !is_unsent;
-                let pause = Duration::ZERO;
-                Err(Setback { effect_unknown, text, problem: None, is_final: false, pause })
+                Err(Setback::of_failure(failure))
             }
         }
     }
@@ -154,6 +194,36 @@ impl Retrier {
     }
 }
 
+impl Repeat {
+    /// The name of the write.
+    fn name(&self) -> Option<&String> {
+        match self {
+            Repeat::Freely => None,
+            Repeat::Named(name) => Some(name),
+            Repeat::Never(name) => name.as_ref(),
+        }
+    }
+}
+
+impl Setback {
+    fn of_failure(Failure { is_unsent, text }: Failure) -> Self {
+        let effect_unknown = !is_unsent;
+        let pause = Duration::ZERO;
+        Self { effect_unknown, text, problem: None, is_final: false, pause, name_left: None }
+    }
+
+    /// A refusal that other calls take for an answer.
+    fn of_answer(answer: Answer) -> Self {
+        let problem = serde_json::from_slice::<Problem>(&answer.body).ok().map(Box::new);
+        let text = problem.as_ref().map_or_else(
+            || format!("an answer {} that no node gives", answer.status),
+            |problem| problem.detail.clone(),
+        );
+        let pause = Duration::ZERO;
+        Self { effect_unknown: false, text, problem, is_final: true, pause, name_left: None }
+    }
+}
+
 /// Whether an answer ends the call.
 fn judge(answer: Answer) -> Result<Answer, Setback> {
     let status = answer.status;
@@ -170,6 +240,7 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
             problem: None,
             is_final,
             pause: Duration::ZERO,
+            name_left: None,
         });
     };
     let kind = problem.kind();
@@ -197,21 +268,31 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
         problem: Some(problem),
         is_final: !passes,
         pause,
+        name_left: answer.name_left(),
     })
 }
 
-fn give_up(setback: Setback, repeat: &Repeat, effect_unknown: bool, attempts: u32) -> ClientError {
+/// A write that the cluster may not know any more: what became of it is known to nobody.
+fn forgotten(repeat: &Repeat, attempts: u32) -> ClientError {
+    let last = "its name is older than ten minutes, so that the cluster may have forgotten it, \
+                and to send it again could have effect a second time";
+    let idempotency_key = repeat.name().cloned();
+    ClientError::Ambiguous { attempts, last: last.to_owned(), idempotency_key }
+}
+
+pub(crate) fn give_up(
+    setback: Setback,
+    repeat: &Repeat,
+    effect_unknown: bool,
+    attempts: u32,
+) -> ClientError {
     let last = setback.text;
     if effect_unknown {
-        let idempotency_key = match repeat {
-            Repeat::Freely => None,
-            Repeat::Named(name) => Some(name.clone()),
-            Repeat::Never(name) => name.clone(),
-        };
+        let idempotency_key = repeat.name().cloned();
         return ClientError::Ambiguous { attempts, last, idempotency_key };
     }
     match setback.problem {
-        Some(problem) => ClientError::Refused(problem),
+        Some(problem) => ClientError::of_problem(problem),
         None => ClientError::Unreachable { attempts, last },
     }
 }
@@ -260,6 +341,7 @@ mod tests {
             problem: None,
             is_final: false,
             pause,
+            name_left: None,
         };
         for attempts in 1..100 {
             let drawn = retrier.pause(attempts, &mut vec![0], &setback);

@@ -1,11 +1,13 @@
 //! Request targets.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use bytes::Bytes;
+use synod_kv::LeaseId;
 
 use crate::error::ClientError;
-use crate::options::{Consistency, ReadOptions};
+use crate::options::{Attach, Consistency, ReadOptions};
 
 /// A path and its parameters, as they are sent.
 #[derive(Clone, Debug)]
@@ -62,9 +64,32 @@ impl Target {
         self
     }
 
+    /// Adds what a key is to live under.
+    ///
+    /// # Errors
+    /// A time to live that is none.
+    pub(crate) fn with_attach(self, attach: Attach) -> Result<Self, ClientError> {
+        Ok(match attach {
+            Attach::Nothing => self,
+            Attach::To(LeaseId(id)) => self.with("lease", id.to_string().as_bytes()),
+            Attach::Own { ttl } => self.with("ttl", time_text(ttl)?.as_bytes()),
+        })
+    }
+
     pub(crate) fn as_str(&self) -> &str {
         &self.text
     }
+}
+
+/// A time as nodes read it.
+///
+/// # Errors
+/// One that is no whole number of milliseconds.
+pub(crate) fn time_text(time: Duration) -> Result<String, ClientError> {
+    if !time.subsec_nanos().is_multiple_of(1_000_000) {
+        return Err(ClientError::invalid("a time is a whole number of milliseconds"));
+    }
+    Ok(format!("{}ms", time.as_millis()))
 }
 
 /// A key as it may stand in a URL: what a listing's answers say as `next`.

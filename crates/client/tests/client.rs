@@ -89,7 +89,7 @@ async fn a_key_goes_through_its_life() {
     let found = client.get(key, &read).await.unwrap().unwrap();
     assert_eq!(found.value, [0, 255].as_slice());
     assert_eq!((found.create_revision, found.mod_revision), (Revision(1), Revision(2)));
-    assert_eq!((found.version, found.revision, found.lease), (2, Revision(2), 0));
+    assert_eq!((found.version, found.revision, found.lease), (2, Revision(2), None));
     let deleted = client.delete(key, &options).await.unwrap().unwrap();
     assert_eq!(deleted.previous.unwrap().value.unwrap(), [0, 255].as_slice());
     assert_eq!(client.delete(key, &options).await.unwrap(), None);

@@ -2,8 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+
+use super::holding::time;
 
 /// How to reach a cluster, and how to print.
 #[derive(Args, Debug, Clone)]
@@ -40,6 +43,13 @@ pub(crate) struct Put {
     /// Only if the key does not exist.
     #[arg(long)]
     pub(crate) if_absent: bool,
+    /// The key lives as long as this lease.
+    #[arg(long, value_name = "ID", conflicts_with = "ttl",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) lease: Option<u64>,
+    /// The key lives so long, such as 30s: under a lease of its own, which --json tells.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) ttl: Option<Duration>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

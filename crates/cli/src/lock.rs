@@ -1,0 +1,96 @@
+//! `synod lock`: runs a command while nobody else does.
+
+use serde::Serialize;
+use synod_client::{ClaimOptions, Holder};
+
+use crate::arguments::{Claim, Lock};
+use crate::failure::Failure;
+use crate::hold::{End, Hold, run as run_while_held};
+use crate::keys::{bytes_of, shown};
+use crate::lease::time_text;
+use crate::output::{columns, print_bytes, print_json};
+use crate::talk::with_client;
+
+pub(crate) fn run(arguments: &Lock) -> Result<(), Failure> {
+    let name = bytes_of(&arguments.name);
+    if arguments.show {
+        let asked = |client: synod_client::Client| async move { client.lock_holder(&name).await };
+        let holder = with_client(&arguments.reach, asked)?;
+        return show(holder.as_ref(), arguments.reach.json);
+    }
+    let options = options(arguments.claim);
+    let what = format!("the lock {}", shown(&name));
+    let command = arguments.command.clone();
+    let ended = with_client(&arguments.reach, |client| async move {
+        let Some(lock) = client.lock(&name, &options).await? else {
+            return Ok(Err(taken(&what, client.lock_holder(&name).await.ok().flatten())));
+        };
+        Ok(run_while_held(Hold::Lock(lock), &command).await)
+    })??;
+    leave(ended)
+}
+
+pub(crate) fn options(claim: Claim) -> ClaimOptions {
+    ClaimOptions { ttl: claim.ttl, wait: claim.wait }
+}
+
+/// It was somebody else's until the wait was over.
+pub(crate) fn taken(what: &str, holder: Option<Holder>) -> Failure {
+    let by = holder.map(|Holder { lease, token, .. }| {
+        format!(": it is held under the lease {lease} with the token {token}")
+    });
+    Failure::refused(format!("{what} did not come free in time{}", by.unwrap_or_default()))
+}
+
+/// Ends this process as the command ended.
+pub(crate) fn leave(ended: End) -> Result<(), Failure> {
+    match ended {
+        End::Command(0) | End::Interrupted => Ok(()),
+        End::Command(code) => std::process::exit(code),
+    }
+}
+
+/// A holder as JSON.
+#[derive(Serialize)]
+pub(crate) struct HolderJson<'a> {
+    held: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<&'a str>,
+    waiters: u64,
+}
+
+impl<'a> HolderJson<'a> {
+    pub(crate) fn new(holder: Option<&'a Holder>) -> Self {
+        Self {
+            held: holder.is_some(),
+            lease: holder.map(|holder| holder.lease.0),
+            token: holder.map(|holder| holder.token.0),
+            value: holder.and_then(|holder| holder.value.as_deref()),
+            waiters: holder.map_or(0, |holder| holder.waiters),
+        }
+    }
+}
+
+/// Prints who holds something.
+pub(crate) fn show(holder: Option<&Holder>, is_json: bool) -> Result<(), Failure> {
+    if is_json {
+        return print_json(&HolderJson::new(holder));
+    }
+    let Some(holder) = holder else { return Err(Failure::refused("nobody holds it")) };
+    let mut rows = vec![
+        vec!["token".to_owned(), holder.token.to_string()],
+        vec!["lease".to_owned(), holder.lease.to_string()],
+        vec!["waiters".to_owned(), holder.waiters.to_string()],
+    ];
+    if let Some(value) = &holder.value {
+        rows.insert(0, vec!["value".to_owned(), shown(value.as_bytes())]);
+    }
+    if let Some(left) = holder.remaining {
+        rows.push(vec!["left".to_owned(), time_text(left)]);
+    }
+    print_bytes(columns(&rows).as_bytes())
+}

@@ -1,0 +1,217 @@
+//! Keeps a lease alive in the background.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use synod_kv::LeaseId;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::claim::Held;
+use crate::client::Client;
+use crate::error::ClientError;
+use crate::retry::Times;
+
+/// Keeps a lease alive, and says when it is lost.
+///
+/// It renews the lease when a third of its time is over, or a little earlier, and goes on at
+/// other nodes while that fails. A lease lives for its time to live from when its last
+/// renewal was *asked for*, whatever becomes of the leader. The keeper counts the same time
+/// here, without its last twentieth, and tells that the lease is lost at its end: so it says
+/// so before anybody else can have what was held under it, as long as this process gets to run
+/// and the clocks of both machines run at about the same rate. A process that was stopped, or a
+/// machine that slept, learns of it only afterwards; that is what fencing tokens are for.
+///
+/// Dropped it stops, and asks the cluster to end the lease without waiting for that;
+/// [`LeaseKeeper::close`] waits. It needs the tokio runtime in which it was made.
+#[derive(Debug)]
+pub struct LeaseKeeper {
+    client: Client,
+    id: LeaseId,
+    ttl: Duration,
+    state: watch::Receiver<State>,
+    held: Arc<OnceLock<Held>>,
+    task: JoinHandle<()>,
+    /// Dropped it ends the lease.
+    is_owner: bool,
+}
+
+/// Why a lease is not held any more.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum LeaseLost {
+    /// The cluster says so: its time was over, or somebody ended it.
+    #[error("the cluster says that the lease is over")]
+    Over,
+    /// The lease lives, but not what was held under it: somebody let that go.
+    #[error("somebody else let it go")]
+    LetGo,
+    /// Nobody confirmed in time that it lives. It may live for some time yet.
+    #[error("nobody confirmed in time that the lease lives: {last}")]
+    Unconfirmed {
+        /// What the last attempt ended with.
+        last: String,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct State {
+    /// It lives until then.
+    until: Instant,
+    lost: Option<LeaseLost>,
+}
+
+impl Client {
+    /// Grants a lease and keeps it alive.
+    ///
+    /// # Errors
+    /// As [`Client::grant`].
+    pub async fn grant_kept(&self, ttl: Duration) -> Result<LeaseKeeper, ClientError> {
+        let asked = Instant::now();
+        let granted = self.grant(ttl, None).await?;
+        Ok(LeaseKeeper::start(self, granted.id, granted.ttl, asked, true))
+    }
+
+    /// Keeps a lease alive that is there already, and does not end it when it is dropped; none if
+    /// there is no such lease.
+    ///
+    /// # Errors
+    /// As [`Client::keep_alive`].
+    pub async fn keep(&self, id: LeaseId) -> Result<Option<LeaseKeeper>, ClientError> {
+        let asked = Instant::now();
+        let ttl = self.keep_alive(id).await?;
+        Ok(ttl.map(|ttl| LeaseKeeper::start(self, id, ttl, asked, false)))
+    }
+}
+
+impl LeaseKeeper {
+    fn start(client: &Client, id: LeaseId, ttl: Duration, asked: Instant, is_owner: bool) -> Self {
+        let (sender, state) = watch::channel(State { until: asked + certain(ttl), lost: None });
+        let held = Arc::<OnceLock<Held>>::default();
+        let task = tokio::spawn(keep(client.clone(), (id, ttl), sender, Arc::clone(&held)));
+        Self { client: client.clone(), id, ttl, state, held, task, is_owner }
+    }
+
+    /// Has it looked at with each renewal whether this is still held under the lease.
+    pub(crate) fn hold(&self, held: Held) {
+        // It is one thing, for the whole life of a lease that was made for it.
+        let _ = self.held.set(held);
+    }
+
+    /// The lease.
+    #[must_use]
+    pub fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// How long it lives without being renewed.
+    #[must_use]
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// Whether the lease certainly lives: it was renewed in time, by the clock as it is now.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        let state = self.state.borrow();
+        state.lost.is_none() && Instant::now() < state.until
+    }
+
+    /// Waits until the lease is lost.
+    pub async fn lost(&self) -> LeaseLost {
+        let mut state = self.state.clone();
+        let lost = state.wait_for(|state| state.lost.is_some()).await;
+        let lost = lost.ok().and_then(|state| state.lost.clone());
+        let stopped = || LeaseLost::Unconfirmed { last: "its keeper was stopped".to_owned() };
+        lost.unwrap_or_else(stopped)
+    }
+
+    /// Ends the lease, with all its keys, and waits for that.
+    ///
+    /// # Errors
+    /// As [`Client::revoke`]. The lease ends by itself then.
+    pub async fn close(mut self) -> Result<(), ClientError> {
+        self.is_owner = false;
+        self.task.abort();
+        self.client.revoke(self.id).await.map(|_| ())
+    }
+
+    /// Stops keeping the lease alive, and leaves it to end by itself or to be kept by another.
+    pub fn leave(mut self) {
+        self.is_owner = false;
+    }
+}
+
+impl Drop for LeaseKeeper {
+    fn drop(&mut self) {
+        self.task.abort();
+        let is_over = self.state.borrow().lost == Some(LeaseLost::Over);
+        if self.is_owner && !is_over {
+            let (client, id) = (self.client.clone(), self.id);
+            // Without a runtime the lease ends by itself.
+            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+                drop(runtime.spawn(async move { client.revoke(id).await }));
+            }
+        }
+    }
+}
+
+/// The part of its time in which a lease is called held.
+fn certain(ttl: Duration) -> Duration {
+    ttl - ttl / 20
+}
+
+/// Renews a lease until it is lost.
+async fn keep(
+    client: Client,
+    (id, mut ttl): (LeaseId, Duration),
+    state: watch::Sender<State>,
+    held: Arc<OnceLock<Held>>,
+) {
+    loop {
+        // The leases of many clients that began at one moment are not renewed at one moment.
+        sleep(ttl.mul_f64(0.25 + fastrand::f64() / 12.0)).await;
+        let until = state.borrow().until;
+        let mut last = "no answer".to_owned();
+        let renewed = timeout_at(until, renew(&client, id, ttl, &mut last)).await;
+        let lost = match renewed {
+            Ok(Some((asked, renewed_ttl))) => {
+                ttl = renewed_ttl;
+                let until = asked + certain(ttl);
+                state.send_modify(|state| state.until = until);
+                match held.get() {
+                    Some(held) if held.is_lost(&client).await => LeaseLost::LetGo,
+                    _ => continue,
+                }
+            }
+            Ok(None) => LeaseLost::Over,
+            Err(_elapsed) => LeaseLost::Unconfirmed { last },
+        };
+        state.send_modify(|state| state.lost = Some(lost));
+        return;
+    }
+}
+
+/// Renews a lease, however often it must be tried. Answers when that was asked for, and its time;
+/// none if it is over.
+async fn renew(
+    client: &Client,
+    id: LeaseId,
+    ttl: Duration,
+    last: &mut String,
+) -> Option<(Instant, Duration)> {
+    let options = &client.retrier().options;
+    // A node that hangs must leave time to ask the others.
+    let attempt = options.attempt_timeout.min(ttl / 8).max(Duration::from_millis(1));
+    let times = Times { call: options.call_timeout.min(ttl), attempt };
+    loop {
+        let asked = Instant::now();
+        match client.keep_alive_within(id, times).await {
+            Ok(kept) => return kept.map(|ttl| (asked, ttl)),
+            Err(error) => *last = error.to_string(),
+        }
+        // Whatever it is may pass. Of the attempts that a call makes this is beside the budget
+        // for retries, and few.
+        sleep((ttl / 20).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+}

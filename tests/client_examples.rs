@@ -1,0 +1,40 @@
+//! The examples of the client library, against a real cluster.
+#![allow(dead_code, missing_docs, reason = "each example has a main of its own")]
+
+mod support;
+
+#[path = "../crates/client/examples/lease.rs"]
+mod lease;
+#[path = "../crates/client/examples/lock.rs"]
+mod lock;
+#[path = "../crates/client/examples/put_get.rs"]
+mod put_get;
+#[path = "../crates/client/examples/watch.rs"]
+mod watch;
+
+use support::cluster::TestCluster;
+
+#[test]
+fn every_example_does_what_it_says() {
+    let cluster = TestCluster::start(3);
+    let url = || format!("http://{}", cluster.client_addr(2));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(async {
+        put_get::run(url()).await.expect("put_get");
+        watch::run(url()).await.expect("watch");
+        lease::run(url()).await.expect("lease");
+        lock::run(url()).await.expect("lock");
+    });
+}
+
+#[test]
+fn every_example_of_a_file_is_run() {
+    let here = std::fs::read_to_string(file!()).expect("this file");
+    for entry in std::fs::read_dir("crates/client/examples").expect("a folder") {
+        let name = entry.expect("a file").file_name();
+        let name = name.to_string_lossy();
+        let is_run = here.contains(&format!("{}::run(", name.trim_end_matches(".rs")));
+        let written_elsewhere = ["transaction.rs", "bulk_load.rs"].contains(&&*name);
+        assert!(is_run || written_elsewhere, "{name} is not run here");
+    }
+}

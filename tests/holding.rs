@@ -1,0 +1,294 @@
+//! `synod watch`, `lease`, `lock` and `elect`, as people and scripts use them, on a real cluster.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use support::cluster::{SYNOD, TestCluster, folder, output_of};
+use support::wait::{PATIENCE, wait_for, wait_until};
+
+fn command(cluster: &TestCluster, arguments: &[&str]) -> Command {
+    let mut command = Command::new(SYNOD);
+    // Behind `--` is what is run, not what `synod` takes.
+    let (own, rest) = arguments
+        .iter()
+        .position(|word| *word == "--")
+        .map_or((arguments, &[][..]), |at| arguments.split_at(at));
+    command.args(own).args(["--endpoints", &cluster.endpoints()]).args(rest);
+    command
+}
+
+fn run(cluster: &TestCluster, arguments: &[&str]) -> Output {
+    output_of(&mut command(cluster, arguments), PATIENCE)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a command printed that must succeed.
+fn printed(cluster: &TestCluster, arguments: &[&str]) -> String {
+    let output = run(cluster, arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn json(cluster: &TestCluster, arguments: &[&str]) -> Value {
+    serde_json::from_str(&printed(cluster, arguments)).expect("JSON")
+}
+
+/// A command that goes on, and the lines that it prints.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(cluster: &TestCluster, arguments: &[&str]) -> Self {
+        let mut command = command(cluster, arguments);
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("synod runs");
+        let lines = lines_of(child.stdout.take().expect("a pipe"));
+        Self { child, lines }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(PATIENCE).expect("a line")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, signal).expect("it takes a signal");
+    }
+
+    /// Its exit code, and what it said on standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let status = wait_for("the end", || self.child.try_wait().expect("the state of a child"));
+        let mut stderr = String::new();
+        let mut pipe = self.child.stderr.take().expect("a pipe");
+        std::io::Read::read_to_string(&mut pipe, &mut stderr).expect("text");
+        (status.code(), stderr)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines_of(pipe: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
+}
+
+#[test]
+fn a_watch_prints_each_change_once_though_nodes_are_killed() {
+    let mut cluster = TestCluster::start(3);
+    printed(&cluster, &["put", "jobs/1", "todo"]);
+    let people =
+        Running::start(&cluster, &["watch", "--prefix", "jobs/", "--from", "1", "--previous"]);
+    let one =
+        Running::start(&cluster, &["watch", "jobs/1", "--from", "1", "--json", "--count", "3"]);
+    assert_eq!(people.line(), "       1  put     jobs/1  todo");
+    let first: Value = serde_json::from_str(&one.line()).expect("JSON");
+    assert_eq!((&first["type"], &first["revision"]), (&"put".into(), &1.into()), "{first}");
+    // Whichever node it watches at, one of these kills cuts it off.
+    for (id, value) in [(1, "begun"), (2, "done")] {
+        cluster.kill(id);
+        // Under one name, however often it has to be sent.
+        printed(&cluster, &["put", "jobs/1", value, "--timeout-ms", "30000"]);
+        cluster.start_by_hand(id);
+        cluster.wait_until_complete();
+    }
+    printed(&cluster, &["delete", "jobs/1"]);
+    assert_eq!(people.line(), "       2  put     jobs/1  begun  (was todo)");
+    assert_eq!(people.line(), "       3  put     jobs/1  done  (was begun)");
+    assert_eq!(people.line(), "       4  delete  jobs/1  (was done)");
+    let last: Vec<Value> =
+        (0..2).map(|_| serde_json::from_str(&one.line()).expect("JSON")).collect();
+    assert_eq!((&last[0]["value"], &last[1]["value"]), (&"begun".into(), &"done".into()));
+    assert_eq!(one.end().0, Some(0));
+
+    // Nobody reads: it ends with the next change. What is forgotten is said.
+    let mut unread = command(&cluster, &["watch", "--prefix", "", "--from", "1"]);
+    let mut unread = unread.stdout(Stdio::piped()).spawn().expect("synod runs");
+    drop(unread.stdout.take());
+    assert!(unread.wait().expect("its end").success());
+    assert_eq!(run(&cluster, &["watch"]).status.code(), Some(2));
+    let late = run(&cluster, &["watch", "k", "--from", "1000", "--timeout-ms", "2000"]);
+    assert_eq!(late.status.code(), Some(1), "{}", text(&late.stderr));
+}
+
+#[test]
+fn a_lease_is_granted_kept_shown_and_ended() {
+    let cluster = TestCluster::start(3);
+    assert_eq!(printed(&cluster, &["lease", "grant", "60s", "--id", "7"]), "7\n");
+    let other = json(&cluster, &["lease", "grant", "1m", "--json"]);
+    assert_eq!(other["ttl_ms"], 60_000);
+    assert_eq!(run(&cluster, &["lease", "grant", "60s", "--id", "7"]).status.code(), Some(3));
+    printed(&cluster, &["put", "a", "1", "--lease", "7"]);
+    let own = json(&cluster, &["put", "b", "2", "--ttl", "60s", "--json"]);
+    assert!(own["lease"].as_u64().is_some_and(|id| id != 7), "{own}");
+    assert_eq!(run(&cluster, &["put", "c", "3", "--lease", "99"]).status.code(), Some(3));
+    assert_eq!(
+        run(&cluster, &["put", "c", "3", "--lease", "7", "--ttl", "9s"]).status.code(),
+        Some(2)
+    );
+
+    let shown = printed(&cluster, &["lease", "show", "7"]);
+    assert!(shown.contains("ttl   60s") && shown.lines().any(|line| line.trim() == "a"), "{shown}");
+    assert_eq!(json(&cluster, &["lease", "show", "7", "--json"])["keys"][0]["key"], "a");
+    let list = printed(&cluster, &["lease", "list"]);
+    assert!(list.starts_with("LEASE") && list.lines().count() == 4, "{list}");
+    assert_eq!(json(&cluster, &["lease", "list", "--json"]).as_array().map(Vec::len), Some(3));
+    assert!(printed(&cluster, &["lease", "keep", "7", "--once"]).contains("60s"));
+
+    // Kept until it is over, which is an answer.
+    printed(&cluster, &["lease", "grant", "2s", "--id", "8"]);
+    let keeper = Running::start(&cluster, &["lease", "keep", "8"]);
+    assert!(keeper.line().contains("kept alive"));
+    assert!(printed(&cluster, &["lease", "revoke", "8"]).contains("with 0 keys"));
+    let (code, said) = keeper.end();
+    assert_eq!(code, Some(3), "{said}");
+    assert!(said.contains("lease 8 is lost"), "{said}");
+
+    assert!(printed(&cluster, &["lease", "revoke", "7"]).contains("with 1 key"));
+    assert_eq!(run(&cluster, &["get", "a"]).status.code(), Some(3));
+    for gone in [["lease", "show", "7"], ["lease", "revoke", "7"], ["lease", "keep", "7"]] {
+        assert_eq!(run(&cluster, &gone).status.code(), Some(3), "{gone:?}");
+    }
+}
+
+#[test]
+fn a_lock_is_held_while_its_command_runs() {
+    let mut cluster = TestCluster::start(3);
+    let folder = folder();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    // The command ends when the file is there.
+    let script = format!(
+        "echo $SYNOD_LOCK_TOKEN; while [ ! -e {} ]; do sleep 0.05; done; exit 5",
+        file("go")
+    );
+    let first = Running::start(&cluster, &["lock", "l", "--ttl", "20s", "--", "sh", "-c", &script]);
+    let token: u64 = first.line().parse().expect("a token");
+    let holder = json(&cluster, &["lock", "l", "--show", "--json"]);
+    assert_eq!((&holder["held"], &holder["token"]), (&true.into(), &token.into()), "{holder}");
+    assert!(printed(&cluster, &["lock", "l", "--show"]).contains(&format!("token    {token}")));
+    let refused = run(&cluster, &["lock", "l", "--wait", "0s", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(3));
+    assert!(text(&refused.stderr).contains("did not come free"), "{}", text(&refused.stderr));
+
+    let second =
+        Running::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $SYNOD_LOCK_TOKEN"]);
+    let waits = || json(&cluster, &["lock", "l", "--show", "--json"])["waiters"] == 1;
+    wait_until("it waits", waits);
+    // It is held on through the death of the leader.
+    let leader = cluster.leader();
+    cluster.kill(leader);
+    let others: Vec<u32> = cluster.ids().filter(|id| *id != leader).collect();
+    cluster.leader_among(&others);
+    cluster.start_by_hand(leader);
+    cluster.wait_until_complete();
+    assert_eq!(json(&cluster, &["lock", "l", "--show", "--json"])["token"], token);
+    assert!(second.lines.try_recv().is_err(), "two have the lock");
+    fs::write(file("go"), "").expect("a file");
+    assert_eq!(first.end().0, Some(5), "the exit code of the command");
+    let next: u64 = second.line().parse().expect("a token");
+    assert!(next > token);
+    assert_eq!(second.end().0, Some(0));
+    assert_eq!(run(&cluster, &["lock", "l", "--show"]).status.code(), Some(3), "it is free");
+
+    let missing = run(&cluster, &["lock", "l", "--", "/no/such/command"]);
+    assert_eq!(missing.status.code(), Some(127), "{}", text(&missing.stderr));
+    let ended = run(&cluster, &["lock", "l", "--", "sh", "-c", "kill -9 $$"]);
+    assert_eq!(ended.status.code(), Some(128 + 9));
+    assert_eq!(run(&cluster, &["lock", "l"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_command_that_loses_its_lock_is_ended() {
+    let cluster = TestCluster::start(3);
+    // It does not want to end.
+    let script = "trap 'echo told' TERM; echo begun; while true; do sleep 0.05; done";
+    let running = Running::start(&cluster, &["lock", "l", "--ttl", "3s", "--", "sh", "-c", script]);
+    assert_eq!(running.line(), "begun");
+    let lease = json(&cluster, &["lock", "l", "--show", "--json"])["lease"].to_string();
+    printed(&cluster, &["lease", "revoke", &lease]);
+    assert_eq!(running.line(), "told");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("the lock was lost"), "{said}");
+
+    // The same when nobody confirms it any more: a majority is gone.
+    let mut cluster = cluster;
+    let running = Running::start(&cluster, &["lock", "m", "--ttl", "3s", "--", "sh", "-c", script]);
+    assert_eq!(running.line(), "begun");
+    cluster.kill(1);
+    cluster.kill(2);
+    assert_eq!(running.line(), "told");
+    let (code, said) = running.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("nobody confirmed"), "{said}");
+}
+
+#[test]
+fn an_office_goes_to_the_next_who_stands_for_it() {
+    let cluster = TestCluster::start(3);
+    let observer = Running::start(&cluster, &["elect", "observe", "primary"]);
+    assert_eq!(observer.line().trim(), "-  nobody");
+    let first =
+        Running::start(&cluster, &["elect", "campaign", "primary", "10.0.0.7", "--ttl", "20s"]);
+    assert!(first.line().contains("elected with the token"));
+    assert!(observer.line().ends_with("  10.0.0.7"));
+    let shown = json(&cluster, &["elect", "show", "primary", "--json"]);
+    assert_eq!(shown["value"], "10.0.0.7");
+    let script = "echo serving; exec sleep 60";
+    let second = Running::start(
+        &cluster,
+        &["elect", "campaign", "primary", "10.0.0.8", "--ttl", "6s", "--", "sh", "-c", script],
+    );
+    wait_until("it stands", || {
+        json(&cluster, &["elect", "show", "primary", "--json"])["waiters"] == 1
+    });
+    // Ctrl-C lays the office down.
+    first.signal(Signal::INT);
+    assert_eq!(first.end().0, Some(0));
+    assert_eq!(second.line(), "serving");
+    assert!(observer.line().ends_with("  10.0.0.8"));
+    let token = json(&cluster, &["elect", "show", "primary", "--json"])["token"].to_string();
+    assert_eq!(
+        run(&cluster, &["elect", "resign", "primary", "--token", "1"]).status.code(),
+        Some(3)
+    );
+    printed(&cluster, &["elect", "resign", "primary", "--token", &token]);
+    let (code, said) = second.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("somebody else let it go"), "{said}");
+    assert_eq!(observer.line().trim(), "-  nobody");
+    // A holder whose process is killed is followed when its time is over.
+    let third = Running::start(&cluster, &["elect", "campaign", "primary", "c", "--ttl", "1s"]);
+    assert!(third.line().contains("elected"));
+    third.signal(Signal::KILL);
+    let fourth = Running::start(&cluster, &["elect", "campaign", "primary", "d", "--ttl", "1s"]);
+    assert!(fourth.line().contains("elected"));
+}
