@@ -156,13 +156,13 @@ impl Answer {
 
 /// What the node is told about the time it has: a little less than the client
 /// waits, so that its own word arrives, which knows more than silence.
-fn timeout_header(time: Duration) -> HeaderValue {
+pub(crate) fn timeout_header(time: Duration) -> HeaderValue {
     let told_ms = (time.as_millis() * 9 / 10).clamp(1, TIMEOUT_MS_MAX);
     HeaderValue::from_str(&format!("{told_ms}ms")).expect("digits and letters are a header value")
 }
 
 /// An error with its causes.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
