@@ -140,7 +140,7 @@ impl Exchange {
 impl Answer {
     /// The leader's URL, as the node knows it.
     pub(crate) fn leader(&self) -> Option<&str> {
-        self.text("synod-leader")?.split_once(' ').map(|(_, url)| url)
+        leader_of(&self.headers)
     }
 
     /// A header with a number.
@@ -152,6 +152,11 @@ impl Answer {
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
+}
+
+/// The leader's URL, as a node that sends these headers knows it.
+pub(crate) fn leader_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get("synod-leader")?.to_str().ok()?.split_once(' ').map(|(_, url)| url)
 }
 
 /// What the node is told about the time it has: a little less than the client

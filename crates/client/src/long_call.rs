@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::attempt::{Answer, Failure, chain};
+use crate::attempt::{Answer, Failure, chain, leader_of};
 use crate::error::ClientError;
 use crate::options::ClientOptions;
 use crate::retry::{Repeat, Retrier, Setback, give_up};
@@ -126,6 +126,11 @@ fn sent(text: String) -> Failure {
 }
 
 impl LongAnswer {
+    /// The leader's URL, as the node knows it.
+    pub(crate) fn leader(&self) -> Option<&str> {
+        leader_of(&self.headers)
+    }
+
     /// From now on the node is expected to send something.
     pub(crate) fn expect_more(&mut self) {
         self.since = Instant::now();

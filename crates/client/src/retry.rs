@@ -178,7 +178,8 @@ impl Retrier {
         let at = (node, self.endpoints.bases()[node].as_str());
         match long_call::begin(at, request, silence_max, &self.options).await {
             Ok(Ok(answer)) => {
-                self.endpoints.answered(node, None);
+                let leader = answer.leader().filter(|_| self.options.prefer_leader);
+                self.endpoints.answered(node, leader);
                 Ok(answer)
             }
             Ok(Err(answer)) => {

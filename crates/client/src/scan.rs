@@ -20,8 +20,8 @@ use crate::retry::Setback;
 /// It takes as much memory as a few values, however many keys there are, and a node makes no
 /// more of it than is taken. When its connection breaks it goes on behind the last key, at the
 /// same revision and at whichever node answers: no key is missing and none comes twice. It
-/// gives up when it did not get on for [`crate::ClientOptions::call_timeout`], and with a
-/// [`ClientError::Refused`] (`Compacted`) when the revision is not kept any more.
+/// gives up when it did not get on for [`crate::ClientOptions::call_timeout`], and with the word
+/// of the cluster (`Compacted`) when the revision is not kept any more.
 #[derive(Debug)]
 pub struct Scan {
     client: Client,
@@ -126,7 +126,9 @@ impl Scan {
         request.headers_mut().insert(ACCEPT, lines);
         let time = retrier.options.attempt_timeout;
         request.headers_mut().insert("synod-timeout", timeout_header(time));
-        let answer = retrier.begin(&mut self.effort, request, 2 * time).await?;
+        // A node may have to pass by many keys that were removed.
+        let silence_max = 5 * time;
+        let answer = retrier.begin(&mut self.effort, request, silence_max).await?;
         let text = answer.headers.get("synod-revision").and_then(|value| value.to_str().ok());
         let revision = text.and_then(|text| text.parse().ok()).map(Revision);
         let is_expected =
