@@ -4,17 +4,20 @@ mod bench;
 mod calls;
 mod chaos;
 mod cluster;
+mod data;
+mod examples;
 mod holding;
 mod member;
 mod node;
 mod sim;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bench::{Arena, Bench, BenchOutput, Compare, Failover, How, Throughput};
 pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
+pub(crate) use data::{Batch, Compact, Completions, Export, Import, KeyRange, Txn};
 pub(crate) use holding::{
     Campaign, Claim, Elect, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
     ShowElected, Watch,
@@ -31,13 +34,24 @@ pub(crate) use sim::{Planted, Sim, SimCommand};
     about,
     long_about = "A replicated key-value store: Multi-Paxos, HTTP in front, RocksDB behind.",
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage or settings; \
-                  3 no such key, a precondition does not hold, or the cluster refuses; \
+                  3 no such key, a condition does not hold, or the cluster refuses; \
                   4 this node was removed from its cluster."
 )]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The grammar, with examples in its help.
+pub(crate) fn grammar() -> clap::Command {
+    examples::with_examples(Arguments::command())
+}
+
+/// Reads the command line of this process; a wrong one ends it.
+pub(crate) fn parse() -> Arguments {
+    let matches = grammar().get_matches();
+    Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
 /// Cargo leaves the binary of the tests where it puts the released one, so it says which it is.
@@ -64,7 +78,7 @@ pub(crate) enum Command {
     Put(Put),
     /// Print a value, as it is.
     Get(Get),
-    /// Remove a key.
+    /// Remove a key, or all that begin alike.
     Delete(Delete),
     /// List keys with their values.
     List(List),
@@ -78,6 +92,16 @@ pub(crate) enum Command {
     /// Stand for an office that one at a time holds, and see who does.
     #[command(subcommand)]
     Elect(Elect),
+    /// Carry out a transaction: compare, and do one thing or another.
+    Txn(Txn),
+    /// Carry out many puts and deletes.
+    Batch(Batch),
+    /// Forget old revisions.
+    Compact(Compact),
+    /// Write keys and values to a file, to be read by programs and by `synod import`.
+    Export(Export),
+    /// Store the keys and values of an export.
+    Import(Import),
     /// Say how each node does.
     Status(Reach),
     /// Say who is a member of the cluster, and change it.
@@ -101,12 +125,12 @@ pub(crate) enum Command {
     Chaos(Chaos),
     /// Run whole clusters in one thread, with everything going wrong, and check them.
     Sim(Sim),
+    /// Print what completes these commands in a shell.
+    Completions(Completions),
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

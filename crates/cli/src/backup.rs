@@ -65,20 +65,20 @@ fn receive(arguments: &Backup, partial: &Path) -> Result<(), Failure> {
 }
 
 /// The backup is there as a whole or not at all.
-fn publish(partial: &Path, file: &Path) -> Result<(), Failure> {
+pub(crate) fn publish(partial: &Path, file: &Path) -> Result<(), Failure> {
     fs::rename(partial, file).with_context(|| failed_at(file))?;
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|f| f.sync_all());
     Ok(synced.with_context(|| failed_at(file))?)
 }
 
-fn partial(file: &Path) -> PathBuf {
+pub(crate) fn partial(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     PathBuf::from(name)
 }
 
-fn failed_at(path: &Path) -> String {
+pub(crate) fn failed_at(path: &Path) -> String {
     format!("cannot write {}", path.display())
 }
 

@@ -1,23 +1,24 @@
-//! `synod put`, `get`, `delete` and `list`.
+//! `synod put`, `get` and `delete`.
 
 use std::ffi::OsString;
-use std::io::{self, IsTerminal, Read};
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use anyhow::Context;
 use bytes::Bytes;
 use serde::Serialize;
 use synod_client::{
-    Attach, Condition, Consistency, DeleteOptions, Entry, LeaseId, ListOptions, PutOptions,
-    ReadOptions, Record, Revision, percent_encode,
+    Attach, Condition, Consistency, DeleteOptions, Entry, LeaseId, PutOptions, ReadOptions, Record,
+    Revision,
 };
-use synod_kv::http::{
-    DeleteBody, Encoding, KeyText, ListEntry, ListPage, PutBody, RecordBody, ValueText,
-};
+use synod_kv::http::{DeleteBody, Encoding, KeyText, ListEntry, PutBody, RecordBody, ValueText};
 
-use crate::arguments::{Delete, Get, List, Put};
+use crate::arguments::{Delete, Get, Put};
 use crate::failure::Failure;
-use crate::output::{columns, print, print_bytes, print_json, warn};
+use crate::input::read_whole;
+use crate::output::{print, print_bytes, print_json};
 use crate::talk::with_client;
 
 /// More than any cluster takes as a value; a longer input is refused here.
@@ -31,9 +32,10 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
         (None, true) => Condition::Absent,
         (None, false) => Condition::Always,
     };
-    let value = match &arguments.value {
-        Some(value) if value != "-" => bytes_of(value),
-        _ => read_value()?,
+    let value = match (&arguments.file, &arguments.value) {
+        (Some(file), _) => read_whole(file, VALUE_BYTES_MAX)?,
+        (None, Some(value)) if value != "-" => bytes_of(value),
+        (None, _) => read_whole(Path::new("-"), VALUE_BYTES_MAX)?,
     };
     let attach = match (arguments.lease, arguments.ttl) {
         (Some(id), _) => Attach::To(LeaseId(id)),
@@ -81,6 +83,10 @@ pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
     let Some(found) = found else {
         return Err(no_such_key(&arguments.key));
     };
+    if let Some(file) = &arguments.file {
+        let written = fs::write(file, &found.value);
+        return Ok(written.with_context(|| format!("cannot write {}", file.display()))?);
+    }
     if !arguments.reach.json {
         print_bytes(&found.value)?;
         // The prompt of a shell would stand on the value's line.
@@ -99,74 +105,42 @@ pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
 }
 
 pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
+    let Some(key) = &arguments.key else {
+        return delete_range(arguments);
+    };
     let condition = match arguments.if_revision {
         Some(revision) => Condition::At(Revision(revision)),
         None => Condition::Always,
     };
-    let key = bytes_of(&arguments.key);
+    let name = bytes_of(key);
     let deleted = with_client(&arguments.reach, |client| async move {
-        client.delete(&key, &DeleteOptions::only_if(condition)).await
+        client.delete(&name, &DeleteOptions::only_if(condition)).await
     })?;
     let Some(deleted) = deleted else {
-        return Err(no_such_key(&arguments.key));
+        return Err(no_such_key(key));
     };
     if arguments.reach.json {
-        return print_json(&DeleteBody {
-            revision: deleted.revision.0,
-            deleted: 1,
-            more: false,
-            previous: None,
-        });
+        return print_deleted(deleted.revision, 1);
     }
     print(&format!("deleted at revision {}", deleted.revision))
 }
 
-pub(crate) fn list(arguments: &List) -> Result<(), Failure> {
-    let limit = usize::try_from(arguments.limit).unwrap_or(usize::MAX);
-    let prefix = bytes_of(&arguments.prefix);
-    let at = arguments.revision.map(Revision);
-    let (entries, revision, next) = with_client(&arguments.reach, |client| async move {
-        let mut query = ListOptions::prefix(prefix);
-        query.read.revision = at;
-        let mut entries: Vec<Entry> = Vec::new();
-        loop {
-            let left = u32::try_from(limit - entries.len()).unwrap_or(u32::MAX);
-            query.limit = Some(left.min(PAGE_KEYS));
-            let mut page = client.list(&query).await?;
-            entries.append(&mut page.entries);
-            match query.after(&page) {
-                Some(following) if entries.len() < limit => query = following,
-                _ => return Ok((entries, page.revision, page.next)),
-            }
+fn delete_range(arguments: &Delete) -> Result<(), Failure> {
+    let prefix = arguments.prefix.as_ref().map(bytes_of);
+    let removed = with_client(&arguments.reach, |client| async move {
+        match prefix {
+            Some(prefix) => client.delete_prefix(&prefix).await,
+            None => client.delete_all().await,
         }
     })?;
-    if next.is_some() {
-        warn("there are more keys: raise --limit, or give a longer prefix");
-    }
     if arguments.reach.json {
-        return print_json(&ListPage {
-            revision: revision.0,
-            count: entries.len() as u64,
-            entries: entries.iter().map(list_entry).collect(),
-            next: next.as_deref().map(percent_encode),
-        });
+        return print_deleted(removed.revision, removed.deleted);
     }
-    print_table(&entries)
+    print(&format!("{} keys deleted, revision {}", removed.deleted, removed.revision))
 }
 
-/// Keys asked for at once; the servers' own bound on a page.
-const PAGE_KEYS: u32 = 1_000;
-
-fn print_table(entries: &[Entry]) -> Result<(), Failure> {
-    if entries.is_empty() {
-        return Ok(());
-    }
-    let mut rows = vec![["KEY", "REVISION", "VALUE"].map(str::to_owned).to_vec()];
-    rows.extend(entries.iter().map(|entry| {
-        let value = entry.record.value.as_deref().unwrap_or_default();
-        vec![shown(&entry.key), entry.record.mod_revision.to_string(), shown(value)]
-    }));
-    print_bytes(columns(&rows).as_bytes())
+fn print_deleted(revision: Revision, deleted: u64) -> Result<(), Failure> {
+    print_json(&DeleteBody { revision: revision.0, deleted, more: false, previous: None })
 }
 
 /// Bytes as one short line.
@@ -185,16 +159,17 @@ fn escape_control(c: char) -> Vec<char> {
     if c.is_control() { c.escape_default().collect() } else { vec![c] }
 }
 
-fn list_entry(entry: &Entry) -> ListEntry {
-    let Record { value, create_revision, mod_revision, version, .. } = &entry.record;
-    ListEntry {
-        key: KeyText::new(&entry.key, Encoding::Text),
-        record: RecordBody {
-            value: value.as_ref().map(|value| ValueText::new(value, Encoding::Text)),
-            create_revision: create_revision.0,
-            mod_revision: mod_revision.0,
-            version: *version,
-        },
+pub(crate) fn list_entry(entry: &Entry) -> ListEntry {
+    let key = KeyText::new(&entry.key, Encoding::Text);
+    ListEntry { key, record: record_body(&entry.record) }
+}
+
+pub(crate) fn record_body(record: &Record) -> RecordBody {
+    RecordBody {
+        value: record.value.as_ref().map(|value| ValueText::new(value, Encoding::Text)),
+        create_revision: record.create_revision.0,
+        mod_revision: record.mod_revision.0,
+        version: record.version,
     }
 }
 
@@ -204,19 +179,6 @@ fn no_such_key(key: &OsString) -> Failure {
 
 pub(crate) fn bytes_of(argument: &OsString) -> Bytes {
     Bytes::from(argument.clone().into_vec())
-}
-
-fn read_value() -> Result<Bytes, Failure> {
-    let mut value = Vec::new();
-    io::stdin()
-        .lock()
-        .take(VALUE_BYTES_MAX + 1)
-        .read_to_end(&mut value)
-        .context("cannot read the value from standard input")?;
-    if value.len() as u64 > VALUE_BYTES_MAX {
-        return Err(Failure::usage(format!("the value has more than {VALUE_BYTES_MAX} bytes")));
-    }
-    Ok(Bytes::from(value))
 }
 
 #[cfg(test)]

@@ -8,17 +8,25 @@
 mod arena;
 mod arguments;
 mod backup;
+mod batch;
 mod bench;
 mod chaos;
 mod cluster;
+mod compact;
+mod completions;
 mod elect;
 mod endpoints;
+mod export;
+mod export_format;
 mod failure;
 mod hold;
+mod import;
+mod input;
 mod inspect;
 mod interrupt;
 mod keys;
 mod lease;
+mod list;
 mod lock;
 mod member;
 mod output;
@@ -32,14 +40,13 @@ mod small_disk;
 mod status;
 mod talk;
 mod transfer;
+mod txn;
 mod watch;
 mod workers;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::arguments::{Arguments, Command};
+use crate::arguments::Command;
 use crate::failure::Failure;
 
 /// Runs the command line of this process. The exit code is 0 when it did what
@@ -47,7 +54,7 @@ use crate::failure::Failure;
 /// answer is no, and 4 when this node was removed from its cluster.
 #[must_use]
 pub fn main() -> ExitCode {
-    let outcome = run(&Arguments::parse().command);
+    let outcome = run(&arguments::parse().command);
     interrupt::stay_for_the_end();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -69,11 +76,16 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Put(arguments) => keys::put(arguments),
         Command::Get(arguments) => keys::get(arguments),
         Command::Delete(arguments) => keys::delete(arguments),
-        Command::List(arguments) => keys::list(arguments),
         Command::Watch(arguments) => watch::run(arguments),
         Command::Lease(arguments) => lease::run(arguments),
         Command::Lock(arguments) => lock::run(arguments),
         Command::Elect(arguments) => elect::run(arguments),
+        Command::List(arguments) => list::run(arguments),
+        Command::Txn(arguments) => txn::run(arguments),
+        Command::Batch(arguments) => batch::run(arguments),
+        Command::Compact(arguments) => compact::run(arguments),
+        Command::Export(arguments) => export::run(arguments),
+        Command::Import(arguments) => import::run(arguments),
         Command::Status(arguments) => status::run(arguments),
         Command::Member(arguments) => member::run(arguments),
         Command::Transfer(arguments) => transfer::run(arguments),
@@ -84,5 +96,6 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Bench(arguments) => bench::run(arguments),
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
+        Command::Completions(arguments) => completions::run(arguments),
     }
 }

@@ -13,27 +13,43 @@ const DRAW_EVERY: Duration = Duration::from_millis(200);
 /// Tells on standard error how far it is.
 pub(crate) struct Progress {
     what: &'static str,
-    bytes: u64,
+    unit: Unit,
+    done: u64,
     told_at: Instant,
     is_terminal: bool,
 }
 
+/// What is counted.
+enum Unit {
+    Bytes,
+    Keys,
+}
+
 impl Progress {
+    /// Of a work with bytes.
     pub(crate) fn new(what: &'static str) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
-        Progress { what, bytes: 0, told_at: Instant::now(), is_terminal }
+        Progress { what, unit: Unit::Bytes, done: 0, told_at: Instant::now(), is_terminal }
     }
 
-    pub(crate) fn add(&mut self, bytes: u64) {
-        self.set(self.bytes + bytes);
+    /// Of a work with keys.
+    pub(crate) fn of_keys(what: &'static str) -> Self {
+        Progress { unit: Unit::Keys, ..Self::new(what) }
     }
 
-    pub(crate) fn set(&mut self, bytes: u64) {
-        self.bytes = bytes;
+    pub(crate) fn add(&mut self, count: u64) {
+        self.set(self.done + count);
+    }
+
+    pub(crate) fn set(&mut self, count: u64) {
+        self.done = count;
         let every = if self.is_terminal { DRAW_EVERY } else { TELL_EVERY };
         if self.told_at.elapsed() >= every {
             self.told_at = Instant::now();
-            let text = format!("{} MiB {}", self.bytes >> 20, self.what);
+            let text = match self.unit {
+                Unit::Bytes => format!("{} MiB {}", self.done >> 20, self.what),
+                Unit::Keys => format!("{} keys {}", self.done, self.what),
+            };
             if self.is_terminal {
                 // Nobody has to see it.
                 let _ = write!(std::io::stderr().lock(), "\r{text}");

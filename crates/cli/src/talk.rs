@@ -9,6 +9,9 @@ use crate::arguments::Reach;
 use crate::endpoints;
 use crate::failure::Failure;
 
+/// How long a long work may stand still.
+const PATIENCE_MS: u64 = 30_000;
+
 /// Runs one conversation with the cluster that `reach` names.
 pub(crate) fn with_client<T, F>(
     reach: &Reach,
@@ -23,6 +26,19 @@ where
         let client = client(&urls, reach.timeout_ms).map_err(|error| failure(&error, &urls))?;
         conversation(client).await.map_err(|error| failure(&error, &urls))
     })
+}
+
+/// The same for a conversation of many steps, each of which may need more patience than a
+/// single request: it goes on through an election, or the start of a node.
+pub(crate) fn with_patient_client<T, F>(
+    reach: &Reach,
+    conversation: impl FnOnce(Client) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let timeout_ms = reach.timeout_ms.max(PATIENCE_MS);
+    with_client(&Reach { timeout_ms, ..reach.clone() }, conversation)
 }
 
 pub(crate) fn client(urls: &[String], timeout_ms: u64) -> Result<Client, ClientError> {
@@ -49,6 +65,9 @@ pub(crate) fn failure(error: &ClientError, urls: &[String]) -> Failure {
             "{error}.\nTried {}: start a cluster (`synod cluster`), or name one with --endpoints",
             urls.join(", ")
         )),
+        ClientError::Refused(problem) if problem.kind() == Some(ProblemKind::AlreadyCompacted) => {
+            Failure::refused(problem.detail.clone())
+        }
         ClientError::Ambiguous { .. } => {
             Failure::failed(format!("{error}.\nRead the key to see whether it took effect"))
         }

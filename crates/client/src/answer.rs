@@ -1,7 +1,7 @@
 //! What calls answer.
 
 use bytes::Bytes;
-use synod_kv::http::{ListPage, RecordBody};
+use synod_kv::http::{ListEntry, ListPage, RecordBody};
 use synod_kv::{LeaseId, Revision};
 
 /// A key's record.
@@ -111,13 +111,17 @@ impl Record {
     }
 }
 
+impl Entry {
+    /// Reads it from JSON; none if its base64 is wrong.
+    pub(crate) fn from_body(body: &ListEntry) -> Option<Self> {
+        let key = Bytes::from(body.key.to_bytes()?);
+        Some(Self { key, record: Record::from_body(&body.record)? })
+    }
+}
+
 impl Page {
     /// Reads it from JSON; none if something in it is not encoded as it should be.
     pub(crate) fn from_body(body: &ListPage) -> Option<Self> {
-        let entry = |entry: &synod_kv::http::ListEntry| {
-            let key = Bytes::from(entry.key.to_bytes()?);
-            Some(Entry { key, record: Record::from_body(&entry.record)? })
-        };
         let next = match &body.next {
             None => None,
             Some(text) => Some(crate::target::decode(text)?),
@@ -125,7 +129,7 @@ impl Page {
         Some(Self {
             revision: Revision(body.revision),
             count: body.count,
-            entries: body.entries.iter().map(entry).collect::<Option<_>>()?,
+            entries: body.entries.iter().map(Entry::from_body).collect::<Option<_>>()?,
             next,
         })
     }

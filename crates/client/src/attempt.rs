@@ -123,7 +123,7 @@ impl Exchange {
 impl Answer {
     /// The leader's URL, as the node knows it.
     pub(crate) fn leader(&self) -> Option<&str> {
-        self.text("synod-leader")?.split_once(' ').map(|(_, url)| url)
+        leader_of(&self.headers)
     }
 
     /// A header with a number.
@@ -161,15 +161,20 @@ fn silent(base: &str, time: Duration) -> Failure {
     Failure { is_unsent: false, text }
 }
 
+/// The leader's URL, as a node that sends these headers knows it.
+pub(crate) fn leader_of(headers: &HeaderMap) -> Option<&str> {
+    headers.get("synod-leader")?.to_str().ok()?.split_once(' ').map(|(_, url)| url)
+}
+
 /// What the node is told about the time it has: a little less than the client
 /// waits, so that its own word arrives, which knows more than silence.
-fn timeout_header(time: Duration) -> HeaderValue {
+pub(crate) fn timeout_header(time: Duration) -> HeaderValue {
     let told_ms = (time.as_millis() * 9 / 10).clamp(1, TIMEOUT_MS_MAX);
     HeaderValue::from_str(&format!("{told_ms}ms")).expect("digits and letters are a header value")
 }
 
 /// An error with its causes.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, StatusCode};
-use synod_kv::http::{DeleteBody, Encoding, ListPage, PutBody, StatusBody};
+use synod_kv::http::{DeleteBody, ListPage, PutBody, StatusBody};
 use synod_kv::{Condition, LeaseId, Revision};
 
 use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
@@ -205,26 +205,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn list(&self, options: &ListOptions) -> Result<Page, ClientError> {
-        let mut target = Target::new("/v1/kv").with_read(&options.read);
-        let bounds = [("start", &options.start), ("end", &options.end)];
-        if !options.prefix.is_empty() {
-            target = target.with("prefix", &options.prefix);
-        }
-        for (name, bound) in bounds {
-            if let Some(bound) = bound {
-                target = target.with(name, bound);
-            }
-        }
-        if let Some(limit) = options.limit {
-            target = target.with("limit", limit.to_string().as_bytes());
-        }
-        if options.encoding == Encoding::Base64 {
-            target = target.with("encoding", b"base64");
-        }
-        target = target
-            .with_flag("reverse", options.reverse)
-            .with_flag("keys_only", options.keys_only)
-            .with_flag("count_only", options.count_only);
+        let target = options.target();
         let answer = self.read(&target).await?;
         if answer.status != StatusCode::OK {
             return Err(refusal(&answer));

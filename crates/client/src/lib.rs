@@ -30,8 +30,11 @@ mod answer;
 mod answer_body;
 mod attempt;
 mod backup;
+mod batch;
+mod batch_task;
 mod claim;
 mod client;
+mod compaction;
 mod election;
 mod endpoints;
 mod error;
@@ -39,10 +42,12 @@ mod event_stream;
 mod keeper;
 mod lease;
 mod lock;
+mod long_call;
 mod members;
 mod name;
 mod options;
 mod retry;
+mod scan;
 mod target;
 mod watch;
 
@@ -51,6 +56,10 @@ pub use backup::Backup;
 pub use claim::{ClaimOptions, Holder};
 pub use client::Client;
 pub use election::{Leadership, Observer};
+mod transaction;
+
+pub use batch::{BatchLines, BatchOptions, BatchOutcome, BatchResult, BatchResults};
+pub use compaction::Compacted;
 pub use error::ClientError;
 pub use keeper::{LeaseKeeper, LeaseLost};
 pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
@@ -58,10 +67,14 @@ pub use lock::LockGuard;
 pub use options::{
     Attach, ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
 };
+pub use scan::Scan;
 pub use synod_kv::http::{
     AddMemberBody, ChangeMemberBody, EventKind, LeaderHint, MemberBody, MemberRole, MembersBody,
     Problem, ProblemKind, QuorumsBody, StatusBody,
 };
-pub use synod_kv::{Condition, LeaseId, Revision};
+pub use synod_kv::{Condition, LeaseId, Relation, Revision};
 pub use target::percent_encode;
+pub use transaction::{
+    Compare, Operation, OperationResult, Transacted, Transaction, TransactionOptions,
+};
 pub use watch::{Changes, Watch, WatchEvent, WatchOptions, WatchStep};

@@ -8,6 +8,7 @@ use synod_kv::{Condition, LeaseId, Revision};
 
 use crate::answer::Page;
 use crate::error::ClientError;
+use crate::target::Target;
 
 /// How a [`crate::Client`] behaves.
 ///
@@ -201,6 +202,28 @@ impl ListOptions {
     #[must_use]
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
         Self { prefix: prefix.into(), ..Self::default() }
+    }
+
+    pub(crate) fn target(&self) -> Target {
+        let mut target = Target::new("/v1/kv").with_read(&self.read);
+        if !self.prefix.is_empty() {
+            target = target.with("prefix", &self.prefix);
+        }
+        for (name, bound) in [("start", &self.start), ("end", &self.end)] {
+            if let Some(bound) = bound {
+                target = target.with(name, bound);
+            }
+        }
+        if let Some(limit) = self.limit {
+            target = target.with("limit", limit.to_string().as_bytes());
+        }
+        if self.encoding == Encoding::Base64 {
+            target = target.with("encoding", b"base64");
+        }
+        target
+            .with_flag("reverse", self.reverse)
+            .with_flag("keys_only", self.keys_only)
+            .with_flag("count_only", self.count_only)
     }
 
     /// The same question for what follows a page, at the page's revision: all pages show

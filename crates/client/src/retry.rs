@@ -1,9 +1,12 @@
 //! Whether, when and where to try again.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use synod_kv::http::{Effect, Problem, ProblemKind};
 use tokio::time::{Instant, sleep};
@@ -11,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::attempt::{Answer, Exchange, Failure, Message};
 use crate::endpoints::Endpoints;
 use crate::error::ClientError;
+use crate::long_call::{self, Effort, LongAnswer};
 use crate::name::Names;
 use crate::options::ClientOptions;
 
@@ -57,6 +61,27 @@ pub(crate) struct Times {
     pub(crate) call: Duration,
     /// One attempt at one node.
     pub(crate) attempt: Duration,
+}
+
+impl Setback {
+    /// Of a call without effect, which may be answered the next time.
+    pub(crate) fn passing(text: String) -> Self {
+        let pause = Duration::ZERO;
+        Self { effect_unknown: false, text, problem: None, is_final: false, pause, name_left: None }
+    }
+
+    /// Of a call that can't be made.
+    pub(crate) fn ending(text: String) -> Self {
+        Self { is_final: true, ..Self::passing(text) }
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub(crate) fn is_effect_unknown(&self) -> bool {
+        self.effect_unknown
+    }
 }
 
 impl Retrier {
@@ -177,9 +202,51 @@ impl Retrier {
         }
     }
 
+    /// Begins a call whose answer is long, at the node to ask next.
+    pub(crate) async fn begin<B>(
+        &self,
+        effort: &mut Effort,
+        request: Request<B>,
+        silence_max: Duration,
+    ) -> Result<LongAnswer, Setback>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        self.budget.earn();
+        let node = effort.choose(self);
+        let at = (node, self.endpoints.bases()[node].as_str());
+        match long_call::begin(at, request, silence_max, &self.options).await {
+            Ok(Ok(answer)) => {
+                let leader = answer.leader().filter(|_| self.options.prefer_leader);
+                self.endpoints.answered(node, leader);
+                Ok(answer)
+            }
+            Ok(Err(answer)) => {
+                self.endpoints.refused(node);
+                let unlikely = "an answer that no node gives".to_owned();
+                Err(judge(answer).err().unwrap_or_else(|| Setback::ending(unlikely)))
+            }
+            Err(failure) => {
+                self.endpoints.failed(node);
+                Err(Setback::passing(failure.text))
+            }
+        }
+    }
+
+    /// Whether there may be one more retry; it counts as made.
+    pub(crate) fn spend(&self) -> bool {
+        self.budget.spend()
+    }
+
     /// The wait before the next attempt: none while there are nodes that were not
     /// asked, then a random part of a time that doubles.
-    fn pause(&self, attempts: u32, tried: &mut Vec<usize>, setback: &Setback) -> Duration {
+    pub(crate) fn pause(
+        &self,
+        attempts: u32,
+        tried: &mut Vec<usize>,
+        setback: &Setback,
+    ) -> Duration {
         let nodes = self.endpoints.bases().len();
         if tried.len() < nodes {
             return Duration::ZERO;
@@ -247,13 +314,6 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
     if matches!(kind, Some(ProblemKind::KeyNotFound | ProblemKind::PreconditionFailed)) {
         return Ok(answer);
     }
-    // Every node says the same of full disks until somebody makes room.
-    // What became of a name that may be forgotten nobody knows: to send it again, to
-    // whomever, could be a second effect of what the caller sent under it before.
-    let ends = [ProblemKind::NoRoom, ProblemKind::IdempotencyLate];
-    let passes = !kind.is_some_and(|kind| ends.contains(&kind)) && status.is_server_error()
-        || status == StatusCode::TOO_MANY_REQUESTS
-        || status == StatusCode::REQUEST_TIMEOUT;
     // A node without a leader will have one in a moment; a node with too much to do
     // means what it says.
     let pause = match kind {
@@ -262,14 +322,27 @@ fn judge(answer: Answer) -> Result<Answer, Setback> {
         }
         _ => Duration::ZERO,
     };
-    Err(Setback {
+    Err(Setback { pause, name_left: answer.name_left(), ..refused(status, problem) })
+}
+
+/// A refusal of a call, or of one of many that came together.
+pub(crate) fn refused(status: StatusCode, problem: Box<Problem>) -> Setback {
+    // Every node says the same of full disks until somebody makes room.
+    // What became of a name that may be forgotten nobody knows: to send it again, to
+    // whomever, could be a second effect of what the caller sent under it before.
+    let ends = [ProblemKind::NoRoom, ProblemKind::IdempotencyLate];
+    let passes = !problem.kind().is_some_and(|kind| ends.contains(&kind))
+        && status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT;
+    Setback {
         effect_unknown: problem.outcome == Effect::Unknown,
         text: problem.detail.clone(),
         problem: Some(problem),
         is_final: !passes,
-        pause,
-        name_left: answer.name_left(),
-    })
+        pause: Duration::ZERO,
+        name_left: None,
+    }
 }
 
 /// A write that the cluster may not know any more: what became of it is known to nobody.
@@ -280,6 +353,7 @@ fn forgotten(repeat: &Repeat, attempts: u32) -> ClientError {
     ClientError::Ambiguous { attempts, last: last.to_owned(), idempotency_key }
 }
 
+/// What a call becomes that is not tried again.
 pub(crate) fn give_up(
     setback: Setback,
     repeat: &Repeat,

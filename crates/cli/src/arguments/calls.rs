@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::holding::time;
 
@@ -37,6 +37,9 @@ pub(crate) struct Put {
     pub(crate) key: OsString,
     /// The value; `-` or nothing reads it from standard input.
     pub(crate) value: Option<OsString>,
+    /// The value is the content of this file.
+    #[arg(long, conflicts_with = "value")]
+    pub(crate) file: Option<PathBuf>,
     /// Only if the key was last changed at this revision.
     #[arg(long, value_name = "REVISION", conflicts_with = "if_absent")]
     pub(crate) if_revision: Option<u64>,
@@ -65,17 +68,27 @@ pub(crate) struct Get {
     /// The value that the key had at this revision.
     #[arg(long)]
     pub(crate) revision: Option<u64>,
+    /// Write the value to this file instead of standard output.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
 
 /// `synod delete`.
 #[derive(Args, Debug)]
+#[command(group = ArgGroup::new("which").required(true).args(["key", "prefix", "all"]))]
 pub(crate) struct Delete {
     /// The key.
-    pub(crate) key: OsString,
+    pub(crate) key: Option<OsString>,
+    /// Every key that begins with this. Beyond 10,000 keys others may see it half done.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) prefix: Option<OsString>,
+    /// Every key there is.
+    #[arg(long)]
+    pub(crate) all: bool,
     /// Only if the key was last changed at this revision.
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", requires = "key")]
     pub(crate) if_revision: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
@@ -85,15 +98,32 @@ pub(crate) struct Delete {
 #[derive(Args, Debug)]
 pub(crate) struct List {
     /// Only keys that begin with this.
-    #[arg(default_value = "")]
+    #[arg(default_value = "", hide_default_value = true)]
     pub(crate) prefix: OsString,
-    /// Print at most this many keys.
-    #[arg(long, value_name = "COUNT", default_value_t = 1_000,
-          value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    pub(crate) limit: u64,
+    /// The first key.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) start: Option<OsString>,
+    /// The first key that is too much.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) end: Option<OsString>,
+    /// Highest key first.
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Leave the values out.
+    #[arg(long)]
+    pub(crate) keys_only: bool,
+    /// Print at most this many keys [default: 1000; with --ndjson all].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) limit: Option<u32>,
     /// The keys as they were at this revision [default: the newest].
     #[arg(long)]
     pub(crate) revision: Option<u64>,
+    /// Print a JSON document a line as the keys come, in little memory, all at one revision.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) ndjson: bool,
+    /// Only print how many keys there are.
+    #[arg(long, conflicts_with_all = ["ndjson", "limit", "reverse", "keys_only"])]
+    pub(crate) count: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -1,0 +1,24 @@
+//! `synod compact`: forgets old revisions.
+
+use synod_client::Revision;
+use synod_kv::http::CompactedBody;
+
+use crate::arguments::Compact;
+use crate::failure::Failure;
+use crate::output::{print, print_json};
+use crate::talk::with_client;
+
+pub(crate) fn run(arguments: &Compact) -> Result<(), Failure> {
+    let revision = Revision(arguments.revision);
+    let done =
+        with_client(&arguments.reach, |client| async move { client.compact(revision).await });
+    let done = done?;
+    if arguments.reach.json {
+        let (revision, compacted_revision) = (done.revision.0, done.oldest.0);
+        return print_json(&CompactedBody { revision, compacted_revision });
+    }
+    print(&format!(
+        "revisions from {} on can be read; the newest is {}",
+        done.oldest, done.revision
+    ))
+}
