@@ -9,6 +9,7 @@
 //! idle connection would have to end after `header_timeout_ms`, and it is made
 //! anew for each request, which costs more than these counters.
 
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -225,6 +226,18 @@ impl Counted {
         self.stream
     }
 
+    /// Whether the client has left a stream that is still made: it will send nothing more, and
+    /// nothing else tells that. hyper sees the end of what a client sends only behind all of it,
+    /// which it does not read while it answers.
+    fn is_left(&self, context: &mut Context<'_>) -> bool {
+        let activity = &self.activity;
+        if activity.answers.load(Relaxed) <= activity.handed_over.load(Relaxed) {
+            return false;
+        }
+        let ready = std::pin::pin!(self.stream.ready(Interest::READABLE)).poll(context);
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
     fn count_write(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if result.is_pending() {
             self.activity.write_blocked.store(true, Relaxed);
@@ -259,6 +272,9 @@ impl AsyncWrite for Counted {
         if self.activity.withholds(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
+        if self.is_left(context) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.count_write(result)
     }
@@ -270,6 +286,9 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         if self.activity.withholds(slices.first().map_or(&[], |slice| slice)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        if self.is_left(context) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.count_write(result)

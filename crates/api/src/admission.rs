@@ -24,7 +24,7 @@ pub(crate) struct Admission {
     batch_pages: Arc<Semaphore>,
     batch_pages_max: usize,
     watches: Arc<Semaphore>,
-    lock_waits: Semaphore,
+    lock_waits: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     connections_max: u32,
     farewells: Arc<Semaphore>,
@@ -50,7 +50,7 @@ impl Admission {
             writes: Semaphore::new(limits.writes_in_flight_max),
             reads: Semaphore::new(limits.reads_in_flight_max),
             body_pages: Semaphore::new(limits.bodies_bytes_max / PAGE_BYTES),
-            lock_waits: Semaphore::new(limits.lock_waits_max),
+            lock_waits: Arc::new(Semaphore::new(limits.lock_waits_max)),
             streams: Arc::new(Semaphore::new(limits.list_streams_max)),
             watches: Arc::new(Semaphore::new(watches_max)),
             connections: Arc::new(Semaphore::new(connections_max)),
@@ -101,8 +101,9 @@ impl Admission {
     ///
     /// # Errors
     /// When all are taken.
-    pub(crate) fn lock_wait(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        self.lock_waits.try_acquire().map_err(|_| overloaded("calls for a lock"))
+    pub(crate) fn lock_wait(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = Arc::clone(&self.lock_waits).try_acquire_owned();
+        place.map_err(|_| overloaded("calls for a lock"))
     }
 
     /// A place for a streamed listing.

@@ -77,9 +77,16 @@ impl Claim {
     fn of(entry: Entry) -> Self {
         let Entry { key, record } = entry;
         let KeyRecord { value, create_revision, lease, .. } = record;
-        // Who writes below the prefix by hand gets what that makes of it.
-        let paper = serde_json::from_slice(&value).unwrap_or_default();
+        let paper = Paper::of(&value);
         Claim { key, lease: LeaseId(lease), token: create_revision, paper }
+    }
+}
+
+impl Paper {
+    /// What the value of a claim says.
+    pub(crate) fn of(value: &[u8]) -> Self {
+        // Who writes below the prefix by hand gets what that makes of it.
+        serde_json::from_slice(value).unwrap_or_default()
     }
 }
 
@@ -100,6 +107,11 @@ impl Office {
             return Err(Problem::new(Kind::KeyTooLong, detail));
         }
         Ok(Office { prefix })
+    }
+
+    /// What the keys of its claims begin with.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     /// Where the claim of a lease lies.
@@ -246,20 +258,22 @@ pub(crate) fn confirmation(key: Bytes, token: Revision, lease: LeaseId, paper: &
     Command { idempotency: None, operation: Operation::Txn(txn) }
 }
 
-/// Removes a claim of this token.
+/// Removes a claim of this token, and brings it back.
 pub(crate) fn release(key: Bytes, token: Revision, idempotency: Option<IdempotencyKey>) -> Command {
     let compares = vec![compare(&key, Relation::Equal, Target::Create(token))];
-    let delete = TxnOperation::Delete { key, want_previous: false };
+    let delete = TxnOperation::Delete { key, want_previous: true };
     let txn = Txn { compares, success: vec![delete], failure: vec![] };
     Command { idempotency, operation: Operation::Txn(txn) }
 }
 
-/// Removes a claim that was made after this revision and that nobody was told to hold.
-pub(crate) fn withdrawal(key: Bytes, since: Revision) -> Command {
-    let compares = vec![
-        compare(&key, Relation::Greater, Target::Create(since)),
-        compare(&key, Relation::Equal, Target::Version(1)),
-    ];
+/// Removes a claim that was made after this revision, or is of this token if one is given, and
+/// that nobody was told to hold.
+pub(crate) fn withdrawal(key: Bytes, since: Revision, token: Option<Revision>) -> Command {
+    let made = match token {
+        Some(token) => compare(&key, Relation::Equal, Target::Create(token)),
+        None => compare(&key, Relation::Greater, Target::Create(since)),
+    };
+    let compares = vec![made, compare(&key, Relation::Equal, Target::Version(1))];
     let delete = TxnOperation::Delete { key, want_previous: false };
     let txn = Txn { compares, success: vec![delete], failure: vec![] };
     Command { idempotency: None, operation: Operation::Txn(txn) }

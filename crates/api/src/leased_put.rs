@@ -2,9 +2,10 @@
 //! transaction of one put, with the precondition as what it compares, and is answered as a put.
 
 use bytes::Bytes;
+use synod_kv::read::ReadError;
 use synod_kv::{
-    Command, Compare, Condition, LeaseId, Operation, Outcome, Relation, Revision, Target, Txn,
-    TxnOperation, TxnResult,
+    Command, Compare, Condition, IdempotencyKey, LeaseId, Operation, Outcome, Relation, Revision,
+    Target, Txn, TxnOperation, TxnResult, lease as leases,
 };
 
 use crate::call::{self, Deadline, Name};
@@ -71,17 +72,8 @@ pub(crate) async fn write<R: Replica>(
     name: Option<Name>,
     deadline: Deadline,
 ) -> Result<(LeaseId, Wrote), Problem> {
-    let id = match attach {
-        Attach::To(id) => id,
-        Attach::Own { ttl_ms } => {
-            let named = name.as_ref().map(|name| lease::name_own(name, &[&put.key], ttl_ms));
-            match lease::grant(context, None, ttl_ms, named, deadline).await?.outcome {
-                Outcome::LeaseGranted { id, .. } => id,
-                refusal => return Err(refused(refusal)),
-            }
-        }
-    };
-    let idempotency = name.map(|name| {
+    let is_named = name.is_some();
+    let idempotency = name.clone().map(|name| {
         let (word, number): (&[u8], u64) = match attach {
             Attach::To(id) => (b"lease", id.0),
             Attach::Own { ttl_ms } => (b"ttl", ttl_ms),
@@ -90,14 +82,81 @@ pub(crate) async fn write<R: Replica>(
         let parts: [&[u8]; 3] = [key, word, &number.to_le_bytes()];
         call::name_write(name, "PUT", &parts, *condition, *want_previous, value)
     });
+    let own = match attach {
+        Attach::To(_) => None,
+        Attach::Own { ttl_ms } => {
+            // Named after the whole request: another one under its name gets no lease of it.
+            let request = idempotency.as_ref().map(|name| name.request_hash.to_le_bytes());
+            let named = name.zip(request);
+            let named = named.map(|(name, request)| lease::name_own(&name, &[&request], ttl_ms));
+            Some(Own::grant(context, ttl_ms, named, deadline).await?)
+        }
+    };
+    let id = match (attach, &own) {
+        (_, Some(own)) => own.id,
+        (Attach::To(id), None) => id,
+        (Attach::Own { .. }, None) => unreachable!("was granted above"),
+    };
     let operation = Operation::Txn(transaction(put, id));
-    let wrote = context.write(Command { idempotency, operation }, deadline).await?;
-    let outcome = as_of_a_put(wrote.outcome);
-    if attach != Attach::To(id) && matches!(outcome, Outcome::ConditionFailed { .. }) {
+    let wrote = context.write(Command { idempotency, operation }, deadline).await;
+    let wrote = wrote.map(|wrote| Wrote { outcome: as_of_a_put(wrote.outcome), ..wrote });
+    if let Some(own) = own.filter(|own| own.is_left_over(&wrote, is_named)) {
         // If this fails, the lease ends by itself.
-        let _ = context.write(lease::revocation(id), deadline).await;
+        let _ = context.write(lease::revocation(own.id), deadline).await;
     }
-    Ok((id, Wrote { outcome, ..wrote }))
+    Ok((id, wrote?))
+}
+
+/// A lease that was made for a put alone.
+struct Own {
+    id: LeaseId,
+    /// An earlier attempt under its name was granted it, and it was over by now: it was granted
+    /// once more when the store was at this revision.
+    renewed_at: Option<Revision>,
+}
+
+impl Own {
+    async fn grant<R: Replica>(
+        context: &Context<R>,
+        ttl_ms: u64,
+        named: Option<IdempotencyKey>,
+        deadline: Deadline,
+    ) -> Result<Self, Problem> {
+        let is_named = named.is_some();
+        let id = match lease::grant(context, None, ttl_ms, named, deadline).await?.outcome {
+            Outcome::LeaseGranted { id, .. } => id,
+            refusal => return Err(refused(refusal)),
+        };
+        let find = |map: &R::Map| leases::find(map, id).map_err(ReadError::Map);
+        // What was granted is in the state here: if it is not there it was, and is over. What
+        // became of the put of that attempt only the put under its name tells, which must find
+        // a lease: that there is none would be its outcome for good.
+        if !is_named || context.replica.read(find)?.is_some() {
+            return Ok(Own { id, renewed_at: None });
+        }
+        let before = context.replica.revision();
+        match lease::grant(context, Some(id), ttl_ms, None, deadline).await?.outcome {
+            Outcome::LeaseGranted { .. } => Ok(Own { id, renewed_at: Some(before) }),
+            // By another attempt.
+            Outcome::LeaseExists { .. } => Ok(Own { id, renewed_at: None }),
+            refusal => Err(refused(refusal)),
+        }
+    }
+
+    /// Whether no key lives, or will live, under this lease.
+    fn is_left_over(&self, wrote: &Result<Wrote, Problem>, is_named: bool) -> bool {
+        match wrote {
+            Ok(Wrote { outcome: Outcome::Stored { revision, .. }, .. }) => {
+                // The put of an earlier attempt, whose key went with the lease of its time.
+                self.renewed_at.is_some_and(|before| *revision <= before)
+            }
+            // Other attempts under the name know more than this one.
+            Ok(Wrote { outcome: Outcome::IdempotencyLate { .. }, .. }) => false,
+            Ok(_) => true,
+            // They may still use it.
+            Err(problem) => !is_named && problem.has_no_effect(),
+        }
+    }
 }
 
 /// The put, if its precondition holds, else a look at the key without its value.

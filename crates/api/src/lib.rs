@@ -36,6 +36,7 @@ mod operation;
 mod precondition;
 mod problem;
 mod range_delete;
+mod release;
 mod replica;
 mod request_body;
 mod response;
@@ -45,6 +46,7 @@ mod target;
 mod txn;
 mod txn_name;
 mod watch;
+mod withdrawal;
 
 pub use limits::Limits;
 pub use members::{is_client_url, is_peer_address};

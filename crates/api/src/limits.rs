@@ -54,6 +54,8 @@ pub struct Limits {
     /// Events that wait for one watch. Beyond that it reads them by itself, when its client
     /// takes them.
     pub watch_queue_events_max: usize,
+    /// Bytes of them. One event always fits.
+    pub watch_queue_bytes_max: usize,
     /// The same of all watches together; an event that waits for many counts once.
     pub watch_held_bytes_max: usize,
     /// Keys that one command of a range delete removes.
@@ -94,6 +96,7 @@ impl Default for Limits {
             watches_max: 10_000,
             watch_progress_ms: 10_000,
             watch_queue_events_max: 256,
+            watch_queue_bytes_max: 1024 * 1024,
             watch_held_bytes_max: 32 * 1024 * 1024,
             range_delete_keys_max: 10_000,
             lease_ttl_ms_min: 1_000,

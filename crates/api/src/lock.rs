@@ -7,9 +7,9 @@ use bytes::Bytes;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use synod_kv::http::{ClaimBody, Encoding, HeldBody, HolderBody, ReleasedBody, ValueText};
+use synod_kv::http::{ClaimBody, Encoding, HeldBody, HolderBody, ValueText};
 use synod_kv::read::ReadError;
-use synod_kv::{Command, Condition, LeaseId, Outcome, Revision, Taken, lease as leases};
+use synod_kv::{LeaseId, Outcome, Revision, lease as leases};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::call::{self, Deadline, Name};
@@ -18,15 +18,15 @@ use crate::context::{Context, Wrote};
 use crate::key::{at, refused};
 use crate::lease::{self, decode, ttl_of};
 use crate::problem::{Kind, Problem};
+use crate::release;
 use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::target::{self, Query};
+use crate::withdrawal::Withdrawal;
 
 const LOCK: &str = "/v1/lock/";
 const ELECTION: &str = "/v1/election/";
 const LOOK_PARAMETERS: [&str; 3] = ["consistency", "min_revision", "redirect"];
-/// How long the removal of a claim may take that nobody waits for any more.
-const WITHDRAWAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a call about a lock or an election.
 ///
@@ -46,7 +46,7 @@ pub(crate) async fn answer<R: Replica>(
     let office = Office::new(kind, &name, context.limits.key_bytes_max)?;
     match head.method {
         Method::GET | Method::HEAD => look(context, &head, &office).await,
-        Method::DELETE => release(context, &head, &office).await,
+        Method::DELETE => release::answer(context, &head, &office).await,
         Method::POST => take(context, &head, body, (kind, &name, office)).await,
         _ => Err(Problem::not_allowed("GET, HEAD, POST, DELETE")),
     }
@@ -76,56 +76,6 @@ async fn look<R: Replica>(
         waiters,
     };
     Ok(response::json(StatusCode::OK, &body))
-}
-
-async fn release<R: Replica>(
-    context: &Context<R>,
-    head: &Parts,
-    office: &Office,
-) -> Result<Response<Body>, Problem> {
-    let query = Query::parse(head.uri.query(), &["token", "redirect"])?;
-    let token = query.number("token")?.map(Revision);
-    let token = token.ok_or_else(|| {
-        target::invalid("token", "is missing: say the token that came with the lock")
-    })?;
-    if let Some(redirected) = context.redirect(&head.uri, &query)? {
-        return Ok(redirected);
-    }
-    let deadline = Deadline::of(&head.headers, &context.limits)?;
-    let name = context.name_of(&head.headers)?;
-    context.prepare_read(&head.headers, &query).await?;
-    let line = office.line(context, Some(token)).await?;
-    let holder = line.first.filter(|first| first.token == token);
-    let Some(Claim { key, lease, paper, .. }) = holder else { return Err(not_held(token)) };
-    let idempotency = name.map(|name| {
-        let parts: [&[u8]; 2] = [&key, &token.0.to_le_bytes()];
-        call::name_write(name, "RELEASE", &parts, Condition::Always, false, b"")
-    });
-    let Wrote { outcome, expires } =
-        context.write(claim::release(key, token, idempotency), deadline).await?;
-    let revision = match outcome {
-        Outcome::Txn { succeeded: true, revision, .. } => revision,
-        Outcome::Txn { revision, .. } => return Err(not_held(token).at(revision)),
-        other => return Err(refused(other)),
-    };
-    if paper.own {
-        // It is free already. If this fails, the lease ends by itself.
-        let _ = context.write(lease::revocation(lease), deadline).await;
-    }
-    let body = ReleasedBody { lease: lease.0, token: token.0, revision: revision.0 };
-    let mut response = at(response::json(StatusCode::OK, &body), revision);
-    Context::<R>::say_expiry(&mut response, expires);
-    Ok(response)
-}
-
-fn not_held(token: Revision) -> Problem {
-    Problem::new(
-        Kind::LockNotHeld,
-        format!(
-            "It is not held with the token {token}: that was let go, or its lease ended. Whatever \
-             it guarded may have another holder."
-        ),
-    )
 }
 
 /// Under which lease something is claimed.
@@ -201,7 +151,7 @@ async fn hold<R: Replica>(
     wish: Wish,
     deadline: Deadline,
 ) -> Result<HeldBody, Problem> {
-    let _place = context.admission.lock_wait()?;
+    let place = context.admission.lock_wait()?;
     // Time is left to say that it did not come.
     let left = deadline.replica.saturating_duration_since(Instant::now());
     let until = Instant::now() + wish.wait.min(left - left / 10);
@@ -211,13 +161,11 @@ async fn hold<R: Replica>(
     // Attempts under one name share the lease: one that gives up must not end it for another.
     let is_alone = own && wish.name.is_none();
     let paper = Paper { own: is_alone, value: wish.value.clone() };
-    let mut withdrawal = Withdrawal {
-        replica: Some(context.replica.clone()),
-        key: wish.office.key(lease),
-        since,
-        own: is_alone.then_some(lease),
-    };
+    let (replica, key) = (&context.replica, wish.office.key(lease));
+    let own_lease = is_alone.then_some(lease);
+    let mut withdrawal = Withdrawal::new(replica, key, since, own_lease, place);
     let late = loop {
+        withdrawal.set_token(None);
         let token = match wish.office.claim(context, lease, &paper, deadline).await? {
             Ok(token) => token,
             Err(id) => {
@@ -232,6 +180,7 @@ async fn hold<R: Replica>(
                 }
             }
         };
+        withdrawal.set_token(Some(token));
         let turn = wish.office.wait(context, lease, token, until);
         let turn = if own {
             while_alive(context, (lease, ttl_ms), deadline, turn).await?
@@ -247,8 +196,10 @@ async fn hold<R: Replica>(
                 let Wrote { outcome, .. } = context.write(confirmed, deadline).await?;
                 match outcome {
                     Outcome::Txn { succeeded: true, .. } => {
-                        withdrawal.replica = None;
-                        return Ok(HeldBody { lease: lease.0, token: token.0, ttl_ms });
+                        if let Some(ttl_ms) = renew(context, lease, deadline).await? {
+                            withdrawal.cancel();
+                            return Ok(HeldBody { lease: lease.0, token: token.0, ttl_ms });
+                        }
                     }
                     Outcome::Txn { .. } | Outcome::LeaseNotFound { .. } => {}
                     other => return Err(refused(other)),
@@ -261,6 +212,19 @@ async fn hold<R: Replica>(
     };
     withdrawal.now(deadline).await;
     Err(held_by(&late))
+}
+
+/// Renews the lease of what is held from now on: its holder counts from when it hears of it.
+async fn renew<R: Replica>(
+    context: &Context<R>,
+    lease: LeaseId,
+    deadline: Deadline,
+) -> Result<Option<u64>, Problem> {
+    let kept = lease::keep_alive(context, vec![lease], deadline).await.map_err(|problem| {
+        let words = format!("It is held under the lease {lease}, which nobody may have renewed.");
+        problem.after(&words).with_effect_unknown()
+    })?;
+    Ok(kept.into_iter().next().flatten())
 }
 
 fn held_by(holder: &Claim) -> Problem {
@@ -319,50 +283,5 @@ async fn while_alive<R: Replica>(
                 let _ = lease::keep_alive(context, vec![lease], deadline).await;
             }
         }
-    }
-}
-
-/// Removes the claim of a call that ends without holding what it claimed, also when its client
-/// goes away.
-struct Withdrawal<R: Replica> {
-    /// None when there is nothing to remove.
-    replica: Option<R>,
-    key: Bytes,
-    since: Revision,
-    /// The lease that was made for the claim alone.
-    own: Option<LeaseId>,
-}
-
-impl<R: Replica> Withdrawal<R> {
-    async fn now(mut self, deadline: Deadline) {
-        if let Some(replica) = self.replica.take() {
-            let work = withdraw(replica, self.key.clone(), self.since, self.own);
-            // It goes on when nobody waits for it any more.
-            let _ = tokio::time::timeout_at(deadline.replica, tokio::spawn(work)).await;
-        }
-    }
-}
-
-impl<R: Replica> Drop for Withdrawal<R> {
-    fn drop(&mut self) {
-        if let Some(replica) = self.replica.take() {
-            let work = withdraw(replica, self.key.clone(), self.since, self.own);
-            // Where the server ends there is nobody to do it: the lease ends by itself.
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                drop(runtime.spawn(work));
-            }
-        }
-    }
-}
-
-async fn withdraw<R: Replica>(replica: R, key: Bytes, since: Revision, own: Option<LeaseId>) {
-    let deadline = Instant::now() + WITHDRAWAL_TIMEOUT;
-    let withdrawal: Command = claim::withdrawal(key, since);
-    let taken = replica.write(withdrawal, deadline).await;
-    let is_mine =
-        matches!(taken, Ok(Taken::Applied { outcome: Outcome::Txn { succeeded: true, .. }, .. }));
-    // Another call that holds under the same lease keeps it. What fails here ends by itself.
-    if let Some(lease) = own.filter(|_| is_mine) {
-        let _ = replica.write(lease::revocation(lease), deadline).await;
     }
 }

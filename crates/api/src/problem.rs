@@ -124,6 +124,11 @@ impl Problem {
         self
     }
 
+    /// Whether the request has no effect and will have none.
+    pub(crate) fn has_no_effect(&self) -> bool {
+        self.0.effect == Effect::NotApplied
+    }
+
     /// The revision of the store as the refusal saw it.
     pub(crate) fn at(mut self, revision: Revision) -> Self {
         self.0.revision = Some(revision);

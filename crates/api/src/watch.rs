@@ -4,10 +4,11 @@
 //! Events come from the list of changes that the state keeps, so a watch goes on at any node
 //! with the revision that it was told last. `hub` hands them out, `index` finds who is
 //! interested, `follower` is one watch, `event` writes what is told, and `stream` and `page`
-//! are the two forms of the answer.
+//! are the two forms of the answer; `frame` bounds what a stream has under way.
 
 mod event;
 mod follower;
+mod frame;
 mod hub;
 mod index;
 mod page;
@@ -240,6 +241,18 @@ impl Hub {
                 "counter",
                 "How often a watch had to read what did not fit into its queue.",
                 counters.lags.load(Relaxed),
+            ),
+            (
+                "watch_queued_bytes",
+                "gauge",
+                "About what lies in the queues of watches.",
+                self.held_bytes() as u64,
+            ),
+            (
+                "watch_sending_bytes",
+                "gauge",
+                "Of events that sockets have not taken yet.",
+                self.sending().load(Relaxed) as u64,
             ),
         ];
         for (name, kind, help, value) in lines {

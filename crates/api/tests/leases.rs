@@ -230,6 +230,54 @@ async fn a_named_request_takes_one_lease() {
     }
 }
 
+async fn leases_left(server: &Server) -> usize {
+    let leases = server.ask("GET /v1/lease", "", "").await.json();
+    leases["leases"].as_array().unwrap().len()
+}
+
+/// The first attempt is granted its lease and no more is known of it. Until the next one that
+/// lease is over.
+#[tokio::test]
+async fn a_named_put_is_done_though_the_lease_of_its_first_attempt_is_over() {
+    let (fake, server) = start().await;
+    let (line, name) = ("PUT /v1/kv/a?ttl=9s", "idempotency-key: n1");
+    fake.set_next_writes(&[Mode::Serve, Mode::Refuse(Refused::Deadline)]);
+    server.ask(line, name, "v").await.assert_problem(503, "timeout", "unknown");
+    assert_eq!(server.ask("DELETE /v1/lease/1", "", "").await.status, 200);
+    let put = server.ask(line, name, "v").await;
+    assert_eq!((put.status, put.header("synod-lease")), (201, "1"));
+    assert_eq!(server.ask("GET /v1/kv/a", "", "").await.header("synod-lease"), "1");
+    // Once more, while the key lives and when it went with its lease: it is not put again.
+    for left in [1, 0] {
+        let again = server.ask(line, name, "v").await;
+        assert_eq!((again.status, again.json()), (201, put.json()));
+        assert_eq!(leases_left(&server).await, left, "no lease without a key is left");
+        server.ask("DELETE /v1/lease/1", "", "").await;
+    }
+    server.ask("GET /v1/kv/a", "", "").await.assert_problem(404, "key-not-found", "not_applied");
+}
+
+#[tokio::test]
+async fn a_put_that_is_refused_leaves_no_lease_of_its_own() {
+    let (fake, server) = start().await;
+    let name = "idempotency-key: n1";
+    assert_eq!(server.ask("PUT /v1/kv/a", name, "v").await.status, 201);
+    let put = server.ask("PUT /v1/kv/a?ttl=9s", name, "v").await;
+    put.assert_problem(422, "idempotency-mismatch", "not_applied");
+    assert_eq!(leases_left(&server).await, 0);
+    fake.set_next_writes(&[Mode::Serve, Mode::Refuse(Refused::NoLeader)]);
+    let put = server.ask("PUT /v1/kv/a?ttl=9s", "", "v").await;
+    put.assert_problem(503, "no-leader", "not_applied");
+    assert_eq!(leases_left(&server).await, 0);
+    // Another request under the name of one that has its lease has nothing to do with that.
+    let name = "idempotency-key: n2";
+    assert_eq!(server.ask("PUT /v1/kv/b?ttl=9s", name, "v").await.status, 201);
+    let put = server.ask("PUT /v1/kv/b?ttl=9s", name, "w").await;
+    put.assert_problem(422, "idempotency-mismatch", "not_applied");
+    assert_eq!(server.ask("GET /v1/kv/b", "", "").await.status, 200);
+    assert_eq!(leases_left(&server).await, 1);
+}
+
 #[tokio::test]
 async fn a_lease_with_many_keys_is_ended_whole() {
     let options = KvOptions { delete_range_keys_max: 2, ..KvOptions::default() };

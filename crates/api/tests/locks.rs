@@ -3,10 +3,10 @@
 mod fake;
 mod raw;
 
-use fake::Fake;
+use fake::{Fake, Mode};
 use raw::{Raw, Server, request};
 use serde_json::{Value, json};
-use synod_api::{Limits, Replica};
+use synod_api::{Limits, Refused, Replica};
 use synod_kv::{Command, LeaseId, LeaseOperation, ListQuery, Operation, read};
 use tokio::time::Instant;
 
@@ -78,7 +78,7 @@ async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
     let released = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
     assert_eq!((released.status, &released.json()["lease"]), (200, &json!(1)));
     let twice = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
-    twice.assert_problem(409, "lock-not-held", "not_applied");
+    assert_eq!((twice.status, twice.json()), (200, released.json()), "it was let go");
     assert_eq!(server.ask("GET /v1/lease/1", "", "").await.status, 404, "its own lease");
     let second = lock(&server, "{\"ttl\": \"10s\"}").await;
     assert!(second["token"].as_u64() > first["token"].as_u64());
@@ -119,6 +119,88 @@ async fn who_waited_in_vain_is_told_and_leaves_nothing() {
         let late = server.ask("POST /v1/lock/a/b", headers, &body).await;
         late.assert_problem(409, "lock-held", "not_applied");
         wait_for_claims(&fake, 1).await;
+    }
+}
+
+/// The answer is lost, and the client asks again with what it has: its name, or the token.
+#[tokio::test]
+async fn a_release_that_comes_again_gets_its_first_outcome() {
+    for header in ["", "idempotency-key: n1"] {
+        let (fake, server) = start().await;
+        let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+        let token = held["token"].as_u64().unwrap();
+        let release = format!("DELETE /v1/lock/a/b?token={token}");
+        fake.set_next_writes(&[Mode::ServeAndLose]);
+        let lost = server.ask(&release, header, "").await;
+        lost.assert_problem(503, "outcome-unknown", "unknown");
+        // Somebody else has it by now, and keeps it.
+        let other = lock(&server, "{\"ttl\": \"10s\"}").await;
+        for _ in 0..2 {
+            let again = server.ask(&release, header, "").await;
+            assert_eq!(again.status, 200, "{again:?}");
+            assert_eq!(
+                (&again.json()["lease"], &again.json()["token"]),
+                (&held["lease"], &held["token"])
+            );
+            assert_eq!(again.headers.contains_key("synod-idempotency-expires"), !header.is_empty());
+        }
+        assert_eq!(server.ask("GET /v1/lease/1", "", "").await.status, 404, "its own lease");
+        let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
+        assert_eq!(look["token"], other["token"]);
+    }
+}
+
+/// What can't be let go now may be later.
+#[tokio::test]
+async fn a_refused_release_is_no_outcome_for_good_unless_the_claim_is_gone() {
+    let (fake, server) = start().await;
+    let early = server.ask("DELETE /v1/lock/a/b?token=2", "", "").await;
+    early.assert_problem(409, "lock-not-held", "not_applied");
+    let first = lock(&server, "{\"ttl\": \"10s\"}").await;
+    let mut second = wait_for_lock(&fake, &server, "", 2).await;
+    let name = "idempotency-key: n1";
+    for header in ["", name] {
+        let waits = server.ask("DELETE /v1/lock/a/b?token=3", header, "").await;
+        waits.assert_problem(409, "lock-not-held", "not_applied");
+    }
+    end_lease(&fake, first["lease"].as_u64().unwrap()).await;
+    let token = second.answer().await.json()["token"].as_u64().unwrap();
+    assert_eq!(token, 3, "or the test tried another one");
+    let gone = server.ask(&format!("DELETE /v1/lock/a/b?token={}", first["token"]), "", "").await;
+    gone.assert_problem(409, "lock-not-held", "not_applied");
+    assert_eq!(server.ask("DELETE /v1/lock/a/b?token=3", name, "").await.status, 200);
+}
+
+/// The node can't write when a waiter goes, and is asked again until it can.
+#[tokio::test]
+async fn a_waiter_that_left_leaves_no_claim_though_its_first_withdrawal_failed() {
+    for failed in [Mode::Refuse(Refused::NoLeader), Mode::Refuse(Refused::Deadline)] {
+        let (fake, server) = start().await;
+        lock(&server, "{\"ttl\": \"10s\"}").await;
+        let waits = wait_for_lock(&fake, &server, "", 2).await;
+        let seen = fake.writes_seen();
+        fake.set_next_writes(&[failed, failed]);
+        drop(waits);
+        let gone = async {
+            fake.saw_writes(seen + 3).await;
+            wait_for_claims(&fake, 1).await;
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.expect("it goes");
+    }
+}
+
+/// The time to live that the answer says is that of a renewal after the wait.
+#[tokio::test]
+async fn the_lease_of_what_is_held_is_renewed_for_its_full_time() {
+    let (fake, server) = start().await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 50}").await;
+    for (body, id) in [("{\"lease\": 50}", 50), ("{\"ttl\": \"10s\", \"lease\": null}", 1)] {
+        let held = server.ask("POST /v1/lock/a", "", body).await;
+        assert_eq!(held.json()["ttl_ms"], 10_000, "{held:?}");
+        let renewal = LeaseOperation::KeepAlive { ids: vec![LeaseId(id)] };
+        assert_eq!(fake.operations().last(), Some(&Operation::Lease(renewal)));
+        let token = &held.json()["token"];
+        server.ask(&format!("DELETE /v1/lock/a?token={token}"), "", "").await;
     }
 }
 

@@ -310,6 +310,59 @@ async fn a_client_that_leaves_ends_its_watch() {
     drop(fake);
 }
 
+/// What it sent and nobody read hides its end from who reads.
+#[tokio::test]
+async fn a_client_that_leaves_behind_another_request_ends_its_watch() {
+    for is_half in [true, false] {
+        let (fake, server) = start(limits()).await;
+        let mut raw = server.connect().await;
+        raw.send(request("GET /v1/watch", "", "")).await;
+        assert_eq!(raw.head().await.status, 200);
+        raw.send(request("GET /livez", "", "")).await;
+        raw.until("progress").await;
+        if is_half {
+            raw.finish_sending().await;
+        }
+        let kept = is_half.then_some(raw);
+        let gone = async {
+            while metric(&server, "watches").await != "0" {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), gone).await.expect("it goes");
+        drop((kept, fake));
+    }
+}
+
+/// What one slow client makes its node hold, of values that are small enough not to count.
+#[tokio::test]
+async fn a_slow_stream_has_little_under_way() {
+    let (fake, server) = start(Limits::default()).await;
+    let mut raw = server.connect().await;
+    raw.send(request("GET /v1/watch?from=1", "", "")).await;
+    assert_eq!(raw.head().await.status, 200);
+    let value = "x".repeat(8_000);
+    let mut told = 0;
+    // Until the sockets take nothing more.
+    loop {
+        for _ in 0..100 {
+            put(&fake, "a", &value).await;
+        }
+        let events: u64 = metric(&server, "watch_events_total").await.parse().unwrap();
+        let sending: u64 = metric(&server, "watch_sending_bytes").await.parse().unwrap();
+        assert!(sending < 24 * 1024, "{sending} bytes");
+        if events == told && sending > 4 * 1024 {
+            break;
+        }
+        told = events;
+    }
+    // It goes on where it stood.
+    let mut events = Events { raw, text: String::new() };
+    for revision in 1..=told + 10 {
+        assert_eq!(events.change().await.0, Some(revision));
+    }
+}
+
 #[tokio::test]
 async fn watches_have_places_of_their_own() {
     let limits = Limits { watches_max: 1, reads_in_flight_max: 1, ..Limits::default() };

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::metadata::Metadata;
 use crate::planted::Bug;
 use crate::record::Stored;
-use crate::stage::Stage;
+use crate::stage::{Stage, Staged};
 use crate::walk::{Finder, Walk};
 use crate::{
     Condition, KeyRecord, LeaseId, MapError, OrderedMap, Outcome, Revision, layout, record,
@@ -44,6 +44,40 @@ impl Existing<'_> {
             Existing::Stored(stored) if with_value => stored.to_record(),
             Existing::Stored(stored) => stored.metadata.with_value(Bytes::new()),
         }
+    }
+}
+
+/// Keys with the leases that they live under, 0 for none.
+type Leased = Vec<(Bytes, u64)>;
+
+/// A key as it is staged: that it exists, or when it was removed.
+fn existing(change: &Staged) -> Result<Existing<'_>, Revision> {
+    match change {
+        Staged::Put(record) => Ok(Existing::Staged(record)),
+        Staged::Removed(revision) => Err(*revision),
+    }
+}
+
+/// What the ranges of a command may still pass of keys that were removed.
+///
+/// It has to come to the same on all replicas, whatever they committed and compacted already.
+/// A removal behind the oldest revision is seen on each of them. An older one may be gone
+/// from the map of one and not of another, so it does not count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passes {
+    left: u32,
+    compacted: Revision,
+}
+
+impl Passes {
+    /// Passes a key that was removed at this revision, if it still may.
+    fn take(&mut self, removed: Revision) -> bool {
+        if removed <= self.compacted {
+            return true;
+        }
+        let left = self.left.checked_sub(1);
+        self.left = left.unwrap_or(0);
+        left.is_some()
     }
 }
 
@@ -104,46 +138,63 @@ impl Stage {
         limit: u32,
     ) -> Result<Outcome, MapError> {
         let limit = limit.min(self.options.delete_range_keys_max) as usize;
-        let keys = self.existing_keys(finder.map, start, end, limit)?;
+        let mut passes = self.passes();
+        let (keys, next) = self.existing_keys(finder.map, (start, end), limit, &mut passes)?;
         let revision = if keys.is_empty() { self.state.revision } else { self.advance() };
         for (key, lease) in &keys {
             self.remove(key, revision, *lease);
         }
-        let next = next_after(&keys, limit, start);
         Ok(Outcome::RangeDeleted { revision, count: keys.len() as u64, next })
     }
 
-    /// The lowest existing keys of a range, with their leases.
+    /// What the ranges of a command may pass.
+    pub(crate) fn passes(&self) -> Passes {
+        Passes { left: self.options.range_passes_max, compacted: self.state.compacted }
+    }
+
+    /// The lowest existing keys of a range, with their leases, and where the range goes on:
+    /// nowhere if no limit stopped it.
     pub(crate) fn existing_keys(
         &self,
         map: &impl OrderedMap,
-        start: &Bytes,
-        end: Option<&Bytes>,
+        (start, end): (&Bytes, Option<&Bytes>),
         limit: usize,
-    ) -> Result<Vec<(Bytes, u64)>, MapError> {
-        let mut keys = Vec::new();
+        passes: &mut Passes,
+    ) -> Result<(Leased, Option<Bytes>), MapError> {
+        let mut keys = Leased::new();
         if limit == 0 {
-            return Ok(keys);
+            return Ok((keys, Some(start.clone())));
         }
-        self.each_existing(map, start, end, |key, existing| {
+        let stopped = self.each_existing(map, (start, end), passes, |key, existing| {
             keys.push((key, existing.lease()));
             if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
-        Ok(keys)
+        let last = keys.last().filter(|_| keys.len() == limit);
+        let behind = last.map(|(last, _)| [last.as_ref(), &[0]].concat().into());
+        Ok((keys, behind.or(stopped)))
     }
 
     /// Visits the existing keys of a range in order: those of the map, and over them those
-    /// that are staged.
+    /// that are staged. Tells at which key it stopped because it passed enough that was removed.
     pub(crate) fn each_existing(
         &self,
         map: &impl OrderedMap,
-        start: &Bytes,
-        end: Option<&Bytes>,
+        (start, end): (&Bytes, Option<&Bytes>),
+        passes: &mut Passes,
         mut visit: impl FnMut(Bytes, Existing<'_>) -> ControlFlow<()>,
-    ) -> Result<(), MapError> {
+    ) -> Result<Option<Bytes>, MapError> {
         if end.is_some_and(|end| end <= start) {
-            return Ok(());
+            return Ok(None);
         }
+        // It stops for the visitor without, and for what was removed with a key.
+        let mut look = |key: Bytes, found: Result<Existing<'_>, Revision>| match found {
+            Ok(existing) => match visit(key, existing) {
+                ControlFlow::Continue(()) => ControlFlow::Continue(()),
+                ControlFlow::Break(()) => ControlFlow::Break(None),
+            },
+            Err(removed) if passes.take(removed) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(Some(key)),
+        };
         let mut staged = self
             .records
             .range(start.clone()..)
@@ -152,25 +203,29 @@ impl Stage {
         let mut walk = Walk::open(map, start, end.map(|end| end.as_ref()), false)?;
         while let Some(found) = walk.step()? {
             let key = Bytes::from(found.key());
-            while let Some(lower) = staged.next_if(|(staged, _)| **staged < key) {
-                if visit_staged(lower, &mut visit).is_break() {
-                    return Ok(());
+            while let Some((lower, change)) = staged.next_if(|(staged, _)| **staged < key) {
+                if let ControlFlow::Break(stopped) = look(lower.clone(), existing(change)) {
+                    return Ok(stopped);
                 }
             }
             let flow = match staged.next_if(|(staged, _)| **staged == key) {
-                Some(same) => visit_staged(same, &mut visit),
-                None => match found.record()? {
-                    Some(stored) => visit(key, Existing::Stored(stored)),
-                    None => ControlFlow::Continue(()),
+                Some((_, change)) => look(key, existing(change)),
+                None => match (found.record()?, found.revision()) {
+                    (Some(stored), _) => look(key, Ok(Existing::Stored(stored))),
+                    (None, Some(removed)) => look(key, Err(removed)),
+                    (None, None) => ControlFlow::Continue(()),
                 },
             };
-            if flow.is_break() {
-                return Ok(());
+            if let ControlFlow::Break(stopped) = flow {
+                return Ok(stopped);
             }
         }
-        // Whether the visitor wants to go on does not matter after the last one.
-        let _ = staged.try_for_each(|higher| visit_staged(higher, &mut visit));
-        Ok(())
+        for (higher, change) in staged {
+            if let ControlFlow::Break(stopped) = look(higher.clone(), existing(change)) {
+                return Ok(stopped);
+            }
+        }
+        Ok(None)
     }
 
     /// Stores a key's new record. `lease_before` is the lease that it lived under, 0 for none.
@@ -195,7 +250,8 @@ impl Stage {
             self.leases.attach(&mut self.batch, LeaseId(metadata.lease), key);
         }
         self.cache.set(key, Some(metadata));
-        self.records.insert(key.clone(), Some(metadata.with_value(value.clone())));
+        let record = metadata.with_value(value.clone());
+        self.records.insert(key.clone(), Staged::Put(record));
     }
 
     /// Puts a tombstone for a key that lived under a lease, 0 for none.
@@ -206,7 +262,7 @@ impl Stage {
         self.leases.detach(&mut self.batch, LeaseId(lease), key);
         self.state.hash.bytes(key);
         self.cache.set(key, None);
-        self.records.insert(key.clone(), None);
+        self.records.insert(key.clone(), Staged::Removed(revision));
     }
 
     pub(crate) fn advance(&mut self) -> Revision {
@@ -226,23 +282,4 @@ impl Stage {
         let revision = self.state.revision;
         (!holds).then_some(Outcome::ConditionFailed { revision, current })
     }
-}
-
-fn visit_staged(
-    (key, record): (&Bytes, &Option<KeyRecord>),
-    visit: &mut impl FnMut(Bytes, Existing<'_>) -> ControlFlow<()>,
-) -> ControlFlow<()> {
-    match record {
-        Some(record) => visit(key.clone(), Existing::Staged(record)),
-        None => ControlFlow::Continue(()),
-    }
-}
-
-/// Where a range delete goes on that removed these keys: nowhere if it was not stopped by
-/// its limit.
-pub(crate) fn next_after(keys: &[(Bytes, u64)], limit: usize, start: &Bytes) -> Option<Bytes> {
-    (keys.len() == limit).then(|| match keys.last() {
-        Some((last, _)) => [last.as_ref(), &[0]].concat().into(),
-        None => start.clone(),
-    })
 }

@@ -71,9 +71,24 @@ pub struct Lease {
     pub is_ending: bool,
 }
 
+/// What became of leases since the state machine was opened. It is nothing of the state:
+/// replicas may have been opened at different times.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct LeaseCounts {
+    /// Leases that were granted.
+    pub granted: u64,
+    /// Leases that ended because their time was over.
+    pub expired: u64,
+    /// Leases that somebody ended.
+    pub revoked: u64,
+    /// Renewals by commands.
+    pub renewed: u64,
+}
+
 /// What of leases is not in the map yet.
 #[derive(Default, Debug)]
 pub(crate) struct Leases {
+    pub(crate) counts: LeaseCounts,
     records: BTreeMap<LeaseId, Option<Lease>>,
     /// Whether a key lives under a lease.
     keys: BTreeMap<(LeaseId, Bytes), bool>,
@@ -166,6 +181,11 @@ impl Lease {
         let is_ending = reader.byte()? != 0;
         reader.end().map(|()| Lease { ttl_ms, granted_ms, renewals, is_ending })
     }
+}
+
+/// Whether a lease is no more with this outcome.
+fn is_end(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::LeaseEnded { more: false, .. })
 }
 
 fn damaged() -> MapError {
@@ -279,7 +299,11 @@ impl Stage {
         match operation {
             LeaseOperation::Grant { id, ttl_ms } => self.grant(finder.map, *id, *ttl_ms),
             LeaseOperation::Revoke { id } => match self.leases.find(finder.map, *id)? {
-                Some(lease) => self.end_lease(finder, *id, lease),
+                Some(lease) => {
+                    let outcome = self.end_lease(finder, *id, lease)?;
+                    self.leases.counts.revoked += u64::from(is_end(&outcome));
+                    Ok(outcome)
+                }
                 None => Ok(Outcome::LeaseNotFound { revision, id: *id }),
             },
             LeaseOperation::KeepAlive { ids } => self.keep_alive(finder.map, ids),
@@ -296,7 +320,9 @@ impl Stage {
                 if !is_current && !lease.is_ending {
                     return Ok(Outcome::LeaseExpiryOld { revision, id: *id });
                 }
-                self.end_lease(finder, *id, lease)
+                let outcome = self.end_lease(finder, *id, lease)?;
+                self.leases.counts.expired += u64::from(is_end(&outcome));
+                Ok(outcome)
             }
         }
     }
@@ -344,6 +370,7 @@ impl Stage {
         let lease = Lease { ttl_ms, granted_ms, renewals, is_ending: false };
         self.leases.set(&mut self.batch, id, Some(lease));
         self.state.leases += 1;
+        self.leases.counts.granted += 1;
         self.state.hash.number(ttl_ms);
         Ok(Outcome::LeaseGranted { revision, id, ttl_ms })
     }
@@ -355,6 +382,7 @@ impl Stage {
             if let Some(lease) = lease {
                 let renewals = self.state.applied_slot;
                 self.leases.set(&mut self.batch, *id, Some(Lease { renewals, ..lease }));
+                self.leases.counts.renewed += 1;
             }
             ttls_ms.push(lease.map(|lease| lease.ttl_ms));
         }
@@ -465,6 +493,8 @@ mod tests {
             assert_eq!(machine.lease(expire.clone()), ended(4, 1, false));
             let gone = Outcome::LeaseNotFound { revision: Revision(4), id: ID };
             assert_eq!(machine.lease(expire), gone);
+            let counts = LeaseCounts { granted: 1, expired: 1, ..LeaseCounts::default() };
+            assert_eq!(machine.machine.lease_counts(), counts, "each lease ends once");
             machine.machine.commit().unwrap();
             let map = machine.machine.map();
             assert_eq!(read::list(map, &ListQuery::prefix(b"")).unwrap().count, 0);

@@ -41,7 +41,7 @@ mod write_set;
 pub use command::{Command, Condition, IdempotencyKey, Operation};
 pub use identity::{LeaseEpoch, LeaseId, Revision, ServerId};
 pub use layout::APPLIED_KEY;
-pub use lease::{KEEP_ALIVES_MAX, Lease, LeaseOperation};
+pub use lease::{KEEP_ALIVES_MAX, Lease, LeaseCounts, LeaseOperation};
 pub use machine::StateMachine;
 pub use map::{Cursor, MapError, OrderedMap};
 pub use memory::{MemoryCursor, MemoryMap};

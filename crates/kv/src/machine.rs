@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::{
-    Command, KvOptions, Lease, LeaseId, MapError, OrderedMap, Revision, ServerId, Taken,
-    walk::Finder,
+    Command, KvOptions, Lease, LeaseCounts, LeaseId, MapError, OrderedMap, Revision, ServerId,
+    Taken, walk::Finder,
 };
 
 /// Turns commands into changes of a map.
@@ -117,6 +117,18 @@ impl<M: OrderedMap> StateMachine<M> {
     /// When the map cannot be read or the record is damaged.
     pub fn lease(&self, id: LeaseId) -> Result<Option<Lease>, MapError> {
         self.stage.leases.find(&self.map, id)
+    }
+
+    /// How many leases there are with everything applied.
+    #[must_use]
+    pub fn leases(&self) -> u64 {
+        self.stage.state.leases
+    }
+
+    /// What became of leases since this was opened.
+    #[must_use]
+    pub fn lease_counts(&self) -> LeaseCounts {
+        self.stage.leases.counts
     }
 
     /// What the last [`StateMachine::apply_configurations`] brought; empty before the

@@ -19,6 +19,9 @@ pub struct KvOptions {
     pub idempotency_bytes_max: u64,
     /// How many keys one range delete removes at most, whatever it asks for.
     pub delete_range_keys_max: u32,
+    /// How many removed keys the ranges of one command pass at most, beside those whose
+    /// removal is compacted: of these nobody knows which are still in the map.
+    pub range_passes_max: u32,
     /// How many bytes of keys and values the reads of one transaction bring back at most,
     /// unless a single record is longer.
     pub txn_answer_bytes_max: usize,
@@ -52,6 +55,7 @@ impl Default for KvOptions {
             idempotency_records_max: 5_000_000,
             idempotency_bytes_max: 512 << 20,
             delete_range_keys_max: 10_000,
+            range_passes_max: 100_000,
             txn_answer_bytes_max: 4 << 20,
             leases_max: 1_000_000,
             compaction_age_ms: 5 * 60 * 1000,

@@ -14,7 +14,7 @@ use crate::state::Sequence;
 use crate::walk::Finder;
 use crate::{
     APPLIED_KEY, Command, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
-    OrderedMap, Outcome, ServerId, State, Taken, WriteSet,
+    OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet,
 };
 
 /// The state with everything applied, and the changes since the last commit.
@@ -23,14 +23,33 @@ pub(crate) struct Stage {
     pub(crate) state: State,
     pub(crate) options: KvOptions,
     pub(crate) cache: MetadataCache,
-    /// The newest record of each key that changed since the last commit.
-    pub(crate) records: BTreeMap<Bytes, Option<KeyRecord>>,
+    /// How each key stands that changed since the last commit.
+    pub(crate) records: BTreeMap<Bytes, Staged>,
     pub(crate) changes: ChangeLog,
     pub(crate) samples: Samples,
     pub(crate) leases: Leases,
     idempotency: Idempotency,
     pub(crate) batch: WriteSet,
     is_changed: bool,
+}
+
+/// How a key stands that changed since the last commit.
+#[derive(Clone, Debug)]
+pub(crate) enum Staged {
+    /// This is its newest record.
+    Put(KeyRecord),
+    /// It was removed at this revision.
+    Removed(Revision),
+}
+
+impl Staged {
+    /// The record; none if the key does not exist.
+    pub(crate) fn record(&self) -> Option<&KeyRecord> {
+        match self {
+            Staged::Put(record) => Some(record),
+            Staged::Removed(_) => None,
+        }
+    }
 }
 
 impl Stage {
@@ -58,6 +77,7 @@ impl Stage {
     pub(crate) fn replace(&mut self, new: Stage) {
         let planted = self.options.planted;
         let before = std::mem::replace(self, new);
+        self.leases.counts = before.leases.counts;
         if planted.is(Bug::SnapshotKeepsCache) {
             self.cache = before.cache;
         }
@@ -250,7 +270,7 @@ impl Stage {
             return Ok(None);
         }
         let metadata = match self.records.get(key) {
-            Some(staged) => staged.as_ref().map(Metadata::of),
+            Some(staged) => staged.record().map(Metadata::of),
             None => finder.newest(key, |stored| stored.metadata)?,
         };
         self.cache.set(key, metadata);
@@ -264,7 +284,7 @@ impl Stage {
         key: &[u8],
     ) -> Result<Option<KeyRecord>, MapError> {
         match self.records.get(key) {
-            Some(staged) => Ok(staged.clone()),
+            Some(staged) => Ok(staged.record().cloned()),
             None => finder.newest(key, |stored| stored.to_record()),
         }
     }

@@ -8,10 +8,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::keys::next_after;
+use crate::keys::Passes;
 use crate::metadata::Metadata;
 use crate::planted::Bug;
-use crate::stage::Stage;
+use crate::stage::{Stage, Staged};
 use crate::walk::Finder;
 use crate::{
     Compare, Entry, KeyRecord, LeaseId, MapError, OrderedMap, Outcome, Relation, Revision, Target,
@@ -27,11 +27,13 @@ struct Trial {
     revision: Revision,
     writes: Vec<TxnWrite>,
     /// What the records held before, in the order of the writes.
-    before: Vec<(Bytes, Option<Option<KeyRecord>>)>,
+    before: Vec<(Bytes, Option<Staged>)>,
     answer_bytes: usize,
     answer_bytes_max: usize,
     /// How many keys its range deletes may still remove.
     removals_left: u32,
+    /// What its ranges may still pass.
+    passes: Passes,
 }
 
 /// A change of a key.
@@ -80,6 +82,7 @@ impl Stage {
             answer_bytes: 0,
             answer_bytes_max: self.options.txn_answer_bytes_max,
             removals_left: self.options.delete_range_keys_max,
+            passes: self.passes(),
         };
         let mut results = Vec::with_capacity(branch.len());
         for operation in branch {
@@ -161,8 +164,8 @@ impl Stage {
                 let limit = (*limit).min(trial.removals_left);
                 trial.removals_left -= limit;
                 let limit = limit as usize;
-                let keys = self.existing_keys(finder.map, start, end.as_ref(), limit)?;
-                let next = next_after(&keys, limit, start);
+                let (range, passes) = ((start, end.as_ref()), &mut trial.passes);
+                let (keys, next) = self.existing_keys(finder.map, range, limit, passes)?;
                 let count = keys.len() as u64;
                 trial.removals_left += u32::try_from(limit - keys.len()).expect("was a u32");
                 for (key, lease_before) in keys {
@@ -236,12 +239,13 @@ impl Stage {
         &self,
         map: &impl OrderedMap,
         trial: &mut Trial,
-        (start, end): (&Bytes, Option<&Bytes>),
+        range: (&Bytes, Option<&Bytes>),
         limit: usize,
         keys_only: bool,
     ) -> Result<TxnResult, MapError> {
         let (mut entries, mut next) = (Vec::new(), None);
-        self.each_existing(map, start, end, |key, existing| {
+        let mut passes = trial.passes;
+        let stopped = self.each_existing(map, range, &mut passes, |key, existing| {
             let value_bytes = if keys_only { 0 } else { existing.value_bytes() };
             if entries.len() == limit || !trial.has_room(key.len() + value_bytes) {
                 next = Some(key);
@@ -250,14 +254,18 @@ impl Stage {
             entries.push(Entry { key, record: existing.to_record(!keys_only) });
             ControlFlow::Continue(())
         })?;
-        Ok(TxnResult::Range { entries, next })
+        trial.passes = passes;
+        Ok(TxnResult::Range { entries, next: next.or(stopped) })
     }
 
     /// Makes a write visible to the operations after it.
     fn note(&mut self, trial: &mut Trial, write: TxnWrite) {
         let put = write.put.as_ref();
-        let record = put.map(|(metadata, value)| metadata.with_value(value.clone()));
-        let before = self.records.insert(write.key.clone(), record);
+        let staged = match put {
+            Some((metadata, value)) => Staged::Put(metadata.with_value(value.clone())),
+            None => Staged::Removed(trial.revision),
+        };
+        let before = self.records.insert(write.key.clone(), staged);
         trial.before.push((write.key.clone(), before));
         trial.writes.push(write);
     }

@@ -94,6 +94,11 @@ impl<'a> Found<'a> {
         layout::key_of_prefix(self.prefix)
     }
 
+    /// The revision of its record; none if the key had no record yet.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.stored.map(|(revision, _)| revision)
+    }
+
     /// The record; none if the key does not exist at the revision.
     pub(crate) fn record(&self) -> Result<Option<Stored<'a>>, MapError> {
         match self.stored {

@@ -2,9 +2,9 @@
 //! and then answered.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, PoisonError};
 
 use synod_api::Refused;
 use synod_host::{Applied, apply_configuration, configurations_of};
@@ -223,6 +223,8 @@ impl Applier {
             machine.state_hash(),
         );
         self.shared.state.set_compacted(machine.compacted(), machine.compaction_due());
+        let leases = (machine.leases(), machine.lease_counts());
+        *self.shared.state.leases.lock().unwrap_or_else(PoisonError::into_inner) = leases;
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::replica::Handle;
+use crate::shared::count;
 use crate::timekeeper::{Expired, Proposal, Timekeeper};
 
 /// How often it is looked who leads and what is over. Well below the timekeeper's pace.
@@ -257,7 +258,7 @@ impl Handle {
             return self.renew_by_command(ids, deadline).await;
         }
         let mut ttls_ms = Vec::with_capacity(ids.len());
-        let mut rest = Vec::new();
+        let (mut rest, mut kept) = (Vec::new(), 0);
         for (at, (id, is_noted)) in ids.iter().zip(noted).enumerate() {
             if at % FINDS == FINDS - 1 {
                 tokio::task::yield_now().await;
@@ -267,8 +268,10 @@ impl Handle {
             if lease.is_some() && !is_noted {
                 rest.push(at);
             }
+            kept += usize::from(lease.is_some() && is_noted);
             ttls_ms.push(lease.map(|lease| lease.ttl_ms));
         }
+        count(&self.shared().state.lease_renewals_unlogged, kept);
         if !rest.is_empty() {
             let by_command = rest.iter().map(|at| ids[*at]).collect();
             let kept = self.renew_by_command(by_command, deadline).await?;

@@ -20,6 +20,7 @@ pub(crate) fn text(facts: &Facts, shared: &Shared, uptime: Duration) -> String {
     page.gauge("uptime_seconds", "Since the node began.", uptime.as_secs());
     page.gauge("node_id", "This node.", u64::from(facts.node.0));
     write_state(&mut page, shared);
+    write_leases(&mut page, shared);
     write_journal(&mut page, shared);
     write_snapshots(&mut page, shared);
     if let Some(snapshot) = shared.owner.snapshot() {
@@ -47,6 +48,19 @@ fn write_state(page: &mut Page, shared: &Shared) {
     page.gauge("compacted_revision", text, state.compacted().0);
     let backlog = state.backlog_values.load(Relaxed);
     page.gauge("apply_backlog_values", "Chosen values not applied yet.", backlog);
+}
+
+fn write_leases(page: &mut Page, shared: &Shared) {
+    let state = &shared.state;
+    let (leases, counts) = *state.leases.lock().unwrap_or_else(PoisonError::into_inner);
+    page.gauge("leases", "Leases there are.", leases);
+    page.counter("leases_granted_total", "Leases granted.", counts.granted);
+    page.counter("leases_expired_total", "Leases whose time was over.", counts.expired);
+    page.counter("leases_revoked_total", "Leases that somebody ended.", counts.revoked);
+    page.counter("lease_renewals_total", "Renewals through the log.", counts.renewed);
+    let unlogged = state.lease_renewals_unlogged.load(Relaxed);
+    let text = "Renewals by this node as the leader, without the log.";
+    page.counter("lease_renewals_unlogged_total", text, unlogged);
 }
 
 fn write_journal(page: &mut Page, shared: &Shared) {

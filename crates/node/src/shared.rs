@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use synod_host::{Applied, Queues};
-use synod_kv::Revision;
 use synod_kv::http::ScrubBody;
+use synod_kv::{LeaseCounts, Revision};
 use synod_paxos::{Configurations, NodeId, Slot, Status};
 use synod_storage::StoreMetrics;
 use synod_transport::{PeerMetrics, TransportMetrics};
@@ -105,6 +105,10 @@ pub(crate) struct StateView {
     pub(crate) values: AtomicU64,
     pub(crate) commits: AtomicU64,
     pub(crate) backlog_values: AtomicU64,
+    /// How many leases there are, and what became of others.
+    pub(crate) leases: Mutex<(u64, LeaseCounts)>,
+    /// Renewals of leases that needed no command.
+    pub(crate) lease_renewals_unlogged: AtomicU64,
 }
 
 /// What the apply thread leaves for the owner, to be taken in this order.

@@ -98,6 +98,49 @@ fn three_nodes_answer_any_request_and_survive_a_leader_that_stops() {
     assert_eq!((get.status, get.body.as_str()), (200, "still here"), "{get:?}");
 }
 
+/// The value of a metric.
+fn metric(node: &Node, name: &str) -> u64 {
+    let page = request(node.client_addr(), "GET", "/metrics", "").body;
+    let line = page.lines().find_map(|line| line.strip_prefix(&format!("synod_{name} ")));
+    line.expect("it is there").parse().expect("a number")
+}
+
+/// Thousands of clients that keep their leases alive must not fill the log.
+#[test]
+fn to_keep_a_lease_alive_costs_the_leader_no_entry_in_the_log() {
+    let cluster = Cluster::new(1);
+    let node = cluster.start(0);
+    let ask = |method, target: &str, body: &str| request(node.client_addr(), method, target, body);
+    for id in [7, 8, 9] {
+        let body = format!("{{\"ttl\": \"60s\", \"id\": {id}}}");
+        assert_eq!(ask("POST", "/v1/lease", &body).status, 201);
+    }
+    let keep = || ask("POST", "/v1/lease/keepalive", "{\"ids\": [7, 8, 9]}");
+    // Until the node keeps the time renewals are commands.
+    wait_for("a renewal without a command", || {
+        assert_eq!(keep().status, 200);
+        metric(&node, "lease_renewals_unlogged_total") > 0
+    });
+    let (unlogged, logged) =
+        (metric(&node, "lease_renewals_unlogged_total"), metric(&node, "lease_renewals_total"));
+    let slots = metric(&node, "applied_slot");
+    for _ in 0..200 {
+        let kept = keep();
+        assert!(!kept.body.contains("null"), "{kept:?}");
+        assert_eq!(ask("POST", "/v1/lease/7/keepalive", "").status, 200);
+    }
+    assert_eq!(metric(&node, "lease_renewals_unlogged_total"), unlogged + 800);
+    assert_eq!(metric(&node, "lease_renewals_total"), logged);
+    assert_eq!(metric(&node, "applied_slot"), slots, "nothing else happened");
+
+    assert_eq!(ask("DELETE", "/v1/lease/8", "").status, 200);
+    assert_eq!(ask("POST", "/v1/lease", "{\"ttl\": \"1s\"}").status, 201);
+    wait_for("its end", || metric(&node, "leases_expired_total") == 1);
+    let counted = ["leases", "leases_granted_total", "leases_revoked_total"];
+    assert_eq!(counted.map(|name| metric(&node, name)), [2, 4, 1]);
+    node.stop().expect("stopped in order");
+}
+
 #[test]
 fn the_journal_is_cut_when_the_state_is_flushed() {
     let mut cluster = Cluster::new(1);

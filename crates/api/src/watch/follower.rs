@@ -40,18 +40,7 @@ impl Follower {
         if queue.is_stopping {
             return Poll::Ready(Turn::Stop);
         }
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        while bytes < bytes_max
-            && let Some(item) = queue.items.pop_front()
-        {
-            bytes += item.event.bytes();
-            items.push(item);
-        }
-        if queue.items.is_empty() {
-            // What was bought for a rush is not kept for the quiet.
-            queue.items.shrink_to(4);
-        }
+        let items = queue.take(bytes_max);
         if !items.is_empty() {
             return Poll::Ready(Turn::Items(items));
         }

@@ -1,8 +1,8 @@
 //! Hands what happens to the watches of this node.
 //!
 //! Each change is read once, and only if somebody is interested in its key; then it lies in
-//! the queues of those. A queue is bounded, and so is what lies in all of them: a watch whose
-//! queue has no room *falls behind*. It empties its queue, reads the list of changes by itself
+//! the queues of those. A queue is bounded in events and in bytes, and so is what lies in all of
+//! them: a watch whose queue has no room *falls behind*. It empties its queue, reads the list of changes by itself
 //! as fast as its client takes them, and comes back when it has caught up. So a slow
 //! client costs no memory, and a fast one costs no reading.
 //!
@@ -46,8 +46,11 @@ pub(crate) struct Hub {
     joined: Notify,
     /// Bytes of what lies in the queues.
     held: Arc<AtomicUsize>,
+    /// Bytes of what is on its way to the sockets.
+    sending: Arc<AtomicUsize>,
     held_bytes_max: usize,
     queue_events_max: usize,
+    queue_bytes_max: usize,
     pub(crate) counters: Counters,
 }
 
@@ -93,7 +96,9 @@ pub(crate) struct Watch {
 /// What is between the hub and a watch. The lock of the hub is taken before its lock.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    pub(crate) items: VecDeque<Item>,
+    items: VecDeque<Item>,
+    /// Bytes of the items.
+    bytes: usize,
     pub(crate) mode: Mode,
     pub(crate) waker: Option<Waker>,
     pub(crate) is_stopping: bool,
@@ -123,6 +128,29 @@ impl Watch {
 }
 
 impl Queue {
+    /// Takes items of about so many bytes.
+    pub(crate) fn take(&mut self, bytes_max: usize) -> Vec<Item> {
+        let (mut items, before) = (Vec::new(), self.bytes);
+        while before - self.bytes < bytes_max
+            && let Some(item) = self.items.pop_front()
+        {
+            self.bytes -= item.event.bytes();
+            items.push(item);
+        }
+        if self.items.is_empty() {
+            // What was bought for a rush is not kept for the quiet.
+            self.items.shrink_to(4);
+        }
+        items
+    }
+
+    /// Whether so many more events of so many bytes fit. One always does.
+    fn has_room(&self, events: usize, bytes: usize, limits: (usize, usize)) -> bool {
+        let (events_max, bytes_max) = limits;
+        let is_one = self.items.is_empty() && events == 1;
+        self.items.len() + events <= events_max && (is_one || self.bytes + bytes <= bytes_max)
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -144,8 +172,10 @@ impl Hub {
             state: Mutex::new(state),
             joined: Notify::new(),
             held: Arc::default(),
+            sending: Arc::default(),
             held_bytes_max: limits.watch_held_bytes_max,
             queue_events_max: limits.watch_queue_events_max,
+            queue_bytes_max: limits.watch_queue_bytes_max,
             counters: Counters::default(),
         }
     }
@@ -156,7 +186,8 @@ impl Hub {
         state.last_id += 1;
         let is_stopping = state.is_stopping;
         let mode = Mode::Behind(at);
-        let queue = Mutex::new(Queue { items: VecDeque::new(), mode, waker: None, is_stopping });
+        let (items, bytes) = (VecDeque::new(), 0);
+        let queue = Mutex::new(Queue { items, bytes, mode, waker: None, is_stopping });
         let watch = Arc::new(Watch { id: state.last_id, range, previous, queue });
         state.index.insert(watch.id, watch.range.clone());
         state.watches.insert(watch.id, Arc::clone(&watch));
@@ -178,8 +209,12 @@ impl Hub {
         lock(&self.state).watches.len()
     }
 
+    /// Where bytes are counted that are on their way to the sockets.
+    pub(crate) fn sending(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.sending)
+    }
+
     /// Bytes of what lies in the queues.
-    #[cfg(test)]
     pub(crate) fn held_bytes(&self) -> usize {
         self.held.load(Relaxed)
     }
@@ -208,6 +243,7 @@ impl Hub {
         let mut state = lock(&self.state);
         let mut queue = watch.queue();
         queue.items.clear();
+        queue.bytes = 0;
         if let Mode::Live(_) = std::mem::replace(&mut queue.mode, Mode::Behind(at)) {
             state.live.count_out(watch);
         }
@@ -328,14 +364,16 @@ impl Hub {
             Mode::Live(from) if from <= revision => {}
             Mode::Live(_) | Mode::Behind(_) => return,
         }
-        let is_full = queue.items.len() + events.len() > self.queue_events_max
-            || self.held.load(Relaxed) > self.held_bytes_max;
-        if is_full {
+        let bytes = events.iter().map(|event| event.bytes()).sum();
+        let limits = (self.queue_events_max, self.queue_bytes_max);
+        let has_room = queue.has_room(events.len(), bytes, limits);
+        if !has_room || self.held.load(Relaxed) > self.held_bytes_max {
             drop(queue);
             return self.fall_behind(watch, revision, live);
         }
         let last = events.len() - 1;
         let items = events.into_iter().enumerate();
+        queue.bytes += bytes;
         queue.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
         queue.wake();
     }

@@ -23,6 +23,7 @@ use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::watch::event::{self, Format};
 use crate::watch::follower::{Follower, Turn};
+use crate::watch::frame::Frames;
 
 /// Asks proxies not to collect what should be seen at once.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -46,6 +47,7 @@ pub(crate) fn answer<R: Replica>(
         follower: Some(follower),
         format,
         first: Some(first.into()),
+        frames: Frames::new(context.watches.sending()),
         quiet,
         timer: Box::pin(sleep(quiet)),
         _place: place,
@@ -66,6 +68,7 @@ struct Stream<R> {
     format: Format,
     /// What the client is told before anything happens.
     first: Option<Bytes>,
+    frames: Frames,
     /// For how long nothing may be said.
     quiet: Duration,
     timer: Pin<Box<Sleep>>,
@@ -82,6 +85,10 @@ impl<R: Replica> Stream<R> {
         }
         loop {
             let Some(follower) = &self.follower else { return Poll::Ready(None) };
+            // Who is slow is told nothing new meanwhile, so it costs its queue at the most.
+            if self.frames.poll_ready(task).is_pending() {
+                return Poll::Pending;
+            }
             match follower.poll_turn(task, ANSWER_BYTES_FREE) {
                 Poll::Ready(Turn::Stop) => return self.end(stopping()),
                 Poll::Ready(Turn::Items(items)) => {
@@ -204,6 +211,7 @@ impl<R: Replica> HttpBody for Stream<R> {
         mut self: Pin<&mut Self>,
         task: &mut Task<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.poll(task).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+        let frames = self.frames.clone();
+        self.poll(task).map(|bytes| bytes.map(|bytes| Ok(Frame::data(frames.send(bytes)))))
     }
 }

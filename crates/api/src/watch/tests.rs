@@ -381,6 +381,41 @@ fn a_client_that_takes_nothing_costs_no_more_than_its_queue() {
     assert_eq!(lags(&world), 2);
 }
 
+/// Large values and a client that takes none of them: what it leaves to others is most of all
+/// that may be held, so they are handed what happens.
+#[test]
+fn a_client_that_takes_nothing_does_not_take_the_room_of_the_others() {
+    let limits =
+        Limits { watch_queue_bytes_max: 4_000, watch_held_bytes_max: 40_000, ..Limits::default() };
+    let mut world = live(&limits);
+    for _ in 0..200 {
+        world.run(Step::Write(vec![(1, true)]));
+        world.run(Step::Apply(0));
+        world.hand_out(0, (10_000, 100));
+        assert!(!world.take(0, (10, 10_000)), "one that takes all is up to date");
+        assert!(world.hubs[0].held_bytes() < 8_000, "{}", world.hubs[0].held_bytes());
+    }
+    let lags = world.hubs[0].counters.lags.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(lags, CLIENTS as u64 - 1, "the others fell behind once");
+    world.finish();
+}
+
+/// An event that is larger than a queue is handed over, if the queue is empty.
+#[test]
+fn one_event_always_fits() {
+    let limits = Limits { watch_queue_bytes_max: 1, ..Limits::default() };
+    let mut world = live(&limits);
+    for _ in 0..10 {
+        world.run(Step::Write(vec![(1, true)]));
+        world.run(Step::Apply(0));
+        world.hand_out(0, (10_000, 100));
+        (0..CLIENTS).for_each(|client| assert!(world.take(client, (1, 1))));
+    }
+    let lags = world.hubs[0].counters.lags.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(lags, 0);
+    world.finish();
+}
+
 #[test]
 fn all_queues_together_are_bounded() {
     let limits = Limits { watch_held_bytes_max: 10_000, ..Limits::default() };

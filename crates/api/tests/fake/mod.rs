@@ -5,6 +5,7 @@
 
 mod stand_in;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
@@ -40,6 +41,8 @@ struct Shared {
     /// Every operation that was applied.
     operations: Mutex<Vec<Operation>>,
     writes: watch::Sender<Mode>,
+    /// What becomes of the next writes, before that counts.
+    next_writes: Mutex<VecDeque<Mode>>,
     barriers: watch::Sender<Mode>,
     /// How many calls wait now.
     waiting: watch::Sender<usize>,
@@ -103,6 +106,7 @@ impl Fake {
                 clock: Mutex::new(Clock { now_ms: 0, step_ms: 1 }),
                 operations: Mutex::default(),
                 writes: watch::Sender::new(Mode::Serve),
+                next_writes: Mutex::default(),
                 barriers: watch::Sender::new(Mode::Serve),
                 waiting: watch::Sender::new(0),
                 writes_seen: watch::Sender::new(0),
@@ -128,6 +132,11 @@ impl Fake {
 
     pub fn set_writes(&self, mode: Mode) {
         self.shared.writes.send_replace(mode);
+    }
+
+    /// What becomes of each of the next writes.
+    pub fn set_next_writes(&self, modes: &[Mode]) {
+        *self.shared.next_writes.lock().unwrap() = modes.iter().copied().collect();
     }
 
     pub fn set_barriers(&self, mode: Mode) {
@@ -236,7 +245,12 @@ impl Replica for Fake {
 
     async fn write(&self, command: Command, _: Instant) -> Result<Taken, Refused> {
         self.shared.writes_seen.send_modify(|seen| *seen += 1);
-        match self.pass(&self.shared.writes).await {
+        let next = self.shared.next_writes.lock().unwrap().pop_front();
+        let mode = match next {
+            Some(mode) => mode,
+            None => self.pass(&self.shared.writes).await,
+        };
+        match mode {
             Mode::Refuse(refused) => Err(refused),
             Mode::ServeAndLose => {
                 self.apply(command);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use inputs::{Senders, key, slots};
 use naive::{
     DELETE_RANGE_KEYS_MAX, IDEMPOTENCY_GRACE_MS, IDEMPOTENCY_RECORDS_MAX, IDEMPOTENCY_TTL_MS,
-    LEASES_MAX, Model, TXN_ANSWER_BYTES_MAX,
+    LEASES_MAX, Model, RANGE_PASSES_MAX, TXN_ANSWER_BYTES_MAX,
 };
 use proptest::prelude::*;
 use synod_kv::layout::Sweep;
@@ -24,6 +24,7 @@ fn options(metadata_cache_bytes_max: usize) -> KvOptions {
         idempotency_grace_ms: IDEMPOTENCY_GRACE_MS,
         idempotency_records_max: IDEMPOTENCY_RECORDS_MAX as u64,
         delete_range_keys_max: DELETE_RANGE_KEYS_MAX,
+        range_passes_max: RANGE_PASSES_MAX,
         txn_answer_bytes_max: TXN_ANSWER_BYTES_MAX,
         leases_max: LEASES_MAX,
         metadata_cache_bytes_max,

@@ -14,6 +14,7 @@ pub(crate) const IDEMPOTENCY_RECORDS_MAX: usize = 3;
 pub(crate) const IDEMPOTENCY_TTL_MS: u64 = 100;
 pub(crate) const IDEMPOTENCY_GRACE_MS: u64 = 30;
 pub(crate) const DELETE_RANGE_KEYS_MAX: u32 = 4;
+pub(crate) const RANGE_PASSES_MAX: u32 = 2;
 pub(crate) const TXN_ANSWER_BYTES_MAX: usize = 100;
 pub(crate) const LEASES_MAX: u64 = 3;
 
@@ -30,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) history: Vec<Keys>,
     pub(crate) changes: Vec<Change>,
     pub(crate) compacted: u64,
+    /// When each key was removed that does not exist any more.
+    removed: BTreeMap<Bytes, u64>,
     pub(crate) leases: BTreeMap<u64, Lease>,
     pub(crate) lease_epoch: u64,
     last_lease: u64,
@@ -165,12 +168,15 @@ impl Model {
                     return Outcome::NotFound { revision: Revision(self.revision) };
                 }
                 self.revision += 1;
-                self.keys.remove(key);
+                self.remove(key, self.revision);
                 let previous = previous.filter(|_| *want_previous);
                 Outcome::Deleted { revision: Revision(self.revision), previous }
             }
             Operation::DeleteRange { start, end, limit } => {
-                let (count, next) = self.remove_range(start, end.as_ref(), *limit);
+                let at = self.revision + 1;
+                let mut passes = RANGE_PASSES_MAX;
+                let range = (start, end.as_ref());
+                let (count, next) = self.remove_range(range, *limit, at, &mut passes);
                 self.revision += u64::from(count > 0);
                 Outcome::RangeDeleted { revision: Revision(self.revision), count, next }
             }
@@ -198,21 +204,55 @@ impl Model {
             lease,
         };
         self.keys.insert(key.clone(), record.clone());
+        self.removed.remove(key);
         record
+    }
+
+    fn remove(&mut self, key: &Bytes, revision: u64) -> Option<KeyRecord> {
+        let removed = self.keys.remove(key);
+        if removed.is_some() {
+            self.removed.insert(key.clone(), revision);
+        }
+        removed
+    }
+
+    /// The first key at which a range stops that passes so many removed keys.
+    fn stop(&self, (start, end): (&Bytes, Option<&Bytes>), passes: u32) -> Option<Bytes> {
+        let is_inside = |key: &Bytes| key >= start && end.is_none_or(|end| key < end);
+        let counts = |(key, at): &(&Bytes, &u64)| is_inside(key) && **at > self.compacted;
+        let stop = self.removed.iter().filter(counts).nth(passes as usize);
+        stop.map(|(key, _)| key.clone())
+    }
+
+    /// How many removed keys a range passes up to this one.
+    fn passed(&self, (start, end): (&Bytes, Option<&Bytes>), upto: Option<&Bytes>) -> u32 {
+        let is_inside = |key: &Bytes| key >= start && end.is_none_or(|end| key < end);
+        let is_before = |key: &Bytes| upto.is_none_or(|upto| key < upto);
+        let counts =
+            |(key, at): &(&Bytes, &u64)| is_inside(key) && is_before(key) && **at > self.compacted;
+        u32::try_from(self.removed.iter().filter(counts).count()).unwrap()
     }
 
     fn remove_range(
         &mut self,
-        start: &Bytes,
-        end: Option<&Bytes>,
+        (start, end): (&Bytes, Option<&Bytes>),
         limit: u32,
+        at: u64,
+        passes: &mut u32,
     ) -> (u64, Option<Bytes>) {
         let limit = limit.min(DELETE_RANGE_KEYS_MAX) as usize;
-        let gone: Vec<Bytes> =
-            self.inside(start, end).map(|(key, _)| key.clone()).take(limit).collect();
-        gone.iter().for_each(|key| drop(self.keys.remove(key)));
-        let last = gone.last().map(|last| [last.as_ref(), &[0]].concat().into());
-        let next = (gone.len() == limit).then(|| last.unwrap_or_else(|| start.clone()));
+        if limit == 0 {
+            return (0, Some(start.clone()));
+        }
+        let stop = self.stop((start, end), *passes);
+        let is_before = |key: &Bytes| stop.as_ref().is_none_or(|stop| key < stop);
+        let found = self.inside(start, end).map(|(key, _)| key.clone());
+        let gone: Vec<Bytes> = found.filter(is_before).take(limit).collect();
+        let is_full = gone.len() == limit;
+        let last = gone.last().filter(|_| is_full);
+        *passes -= self.passed((start, end), last.or(stop.as_ref())).min(*passes);
+        let next = last.map(|last| [last.as_ref(), &[0]].concat().into()).or(stop.clone());
+        gone.iter().for_each(|key| drop(self.remove(key, at)));
         (gone.len() as u64, next)
     }
 
@@ -225,6 +265,7 @@ impl Model {
         let mut results = Vec::new();
         let mut answer = 0;
         let mut removals = DELETE_RANGE_KEYS_MAX;
+        let mut passes = RANGE_PASSES_MAX;
         for operation in branch {
             let brought = |key: &Bytes, record: &Option<KeyRecord>| {
                 record.as_ref().map_or(0, |record| key.len() + record.value.len() + 32)
@@ -244,7 +285,7 @@ impl Model {
                     (TxnResult::Put { create_revision, version, previous }, more)
                 }
                 TxnOperation::Delete { key, want_previous } => {
-                    let removed = self.keys.remove(key);
+                    let removed = self.remove(key, self.revision);
                     let existed = removed.is_some();
                     let previous = removed.filter(|_| *want_previous);
                     let more = brought(key, &previous);
@@ -252,7 +293,8 @@ impl Model {
                 }
                 TxnOperation::DeleteRange { start, end, limit } => {
                     let limit = (*limit).min(removals);
-                    let (count, next) = self.remove_range(start, end.as_ref(), limit);
+                    let (range, at) = ((start, end.as_ref()), self.revision);
+                    let (count, next) = self.remove_range(range, limit, at, &mut passes);
                     removals -= u32::try_from(count).unwrap();
                     (TxnResult::DeleteRange { count, next }, 0)
                 }
@@ -263,7 +305,12 @@ impl Model {
                 }
                 TxnOperation::Range { start, end, limit, keys_only } => {
                     let (mut entries, mut next) = (Vec::new(), None);
+                    let range = (start, end.as_ref());
+                    let stop = self.stop(range, passes);
                     for (key, record) in self.inside(start, end.as_ref()) {
+                        if stop.as_ref().is_some_and(|stop| key > stop) {
+                            break;
+                        }
                         let mut record = record.clone();
                         if *keys_only {
                             record.value = Bytes::new();
@@ -277,7 +324,8 @@ impl Model {
                         answer += bytes;
                         entries.push(Entry { key: key.clone(), record });
                     }
-                    (TxnResult::Range { entries, next }, 0)
+                    passes -= self.passed(range, next.as_ref().or(stop.as_ref())).min(passes);
+                    (TxnResult::Range { entries, next: next.or(stop) }, 0)
                 }
             };
             if more > 0 && answer > 0 && answer + more > TXN_ANSWER_BYTES_MAX {
@@ -371,7 +419,8 @@ impl Model {
         }
         let keys = self.keys_of(id.0);
         let gone = keys.iter().take(DELETE_RANGE_KEYS_MAX as usize);
-        let count = gone.map(|key| drop(self.keys.remove(key))).count();
+        let at = self.revision + 1;
+        let count = gone.map(|key| drop(self.remove(key, at))).count();
         self.revision += u64::from(count > 0);
         let more = keys.len() > count;
         if more {
