@@ -11,19 +11,34 @@ const LEASES_MAX: usize = 1 << 20;
 
 /// What happened to leases.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum News {
+pub enum News {
     /// A lease was granted.
-    Granted { id: LeaseId, ttl_ms: u64 },
+    Granted {
+        /// The lease.
+        id: LeaseId,
+        /// Its time to live, in milliseconds.
+        ttl_ms: u64,
+    },
     /// Leases were renewed by a command.
-    Renewed { ids: Vec<LeaseId> },
+    Renewed {
+        /// The leases.
+        ids: Vec<LeaseId>,
+    },
     /// A lease ended, or is coming to its end when there is more. If the command had a name
     /// of its client this may be the first outcome told again, long after it was so.
-    Ended { id: LeaseId, more: bool, is_named: bool },
+    Ended {
+        /// The lease.
+        id: LeaseId,
+        /// It has keys left.
+        more: bool,
+        /// The command had a name of its client.
+        is_named: bool,
+    },
 }
 
 /// Where news are left.
 #[derive(Debug, Default)]
-pub(crate) struct LeaseNews {
+pub struct LeaseNews {
     /// Somebody reads them. Else they cost no more than this look.
     is_read: AtomicBool,
     left: Mutex<Left>,
@@ -38,35 +53,35 @@ struct Left {
 
 impl LeaseNews {
     /// From now on news are left.
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left::default();
         self.is_read.store(true, Relaxed);
     }
 
     /// Nobody reads news any more.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left::default();
         self.is_read.store(false, Relaxed);
     }
 
     /// The news since the last call; none if some are missing.
-    pub(crate) fn take(&self) -> Option<Vec<News>> {
+    pub fn take(&self) -> Option<Vec<News>> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let Left { news, is_cut, .. } = std::mem::take(&mut *left);
         (!is_cut).then_some(news)
     }
 
     /// A state took the place of another, and nobody knows what happened between the two.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left { is_cut: true, ..Left::default() };
     }
 
     /// Leaves what became of a command. Called before the commit, so that whoever sees an
     /// effect in the state finds its news here.
-    pub(crate) fn tell(&self, command: &Command, taken: &Taken) {
+    pub fn tell(&self, command: &Command, taken: &Taken) {
         let (Operation::Lease(operation), Taken::Applied { outcome, .. }) =
             (&command.operation, taken)
         else {
