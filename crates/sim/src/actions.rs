@@ -9,6 +9,7 @@ use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::guests::is_of_guest;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
 use crate::node::{Backed, apply_value};
@@ -259,11 +260,11 @@ impl World<'_> {
                 self.coverage.rare(Rare::NewerBatchApplied);
             }
             for took in commands {
+                self.guests.applied(id, life, &took);
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {
-                        let exactly_once = &mut self.checks.exactly_once;
-                        exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                        self.checks.taken(took.id, slot, &took.command, &outcome, now_us)?;
                         if own {
                             process.applied.own_sequence = took.id.sequence;
                             let waiter = process.waiters.pop_front();
@@ -290,6 +291,7 @@ impl World<'_> {
             });
         }
         process.machine.commit().expect("memory does not fail");
+        self.guests.committed(id, life);
         process.applied.upto = Slot(process.machine.applied_slot());
         process.applied.cluster_time_ms = process.machine.cluster_time_ms();
         process.applied.tick_ms = process.machine.tick_ms();
@@ -298,7 +300,10 @@ impl World<'_> {
         let applied = Applied { own_gap, ..process.applied.clone() };
         for (request, slot, outcome) in answers {
             self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
-            self.answered(id, request, Answer::Outcome(outcome));
+            match is_of_guest(request) {
+                true => self.answered_beside(id, request, &outcome)?,
+                false => self.answered(id, request, Answer::Outcome(outcome)),
+            }
         }
         self.hear(id, Event::Applied(applied))
     }
