@@ -1,38 +1,41 @@
 //! What the apply thread leaves for the one who keeps the time of the leases, while this
 //! node does: which leases came, were renewed, and went.
+//!
+//! An outcome alone does not tell that: under a name of its client a command gets its first
+//! outcome again, long after it was so, and its id may be that of another lease by then. So
+//! what is told of a lease that came or went is how it stands in the state.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use synod_kv::{Command, LeaseId, LeaseOperation, Operation, Outcome, Taken};
+use synod_kv::{Command, Lease, LeaseId, LeaseOperation, MapError, Operation, Outcome, Taken};
 
 /// News beyond so many leases are not kept: who reads them too late begins anew.
 const LEASES_MAX: usize = 1 << 20;
 
-/// What happened to leases.
+/// What is so after a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum News {
-    /// A lease was granted.
-    Granted {
+pub struct News {
+    /// The slot.
+    pub slot: u64,
+    /// What is so.
+    pub told: Told,
+}
+
+/// What is told of leases.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// How a lease stands; none if it is no more.
+    Stands {
         /// The lease.
         id: LeaseId,
-        /// Its time to live, in milliseconds.
-        ttl_ms: u64,
+        /// How it stands.
+        lease: Option<Lease>,
     },
-    /// Leases were renewed by a command.
+    /// Leases were renewed by a command of the slot.
     Renewed {
         /// The leases.
         ids: Vec<LeaseId>,
-    },
-    /// A lease ended, or is coming to its end when there is more. If the command had a name
-    /// of its client this may be the first outcome told again, long after it was so.
-    Ended {
-        /// The lease.
-        id: LeaseId,
-        /// It has keys left.
-        more: bool,
-        /// The command had a name of its client.
-        is_named: bool,
     },
 }
 
@@ -79,34 +82,43 @@ impl LeaseNews {
         *left = Left { is_cut: true, ..Left::default() };
     }
 
-    /// Leaves what became of a command. Called before the commit, so that whoever sees an
-    /// effect in the state finds its news here.
-    pub fn tell(&self, command: &Command, taken: &Taken) {
+    /// Leaves what became of a command of a slot. Called when the whole slot is applied and
+    /// before the commit, so that whoever sees an effect in the state finds its news here.
+    /// `find` tells how a lease stands by then.
+    ///
+    /// # Errors
+    /// When `find` fails.
+    pub fn tell(
+        &self,
+        slot: u64,
+        command: &Command,
+        taken: &Taken,
+        find: impl FnOnce(LeaseId) -> Result<Option<Lease>, MapError>,
+    ) -> Result<(), MapError> {
         let (Operation::Lease(operation), Taken::Applied { outcome, .. }) =
             (&command.operation, taken)
         else {
-            return;
+            return Ok(());
         };
         if !self.is_read.load(Relaxed) {
-            return;
+            return Ok(());
         }
-        let (news, leases) = match (operation, outcome) {
-            (_, Outcome::LeaseGranted { id, ttl_ms, .. }) => {
-                (News::Granted { id: *id, ttl_ms: *ttl_ms }, 1)
+        let (told, leases) = match (operation, outcome) {
+            (_, Outcome::LeaseGranted { id, .. } | Outcome::LeaseEnded { id, .. }) => {
+                (Told::Stands { id: *id, lease: find(*id)? }, 1)
             }
             (LeaseOperation::KeepAlive { ids }, Outcome::LeasesKept { ttls_ms, .. }) => {
                 let kept = ids.iter().zip(ttls_ms).filter(|(_, ttl_ms)| ttl_ms.is_some());
                 let ids: Vec<LeaseId> = kept.map(|(id, _)| *id).collect();
                 let leases = ids.len();
-                (News::Renewed { ids }, leases)
+                (Told::Renewed { ids }, leases)
             }
-            (_, Outcome::LeaseEnded { id, more, .. }) => {
-                let is_named = command.idempotency.is_some();
-                (News::Ended { id: *id, more: *more, is_named }, 1)
-            }
-            _ => return,
+            _ => return Ok(()),
         };
-        self.leave(news, leases);
+        if leases > 0 {
+            self.leave(News { slot, told }, leases);
+        }
+        Ok(())
     }
 
     fn leave(&self, news: News, leases: usize) {
@@ -138,12 +150,14 @@ mod tests {
     }
 
     const ID: LeaseId = LeaseId(7);
+    const LEASE: Lease = Lease { ttl_ms: 9, granted_ms: 0, renewals: 3, is_ending: false };
 
     fn tell_renewals(news: &LeaseNews, count: usize) {
         let ids = vec![ID; count];
         let ttls_ms = (0..count).map(|at| (at > 0).then_some(9)).collect();
         let outcome = Outcome::LeasesKept { revision: Revision(0), ttls_ms };
-        news.tell(&command(LeaseOperation::KeepAlive { ids }), &applied(outcome));
+        let command = command(LeaseOperation::KeepAlive { ids });
+        news.tell(4, &command, &applied(outcome), |_| unreachable!("it is known")).expect("told");
     }
 
     #[test]
@@ -153,20 +167,38 @@ mod tests {
         assert_eq!(news.take(), Some(vec![]), "nobody read them");
         news.open();
         tell_renewals(&news, 3);
-        let revision = Revision(0);
-        let outcome = Outcome::LeaseGranted { revision, id: ID, ttl_ms: 9 };
-        news.tell(
-            &command(LeaseOperation::Grant { id: None, ttl_ms: 9 }),
-            &applied(outcome.clone()),
-        );
-        let ended = Outcome::LeaseEnded { revision, id: ID, count: 3, more: true };
-        news.tell(&command(LeaseOperation::Revoke { id: ID }), &applied(ended));
-        let renewed = News::Renewed { ids: vec![ID, ID] };
-        let granted = News::Granted { id: ID, ttl_ms: 9 };
-        let ended = News::Ended { id: ID, more: true, is_named: false };
-        assert_eq!(news.take(), Some(vec![renewed, granted, ended]));
+        let renewed = News { slot: 4, told: Told::Renewed { ids: vec![ID, ID] } };
+        assert_eq!(news.take(), Some(vec![renewed]));
         news.close();
         tell_renewals(&news, 2);
+        assert_eq!(news.take(), Some(vec![]));
+    }
+
+    /// A named command that comes again gets its first outcome, whatever became of the lease.
+    #[test]
+    fn what_is_told_is_how_the_lease_stands_and_not_what_the_outcome_says() {
+        let news = LeaseNews::default();
+        news.open();
+        let revision = Revision(0);
+        let granted = applied(Outcome::LeaseGranted { revision, id: ID, ttl_ms: 1 });
+        let ended = applied(Outcome::LeaseEnded { revision, id: ID, count: 3, more: true });
+        let grant = command(LeaseOperation::Grant { id: None, ttl_ms: 1 });
+        let revoke = command(LeaseOperation::Revoke { id: ID });
+        for lease in [None, Some(LEASE)] {
+            for (command, taken) in [(&grant, &granted), (&revoke, &ended)] {
+                news.tell(5, command, taken, |_| Ok(lease)).expect("told");
+                let told = Told::Stands { id: ID, lease };
+                assert_eq!(news.take(), Some(vec![News { slot: 5, told }]));
+            }
+        }
+    }
+
+    #[test]
+    fn renewals_of_nothing_are_no_news() {
+        let news = LeaseNews::default();
+        news.open();
+        tell_renewals(&news, 1);
+        tell_renewals(&news, 0);
         assert_eq!(news.take(), Some(vec![]));
     }
 

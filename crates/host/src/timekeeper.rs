@@ -8,9 +8,9 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use synod_kv::{Lease, LeaseEpoch, LeaseId, LeaseOperation};
+use synod_kv::{Lease, LeaseEpoch, LeaseId, LeaseOperation, MapError};
 
-use crate::lease_news::News;
+use crate::lease_news::{News, Told};
 
 /// More time than this does not pass between two looks.
 pub const PACE_MAX: Duration = Duration::from_millis(200);
@@ -47,14 +47,14 @@ struct Counted {
     over: Duration,
     /// Where it stands in the queue.
     queued: Option<Duration>,
-    /// Whether it is still there is to be looked up, though it is not over.
-    is_doubtful: bool,
-    /// It was said that it comes to its end.
+    /// It comes to its end, says the state.
     is_ending: bool,
     /// The expiry that may have effect yet.
     expiring: Option<Attempt>,
-    /// The commits of the state when it became known. It is in the state after one more.
-    commits: u64,
+    /// The slot of its grant or last renewal, as far as that time is counted.
+    renewals: u64,
+    /// The last slot of which something was heard about it. An older state says nothing.
+    heard: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -111,26 +111,61 @@ impl Timekeeper {
         let mut keeping =
             Keeping { epoch, leases: HashMap::with_capacity(leases.len()), queue: BTreeSet::new() };
         for (id, lease) in leases {
-            let Lease { ttl_ms, is_ending, .. } = lease;
-            keeping.count(id, ttl_ms, self.now, 0);
-            if is_ending {
-                keeping.end(id, self.now);
-            }
+            keeping.see(id, lease, lease.renewals, self.now);
+            keeping.wait_for_end(id, self.now);
         }
         self.keeping = Some(keeping);
     }
 
-    /// Hears what happened in the log. The state had so many commits when it was told.
-    pub fn hear(&mut self, news: Vec<News>, commits: u64) {
+    /// What is over by now, at most so much. The state is looked at first, by `find` and up to
+    /// which slot it is by `applied`, and the news are heard only then: so no renewal that
+    /// the state shows is unheard when it is decided. Without news nobody knows what happened,
+    /// so another epoch is to be begun.
+    ///
+    /// # Errors
+    /// When the state can't be read. Leases that could not be looked up have their turn again.
+    pub fn over(
+        &mut self,
+        limit: usize,
+        applied: impl FnOnce() -> Result<u64, MapError>,
+        mut find: impl FnMut(LeaseId) -> Result<Option<Lease>, MapError>,
+        news: impl FnOnce() -> Option<Vec<News>>,
+    ) -> Result<Vec<Proposal>, MapError> {
+        let applied = applied()?;
+        let due = self.due(limit);
+        let found: Vec<_> = due.into_iter().map(|id| (id, find(id))).collect();
+        let Some(news) = news() else {
+            self.resign();
+            return Ok(Vec::new());
+        };
+        self.hear(news);
+        let mut proposals = Vec::new();
+        let mut failed = None;
+        for (id, lease) in found {
+            match lease {
+                Ok(lease) => proposals.extend(self.judge(id, lease, applied)),
+                Err(error) => {
+                    self.again(id);
+                    failed = Some(error);
+                }
+            }
+        }
+        // What is over is said also if something else can't be read.
+        failed.filter(|_| proposals.is_empty()).map_or(Ok(proposals), Err)
+    }
+
+    /// Hears what happened in the log.
+    fn hear(&mut self, news: Vec<News>) {
         let Some(keeping) = &mut self.keeping else { return };
         let now = self.now;
-        for news in news {
-            match news {
-                News::Granted { id, ttl_ms } => keeping.count(id, ttl_ms, now, commits),
-                News::Renewed { ids } => ids.iter().for_each(|id| keeping.renewed(*id, now)),
-                News::Ended { id, more: true, .. } => keeping.end(id, now),
-                News::Ended { id, is_named: false, .. } => keeping.remove(id),
-                News::Ended { id, .. } => keeping.doubt(id, now + AGAIN_AFTER),
+        for News { slot, told } in news {
+            match told {
+                Told::Stands { id, lease: Some(lease) } => {
+                    keeping.see(id, lease, slot, now);
+                    keeping.wait_for_end(id, now);
+                }
+                Told::Stands { id, lease: None } => keeping.end(id, slot),
+                Told::Renewed { ids } => ids.iter().for_each(|id| keeping.renewed(*id, slot, now)),
             }
         }
     }
@@ -158,9 +193,8 @@ impl Timekeeper {
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// The leases that may be over, at most so many. Each has to be looked up in the state, then
-    /// the news have to be heard, and then it is told to [`Timekeeper::judge`].
-    pub fn due(&mut self, limit: usize) -> Vec<LeaseId> {
+    /// The leases that may be over, at most so many.
+    fn due(&mut self, limit: usize) -> Vec<LeaseId> {
         let Some(keeping) = &mut self.keeping else { return Vec::new() };
         let mut due = Vec::new();
         while due.len() < limit {
@@ -172,7 +206,7 @@ impl Timekeeper {
             let Some(counted) = keeping.leases.get_mut(&id) else { continue };
             counted.queued = None;
             let over = counted.over;
-            if over > self.now && !counted.is_ending && !counted.is_doubtful {
+            if over > self.now && !counted.is_ending {
                 keeping.queue_at(id, over);
             } else {
                 due.push(id);
@@ -181,24 +215,32 @@ impl Timekeeper {
         due
     }
 
-    /// What to do about a lease that was due. `found` is how it stands in the state, which had
-    /// at least so many commits before somebody looked.
-    pub fn judge(&mut self, id: LeaseId, found: Option<Lease>, commits: u64) -> Option<Proposal> {
+    /// Has a lease looked up again.
+    fn again(&mut self, id: LeaseId) {
+        let at = self.now + AGAIN_AFTER;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.queue_at(id, at);
+        }
+    }
+
+    /// What to do about a lease that was due. `found` is how it stands in the state, which has
+    /// everything up to the slot `applied` at the least. What the state says counts, whatever
+    /// was heard.
+    fn judge(&mut self, id: LeaseId, found: Option<Lease>, applied: u64) -> Option<Proposal> {
         let now = self.now;
         let keeping = self.keeping.as_mut()?;
         let epoch = keeping.epoch;
-        let counted = keeping.leases.get_mut(&id)?;
+        if applied < keeping.leases.get(&id)?.heard {
+            // What was heard is not in the state yet. It soon is.
+            keeping.queue_at(id, now);
+            return None;
+        }
         let Some(lease) = found else {
-            // What was told is in the state with the next commit.
-            if commits > counted.commits {
-                keeping.remove(id);
-            } else {
-                keeping.doubt(id, now + AGAIN_AFTER);
-            }
+            keeping.remove(id);
             return None;
         };
-        counted.is_doubtful = false;
-        counted.is_ending |= lease.is_ending;
+        keeping.see(id, lease, applied, now);
+        let counted = keeping.leases.get_mut(&id)?;
         if counted.over > now && !counted.is_ending {
             let over = counted.over;
             keeping.queue_at(id, over);
@@ -220,8 +262,9 @@ impl Timekeeper {
             return;
         };
         match expired {
-            Expired::Gone => keeping.remove(id),
-            Expired::More => keeping.end(id, now),
+            // The news say so, too, and whether there is another one of this name.
+            Expired::Gone => self.again(id),
+            Expired::More => keeping.go_on(id, now),
             Expired::Old => {
                 // Somebody renewed it, and that may not have been heard here.
                 if !expiring.is_unknown {
@@ -246,51 +289,64 @@ impl Timekeeper {
 }
 
 impl Keeping {
-    /// Counts a lease from now on, for its full time at the least.
-    fn count(&mut self, id: LeaseId, ttl_ms: u64, now: Duration, commits: u64) {
-        let over = end_of(now, ttl_ms);
+    /// Takes note of how a lease stands after a slot. If it was granted or renewed behind what
+    /// is counted it lives for its full time from now on, and every expiry that was proposed
+    /// before has no effect any more: it names another slot.
+    fn see(&mut self, id: LeaseId, lease: Lease, slot: u64, now: Duration) {
+        let Lease { ttl_ms, renewals, is_ending, .. } = lease;
+        let full = end_of(now, ttl_ms);
         let counted = self.leases.entry(id).or_insert(Counted {
             ttl_ms,
-            over,
+            over: full,
             queued: None,
-            is_doubtful: false,
-            is_ending: false,
+            is_ending,
             expiring: None,
-            commits,
+            renewals,
+            heard: slot,
         });
-        // One with its name may have been here before, and what was said of that one may
-        // still be on its way.
-        counted.ttl_ms = ttl_ms;
-        counted.over = counted.over.max(over);
-        counted.commits = commits;
-        counted.is_ending = false;
-        let over = counted.over;
-        self.queue_at(id, over);
+        if slot < counted.heard {
+            return;
+        }
+        if renewals > counted.renewals || counted.ttl_ms != ttl_ms {
+            counted.over = counted.over.max(full);
+            counted.expiring = None;
+        }
+        *counted = Counted { ttl_ms, is_ending, renewals, heard: slot, ..*counted };
     }
 
-    /// A command renewed it: every expiry that was proposed before has no effect any more.
-    fn renewed(&mut self, id: LeaseId, now: Duration) {
+    /// Has it looked at when it is over, unless somebody waits for its expiry already.
+    fn wait_for_end(&mut self, id: LeaseId, now: Duration) {
+        if let Some(counted) = self.leases.get(&id)
+            && counted.expiring.is_none()
+        {
+            let at = if counted.is_ending { now } else { counted.over };
+            self.queue_at(id, at);
+        }
+    }
+
+    /// A command of a slot renewed it.
+    fn renewed(&mut self, id: LeaseId, slot: u64, now: Duration) {
         let Some(counted) = self.leases.get_mut(&id) else { return };
         counted.over = counted.over.max(end_of(now, counted.ttl_ms));
+        counted.renewals = counted.renewals.max(slot);
+        counted.heard = counted.heard.max(slot);
         if counted.expiring.take().is_some() {
-            let over = counted.over;
-            self.queue_at(id, over);
+            self.wait_for_end(id, now);
         }
     }
 
     /// It comes to its end and has keys left.
-    fn end(&mut self, id: LeaseId, now: Duration) {
+    fn go_on(&mut self, id: LeaseId, now: Duration) {
         if let Some(counted) = self.leases.get_mut(&id) {
             counted.is_ending = true;
             self.queue_at(id, now);
         }
     }
 
-    /// Whether it is there still is to be looked up.
-    fn doubt(&mut self, id: LeaseId, at: Duration) {
-        if let Some(counted) = self.leases.get_mut(&id) {
-            counted.is_doubtful = true;
-            self.queue_at(id, at);
+    /// After this slot it was no more.
+    fn end(&mut self, id: LeaseId, slot: u64) {
+        if self.leases.get(&id).is_some_and(|counted| counted.heard <= slot) {
+            self.remove(id);
         }
     }
 

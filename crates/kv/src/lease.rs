@@ -103,7 +103,12 @@ impl Leases {
         self.keys.clear();
     }
 
-    fn find(&self, map: &impl OrderedMap, id: LeaseId) -> Result<Option<Lease>, MapError> {
+    /// A lease with what is staged.
+    pub(crate) fn find(
+        &self,
+        map: &impl OrderedMap,
+        id: LeaseId,
+    ) -> Result<Option<Lease>, MapError> {
         match self.records.get(&id) {
             Some(staged) => Ok(*staged),
             None => find(map, id),
@@ -174,6 +179,14 @@ fn damaged() -> MapError {
 /// When the map cannot be read or its state record is damaged.
 pub fn epoch(map: &impl OrderedMap) -> Result<LeaseEpoch, MapError> {
     Ok(State::load(map)?.lease_epoch)
+}
+
+/// The slot up to which everything was committed.
+///
+/// # Errors
+/// When the map cannot be read or its state record is damaged.
+pub fn applied_slot(map: &impl OrderedMap) -> Result<u64, MapError> {
+    Ok(State::load(map)?.applied_slot)
 }
 
 /// How many leases were committed.

@@ -4,7 +4,10 @@ use bytes::Bytes;
 
 use crate::planted::Bug;
 use crate::stage::Stage;
-use crate::{Command, KvOptions, MapError, OrderedMap, Revision, ServerId, Taken, walk::Finder};
+use crate::{
+    Command, KvOptions, Lease, LeaseId, MapError, OrderedMap, Revision, ServerId, Taken,
+    walk::Finder,
+};
 
 /// Turns commands into changes of a map.
 ///
@@ -106,6 +109,14 @@ impl<M: OrderedMap> StateMachine<M> {
             self.compared = (slot, self.state_hash());
         }
         Ok(())
+    }
+
+    /// A lease with everything applied, committed or not; none if there is no such lease.
+    ///
+    /// # Errors
+    /// When the map cannot be read or the record is damaged.
+    pub fn lease(&self, id: LeaseId) -> Result<Option<Lease>, MapError> {
+        self.stage.leases.find(&self.map, id)
     }
 
     /// What the last [`StateMachine::apply_configurations`] brought; empty before the

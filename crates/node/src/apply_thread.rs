@@ -148,7 +148,8 @@ impl Applier {
         count(&self.shared.state.commands, taken.len());
         count(&self.shared.state.values, 1);
         for ((id, command), taken) in self.commands.iter().zip(taken) {
-            self.shared.lease_news.tell(command, &taken);
+            let find = |id| self.machine.lease(id);
+            self.shared.lease_news.tell(slot.0, command, &taken, find)?;
             if id.origin != self.origin || id.incarnation != self.incarnation {
                 continue;
             }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use synod_api::Replica;
+use synod_api::{Refused, Replica};
 use synod_kv::{Command, Operation, Outcome, Revision, Taken};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::replica::Handle;
 
@@ -32,7 +32,11 @@ pub(crate) async fn run(handle: Handle) {
 async fn compact(handle: &Handle, upto: Revision) {
     let operation = Operation::Compact { revision: upto };
     let command = Command { idempotency: None, operation };
-    match handle.write(command, Instant::now() + PATIENCE).await {
+    let deadline = Instant::now() + PATIENCE;
+    // What was sent has no deadline of its own: this one is given up, and the next look asks
+    // again.
+    let taken = timeout_at(deadline, handle.write(command, deadline)).await;
+    match taken.unwrap_or(Err(Refused::Deadline)) {
         Ok(Taken::Applied { outcome: Outcome::Compacted { oldest, .. }, .. }) => {
             tracing::debug!(%oldest, "older revisions are forgotten");
         }

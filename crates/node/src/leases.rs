@@ -4,7 +4,6 @@
 //! The argument why nothing of it ends a lease before its time is in docs/leases.md.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use synod_kv::{
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 
 use crate::replica::Handle;
 use crate::timekeeper::{Expired, Proposal, Timekeeper};
@@ -25,6 +24,8 @@ use crate::timekeeper::{Expired, Proposal, Timekeeper};
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long a command may take. One that failed is tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How much longer its answer is waited for.
+const MARGIN: Duration = Duration::from_millis(50);
 /// Expiries on their way at a time.
 const EXPIRIES_MAX: usize = 256;
 /// Leases that one look at the state passes by.
@@ -238,22 +239,11 @@ impl Handle {
         Ok(())
     }
 
-    /// What is over by now. The state is read before the news are heard: so no renewal that the
-    /// state shows is unheard when the keeper judges.
+    /// What is over by now.
     fn expiries(&self, room: usize) -> Result<Vec<Proposal>, MapError> {
-        let mut keeper = self.leases().keeper();
-        let commits = self.shared().state.commits.load(Relaxed);
-        let due = keeper.due(room);
-        let find = |id: LeaseId| Ok((id, self.state(|map| lease::find(map, id))?));
-        let found = due.into_iter().map(find).collect::<Result<Vec<_>, MapError>>()?;
-        let Some(news) = self.shared().lease_news.take() else {
-            // The next look begins anew.
-            keeper.resign();
-            return Ok(Vec::new());
-        };
-        keeper.hear(news, commits);
-        let judge = |(id, lease)| keeper.judge(id, lease, commits);
-        Ok(found.into_iter().filter_map(judge).collect())
+        let applied = || self.state(lease::applied_slot);
+        let find = |id| self.state(|map| lease::find(map, id));
+        self.leases().keeper().over(room, applied, find, || self.shared().lease_news.take())
     }
 
     /// Renews leases: their times to live, none for those that are no more.
@@ -304,7 +294,10 @@ impl Handle {
 
     async fn say(&self, operation: LeaseOperation) -> Result<Outcome, Refused> {
         let command = Command { idempotency: None, operation: Operation::Lease(operation) };
-        match self.write(command, Instant::now() + PATIENCE).await? {
+        let deadline = Instant::now() + PATIENCE;
+        // What was sent has no deadline of its own, and nobody else waits with a timer here.
+        let taken = timeout_at(deadline + MARGIN, self.write(command, deadline)).await;
+        match taken.unwrap_or(Err(Refused::Deadline))? {
             Taken::Applied { outcome, .. } => Ok(outcome),
             Taken::Duplicate | Taken::Gap => Err(Refused::Lost),
         }

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::guests::is_of_guest;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
-use crate::node::{Backed, apply_value};
+use crate::node::{Backed, Unfit, apply_value};
 use crate::releases::has_newer_form;
 use crate::snapshot::Task;
 use crate::words;
@@ -260,7 +260,9 @@ impl World<'_> {
                 self.coverage.rare(Rare::NewerBatchApplied);
             }
             for took in commands {
-                self.guests.applied(id, life, &took);
+                if self.guests.applied(id, &process.machine, &took).is_err() {
+                    return self.stop_unfit(id, Unfit::Damaged);
+                }
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {
@@ -291,7 +293,6 @@ impl World<'_> {
             });
         }
         process.machine.commit().expect("memory does not fail");
-        self.guests.committed(id, life);
         process.applied.upto = Slot(process.machine.applied_slot());
         process.applied.cluster_time_ms = process.machine.cluster_time_ms();
         process.applied.tick_ms = process.machine.tick_ms();

@@ -1,32 +1,28 @@
-//! Guests of the cluster beside the clients: who holds leases, and what they ask for. Who keeps
-//! the time of leases stands in [`crate::keepers`], who watches in [`crate::watchers`].
-//!
-//! A holder is told that its lease is kept by the leader, once a quorum confirmed that it
-//! leads, or else through the log.
+//! Guests of the cluster beside the clients, and what they ask its nodes. Who holds leases stands
+//! in [`crate::holders`], who keeps their time in [`crate::keepers`], who watches in
+//! [`crate::watchers`].
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use fastrand::Rng;
 use synod_host::timekeeper::{Expired, Proposal};
 use synod_host::{Event, RequestId};
 use synod_kv::{
-    Command, LeaseEpoch, LeaseId, LeaseOperation, Operation, Outcome, Revision, Txn, TxnOperation,
-    lease,
+    Command, LeaseEpoch, LeaseId, MapError, Operation, Outcome, Revision, StateMachine,
 };
 use synod_paxos::NodeId;
 use synod_wire::command;
 
-use crate::checkers::story::BESIDE;
 use crate::checkers::{Check, leases};
 use crate::client::Mode;
 use crate::coverage::Rare;
 use crate::fault::Fault;
+use crate::holders::Holder;
 use crate::keepers::Shell;
-use crate::mistakes::Mistake;
 use crate::node::Took;
 use crate::plan::Plan;
+use crate::store::Store;
 use crate::watchers::Watcher;
 use crate::words;
 use crate::world::{Happening, World};
@@ -36,8 +32,6 @@ const REQUESTS_FROM: u64 = 1 << 48;
 /// How long a holder waits, and how long whoever keeps the time.
 const PATIENCE_US: u64 = 2_000_000;
 const KEEPER_PATIENCE_US: u64 = 5_000_000;
-/// Keys of each holder.
-const KEYS: u8 = 4;
 
 /// What a guest does at a moment.
 #[derive(Clone, Debug)]
@@ -93,12 +87,6 @@ struct Asked {
     asked_us: u64,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Holder {
-    lease: Option<LeaseId>,
-    written: u64,
-}
-
 /// All guests.
 #[derive(Debug)]
 pub(crate) struct Guests {
@@ -108,7 +96,7 @@ pub(crate) struct Guests {
     pub(crate) base: Instant,
     last_request: u64,
     asked: BTreeMap<RequestId, Asked>,
-    holders: Vec<Holder>,
+    pub(crate) holders: Vec<Holder>,
     pub(crate) shells: BTreeMap<NodeId, Shell>,
     pub(crate) watchers: Vec<Watcher>,
 }
@@ -141,18 +129,19 @@ impl Guests {
         }
     }
 
-    /// A node took a command; before the commit.
-    pub(crate) fn applied(&mut self, id: NodeId, life: u64, took: &Took) {
-        let Some(shell) = self.shell(id, life) else { return };
+    /// A node has applied a slot with this command; before the commit.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) fn applied(
+        &mut self,
+        id: NodeId,
+        machine: &StateMachine<Store>,
+        took: &Took,
+    ) -> Result<(), MapError> {
+        let Some(shell) = self.shells.get(&id) else { return Ok(()) };
         let command = command::decode(took.command.clone()).expect("a chosen command can be read");
-        shell.news.tell(&command, &took.taken);
-    }
-
-    /// A node has committed.
-    pub(crate) fn committed(&mut self, id: NodeId, life: u64) {
-        if let Some(shell) = self.shell(id, life) {
-            shell.commits += 1;
-        }
+        shell.news.tell(machine.applied_slot(), &command, &took.taken, |id| machine.lease(id))
     }
 
     pub(crate) fn shell(&mut self, id: NodeId, life: u64) -> Option<&mut Shell> {
@@ -327,131 +316,6 @@ impl World<'_> {
         Ok(())
     }
 
-    /// A holder is done, and lets some of the time to live pass.
-    fn rest_holder(&mut self, ask: &Ask) {
-        let holder = match ask {
-            Ask::Grant(holder) | Ask::Revoke(holder) => *holder,
-            Ask::Keep(holder, _) | Ask::Change(holder, _) => *holder,
-            Ask::Confirm { holder, .. } => *holder,
-            _ => return,
-        };
-        let Some(plan) = &self.plan.guests else { return };
-        let rng = &mut self.guests.rng;
-        let permille = match rng.u8(..8) {
-            0 => rng.u64(1_500..3_000),
-            1..3 => rng.u64(900..1_100),
-            _ => rng.u64(100..700),
-        };
-        let think_us = plan.ttl_ms * permille;
-        self.visit(think_us, Visit::Holder(holder));
-    }
-
-    /// A holder asks for something.
-    fn hold(&mut self, holder: usize) -> Check {
-        let now_us = self.now_us;
-        if matches!(self.clients.mode, Mode::Sweep | Mode::Stopped) {
-            return Ok(());
-        }
-        let Some(mut id) = self.draw_running() else {
-            self.visit(100_000, Visit::Holder(holder));
-            return Ok(());
-        };
-        let leads = |node: &&crate::node::Node| {
-            node.is_running() && node.process.as_ref().is_some_and(|process| process.leads)
-        };
-        // Whoever holds itself for the leader; of two either.
-        if self.guests.rng.u8(..4) > 0 {
-            let leaders: Vec<NodeId> =
-                self.nodes.iter().filter(leads).map(|node| node.id).collect();
-            if !leaders.is_empty() {
-                id = leaders[self.guests.rng.usize(..leaders.len())];
-            }
-        }
-        let ttl_ms = self.plan.guests.as_ref().expect("there are holders").ttl_ms;
-        let rng = &mut self.guests.rng;
-        let Some(lease) = self.guests.holders[holder].lease else {
-            let own = 100 * (holder as u64 + 1) + rng.u64(..2);
-            let wanted = rng.bool().then_some(LeaseId(own));
-            let grant = Operation::Lease(LeaseOperation::Grant { id: wanted, ttl_ms });
-            return self.ask_beside(id, Ask::Grant(holder), Some(grant), now_us);
-        };
-        match rng.u8(..16) {
-            0..10 => self.keep(holder, lease, id),
-            10..15 => {
-                let change = self.guests.change(holder, lease);
-                self.ask_beside(id, Ask::Change(holder, lease), Some(change), now_us)
-            }
-            _ => {
-                let revoke = Operation::Lease(LeaseOperation::Revoke { id: lease });
-                self.ask_beside(id, Ask::Revoke(holder), Some(revoke), now_us)
-            }
-        }
-    }
-
-    /// A node is asked to keep a lease: as the leader it need not write.
-    fn keep(&mut self, holder: usize, lease: LeaseId, id: NodeId) -> Check {
-        let now_us = self.now_us;
-        let node = &self.nodes[id.0 as usize - 1];
-        let (life, mistake) = (node.life, node.mistake);
-        let moment = self.guests.base + Duration::from_micros(node.clock.read(now_us).0);
-        if let Some(shell) = self.guests.shell(id, life)
-            && let Some(epoch) = shell.keeper.epoch()
-        {
-            shell.keeper.look(moment);
-            let is_noted = shell.keeper.renew(lease);
-            if mistake == Some(Mistake::RenewedUnconfirmed) {
-                return self.confirm(id, (holder, lease), epoch, is_noted, now_us);
-            }
-            let ask = Ask::Confirm { holder, id: lease, epoch, is_noted };
-            return self.ask_beside(id, ask, None, now_us);
-        }
-        self.keep_by_log(id, holder, lease, now_us)
-    }
-
-    fn keep_by_log(&mut self, id: NodeId, holder: usize, lease: LeaseId, asked_us: u64) -> Check {
-        let keep = Operation::Lease(LeaseOperation::KeepAlive { ids: vec![lease] });
-        self.ask_beside(id, Ask::Keep(holder, lease), Some(keep), asked_us)
-    }
-
-    fn confirm(
-        &mut self,
-        id: NodeId,
-        (holder, lease): (usize, LeaseId),
-        epoch: LeaseEpoch,
-        is_noted: bool,
-        asked_us: u64,
-    ) -> Check {
-        let process = self.node(id).process.as_ref().expect("it steps");
-        let map = process.machine.map();
-        let (Ok(current), Ok(found)) = (lease::epoch(map), lease::find(map, lease)) else {
-            self.rest_holder(&Ask::Revoke(holder));
-            return self.doubt_state(id);
-        };
-        let is_there = found.is_some_and(|found| !found.is_ending);
-        if current != epoch || is_there && !is_noted {
-            return self.keep_by_log(id, holder, lease, asked_us);
-        }
-        if is_there {
-            self.coverage.rare(Rare::LeaseKeptByLeader);
-        }
-        self.rest_holder(&Ask::Revoke(holder));
-        self.told_of_lease(holder, lease, is_there, asked_us)
-    }
-
-    fn told_of_lease(
-        &mut self,
-        holder: usize,
-        id: LeaseId,
-        is_there: bool,
-        asked_us: u64,
-    ) -> Check {
-        if is_there {
-            return self.checks.leases.kept(id, asked_us, self.now_us);
-        }
-        self.guests.holders[holder].lease = None;
-        self.checks.leases.gone(id, asked_us)
-    }
-
     /// A snapshot took the place of a node's state.
     pub(crate) fn note_replaced(&mut self, id: NodeId) {
         if let Some(shell) = self.guests.shells.get(&id) {
@@ -481,33 +345,5 @@ impl World<'_> {
     pub(crate) fn lease_bound_us(&self, living: &[NodeId]) -> u64 {
         let ttl_us = self.plan.guests.as_ref().map_or(0, |guests| guests.ttl_ms * 1_000);
         2 * ttl_us + 2 * KEEPER_PATIENCE_US + self.progress_bound_us(living)
-    }
-}
-
-impl Guests {
-    /// What a holder does with its keys: puts one or two of them under its lease or under
-    /// none, or puts one and removes another.
-    fn change(&mut self, holder: usize, lease: LeaseId) -> Operation {
-        let first = self.rng.u8(..KEYS);
-        let second = (first + self.rng.u8(1..KEYS)) % KEYS;
-        self.holders[holder].written += 1;
-        let value = Bytes::from(self.holders[holder].written.to_le_bytes().to_vec());
-        let number = u8::try_from(holder).expect("few holders");
-        let key = |key: u8| Bytes::from([BESIDE, &[number, key]].concat());
-        let put = |at: u8, lease| {
-            let (key, value) = (key(at), value.clone());
-            TxnOperation::Put { key, value, lease, want_previous: false }
-        };
-        let success = match self.rng.u8(..8) {
-            0..3 => vec![put(first, Some(lease))],
-            3..5 => vec![put(first, Some(lease)), put(second, Some(lease))],
-            5 => vec![put(first, None)],
-            6 => vec![put(first, Some(lease)), put(second, None)],
-            _ => {
-                let delete = TxnOperation::Delete { key: key(second), want_previous: false };
-                vec![put(first, Some(lease)), delete]
-            }
-        };
-        Operation::Txn(Txn { success, ..Txn::default() })
     }
 }

@@ -26,7 +26,6 @@ pub(crate) struct Shell {
     pub(crate) keeper: Timekeeper,
     pub(crate) news: LeaseNews,
     pub(crate) is_beginning: bool,
-    pub(crate) commits: u64,
 }
 
 impl World<'_> {
@@ -89,25 +88,15 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Ends what is over. The state is read before the news are heard.
+    /// Ends what is over.
     fn expire(&mut self, id: NodeId, life: u64) -> Check {
         let process = self.nodes[id.0 as usize - 1].process.as_ref().expect("it looks");
         let map = process.machine.map();
         let Some(shell) = self.guests.shells.get_mut(&id) else { return Ok(()) };
-        let commits = shell.commits;
-        let due = shell.keeper.due(EXPIRIES_MAX);
-        let found: Result<Vec<_>, _> =
-            due.into_iter().map(|id| lease::find(map, id).map(|found| (id, found))).collect();
-        let Ok(found) = found else { return self.doubt_state(id) };
-        let Some(news) = shell.news.take() else {
-            shell.keeper.resign();
-            return Ok(());
-        };
-        shell.keeper.hear(news, commits);
-        let judged: Vec<Proposal> = found
-            .into_iter()
-            .filter_map(|(lease, found)| shell.keeper.judge(lease, found, commits))
-            .collect();
+        let Shell { keeper, news, .. } = shell;
+        let applied = || lease::applied_slot(map);
+        let judged = keeper.over(EXPIRIES_MAX, applied, |id| lease::find(map, id), || news.take());
+        let Ok(judged) = judged else { return self.doubt_state(id) };
         let now_us = self.now_us;
         for proposal in judged {
             if self.node(id).process(life).is_none() {

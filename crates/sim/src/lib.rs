@@ -7,7 +7,7 @@
 //! A seed that fails is found again by its number, told line by line, and shrunk by
 //! [`minimize`]. docs/simulation.md says what is checked and what is not.
 //!
-//! This crate never reads a clock, never draws from the system's randomness, never
+//! This crate never reads a clock (but for one moment to count others from), never draws from the system's randomness, never
 //! iterates over a map of random order, and never touches a socket or a file.
 
 mod actions;
@@ -23,6 +23,7 @@ mod drift;
 mod fault;
 mod guests;
 mod history;
+mod holders;
 mod keepers;
 mod lifecycle;
 mod membership;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 use synod_kv::{
-    Command, KvOptions, MemoryMap, Operation, Outcome, Revision, ServerId, StateMachine, Taken,
-    lease,
+    Command, IdempotencyKey, KvOptions, MemoryMap, Operation, Outcome, Revision, ServerId,
+    StateMachine, Taken, lease,
 };
 
 use super::*;
@@ -28,8 +28,11 @@ struct World {
     keeper: Timekeeper,
     machine: StateMachine<MemoryMap>,
     news: LeaseNews,
-    commits: u64,
     log: VecDeque<(LeaseOperation, Asker)>,
+    /// The name of the next command.
+    name: Option<u64>,
+    /// Whether the map can't be read.
+    is_broken: bool,
     /// Until when each lease was promised to live.
     promised: BTreeMap<LeaseId, u64>,
     /// Leases that ended by an expiry.
@@ -44,8 +47,9 @@ impl World {
             keeper: Timekeeper::default(),
             machine: StateMachine::open(MemoryMap::new(), KvOptions::default()).expect("a map"),
             news: LeaseNews::default(),
-            commits: 0,
             log: VecDeque::new(),
+            name: None,
+            is_broken: false,
             promised: BTreeMap::new(),
             expired: Vec::new(),
         }
@@ -55,18 +59,41 @@ impl World {
         self.log.push_back((operation, Asker::Nobody));
     }
 
+    /// A client says this under a name, which it may have used for the same before.
+    fn say_named(&mut self, name: u64, operation: LeaseOperation) -> Outcome {
+        self.take_all();
+        self.say(operation);
+        self.name = Some(name);
+        self.take_next(true).expect("it was said")
+    }
+
     /// The next command of the log has its effect; the keeper may not learn of its own.
     fn take_next(&mut self, is_answered: bool) -> Option<Outcome> {
         let (operation, asker) = self.log.pop_front()?;
         let slot = self.machine.applied_slot() + 1;
         let id = ServerId { origin: 1, incarnation: 1, sequence: slot };
-        let command = Command { idempotency: None, operation: Operation::Lease(operation.clone()) };
+        let idempotency = self.name.take().map(|name| IdempotencyKey {
+            key: name.to_string().into(),
+            request_hash: 0,
+            asked_ms: slot,
+        });
+        let is_named = idempotency.is_some();
+        let command = Command { idempotency, operation: Operation::Lease(operation.clone()) };
         let taken = self.machine.apply(slot, slot, &[(id, command.clone())]).expect("a map");
-        self.news.tell(&command, &taken[0]);
+        let find = |id| self.machine.lease(id);
+        self.news.tell(slot, &command, &taken[0], find).expect("a map");
         self.machine.commit().expect("a map");
-        self.commits += 1;
         let [Taken::Applied { outcome, .. }] = &taken[..] else { panic!("{taken:?}") };
-        self.note(&operation, outcome);
+        if is_named {
+            // Whether it is the first time or not: promised is what the state holds.
+            let all = lease::list(self.machine.map(), LeaseId(0), 1_000).expect("a map");
+            self.promised.retain(|id, _| all.iter().any(|(there, _)| there == id));
+            for (id, lease) in all.iter().filter(|(_, lease)| lease.renewals == slot) {
+                self.promised.insert(*id, self.now_ms + lease.ttl_ms);
+            }
+        } else {
+            self.note(&operation, outcome);
+        }
         if let Asker::Keeper(proposal) = asker {
             let expired = match outcome {
                 Outcome::LeaseEnded { more: true, .. } => Expired::More,
@@ -132,17 +159,16 @@ impl World {
     /// The keeper looks, and what it proposes waits in the log.
     fn look(&mut self) {
         self.look_clock();
-        let commits = self.commits;
-        let due = self.keeper.due(100);
         let map = self.machine.map();
-        let found: Vec<_> =
-            due.into_iter().map(|id| (id, lease::find(map, id).expect("a map"))).collect();
-        self.keeper.hear(self.news.take().expect("few"), commits);
-        for (id, lease) in found {
-            if let Some(proposal) = self.keeper.judge(id, lease, commits) {
-                let operation = proposal.operation.clone();
-                self.log.push_back((operation, Asker::Keeper(proposal)));
-            }
+        let find = |id| match self.is_broken {
+            true => Err(MapError("a bad block".to_owned())),
+            false => lease::find(map, id),
+        };
+        let news = || self.news.take();
+        let over = self.keeper.over(100, || lease::applied_slot(map), find, news);
+        for proposal in over.unwrap_or_default() {
+            let operation = proposal.operation.clone();
+            self.log.push_back((operation, Asker::Keeper(proposal)));
         }
     }
 
@@ -291,9 +317,10 @@ fn another_attempt_that_had_no_effect_does_not_speak_for_the_one_that_was_lost()
         keeper.learn(ID, proposal.attempt, expired);
         assert!(!keeper.renew(ID), "the first one may come yet");
     }
-    keeper.hear(vec![News::Renewed { ids: vec![ID] }], 1);
+    keeper.hear(vec![News { slot: 1, told: Told::Renewed { ids: vec![ID] } }]);
     assert!(keeper.renew(ID));
-    keeper.hear(vec![News::Ended { id: ID, more: true, is_named: true }], 1);
+    let lease = Some(Lease { renewals: 1, is_ending: true, ..lease });
+    keeper.hear(vec![News { slot: 2, told: Told::Stands { id: ID, lease } }]);
     assert!(!keeper.renew(ID), "it comes to its end");
     assert_eq!(keeper.due(9), [ID]);
 }
@@ -308,7 +335,7 @@ fn a_lease_with_many_keys_is_ended_to_its_end() {
     assert_eq!(keeper.due(9), []);
     keeper.look(start + Duration::from_millis(100));
     assert_eq!(keeper.due(9), [ID]);
-    let first = keeper.judge(ID, Some(lease), 1).expect("it is over");
+    let first = keeper.judge(ID, Some(lease), 3).expect("it is over");
     let operation = LeaseOperation::Expire { id: ID, epoch: LeaseEpoch(2), renewals: 3 };
     assert_eq!(first.operation, operation);
     assert_eq!(keeper.due(9), [], "one attempt at a time");
@@ -317,43 +344,128 @@ fn a_lease_with_many_keys_is_ended_to_its_end() {
     assert_eq!(keeper.left_ms(ID), Some(0));
     assert_eq!(keeper.due(9), [ID]);
     let ending = Lease { is_ending: true, ..lease };
-    let second = keeper.judge(ID, Some(ending), 1).expect("it goes on");
+    let second = keeper.judge(ID, Some(ending), 4).expect("it goes on");
     keeper.learn(ID, first.attempt, Expired::Gone);
-    assert_eq!(keeper.counted(), 1, "the answer of an earlier attempt");
+    assert_eq!(keeper.due(9), [], "the answer of an earlier attempt");
     keeper.learn(ID, second.attempt, Expired::Gone);
+    keeper.hear(vec![News { slot: 5, told: Told::Stands { id: ID, lease: None } }]);
     assert_eq!(keeper.counted(), 0);
 }
 
 #[test]
-fn what_was_told_and_is_not_there_is_forgotten_after_the_next_commit() {
+fn what_was_told_and_is_not_there_is_looked_up_until_the_state_has_its_slot() {
     let mut keeper = Timekeeper::default();
     let mut now = Instant::now();
     keeper.look(now);
     keeper.begin(LeaseEpoch(1), vec![]);
-    keeper.hear(vec![News::Granted { id: ID, ttl_ms: 1 }], 4);
-    for (commits, counted) in [(4, 1), (4, 1), (5, 0)] {
-        for _ in 0..6 {
-            now += PACE_MAX;
-            keeper.look(now);
-        }
-        assert_eq!(keeper.due(9), [ID]);
-        assert_eq!(keeper.judge(ID, None, commits), None);
-        assert_eq!(keeper.counted(), counted);
-    }
-    // An end that a client was told of again is looked up, and if nothing is to it no matter.
-    keeper.hear(vec![News::Granted { id: ID, ttl_ms: 1 << 40 }], 4);
-    keeper.hear(vec![News::Ended { id: ID, more: false, is_named: true }], 4);
-    assert_eq!((keeper.due(9), keeper.counted()), (vec![], 1));
-    for _ in 0..6 {
+    let lease = Lease { ttl_ms: 1, granted_ms: 0, renewals: 5, is_ending: false };
+    keeper.hear(vec![News { slot: 5, told: Told::Stands { id: ID, lease: Some(lease) } }]);
+    for (applied, counted) in [(4, 1), (4, 1), (5, 0)] {
         now += PACE_MAX;
         keeper.look(now);
+        assert_eq!(keeper.due(9), [ID]);
+        assert_eq!(keeper.judge(ID, None, applied), None);
+        assert_eq!(keeper.counted(), counted);
     }
+}
+
+/// An end in parts is told before it is in the state; a look at the state before does not
+/// take it back.
+#[test]
+fn an_older_state_does_not_speak_against_what_was_heard() {
+    let mut keeper = Timekeeper::default();
+    keeper.look(Instant::now());
+    let lease = Lease { ttl_ms: 1 << 40, granted_ms: 0, renewals: 3, is_ending: false };
+    keeper.begin(LeaseEpoch(1), vec![(ID, lease)]);
+    let ending = Lease { is_ending: true, ..lease };
+    keeper.hear(vec![News { slot: 9, told: Told::Stands { id: ID, lease: Some(ending) } }]);
     assert_eq!(keeper.due(9), [ID]);
-    let lease = Lease { ttl_ms: 1 << 40, granted_ms: 0, renewals: 0, is_ending: false };
-    assert_eq!(keeper.judge(ID, Some(lease), 9), None);
-    assert_eq!(keeper.due(9), []);
-    keeper.hear(vec![News::Ended { id: ID, more: false, is_named: false }], 9);
-    assert_eq!(keeper.counted(), 0);
+    assert_eq!(keeper.judge(ID, Some(lease), 8), None);
+    assert_eq!(keeper.due(9), [ID]);
+    assert!(keeper.judge(ID, Some(ending), 9).is_some());
+}
+
+/// The ids of leases that ended are used again, and then what was said of the first ones is
+/// said once more, under the same names: nothing of it is about the second ones.
+#[test]
+fn what_is_said_again_of_an_earlier_lease_leaves_a_later_one_of_its_name_alone() {
+    let grant = |id, ttl_ms| LeaseOperation::Grant { id: Some(id), ttl_ms };
+    let revoke = |id| LeaseOperation::Revoke { id };
+    let (long, short) = (1_000 * TTL_MS, TTL_MS / 10);
+    for (first_ms, second_ms) in [(long, TTL_MS), (short, TTL_MS)] {
+        let mut world = World::new();
+        world.begin();
+        world.say_named(1, grant(ID, first_ms));
+        world.say_named(2, revoke(ID));
+        world.say_named(3, grant(ID, second_ms));
+        world.look();
+        for _ in 0..3 {
+            world.pass(TTL_MS / 2);
+            world.say_named(1, grant(ID, first_ms));
+            world.say_named(2, revoke(ID));
+            world.look();
+            world.renew(ID);
+        }
+        assert_eq!(world.expired, [], "it was renewed");
+        assert_eq!(world.keeper.left_ms(ID), Some(TTL_MS));
+        world.pass(TTL_MS - 100);
+        world.say_named(1, grant(ID, first_ms));
+        world.pass(200);
+        assert_eq!(world.expired, [ID], "to be said again is no renewal");
+    }
+}
+
+#[test]
+fn grants_of_leases_that_ended_take_no_memory_when_they_are_said_again() {
+    let mut world = World::new();
+    world.begin();
+    for _ in 0..2 {
+        for id in 1..100 {
+            let grant = LeaseOperation::Grant { id: Some(LeaseId(id)), ttl_ms: 1 << 40 };
+            world.say_named(id, grant);
+            world.say(LeaseOperation::Revoke { id: LeaseId(id) });
+            world.take_all();
+        }
+        world.look();
+        assert_eq!(world.keeper.counted(), 0);
+    }
+}
+
+#[test]
+fn a_state_that_cannot_be_read_for_a_while_forgets_no_lease() {
+    let mut world = World::new();
+    world.begin();
+    world.grant(ID);
+    world.is_broken = true;
+    world.pass(3 * TTL_MS);
+    assert_eq!(world.expired, []);
+    world.is_broken = false;
+    world.pass(2 * TTL_MS);
+    assert_eq!(world.expired, [ID]);
+}
+
+/// A lease ends under the hand of its keeper, and is granted again before the keeper learns
+/// what came of its own attempt to end it.
+#[test]
+fn a_lease_that_was_granted_again_is_counted_though_the_one_before_is_gone() {
+    let mut world = World::new();
+    world.begin();
+    world.grant(ID);
+    world.take_all();
+    for _ in 0..8 {
+        world.look();
+        world.now_ms += 200;
+    }
+    let Some((_, Asker::Keeper(proposal))) = world.log.pop_front() else { panic!("an expiry") };
+    world.say_named(1, LeaseOperation::Revoke { id: ID });
+    world.grant(ID);
+    world.take_all();
+    world.look();
+    world.keeper.learn(ID, proposal.attempt, Expired::Gone);
+    world.look();
+    assert_eq!(world.keeper.counted(), 1);
+    world.pass(2 * TTL_MS);
+    assert_eq!(world.expired, [ID]);
 }
 
 /// A hundred thousand leases, each renewed a few times. What takes longer than a test may
@@ -386,6 +498,7 @@ fn many_leases_are_cheap() {
         for id in due {
             let proposal = keeper.judge(id, Some(lease), 1).expect("it is over");
             keeper.learn(id, proposal.attempt, Expired::Gone);
+            keeper.hear(vec![News { slot: 2, told: Told::Stands { id, lease: None } }]);
         }
     }
     assert_eq!((over, keeper.counted()), (100_000, 0));
@@ -405,6 +518,15 @@ enum Step {
     Revoke(u64),
     Renew(u64),
     RenewElsewhere(u64),
+    /// A grant or a revocation under a name that may have been used for it before.
+    GrantNamed {
+        id: u64,
+        ttl_ms: u64,
+    },
+    RevokeNamed {
+        id: u64,
+        name: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -419,6 +541,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => id().prop_map(Step::Revoke),
         4 => id().prop_map(Step::Renew),
         2 => id().prop_map(Step::RenewElsewhere),
+        2 => (100u64..103, prop_oneof![Just(100), Just(TTL_MS), Just(2 * TTL_MS)])
+            .prop_map(|(id, ttl_ms)| Step::GrantNamed { id, ttl_ms }),
+        2 => (100u64..103, 0u64..3).prop_map(|(id, name)| Step::RevokeNamed { id, name }),
     ]
 }
 
@@ -448,6 +573,13 @@ proptest! {
                     world.say(LeaseOperation::Revoke { id: recent(granted, back) });
                 }
                 Step::Renew(back) => world.renew(recent(granted, back)),
+                Step::GrantNamed { id, ttl_ms } => {
+                    let operation = LeaseOperation::Grant { id: Some(LeaseId(id)), ttl_ms };
+                    world.say_named(id * 10_000 + ttl_ms, operation);
+                }
+                Step::RevokeNamed { id, name } => {
+                    world.say_named(id * 10 + name, LeaseOperation::Revoke { id: LeaseId(id) });
+                }
                 Step::RenewElsewhere(back) => {
                     let ids = vec![recent(granted, back)];
                     world.say(LeaseOperation::KeepAlive { ids });
