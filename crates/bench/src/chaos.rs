@@ -1,9 +1,11 @@
 //! Whether a real cluster keeps its word while everything goes wrong: clients write
 //! down what they ask for and what they are told, while nodes are killed, paused,
 //! cut off from each other and left without room on their disks, while others take their
-//! places or they go on as another release, and while their files decay. Backups are made meanwhile, and clusters of these. In the end everything is healed, and the history must be
-//! linearizable, no acknowledged write may be missing, and all nodes must have the
-//! same state.
+//! places or they go on as another release, and while their files decay. Backups are made
+//! meanwhile, and clusters of these. In the end everything is healed, and the history must be
+//! linearizable, no acknowledged write may be missing, all nodes must have the same state,
+//! watches must have been told everything once and in order, and leases must have lived for
+//! their time and not for ever.
 
 mod backup;
 mod check;
@@ -11,12 +13,15 @@ mod contents;
 mod control;
 mod damage;
 mod fault;
+mod guests;
 mod history;
+mod leases;
 mod links;
 mod load;
 mod member;
 mod result;
 mod upgrade;
+mod watches;
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -33,10 +38,12 @@ pub use control::{ChaosControl, Order, Release, Restored, Sentence, Told};
 pub use fault::{Class, Kind};
 use fault::{Fault, Nemesis};
 use history::{End, Operation};
+pub use leases::Leases;
 pub use links::Links;
 use load::Load;
 use result::worst_of;
 pub use result::{ChaosResult, FaultResult, Operations};
+pub use watches::Watches;
 
 const POLL: Duration = Duration::from_millis(5);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -133,9 +140,13 @@ impl Run<'_> {
         let load = Arc::clone(&self.load);
         let builder = thread::Builder::new().name("load".into());
         let generator = builder.spawn(move || load::generate(&load))?;
+        let guests = self.invite()?;
         let disturbed = self.disturb(begin);
         // The load ends in any case, so that an error leaves no thread behind.
         self.load.stop();
+        if disturbed.is_err() {
+            guests.goal.set(0);
+        }
         join(generator)?;
         disturbed?;
         self.progress.say("reading every key through every node");
@@ -151,10 +162,12 @@ impl Run<'_> {
         }
         operations.extend(self.load.take_log());
         self.save(&operations)?;
+        self.progress.say("waiting for the watches and the ends of leases");
+        let told = self.ask_guests(guests, &operations)?;
         let nodes = self.nodes.clone();
         let equal_at_slot = self.compare_states(&nodes, "")?;
         self.progress.say("looking for an order of all operations");
-        Ok(self.assemble(begin.elapsed(), &operations, final_us, equal_at_slot))
+        Ok(self.assemble(begin.elapsed(), &operations, final_us, equal_at_slot, told))
     }
 
     fn disturb(&mut self, begin: Instant) -> Result<(), BenchError> {
@@ -413,6 +426,7 @@ impl Run<'_> {
         operations: &[Operation],
         final_us: u64,
         equal_at_slot: Option<u64>,
+        (watches, leases): (Watches, Leases),
     ) -> ChaosResult {
         let findings = check::check(operations, final_us);
         self.violations.extend(findings.violations);
@@ -431,6 +445,8 @@ impl Run<'_> {
             keys_undecided: findings.undecided,
             equal_at_slot,
             backups_checked: self.backups.len() as u64,
+            watches,
+            leases,
             stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
             faults: self.faults,
@@ -453,8 +469,8 @@ fn names(nodes: &[NodeId]) -> String {
     names.join(", ")
 }
 
-fn join(generator: JoinHandle<Result<(), BenchError>>) -> Result<(), BenchError> {
-    match generator.join() {
+fn join<T>(thread: JoinHandle<Result<T, BenchError>>) -> Result<T, BenchError> {
+    match thread.join() {
         Ok(ended) => ended,
         Err(panic) => std::panic::resume_unwind(panic),
     }

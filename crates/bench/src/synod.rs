@@ -99,6 +99,21 @@ impl SynodConnection {
         self.exchange().await
     }
 
+    /// Any request, by its path and query.
+    pub(crate) async fn call(
+        &mut self,
+        method: &str,
+        target: &str,
+        body: &[u8],
+    ) -> Result<Response, RequestError> {
+        self.outgoing.clear();
+        // Writing into memory cannot fail.
+        let _ = write!(self.outgoing, "{method} {target}{}", self.host);
+        let _ = write!(self.outgoing, "content-length: {}\r\n\r\n", body.len());
+        self.outgoing.extend_from_slice(body);
+        self.exchange().await
+    }
+
     fn begin(&mut self, method: &str, key: &[u8]) {
         self.outgoing.clear();
         self.outgoing.extend_from_slice(method.as_bytes());

@@ -7,6 +7,9 @@
 //! reads until the state machine has applied what they must see. A node with
 //! threads and a simulation without any run the same host.
 //!
+//! Beside it stands the [`timekeeper`] of the leases, which is told the time and what
+//! happened, and says which leases are over.
+//!
 //! This crate never touches a socket or a file, never starts a thread, never
 //! reads a clock and never knows which thread carries out its actions.
 
@@ -17,10 +20,12 @@ mod boundary;
 mod cluster_clock;
 mod commands;
 mod host;
+pub mod lease_news;
 mod limits;
 mod membership;
 mod outbox;
 mod reads;
+pub mod timekeeper;
 
 pub use agreement::Disagreement;
 pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};

@@ -246,7 +246,9 @@ impl Stage {
         self.state.hash.bytes(value);
         if metadata.lease != lease_before {
             self.state.hash.number(metadata.lease);
-            self.leases.detach(&mut self.batch, LeaseId(lease_before), key);
+            if metadata.lease != 0 || !self.options.planted.is(Bug::LeaseKeepsDetached) {
+                self.leases.detach(&mut self.batch, LeaseId(lease_before), key);
+            }
             self.leases.attach(&mut self.batch, LeaseId(metadata.lease), key);
         }
         self.cache.set(key, Some(metadata));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 
 use crate::codec::{Reader, put_varint};
 use crate::map::Cursor;
+use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::walk::Finder;
 use crate::{LeaseEpoch, LeaseId, MapError, OrderedMap, Outcome, State, WriteSet, layout};
@@ -315,7 +316,11 @@ impl Stage {
                 let Some(lease) = self.leases.find(finder.map, *id)? else {
                     return Ok(Outcome::LeaseNotFound { revision, id: *id });
                 };
-                let is_current = *epoch == self.state.lease_epoch && *renewals == lease.renewals;
+                let planted = self.options.planted;
+                let is_epoch =
+                    *epoch == self.state.lease_epoch || planted.is(Bug::ExpiryIgnoresEpoch);
+                let is_current = is_epoch
+                    && (*renewals == lease.renewals || planted.is(Bug::ExpiryIgnoresRenewals));
                 // One that is ending can't be saved any more, whoever says so.
                 if !is_current && !lease.is_ending {
                     return Ok(Outcome::LeaseExpiryOld { revision, id: *id });

@@ -18,6 +18,9 @@ planted_bugs! {
     SequenceAppliedTwice = 43, "a command that arrives twice is carried out twice";
     LateAttemptTaken = 43, "an attempt that was under way until its idempotency key was forgotten is carried out";
     AnswersInMemoryOnly = 43, "answers under idempotency keys are not saved";
+    ExpiryIgnoresRenewals = 41, "the expiry of a lease has effect though it was renewed since";
+    ExpiryIgnoresEpoch = 41, "the expiry of a lease has effect though another one keeps the time";
+    LeaseKeepsDetached = 41, "a key that is put under no lease goes with the one that it had";
     FailedConditionStores = 45, "a compare-and-set whose comparison failed changes the state";
     TxnLosesLast = 45, "a transaction that changes several keys loses the last change";
     TxnInTwo = 45, "a transaction has a revision for each of its changes";

@@ -13,7 +13,7 @@
 //!
 //! This crate never decides anything: what to persist, send, apply and answer comes
 //! from the host, and this crate carries it out. It has no logic worth a unit test
-//! beyond files and settings, and `timekeeper`, which counts the time of leases.
+//! beyond files and settings.
 
 mod apply_thread;
 mod backup;
@@ -33,7 +33,6 @@ mod identity;
 mod inspect;
 mod join;
 mod journal_thread;
-mod lease_news;
 mod leases;
 mod limit_settings;
 pub mod logging;
@@ -63,10 +62,12 @@ mod start_error;
 mod status;
 #[cfg(test)]
 mod test_node;
-mod timekeeper;
 mod tuning;
 mod upkeep;
 mod workers;
+
+// What counts the time of leases decides, so it is the host's.
+pub(crate) use synod_host::{lease_news, timekeeper};
 
 pub use apply_thread::ApplyError;
 pub use backup::{BackupAbout, BackupFile};

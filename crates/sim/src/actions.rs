@@ -9,9 +9,10 @@ use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::guests::is_of_guest;
 use crate::history::Answer;
 use crate::network::Fate as Sent;
-use crate::node::{Backed, apply_value};
+use crate::node::{Backed, Unfit, apply_value};
 use crate::releases::has_newer_form;
 use crate::snapshot::Task;
 use crate::words;
@@ -259,11 +260,13 @@ impl World<'_> {
                 self.coverage.rare(Rare::NewerBatchApplied);
             }
             for took in commands {
+                if self.guests.applied(id, &process.machine, &took).is_err() {
+                    return self.stop_unfit(id, Unfit::Damaged);
+                }
                 let own = took.id.origin == id.0 && took.id.incarnation == life;
                 match took.taken {
                     Taken::Applied { outcome, .. } => {
-                        let exactly_once = &mut self.checks.exactly_once;
-                        exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                        self.checks.taken(took.id, slot, &took.command, &outcome, now_us)?;
                         if own {
                             process.applied.own_sequence = took.id.sequence;
                             let waiter = process.waiters.pop_front();
@@ -298,7 +301,10 @@ impl World<'_> {
         let applied = Applied { own_gap, ..process.applied.clone() };
         for (request, slot, outcome) in answers {
             self.checks.durability.acknowledged(id, slot, &self.checks.agreement)?;
-            self.answered(id, request, Answer::Outcome(outcome));
+            match is_of_guest(request) {
+                true => self.answered_beside(id, request, &outcome)?,
+                false => self.answered(id, request, Answer::Outcome(outcome)),
+            }
         }
         self.hear(id, Event::Applied(applied))
     }

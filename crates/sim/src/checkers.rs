@@ -3,14 +3,17 @@
 pub mod agreement;
 pub mod durability;
 pub mod exactly_once;
+pub mod leases;
 pub mod linearizability;
 pub mod liveness;
 pub mod memory;
 pub mod promises;
 pub mod search;
 pub mod state_hash;
+pub mod story;
 pub mod transactions;
 pub mod versions;
+pub mod watches;
 
 use std::fmt;
 
@@ -37,6 +40,12 @@ pub enum Checker {
     Liveness,
     /// Nothing grows without bound.
     Memory,
+    /// The log explains every revision, and what each node holds.
+    Story,
+    /// No lease ends before its time, and each takes its keys.
+    Leases,
+    /// Whoever watches is told everything once, in order.
+    Watches,
     /// Nobody is given what it cannot read.
     Versions,
     /// There was something to check.
@@ -61,6 +70,9 @@ impl Checker {
             Checker::Transactions => "transactions",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
+            Checker::Story => "story",
+            Checker::Leases => "leases",
+            Checker::Watches => "watches",
             Checker::Versions => "versions",
             Checker::Enough => "enough to check",
             Checker::Assertion => "assertion",

@@ -16,6 +16,7 @@ use synod_wire::command;
 use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::fault::Fault;
+use crate::guests::is_of_guest;
 use crate::history::{Answer, Operation, Request, key_bytes, value_bytes, value_name};
 use crate::node::Node;
 use crate::plan::{Load, Plan};
@@ -166,6 +167,11 @@ impl Clients {
         };
         let other = (key + self.txn_rng.u8(1..load.keys)) % load.keys;
         Request::Txn { condition, other, removes: self.txn_rng.bool() }
+    }
+
+    /// The highest revision that anybody was told.
+    pub(crate) fn told(&self) -> Revision {
+        self.told
     }
 
     fn take(&mut self, request: RequestId) -> Option<Attempt> {
@@ -327,6 +333,9 @@ impl World<'_> {
 
     /// A read is safe now: what does it see?
     pub(crate) fn read_ready(&mut self, id: NodeId, request: RequestId) -> Check {
+        if is_of_guest(request) {
+            return self.confirmed(id, request);
+        }
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
         let key = key_bytes(self.clients.operations[attempt.operation].key);
         let process = self.node(id).process.as_ref().expect("it steps");
@@ -380,12 +389,18 @@ impl World<'_> {
         });
         if refusal == Refusal::Unknown {
             self.checks.exactly_once.unknown(id.0, life, request)?;
+            if is_of_guest(request) {
+                return self.refused_beside(request);
+            }
             if let Some(attempt) = self.clients.take(request) {
                 self.lost(attempt);
             }
             return Ok(());
         }
         self.checks.exactly_once.refused(id.0, life, request);
+        if is_of_guest(request) {
+            return self.refused_beside(request);
+        }
         let Some(attempt) = self.clients.take(request) else { return Ok(()) };
         self.trace.note(now_us, [words::REFUSES, request.0, u64::from(id.0), 0], || {
             format!("{id} refuses #{}: {refusal:?}", attempt.operation)

@@ -118,6 +118,18 @@ rare! {
     OlderRead "records of the older form read by the newer release",
     NewerRead "records of the newer form read",
     NewerBatchApplied "batch of the newer form applied",
+    LeaseEpoch "time of leases kept by a new leader",
+    LeaseKeptByLeader "lease kept by the leader alone",
+    LeaseKeptByLog "lease kept through the log",
+    LeaseExpired "lease ended since its time was over",
+    LeaseEndedInParts "lease ended in several commands",
+    LeaseExpiryOld "expiry of a lease without effect",
+    LeaseExpiryUnknown "expiry of a lease that nobody heard of",
+    WatchResumed "watch gone on at a node",
+    WatchCutWithin "watch cut off within a revision",
+    WatchOverSnapshot "watch over a snapshot",
+    WatchAheadOfNode "watch ahead of its node",
+    WatchCompacted "watch ended as compacted",
 }
 
 /// Counts.

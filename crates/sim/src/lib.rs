@@ -7,7 +7,7 @@
 //! A seed that fails is found again by its number, told line by line, and shrunk by
 //! [`minimize`]. docs/simulation.md says what is checked and what is not.
 //!
-//! This crate never reads a clock, never draws from the system's randomness, never
+//! This crate never reads a clock (but for one moment to count others from), never draws from the system's randomness, never
 //! iterates over a map of random order, and never touches a socket or a file.
 
 mod actions;
@@ -21,7 +21,10 @@ mod cut;
 mod disk;
 mod drift;
 mod fault;
+mod guests;
 mod history;
+mod holders;
+mod keepers;
 mod lifecycle;
 mod membership;
 mod minimize;
@@ -39,6 +42,7 @@ mod snapshot;
 mod squeeze;
 mod store;
 mod trace;
+mod watchers;
 mod words;
 mod world;
 
@@ -48,6 +52,6 @@ pub use coverage::{Coverage, Rare, SEEDS_MIN};
 pub use fault::Fault;
 pub use history::{Answer, Operation, Request};
 pub use minimize::minimize;
-pub use plan::{Load, Pace, Plan, Sizes};
+pub use plan::{Guests, Load, Pace, Plan, Sizes};
 pub use run::{Report, Runner, panic_text, run, run_traced, running_seed};
 pub use trace::Sink;

@@ -152,8 +152,7 @@ impl World<'_> {
             };
             for took in commands {
                 if let Taken::Applied { outcome, .. } = took.taken {
-                    let exactly_once = &mut self.checks.exactly_once;
-                    exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                    self.checks.taken(took.id, slot, &took.command, &outcome, now_us)?;
                 }
             }
             if node.drift != Drift::Parted {
@@ -180,6 +179,7 @@ impl World<'_> {
     fn schedule_beginnings(&mut self, id: NodeId, life: u64) {
         let flush_us = self.rng.u64(1_000..self.plan.pace.flush_us);
         self.at(flush_us, Happening::Flush { node: id, life });
+        self.begin_looking(id, life);
         for peer in 1..=self.plan.members {
             if NodeId(peer) != id {
                 let delay_us = self.rng.u64(100..20_000);
@@ -249,12 +249,15 @@ pub(crate) fn limits(plan: &Plan) -> Limits {
 }
 
 fn kv_options(plan: &Plan) -> KvOptions {
+    let options = KvOptions::default();
+    let removes_max = plan.guests.as_ref().map(|guests| guests.removes_max);
     KvOptions {
+        delete_range_keys_max: removes_max.unwrap_or(options.delete_range_keys_max),
         idempotency_ttl_ms: plan.keys.ttl_ms,
         idempotency_grace_ms: plan.keys.grace_ms,
         metadata_cache_bytes_max: plan.sizes.metadata_cache_bytes_max,
         idempotency_records_max: plan.keys.records_max,
         planted: planted::machine(plan.bug),
-        ..KvOptions::default()
+        ..options
     }
 }

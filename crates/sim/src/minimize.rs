@@ -52,6 +52,7 @@ fn candidates(plan: &Plan) -> Vec<(String, Plan)> {
             plan.faults.remove(fault);
         });
     }
+    add("without guests".to_owned(), &|plan| plan.guests = None);
     add("without encoding the messages".to_owned(), &|plan| plan.encodes_messages = false);
     add("one event a step".to_owned(), &|plan| plan.pace.batch_us_max = 0);
     add("short values".to_owned(), &|plan| plan.load.padding_bytes_max = 0);

@@ -37,6 +37,11 @@ mistakes! {
     SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
     LostWriteUnnoticed = 38, "a group of records that the disk never wrote is not missed";
     RecordElsewhere = 38, "records that the disk put elsewhere count for the slot of that place";
+    RenewedUnconfirmed = 42, "a lease is kept by a leader that asks nobody whether it still leads";
+    WatchResumesAtLast = 45, "a watch that goes on begins with the revision that it has, not behind it";
+    WatchIdTooEarly = 45, "each event of a revision has its id, not the last one only";
+    WatchAheadOfState = 45, "a quiet watch is told of progress up to what others have, not this node";
+    WatchSkipsCompacted = 45, "a watch whose next changes are compacted goes on with what is left, without a word";
     NewFormTooEarly = 50, "a leader writes the newer form as soon as it may, whoever cannot read it";
     UnmetReadNewest = 50, "a member that a leader has not met counts as one that reads the newer form";
     OlderFormMisread = 50, "the newer release reads batches of the older one as if they were its own";

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use fastrand::Rng;
 use synod_host::Event;
+use synod_host::timekeeper::PACE_MAX;
 use synod_paxos::{Configuration, NodeId, Room};
 
 use crate::checkers::Check;
@@ -328,6 +329,9 @@ impl World<'_> {
             self.nemesis.jumped_us += forward_us;
             self.coverage.fault(fault);
             self.node(victim).clock.jump(forward_us);
+            // Whoever keeps the time of leases believes in so much of it.
+            let believed_us = u64::try_from(PACE_MAX.as_micros()).expect("milliseconds");
+            self.checks.leases.leapt(believed_us.min(forward_us));
             let life = self.node(victim).life;
             self.at(0, Happening::Wake { node: victim, life });
         }

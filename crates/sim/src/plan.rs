@@ -43,6 +43,9 @@ pub struct Plan {
     pub keys: Keys,
     /// What the clients do.
     pub load: Load,
+    /// Who holds leases and who watches.
+    #[serde(default)]
+    pub guests: Option<Guests>,
     /// Every message passes through the encoding that real nodes use.
     pub encodes_messages: bool,
     /// The mistake that every node makes; none but to test the simulation itself.
@@ -139,6 +142,25 @@ pub struct Load {
     pub txn_percent: u8,
 }
 
+/// Who holds leases, and who watches.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Guests {
+    /// Who has a lease, and keys under it, or wants one.
+    pub holders: usize,
+    /// How long their leases live without being kept.
+    pub ttl_ms: u64,
+    /// Keys that one command removes when a lease ends.
+    pub removes_max: u32,
+    /// How many watch.
+    pub watchers: usize,
+    /// Bytes in a page of what a watch is told.
+    pub page_bytes_max: usize,
+    /// Changes that a page passes by.
+    pub visits_max: usize,
+    /// Whether somebody has what was replaced forgotten now and then.
+    pub compacts: bool,
+}
+
 impl Plan {
     /// What this seed draws.
     #[must_use]
@@ -181,13 +203,14 @@ impl Plan {
             keys: draw_keys(&mut rng, seed),
             tail: draw_tail(seed),
             load,
+            guests: None,
             encodes_messages: rng.u8(..4) == 0,
             bug: None,
         };
         // Where everything is slow, an attempt may take longer and be well all the same.
         let patience_ms = SLOTS_OF_GRACE * plan.pace.slot_us() / 1_000;
         plan.keys.grace_ms = plan.keys.grace_ms.max(patience_ms);
-        plan.with_membership().with_later_faults().with_releases()
+        plan.with_membership().with_later_faults().with_releases().with_guests()
     }
 
     /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
@@ -224,6 +247,24 @@ impl Plan {
         let (on, percent) = (rng.u8(..8) == 0, rng.u32(20..=100));
         if on && self.members > 1 {
             self.faults.insert(Fault::Upgrade, percent);
+        }
+        self
+    }
+
+    /// Every fourth seed has guests. None of those has that failed once before there were
+    /// any, so these stay what they were.
+    fn with_guests(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_0200);
+        if rng.u8(..4) == 0 {
+            self.guests = Some(Guests {
+                holders: rng.usize(1..=3),
+                ttl_ms: [1_000, 2_000, 6_000][rng.usize(..3)],
+                removes_max: [1, 2, 10_000][rng.usize(..3)],
+                watchers: rng.usize(1..=4),
+                page_bytes_max: [1, 30, 4 << 20][rng.usize(..3)],
+                visits_max: [1, 20, 2_000][rng.usize(..3)],
+                compacts: rng.u8(..3) > 0,
+            });
         }
         self
     }
@@ -283,6 +324,7 @@ impl fmt::Display for Plan {
         writeln!(f, "sizes: {:?}", self.sizes)?;
         writeln!(f, "tail: {:?}", self.tail)?;
         writeln!(f, "keys: {:?}", self.keys)?;
+        writeln!(f, "guests: {:?}", self.guests)?;
         write!(f, "load: {:?}, encodes messages: {}", self.load, self.encodes_messages)
     }
 }

@@ -174,6 +174,11 @@ impl World<'_> {
         while self.commands_waiting(&living) > 0 && self.now_us < bound_us {
             self.step()?;
         }
+        // What nobody keeps ends.
+        let bound_us = self.now_us + self.lease_bound_us(&living);
+        while self.checks.leases.left() > 0 && self.now_us < bound_us {
+            self.step()?;
+        }
         self.run_until(self.now_us + SETTLE_US)?;
         // As long as idempotency keys are remembered the leader lets time pass in the log,
         // and somebody may just be about to apply that.
@@ -255,8 +260,12 @@ impl World<'_> {
             }
         }
         linearizability::check(operations, &settled, self.plan.load.keys)?;
-        transactions::check(operations, &settled)?;
-        let (wanted, asked) = (self.plan.operations_min, operations.len());
+        transactions::check(operations, &settled, self.checks.story.beside())?;
+        self.checks.story.check()?;
+        let living: Vec<NodeId> = applied.iter().map(|(id, _)| *id).collect();
+        self.checks.leases.ended(self.now_us, self.lease_bound_us(&living))?;
+        self.end_watches(&living)?;
+        let (wanted, asked) = (self.plan.operations_min, self.clients.operations.len());
         demand(asked >= wanted, Checker::Enough, || {
             format!("only {asked} operations were asked for, so too little was checked")
         })?;

@@ -347,6 +347,7 @@ impl World<'_> {
         // Whatever it was before, it is what the others are now.
         node.drift = Drift::None;
         self.checks.state_hash.applied(id, slot, hash)?;
+        self.note_replaced(id);
         self.tell_skipped(id)
     }
 

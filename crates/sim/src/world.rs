@@ -1,17 +1,21 @@
 //! Everything there is, and what happens next.
 
+use bytes::Bytes;
 use fastrand::Rng;
 use synod_host::{Action, Event, RequestId};
+use synod_kv::{Outcome, ServerId};
 use synod_paxos::{Configuration, Message, NodeId, RecordBody};
 use synod_wire::PeerMessage;
 
 use crate::checkers::agreement::Agreement;
 use crate::checkers::durability::Durability;
 use crate::checkers::exactly_once::ExactlyOnce;
+use crate::checkers::leases::Leases;
 use crate::checkers::liveness::Liveness;
 use crate::checkers::memory::Memory;
 use crate::checkers::promises::Promises;
 use crate::checkers::state_hash::StateHash;
+use crate::checkers::story::Story;
 use crate::checkers::versions::Versions;
 use crate::checkers::{Check, Violation};
 use crate::client::Clients;
@@ -20,6 +24,7 @@ use crate::coverage::{Coverage, Rare};
 use crate::disk::Tail;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::guests::{self, Guests, Visit};
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Fate, Node};
@@ -85,6 +90,8 @@ pub(crate) enum Happening {
     Cut { episode: u64 },
     /// The disk has room again.
     DiskFreed { node: NodeId },
+    /// A guest's turn.
+    Guest(Visit),
 }
 
 /// All that is checked while it runs.
@@ -97,7 +104,31 @@ pub(crate) struct Checks {
     pub(crate) durability: Durability,
     pub(crate) memory: Memory,
     pub(crate) versions: Versions,
+    pub(crate) story: Story,
+    pub(crate) leases: Leases,
     pub(crate) liveness: Option<Liveness>,
+}
+
+impl Checks {
+    /// A node took a command in a slot.
+    pub(crate) fn taken(
+        &mut self,
+        id: ServerId,
+        slot: u64,
+        command: &Bytes,
+        outcome: &Outcome,
+        now_us: u64,
+    ) -> Check {
+        self.exactly_once.taken(id, slot, command, outcome, now_us)?;
+        let keys = match outcome {
+            Outcome::LeaseEnded { id, .. } => self.story.keys_of(*id).len() as u64,
+            _ => 0,
+        };
+        match self.story.taken(id, command, outcome) {
+            Some(command) => self.leases.taken((slot, now_us), &command.operation, outcome, keys),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The world.
@@ -112,6 +143,7 @@ pub(crate) struct World<'t> {
     pub(crate) nodes: Vec<Node>,
     pub(crate) network: Network,
     pub(crate) clients: Clients,
+    pub(crate) guests: Guests,
     pub(crate) nemesis: Nemesis,
     pub(crate) squeeze: Squeeze,
     pub(crate) checks: Checks,
@@ -139,6 +171,8 @@ impl<'t> World<'t> {
             durability: Durability::default(),
             memory: Memory::new(crate::lifecycle::limits(&plan), alpha, page_bytes_max),
             versions: Versions::default(),
+            story: Story::default(),
+            leases: guests::checker(&plan),
             liveness: None,
         };
         let mut world = World {
@@ -146,6 +180,7 @@ impl<'t> World<'t> {
             schedule: Schedule::new(),
             network: Network::new(&plan),
             clients: Clients::new(&plan),
+            guests: Guests::new(&plan),
             nemesis: Nemesis::new(&plan),
             squeeze: Squeeze::new(&plan),
             coverage: Coverage::default(),
@@ -169,6 +204,7 @@ impl<'t> World<'t> {
         for client in 0..world.plan.load.clients {
             world.schedule.at(1_000, Happening::Client { client });
         }
+        world.invite();
         world.unleash();
         Ok(world)
     }
@@ -261,6 +297,7 @@ impl<'t> World<'t> {
             Happening::Nemesis { fault } => self.strike(fault)?,
             Happening::Cut { episode } => self.change_cut(episode),
             Happening::DiskFreed { node } => self.node(node).disk.full = false,
+            Happening::Guest(visit) => self.receive_guest(visit)?,
             of_files => self.happen_to_files(of_files)?,
         }
         Ok(())

@@ -78,12 +78,13 @@ impl Load {
         *self.nodes.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
     }
 
-    fn nodes(&self) -> usize {
+    /// How many there are.
+    pub(super) fn nodes(&self) -> usize {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// The node of this number, counted round and round.
-    fn node(&self, number: usize) -> (NodeId, SocketAddr) {
+    pub(super) fn node(&self, number: usize) -> (NodeId, SocketAddr) {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         nodes[number % nodes.len()]
     }
@@ -94,6 +95,15 @@ impl Load {
 
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// What requests are drawn from.
+    pub(super) fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// From now on the first acknowledgement of a write that is called now or later

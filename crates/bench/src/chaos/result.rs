@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::fault::{Class, Kind};
+use super::leases::Leases;
+use super::watches::Watches;
 use crate::table::{self, Table, count, or_dash};
 
 /// Operations by how they ended.
@@ -63,6 +65,10 @@ pub struct ChaosResult {
     pub equal_at_slot: Option<u64>,
     /// Backups of which a cluster was made and held against all that clients were told.
     pub backups_checked: u64,
+    /// What those saw who watched.
+    pub watches: Watches,
+    /// What became of leases; all zero where there were none.
+    pub leases: Leases,
     /// How often a node ended because its disk was full, which it may.
     pub stops_for_space: u64,
     /// The faults in their order.
@@ -101,6 +107,16 @@ impl ChaosResult {
         lines.row(["keys that lost a write", &count(self.keys_lost)]);
         lines.row(["keys that could not be checked", &count(self.keys_undecided)]);
         lines.row(["equal states at slot", &or_dash(self.equal_at_slot.map(count))]);
+        let Watches { watches, events, resumed } = self.watches;
+        lines.row(["watches", &count(watches)]);
+        lines.row(["changes told to each of them", &count(events)]);
+        lines.row(["watches that went on elsewhere", &count(resumed)]);
+        let Leases { granted, kept, over } = self.leases;
+        if granted > 0 {
+            lines.row(["leases granted", &count(granted)]);
+            lines.row(["renewals of leases", &count(kept)]);
+            lines.row(["leases whose time was over", &count(over)]);
+        }
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }

@@ -58,7 +58,8 @@ pub struct ExactlyOnce {
 #[derive(Clone, Debug)]
 struct Submitted {
     request: RequestId,
-    operation: usize,
+    /// None of the history, when a guest handed it over.
+    operation: Option<usize>,
     command: Bytes,
 }
 
@@ -72,7 +73,13 @@ impl ExactlyOnce {
         operation: usize,
         command: Bytes,
     ) {
-        let attempt = Submitted { request, operation, command };
+        let attempt = Submitted { request, operation: Some(operation), command };
+        self.submitted.entry((node, life)).or_default().push(attempt);
+    }
+
+    /// Somebody hands a node a command of which the history of the clients has nothing.
+    pub fn submitted_beside(&mut self, node: u32, life: u64, request: RequestId, command: Bytes) {
+        let attempt = Submitted { request, operation: None, command };
         self.submitted.entry((node, life)).or_default().push(attempt);
     }
 
@@ -146,10 +153,11 @@ impl ExactlyOnce {
         effects.sort_by_key(|(_, effect)| effect.order);
         for (id, effect) in effects {
             let Submitted { operation: index, command, .. } = self.attempt_of(*id)?;
-            let (index, operation) = (*index, &operations[*index]);
             demand(*command == effect.command, Checker::ExactlyOnce, || {
-                format!("{id:?} holds another command than operation {index}")
+                format!("{id:?} holds another command than operation {index:?}")
             })?;
+            let Some(index) = *index else { continue };
+            let operation = &operations[index];
             // Without room for the key nothing happened; a later attempt may succeed.
             if is_about_the_key(&effect.outcome) {
                 if let Some(first) = &mut settled[index] {

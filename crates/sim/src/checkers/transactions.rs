@@ -7,7 +7,7 @@
 //! was told must be what the store held right before it, on all of its keys. A part of a
 //! transaction without the other, or between two others, can't be explained then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use synod_kv::{Condition, KeyRecord, Outcome, Revision, TxnResult};
 
@@ -65,11 +65,16 @@ fn named(record: Option<&KeyRecord>) -> Option<(u64, Revision)> {
     record.map(|record| (value_name(&record.value), record.mod_revision))
 }
 
-/// Checks what everybody was told against the store of its revision.
+/// Checks what everybody was told against the store of its revision. Some revisions were made
+/// beside, and changed other keys.
 ///
 /// # Errors
 /// When a revision has two changes or none, or an operation does not fit its revision.
-pub fn check(operations: &[Operation], settled: &[Option<Settled>]) -> Check {
+pub fn check(
+    operations: &[Operation],
+    settled: &[Option<Settled>],
+    beside: &BTreeSet<Revision>,
+) -> Check {
     let mut changes: BTreeMap<Revision, (usize, &Outcome)> = BTreeMap::new();
     let mut looks: BTreeMap<Revision, Vec<(usize, Answer)>> = BTreeMap::new();
     for (index, operation) in operations.iter().enumerate() {
@@ -95,13 +100,18 @@ pub fn check(operations: &[Operation], settled: &[Option<Settled>]) -> Check {
     }
     let mut store = Store::new();
     let mut reached = Revision(0);
-    for (revision, (index, outcome)) in &changes {
+    let mut made: BTreeMap<Revision, Option<(usize, &Outcome)>> =
+        beside.iter().map(|revision| (*revision, None)).collect();
+    made.extend(changes.into_iter().map(|(revision, change)| (revision, Some(change))));
+    for (revision, made) in made {
         look(operations, &looks, reached, &store)?;
         demand(revision.0 == reached.0 + 1, Checker::Transactions, || {
             format!("nobody made revision {}: the next one is {revision}", reached.0 + 1)
         })?;
-        reached = *revision;
-        change(&operations[*index], *index, outcome, &mut store)?;
+        reached = revision;
+        if let Some((index, outcome)) = made {
+            change(&operations[index], index, outcome, &mut store)?;
+        }
     }
     look(operations, &looks, reached, &store)?;
     let beyond = looks.range(Revision(reached.0 + 1)..).next();
@@ -305,7 +315,7 @@ mod tests {
     }
 
     fn refused((operations, settled): History, words: &str) {
-        let violation = check(&operations, &settled).expect_err(words);
+        let violation = check(&operations, &settled, &BTreeSet::new()).expect_err(words);
         assert_eq!(violation.checker, Checker::Transactions);
         assert!(violation.text.contains(words), "{}", violation.text);
     }
@@ -313,7 +323,16 @@ mod tests {
     #[test]
     fn one_change_after_the_other_is_explained() {
         let (operations, settled) = good();
-        assert_eq!(check(&operations, &settled), Ok(()));
+        assert_eq!(check(&operations, &settled, &BTreeSet::new()), Ok(()));
+    }
+
+    #[test]
+    fn a_revision_made_beside_is_one_of_the_row() {
+        let (mut operations, settled) = good();
+        let revision = Revision(3);
+        operations[4].returned = Some((1, Answer::Found(Some((1, Revision(2))), revision)));
+        assert!(check(&operations, &settled, &BTreeSet::new()).is_err());
+        assert_eq!(check(&operations, &settled, &BTreeSet::from([revision])), Ok(()));
     }
 
     #[test]

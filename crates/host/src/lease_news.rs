@@ -15,24 +15,33 @@ const LEASES_MAX: usize = 1 << 20;
 
 /// What is so after a slot.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct News {
+pub struct News {
     /// The slot.
-    pub(crate) slot: u64,
-    pub(crate) told: Told,
+    pub slot: u64,
+    /// What is so.
+    pub told: Told,
 }
 
 /// What is told of leases.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Told {
+pub enum Told {
     /// How a lease stands; none if it is no more.
-    Stands { id: LeaseId, lease: Option<Lease> },
+    Stands {
+        /// The lease.
+        id: LeaseId,
+        /// How it stands.
+        lease: Option<Lease>,
+    },
     /// Leases were renewed by a command of the slot.
-    Renewed { ids: Vec<LeaseId> },
+    Renewed {
+        /// The leases.
+        ids: Vec<LeaseId>,
+    },
 }
 
 /// Where news are left.
 #[derive(Debug, Default)]
-pub(crate) struct LeaseNews {
+pub struct LeaseNews {
     /// Somebody reads them. Else they cost no more than this look.
     is_read: AtomicBool,
     left: Mutex<Left>,
@@ -47,28 +56,28 @@ struct Left {
 
 impl LeaseNews {
     /// From now on news are left.
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left::default();
         self.is_read.store(true, Relaxed);
     }
 
     /// Nobody reads news any more.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left::default();
         self.is_read.store(false, Relaxed);
     }
 
     /// The news since the last call; none if some are missing.
-    pub(crate) fn take(&self) -> Option<Vec<News>> {
+    pub fn take(&self) -> Option<Vec<News>> {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         let Left { news, is_cut, .. } = std::mem::take(&mut *left);
         (!is_cut).then_some(news)
     }
 
     /// A state took the place of another, and nobody knows what happened between the two.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
         *left = Left { is_cut: true, ..Left::default() };
     }
@@ -79,7 +88,7 @@ impl LeaseNews {
     ///
     /// # Errors
     /// When `find` fails.
-    pub(crate) fn tell(
+    pub fn tell(
         &self,
         slot: u64,
         command: &Command,

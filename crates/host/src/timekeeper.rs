@@ -13,13 +13,13 @@ use synod_kv::{Lease, LeaseEpoch, LeaseId, LeaseOperation, MapError};
 use crate::lease_news::{News, Told};
 
 /// More time than this does not pass between two looks.
-pub(crate) const PACE_MAX: Duration = Duration::from_millis(200);
+pub const PACE_MAX: Duration = Duration::from_millis(200);
 /// When something is tried, or looked at, again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Who counts.
 #[derive(Debug, Default)]
-pub(crate) struct Timekeeper {
+pub struct Timekeeper {
     looked_at: Option<Instant>,
     /// The time that has passed.
     now: Duration,
@@ -66,16 +66,18 @@ struct Attempt {
 
 /// What is to be said through the log.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Proposal {
-    pub(crate) id: LeaseId,
+pub struct Proposal {
+    /// The lease.
+    pub id: LeaseId,
     /// Names the attempt, for its answer.
-    pub(crate) attempt: u64,
-    pub(crate) operation: LeaseOperation,
+    pub attempt: u64,
+    /// What it is.
+    pub operation: LeaseOperation,
 }
 
 /// What came of a proposal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Expired {
+pub enum Expired {
     /// The lease is no more.
     Gone,
     /// It has further keys.
@@ -88,24 +90,24 @@ pub(crate) enum Expired {
 
 impl Timekeeper {
     /// Lets the time pass up to this moment.
-    pub(crate) fn look(&mut self, now: Instant) {
+    pub fn look(&mut self, now: Instant) {
         let passed = self.looked_at.map(|at| now.saturating_duration_since(at));
         self.now += passed.unwrap_or_default().min(PACE_MAX);
         self.looked_at = Some(now);
     }
 
     /// The epoch in which this node keeps the time, if it does.
-    pub(crate) fn epoch(&self) -> Option<LeaseEpoch> {
+    pub fn epoch(&self) -> Option<LeaseEpoch> {
         self.keeping.as_ref().map(|keeping| keeping.epoch)
     }
 
     /// This node does not keep the time any more.
-    pub(crate) fn resign(&mut self) {
+    pub fn resign(&mut self) {
         self.keeping = None;
     }
 
     /// This node keeps the time from now on. All these leases live for their full time.
-    pub(crate) fn begin(&mut self, epoch: LeaseEpoch, leases: Vec<(LeaseId, Lease)>) {
+    pub fn begin(&mut self, epoch: LeaseEpoch, leases: Vec<(LeaseId, Lease)>) {
         let mut keeping =
             Keeping { epoch, leases: HashMap::with_capacity(leases.len()), queue: BTreeSet::new() };
         for (id, lease) in leases {
@@ -122,7 +124,7 @@ impl Timekeeper {
     ///
     /// # Errors
     /// When the state can't be read. Leases that could not be looked up have their turn again.
-    pub(crate) fn over(
+    pub fn over(
         &mut self,
         limit: usize,
         applied: impl FnOnce() -> Result<u64, MapError>,
@@ -170,7 +172,7 @@ impl Timekeeper {
 
     /// Notes that somebody renews a lease now. Only if that does what a command would: not if
     /// this node does not count it, or an expiry may be ahead of it in the log.
-    pub(crate) fn renew(&mut self, id: LeaseId) -> bool {
+    pub fn renew(&mut self, id: LeaseId) -> bool {
         let now = self.now;
         let Some(counted) = self.keeping.as_mut().and_then(|k| k.leases.get_mut(&id)) else {
             return false;
@@ -184,7 +186,7 @@ impl Timekeeper {
 
     /// How long a lease lives at the least, in milliseconds; none if this node does not
     /// count it.
-    pub(crate) fn left_ms(&self, id: LeaseId) -> Option<u64> {
+    pub fn left_ms(&self, id: LeaseId) -> Option<u64> {
         let counted = self.keeping.as_ref()?.leases.get(&id)?;
         let left = counted.over.saturating_sub(self.now);
         let left = if counted.is_ending { Duration::ZERO } else { left };
@@ -252,7 +254,7 @@ impl Timekeeper {
     }
 
     /// Learns what came of a proposal. What is not the last one of its lease says nothing.
-    pub(crate) fn learn(&mut self, id: LeaseId, attempt: u64, expired: Expired) {
+    pub fn learn(&mut self, id: LeaseId, attempt: u64, expired: Expired) {
         let now = self.now;
         let Some(keeping) = &mut self.keeping else { return };
         let Some(counted) = keeping.leases.get_mut(&id) else { return };
