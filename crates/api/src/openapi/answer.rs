@@ -76,7 +76,7 @@ impl Content {
             }
             // OpenAPI 3.1 has no words for a line: the description names its schema.
             Self::Lines(_) => ("application/x-ndjson", content.schema(Some(text()))),
-            Self::Events => ("text/event-stream", content.schema(Some(text()))),
+            Self::Events => ("text/event-stream", content),
             Self::Octets => ("application/octet-stream", content),
             Self::Text => ("text/plain", content.schema(Some(text()))),
             Self::Free => {

@@ -100,7 +100,6 @@ fn ranges() -> Vec<Call> {
             .and_head()
             .takes(&[p::PREFIX, p::START, p::END, p::LIMIT, p::REVERSE, p::KEYS_ONLY])
             .takes(&[p::COUNT_ONLY, p::ENCODING, p::CONSISTENCY, p::MIN_REVISION, p::REVISION])
-            .takes(&[p::ACCEPT])
             .redirects()
             .answers(200, "The keys.", &page, &[])
             .reads()

@@ -46,10 +46,12 @@ enum Shape {
     /// than a key may have.
     Key {
         least: usize,
-        more: usize,
+        more: isize,
     },
     Words(&'static [&'static str]),
     Pattern(&'static str),
+    /// Any text.
+    Free,
 }
 
 const fn query(name: &'static str, shape: Shape, text: &'static str) -> Parameter {
@@ -79,8 +81,8 @@ pub(crate) const KEY: Parameter = path(
 pub(crate) const LEASE_ID: Parameter = path("id", ANY, "The lease.").with_example("7");
 pub(crate) const NAME: Parameter = path(
     "name",
-    Shape::Key { least: 1, more: 0 },
-    "The name: as a key, without zero bytes, and some 40 bytes shorter.",
+    Shape::Key { least: 1, more: -33 },
+    "The name: as a key, without zero bytes, and shorter by what its claims have around it.",
 )
 .with_example("primary");
 pub(crate) const MEMBER_ID: Parameter =
@@ -110,13 +112,13 @@ pub(crate) const IF_NONE_MATCH: Parameter = header(
     "^(\\*|(W/)?\"(0|[1-9][0-9]{0,18})\"(, *(W/)?\"(0|[1-9][0-9]{0,18})\")*)$",
     "The revisions that the reader has, each in quotes: 304 if it is one of them.",
 );
-pub(crate) const IF_CHANGED: Parameter =
-    header("If-None-Match", "^.{1,64}$", "The ETag that the reader has: 304 if it is still that.");
-pub(crate) const ACCEPT: Parameter = header(
-    "Accept",
-    "^(application/json|application/x-ndjson)$",
-    "`application/x-ndjson`: all keys as a stream, one a line.",
-);
+pub(crate) const IF_CHANGED: Parameter = Parameter {
+    name: "If-None-Match",
+    place: Place::Header,
+    shape: Shape::Free,
+    text: "The ETags that the reader has: 304 if it is one of them.",
+    example: None,
+};
 pub(crate) const LAST_EVENT_ID: Parameter = header(
     "Last-Event-ID",
     "^(0|[1-9][0-9]{0,18})$",
@@ -135,7 +137,8 @@ pub(crate) const REVISION: Parameter = query("revision", ANY, "What was so at th
 pub(crate) const REDIRECT: Parameter = query(
     "redirect",
     Shape::Flag,
-    "307 to the leader, if this is another node, instead of passing the request on.",
+    "307 to the leader, if this is another node, instead of passing the request on. Then this \
+     node looks neither at the headers nor at the body.",
 );
 pub(crate) const LEASE: Parameter =
     query("lease", FROM_ONE, "The key lives as long as that lease. Not together with `ttl`.");
@@ -243,9 +246,10 @@ impl Shape {
             Shape::Entries => number(1, limits.list_entries_max as u64),
             Shape::Key { least, more } => of(Type::String)
                 .min_length((least > 0).then_some(least))
-                .max_length(Some(limits.key_bytes_max + more)),
+                .max_length(Some(limits.key_bytes_max.saturating_add_signed(more))),
             Shape::Words(words) => of(Type::String).enum_values(Some(words.iter().copied())),
             Shape::Pattern(pattern) => of(Type::String).pattern(Some(pattern)),
+            Shape::Free => of(Type::String),
         }
         .build()
     }
