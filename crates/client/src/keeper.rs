@@ -6,12 +6,15 @@ use std::time::Duration;
 use synod_kv::LeaseId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use crate::claim::Held;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::retry::Times;
+
+/// The longest pause between two attempts to renew a lease.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Keeps a lease alive, and says when it is lost.
 ///
@@ -170,25 +173,29 @@ async fn keep(
 ) {
     loop {
         // The leases of many clients that began at one moment are not renewed at one moment.
-        sleep(ttl.mul_f64(0.25 + fastrand::f64() / 12.0)).await;
+        let pause = ttl.mul_f64(0.25 + fastrand::f64() / 12.0);
+        let next = Instant::now() + pause;
+        if let Some(held) = held.get() {
+            // However long that takes, the lease is renewed when it is time.
+            let is_lost = timeout_at(next, held.is_lost(&client)).await;
+            if is_lost.unwrap_or(false) {
+                return state.send_modify(|state| state.lost = Some(LeaseLost::LetGo));
+            }
+        }
+        sleep_until(next).await;
         let until = state.borrow().until;
         let mut last = "no answer".to_owned();
         let renewed = timeout_at(until, renew(&client, id, ttl, &mut last)).await;
         let lost = match renewed {
             Ok(Some((asked, renewed_ttl))) => {
                 ttl = renewed_ttl;
-                let until = asked + certain(ttl);
-                state.send_modify(|state| state.until = until);
-                match held.get() {
-                    Some(held) if held.is_lost(&client).await => LeaseLost::LetGo,
-                    _ => continue,
-                }
+                state.send_modify(|state| state.until = asked + certain(ttl));
+                continue;
             }
             Ok(None) => LeaseLost::Over,
             Err(_elapsed) => LeaseLost::Unconfirmed { last },
         };
-        state.send_modify(|state| state.lost = Some(lost));
-        return;
+        return state.send_modify(|state| state.lost = Some(lost));
     }
 }
 
@@ -210,8 +217,7 @@ async fn renew(
             Ok(kept) => return kept.map(|ttl| (asked, ttl)),
             Err(error) => *last = error.to_string(),
         }
-        // Whatever it is may pass. Of the attempts that a call makes this is beside the budget
-        // for retries, and few.
-        sleep((ttl / 20).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        // Whatever it is may pass. These attempts are beside the budget for retries, and few.
+        sleep((ttl / 20).min(PAUSE_MAX).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
     }
 }

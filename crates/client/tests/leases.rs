@@ -277,3 +277,15 @@ async fn an_election_is_won_observed_and_laid_down() {
     client.revoke(second.lease()).await.unwrap();
     assert!(!second.proclaim("again").await.unwrap());
 }
+
+#[tokio::test]
+async fn a_lock_is_renewed_though_nobody_says_who_holds_it() {
+    let (fake, client) = start().await;
+    let options = ClaimOptions { ttl: SHORT, ..ClaimOptions::default() };
+    let lock = client.lock(b"l", &options).await.unwrap().unwrap();
+    // Reads hang from now on, which is no sign that the lock is lost, nor a reason to wait.
+    fake.set_barriers(Mode::Hang);
+    let seen = renewals(&fake);
+    until(&fake, || renewals(&fake) > seen + 4).await;
+    assert!(lock.is_held());
+}
