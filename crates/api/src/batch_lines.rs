@@ -1,5 +1,8 @@
 //! The lines of a body, as they arrive.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};

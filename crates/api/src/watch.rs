@@ -6,6 +6,8 @@
 //! interested, `follower` is one watch, `event` writes what is told, and `stream` and `page`
 //! are the two forms of the answer; `frame` bounds what a stream has under way.
 
+#[cfg(test)]
+mod bound_tests;
 mod event;
 mod follower;
 mod frame;

@@ -225,3 +225,28 @@ async fn a_client_that_is_gone_ends_its_batch() {
     assert!(results(&answer).is_empty());
     fake.set_writes(Mode::Serve);
 }
+
+/// Another client, which waits for nothing, shows that time is over.
+#[tokio::test]
+async fn a_client_that_waits_for_a_result_may_be_silent_for_longer() {
+    let limits = Limits { body_timeout_ms: 1_000, ..Limits::default() };
+    let (fake, server) = start(limits).await;
+    let head = request("POST /v1/batch", "transfer-encoding: chunked", "");
+    let line = |key: &str| {
+        let line = format!("{{\"op\":\"put\",\"key\":\"{key}\",\"value\":\"1\"}}\n");
+        format!("{:x}\r\n{line}\r\n", line.len())
+    };
+    fake.set_writes(Mode::Hang);
+    let mut waits = server.connect().await;
+    waits.send(head.clone() + &line("a")).await;
+    fake.waiting(1).await;
+    let mut silent = server.connect().await;
+    silent.send(head).await;
+    silent.until("urn:synod:request-timeout").await;
+    fake.set_writes(Mode::Serve);
+    waits.until("\"line\":1,").await;
+    waits.send(line("b") + "0\r\n\r\n").await;
+    let shown = results(&waits.answer().await);
+    let statuses: Vec<&Value> = shown.iter().map(|result| &result["status"]).collect();
+    assert_eq!(statuses, [&json!(201), &json!(201)], "{shown:?}");
+}

@@ -497,3 +497,19 @@ async fn a_watch_whose_state_cannot_be_read_ends() {
     assert!(!end.data.to_string().contains("secret"));
     assert!(events.any().await.is_none());
 }
+
+/// Of a revision that was told in part elsewhere this node needs all of it.
+#[tokio::test]
+async fn a_node_that_is_behind_waits_for_the_revision_of_which_a_part_was_seen_elsewhere() {
+    let (fake, server) = start(Limits::default()).await;
+    put(&fake, "a", "v").await;
+    let mut raw = server.connect().await;
+    raw.send(request("GET /v1/watch?from=2.1", "", "")).await;
+    let waits = tokio::time::timeout(std::time::Duration::from_secs(20), fake.waiting(1)).await;
+    waits.expect("it begins without having it");
+    put(&fake, "a", "v").await;
+    assert_eq!(raw.head().await.status, 200);
+    put(&fake, "a", "v").await;
+    let mut events = Events { raw, text: String::new() };
+    assert_eq!(events.change().await.0, Some(3));
+}

@@ -139,7 +139,8 @@ impl OwnCluster {
     fn reap(&mut self) -> Result<(), Failure> {
         for (id, ending) in self.cluster.reap()? {
             let may_end = self.may_end(id, ending.was_removed())?;
-            if !may_end && !self.killed.contains(&id) {
+            let was_asked = self.releases.asked.remove(&id);
+            if !may_end && (!self.killed.contains(&id) || was_asked && !ending.was_in_order()) {
                 let places = self.cluster.nodes().iter().map(NodeProcess::place);
                 let log = places.filter(|place| place.id == id).map(Place::log_path).next();
                 let log = log.and_then(|log| fs::read(log).ok()).unwrap_or_default();
@@ -170,6 +171,7 @@ impl ClusterControl for OwnCluster {
     fn kill(&mut self, node: NodeId) -> Result<(), ControlError> {
         self.signal(node, Signal::KILL)?;
         self.killed.insert(node_id(node)?);
+        self.releases.asked.remove(&node_id(node)?);
         Ok(())
     }
 
@@ -192,6 +194,7 @@ impl ClusterControl for OwnCluster {
         self.note_start(id);
         self.cluster.start(id).map_err(control_error)?;
         self.killed.remove(&id);
+        self.releases.asked.remove(&id);
         self.disks.started(id);
         Ok(())
     }

@@ -527,6 +527,32 @@ mod tests {
         assert_eq!(machine.lease(expire), ended);
     }
 
+    /// Whoever counted the first lease down knows nothing of the second one.
+    #[test]
+    fn an_expiry_of_a_lease_that_is_over_does_not_end_the_next_one_of_its_id() {
+        let mut machine = Machine::new(true);
+        let revision = Revision(0);
+        let epoch = LeaseEpoch(1);
+        machine.lease(LeaseOperation::BeginEpoch);
+        let grant = LeaseOperation::Grant { id: Some(ID), ttl_ms: 9 };
+        let mut expiries = Vec::new();
+        for _ in 0..2 {
+            let granted = machine.lease(grant.clone());
+            assert_eq!(granted, Outcome::LeaseGranted { revision, id: ID, ttl_ms: 9 });
+            let renewals = find(machine.machine.map(), ID).unwrap().unwrap().renewals;
+            expiries.push(LeaseOperation::Expire { id: ID, epoch, renewals });
+            if expiries.len() == 1 {
+                let ended = Outcome::LeaseEnded { revision, id: ID, count: 0, more: false };
+                assert_eq!(machine.lease(LeaseOperation::Revoke { id: ID }), ended);
+            }
+        }
+        let second = expiries.pop().unwrap();
+        let late = machine.lease(expiries.pop().unwrap());
+        assert_eq!(late, Outcome::LeaseExpiryOld { revision, id: ID });
+        let ended = Outcome::LeaseEnded { revision, id: ID, count: 0, more: false };
+        assert_eq!(machine.lease(second), ended);
+    }
+
     #[test]
     fn leases_are_limited_and_0_is_none() {
         let options = KvOptions { leases_max: 2, ..KvOptions::default() };

@@ -12,6 +12,9 @@ use crate::{BenchError, NodeId, Protocol, probe};
 /// A node has ended, and serves as what it is now, within this. The machine may be busy.
 const CHANGE_MAX: Duration = Duration::from_secs(120);
 
+/// One that is asked to end may just have been started by its supervisor.
+const AGAIN_AFTER: Duration = Duration::from_secs(15);
+
 /// One node's way from one release to the other.
 #[derive(Debug, Clone, Copy)]
 struct Step {
@@ -72,7 +75,7 @@ impl Run<'_> {
     ) -> Result<Option<u64>, BenchError> {
         let Step { node, to, by_kill } = step;
         let begin = Instant::now();
-        let (mut is_asked, mut is_started) = (false, false);
+        let (mut asked_at, mut is_started) = (None::<Instant>, false);
         while begin.elapsed() < CHANGE_MAX {
             if self.has_fallen()? {
                 return Ok(None);
@@ -85,12 +88,12 @@ impl Run<'_> {
                 self.control.use_release(node, to)?;
                 self.control.restart(node)?;
                 is_started = true;
-            } else if !is_asked {
+            } else if asked_at.is_none_or(|at| at.elapsed() > AGAIN_AFTER) {
                 match by_kill {
                     true => self.control.kill(node)?,
                     false => self.control.ask_to_end(node)?,
                 }
-                is_asked = true;
+                asked_at = Some(Instant::now());
             }
             if let Some(strike) = strike {
                 self.strike(strike, begin)?;

@@ -236,6 +236,7 @@ impl ChaosControl for OwnCluster {
         self.signal(node, Signal::TERM)?;
         // As one that was killed: it is seen dead when it is.
         self.killed.insert(node_id(node)?);
+        self.releases.asked.insert(node_id(node)?);
         Ok(())
     }
 

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 pub(super) struct Releases {
     other: Option<PathBuf>,
     nodes: BTreeSet<u32>,
+    /// Those that were asked to end and must do so in order.
+    pub(super) asked: BTreeSet<u32>,
 }
 
 /// The program of another release, which was seen to run.
@@ -50,7 +52,7 @@ impl OwnCluster {
     }
 
     pub(super) fn try_use_release(&mut self, id: u32, release: Release) -> Result<(), Failure> {
-        let Releases { other, nodes } = &mut self.releases;
+        let Releases { other, nodes, .. } = &mut self.releases;
         let program = match release {
             Release::Own => None,
             Release::Other => Some(other.as_deref().context("there is no other release")?),

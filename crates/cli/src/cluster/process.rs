@@ -133,6 +133,11 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    /// Whether it ended as it should when it is asked to.
+    pub(crate) fn was_in_order(&self) -> bool {
+        self.status.success()
+    }
+
     /// Whether the node is of no use any more because it was removed from its cluster.
     pub(crate) fn was_removed(&self) -> bool {
         self.status.code() == Some(i32::from(REMOVED_CODE))

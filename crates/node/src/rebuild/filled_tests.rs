@@ -25,6 +25,7 @@ use crate::apply_thread::Applier;
 use crate::folder::{Folder, JOURNAL};
 use crate::identity::Identity;
 use crate::marks::{FILLED, REBUILD};
+use crate::recover::Survivor;
 use crate::{Node, Settings, StartError, tuning};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -297,6 +298,14 @@ fn what_a_file_shows_again_counts_for_nothing_that_the_state_has_by_then() {
             if path.exists() {
                 fs::write(path, bytes).expect("written");
             }
+        }
+        if world.has(FILLED) {
+            let survivor = Survivor::examine(&world.settings[0].data_dir).expect(step);
+            let doubts = &survivor.findings().doubts;
+            assert!(
+                !doubts.iter().any(|doubt| doubt.contains("journal lost")),
+                "{step}: {doubts:?}"
+            );
         }
         // Nobody is asked for anything.
         world.start(0).stop().expect(step);
