@@ -42,9 +42,9 @@ fn mode_after(changes: usize) -> Mode {
     let watch = hub.open(all, false, ChangePoint::at(revision));
     assert!(hub.join(&watch));
     hub.hand_out(|query, index| changes_where(machine.map(), query, |key| index.has(key)));
-    let queue = watch.queue();
+    let mut queue = watch.queue();
     let expected = if matches!(queue.mode, Mode::Live(_)) { changes } else { 0 };
-    assert_eq!(queue.items.len(), expected, "all of a revision, or nothing");
+    assert_eq!(queue.take(usize::MAX).len(), expected, "all of a revision, or nothing");
     queue.mode
 }
 
