@@ -106,6 +106,8 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    use synod_paxos::Slot;
+
     use super::super::tests::{CLUSTER, SLOTS, lose, lose_nothing, written_with};
     use super::*;
     use crate::{JournalOptions, Shown};
