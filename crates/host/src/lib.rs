@@ -21,9 +21,11 @@ mod limits;
 mod membership;
 mod outbox;
 mod reads;
+mod slot_questions;
 
 pub use agreement::Disagreement;
 pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};
 pub use host::{Host, HostSettings, Queues};
 pub use limits::Limits;
 pub use membership::{apply_configuration, configurations_of};
+pub use slot_questions::{ANSWER_TIMEOUT_US, SlotQuestions};

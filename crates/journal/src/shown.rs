@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use synod_paxos::{Slot, Standing, Value};
+use synod_paxos::{Planted, ShownSlots, Slot, Standing, Value};
 use synod_wire::record::{ClusterId, RecordKind};
 
 use crate::folder::Folder;
@@ -16,9 +16,7 @@ use crate::{OpenError, recovery};
 /// damage and behind it. Nothing of it is a vote: that a value was chosen stays true whatever else was
 /// lost, and that is all that is told.
 ///
-/// A record that says that its value is chosen tells that by itself. An acceptance tells it when a
-/// watermark passed it later, and every record between the two is known by its header at least:
-/// one that is lost may have been another acceptance of the same slot, and then *that* was chosen.
+/// Which they are [`ShownSlots`] says, of every record that is known by its header at least.
 #[derive(Debug)]
 pub struct Shown {
     folder: Folder,
@@ -64,17 +62,17 @@ impl Shown {
 }
 
 /// Puts together what runs of known records show.
-#[derive(Debug, Default)]
-pub(crate) struct Gathering {
-    pub(crate) places: BTreeMap<Slot, Location>,
-    /// Acceptances that no watermark has passed yet. All records since each of them are known.
-    open: BTreeMap<Slot, (Standing, Location)>,
-}
+#[derive(Debug)]
+pub(crate) struct Gathering(ShownSlots<Location>);
 
 impl Gathering {
+    pub(crate) fn new() -> Gathering {
+        Gathering(ShownSlots::new(Planted::NONE))
+    }
+
     /// What comes next does not follow what was taken last.
     pub(crate) fn interrupt(&mut self) {
-        self.open.clear();
+        self.0.interrupt();
     }
 
     pub(crate) fn take(&mut self, segment: u32, scan: &SegmentScan) {
@@ -84,28 +82,20 @@ impl Gathering {
                     RecordKind::Accepted(slot, ballot) => (slot, Standing::Accepted(ballot)),
                     RecordKind::Chosen(slot) => (slot, Standing::Chosen),
                     RecordKind::StartAfter(slot) => {
-                        // Chosen by others: what stands here may be something else.
-                        self.open = self.open.split_off(&slot.next());
+                        self.0.start_after(slot);
                         continue;
                     }
                     RecordKind::Promise => continue,
                 };
                 let Ok(payload_at) = u32::try_from(record.payload_at) else { continue };
                 let body_bytes = record.header.body_bytes;
-                let location = Location { segment, payload_at, body_bytes };
-                if standing == Standing::Chosen {
-                    self.open.remove(&slot);
-                    self.places.insert(slot, location);
-                } else if !self.places.contains_key(&slot) {
-                    let held = self.open.entry(slot).or_insert((standing, location));
-                    if held.0 <= standing {
-                        *held = (standing, location);
-                    }
-                }
+                self.0.take(slot, standing, Location { segment, payload_at, body_bytes });
             }
-            let above = self.open.split_off(&group.header.chosen_upto.next());
-            let passed = std::mem::replace(&mut self.open, above);
-            self.places.extend(passed.into_iter().map(|(slot, (_, location))| (slot, location)));
+            self.0.pass(group.header.chosen_upto);
         }
+    }
+
+    pub(crate) fn into_places(self) -> BTreeMap<Slot, Location> {
+        self.0.into_places()
     }
 }

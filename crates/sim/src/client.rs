@@ -168,6 +168,11 @@ impl Clients {
         Request::Txn { condition, other, removes: self.txn_rng.bool() }
     }
 
+    /// The highest revision that anybody was told.
+    pub(crate) fn told(&self) -> Revision {
+        self.told
+    }
+
     fn take(&mut self, request: RequestId) -> Option<Attempt> {
         self.attempts.remove(&request)
     }
@@ -327,6 +332,9 @@ impl World<'_> {
 
     /// A read is safe now: what does it see?
     pub(crate) fn read_ready(&mut self, id: NodeId, request: RequestId) -> Check {
+        if self.confirm_backup(id, request) {
+            return Ok(());
+        }
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
         let key = key_bytes(self.clients.operations[attempt.operation].key);
         let process = self.node(id).process.as_ref().expect("it steps");
@@ -383,6 +391,9 @@ impl World<'_> {
             if let Some(attempt) = self.clients.take(request) {
                 self.lost(attempt);
             }
+            return Ok(());
+        }
+        if self.refuse_backup(request) {
             return Ok(());
         }
         self.checks.exactly_once.refused(id.0, life, request);

@@ -203,6 +203,7 @@ impl World<'_> {
             + PROGRESS_US
             + refills * pace.election_timeout_us / 2
             + (BACKLOG_SLOTS + self.missed_slots(living) + waiting) * slot_us
+            + self.mending_us(living)
     }
 
     /// Commands that living nodes have queued, sent or not, for clients that may have
@@ -256,6 +257,8 @@ impl World<'_> {
         }
         linearizability::check(operations, &settled, self.plan.load.keys)?;
         transactions::check(operations, &settled)?;
+        self.check_backups(&settled)?;
+        let operations = &self.clients.operations;
         let (wanted, asked) = (self.plan.operations_min, operations.len());
         demand(asked >= wanted, Checker::Enough, || {
             format!("only {asked} operations were asked for, so too little was checked")

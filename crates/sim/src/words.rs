@@ -26,6 +26,7 @@ pub(crate) const SWITCHES: u64 = 15;
 pub(crate) const ROOM: u64 = 16;
 pub(crate) const MENDS: u64 = 17;
 pub(crate) const INSTALLS: u64 = 18;
+pub(crate) const FILLS: u64 = 24;
 
 /// The numbers of a step: who, and a digest of everything that it heard.
 pub(crate) fn step(id: NodeId, inbox: &[Event]) -> [u64; 4] {

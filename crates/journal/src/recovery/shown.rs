@@ -24,7 +24,7 @@ pub(crate) fn shown(
 impl Reader<'_> {
     /// The places of all values that what is whole of the journal shows as chosen.
     fn shown(&self) -> Result<BTreeMap<Slot, Location>, OpenError> {
-        let mut gathering = Gathering::default();
+        let mut gathering = Gathering::new();
         let (mut end, mut ahead) = (None, None);
         for number in self.folder.segment_numbers()? {
             let read = match ahead.take() {
@@ -48,7 +48,7 @@ impl Reader<'_> {
             }
             ahead = next;
         }
-        Ok(gathering.places)
+        Ok(gathering.into_places())
     }
 
     /// A segment whose header is whole; none when it is not, or there is no such segment.
