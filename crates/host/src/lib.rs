@@ -25,6 +25,7 @@ mod limits;
 mod membership;
 mod outbox;
 mod reads;
+mod slot_questions;
 pub mod timekeeper;
 
 pub use agreement::Disagreement;
@@ -32,3 +33,4 @@ pub use boundary::{Action, Applied, Event, Refusal, RequestId, Waiter};
 pub use host::{Host, HostSettings, Queues};
 pub use limits::Limits;
 pub use membership::{apply_configuration, configurations_of};
+pub use slot_questions::{ANSWER_TIMEOUT_US, SlotQuestions};

@@ -76,24 +76,26 @@ impl Remains {
 
     /// Takes what is certain of a damaged journal. Values of slots up to `applied` are not needed.
     fn take_shown(&mut self, index: &Index, shown: Gathering, applied: Slot) {
+        let (passed_upto, last, shown) =
+            (shown.chosen_upto, shown.last.clone(), shown.into_places());
         let reader = &mut ValueReader::new(&self.folder, self.cluster);
         let mut is_whole = |slot, place| reader.read(slot, place).is_ok();
         // What the beginning knows as chosen is certain, and so is what is shown after it.
         let mut chosen_upto = self.truncated_upto.max(applied);
         loop {
             let slot = chosen_upto.next();
-            let place = index.find_chosen(slot).or_else(|| shown.places.get(&slot).copied());
+            let place = index.find_chosen(slot).or_else(|| shown.get(&slot).copied());
             let Some(place) = place.filter(|place| is_whole(slot, *place)) else { break };
             self.places.insert(slot, place);
             chosen_upto = slot;
         }
-        self.told_upto = self.told_upto.max(shown.chosen_upto);
-        if let Some((last, _)) = shown.last.last_key_value() {
-            self.told_upto = self.told_upto.max(*last);
+        self.told_upto = self.told_upto.max(passed_upto);
+        if let Some((slot, _)) = last.last_key_value() {
+            self.told_upto = self.told_upto.max(*slot);
         }
         self.chosen_upto = chosen_upto;
-        if shown.chosen_upto <= chosen_upto {
-            let open = shown.last.into_iter().filter(|(slot, _)| *slot > chosen_upto);
+        if passed_upto <= chosen_upto {
+            let open = last.into_iter().filter(|(slot, _)| *slot > chosen_upto);
             let open = open.map(|(slot, (_, place))| (slot, place));
             self.places.extend(open.filter(|(slot, place)| is_whole(*slot, *place)));
         }

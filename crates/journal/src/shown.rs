@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use synod_paxos::{Slot, Standing, Value};
+use synod_paxos::{Planted, ShownSlots, Slot, Standing, Value};
 use synod_wire::record::{ClusterId, RecordKind};
 
 use crate::folder::Folder;
@@ -16,9 +16,7 @@ use crate::{OpenError, recovery};
 /// damage and behind it. Nothing of it is a vote: that a value was chosen stays true whatever else was
 /// lost, and that is all that is told.
 ///
-/// A record that says that its value is chosen tells that by itself. An acceptance tells it when a
-/// watermark passed it later, and every record between the two is known by its header at least:
-/// one that is lost may have been another acceptance of the same slot, and then *that* was chosen.
+/// Which they are [`ShownSlots`] says, of every record that is known by its header at least.
 #[derive(Debug)]
 pub struct Shown {
     folder: Folder,
@@ -34,7 +32,7 @@ impl Shown {
     /// cannot be read at all. Damage is no error.
     pub fn read(dir: &Path, cluster: ClusterId) -> Result<Shown, OpenError> {
         let folder = Folder::open_to_read(dir)?;
-        let places = recovery::shown(&folder, cluster)?.places;
+        let places = recovery::shown(&folder, cluster)?.into_places();
         Ok(Shown { folder, cluster, places })
     }
 
@@ -64,11 +62,9 @@ impl Shown {
 }
 
 /// Puts together what runs of known records show.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gathering {
-    pub(crate) places: BTreeMap<Slot, Location>,
-    /// Acceptances that no watermark has passed yet. All records since each of them are known.
-    open: BTreeMap<Slot, (Standing, Location)>,
+    shown: ShownSlots<Location>,
     /// The highest watermark that is told anywhere.
     pub(crate) chosen_upto: Slot,
     /// Above it, what counts most of what is known of each slot, whatever is lost.
@@ -76,6 +72,11 @@ pub(crate) struct Gathering {
 }
 
 impl Gathering {
+    pub(crate) fn new() -> Gathering {
+        let shown = ShownSlots::new(Planted::NONE);
+        Gathering { shown, chosen_upto: Slot::ZERO, last: BTreeMap::new() }
+    }
+
     /// Everything up to here was chosen, wherever that stands.
     pub(crate) fn told(&mut self, chosen_upto: Slot) {
         if chosen_upto > self.chosen_upto {
@@ -86,7 +87,7 @@ impl Gathering {
 
     /// What comes next does not follow what was taken last.
     pub(crate) fn interrupt(&mut self) {
-        self.open.clear();
+        self.shown.interrupt();
     }
 
     pub(crate) fn take(&mut self, segment: u32, scan: &SegmentScan) {
@@ -96,8 +97,7 @@ impl Gathering {
                     RecordKind::Accepted(slot, ballot) => (slot, Standing::Accepted(ballot)),
                     RecordKind::Chosen(slot) => (slot, Standing::Chosen),
                     RecordKind::StartAfter(slot) => {
-                        // Chosen by others: what stands here may be something else.
-                        self.open = self.open.split_off(&slot.next());
+                        self.shown.start_after(slot);
                         continue;
                     }
                     RecordKind::Promise => continue,
@@ -105,32 +105,19 @@ impl Gathering {
                 let Ok(payload_at) = u32::try_from(record.payload_at) else { continue };
                 let body_bytes = record.header.body_bytes;
                 let location = Location { segment, payload_at, body_bytes };
-                if slot > self.chosen_upto {
-                    keep_most(&mut self.last, slot, standing, location);
-                }
-                if standing == Standing::Chosen {
-                    self.open.remove(&slot);
-                    self.places.insert(slot, location);
-                } else if !self.places.contains_key(&slot) {
-                    keep_most(&mut self.open, slot, standing, location);
+                self.shown.take(slot, standing, location);
+                if slot > self.chosen_upto
+                    && self.last.get(&slot).is_none_or(|(held, _)| *held <= standing)
+                {
+                    self.last.insert(slot, (standing, location));
                 }
             }
             self.told(group.header.chosen_upto);
-            let above = self.open.split_off(&group.header.chosen_upto.next());
-            let passed = std::mem::replace(&mut self.open, above);
-            self.places.extend(passed.into_iter().map(|(slot, (_, location))| (slot, location)));
+            self.shown.pass(group.header.chosen_upto);
         }
     }
-}
 
-fn keep_most(
-    kept: &mut BTreeMap<Slot, (Standing, Location)>,
-    slot: Slot,
-    standing: Standing,
-    location: Location,
-) {
-    let held = kept.entry(slot).or_insert((standing, location));
-    if held.0 <= standing {
-        *held = (standing, location);
+    pub(crate) fn into_places(self) -> BTreeMap<Slot, Location> {
+        self.shown.into_places()
     }
 }

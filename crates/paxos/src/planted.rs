@@ -53,6 +53,10 @@ planted_bugs! {
     RemovedVotes = 24, "the vote of a node that was removed still counts";
     LearnerVotes = 24, "the vote of a learner member counts";
     ProposesUnprepared = 24, "a leader proposes where others vote without their promise";
+    ShownUnchosen = 26, "a damaged journal shows as chosen what was only accepted";
+    LostRecordsPassed = 26, "a watermark shows what was accepted before records that are lost";
+    UnshownIsNoop = 26, "a slot that nobody shows is filled with a no-op";
+    AnyAnswerTaken = 26, "slots that came are taken for those that were asked for last";
     PromiseForgotten = 27, "a restarted node takes its promise for the default";
     ShipsUnchosen = 29, "catch-up ships more than was asked for: what is accepted and not chosen";
     DeadHaveRoom = 32, "the disks of the dead count as having room";

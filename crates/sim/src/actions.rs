@@ -109,7 +109,7 @@ impl World<'_> {
         Ok(())
     }
 
-    fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) -> Check {
+    pub(crate) fn send(&mut self, from: NodeId, to: NodeId, message: PeerMessage) -> Check {
         demand(from != to, Checker::Assertion, || format!("{from} sends to itself"))?;
         let node = &self.nodes[from.0 as usize - 1];
         if let PeerMessage::Paxos(message) = &message {

@@ -1,6 +1,7 @@
 //! What must hold, one property a file.
 
 pub mod agreement;
+pub mod backups;
 pub mod durability;
 pub mod exactly_once;
 pub mod leases;
@@ -36,6 +37,8 @@ pub enum Checker {
     Linearizability,
     /// All keys together change one revision after the other.
     Transactions,
+    /// A backup is the store of one revision, and a cluster made of it serves that.
+    Backups,
     /// A healed quorum makes progress.
     Liveness,
     /// Nothing grows without bound.
@@ -68,6 +71,7 @@ impl Checker {
             Checker::ExactlyOnce => "exactly once",
             Checker::Linearizability => "linearizability",
             Checker::Transactions => "transactions",
+            Checker::Backups => "backups",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
             Checker::Story => "story",

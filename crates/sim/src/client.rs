@@ -336,6 +336,9 @@ impl World<'_> {
         if is_of_guest(request) {
             return self.confirmed(id, request);
         }
+        if self.confirm_backup(id, request) {
+            return Ok(());
+        }
         let Some(attempt) = self.clients.attempts.get(&request) else { return Ok(()) };
         let key = key_bytes(self.clients.operations[attempt.operation].key);
         let process = self.node(id).process.as_ref().expect("it steps");
@@ -395,6 +398,9 @@ impl World<'_> {
             if let Some(attempt) = self.clients.take(request) {
                 self.lost(attempt);
             }
+            return Ok(());
+        }
+        if self.refuse_backup(request) {
             return Ok(());
         }
         self.checks.exactly_once.refused(id.0, life, request);

@@ -9,6 +9,7 @@
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
 mod record;
+mod shown;
 mod written;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +21,7 @@ use synod_paxos::{
 
 use crate::mistakes::Mistake;
 use record::{reaches, size_of, slot_of};
+pub(crate) use shown::{Drawn, Loss};
 pub(crate) use written::Form;
 use written::Written;
 
@@ -28,6 +30,10 @@ use written::Written;
 struct Group {
     records: Vec<(Position, Record)>,
     damaged: bool,
+    /// Not even the headers of its records are known, if it is damaged.
+    headers_lost: bool,
+    /// It can be read again after a while.
+    momentary: bool,
     /// The same as bytes, where somebody may read them otherwise.
     written: Option<Written>,
 }
@@ -181,7 +187,8 @@ impl Disk {
         }
         let records = std::mem::take(&mut self.queued);
         let written = self.form.map(|form| Written::of(&records, form));
-        self.writing = Some(Group { records, damaged: false, written });
+        self.writing =
+            Some(Group { records, damaged: false, headers_lost: true, momentary: false, written });
         true
     }
 

@@ -77,11 +77,15 @@ pub enum Fault {
     Drift,
     /// The operator installs another release, or lets one write a newer form.
     Upgrade,
+    /// Several journals lose slots that their nodes' states lack, each some of its own.
+    LostSlots,
+    /// Somebody takes a backup, in the middle of all that.
+    Backup,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 36] = [
+    pub const ALL: [Fault; 38] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -118,6 +122,8 @@ impl Fault {
         Fault::OldCopy,
         Fault::Drift,
         Fault::Upgrade,
+        Fault::LostSlots,
+        Fault::Backup,
     ];
 
     /// Its name for people.
@@ -160,6 +166,8 @@ impl Fault {
             Fault::OldCopy => "older copy",
             Fault::Drift => "drift",
             Fault::Upgrade => "upgrade",
+            Fault::LostSlots => "lost slots",
+            Fault::Backup => "backup",
         }
     }
 
@@ -185,6 +193,7 @@ impl Fault {
                 | Fault::OldCopy
                 | Fault::Drift
                 | Fault::Upgrade
+                | Fault::LostSlots
         )
     }
 
@@ -202,7 +211,8 @@ impl Fault {
             | Fault::SnapshotDamage => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
-            Fault::Membership | Fault::Upgrade => 2,
+            Fault::Membership | Fault::Upgrade | Fault::LostSlots => 2,
+            Fault::Backup => 4,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves
             | Fault::OneWay

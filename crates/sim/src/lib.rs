@@ -11,6 +11,7 @@
 //! iterates over a map of random order, and never touches a socket or a file.
 
 mod actions;
+mod backup;
 mod campaign;
 pub mod checkers;
 mod client;
@@ -20,6 +21,7 @@ mod coverage;
 mod cut;
 mod disk;
 mod drift;
+mod exchange;
 mod fault;
 mod guests;
 mod history;
@@ -34,6 +36,7 @@ mod network;
 mod node;
 mod plan;
 pub mod planted;
+mod prospect;
 mod releases;
 mod repair;
 mod run;

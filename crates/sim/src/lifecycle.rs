@@ -108,7 +108,8 @@ impl World<'_> {
                 return Ok(None);
             }
         }
-        let (recovered, made_up) = self.node(id).recover();
+        let (mut recovered, made_up) = self.node(id).recover();
+        self.start_after_filled(id, &mut recovered);
         if made_up {
             self.coverage.rare(Rare::CrashAfterSwitch);
         }
@@ -248,7 +249,7 @@ pub(crate) fn limits(plan: &Plan) -> Limits {
     }
 }
 
-fn kv_options(plan: &Plan) -> KvOptions {
+pub(crate) fn kv_options(plan: &Plan) -> KvOptions {
     let options = KvOptions::default();
     let removes_max = plan.guests.as_ref().map(|guests| guests.removes_max);
     KvOptions {

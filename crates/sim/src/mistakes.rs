@@ -30,11 +30,15 @@ macro_rules! mistakes {
 
 mistakes! {
     MendsBeyondState = 25, "damaged segments are dropped though the state lacks what they held";
+    FilledForgotten = 26, "a state that was filled by peers is not told to the journal: what that holds counts on";
     MendForgetsPromise = 27, "a journal that was mended begins without a promise";
     SnapshotUnchecked = 28, "a snapshot is installed that does not fit its checksum";
     DamageServed = 28, "blocks of the state that do not fit their checksum are read all the same";
     RebuiltTooOld = 34, "a damaged state is replaced by one that ends before the journal begins";
     SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
+    BackupTorn = 37, "what is read last of a backup is of a later revision";
+    BackupOfFlushed = 37, "a backup is of the state that is flushed, and misses what was applied last";
+    RestoredKeepsSequences = 37, "a restored cluster goes on with the command numbers of the old one";
     LostWriteUnnoticed = 38, "a group of records that the disk never wrote is not missed";
     RecordElsewhere = 38, "records that the disk put elsewhere count for the slot of that place";
     RenewedUnconfirmed = 42, "a lease is kept by a leader that asks nobody whether it still leads";
@@ -42,6 +46,7 @@ mistakes! {
     WatchIdTooEarly = 45, "each event of a revision has its id, not the last one only";
     WatchAheadOfState = 45, "a quiet watch is told of progress up to what others have, not this node";
     WatchSkipsCompacted = 45, "a watch whose next changes are compacted goes on with what is left, without a word";
+    BackupUnconfirmed = 45, "a backup is taken at once, from a node that may be behind";
     NewFormTooEarly = 50, "a leader writes the newer form as soon as it may, whoever cannot read it";
     UnmetReadNewest = 50, "a member that a leader has not met counts as one that reads the newer form";
     OlderFormMisread = 50, "the newer release reads batches of the older one as if they were its own";

@@ -165,6 +165,8 @@ impl World<'_> {
             }
             Fault::Membership => self.change_members(victim)?,
             Fault::Upgrade => self.change_release(victim)?,
+            Fault::LostSlots => self.lose_slots()?,
+            Fault::Backup => self.ask_for_backup(victim)?,
         }
         Ok(())
     }
@@ -278,7 +280,7 @@ impl World<'_> {
             // Somebody makes a new data folder under the old name.
             node.disk = Disk::new(segment_groups);
             node.state = crate::store::Durable::default();
-            (node.doubt, node.is_rebuilding) = (Doubt::None, false);
+            (node.doubt, node.is_rebuilding, node.waiting) = (Doubt::None, false, None);
             node.drift = Drift::None;
             node.store_id = store_id;
             node.incarnation = 0;
@@ -377,6 +379,7 @@ impl World<'_> {
             // It must still find out.
             let is_watched = self.finds_out(id, &living);
             if living.contains(&id) || helpers.contains(&id) || is_watched {
+                self.wake_waiting(id);
                 self.heal_node(id)?;
             } else {
                 let tail = self.nemesis.draw_tail();

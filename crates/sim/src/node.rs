@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
 use crate::drift::Drift;
+use crate::exchange::Waiting;
 use crate::mistakes::Mistake;
 use crate::releases::{Release, read_batch};
 use crate::schedule::Schedule;
@@ -75,6 +76,12 @@ pub(crate) struct Node {
     pub(crate) is_mended: bool,
     /// It waits for a peer's state, and takes part in nothing.
     pub(crate) is_rebuilding: bool,
+    /// What it does meanwhile, if nodes that wait give each other slots.
+    pub(crate) waiting: Option<Box<Waiting>>,
+    /// How often nobody gave it a state in place of its damaged one, and whether the next start
+    /// goes on with that.
+    pub(crate) unreplaced: u32,
+    pub(crate) goes_on: bool,
     /// The mistake of its files' model.
     pub(crate) mistake: Option<Mistake>,
     /// The configuration in which it joined, unless it was there in the beginning.
@@ -109,6 +116,9 @@ impl Node {
             doubt: Doubt::None,
             is_mended: false,
             is_rebuilding: false,
+            waiting: None,
+            unreplaced: 0,
+            goes_on: false,
             mistake,
             joined_in: None,
             release: Release::OLDER,

@@ -210,7 +210,12 @@ impl Plan {
         // Where everything is slow, an attempt may take longer and be well all the same.
         let patience_ms = SLOTS_OF_GRACE * plan.pace.slot_us() / 1_000;
         plan.keys.grace_ms = plan.keys.grace_ms.max(patience_ms);
-        plan.with_membership().with_later_faults().with_releases().with_guests()
+        plan.with_membership()
+            .with_later_faults()
+            .with_releases()
+            .with_lost_slots()
+            .with_backups()
+            .with_guests()
     }
 
     /// Every fourth seed changes its members. Drawn apart, so that a seed draws what it
@@ -247,6 +252,30 @@ impl Plan {
         let (on, percent) = (rng.u8(..8) == 0, rng.u32(20..=100));
         if on && self.members > 1 {
             self.faults.insert(Fault::Upgrade, percent);
+        }
+        self
+    }
+
+    /// Every sixth seed has nodes that lose slots, if its members stay what they are. Their
+    /// journals have small segments, their states lag behind them, and leaders are cut off.
+    fn with_lost_slots(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000b);
+        let (on, percent) = (rng.u8(..6) == 0, rng.u32(20..=100));
+        let stays = !self.mixes_releases() && self.strength(Fault::Membership) == 0.0;
+        if on && stays && self.members > 1 {
+            self.faults.insert(Fault::LostSlots, percent);
+            self.sizes.segment_groups = [2, 2, 4, 16][rng.usize(..4)];
+            self.faults.entry(Fault::Halves).or_insert_with(|| rng.u32(50..=100));
+            self.pace.flush_us = self.pace.flush_us.max(3_000_000);
+        }
+        self
+    }
+
+    /// In every sixth seed somebody takes backups.
+    fn with_backups(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000c);
+        if rng.u8(..6) == 0 {
+            self.faults.insert(Fault::Backup, rng.u32(20..=100));
         }
         self
     }
@@ -343,7 +372,8 @@ fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
     let drawn_apart = |fault: &Fault| {
-        matches!(fault, Fault::Membership | Fault::Upgrade) || Fault::LATER.contains(fault)
+        matches!(fault, Fault::Membership | Fault::Upgrade | Fault::LostSlots | Fault::Backup)
+            || Fault::LATER.contains(fault)
     };
     for fault in Fault::ALL.into_iter().filter(|fault| !drawn_apart(fault)) {
         let on = rng.u8(..100) < share;

@@ -7,6 +7,8 @@
 //! peer's state is here and checked the node takes part in nothing, and everything stays as
 //! it is.
 
+use std::collections::BTreeMap;
+
 use synod_paxos::{NodeId, Slot};
 
 use crate::checkers::{Check, Violation};
@@ -43,10 +45,15 @@ impl Node {
 
     /// The least slot of a state behind which the journal goes on, if this is all of it that
     /// is left.
-    fn needed(&self, behind: Option<Behind>) -> Slot {
+    pub(crate) fn needed(&self, behind: Option<Behind>) -> Slot {
         let upto = behind.map_or(self.disk.durably_truncated_upto(), |behind| behind.upto);
         // The journal may not know yet of a state that was switched to.
         upto.max(self.state.installed.unwrap_or(Slot::ZERO))
+    }
+
+    /// Whether the own state is of no use.
+    pub(crate) fn state_is_damaged(&self) -> bool {
+        self.doubt == Doubt::Damaged || !self.state.damage.is_empty()
     }
 
     /// The slot that the state of a peer must reach so that this node can start; zero if
@@ -71,7 +78,9 @@ impl World<'_> {
             node.doubt = Doubt::Damaged;
         }
         let needed = node.needed(behind);
-        let is_lost = node.doubt == Doubt::Damaged && node.mistake != Some(Mistake::DamageServed);
+        let goes_on = std::mem::take(&mut node.goes_on);
+        let is_lost =
+            node.doubt == Doubt::Damaged && node.mistake != Some(Mistake::DamageServed) && !goes_on;
         if is_lost && needed == Slot::ZERO {
             // The journal goes back to the beginning.
             node.state = Durable::default();
@@ -85,11 +94,16 @@ impl World<'_> {
             node.life += 1;
             node.incarnation += 1;
             self.at(0, Happening::AskForState { node: id });
+            if self.exchanges_slots() {
+                self.begin_exchange(id, needed);
+            }
             return Ok(Repaired::Waits);
         }
         let now_us = self.now_us;
         let node = &mut self.nodes[id.0 as usize - 1];
-        node.doubt = Doubt::None;
+        if !goes_on {
+            node.doubt = Doubt::None;
+        }
         if let Some(behind) = behind {
             node.disk.mend(behind);
             node.is_mended = true;
@@ -141,9 +155,15 @@ impl World<'_> {
         if !self.still_rebuilds(id) {
             return Ok(());
         }
+        let now_us = self.now_us;
+        if self.node(id).waiting.as_ref().is_some_and(|waiting| waiting.is_moving(now_us)) {
+            self.at(ASK_EVERY_US, Happening::AskForState { node: id });
+            return Ok(());
+        }
         let Some(above) = self.above(id) else {
             // More was damaged meanwhile, and nothing helps.
-            self.node(id).is_rebuilding = false;
+            let node = self.node(id);
+            (node.is_rebuilding, node.waiting) = (false, None);
             return self.start(id);
         };
         let peers: Vec<NodeId> = (1..=self.plan.members).map(NodeId).collect();
@@ -163,11 +183,11 @@ impl World<'_> {
         Ok(())
     }
 
-    fn still_rebuilds(&mut self, id: NodeId) -> bool {
+    pub(crate) fn still_rebuilds(&mut self, id: NodeId) -> bool {
         let node = self.node(id);
         let is_out = matches!(node.fate, Fate::Left | Fate::Waits | Fate::Lost);
         if is_out {
-            node.is_rebuilding = false;
+            (node.is_rebuilding, node.waiting) = (false, None);
         }
         node.is_rebuilding
     }
@@ -176,8 +196,12 @@ impl World<'_> {
     fn above(&mut self, id: NodeId) -> Option<Slot> {
         let node = self.node(id);
         let needed = node.needed(node.disk.behind_damage().ok()?);
+        // While the own state is being filled any that goes further is a help.
+        if let Some(applied) = node.waiting.as_ref().and_then(|waiting| waiting.applied()) {
+            return Some(applied);
+        }
         let forgets = node.mistake == Some(Mistake::RebuiltTooOld);
-        Some(if forgets { Slot::ZERO } else { Slot(needed.0 - 1) })
+        Some(if forgets { Slot::ZERO } else { Slot(needed.0.saturating_sub(1)) })
     }
 
     fn may_give(&mut self, peer: NodeId, to: NodeId, above: Slot) -> bool {
@@ -204,7 +228,8 @@ impl World<'_> {
         }
         let above = self.above(id);
         let is_there = self.node(from).life == life
-            && above.is_some_and(|above| self.may_give(from, id, above));
+            && above
+                .is_some_and(|above| checkpoint.slot > above.0 && self.may_give(from, id, above));
         let breaks = self.nemesis.is_loose() && self.rng.u8(..6) == 0;
         if !is_there || breaks || !self.is_whole(id, checkpoint) {
             self.coverage.rare(Rare::RebuildBroken);
@@ -220,8 +245,9 @@ impl World<'_> {
         });
         let node = self.node(id);
         node.state.switch(&checkpoint.map, slot);
+        node.unreplaced = 0;
         (node.doubt, node.drift) = (Doubt::None, Drift::None);
-        node.is_rebuilding = false;
+        (node.is_rebuilding, node.waiting) = (false, None);
         if node.fate == Fate::Damaged && !node.is_ailing() && node.drift == Drift::None {
             node.fate = Fate::Sound;
         }
@@ -233,6 +259,11 @@ impl World<'_> {
 
     /// Whether every node that is to mend itself with a peer's state can do so without this one.
     pub(crate) fn can_spare(&self, victim: NodeId) -> bool {
+        if self.exchanges_slots() {
+            let is_there =
+                |node: &Node| node.fate == Fate::Sound && node.is_member() && node.id != victim;
+            return self.can_mend(is_there, &BTreeMap::new());
+        }
         let ailing = self
             .nodes
             .iter()
@@ -353,6 +384,9 @@ impl World<'_> {
     /// At the healing: those that need a peer's state, and whose source is not among the
     /// living, get it back.
     pub(crate) fn add_sources(&mut self, living: &mut Vec<NodeId>, helpers: &[NodeId]) {
+        if self.exchanges_slots() {
+            return self.add_givers(living, helpers);
+        }
         let lives = |id: NodeId, living: &[NodeId]| living.contains(&id) || helpers.contains(&id);
         for id in (1..=self.plan.members).map(NodeId) {
             let node = &self.nodes[id.0 as usize - 1];

@@ -208,6 +208,7 @@ impl World<'_> {
             + PROGRESS_US
             + refills * pace.election_timeout_us / 2
             + (BACKLOG_SLOTS + self.missed_slots(living) + waiting) * slot_us
+            + self.mending_us(living)
     }
 
     /// Commands that living nodes have queued, sent or not, for clients that may have
@@ -262,10 +263,12 @@ impl World<'_> {
         linearizability::check(operations, &settled, self.plan.load.keys)?;
         transactions::check(operations, &settled, self.checks.story.beside())?;
         self.checks.story.check()?;
+        self.check_backups(&settled)?;
         let living: Vec<NodeId> = applied.iter().map(|(id, _)| *id).collect();
         self.checks.leases.ended(self.now_us, self.lease_bound_us(&living))?;
         self.end_watches(&living)?;
-        let (wanted, asked) = (self.plan.operations_min, self.clients.operations.len());
+        let operations = &self.clients.operations;
+        let (wanted, asked) = (self.plan.operations_min, operations.len());
         demand(asked >= wanted, Checker::Enough, || {
             format!("only {asked} operations were asked for, so too little was checked")
         })?;

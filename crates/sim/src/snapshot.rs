@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use synod_host::{Applied, Event, Refusal, Waiter};
 use synod_kv::{MemoryMap, State};
-use synod_paxos::{Ballot, NodeId, Recovered, Slot, Value};
+use synod_paxos::{Ballot, NodeId, Position, Record, Recovered, Slot, Value};
 
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
@@ -76,11 +76,16 @@ impl Node {
         let record = installed.and_then(|slot| recovered.start_after(slot));
         let made_up = record.is_some();
         if let Some(record) = record {
-            self.disk.append(recovered.position, vec![record]);
-            self.disk.begin_group();
-            self.disk.finish_group();
+            self.write_down(recovered.position, record);
         }
         (recovered, made_up)
+    }
+
+    /// A start writes a record, before anything else is done.
+    pub(crate) fn write_down(&mut self, position: Position, record: Record) {
+        self.disk.append(position, vec![record]);
+        self.disk.begin_group();
+        self.disk.finish_group();
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Durable {
     /// Up to here it is another node's work.
     pub(crate) copied_upto: Slot,
     pub(crate) damage: Damage,
+    /// It was given slots that the journal may not hold, and the journal does not say so yet.
+    pub(crate) filled: bool,
 }
 
 impl Durable {
@@ -42,6 +44,7 @@ impl Durable {
             installed,
             copied_upto: Slot(slot),
             damage: Damage::new(),
+            filled: self.filled,
         };
     }
 

@@ -28,6 +28,7 @@ pub(crate) const MENDS: u64 = 17;
 pub(crate) const INSTALLS: u64 = 18;
 pub(crate) const GUEST: u64 = 19;
 pub(crate) const WATCHES: u64 = 20;
+pub(crate) const FILLS: u64 = 24;
 
 /// The numbers of a step: who, and a digest of everything that it heard.
 pub(crate) fn step(id: NodeId, inbox: &[Event]) -> [u64; 4] {

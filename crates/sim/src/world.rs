@@ -4,9 +4,10 @@ use bytes::Bytes;
 use fastrand::Rng;
 use synod_host::{Action, Event, RequestId};
 use synod_kv::{Outcome, ServerId};
-use synod_paxos::{Configuration, Message, NodeId, RecordBody};
+use synod_paxos::{Configuration, Message, NodeId, RecordBody, Slot};
 use synod_wire::PeerMessage;
 
+use crate::backup::Backups;
 use crate::checkers::agreement::Agreement;
 use crate::checkers::durability::Durability;
 use crate::checkers::exactly_once::ExactlyOnce;
@@ -33,6 +34,7 @@ use crate::releases::Parcel;
 use crate::schedule::Schedule;
 use crate::snapshot::Checkpoint;
 use crate::squeeze::Squeeze;
+use crate::store::Durable;
 use crate::trace::Trace;
 use crate::words;
 
@@ -72,6 +74,14 @@ pub(crate) enum Happening {
     CopyStarts { node: NodeId },
     /// An operator switches that off.
     CopyStops { node: NodeId },
+    /// A node that waits at its start looks for slots that it has lost.
+    LookForSlots { node: NodeId, life: u64 },
+    /// The disk reads again what it could not read.
+    FoundAgain { node: NodeId },
+    /// A node takes the checkpoint of a backup, in this life of it.
+    BackupTaken { node: NodeId, life: u64, request: RequestId },
+    /// It has sent all of it.
+    BackupSent { node: NodeId, life: u64, request: RequestId },
     /// A node reads everything that it has.
     Scrub { node: NodeId },
     /// A paused process goes on.
@@ -146,6 +156,7 @@ pub(crate) struct World<'t> {
     pub(crate) guests: Guests,
     pub(crate) nemesis: Nemesis,
     pub(crate) squeeze: Squeeze,
+    pub(crate) backups: Backups,
     pub(crate) checks: Checks,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace<'t>,
@@ -154,12 +165,24 @@ pub(crate) struct World<'t> {
 
 impl<'t> World<'t> {
     pub(crate) fn new(plan: Plan, trace: Trace<'t>) -> Result<Self, Violation> {
+        World::beginning_with(plan, trace, &Durable::default())
+    }
+
+    /// A world in which every node has this state before its first start.
+    pub(crate) fn beginning_with(
+        plan: Plan,
+        trace: Trace<'t>,
+        state: &Durable,
+    ) -> Result<Self, Violation> {
         let mut rng = plan.rng(0x3014);
         let ids: Vec<NodeId> = (1..=plan.members).map(NodeId).collect();
         let mut clock = || Clock::new(0, rng.u64(1_000_000..1_000_000_000));
         let (mistake, segment_groups) =
             (crate::planted::model(plan.bug), plan.sizes.segment_groups);
-        let new = |id: &NodeId| Node::new(*id, clock(), segment_groups, mistake);
+        let new = |id: &NodeId| Node {
+            state: state.clone(),
+            ..Node::new(*id, clock(), segment_groups, mistake)
+        };
         let nodes: Vec<Node> = ids.iter().map(new).collect();
         let (alpha, page_bytes_max) = (plan.sizes.alpha, plan.sizes.page_bytes_max);
         let first = crate::lifecycle::configuration(&plan)?;
@@ -183,6 +206,7 @@ impl<'t> World<'t> {
             guests: Guests::new(&plan),
             nemesis: Nemesis::new(&plan),
             squeeze: Squeeze::new(&plan),
+            backups: Backups::default(),
             coverage: Coverage::default(),
             actions: Vec::new(),
             rng,
@@ -192,6 +216,7 @@ impl<'t> World<'t> {
             first,
             plan,
         };
+        world.checks.agreement.begin_after(Slot(state.slot));
         let mut release = crate::releases::in_the_beginning(&world.plan);
         world.nodes.iter_mut().for_each(|node| node.release = release());
         let joiners = world.plan.joiners as usize;
@@ -233,6 +258,9 @@ impl<'t> World<'t> {
             Happening::Deliver { from, to, connection, parcel } => {
                 if connection == self.network.connection(from, to) && self.takes(to, from)? {
                     let message = self.open(to, parcel)?;
+                    if self.node(to).waiting.is_some() {
+                        return self.hear_waiting(to, from, message);
+                    }
                     match &message {
                         PeerMessage::Paxos(Message::Promise(promise)) => {
                             self.hear_promise(to, from, promise.ballot);
@@ -318,6 +346,10 @@ impl<'t> World<'t> {
             Happening::CopyStarts { node } => self.start_copy(node)?,
             Happening::CopyStops { node } => self.stop_copy(node)?,
             Happening::Scrub { node } => self.scrub(node)?,
+            Happening::BackupTaken { node, life, request } => self.take_backup(node, life, request),
+            Happening::BackupSent { node, life, request } => self.end_backup(node, life, request),
+            Happening::LookForSlots { node, life } => self.look_for_slots(node, life)?,
+            Happening::FoundAgain { node } => self.find_again(node),
             other => unreachable!("{other:?} happens to no files"),
         }
         Ok(())

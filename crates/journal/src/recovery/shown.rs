@@ -25,7 +25,7 @@ pub(crate) fn shown(folder: &Folder, cluster: ClusterId) -> Result<Gathering, Op
 impl Reader<'_> {
     /// The places of all values that what is whole of the journal shows as chosen.
     fn shown(&self) -> Result<Gathering, OpenError> {
-        let mut gathering = Gathering::default();
+        let mut gathering = Gathering::new();
         let (mut end, mut ahead) = (None, None);
         for number in self.folder.segment_numbers()? {
             let read = match ahead.take() {

@@ -8,12 +8,13 @@
 //! its journal shows and what others say, in the order of the slots. When that
 //! reaches what is behind the damage the damaged files hold nothing that is owed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use synod_host::SlotQuestions;
 use synod_journal::{ClusterId, OpenError, Shown};
-use synod_paxos::{Chosen, Fetch, NodeId, Slot, Value};
+use synod_paxos::{Chosen, Fetch, NodeId, Planted, Slot, Time, Value};
 use synod_storage::Store;
 
 use crate::apply_thread::{Applier, ApplyError};
@@ -22,12 +23,6 @@ use crate::identity::random_id;
 /// Values that are read, or told, at a time.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 const CHUNK_SLOTS_MAX: u64 = 1_024;
-/// An answer that takes longer does not come.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// A peer that did not have a slot is asked for it again after so long.
-const AGAIN_AFTER: Duration = Duration::from_millis(500);
-/// When no slot came for so long a state is asked for as well.
-const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// A node that has all it needs stays for others that ask until none did for so long.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -51,19 +46,9 @@ pub(super) struct Filling {
     store: Store,
     /// It has to go so far.
     upto: Slot,
-    asked: Option<Asked>,
-    last_nonce: u64,
-    /// Who had none of the slots from which on, and when.
-    had_none: BTreeMap<NodeId, (Slot, Instant)>,
-    giver: Option<NodeId>,
-    moved_at: Instant,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    peer: NodeId,
-    nonce: u64,
-    at: Instant,
+    questions: SlotQuestions,
+    /// Where the time of the questions begins.
+    begun_at: Instant,
 }
 
 impl Slots {
@@ -105,16 +90,9 @@ impl Slots {
     /// A peer's answer.
     pub(super) fn receive(&mut self, from: NodeId, chosen: Chosen, now: Instant) {
         let Some(filling) = &mut self.filling else { return };
-        let fits = |asked: &mut Asked| (asked.peer, asked.nonce) == (from, chosen.nonce);
-        if filling.asked.take_if(fits).is_none() {
-            return;
-        }
-        let next = filling.applier.applied().next();
-        if chosen.values.is_empty() || chosen.first != next {
-            filling.had_none.insert(from, (next, now));
-        } else {
-            filling.giver = Some(from);
-            self.apply(chosen.values, now);
+        let (next, at) = (filling.applier.applied().next(), filling.time(now));
+        if let Some(values) = filling.questions.receive(from, chosen, next, at) {
+            self.apply(values, now);
         }
     }
 
@@ -138,19 +116,18 @@ impl Slots {
         // What the own journal shows further on need not come from elsewhere.
         let held = self.shown().and_then(|shown| shown.next_after(next));
         let last = held.map_or(upto, |held| upto.min(Slot(held.0 - 1)));
-        self.filling.as_mut()?.ask(next, last, up, now)
+        let filling = self.filling.as_mut()?;
+        let at = filling.time(now);
+        filling.questions.ask(next, last, up, at)
     }
 
     fn apply(&mut self, values: Vec<Value>, now: Instant) {
         let Some(filling) = &mut self.filling else { return };
-        // What was asked for until now may be of slots that are applied by then.
-        filling.asked = None;
-        match filling.apply(values) {
-            Ok(()) => filling.moved_at = now,
-            Err(error) => {
-                tracing::warn!(%error, "the slots that are missing cannot be applied to the own state");
-                self.filling = None;
-            }
+        let at = filling.time(now);
+        filling.questions.moved(at);
+        if let Err(error) = filling.apply(values) {
+            tracing::warn!(%error, "the slots that are missing cannot be applied to the own state");
+            self.filling = None;
         }
     }
 
@@ -182,12 +159,16 @@ impl Slots {
 
     /// When the last slot came.
     pub(super) fn moved_at(&self) -> Option<Instant> {
-        self.filling.as_ref().map(|filling| filling.moved_at)
+        let moved_at = |filling: &Filling| {
+            filling.begun_at + Duration::from_micros(filling.questions.moved_at().0)
+        };
+        self.filling.as_ref().map(moved_at)
     }
 
     /// Whether slots come, so that nothing else is needed yet.
     pub(super) fn is_moving(&self, now: Instant) -> bool {
-        self.is_full || self.moved_at().is_some_and(|at| now.duration_since(at) < STALLED_AFTER)
+        let moves = |filling: &Filling| filling.questions.is_moving(filling.time(now));
+        self.is_full || self.filling.as_ref().is_some_and(moves)
     }
 
     /// Whether the state is filled, and no peer seems to need anything of what may go now.
@@ -202,16 +183,14 @@ impl Filling {
     pub(super) fn new(applier: Applier, store: Store, upto: Slot, now: Instant) -> Filling {
         // A number that an earlier life did not use for sure.
         let last_nonce = random_id().map_or(1, |id| u64::try_from(id >> 65).unwrap_or(1));
-        Filling {
-            applier,
-            store,
-            upto,
-            asked: None,
-            last_nonce,
-            had_none: BTreeMap::new(),
-            giver: None,
-            moved_at: now,
-        }
+        let questions = SlotQuestions::new(last_nonce, Time::ZERO, Planted::NONE);
+        Filling { applier, store, upto, questions, begun_at: now }
+    }
+
+    /// The time of the questions at this moment.
+    fn time(&self, now: Instant) -> Time {
+        let since = now.saturating_duration_since(self.begun_at);
+        Time(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
     fn apply(&mut self, values: Vec<Value>) -> Result<(), ApplyError> {
@@ -225,40 +204,13 @@ impl Filling {
         }
         Ok(self.applier.commit()?)
     }
-
-    fn ask(
-        &mut self,
-        first: Slot,
-        last: Slot,
-        up: &BTreeSet<NodeId>,
-        now: Instant,
-    ) -> Option<(NodeId, Fetch)> {
-        if let Some(asked) = self.asked {
-            if now.duration_since(asked.at) < ANSWER_TIMEOUT {
-                return None;
-            }
-            self.had_none.insert(asked.peer, (first, now));
-            self.asked = None;
-        }
-        let since = |peer: &NodeId| self.had_none.get(peer).filter(|(slot, _)| *slot == first);
-        let may = |peer: &&NodeId| {
-            since(peer).is_none_or(|(_, at)| now.duration_since(*at) >= AGAIN_AFTER)
-        };
-        let best = up.iter().filter(may).min_by_key(|peer| {
-            (since(peer).map(|(_, at)| *at), Some(**peer) != self.giver, peer.0)
-        });
-        let peer = *best?;
-        self.last_nonce += 1;
-        let nonce = self.last_nonce;
-        self.asked = Some(Asked { peer, nonce, at: now });
-        Some((peer, Fetch { nonce, first, last }))
-    }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::Arc;
 
+    use synod_host::ANSWER_TIMEOUT_US;
     use synod_kv::{KvOptions, StateMachine};
 
     use super::*;
@@ -353,7 +305,7 @@ pub(super) mod tests {
         // Silence is an answer in the end.
         let (to, _) = slots.go_on(&up, now).expect("a question");
         assert_eq!(to, NodeId(2));
-        now += ANSWER_TIMEOUT;
+        now += Duration::from_micros(ANSWER_TIMEOUT_US);
         let (to, fetch) = slots.go_on(&up, now).expect("a question");
         assert_eq!(to, NodeId(3));
         assert!(!slots.is_moving(now), "so a state is asked for, too");

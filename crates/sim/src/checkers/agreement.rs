@@ -59,6 +59,11 @@ impl Agreement {
         }
     }
 
+    /// Every slot up to this one was chosen in another cluster, of which this one was made.
+    pub(crate) fn begin_after(&mut self, slot: Slot) {
+        self.chosen_upto = slot;
+    }
+
     /// Who votes in which slot.
     #[must_use]
     pub fn configurations(&self) -> &Configurations {

@@ -120,6 +120,27 @@ pub fn check(
     })
 }
 
+/// The store of a revision, as the log says.
+#[must_use]
+pub fn store_at(
+    operations: &[Operation],
+    settled: &[Option<Settled>],
+    upto: Revision,
+) -> BTreeMap<u8, (u64, Revision)> {
+    let outcomes = settled.iter().enumerate();
+    let outcomes =
+        outcomes.filter_map(|(index, settled)| Some((index, &settled.as_ref()?.outcome)));
+    let mut changes: Vec<(usize, &Outcome)> =
+        outcomes.filter(|(_, outcome)| is_change(outcome) && outcome.revision() <= upto).collect();
+    changes.sort_by_key(|(_, outcome)| outcome.revision());
+    let mut store = Store::new();
+    for (index, outcome) in changes {
+        // Whether its answer fits is the matter of `check`.
+        let _ = change(&operations[index], index, outcome, &mut store);
+    }
+    store
+}
+
 fn is_change(outcome: &Outcome) -> bool {
     matches!(
         outcome,

@@ -1,0 +1,295 @@
+//! Backups of running nodes, and the clusters that are made of them.
+//!
+//! Any node is asked for a backup while everything goes wrong. As a real one it waits until it may
+//! answer a read, then another thread takes a checkpoint of what is applied by then, and that takes its
+//! time to leave; when the process dies meanwhile the backup has no end, and is none. At the
+//! end of the run each is compared with the history, and a new cluster is made of one of them, as
+//! `synod restore` does it. Its nodes must elect a leader, serve exactly what the
+//! backup held, and take writes.
+
+use std::collections::BTreeMap;
+
+use synod_host::{Event, RequestId};
+use synod_kv::{APPLIED_KEY, MemoryMap, OrderedMap, Revision, State, WriteSet, read};
+use synod_paxos::NodeId;
+
+use crate::checkers::backups::{self, Contents};
+use crate::checkers::exactly_once::Settled;
+use crate::checkers::liveness::{Demand, Liveness};
+use crate::checkers::{Check, Checker, Violation, demand};
+use crate::client::Mode;
+use crate::coverage::Rare;
+use crate::drift::Drift;
+use crate::fault::Fault;
+use crate::history::{Answer, key_bytes, value_name};
+use crate::mistakes::Mistake;
+use crate::plan::Plan;
+use crate::planted;
+use crate::store::Durable;
+use crate::trace::Trace;
+use crate::world::{Happening, World};
+
+/// The names of the questions for backups, which no client uses.
+const REQUESTS: u64 = 1 << 62;
+/// More are not kept.
+const KEPT_MAX: usize = 8;
+/// A checkpoint is taken so long after the read was confirmed, at the most, and takes so long to
+/// leave.
+const TAKEN_US_MAX: u64 = 100_000;
+const SENT_US_MAX: u64 = 2_000_000;
+/// How long a question waits for its confirmation at the most.
+const PATIENCE_US: u64 = 5_000_000;
+
+/// All backups of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Backups {
+    last: u64,
+    open: BTreeMap<RequestId, Asked>,
+    made: Vec<Backup>,
+}
+
+/// A backup that was asked for.
+#[derive(Debug)]
+struct Asked {
+    node: NodeId,
+    /// The highest revision that anybody had been told.
+    floor: Revision,
+    /// What is being sent.
+    taken: Option<(u64, MemoryMap)>,
+}
+
+/// A whole backup.
+#[derive(Debug)]
+struct Backup {
+    node: NodeId,
+    floor: Revision,
+    slot: u64,
+    map: MemoryMap,
+}
+
+impl World<'_> {
+    /// Somebody asks a node for a backup.
+    pub(crate) fn ask_for_backup(&mut self, id: NodeId) -> Check {
+        let fault = Fault::Backup;
+        let (now_us, floor) = (self.now_us, self.clients.told());
+        let patience_us = self.nemesis.rng(fault).u64(100_000..PATIENCE_US);
+        let node = self.node(id);
+        if node.process.is_none() || node.drift != Drift::None {
+            return Ok(());
+        }
+        let (life, is_hasty) = (node.life, node.mistake == Some(Mistake::BackupUnconfirmed));
+        let deadline = node.clock.read(now_us).plus_us(patience_us);
+        self.coverage.fault(fault);
+        self.backups.last += 1;
+        let request = RequestId(REQUESTS + self.backups.last);
+        self.backups.open.insert(request, Asked { node: id, floor, taken: None });
+        if is_hasty {
+            self.at(0, Happening::BackupTaken { node: id, life, request });
+            return Ok(());
+        }
+        self.hear(id, Event::Read { request, deadline })
+    }
+
+    /// Whether a read is that of a backup. Its state may be taken then, by another thread.
+    pub(crate) fn confirm_backup(&mut self, id: NodeId, request: RequestId) -> bool {
+        let is_asked = self.backups.open.contains_key(&request);
+        if is_asked {
+            let life = self.node(id).life;
+            let later_us = self.nemesis.rng(Fault::Backup).u64(..TAKEN_US_MAX);
+            self.at(later_us, Happening::BackupTaken { node: id, life, request });
+        }
+        is_asked
+    }
+
+    /// Whether a read that was refused is that of a backup.
+    pub(crate) fn refuse_backup(&mut self, request: RequestId) -> bool {
+        self.backups.open.remove(&request).is_some()
+    }
+
+    /// The checkpoint is taken, and begins to leave.
+    pub(crate) fn take_backup(&mut self, id: NodeId, life: u64, request: RequestId) {
+        let node = self.node(id);
+        let flushed = (node.state.slot, node.state.map.clone());
+        let (mistake, drift) = (node.mistake, node.drift);
+        let Some(process) = node.process(life) else { return self.cut_backup(request) };
+        let (map, damage) = process.machine.map().checkpoint();
+        if !damage.is_empty() || drift != Drift::None {
+            // It does not open, or the hosts know that it differs.
+            self.backups.open.remove(&request);
+            return;
+        }
+        let applied = (process.machine.applied_slot(), map);
+        let is_flushed = mistake == Some(Mistake::BackupOfFlushed);
+        let taken = if is_flushed { flushed } else { applied };
+        let Some(asked) = self.backups.open.get_mut(&request) else { return };
+        asked.taken = Some(taken);
+        let sent_us = self.nemesis.rng(Fault::Backup).u64(1_000..SENT_US_MAX);
+        self.at(sent_us, Happening::BackupSent { node: id, life, request });
+    }
+
+    /// All of it has left.
+    pub(crate) fn end_backup(&mut self, id: NodeId, life: u64, request: RequestId) {
+        let node = self.node(id);
+        let is_torn = node.mistake == Some(Mistake::BackupTorn);
+        let Some(process) = node.process(life) else { return self.cut_backup(request) };
+        let leads = process.leads;
+        let later = is_torn.then(|| process.machine.map().checkpoint().0);
+        let Some(Asked { node, floor, taken }) = self.backups.open.remove(&request) else { return };
+        let Some((slot, mut map)) = taken else { return };
+        if let Some(later) = later {
+            tear(&mut map, &later);
+        }
+        self.coverage.rare(if leads { Rare::BackupOfLeader } else { Rare::BackupOfFollower });
+        if self.clients.told() > floor {
+            self.coverage.rare(Rare::BackupBesideWrites);
+        }
+        if self.backups.made.len() < KEPT_MAX {
+            self.backups.made.push(Backup { node, floor, slot, map });
+        }
+    }
+
+    fn cut_backup(&mut self, request: RequestId) {
+        self.backups.open.remove(&request);
+        self.coverage.rare(Rare::BackupCut);
+    }
+
+    /// At the end: what each of them holds, and what a cluster serves that is made of the last.
+    pub(crate) fn check_backups(&mut self, settled: &[Option<Settled>]) -> Check {
+        let made = std::mem::take(&mut self.backups.made);
+        let mut last = None;
+        for backup in &made {
+            let contents = self.read_backup(backup)?;
+            backups::check(&contents, &self.clients.operations, settled)?;
+            last = Some((backup, contents));
+        }
+        let Some((backup, contents)) = last else { return Ok(()) };
+        serves(&self.plan, backup, &contents)?;
+        self.coverage.rare(Rare::RestoredServes);
+        Ok(())
+    }
+
+    /// What it says; it must be the state that everybody had after its slot.
+    fn read_backup(&self, backup: &Backup) -> Result<Contents, Violation> {
+        let Backup { node, floor, slot, map } = backup;
+        let damaged = |error| Violation {
+            checker: Checker::Backups,
+            text: format!("the backup of {node} cannot be read: {error:?}"),
+        };
+        let state = State::load(map).map_err(damaged)?;
+        let known = self.checks.state_hash.known(*slot);
+        let fits = state.applied_slot == *slot && known.is_none_or(|hash| hash == state.hash());
+        demand(fits, Checker::Backups, || {
+            format!("the backup of {node} is not the state of slot {slot}")
+        })?;
+        let mut keys = BTreeMap::new();
+        for key in 0..self.plan.load.keys {
+            let record = read::get(map, &key_bytes(key)).map_err(damaged)?;
+            keys.extend(
+                record.map(|record| (key, (value_name(&record.value), record.mod_revision))),
+            );
+        }
+        Ok(Contents { node: *node, floor: *floor, revision: state.revision, keys })
+    }
+}
+
+/// A planted mistake: what comes last in the backup is of a later moment.
+fn tear(map: &mut MemoryMap, later: &MemoryMap) {
+    let half = map.iter().count() / 2;
+    let Some(middle) = map.iter().nth(half).map(|(key, _)| key.to_vec()) else { return };
+    let mut torn = WriteSet::new();
+    later
+        .iter()
+        .filter(|(key, _)| **key >= *middle && *key != APPLIED_KEY)
+        .for_each(|(key, value)| torn.put(key, value));
+    map.write(&torn).expect("memory does not fail");
+}
+
+/// Makes a cluster of a backup, has it serve without faults, and compares.
+fn serves(plan: &Plan, backup: &Backup, contents: &Contents) -> Check {
+    let mut plan = Plan {
+        seed: plan.seed ^ 0x4e57_0e5e,
+        members: plan.members - plan.joiners,
+        joiners: 0,
+        faults: BTreeMap::new(),
+        ..plan.clone()
+    };
+    // The new cluster knows the idempotency keys of the old one.
+    plan.load.keyed_percent = 0;
+    let in_it = |violation: Violation| Violation {
+        checker: Checker::Backups,
+        text: format!("of the cluster made of the backup of {}: {violation}", backup.node),
+    };
+    let state = restored(backup, planted::model(plan.bug))?;
+    let mut world = World::beginning_with(plan, Trace::new(None), &state)?;
+    let nodes: Vec<NodeId> = (1..=world.plan.members).map(NodeId).collect();
+    let mut from = 0;
+    for (mode, wanted) in [(Mode::Sweep, Demand::Reads), (Mode::Probe, Demand::Progress)] {
+        let bound_us = world.progress_bound_us(&nodes);
+        let began_us = world.now_us;
+        world.clients.mode = mode;
+        world.checks.liveness = Some(Liveness::new(wanted, began_us, bound_us, &nodes));
+        while world.liveness().worst_us().is_none()
+            || mode == Mode::Sweep && !world.has_read_all(from)
+        {
+            world.step().map_err(in_it)?;
+            world.liveness().check(world.now_us).map_err(in_it)?;
+        }
+        if mode == Mode::Sweep {
+            world.compare(contents).map_err(in_it)?;
+        }
+        from = world.clients.operations.len();
+    }
+    let outcomes = world.clients.operations.iter().filter_map(|one| match &one.returned {
+        Some((_, Answer::Outcome(outcome))) => Some(outcome.revision()),
+        _ => None,
+    });
+    let least = outcomes.min();
+    demand(least.is_some_and(|least| least >= contents.revision), Checker::Backups, || {
+        format!("the cluster made of revision {} goes on with {least:?}", contents.revision)
+    })
+}
+
+/// The state of each node of the new cluster, before its first start.
+fn restored(backup: &Backup, mistake: Option<Mistake>) -> Result<Durable, Violation> {
+    let mut map = backup.map.clone();
+    let state = State::load(&map).map_err(|error| Violation {
+        checker: Checker::Backups,
+        text: format!("a backup cannot be restored: {error:?}"),
+    })?;
+    let mut record = WriteSet::new();
+    let keeps = mistake == Some(Mistake::RestoredKeepsSequences);
+    if !keeps {
+        record.put(APPLIED_KEY, &state.for_another_cluster());
+    }
+    map.write(&record).expect("memory does not fail");
+    let mut durable = Durable::default();
+    durable.switch(&map, backup.slot);
+    Ok(durable)
+}
+
+impl World<'_> {
+    /// Whether every key was read, by some operation from this one on.
+    fn has_read_all(&self, from: usize) -> bool {
+        let read = |key: u8| {
+            self.clients.operations[from..]
+                .iter()
+                .any(|one| one.key == key && matches!(one.returned, Some((_, Answer::Found(..)))))
+        };
+        (0..self.plan.load.keys).all(read)
+    }
+
+    /// Nothing was written yet: each read must have found what the backup holds.
+    fn compare(&self, contents: &Contents) -> Check {
+        for operation in &self.clients.operations {
+            let Some((_, Answer::Found(found, revision))) = &operation.returned else { continue };
+            let held = contents.keys.get(&operation.key).copied();
+            demand((*found, *revision) == (held, contents.revision), Checker::Backups, || {
+                format!(
+                    "key {} is {found:?} at revision {revision}, but the backup held {held:?} at {}",
+                    operation.key, contents.revision
+                )
+            })?;
+        }
+        Ok(())
+    }
+}
