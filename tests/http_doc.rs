@@ -251,6 +251,9 @@ fn calls(operations: &[(&str, &str, &Value)]) -> String {
 /// What a parameter may be.
 fn values(schema: &Value) -> String {
     if let Some(words) = schema["enum"].as_array() {
+        if words.iter().any(|word| word == "") {
+            return "`true`, `false`; without a value `true`".to_owned();
+        }
         let words: Vec<_> = words.iter().map(|word| format!("`{}`", text(word))).collect();
         return words.join(", ");
     }
@@ -258,7 +261,6 @@ fn values(schema: &Value) -> String {
         return format!("`{}`", pattern.replace('|', "\\|"));
     }
     match (text(&schema["type"]), &schema["minimum"], &schema["maximum"], &schema["maxLength"]) {
-        ("boolean", ..) => "`true`, `false`; without a value `true`".to_owned(),
         ("integer", least, most, _) if *most == u64::MAX => {
             format!("a number from {least} on, below 2^64")
         }
@@ -314,7 +316,7 @@ fn problems(described: &Value) -> String {
         let calls = match calls.len() {
             0 => "what is no resource".to_owned(),
             all if all == operations.len() => "all".to_owned(),
-            0..=7 => calls.join(", "),
+            1..=7 => calls.join(", "),
             some => format!("{some} of {}", operations.len()),
         };
         let row =

@@ -45,9 +45,10 @@ const EXPIRES: &[&str] = &["Synod-Idempotency-Expires"];
 pub(super) fn all() -> Vec<Call> {
     let groups = [keys(), ranges(), transactions(), history(), leases(), renewals()];
     let mut calls: Vec<_> = groups.into_iter().flatten().collect();
-    calls.extend(offices("locks", "/v1/lock/{name}", ["takeLock", "lookAtLock", "letLockGo"]));
+    let ids = ["takeLock", "lookAtLock", "letLockGo"];
+    calls.extend(offices(("locks", "/v1/lock/{name}", p::LOCK), ids));
     let ids = ["standForElection", "lookAtElection", "resign"];
-    calls.extend(offices("elections", "/v1/election/{name}", ids));
+    calls.extend(offices(("elections", "/v1/election/{name}", p::ELECTION), ids));
     calls.extend(members());
     calls.extend(roles());
     calls.extend(node());
@@ -225,7 +226,10 @@ fn renewals() -> Vec<Call> {
     ]
 }
 
-fn offices(tag: &'static str, path: &'static str, ids: [&'static str; 3]) -> Vec<Call> {
+fn offices(
+    (tag, path, name): (&'static str, &'static str, p::Parameter),
+    ids: [&'static str; 3],
+) -> Vec<Call> {
     let mut example = json!({"ttl": "30s", "wait": "1s"});
     if tag == "elections" {
         example["value"] = json!("10.0.0.7:8080");
@@ -233,7 +237,7 @@ fn offices(tag: &'static str, path: &'static str, ids: [&'static str; 3]) -> Vec
     vec![
         Call::new((Post, path), (tag, ids[0]), "Waits for it, and takes it.")
             .text("Under a lease of its own (`ttl`) or one of yours (`lease`). The token is higher than that of every holder before.")
-            .takes(&[p::NAME])
+            .takes(&[name])
             .asks_json::<ClaimBody>(example)
             .redirects()
             .answers_json::<HeldBody>(200, "It is yours, as long as its lease lives.", &["Synod-Lease"])
@@ -244,13 +248,13 @@ fn offices(tag: &'static str, path: &'static str, ids: [&'static str; 3]) -> Vec
             .fails(&[Kind::LockHeld]),
         Call::new((Get, path), (tag, ids[1]), "Says who holds it.")
             .and_head()
-            .takes(&[p::NAME, p::CONSISTENCY, p::MIN_REVISION])
+            .takes(&[name, p::CONSISTENCY, p::MIN_REVISION])
             .redirects()
             .answers_json::<HolderBody>(200, "Who holds it, if anybody.", &[])
             .reads()
             .fails(KEY),
         Call::new((Delete, path), (tag, ids[2]), "Lets it go.")
-            .takes(&[p::NAME, p::TOKEN])
+            .takes(&[name, p::TOKEN])
             .redirects()
             .answers_json::<ReleasedBody>(200, "It is free for the next one.", EXPIRES)
             .writes_named()

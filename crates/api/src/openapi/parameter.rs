@@ -67,6 +67,11 @@ const fn path(name: &'static str, shape: Shape, text: &'static str) -> Parameter
     Parameter { name, place: Place::Path, shape, text, example: None }
 }
 
+const fn name(more: isize) -> Parameter {
+    let text = "The name: as a key, without zero bytes, and a little shorter.";
+    path("name", Shape::Key { least: 1, more }, text).with_example("primary")
+}
+
 const ANY: Shape = Shape::Number { least: 0, most: u64::MAX };
 const FROM_ONE: Shape = Shape::Number { least: 1, most: u64::MAX };
 const BOUND: Shape = Shape::Key { least: 0, more: 1 };
@@ -79,12 +84,9 @@ pub(crate) const KEY: Parameter = path(
 )
 .with_example("a");
 pub(crate) const LEASE_ID: Parameter = path("id", ANY, "The lease.").with_example("7");
-pub(crate) const NAME: Parameter = path(
-    "name",
-    Shape::Key { least: 1, more: -33 },
-    "The name: as a key, without zero bytes, and shorter by what its claims have around it.",
-)
-.with_example("primary");
+/// The claims have `_synod/lock/` before the name and 17 bytes behind it, or one word more.
+pub(crate) const LOCK: Parameter = name(-29);
+pub(crate) const ELECTION: Parameter = name(-33);
 pub(crate) const MEMBER_ID: Parameter =
     path("id", Shape::Number { least: 1, most: u32::MAX as u64 }, "The member.").with_example("4");
 
@@ -241,7 +243,7 @@ impl Shape {
                 .maximum(Some(utoipa::Number::UInt(usize::try_from(most).unwrap_or(usize::MAX))))
         };
         match self {
-            Shape::Flag => of(Type::Boolean).default(Some(json!(false))),
+            Shape::Flag => of(Type::String).enum_values(Some(["true", "false", ""])),
             Shape::Number { least, most } => number(least, most),
             Shape::Entries => number(1, limits.list_entries_max as u64),
             Shape::Key { least, more } => of(Type::String)
