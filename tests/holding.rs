@@ -230,7 +230,7 @@ fn a_command_that_loses_its_lock_is_ended() {
     let cluster = TestCluster::start(3);
     // It does not want to end.
     let script = "trap 'echo told' TERM; echo begun; while true; do sleep 0.05; done";
-    let running = Running::start(&cluster, &["lock", "l", "--ttl", "3s", "--", "sh", "-c", script]);
+    let running = Running::start(&cluster, &["lock", "l", "--ttl", "6s", "--", "sh", "-c", script]);
     assert_eq!(running.line(), "begun");
     let lease = json(&cluster, &["lock", "l", "--show", "--json"])["lease"].to_string();
     printed(&cluster, &["lease", "revoke", &lease]);
@@ -241,7 +241,7 @@ fn a_command_that_loses_its_lock_is_ended() {
 
     // The same when nobody confirms it any more: a majority is gone.
     let mut cluster = cluster;
-    let running = Running::start(&cluster, &["lock", "m", "--ttl", "3s", "--", "sh", "-c", script]);
+    let running = Running::start(&cluster, &["lock", "m", "--ttl", "6s", "--", "sh", "-c", script]);
     assert_eq!(running.line(), "begun");
     cluster.kill(1);
     cluster.kill(2);
