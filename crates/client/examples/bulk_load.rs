@@ -12,6 +12,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().unwrap_or("http://127.0.0.1:7001".to_owned());
     let count: u64 = arguments.next().unwrap_or("10000".to_owned()).parse()?;
+    run(url, count).await
+}
+
+pub(crate) async fn run(url: String, count: u64) -> Result<(), Box<dyn Error>> {
     let client = Client::new([url], ClientOptions::default())?;
 
     // Each key is written once, so no line does harm that is sent again after a broken

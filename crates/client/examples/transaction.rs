@@ -14,7 +14,10 @@ const TO: &str = "example/account/2";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let url = std::env::args().nth(1).unwrap_or("http://127.0.0.1:7001".to_owned());
+    run(std::env::args().nth(1).unwrap_or("http://127.0.0.1:7001".to_owned())).await
+}
+
+pub(crate) async fn run(url: String) -> Result<(), Box<dyn Error>> {
     let client = Client::new([url], ClientOptions::default())?;
     let options = TransactionOptions::default();
 
