@@ -13,7 +13,7 @@ use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, Request, Response};
-use synod_kv::http::{BatchResultBody, OperationBody, OperationName};
+use synod_kv::http::{BatchResultBody, Object, OperationBody, OperationName};
 use synod_kv::{Command, Condition, Operation, Outcome, TxnOperation};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
@@ -266,7 +266,7 @@ async fn ready(line: Option<&mut UnderWay>) {
 /// Reads a line.
 fn read(text: &[u8], number: u64, limits: &Limits) -> Result<Operation, Problem> {
     let place = format!("Line {number}");
-    let body: OperationBody = serde_json::from_slice(text)
+    let Object(body): Object<OperationBody> = serde_json::from_slice(text)
         .map_err(|error| malformed(&place, &operation::shown("it is not an operation", &error)))?;
     if !matches!(body.op, OperationName::Put | OperationName::Delete) {
         let name = operation::name(body.op);

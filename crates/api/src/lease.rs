@@ -365,7 +365,5 @@ pub(crate) fn not_found(id: LeaseId) -> Problem {
 /// # Errors
 /// When it is not one of this kind.
 pub(crate) fn decode<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, Problem> {
-    let malformed =
-        |error| Problem::new(Kind::BadRequest, format!("The body is not {what}: {error}."));
-    serde_json::from_slice(body).map_err(malformed)
+    request_body::decode(body, what)
 }

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use synod_kv::http::Object;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
@@ -80,7 +81,7 @@ where
 /// # Errors
 /// When it is not one of this kind.
 pub(crate) fn decode<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| {
+    serde_json::from_slice(body).map(|Object(document)| document).map_err(|error| {
         let detail = operation::shown(&format!("The body is not {what}"), &error);
         Problem::new(Kind::BadRequest, format!("{detail}."))
     })

@@ -4,7 +4,7 @@ use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use synod_kv::http::{
-    CompareBody, Encoding, Few, KeyText, ListEntry, Operand, OperationBody, RecordBody,
+    CompareBody, Encoding, Few, KeyText, ListEntry, Object, Operand, OperationBody, RecordBody,
     RelationName, TargetName, TxnAnswerBody, TxnBody, TxnResultBody,
 };
 use synod_kv::{
@@ -76,7 +76,7 @@ pub(crate) async fn answer<R: Replica>(
 
 /// Reads a transaction that may be carried out.
 fn read(bytes: &Bytes, limits: &Limits) -> Result<Txn, Problem> {
-    let body: TxnBody = serde_json::from_slice(bytes).map_err(|error| {
+    let Object(body): Object<TxnBody> = serde_json::from_slice(bytes).map_err(|error| {
         let detail = operation::shown("The body is not a transaction", &error);
         Problem::new(Kind::BadOperation, detail)
     })?;

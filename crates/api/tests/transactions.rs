@@ -24,7 +24,7 @@ type Case = (&'static str, u16, &'static str, &'static str);
 
 const CASES: &[Case] = &[
     ("", 400, "bad-operation", "EOF"),
-    ("[]x", 400, "bad-operation", "trailing"),
+    ("{}x", 400, "bad-operation", "trailing"),
     ("{\"success\": {}}", 400, "bad-operation", "a list"),
     ("{\"succes\": []}", 400, "bad-operation", "`succes`"),
     ("{\"success\": [], \"success\": []}", 400, "bad-operation", "duplicate"),

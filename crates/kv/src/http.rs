@@ -4,6 +4,7 @@ pub mod base64;
 mod batch;
 mod lease;
 mod members;
+mod object;
 mod problem;
 #[cfg(feature = "openapi")]
 mod schema;
@@ -24,6 +25,7 @@ pub use members::{
     AddMemberBody, ChangeMemberBody, FirstBody, MemberBody, MemberRole, MembersBody, QuorumsBody,
     RestoredBody,
 };
+pub use object::Object;
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
 pub use txn::{

@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{KeyText, ListEntry, RecordBody};
+use super::{KeyText, ListEntry, Object, RecordBody};
 use crate::TXN_OPERATIONS_MAX;
 
 /// The question of a transaction.
@@ -65,7 +65,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T>, A::Error> {
         let mut few = Few::default();
         while few.items.len() < TXN_OPERATIONS_MAX {
-            let Some(item) = list.next_element()? else {
+            let Some(Object(item)) = list.next_element()? else {
                 break;
             };
             few.items.push(item);
