@@ -24,6 +24,7 @@ use super::asking::patience;
 use crate::apply_thread::Applier;
 use crate::folder::{Folder, JOURNAL};
 use crate::identity::Identity;
+use crate::filled::Filled;
 use crate::marks::{FILLED, REBUILD};
 use crate::recover::Survivor;
 use crate::{Node, Settings, StartError, tuning};
@@ -182,7 +183,8 @@ impl World {
         let settings = &self.settings[0];
         let folder = Folder::open(&settings.data_dir).expect("its folder");
         let identity = Identity::open(&folder, settings).expect("its identity");
-        folder.replace(FILLED, b"").expect("marked");
+        let behind = Journal::look_behind_damage(&folder.journal(), self.lineage).expect("read");
+        folder.replace(FILLED, &Filled::of(&behind).encode()).expect("marked");
         let path = folder.states().current().expect("a state");
         let store = Store::open(path, &tuning::store_options(settings)).expect("opens");
         let machine = StateMachine::open(store.clone(), KvOptions::default()).expect("whole");
