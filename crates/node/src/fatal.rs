@@ -125,6 +125,18 @@ impl Fatal {
         }
     }
 
+    /// Whether the state is damaged, as far as anybody here knows, and the node goes on with it.
+    pub(crate) fn doubts_state(&self) -> bool {
+        let noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        let marked = self.inner.folder.as_ref().map(|folder| folder::exists(&folder.join(REBUILD)));
+        noted.is_some() || marked.is_some_and(|marked| marked.unwrap_or(true))
+    }
+
+    /// All of the state was read, and nothing in it is damaged.
+    pub(crate) fn forget_damage(&self) {
+        *self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The next life asks for a state as briefly as after the first time that nobody gave one.
     fn count_anew(&self) {
         let Some(folder) = &self.inner.folder else { return };
@@ -213,6 +225,20 @@ mod tests {
     }
 
     #[test]
+    fn a_state_is_doubted_until_it_was_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let fatal = Fatal::of(folder.path());
+        assert!(!fatal.doubts_state());
+        fatal.note_damage("a block");
+        assert!(fatal.doubts_state());
+        fatal.forget_damage();
+        assert!(!fatal.doubts_state());
+        // An earlier life found it, and nobody replaced the state.
+        std::fs::write(folder.path().join(REBUILD), "a block").expect("written");
+        assert!(fatal.doubts_state());
+    }
+
+    #[test]
     fn a_node_that_was_of_use_asks_as_briefly_as_the_first_time() {
         let folder = tempfile::tempdir().expect("a folder");
         let kept = || marks::unreplaced(folder.path()).expect("readable");
@@ -240,6 +266,7 @@ mod tests {
         assert_eq!(fatal.reported(), None);
         let left = std::fs::read_to_string(folder.path().join(REBUILD)).expect("a mark");
         assert!(left.contains("Corruption: block"), "{left}");
+        assert!(fatal.doubts_state());
         fatal.report("synod-upkeep", "the state could not be flushed or compacted: why?");
         assert!(fatal.reported().is_some() && folder.path().join(SUSPECT).exists());
         // Where no mark can be left the node must not come back as if nothing had happened.

@@ -317,7 +317,12 @@ fn recover(
     if !recovery::replay(&journal, &recovered, &mut applier, || !stop.load(Relaxed))? {
         return Err(StartError::Stopped);
     }
-    shared.state.set_durable(durable_slot(&store).map_err(StartError::State)?);
+    // A state that is doubted, and goes on since nobody has another one, is no reason to drop
+    // anything of the journal.
+    shared.state.set_durable(match folder.read(REBUILD)? {
+        Some(_) => recovered.truncated_upto,
+        None => durable_slot(&store).map_err(StartError::State)?,
+    });
     let configurations = applier.configurations().map_err(StartError::State)?;
     if configurations.number() == 0 && identity.joined.is_none() {
         identity.check_members(folder.path(), settings)?;
@@ -416,7 +421,7 @@ impl Assembly<'_> {
             recovery.pins,
             queues.upkeep,
             reports.clone(),
-            shared.clone(),
+            (shared.clone(), self.fatal.clone()),
             self.settings,
         );
         let upkeep =

@@ -205,6 +205,7 @@ impl Scrub {
 
     /// All of the state was read: what was doubted in it is gone, or was told by mistake.
     fn forget_doubts(&self) {
+        self.fatal.forget_damage();
         let data = self.folders.data();
         let is_doubt =
             matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));

@@ -14,6 +14,7 @@ use synod_storage::snapshot::{SnapshotError, StateFolders};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
+use crate::fatal::Fatal;
 use crate::folder::{self, FolderError};
 use crate::marks::{DIFFERS, FOUND_RIGHT, found_right_text};
 use crate::pins::Pins;
@@ -63,6 +64,7 @@ pub(crate) struct Upkeep {
     tasks: Receiver<UpkeepTask>,
     reports: UnboundedSender<Report>,
     shared: Arc<Shared>,
+    fatal: Fatal,
     flush_interval: Duration,
     disk_reserve_bytes: u64,
     room: Room,
@@ -75,7 +77,7 @@ impl Upkeep {
         pins: Pins,
         tasks: Receiver<UpkeepTask>,
         reports: UnboundedSender<Report>,
-        shared: Arc<Shared>,
+        (shared, fatal): (Arc<Shared>, Fatal),
         settings: &Settings,
     ) -> Self {
         Upkeep {
@@ -85,6 +87,7 @@ impl Upkeep {
             tasks,
             reports,
             shared,
+            fatal,
             flush_interval: Duration::from_millis(settings.timing.flush_interval_ms),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             room: Room::Enough,
@@ -139,7 +142,10 @@ impl Upkeep {
         // Of a flush or compaction that failed behind our back.
         store.check()?;
         let durable = durable_slot(&store)?;
-        if durable > self.shared.state.durable() {
+        // What went into a damaged state is not there for sure. As long as there is room the
+        // journal keeps it, from which others can have it who have no other source any more.
+        let is_sure = self.room != Room::Enough || !self.fatal.doubts_state();
+        if durable > self.shared.state.durable() && is_sure {
             self.shared.state.set_durable(durable);
             // The owner ends before this thread only when the node stops.
             let _ = self.reports.send(Report::Durable(durable));

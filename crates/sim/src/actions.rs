@@ -11,8 +11,9 @@ use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::guests::is_of_guest;
 use crate::history::Answer;
+use crate::mistakes::Mistake;
 use crate::network::Fate as Sent;
-use crate::node::{Backed, Unfit, apply_value};
+use crate::node::{Backed, Doubt, Unfit, apply_value};
 use crate::releases::has_newer_form;
 use crate::snapshot::Task;
 use crate::words;
@@ -338,7 +339,10 @@ impl World<'_> {
             return Ok(());
         }
         node.state.flush(&process.unflushed, slot);
-        process.applied.durable = Slot(slot);
+        // What went into a damaged state is not there for sure: the journal keeps it.
+        if node.doubt != Doubt::Damaged || node.mistake == Some(Mistake::DamagedCounts) {
+            process.applied.durable = Slot(slot);
+        }
         let applied = process.applied.clone();
         self.hear(id, Event::Applied(applied))
     }

@@ -34,9 +34,10 @@ use crate::world::{Happening, World};
 const LOOK_EVERY_US: u64 = 100_000;
 /// A node that has all it needs stays for others until nobody was given anything for so long.
 const QUIET_US: u64 = 1_000_000;
-/// A node to which nobody gives anything for so long starts anew, or goes on with a damaged state.
-/// Real ones wait two minutes.
+/// A node to which nobody gives anything for so long starts anew, or, which is the second one,
+/// goes on with a damaged state. Real ones wait two minutes for either.
 const PATIENCE_US: u64 = 6_000_000;
+const PATIENCE_DAMAGED_US: u64 = 2_000_000;
 /// When that was so before, this long at first, and twice as long each time.
 const PATIENCE_AGAIN_US: u64 = 300_000;
 /// Among the healed each node may take so much longer if some must still mend themselves.
@@ -175,8 +176,9 @@ impl World<'_> {
         let can_go_on = node.state.slot >= upto.0 && node.drift == Drift::None;
         let unreplaced = if can_go_on { node.unreplaced } else { 0 };
         let patience_us = match unreplaced {
+            0 if can_go_on => PATIENCE_DAMAGED_US,
             0 => PATIENCE_US,
-            times => (PATIENCE_AGAIN_US << (times - 1).min(16)).min(PATIENCE_US),
+            times => (PATIENCE_AGAIN_US << (times - 1).min(16)).min(PATIENCE_DAMAGED_US),
         };
         let (store, unflushed) = node.open_store();
         let machine = StateMachine::open(store, options).ok().filter(|_| is_short);

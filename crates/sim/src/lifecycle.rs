@@ -7,7 +7,8 @@ use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slo
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
-use crate::node::{Fate, Process, Unfit, apply_value};
+use crate::mistakes::Mistake;
+use crate::node::{Doubt, Fate, Process, Unfit, apply_value};
 use crate::plan::Plan;
 use crate::planted;
 use crate::repair::Repaired;
@@ -19,6 +20,15 @@ use crate::world::{Happening, World};
 type State = (StateMachine<Store>, Unflushed);
 
 impl World<'_> {
+    /// Up to which slot a state that begins counts as one from which the journal can drop things.
+    fn durable_at_start(&self, id: NodeId, truncated_upto: Slot) -> Slot {
+        let node = &self.nodes[id.0 as usize - 1];
+        if node.doubt != Doubt::Damaged || node.mistake == Some(Mistake::DamagedCounts) {
+            return Slot(node.state.slot);
+        }
+        truncated_upto
+    }
+
     /// Starts a machine's process, if its disk lets it.
     pub(crate) fn start(&mut self, id: NodeId) -> Check {
         let Some(recovered) = self.read_disk(id)? else { return Ok(()) };
@@ -38,7 +48,7 @@ impl World<'_> {
         };
         let applied = Applied {
             upto: Slot(machine.applied_slot()),
-            durable: Slot(self.node(id).state.slot),
+            durable: self.durable_at_start(id, recovered.truncated_upto),
             cluster_time_ms: machine.cluster_time_ms(),
             own_sequence: 0,
             tick_ms: machine.tick_ms(),
