@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::call::Deadline;
 use crate::context::{Context, Wrote};
-use crate::key::refused;
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::{Refused, Replica};
 use crate::response;
 

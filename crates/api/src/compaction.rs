@@ -7,12 +7,12 @@ use synod_kv::{Command, Condition, Operation, Outcome, Revision};
 
 use crate::call;
 use crate::context::Context;
-use crate::key::{at, refused};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::request_body::decode;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::Query;
 
 /// Answers a request for a compaction.

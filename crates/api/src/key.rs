@@ -6,17 +6,17 @@ use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Body as HttpBody;
 use synod_kv::http::{DeleteBody, Encoding, PutBody, RecordBody};
-use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, Revision, read};
+use synod_kv::{Command, Condition, KeyRecord, Look, Operation, Outcome, read};
 
 use crate::call::{self, Deadline};
 use crate::context::{Context, Wrote};
-use crate::lease;
 use crate::leased_put::{self, Attach, Put};
 use crate::precondition::{self, Known};
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::request_body;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::{self, Query};
 
 /// What stands before the key in a path.
@@ -188,62 +188,6 @@ fn outcome_answer(outcome: Outcome) -> Result<Response<Body>, Problem> {
 
 fn record_body(record: KeyRecord) -> RecordBody {
     RecordBody::new(&record, true, Encoding::Text)
-}
-
-/// What the state machine refused.
-pub(crate) fn refused(outcome: Outcome) -> Problem {
-    match outcome {
-        Outcome::ConditionFailed { revision, current } => {
-            let detail = match current {
-                Some(current) => format!("The key was last changed at revision {current}."),
-                None => "The key does not exist.".to_owned(),
-            };
-            Problem::new(Kind::PreconditionFailed, detail).at(revision).with_current(current)
-        }
-        Outcome::LeaseNotFound { revision, id } => lease::not_found(id).at(revision),
-        Outcome::LeaseExists { revision, id } => Problem::new(
-            Kind::LeaseExists,
-            format!("There is a lease {id} already: take another id, or say none."),
-        )
-        .at(revision),
-        Outcome::LeasesFull { revision } => Problem::new(
-            Kind::LeasesFull,
-            "There is no room for another lease now: end some, or wait until some are over.",
-        )
-        .at(revision),
-        Outcome::IdempotencyMismatch { revision } => Problem::new(
-            Kind::IdempotencyMismatch,
-            "The Idempotency-Key was used for another request: take a new key.",
-        )
-        .at(revision),
-        Outcome::IdempotencyFull { revision } => Problem::new(
-            Kind::IdempotencyFull,
-            "No further Idempotency-Key can be remembered for now: try again later, or without a \
-             key.",
-        )
-        .at(revision),
-        Outcome::IdempotencyLate { revision } => Problem::new(
-            Kind::IdempotencyLate,
-            "This attempt did nothing: it was under way for so long, or this node is so far \
-             behind, that its Idempotency-Key may be forgotten. Whether another attempt with this \
-             key had effect is not known any more, and with a new attempt it could have effect \
-             twice: read first.",
-        )
-        .at(revision)
-        .with_effect_unknown(),
-        other => {
-            // The machine answered another operation than the one that was asked for.
-            tracing::error!(outcome = ?other, "an outcome that does not fit its command");
-            Problem::new(Kind::Internal, "The outcome does not fit the request.")
-                .with_effect_unknown()
-        }
-    }
-}
-
-/// The answer, with the revision that it saw.
-pub(crate) fn at(mut response: Response<Body>, revision: Revision) -> Response<Body> {
-    response.headers_mut().insert(response::REVISION, HeaderValue::from(revision.0));
-    response
 }
 
 fn key_of<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Bytes, Problem> {

@@ -18,14 +18,13 @@ use tokio::time::timeout_at;
 
 use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Wrote};
-use crate::key::{self, at};
 use crate::limits::Limits;
-use crate::listing::percent_encode;
 use crate::problem::{Kind, Problem};
+use crate::refusal::{lease_not_found, refused};
 use crate::replica::{Refused, Replica};
 use crate::request_body;
-use crate::response::{self, Body};
-use crate::target::{self, Query, decimal};
+use crate::response::{self, Body, at};
+use crate::target::{self, Query, decimal, percent_encode};
 
 /// Where a lease is found.
 const PREFIX: &str = "/v1/lease/";
@@ -123,7 +122,7 @@ async fn post<R: Replica>(
     });
     let Wrote { outcome, expires } = grant(context, id, ttl_ms, named, deadline).await?;
     let Outcome::LeaseGranted { revision, id, ttl_ms } = outcome else {
-        return Err(key::refused(outcome));
+        return Err(refused(outcome));
     };
     let body = GrantedBody { id: id.0, ttl_ms, revision: revision.0 };
     let mut response = at(response::json(StatusCode::CREATED, &body), revision);
@@ -193,7 +192,7 @@ async fn delete<R: Replica>(
             Outcome::LeaseNotFound { revision, .. } if deleted > 0 => {
                 break RevokedBody { id: id.0, revision: revision.0, deleted, more: false };
             }
-            refusal => return Err(key::refused(refusal)),
+            refusal => return Err(refused(refusal)),
         }
     };
     let revision = Revision(body.revision);
@@ -213,7 +212,7 @@ async fn renew<R: Replica>(
     }
     let deadline = Deadline::of(&head.headers, &context.limits)?;
     let ttl_ms = keep_alive(context, vec![id], deadline).await?.into_iter().next().flatten();
-    let Some(ttl_ms) = ttl_ms else { return Err(not_found(id)) };
+    let Some(ttl_ms) = ttl_ms else { return Err(lease_not_found(id)) };
     Ok(response::json(StatusCode::OK, &KeptLease { id: id.0, ttl_ms: Some(ttl_ms) }))
 }
 
@@ -297,7 +296,7 @@ async fn look<R: Replica>(
     }
     context.prepare_read(&head.headers, &query).await?;
     let find = |map: &R::Map| lease::find(map, id).map_err(ReadError::Map);
-    let Some(lease) = context.replica.read(find)? else { return Err(not_found(id)) };
+    let Some(lease) = context.replica.read(find)? else { return Err(lease_not_found(id)) };
     let mut body = describe(context, id, lease);
     if with_keys {
         let find = |map: &R::Map| lease::keys(map, id, &start, limit + 1).map_err(ReadError::Map);
@@ -347,17 +346,6 @@ pub(crate) fn ttl_of(text: &str, limits: &Limits) -> Result<u64, String> {
             bounds.end()
         )
     })
-}
-
-/// There is no such lease.
-pub(crate) fn not_found(id: LeaseId) -> Problem {
-    Problem::new(
-        Kind::LeaseNotFound,
-        format!(
-            "There is no lease {id}, or it is coming to its end: its time was over, or it was \
-                 ended. Take a new one."
-        ),
-    )
 }
 
 /// Takes a JSON document.

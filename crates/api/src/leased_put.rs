@@ -10,10 +10,10 @@ use synod_kv::{
 
 use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Wrote};
-use crate::key::refused;
 use crate::lease;
 use crate::limits::Limits;
 use crate::problem::Problem;
+use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::target::{self, Query, decimal};
 

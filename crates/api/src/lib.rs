@@ -36,6 +36,7 @@ mod operation;
 mod precondition;
 mod problem;
 mod range_delete;
+mod refusal;
 mod release;
 mod replica;
 mod request_body;

@@ -21,12 +21,11 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::call::Deadline;
 use crate::context::Context;
-use crate::key::at;
 use crate::limits::Limits;
 use crate::problem::Problem;
 use crate::replica::Replica;
-use crate::response::{self, Body};
-use crate::target::{self, Query};
+use crate::response::{self, Body, at};
+use crate::target::{self, Query, percent_encode};
 
 const PARAMETERS: [&str; 12] = [
     "prefix",
@@ -249,22 +248,6 @@ impl<R: Replica> HttpBody for Lines<R> {
             result => Poll::Ready(result.map(|bytes| bytes.map(Frame::data)).transpose()),
         }
     }
-}
-
-/// A key as it may stand in a URL.
-pub(crate) fn percent_encode(key: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-    let mut text = String::with_capacity(key.len());
-    for byte in key {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
-            text.push(char::from(*byte));
-        } else {
-            text.push('%');
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -15,12 +15,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::call::{self, Deadline, Name};
 use crate::claim::{self, Claim, Office, Paper, Turn};
 use crate::context::{Context, Wrote};
-use crate::key::{at, refused};
 use crate::lease::{self, decode, ttl_of};
 use crate::problem::{Kind, Problem};
+use crate::refusal::{lease_not_found, refused};
 use crate::release;
 use crate::replica::Replica;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::{self, Query};
 use crate::withdrawal::Withdrawal;
 
@@ -170,7 +170,7 @@ async fn hold<R: Replica>(
             Ok(token) => token,
             Err(id) => {
                 if !own || wish.name.is_none() {
-                    return Err(lease::not_found(id));
+                    return Err(lease_not_found(id));
                 }
                 // The lease of an earlier attempt under this name is over.
                 let granted = lease::grant(context, Some(id), ttl_ms, None, deadline).await?;
@@ -258,7 +258,7 @@ async fn lease_of<R: Replica>(
             barrier.map_err(Problem::of_read)?;
             let find = |map: &R::Map| leases::find(map, id).map_err(ReadError::Map);
             let found = context.replica.read(find)?.filter(|lease| !lease.is_ending);
-            found.map(|lease| (id, lease.ttl_ms)).ok_or_else(|| lease::not_found(id))
+            found.map(|lease| (id, lease.ttl_ms)).ok_or_else(|| lease_not_found(id))
         }
     }
 }

@@ -9,11 +9,11 @@ use synod_kv::{Command, Condition, IDEMPOTENCY_GRACE_MS, Operation, Outcome, Rev
 
 use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Expires, Wrote};
-use crate::key::{at, refused};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::Replica;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::{self, Query};
 
 const PARAMETERS: [&str; 3] = ["prefix", "all", "redirect"];

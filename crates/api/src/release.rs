@@ -14,11 +14,11 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::call::{self, Deadline, Name};
 use crate::claim::{self, Office, Paper};
 use crate::context::{Context, Wrote};
-use crate::key::{at, refused};
 use crate::lease;
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::Replica;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::{self, Query};
 
 /// Answers a release.

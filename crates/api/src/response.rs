@@ -207,3 +207,9 @@ pub(crate) fn from_routed(
         Ok(response) => response.map(Body::Routed),
     }
 }
+
+/// The answer, with the revision that it saw.
+pub(crate) fn at(mut response: Response<Body>, revision: Revision) -> Response<Body> {
+    response.headers_mut().insert(REVISION, HeaderValue::from(revision.0));
+    response
+}

@@ -193,6 +193,22 @@ fn allowed_sentence(allowed: &[&str]) -> String {
     format!("This call takes: {}.", allowed.join(", "))
 }
 
+/// A key as it may stand in a URL.
+pub(crate) fn percent_encode(key: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    let mut text = String::with_capacity(key.len());
+    for byte in key {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(byte) {
+            text.push(char::from(*byte));
+        } else {
+            text.push('%');
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,14 +15,14 @@ use synod_wire::command::{COMMAND_BYTES_MAX, encoded_bytes};
 
 use crate::call::{self, Deadline};
 use crate::context::Context;
-use crate::key::{at, refused};
 use crate::limits::Limits;
 use crate::operation::{self, malformed};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
+use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::request_body;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::target::Query;
 use crate::txn_name;
 

@@ -10,10 +10,9 @@ use synod_kv::read::{self, ChangePage, ChangePoint};
 use tokio::time::{Instant, timeout_at};
 
 use crate::context::Context;
-use crate::key::at;
 use crate::problem::Problem;
 use crate::replica::Replica;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::watch::event::Format;
 use crate::watch::follower::{Follower, Turn};
 

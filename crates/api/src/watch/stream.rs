@@ -18,9 +18,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
 use crate::context::{ANSWER_BYTES_FREE, Context};
-use crate::key::at;
 use crate::replica::Replica;
-use crate::response::{self, Body};
+use crate::response::{self, Body, at};
 use crate::watch::event::{self, Format};
 use crate::watch::follower::{Follower, Turn};
 use crate::watch::frame::Frames;
