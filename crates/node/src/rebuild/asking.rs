@@ -11,6 +11,7 @@ use synod_storage::snapshot::Verified;
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 
+use super::dismissal::Dismissals;
 use super::slots::Slots;
 use crate::identity::random_id;
 use crate::snapshot::{Fetch, FetchOut};
@@ -33,6 +34,8 @@ pub(super) enum Fetched {
     State(Verified),
     /// The slots that the own state lacked.
     Slots,
+    /// Nothing comes: this node is a member no more, by the configuration of this number.
+    Dismissed(u64),
 }
 
 /// The question to one peer after the other.
@@ -42,6 +45,7 @@ pub(super) struct Asking<'a> {
     /// The state has to go further than this.
     above: Slot,
     candidates: Candidates,
+    dismissals: Dismissals,
     asked: Option<NodeId>,
     begun_at: Instant,
     /// When something came last that had not come before.
@@ -64,7 +68,7 @@ pub(super) fn patience(unreplaced: u32) -> Duration {
 
 impl<'a> Asking<'a> {
     pub(super) fn new(
-        (fetch, slots): (Fetch, Slots),
+        (fetch, slots, dismissals): (Fetch, Slots, Dismissals),
         above: Slot,
         peers: impl Iterator<Item = NodeId>,
         patience: Duration,
@@ -76,6 +80,7 @@ impl<'a> Asking<'a> {
             slots,
             above,
             candidates: Candidates::new(peers),
+            dismissals,
             asked: None,
             begun_at: now,
             heard_at: now,
@@ -99,9 +104,13 @@ impl<'a> Asking<'a> {
             let begun = Instant::now();
             for event in batch.drain(..) {
                 match &event {
-                    IncomingEvent::Dismissed { number, .. } => {
-                        let why = format!("this node was removed by configuration {number}");
-                        return Err(StartError::NoState { why });
+                    IncomingEvent::Dismissed { by, number, witnesses } => {
+                        if self.dismissals.receive(*by, *number, *witnesses) {
+                            return Ok(Fetched::Dismissed(*number));
+                        }
+                        let why =
+                            format!("this node was removed by configuration {number}, it says");
+                        self.candidates.failed(*by, why);
                     }
                     // No state makes up for promises that are forgotten.
                     IncomingEvent::Barred { by, text, for_good } => {
