@@ -1,8 +1,12 @@
 //! The folder: its lock, and the names in it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::OpenError;
 use crate::error::{During, IoFailure};
@@ -20,6 +24,8 @@ pub(crate) struct Folder {
     path: PathBuf,
     directory: File,
     _lock: Option<File>,
+    /// Once it is set no segment is opened to be read any more.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Folder {
@@ -44,7 +50,9 @@ impl Folder {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(&lock_path).during("open", &lock_path)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: Some(lock) }),
+            Ok(()) => {
+                Ok(Folder { path: path.to_owned(), directory, _lock: Some(lock), stop: None })
+            }
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
                 Err(OpenError::Io { what: "lock", path: lock_path, source })
@@ -62,7 +70,7 @@ impl Folder {
             lock => Some(lock.during("open", &lock_path)?),
         };
         match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
-            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: lock }),
+            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: lock, stop: None }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
                 Err(OpenError::Io { what: "lock", path: lock_path, source })
@@ -70,10 +78,15 @@ impl Folder {
         }
     }
 
+    /// The same for whoever may be told to stop, which then fails as a disk would.
+    pub(crate) fn until(self, stop: Arc<AtomicBool>) -> Folder {
+        Folder { stop: Some(stop), ..self }
+    }
+
     /// Opens an existing folder that another part of this process may have open, to read
     /// what does not change any more.
     pub(crate) fn open_beside(path: &Path) -> Result<Folder, OpenError> {
-        Ok(Folder { path: path.to_owned(), directory: open_folder(path)?, _lock: None })
+        Ok(Folder { path: path.to_owned(), directory: open_folder(path)?, _lock: None, stop: None })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -109,6 +122,9 @@ impl Folder {
     /// Opens segment `number` for reading.
     pub(crate) fn open_segment(&self, number: u64) -> Result<File, IoFailure> {
         let path = self.segment_path(number);
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed)) {
+            return Err(io::Error::other("told to stop")).during("go on with", &path);
+        }
         File::open(&path).during("open", &path)
     }
 

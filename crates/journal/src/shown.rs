@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use synod_paxos::{Planted, ShownSlots, Slot, Standing, Value};
 use synod_wire::record::{ClusterId, RecordKind};
@@ -31,9 +33,25 @@ impl Shown {
     /// When there is no journal, it is in use or another cluster's or a later release's, or
     /// cannot be read at all. Damage is no error.
     pub fn read(dir: &Path, cluster: ClusterId) -> Result<Shown, OpenError> {
-        let folder = Folder::open_to_read(dir)?;
+        Shown::of(Folder::open_to_read(dir)?, cluster)
+    }
+
+    fn of(folder: Folder, cluster: ClusterId) -> Result<Shown, OpenError> {
         let places = recovery::shown(&folder, cluster)?.into_places();
         Ok(Shown { folder, cluster, places })
+    }
+
+    /// [`Shown::read`] for whoever may set `stop` meanwhile: then it ends before the next file.
+    ///
+    /// # Errors
+    /// See [`Shown::read`]; and when it was told to stop.
+    pub fn read_until(
+        dir: &Path,
+        cluster: ClusterId,
+        stop: Arc<AtomicBool>,
+    ) -> Result<Shown, OpenError> {
+        let folder = Folder::open_to_read(dir)?.until(stop);
+        Shown::of(folder, cluster)
     }
 
     /// The chosen values of the slots from `first` to `last`, consecutive from `first` on, up to

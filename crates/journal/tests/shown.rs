@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use synod_journal::{ClusterId, Journal, JournalOptions, OpenError, Shown};
@@ -150,4 +153,21 @@ fn two_lost_sectors_tell_nothing_wrong() {
         least = least.min(shown(&dir, &truth).len());
     }
     assert!((5..35).contains(&least), "{least}");
+}
+
+/// Whoever waits for it may be told to stop meanwhile.
+#[test]
+fn a_reading_ends_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let truth = written(folder.path());
+    let stop = Arc::new(AtomicBool::new(false));
+    let whole = Shown::read_until(folder.path(), CLUSTER, Arc::clone(&stop)).unwrap();
+    let first = *truth.keys().next().unwrap();
+    assert_eq!(whole.values(Slot(first), Slot(first), 1), [truth[&first].clone()]);
+    drop(whole);
+    stop.store(true, Relaxed);
+    let told = Shown::read_until(folder.path(), CLUSTER, stop).unwrap_err();
+    assert!(told.to_string().contains("told to stop"), "{told}");
+    // Nothing is kept from anybody.
+    Journal::open(folder.path(), CLUSTER, &SMALL).unwrap();
 }

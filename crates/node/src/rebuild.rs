@@ -18,11 +18,13 @@
 mod asking;
 #[cfg(test)]
 mod asking_tests;
+mod dismissal;
 #[cfg(test)]
 mod filled_tests;
 #[cfg(test)]
 mod mark_tests;
 mod opening;
+mod showing;
 mod slots;
 
 use std::net::TcpListener;
@@ -32,6 +34,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use asking::{Asking, Fetched, patience};
+use dismissal::Dismissals;
 pub(crate) use opening::open_journal;
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
@@ -46,7 +49,7 @@ use tokio::task::LocalSet;
 
 use crate::apply_thread::Applier;
 use crate::filled::{Filled, Held};
-use crate::folder::{self, Folder};
+use crate::folder::{self, Folder, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::marks::{self, DIFFERS, FILLED, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE};
 use crate::membership::Membership;
@@ -54,6 +57,7 @@ use crate::pins::Pins;
 use crate::recovery::RecoveryError;
 use crate::roster::Known;
 use crate::scrub;
+use crate::serve::ServeError;
 use crate::settings::Settings;
 use crate::shared::Shared;
 use crate::snapshot::Fetch;
@@ -245,14 +249,19 @@ impl Rebuild<'_> {
             if self.is_whole(journal.upto)? {
                 return self.keep().map(|()| None);
             }
-            fetched = self.fetch(journal, None, patience, door);
+            // Those that were met know the life that asked, and would take another that says it has the
+            // same one for a second process on a copy.
+            let (dir, lineage) = (self.folder.journal(), self.identity.lineage());
+            let next = Journal::look_behind_damage(&dir, lineage)?;
+            let next = Behind { upto: next.upto.max(journal.upto), ..next };
+            fetched = self.fetch(next, None, patience, door);
         }
         match fetched {
             Err(StartError::NoState { why }) if is_doubt => {
                 self.do_without(why, journal.upto, unreplaced).map(|()| None)
             }
             Ok(Fetched::State(verified)) => Ok(Some(verified)),
-            Ok(Fetched::Slots) => unreachable!("nothing was being filled"),
+            Ok(Fetched::Slots | Fetched::Dismissed(_)) => unreachable!("nothing was being filled"),
             Err(error) => Err(error),
         }
     }
@@ -387,7 +396,10 @@ impl Rebuild<'_> {
         let fetch = Fetch::new(folder.states(), settings.snapshot.clone(), Instant::now());
         let peers = to.peers.iter().map(|peer| peer.node);
         let slots = Slots::new(&folder.journal(), identity.lineage(), filling);
-        let asking = Asking::new((fetch, slots), Slot(upto.0 - 1), peers, patience, stop);
+        let newest = &members.roster().newest;
+        let dismissals = Dismissals::new(identity.node, newest);
+        let asking =
+            Asking::new((fetch, slots, dismissals), Slot(upto.0 - 1), peers, patience, stop);
         let fetched = LocalSet::new().block_on(&runtime, async move {
             let (transport, incoming) = Transport::start(to, door).map_err(StartError::Thread)?;
             let fetched = asking.run(&transport, incoming).await;
@@ -398,6 +410,11 @@ impl Rebuild<'_> {
             Err(StartError::Barred { words, for_good: true }) => {
                 folder.replace(WENT_BACK, format!("{words}\n").as_bytes())?;
                 Err(StartError::WentBack { path: folder.path().join(WENT_BACK), words })
+            }
+            Ok(Fetched::Dismissed(number)) => {
+                let words = format!("{}\n", ServeError::Removed(number));
+                folder.replace(REMOVED_FILE, words.as_bytes())?;
+                Err(StartError::Removed(folder.path().join(REMOVED_FILE)))
             }
             fetched => fetched,
         }

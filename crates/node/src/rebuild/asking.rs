@@ -11,6 +11,7 @@ use synod_storage::snapshot::Verified;
 use synod_transport::{Incoming, IncomingEvent, Transport};
 use synod_wire::PeerMessage;
 
+use super::dismissal::Dismissals;
 use super::slots::Slots;
 use crate::identity::random_id;
 use crate::snapshot::{Fetch, FetchOut};
@@ -33,6 +34,8 @@ pub(super) enum Fetched {
     State(Verified),
     /// The slots that the own state lacked.
     Slots,
+    /// Nothing comes: this node is a member no more, by the configuration of this number.
+    Dismissed(u64),
 }
 
 /// The question to one peer after the other.
@@ -42,6 +45,7 @@ pub(super) struct Asking<'a> {
     /// The state has to go further than this.
     above: Slot,
     candidates: Candidates,
+    dismissals: Dismissals,
     asked: Option<NodeId>,
     begun_at: Instant,
     /// When something came last that had not come before.
@@ -65,7 +69,7 @@ pub(super) fn patience(unreplaced: u32) -> Duration {
 
 impl<'a> Asking<'a> {
     pub(super) fn new(
-        (fetch, slots): (Fetch, Slots),
+        (fetch, slots, dismissals): (Fetch, Slots, Dismissals),
         above: Slot,
         peers: impl Iterator<Item = NodeId>,
         patience: Duration,
@@ -78,6 +82,7 @@ impl<'a> Asking<'a> {
             slots,
             above,
             candidates: Candidates::new(peers),
+            dismissals,
             asked: None,
             begun_at: now,
             heard_at: now,
@@ -99,11 +104,19 @@ impl<'a> Asking<'a> {
         let mut batch = Vec::new();
         loop {
             let begun = (self.clock)();
+            if self.slots.is_reading() {
+                // What the own journal gives may come as long as it is being read.
+                self.heard_at = begun;
+            }
             for event in batch.drain(..) {
                 match &event {
-                    IncomingEvent::Dismissed { number, .. } => {
-                        let why = format!("this node was removed by configuration {number}");
-                        return Err(StartError::NoState { why });
+                    IncomingEvent::Dismissed { by, number, witnesses } => {
+                        if self.dismissals.receive(*by, *number, *witnesses) {
+                            return Ok(Fetched::Dismissed(*number));
+                        }
+                        let why =
+                            format!("this node was removed by configuration {number}, it says");
+                        self.candidates.failed(*by, why);
                     }
                     // No state makes up for promises that are forgotten.
                     IncomingEvent::Barred { by, text, for_good } => {
@@ -118,7 +131,8 @@ impl<'a> Asking<'a> {
             if let Some((to, fetch)) = self.slots.go_on(&self.candidates.up, now) {
                 transport.send(to, &PeerMessage::Paxos(Message::Fetch(fetch)));
             }
-            // To read the own journal may take long, and is no time in which nothing came.
+            // To apply what the own journal shows may take long, and is no time in which nothing
+            // came.
             self.heard_at += (self.clock)() - begun;
             self.heard_at = self.slots.moved_at().map_or(self.heard_at, |at| at.max(self.heard_at));
             if self.slots.is_done(now) {
@@ -129,7 +143,8 @@ impl<'a> Asking<'a> {
             if let Some(verified) = self.carry_out(transport)? {
                 return Ok(Fetched::State(verified));
             }
-            let is_silent = (self.clock)() - self.heard_at >= self.patience;
+            let is_silent =
+                !self.slots.is_reading() && (self.clock)() - self.heard_at >= self.patience;
             if is_silent && self.slots.is_full() {
                 return Ok(Fetched::Slots);
             }

@@ -1,13 +1,15 @@
 //! How long a node asks.
 
-use std::cell::Cell;
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use synod_journal::{ClusterId, OpenError, Shown};
-use synod_paxos::{Ballot, Fetch as Question, Position, Slot};
+use synod_paxos::{Ballot, Configuration, Fetch as Question, NodeId, Position, Slot};
 use synod_storage::snapshot::StateFolders;
 use synod_transport::{Limits, Own, Transport, TransportSettings};
 use synod_wire::Versions;
@@ -15,6 +17,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use super::asking::{Asking, Fetched};
+use super::dismissal::Dismissals;
 use super::slots::Slots;
 use super::slots::tests::{fill, slots_shown};
 use crate::snapshot::Fetch;
@@ -24,29 +27,41 @@ use crate::start_error::StartError;
 const PATIENCE: Duration = Duration::from_secs(120);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-thread_local! {
-    /// How much later it is than the clock says.
-    static LATER: Cell<Duration> = const { Cell::new(Duration::ZERO) };
-}
+/// How many hours later it is than the clock says.
+static HOURS: AtomicU64 = AtomicU64::new(0);
 
 fn late_clock() -> Instant {
-    Instant::now() + LATER.get()
+    Instant::now() + Duration::from_secs(3_600 * HOURS.load(Relaxed))
 }
 
 /// A disk that takes its time.
-fn read_for_an_hour(journal: &Path, lineage: ClusterId) -> Result<Shown, OpenError> {
-    LATER.set(LATER.get() + HOUR);
-    Shown::read(journal, lineage)
+fn read_for_an_hour(
+    journal: &Path,
+    lineage: ClusterId,
+    stop: Arc<AtomicBool>,
+) -> Result<Shown, OpenError> {
+    thread::sleep(Duration::from_millis(300));
+    HOURS.fetch_add(1, Relaxed);
+    // Whoever asks looks at the clock meanwhile.
+    thread::sleep(Duration::from_millis(300));
+    Shown::read_until(journal, lineage, stop)
 }
 
 /// What comes of asking when there is nobody to ask.
-fn asked(folder: &Path, slots: Slots, patience: Duration) -> Result<Fetched, StartError> {
+fn asked(
+    folder: &Path,
+    slots: Slots,
+    patience: Duration,
+    clock: fn() -> Instant,
+) -> Result<Fetched, StartError> {
     let fetch = Fetch::new(StateFolders::new(folder), SnapshotSettings::default(), Instant::now());
     let stop = AtomicBool::new(false);
-    let mut asking = Asking::new((fetch, slots), Slot(4), std::iter::empty(), patience, &stop);
-    asking.clock = late_clock;
+    let alone = Configuration::majority(vec![NodeId(1)], 8).expect("possible");
+    let of = (fetch, slots, Dismissals::new(NodeId(1), &alone));
+    let mut asking = Asking::new(of, Slot(4), std::iter::empty(), patience, &stop);
+    asking.clock = clock;
     let settings = TransportSettings {
-        own: Own { cluster: 1, node: synod_paxos::NodeId(1), store: 1, incarnation: 1 },
+        own: Own { cluster: 1, node: NodeId(1), store: 1, incarnation: 1 },
         versions: Versions::of_writer(1),
         promised: Ballot::ZERO,
         position: Position::ZERO,
@@ -66,10 +81,10 @@ fn asked(folder: &Path, slots: Slots, patience: Duration) -> Result<Fetched, Sta
 fn reading_the_own_journal_is_no_time_in_which_nobody_said_anything() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut slots = slots_shown(folder.path(), 5, Instant::now());
-    slots.reader = read_for_an_hour;
-    let fetched = asked(folder.path(), slots, PATIENCE);
+    slots.showing.read = Arc::new(read_for_an_hour);
+    let fetched = asked(folder.path(), slots, PATIENCE, late_clock);
     assert!(matches!(fetched, Ok(Fetched::Slots)), "{:?}", fetched.err());
-    assert_eq!(LATER.get(), HOUR, "it was read once");
+    assert_eq!(HOURS.load(Relaxed), 1, "it was read once");
 }
 
 #[test]
@@ -82,7 +97,7 @@ fn a_filled_state_is_used_though_others_ask_on_and_on() {
     let answer = slots.answer(question, now + HOUR);
     assert_eq!(answer.values.len(), 5);
     assert!(!slots.is_done(now));
-    let fetched = asked(folder.path(), slots, Duration::ZERO);
+    let fetched = asked(folder.path(), slots, Duration::ZERO, Instant::now);
     assert!(matches!(fetched, Ok(Fetched::Slots)), "{:?}", fetched.err());
 }
 
@@ -91,6 +106,6 @@ fn a_node_to_which_nobody_says_anything_gives_up() {
     let folder = tempfile::tempdir().expect("a folder");
     // The last slot is missing.
     let slots = slots_shown(folder.path(), 4, Instant::now());
-    let fetched = asked(folder.path(), slots, Duration::ZERO);
+    let fetched = asked(folder.path(), slots, Duration::ZERO, Instant::now);
     assert!(matches!(fetched, Err(StartError::NoState { .. })));
 }

@@ -9,14 +9,15 @@
 //! reaches what is behind the damage the damaged files hold nothing that is owed.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use synod_host::SlotQuestions;
-use synod_journal::{ClusterId, OpenError, Shown};
+use synod_journal::ClusterId;
 use synod_paxos::{Chosen, Fetch, NodeId, Planted, Slot, Time, Value};
 use synod_storage::Store;
 
+use super::showing::Showing;
 use crate::apply_thread::{Applier, ApplyError};
 use crate::identity::random_id;
 
@@ -28,11 +29,8 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// Both ends of the exchange.
 pub(super) struct Slots {
-    journal: PathBuf,
-    lineage: ClusterId,
-    pub(super) reader: fn(&Path, ClusterId) -> Result<Shown, OpenError>,
-    /// What the own journal shows, read when it is wanted; none inside when it can't be.
-    shown: Option<Option<Shown>>,
+    /// What the own journal shows.
+    pub(super) showing: Showing,
     filling: Option<Filling>,
     is_full: bool,
     /// There is something to do without any message.
@@ -53,32 +51,17 @@ pub(super) struct Filling {
 
 impl Slots {
     pub(super) fn new(journal: &Path, lineage: ClusterId, filling: Option<Filling>) -> Slots {
-        let journal = journal.to_owned();
-        Slots {
-            journal,
-            lineage,
-            reader: Shown::read,
-            shown: None,
-            filling,
-            is_full: false,
-            is_busy: false,
-            served_at: None,
-        }
+        let showing = Showing::new(journal, lineage);
+        Slots { showing, filling, is_full: false, is_busy: false, served_at: None }
     }
 
-    fn shown(&mut self) -> Option<&Shown> {
-        let read = || {
-            let shown = (self.reader)(&self.journal, self.lineage);
-            shown.inspect_err(|error| tracing::warn!(%error, "the journal shows nothing")).ok()
-        };
-        self.shown.get_or_insert_with(read).as_ref()
-    }
-
-    /// Tells a peer what it asks for, as far as this node's journal shows it.
+    /// Tells a peer what it asks for, as far as this node's journal shows it. While that is being
+    /// read it tells nothing, and is asked again.
     pub(super) fn answer(&mut self, fetch: Fetch, now: Instant) -> Chosen {
         let Fetch { nonce, first, last } = fetch;
         let last = last.min(first.plus(CHUNK_SLOTS_MAX - 1));
-        let values = self.shown().map(|shown| shown.values(first, last, CHUNK_BYTES_MAX));
+        let shown = self.showing.get(now);
+        let values = shown.map(|shown| shown.values(first, last, CHUNK_BYTES_MAX));
         let values = values.unwrap_or_default();
         // Whoever lacks what this node can't tell may need it as an acceptor.
         if !values.is_empty() {
@@ -105,7 +88,7 @@ impl Slots {
             self.end();
             return None;
         }
-        let shown = self.shown();
+        let shown = self.showing.get(now);
         let values = shown.map(|shown| shown.values(next, upto, CHUNK_BYTES_MAX));
         let values = values.unwrap_or_default();
         if !values.is_empty() {
@@ -113,10 +96,17 @@ impl Slots {
             self.is_busy = true;
             return None;
         }
-        // What the own journal shows further on need not come from elsewhere.
-        let held = self.shown().and_then(|shown| shown.next_after(next));
-        let last = held.map_or(upto, |held| upto.min(Slot(held.0 - 1)));
         let filling = self.filling.as_mut()?;
+        if self.showing.is_first(now) {
+            // Nobody is to be asked for what it may show. That it takes long is no time in which
+            // nothing came.
+            let at = filling.time(now);
+            filling.questions.moved(at);
+            return None;
+        }
+        // What the own journal shows further on need not come from elsewhere.
+        let held = self.showing.get(now).and_then(|shown| shown.next_after(next));
+        let last = held.map_or(upto, |held| upto.min(Slot(held.0 - 1)));
         let at = filling.time(now);
         filling.questions.ask(next, last, up, at)
     }
@@ -155,6 +145,11 @@ impl Slots {
     /// How far the own state is, while it is being filled.
     pub(super) fn applied(&self) -> Option<Slot> {
         self.filling.as_ref().map(|filling| filling.applier.applied())
+    }
+
+    /// Whether it is still to be seen what the own journal gives to the own state.
+    pub(super) fn is_reading(&self) -> bool {
+        self.filling.is_some() && self.showing.is_reading()
     }
 
     /// When the last slot came.
@@ -213,6 +208,7 @@ pub(super) mod tests {
     use synod_host::ANSWER_TIMEOUT_US;
     use synod_kv::{KvOptions, StateMachine};
 
+    use super::super::showing::tests::{settle, told};
     use super::*;
     use crate::folder::JOURNAL;
     use crate::{test_node, tuning};
@@ -235,7 +231,8 @@ pub(super) mod tests {
     pub(in crate::rebuild) fn slots_shown(folder: &Path, upto: u64, now: Instant) -> Slots {
         let slots = slots(folder, now);
         let options = JournalOptions { segment_bytes: 4096, format: 1 };
-        let mut journal = Journal::open(&slots.journal, slots.lineage, &options).expect("opens");
+        let Showing { journal, lineage, .. } = &slots.showing;
+        let mut journal = Journal::open(journal, *lineage, &options).expect("opens");
         let promised = Ballot { round: 1, node: NodeId(1) };
         for slot in (1..=upto + 1).map(Slot) {
             let body = RecordBody::Accepted { slot, ballot: promised, value: Value::Noop };
@@ -249,6 +246,7 @@ pub(super) mod tests {
 
     /// Applies all that the own journal shows.
     pub(in crate::rebuild) fn fill(slots: &mut Slots, now: Instant) {
+        settle(&mut slots.showing, now);
         while !slots.is_full() {
             assert_eq!(slots.go_on(&BTreeSet::new(), now), None);
             assert!(slots.is_busy || slots.is_full(), "it shows too little");
@@ -271,6 +269,37 @@ pub(super) mod tests {
         assert!(answer.values.is_empty() && slots.is_done(later));
     }
 
+    /// The own journal may be long, and nobody waits for it: neither peers nor deadlines.
+    #[test]
+    fn while_the_own_journal_is_read_peers_are_answered_and_nobody_is_asked() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut now = Instant::now();
+        let mut slots = slots(folder.path(), now);
+        let lineage = ClusterId(7);
+        let journal = folder.path().join("shows");
+        Journal::create(&journal, lineage).expect("made");
+        let (showing, word) = told(&journal, lineage);
+        slots.showing = showing;
+        let up = BTreeSet::from([NodeId(2), NodeId(3)]);
+        for _ in 0..3 {
+            now += Duration::from_micros(ANSWER_TIMEOUT_US);
+            assert_eq!(slots.go_on(&up, now), None);
+            assert!(slots.is_moving(now), "it does what can be done");
+            let answer = slots.answer(Fetch { nonce: 7, first: Slot(1), last: Slot(5) }, now);
+            assert_eq!(answer, Chosen { nonce: 7, first: Slot(1), values: Vec::new() });
+        }
+        word.send(false).expect("it waits");
+        settle(&mut slots.showing, now);
+        assert!(slots.go_on(&up, now).is_some(), "what it cannot show others have");
+        // Nor for what is read once more.
+        now += Duration::from_secs(60);
+        let _ = slots.answer(Fetch { nonce: 8, first: Slot(1), last: Slot(5) }, now);
+        assert!(slots.go_on(&up, now).is_some());
+        word.send(true).expect("it waits");
+        settle(&mut slots.showing, now);
+        assert!(slots.showing.get(now).is_some());
+    }
+
     fn noops(count: usize) -> Vec<Value> {
         vec![Value::Noop; count]
     }
@@ -282,6 +311,7 @@ pub(super) mod tests {
         let mut slots = slots(folder.path(), now);
         let up = BTreeSet::from([NodeId(2), NodeId(3)]);
         assert_eq!(slots.go_on(&BTreeSet::new(), now), None);
+        settle(&mut slots.showing, now);
         let (to, fetch) = slots.go_on(&up, now).expect("a question");
         assert_eq!((to, fetch.first, fetch.last), (NodeId(2), Slot(1), Slot(5)));
         assert_eq!(slots.go_on(&up, now), None, "one at a time");
