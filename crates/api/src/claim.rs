@@ -139,7 +139,7 @@ impl Office {
         }
     }
 
-    /// Puts a claim for a lease, unless it has one. Answers its token.
+    /// Puts a claim for a lease, unless it has one. Answers its token, and whether it was put.
     ///
     /// # Errors
     /// When there is no such lease, or no outcome.
@@ -149,7 +149,7 @@ impl Office {
         lease: LeaseId,
         paper: &Paper,
         deadline: Deadline,
-    ) -> Result<Result<Revision, LeaseId>, Problem> {
+    ) -> Result<Result<(Revision, bool), LeaseId>, Problem> {
         let key = self.key(lease);
         let end = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
         let look = TxnOperation::Range { start: key.clone(), end, limit: 1, keys_only: true };
@@ -163,9 +163,9 @@ impl Office {
             context.write(Command { idempotency: None, operation }, deadline).await?;
         match outcome {
             Outcome::Txn { results, revision, .. } => match results.into_iter().next() {
-                Some(TxnResult::Put { create_revision, .. }) => Ok(Ok(create_revision)),
+                Some(TxnResult::Put { create_revision, .. }) => Ok(Ok((create_revision, true))),
                 Some(TxnResult::Range { entries, .. }) if !entries.is_empty() => {
-                    Ok(Ok(entries[0].record.create_revision))
+                    Ok(Ok((entries[0].record.create_revision, false)))
                 }
                 other => {
                     let results = other.into_iter().collect();

@@ -152,7 +152,17 @@ impl Own {
             }
             // Other attempts under the name know more than this one.
             Ok(Wrote { outcome: Outcome::IdempotencyLate { .. }, .. }) => false,
-            Ok(_) => true,
+            // What is not remembered another attempt under the name may meet otherwise.
+            Ok(Wrote { outcome, .. }) => {
+                !is_named
+                    || matches!(
+                        outcome,
+                        Outcome::ConditionFailed { .. }
+                            | Outcome::IdempotencyMismatch { .. }
+                            | Outcome::LeaseNotFound { .. }
+                            | Outcome::TxnTooLarge { .. }
+                    )
+            }
             // They may still use it.
             Err(problem) => !is_named && problem.has_no_effect(),
         }

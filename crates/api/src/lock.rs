@@ -166,8 +166,8 @@ async fn hold<R: Replica>(
     let mut withdrawal = Withdrawal::new(replica, key, since, own_lease, place);
     let late = loop {
         withdrawal.set_token(None);
-        let token = match wish.office.claim(context, lease, &paper, deadline).await? {
-            Ok(token) => token,
+        let (token, is_made) = match wish.office.claim(context, lease, &paper, deadline).await? {
+            Ok(claimed) => claimed,
             Err(id) => {
                 if !own || wish.name.is_none() {
                     return Err(lease_not_found(id));
@@ -181,6 +181,8 @@ async fn hold<R: Replica>(
             }
         };
         withdrawal.set_token(Some(token));
+        // Who made it waits for it, or takes it back.
+        withdrawal.set_found(!is_made);
         let turn = wish.office.wait(context, lease, token, until);
         let turn = if own {
             while_alive(context, (lease, ttl_ms), deadline, turn).await?

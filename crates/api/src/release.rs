@@ -31,7 +31,8 @@ pub(crate) async fn answer<R: Replica>(
     office: &Office,
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(head.uri.query(), &["token", "redirect"])?;
-    let token = query.number("token")?.map(Revision);
+    // No claim is of revision 0.
+    let token = query.number("token")?.filter(|token| *token > 0).map(Revision);
     let token = token.ok_or_else(|| {
         target::invalid("token", "is missing: say the token that came with the lock")
     })?;
@@ -52,6 +53,7 @@ pub(crate) async fn answer<R: Replica>(
     }
     // Without a claim it was let go, which is remembered, or is held no more and never again.
     // No lease is 0, so that key has no claim.
+    let is_held = holder.is_some();
     let key = holder.map_or_else(|| office.key(LeaseId(0)), |holder| holder.key);
     let is_named = given.is_some();
     let name = given.unwrap_or_else(|| Name { key: name_of_token(office, token), asked_ms });
@@ -65,7 +67,8 @@ pub(crate) async fn answer<R: Replica>(
         return Err(refused(Outcome::Txn { revision, succeeded: true, results: Vec::new() }));
     };
     let lease = LeaseId(claim.lease);
-    if Paper::of(&claim.value).own {
+    // When it was let go before, the lease of then is over, and its id may be another one's by now.
+    if is_held && Paper::of(&claim.value).own {
         // It is free already. If this fails, the lease ends by itself.
         let _ = context.write(lease::revocation(lease), deadline).await;
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::State;
@@ -196,10 +196,10 @@ fn to_node<R: Replica>(handler: fn(&Context<R>) -> Result<Response<Body>, Proble
 }
 
 fn not_found<R: Replica>(State(context): State<Shared<R>>) -> impl Future<Output = Routed> + Send {
-    let detail = format!(
-        "There is no such resource. There are {}, and the last of them describes all.",
-        openapi::paths().join(", ")
-    );
-    let response = context.refuse(Problem::new(Kind::NotFound, detail));
+    static DETAIL: LazyLock<String> = LazyLock::new(|| {
+        let paths = openapi::paths().join(", ");
+        format!("There is no such resource. There are {paths}, and the last of them describes all.")
+    });
+    let response = context.refuse(Problem::new(Kind::NotFound, DETAIL.as_str()));
     std::future::ready(response::into_routed(response))
 }

@@ -32,6 +32,8 @@ struct What<R> {
     since: Revision,
     /// Which one it is, once that is known.
     token: Option<Revision>,
+    /// Another call made it.
+    is_found: bool,
     /// The lease that was made for the claim alone.
     own: Option<LeaseId>,
     /// The place of the call: as long as its claim is not removed nobody else has it, so there
@@ -49,13 +51,31 @@ impl<R: Replica> Withdrawal<R> {
         place: OwnedSemaphorePermit,
     ) -> Self {
         let replica = replica.clone();
-        Self { what: Some(What { replica, key, since, token: None, own, _place: place }) }
+        Self {
+            what: Some(What {
+                replica,
+                key,
+                since,
+                token: None,
+                is_found: false,
+                own,
+                _place: place,
+            }),
+        }
     }
 
     /// The claim has this token; none if there may be another one by now.
     pub(crate) fn set_token(&mut self, token: Option<Revision>) {
         if let Some(what) = &mut self.what {
             what.token = token;
+            what.is_found = false;
+        }
+    }
+
+    /// Whether the claim was there already: then it is that of another call under the lease.
+    pub(crate) fn set_found(&mut self, is_found: bool) {
+        if let Some(what) = &mut self.what {
+            what.is_found = is_found;
         }
     }
 
@@ -66,7 +86,7 @@ impl<R: Replica> Withdrawal<R> {
 
     /// Removes the claim, and waits for that as long as the call may take.
     pub(crate) async fn now(mut self, deadline: Deadline) {
-        if let Some(what) = self.what.take() {
+        if let Some(what) = self.what.take().filter(|what| !what.is_found) {
             // It goes on when nobody waits for it any more.
             let _ = timeout_at(deadline.replica, tokio::spawn(what.withdraw())).await;
         }
@@ -75,7 +95,7 @@ impl<R: Replica> Withdrawal<R> {
 
 impl<R: Replica> Drop for Withdrawal<R> {
     fn drop(&mut self) {
-        if let Some(what) = self.what.take()
+        if let Some(what) = self.what.take().filter(|what| !what.is_found)
             // Where the server ends there is nobody to do it: the lease ends by itself.
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {

@@ -151,6 +151,47 @@ async fn a_release_that_comes_again_gets_its_first_outcome() {
 }
 
 /// What can't be let go now may be later.
+/// Ids of leases are given by clients, too, so one that is over may be another client's by then.
+#[tokio::test]
+async fn a_release_that_comes_again_ends_no_later_lease_of_that_id() {
+    let (_, server) = start().await;
+    let first = lock(&server, "{\"ttl\": \"10s\"}").await;
+    let release = format!("DELETE /v1/lock/a/b?token={}", first["token"]);
+    let released = server.ask(&release, "", "").await;
+    assert_eq!(released.status, 200, "{released:?}");
+    let grant = json!({"ttl": "10s", "id": first["lease"]}).to_string();
+    assert_eq!(server.ask("POST /v1/lease", "", &grant).await.status, 201);
+    let second = lock(&server, &json!({"lease": first["lease"]}).to_string()).await;
+    let again = server.ask(&release, "", "").await;
+    assert_eq!((again.status, again.json()), (200, released.json()));
+    let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
+    assert_eq!((&look["held"], &look["token"]), (&json!(true), &second["token"]));
+    let nothing = server.ask("DELETE /v1/lock/a/b?token=0", "", "").await;
+    nothing.assert_problem(400, "invalid-parameter", "not_applied");
+}
+
+/// Both ask under one lease, so they have one claim: it is the first one's to take back.
+#[tokio::test]
+async fn who_only_found_a_claim_leaves_it_in_its_place() {
+    let (fake, server) = start().await;
+    let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+    assert_eq!(
+        server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 77}").await.status,
+        201
+    );
+    let mut waits = server.connect().await;
+    let body = "{\"lease\": 77, \"wait\": \"30s\"}";
+    waits.send(request("POST /v1/lock/a/b", "", body)).await;
+    wait_for_claims(&fake, 2).await;
+    let before = fake.revision();
+    let late = server.ask("POST /v1/lock/a/b", "", "{\"lease\": 77}").await;
+    late.assert_problem(409, "lock-held", "not_applied");
+    assert_eq!((claims(&fake), fake.revision()), (2, before), "it has its place");
+    server.ask(&format!("DELETE /v1/lock/a/b?token={}", held["token"]), "", "").await;
+    let got = waits.answer().await;
+    assert_eq!((got.status, &got.json()["token"]), (200, &json!(before.0)), "{got:?}");
+}
+
 #[tokio::test]
 async fn a_refused_release_is_no_outcome_for_good_unless_the_claim_is_gone() {
     let (fake, server) = start().await;

@@ -18,7 +18,7 @@ pub enum ClientError {
     Refused(Box<Problem>),
     /// What the call asks for is not kept any more, and so it had no effect. Read anew, and
     /// watch from behind that.
-    #[error("the revision is not kept any more: the oldest one is {oldest}")]
+    #[error("the revision is compacted: the oldest one that is kept is {oldest}")]
     Compacted {
         /// The oldest revision that can be read, or the first that can be watched from.
         oldest: Revision,

@@ -196,10 +196,9 @@ impl Handle {
         let (leases, news) = (self.leases(), &self.shared().lease_news);
         leases.keeper().look(Instant::now().into_std());
         if !self.leads() {
-            if leases.keeper().epoch().is_some() {
-                leases.keeper().resign();
-                news.close();
-            }
+            leases.keeper().resign();
+            // Also when the office was lost while an epoch was begun.
+            news.close();
             return Ok(false);
         }
         let kept = leases.keeper().epoch();

@@ -194,7 +194,7 @@ pub(crate) const START_OF_KEYS: Parameter = query(
     "The first key; together with `keys`, as `limit`.",
 );
 pub(crate) const TOKEN: Parameter =
-    query("token", ANY, "The token that came when it was taken.").must();
+    query("token", FROM_ONE, "The token that came when it was taken.").must();
 pub(crate) const CONFIGURATION: Parameter =
     query("configuration", ANY, "Only if the newest configuration has this number.");
 pub(crate) const FORCE: Parameter = query("force", Shape::Flag, "Also when it is risky.");

@@ -36,7 +36,11 @@ fn removed_at_once(keys: usize) -> (StateMachine<MemoryMap>, Revision) {
 /// How a watch of all keys gets a revision of so many changes, which all fit into its queue.
 fn mode_after(changes: usize) -> Mode {
     let (machine, revision) = removed_at_once(changes);
-    let limits = Limits { watch_queue_events_max: 1 << 20, ..Limits::default() };
+    let limits = Limits {
+        watch_queue_events_max: 1 << 20,
+        watch_queue_bytes_max: 1 << 24,
+        ..Limits::default()
+    };
     let hub = Hub::new(&limits);
     let all = Range { start: Bytes::new(), end: None };
     let watch = hub.open(all, false, ChangePoint::at(revision));
