@@ -114,6 +114,10 @@ impl Fatal {
     /// The state is damaged, and the node goes on: nobody can give it another one now. Who wanted
     /// to read what is damaged is told that it can't be.
     pub(crate) fn note_damage(&self, message: &str) {
+        // A start that finds neither file takes the state for sound.
+        if !self.has_mark(REBUILD) {
+            self.leave(SUSPECT, format!("{message}\n").as_bytes());
+        }
         let mut noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
         // Some read it again and again.
         if noted.as_deref() != Some(message) {
@@ -128,8 +132,13 @@ impl Fatal {
     /// Whether the state is damaged, as far as anybody here knows, and the node goes on with it.
     pub(crate) fn doubts_state(&self) -> bool {
         let noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        let marked = self.inner.folder.as_ref().map(|folder| folder::exists(&folder.join(REBUILD)));
-        noted.is_some() || marked.is_some_and(|marked| marked.unwrap_or(true))
+        noted.is_some() || self.has_mark(REBUILD) || self.has_mark(SUSPECT)
+    }
+
+    /// A mark that can't be looked for may be there.
+    fn has_mark(&self, name: &str) -> bool {
+        let folder = self.inner.folder.as_ref();
+        folder.is_some_and(|folder| folder::exists(&folder.join(name)).unwrap_or(true))
     }
 
     /// All of the state was read, and nothing in it is damaged.
@@ -231,7 +240,10 @@ mod tests {
         assert!(!fatal.doubts_state());
         fatal.note_damage("a block");
         assert!(fatal.doubts_state());
+        // The next life does not know what was noted: it finds the mark.
+        assert!(Fatal::of(folder.path()).doubts_state());
         fatal.forget_damage();
+        std::fs::remove_file(folder.path().join(SUSPECT)).expect("left");
         assert!(!fatal.doubts_state());
         // An earlier life found it, and nobody replaced the state.
         std::fs::write(folder.path().join(REBUILD), "a block").expect("written");

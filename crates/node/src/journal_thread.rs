@@ -49,6 +49,8 @@ pub(crate) struct JournalThread {
     /// The last full segment that was reported.
     segment: u64,
     is_stopping: bool,
+    /// Damage was met, and what is owed stands in a file behind it.
+    has_left_damage: bool,
 }
 
 impl JournalThread {
@@ -70,6 +72,7 @@ impl JournalThread {
             truncate: None,
             segment: 0,
             is_stopping: false,
+            has_left_damage: false,
         }
     }
 
@@ -169,11 +172,11 @@ impl JournalThread {
     /// next start mends the journal. What this acceptor owes may stand in the damaged file and
     /// nowhere else: another one says it first.
     fn report_damage(&mut self, error: &JournalError) -> Result<(), JournalError> {
-        if !self.fatal.is_damaged() {
+        if !std::mem::replace(&mut self.has_left_damage, true) {
+            self.fatal.report_damage(format!("a peer asked for what is damaged: {error}"));
             self.sync()?;
             self.journal.begin_next()?;
             self.report_segments();
-            self.fatal.report_damage(format!("a peer asked for what is damaged: {error}"));
         }
         Ok(())
     }

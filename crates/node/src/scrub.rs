@@ -25,7 +25,7 @@ use crate::fatal::Fatal;
 use crate::folder::{self, JOURNAL};
 use crate::identity::{Identity, random_id};
 use crate::journal_thread::JournalTask;
-use crate::marks::{self, REBUILD, UNREPLACED, WHOLE};
+use crate::marks::{self, REBUILD, SUSPECT, UNREPLACED, WHOLE};
 use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after, turn};
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
@@ -210,8 +210,8 @@ impl Scrub {
         let is_doubt =
             matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));
         let doubts: &[&str] = match is_doubt && !self.fatal.is_damaged() {
-            true => &[UNREPLACED, REBUILD, WHOLE],
-            false => &[WHOLE],
+            true => &[UNREPLACED, REBUILD, SUSPECT, WHOLE],
+            false => &[SUSPECT, WHOLE],
         };
         for mark in doubts {
             if let Err(error) = folder::remove(data, mark) {

@@ -67,6 +67,8 @@ pub(crate) struct Upkeep {
     fatal: Fatal,
     flush_interval: Duration,
     disk_reserve_bytes: u64,
+    /// So much of the journal is kept beside a doubted state.
+    doubted_bytes_max: u64,
     room: Room,
     flushed_at: Instant,
 }
@@ -90,6 +92,7 @@ impl Upkeep {
             fatal,
             flush_interval: Duration::from_millis(settings.timing.flush_interval_ms),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
+            doubted_bytes_max: settings.snapshot.tail_bytes_max.max(1 << 30).saturating_mul(4),
             room: Room::Enough,
             flushed_at: Instant::now(),
         }
@@ -144,7 +147,9 @@ impl Upkeep {
         let durable = durable_slot(&store)?;
         // What went into a damaged state is not there for sure. As long as there is room the
         // journal keeps it, from which others can have it who have no other source any more.
-        let is_sure = self.room != Room::Enough || !self.fatal.doubts_state();
+        let kept = self.shared.journal.bytes_on_disk.load(Relaxed);
+        let has_room = self.room == Room::Enough && kept <= self.doubted_bytes_max;
+        let is_sure = !has_room || !self.fatal.doubts_state();
         if durable > self.shared.state.durable() && is_sure {
             self.shared.state.set_durable(durable);
             // The owner ends before this thread only when the node stops.
