@@ -10,12 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 use synod_kv::Revision;
-use synod_kv::http::{BatchResultBody, Encoding, KeyText, ValueText};
+use synod_kv::http::{BatchResultBody, KeyText, ValueText};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::batch_task::BatchTask;
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::json_text::{key_text, value_text};
 
 /// What lines without a result may take, in bytes, and the least that is counted for one:
 /// several times what a node has under way.
@@ -145,7 +146,7 @@ impl BatchLines {
     /// [`ClientError::Invalid`] for an empty key; `Unreachable` when the batch has ended, which
     /// its results say more about. The line is not part of the batch then.
     pub async fn put(&mut self, key: &[u8], value: &[u8]) -> Result<u64, ClientError> {
-        self.send("put", key, Some(&ValueText::new(value, Encoding::Text))).await
+        self.send("put", key, Some(&value_text(value))).await
     }
 
     /// Removes a key. Gives the number of the line, as soon as there is room for it.
@@ -177,7 +178,7 @@ impl BatchLines {
         if key.is_empty() {
             return Err(ClientError::invalid("a key has at least one byte"));
         }
-        let body = LineBody { op, key: KeyText::new(key, Encoding::Text), value };
+        let body = LineBody { op, key: key_text(key), value };
         let mut text = serde_json::to_vec(&body).expect("plain fields");
         text.push(b'\n');
         self.push(text).await

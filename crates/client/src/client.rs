@@ -232,7 +232,7 @@ impl Client {
             return Err(ClientError::invalid("there is no such endpoint"));
         }
         let message = read_message(&Target::new("/v1/status"));
-        let answer = self.shared.retrier.call_node(endpoint, &message).await?;
+        let answer = self.shared.retrier.call_node(endpoint, &message, &Repeat::Freely).await?;
         document(&answer).ok_or_else(garbled)
     }
 

@@ -39,6 +39,7 @@ mod election;
 mod endpoints;
 mod error;
 mod event_stream;
+mod json_text;
 mod keeper;
 mod lease;
 mod lock;
@@ -49,17 +50,16 @@ mod options;
 mod retry;
 mod scan;
 mod target;
+mod transaction;
 mod watch;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
 pub use backup::Backup;
+pub use batch::{BatchLines, BatchOptions, BatchOutcome, BatchResult, BatchResults};
 pub use claim::{ClaimOptions, Holder};
 pub use client::Client;
-pub use election::{Leadership, Observer};
-mod transaction;
-
-pub use batch::{BatchLines, BatchOptions, BatchOutcome, BatchResult, BatchResults};
 pub use compaction::Compacted;
+pub use election::{Leadership, Observer};
 pub use error::ClientError;
 pub use keeper::{LeaseKeeper, LeaseLost};
 pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};

@@ -13,13 +13,16 @@ use tokio::time::{Instant, sleep};
 
 use crate::answer_body::{document, garbled, refusal};
 use crate::attempt::{Answer, Message};
-use crate::client::Client;
+use crate::client::{Client, garbled_write};
 use crate::error::ClientError;
+use crate::retry::Repeat;
 use crate::target::Target;
 
 const MEMBERS: &str = "/v1/cluster/members";
 /// Between two rounds of looking for the leader.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// What is asked of the leader has no name, and is sent once.
+const UNNAMED: Repeat = Repeat::Never(None);
 
 /// Changes of the members are asked of the leader, which must be among
 /// [`Client::endpoints`], and once: to ask again for a change that is in force does no
@@ -37,7 +40,7 @@ impl Client {
     /// Adds a member, which learns and does not vote.
     ///
     /// # Errors
-    /// See [`ClientError`]; a refusal says whether the outcome is unknown.
+    /// See [`ClientError`]; `Ambiguous` when the change may have been made, or may still be.
     pub async fn add_member(&self, body: &AddMemberBody) -> Result<MembersBody, ClientError> {
         self.change(Method::POST, MEMBERS.to_owned(), Some(body)).await
     }
@@ -75,12 +78,12 @@ impl Client {
     /// be among [`Client::endpoints`]. It is asked once.
     ///
     /// # Errors
-    /// See [`ClientError`]; a refusal `NotTransferred` may still be followed by a change.
+    /// See [`ClientError`]; `Ambiguous` when another node may lead, or may still come to lead.
     pub async fn transfer(&self, to: Option<u32>) -> Result<LeaderHint, ClientError> {
         let body = to.map_or_else(Bytes::new, |to| format!("{{\"to\": {to}}}").into());
         let target = "/v1/cluster/transfer".to_owned();
         let answer = self.ask_leader(Method::POST, target, body).await?;
-        document(&answer).ok_or_else(garbled)
+        document(&answer).ok_or_else(garbled_change)
     }
 
     async fn change(
@@ -92,7 +95,7 @@ impl Client {
         let encode = |body| serde_json::to_vec(body).expect("plain fields");
         let body = body.map(encode).unwrap_or_default();
         let answer = self.ask_leader(method, target, body.into()).await?;
-        document(&answer).ok_or_else(garbled)
+        document(&answer).ok_or_else(garbled_change)
     }
 
     /// The leader's answer, if it is a success.
@@ -104,7 +107,7 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let place = self.find_leader().await?;
         let message = Message { method, target, headers: HeaderMap::new(), body };
-        let answer = self.retrier().call_node(place, &message).await?;
+        let answer = self.retrier().call_node(place, &message, &UNNAMED).await?;
         match answer.status {
             StatusCode::OK => Ok(answer),
             // About the number of the configuration, not about a key.
@@ -158,4 +161,9 @@ impl Client {
     fn place_of(&self, url: &str) -> Option<usize> {
         self.endpoints().iter().position(|base| base.trim_end_matches('/') == url)
     }
+}
+
+/// A success that can't be read: what was asked for may be done.
+fn garbled_change() -> ClientError {
+    garbled_write(1, UNNAMED)
 }

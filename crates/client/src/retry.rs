@@ -164,16 +164,18 @@ impl Retrier {
         }
     }
 
-    /// Sends `message` to one node, once.
+    /// Sends `message` to one node, once. `repeat` says whether it could have had effect.
     pub(crate) async fn call_node(
         &self,
         node: usize,
         message: &Message,
+        repeat: &Repeat,
     ) -> Result<Answer, ClientError> {
         let time = self.options.attempt_timeout.min(self.options.call_timeout);
-        self.attempt(node, message, time)
-            .await
-            .map_err(|setback| give_up(setback, &Repeat::Freely, false, 1))
+        self.attempt(node, message, time).await.map_err(|setback| {
+            let effect_unknown = setback.effect_unknown && *repeat != Repeat::Freely;
+            give_up(setback, repeat, effect_unknown, 1)
+        })
     }
 
     async fn attempt(

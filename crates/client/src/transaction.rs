@@ -3,13 +3,14 @@
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::{Map, Value};
-use synod_kv::http::{KeyText, OperationName, TxnAnswerBody, TxnResultBody, base64};
+use synod_kv::http::{KeyText, OperationName, TxnAnswerBody, TxnResultBody, ValueText};
 use synod_kv::{Relation, Revision};
 
 use crate::answer::{Entry, Record};
 use crate::answer_body::{document, refusal};
 use crate::client::{Client, garbled_write};
 use crate::error::ClientError;
+use crate::json_text::value_text;
 use crate::options::PutOptions;
 use crate::target::Target;
 
@@ -350,11 +351,11 @@ fn bounds(start: Bytes, end: Option<Bytes>) -> Vec<(&'static str, Bytes)> {
     [("start", start)].into_iter().chain(end.map(|end| ("end", end))).collect()
 }
 
-/// Bytes as text, or else in base64.
+/// Bytes as text, unless base64 is shorter.
 fn put_bytes(members: &mut Map<String, Value>, name: &str, bytes: &[u8]) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => members.insert(name.to_owned(), text.into()),
-        Err(_) => members.insert(format!("{name}_base64"), base64::encode(bytes).into()),
+    match value_text(bytes) {
+        ValueText::Text(text) => members.insert(name.to_owned(), text.into()),
+        ValueText::Base64(text) => members.insert(format!("{name}_base64"), text.into()),
     };
 }
 

@@ -522,6 +522,21 @@ async fn a_batch_may_be_idle_for_as_long_as_it_likes() {
 }
 
 #[tokio::test]
+async fn a_value_of_the_longest_size_is_taken_whatever_its_bytes() {
+    let fake = Fake::default();
+    let client = client(&[&serve(&fake).await]);
+    for byte in [0, b'"', b'\n', b'x', 0xff] {
+        let value = vec![byte; Limits::default().value_bytes_max];
+        let (mut lines, mut results) = client.batch(BatchOptions::default()).unwrap();
+        lines.put(&[byte, b'/'], &value).await.unwrap();
+        drop(lines);
+        let result = results.next().await.unwrap();
+        assert!(result.outcome.is_ok(), "{byte}: {:?}", result.outcome);
+        assert!(fake.value(&[byte, b'/']).as_deref() == Some(&*value), "{byte}");
+    }
+}
+
+#[tokio::test]
 async fn lines_of_one_key_have_effect_in_their_order() {
     let fake = Fake::default();
     let client = client(&[&serve(&fake).await]);

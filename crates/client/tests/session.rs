@@ -5,13 +5,13 @@ mod world;
 
 use std::time::Duration;
 
-use synod_api::{Limits, Replica};
+use synod_api::{Leader, Limits, Refused, Replica};
 use synod_client::{
     Client, ClientError, ClientOptions, ProblemKind, PutOptions, ReadOptions, Revision,
 };
 use synod_kv::http::{Effect, Problem};
 use tokio::net::TcpListener;
-use world::fake::{Fake, Mode};
+use world::fake::{Fake, Mode, NODE};
 use world::{Script, answer, client, compact, serve};
 
 fn revision(fake: &Fake) -> u64 {
@@ -90,4 +90,37 @@ async fn a_revision_that_is_forgotten_is_told_with_the_oldest_one() {
     let options = ReadOptions { revision: Some(Revision(2)), ..ReadOptions::default() };
     let error = client.get(b"a", &options).await.unwrap_err();
     assert_eq!(error, ClientError::Compacted { oldest: Revision(3) });
+}
+
+#[tokio::test]
+async fn a_change_of_members_or_leader_that_may_have_happened_is_not_told_as_without_effect() {
+    let fake = Fake::default();
+    let url = serve(&fake, Limits::default()).await;
+    fake.set_leader(Some(Leader::new(NODE, &url)));
+    let client = client(&[&url]);
+    let status = serde_json::to_string(&client.status().await.unwrap()).unwrap();
+    for refused in [Refused::Deadline, Refused::Lost] {
+        fake.set_writes(Mode::Refuse(refused));
+        let transfer = client.transfer(None).await.unwrap_err();
+        let remove = client.remove_member(2, false).await.unwrap_err();
+        for error in [transfer, remove] {
+            assert!(matches!(error, ClientError::Ambiguous { attempts: 1, .. }), "{error:?}");
+        }
+    }
+    // What certainly had no effect is a refusal still.
+    fake.set_writes(Mode::Refuse(Refused::NoLeader));
+    let error = client.transfer(None).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused(_)), "{error:?}");
+    // A success that can't be read, and an answer that does not come.
+    for bad in [answer("200 OK", "", "{}"), Vec::new()] {
+        let leads = answer("200 OK", "", &status);
+        let server = Script::start(vec![leads.clone(), bad.clone(), leads, bad]).await;
+        let client = world::client(&[&server.url]);
+        let transfer = client.transfer(None).await.unwrap_err();
+        let remove = client.remove_member(2, false).await.unwrap_err();
+        for error in [transfer, remove] {
+            assert!(matches!(error, ClientError::Ambiguous { attempts: 1, .. }), "{error:?}");
+        }
+        assert_eq!(server.heads().len(), 4);
+    }
 }
