@@ -136,19 +136,25 @@ impl BatchTask {
         let before = self.answered;
         loop {
             let is_waiting = !self.lines.is_empty();
-            if self.is_input_over && self.given == self.lines.len() {
-                frames = None;
+            if self.is_input_over && self.given == self.lines.len() && frames.take().is_some() {
+                answer.expect_more();
             }
+            // Without lines the node has nothing to say until the request ends, and then the end.
+            let is_expected = is_waiting || frames.is_none();
             let has_unsent = frames.is_some() && self.given < self.lines.len();
             let may_take = frames.is_some() && !self.is_input_over;
             tokio::select! {
                 biased;
                 () = self.output.closed() => return Err(End::Gone),
-                line = answer.line(is_waiting) => match line {
+                line = answer.line(is_expected) => match line {
                     Ok(Some(text)) => self.take(&text, before, &mut answer).await?,
                     Ok(None) if !is_waiting => return Ok(()),
                     Ok(None) => return Err(self.cut(&answer, "the answer ends early".to_owned())),
-                    Err(text) => return Err(self.cut(&answer, text)),
+                    Err(text) => {
+                        let cut = self.cut(&answer, text);
+                        // With all results in, it does not matter how the answer ends.
+                        return if is_waiting { Err(cut) } else { Ok(()) };
+                    }
                 },
                 line = self.input.recv(), if may_take => match line {
                     Some(line) => {
@@ -166,6 +172,7 @@ impl BatchTask {
                 },
                 () = sleep_until(Instant::now() + IDLE_MAX), if !is_waiting && may_take => {
                     frames = None;
+                    answer.expect_more();
                 }
             }
         }

@@ -23,6 +23,12 @@ const TURN_MAX: Duration = Duration::from_secs(44);
 /// What a request may take beside its wait.
 const TURN_EXTRA: Duration = Duration::from_secs(5);
 
+/// A claim whose lease nobody confirmed while it waited.
+fn unconfirmed() -> ClientError {
+    let last = "nobody confirmed in time that the lease of the claim lives".to_owned();
+    ClientError::Unreachable { attempts: 1, last }
+}
+
 /// What can be claimed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Office {
@@ -142,20 +148,33 @@ impl Client {
             }
         };
         // Asked for under a lease that is there, it can be asked for again as often as it takes.
-        let keeper = self.grant_kept(options.ttl).await?;
+        let mut keeper = self.grant_kept(options.ttl).await?;
         loop {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let turn = left.unwrap_or(TURN_MAX).min(TURN_MAX);
             let turn = Duration::from_millis(u64::try_from(turn.as_millis()).unwrap_or(0));
-            if let Some(token) = self.claim_once(&target, keeper.id(), value, turn).await? {
-                keeper.hold(Held { office, name: name.to_vec(), token });
-                return Ok(Some(Won { keeper, token }));
+            let error = match self.claim_once(&target, keeper.id(), value, turn).await {
+                Ok(Some(token)) if keeper.is_held() => {
+                    keeper.hold(Held { office, name: name.to_vec(), token });
+                    return Ok(Some(Won { keeper, token }));
+                }
+                Ok(None) if left.is_some_and(|left| left <= TURN_MAX) => {
+                    // Nobody has to wait until it is gone; if this fails it ends by itself.
+                    let _ = keeper.close().await;
+                    return Ok(None);
+                }
+                Ok(None) if keeper.is_held() => continue,
+                Ok(_) => unconfirmed(),
+                Err(error) if error.is_lease_over() => error,
+                Err(error) => return Err(error),
+            };
+            // The lease ended during the wait, or may have: what is claimed under it would be
+            // another's before its holder hears of that. There is nothing wrong with the wait.
+            let _ = keeper.close().await;
+            if until.is_some_and(|until| Instant::now() >= until) {
+                return Err(error);
             }
-            if left.is_some_and(|left| left <= TURN_MAX) {
-                // Nobody has to wait until it is gone; if this fails it ends by itself.
-                let _ = keeper.close().await;
-                return Ok(None);
-            }
+            keeper = self.grant_kept(options.ttl).await?;
         }
     }
 

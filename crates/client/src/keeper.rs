@@ -91,7 +91,7 @@ impl LeaseKeeper {
     fn start(client: &Client, id: LeaseId, ttl: Duration, asked: Instant, is_owner: bool) -> Self {
         let (sender, state) = watch::channel(State { until: asked + certain(ttl), lost: None });
         let held = Arc::<OnceLock<Held>>::default();
-        let task = tokio::spawn(keep(client.clone(), (id, ttl), sender, Arc::clone(&held)));
+        let task = tokio::spawn(keep(client.clone(), (id, ttl, asked), sender, Arc::clone(&held)));
         Self { client: client.clone(), id, ttl, state, held, task, is_owner }
     }
 
@@ -167,14 +167,15 @@ fn certain(ttl: Duration) -> Duration {
 /// Renews a lease until it is lost.
 async fn keep(
     client: Client,
-    (id, mut ttl): (LeaseId, Duration),
+    (id, mut ttl, mut asked): (LeaseId, Duration, Instant),
     state: watch::Sender<State>,
     held: Arc<OnceLock<Held>>,
 ) {
     loop {
         // The leases of many clients that began at one moment are not renewed at one moment.
         let pause = ttl.mul_f64(0.25 + fastrand::f64() / 12.0);
-        let next = Instant::now() + pause;
+        // Counted as its time is: an answer that came late has used up some of that.
+        let next = asked + pause;
         if let Some(held) = held.get() {
             // However long that takes, the lease is renewed when it is time.
             let is_lost = timeout_at(next, held.is_lost(&client)).await;
@@ -187,8 +188,8 @@ async fn keep(
         let mut last = "no answer".to_owned();
         let renewed = timeout_at(until, renew(&client, id, ttl, &mut last)).await;
         let lost = match renewed {
-            Ok(Some((asked, renewed_ttl))) => {
-                ttl = renewed_ttl;
+            Ok(Some(renewed)) => {
+                (asked, ttl) = renewed;
                 state.send_modify(|state| state.until = asked + certain(ttl));
                 continue;
             }

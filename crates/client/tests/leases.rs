@@ -12,7 +12,7 @@ use synod_client::{
 };
 use synod_kv::{LeaseOperation, Operation};
 use world::fake::{Fake, Mode};
-use world::{client, cutting, serve, write};
+use world::{Script, answer, client, cutting, serve, write};
 
 /// So short that a test sees the end of it, and so long that a loaded machine renews it in time.
 const SHORT: Duration = Duration::from_secs(2);
@@ -288,4 +288,46 @@ async fn a_lock_is_renewed_though_nobody_says_who_holds_it() {
     let seen = renewals(&fake);
     until(&fake, || renewals(&fake) > seen + 2).await;
     assert!(lock.is_held());
+}
+
+#[tokio::test]
+async fn a_claim_whose_lease_ends_during_the_wait_is_made_under_another() {
+    let granted =
+        |id: u64| answer("200 OK", "", &format!(r#"{{"id":{id},"ttl_ms":10000,"revision":1}}"#));
+    let gone = synod_kv::http::Problem::new(
+        ProblemKind::LeaseNotFound,
+        "There is no lease 7.",
+        synod_kv::http::Effect::NotApplied,
+    );
+    let gone = serde_json::to_string(&gone).unwrap();
+    let over = || answer("404 Not Found", "", &gone);
+    let held = answer("200 OK", "", r#"{"lease":8,"token":5,"ttl_ms":10000}"#);
+    let server = Script::start(vec![granted(7), over(), over(), granted(8), held]).await;
+    let lock = client(&[&server.url]).lock(b"l", &wait(None)).await.unwrap().unwrap();
+    assert_eq!((lock.lease(), lock.token()), (LeaseId(8), Revision(5)));
+    // When the wait is over, it says so.
+    let server = Script::start(vec![granted(7), over(), over()]).await;
+    let error = client(&[&server.url]).lock(b"l", &ClaimOptions::default()).await.unwrap_err();
+    let ClientError::Refused(problem) = error else { panic!("{error:?}") };
+    assert_eq!(problem.kind(), Some(ProblemKind::LeaseNotFound));
+}
+
+#[tokio::test]
+async fn a_lock_is_not_won_under_a_lease_that_nobody_confirmed() {
+    let (fake, client) = start().await;
+    let first = client.lock(b"l", &ClaimOptions::default()).await.unwrap().unwrap();
+    let waiting = tokio::spawn({
+        let client = client.clone();
+        let options = ClaimOptions { ttl: SHORT, wait: None };
+        async move { client.lock(b"l", &options).await.unwrap().unwrap() }
+    });
+    while client.lock_holder(b"l").await.unwrap().unwrap().waiters == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Longer than it takes to lose the lease of the one that waits, not that of the holder.
+    fake.set_writes(Mode::Refuse(Refused::NoLeader));
+    tokio::time::sleep(SHORT * 2).await;
+    fake.set_writes(Mode::Serve);
+    first.release().await.unwrap();
+    assert!(waiting.await.unwrap().is_held());
 }

@@ -557,3 +557,31 @@ async fn lines_of_one_key_have_effect_in_their_order() {
     tokio::join!(sending, taking);
     assert_eq!(fake.value(b"k\x02").as_deref(), Some(2_999_u32.to_le_bytes().as_slice()));
 }
+
+#[tokio::test]
+async fn a_batch_with_all_its_results_ends_though_the_node_does_not_end_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\n").await.unwrap();
+        let mut request = Vec::new();
+        while !request.windows(4).any(|window| window == b"b/1\"") {
+            assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+        }
+        let done =
+            b"{\"line\":1,\"status\":201,\"revision\":1,\"create_revision\":1,\"version\":1}\n";
+        stream.write_all(done).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let attempt_timeout = Duration::from_millis(500);
+    let options = ClientOptions { attempt_timeout, ..ClientOptions::default() };
+    let client = Client::new([&url], options).unwrap();
+    let options = BatchOptions { line_timeout: Duration::from_millis(500), ..Default::default() };
+    let (mut lines, mut results) = client.batch(options).unwrap();
+    lines.put(b"b/1", b"v").await.unwrap();
+    assert!(results.next().await.unwrap().outcome.is_ok());
+    drop(lines);
+    let end = tokio::time::timeout(Duration::from_secs(30), results.next()).await;
+    assert_eq!(end.expect("an end"), None);
+}
