@@ -69,7 +69,7 @@ pub(crate) fn failure(error: &ClientError, urls: &[String]) -> Failure {
             Failure::refused(problem.detail.clone())
         }
         ClientError::Ambiguous { .. } => {
-            Failure::failed(format!("{error}.\nRead the key to see whether it took effect"))
+            Failure::failed(format!("{error}.\nLook whether it took effect before you do it again"))
         }
         ClientError::Invalid { .. } => Failure::usage(error.to_string()),
         _ => Failure::failed(error.to_string()),
