@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use fake::Fake;
 use raw::{Answer, Server};
-use synod_api::Limits;
+use synod_api::{Limits, Replica};
 
 /// Method and target, header lines, body; status, type, and words of the detail.
 type Case = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
