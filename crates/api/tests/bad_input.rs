@@ -379,7 +379,11 @@ async fn what_makes_no_sense_is_refused_before_it_is_written() {
     }
     // A release of what nobody holds is said through the log, so that it stays refused.
     let releases = OFFICES.iter().filter(|case| case.4 == "lock-not-held").count();
-    assert_eq!(fake.writes_seen(), writes + releases, "a refused request reached the replica");
+    assert_eq!(
+        fake.writes_seen(),
+        writes + releases as u64,
+        "a refused request reached the replica"
+    );
     assert_eq!(fake.revision(), revision, "nothing changed");
     assert!(fake.take_changes().is_empty(), "a change of the members reached the replica");
     assert_eq!(fake.value(b"a").unwrap(), b"before");
