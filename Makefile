@@ -12,7 +12,7 @@ ARGS ?=
 # Options of the two benchmarks. ARGS goes to both, so it can only hold what both know.
 THROUGHPUT_ARGS ?=
 FAILOVER_ARGS ?=
-# Seconds of `make fuzz` for each of the 13 decoders, two of which run at a time, and
+# Seconds of `make fuzz` for each of the 14 decoders, two of which run at a time, and
 # which of them, for example: make fuzz FUZZ_SECONDS=600 ONLY="http journal"
 FUZZ_SECONDS ?= 60
 ONLY ?=

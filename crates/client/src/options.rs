@@ -13,7 +13,7 @@ use crate::target::Target;
 /// How a [`crate::Client`] behaves.
 ///
 /// Each write gets a name unless [`PutOptions::no_retry`] says otherwise, and the
-/// cluster remembers names for ten minutes, up to a bound: about 8,000 new ones a
+/// cluster remembers names for ten minutes, up to a bound: about 7,500 new ones a
 /// second can be given for long, by all clients together. Beyond that named writes are
 /// refused (`idempotency-full`) until the oldest names expire.
 #[derive(Clone, PartialEq, Debug)]
