@@ -5,7 +5,7 @@ mod raw;
 
 use fake::{Fake, Mode};
 use raw::Server;
-use serde_json::json;
+use serde_json::{Value, from_slice, json};
 use synod_api::{Limits, Refused};
 use synod_kv::{KvOptions, LeaseId, LeaseOperation, Operation};
 
@@ -67,6 +67,49 @@ async fn a_lease_is_granted_renewed_shown_and_ended() {
     for line in ["DELETE /v1/lease/77", "POST /v1/lease/77/keepalive", "GET /v1/lease/77"] {
         server.ask(line, "", "").await.assert_problem(404, "lease-not-found", "not_applied");
     }
+}
+
+#[tokio::test]
+async fn every_record_in_json_says_its_lease() {
+    let (_, server) = start().await;
+    grant(&server, "{\"ttl\": \"30s\", \"id\": 7}").await;
+    server.ask("PUT /v1/kv/a?lease=7", "", "1").await;
+    server.ask("PUT /v1/kv/b", "", "1").await;
+    let leases = |records: &Value| {
+        let records = records.as_array().unwrap().iter();
+        records.map(|record| record.get("lease").and_then(Value::as_u64)).collect::<Vec<_>>()
+    };
+    for more in ["", "?keys_only", "?encoding=base64", "?revision=2"] {
+        let page = server.ask(&format!("GET /v1/kv{more}"), "", "").await.json();
+        assert_eq!(leases(&page["entries"]), [Some(7), None], "{more} {page}");
+    }
+    let lines = server.ask("GET /v1/kv", "accept: application/x-ndjson", "").await;
+    let lines: Vec<Value> =
+        lines.body.split_inclusive(|b| *b == b'\n').map(|l| from_slice(l).unwrap()).collect();
+    assert_eq!(leases(&json!(lines)), [Some(7), None]);
+
+    let body = r#"{"compare": [{"key": "a", "target": "lease", "op": "=", "operand": 7},
+                               {"key": "b", "target": "lease", "op": "=", "operand": 0}],
+        "success": [{"op": "get", "key": "a"}, {"op": "get", "key": "b"},
+                    {"op": "range", "prefix": "a"},
+                    {"op": "put", "key": "a", "value": "2", "prev": true}]}"#;
+    let done = server.ask("POST /v1/txn", "", body).await.json();
+    assert_eq!(done["succeeded"], true, "{done}");
+    let results = &done["results"];
+    let records = [&results[0]["record"], &results[1]["record"], &results[2]["entries"][0]];
+    assert_eq!(leases(&json!(records)), [Some(7), None, Some(7)], "{done}");
+    assert_eq!(results[3]["previous"]["lease"], 7, "{done}");
+
+    // The put took the key off its lease.
+    let put = server.ask("PUT /v1/kv/a?prev&lease=7", "", "3").await.json();
+    assert!(put["previous"].get("lease").is_none(), "{put}");
+    let deleted = server.ask("DELETE /v1/kv/a?prev", "", "").await.json();
+    assert_eq!(deleted["previous"]["lease"], 7);
+    let page = server.ask("GET /v1/watch?key=a&from=1&prev&wait=0s", "", "").await.json();
+    let events = &page["events"];
+    assert_eq!(leases(events), [Some(7), None, Some(7), None], "{page}");
+    let previous = [1, 2, 3].map(|at| &events[at]["previous"]);
+    assert_eq!(leases(&json!(previous)), [Some(7), None, Some(7)], "{page}");
 }
 
 #[tokio::test]

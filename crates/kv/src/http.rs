@@ -130,6 +130,9 @@ pub struct RecordBody {
     pub mod_revision: u64,
     /// Changes since the creation, which is 1.
     pub version: u64,
+    /// The lease that the key lives under; none if it lives by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
 }
 
 /// A key in JSON: as text where it is UTF-8, else in base64.
@@ -210,6 +213,7 @@ impl RecordBody {
             create_revision: record.create_revision.0,
             mod_revision: record.mod_revision.0,
             version: record.version,
+            lease: (record.lease != 0).then_some(record.lease),
         }
     }
 }
@@ -247,11 +251,12 @@ mod tests {
 
     #[test]
     fn a_page_reads_as_the_manual_says() {
-        let record = |value: Option<ValueText>| RecordBody {
+        let record = |value: Option<ValueText>, lease| RecordBody {
             value,
             create_revision: 1,
             mod_revision: 2,
             version: 3,
+            lease,
         };
         let page = ListPage {
             revision: 9,
@@ -259,15 +264,15 @@ mod tests {
             entries: vec![
                 ListEntry {
                     key: KeyText::new(b"a", Encoding::Text),
-                    record: record(Some(ValueText::new(b"\xff", Encoding::Text))),
+                    record: record(Some(ValueText::new(b"\xff", Encoding::Text)), Some(7)),
                 },
-                ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None) },
+                ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None, None) },
             ],
             next: None,
         };
         let written = json!({"revision": 9, "count": 2, "entries": [
             {"key": "a", "value_base64": "/w==",
-             "create_revision": 1, "mod_revision": 2, "version": 3},
+             "create_revision": 1, "mod_revision": 2, "version": 3, "lease": 7},
             {"key_base64": "YQ==", "create_revision": 1, "mod_revision": 2, "version": 3},
         ]});
         assert_eq!(serde_json::to_value(&page).unwrap(), written);
