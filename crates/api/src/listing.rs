@@ -1,8 +1,8 @@
 //! `GET /v1/kv`: the keys of a range, page by page or as a stream.
 //!
 //! Each page shows the range at one revision, which it names: the one asked for, or else
-//! the newest of its time. Whoever asks for the next page at the same revision sees one
-//! state on all of them. A stream stays at the revision with which it begins, and a count
+//! the newest of its time. Whoever asks for the next page at the same revision, as
+//! `next_page` does, sees one state on all of them. A stream stays at the revision with which it begins, and a count
 //! is of one state from its beginning to its end. A stream whose revision is compacted
 //! meanwhile ends without its last chunk, so that its client sees the cut.
 
@@ -62,13 +62,13 @@ pub(crate) async fn answer<R: Replica>(
     }
     listing.at = context.prepare_read(&head.headers, &query).await?;
     if listing.count_only {
-        return count(context, listing, deadline).await;
+        return count(context, &query, listing, deadline).await;
     }
     if wants_lines(&head.headers) {
         return stream(context, listing);
     }
     let page = context.replica.read(|map| read::list_at(map, &listing.query, listing.at))?;
-    context.hold(answer_page(&listing, &page))
+    context.hold(answer_page(&query, &listing, &page))
 }
 
 /// What a request asks for.
@@ -128,16 +128,51 @@ impl Listing {
     }
 }
 
-fn answer_page(listing: &Listing, page: &Page) -> Response<Body> {
-    let next = page.next.as_deref().map(percent_encode);
+fn answer_page(query: &Query<'_>, listing: &Listing, page: &Page) -> Response<Body> {
     let with_values = !listing.query.keys_only;
-    let body = ListPage::new(page, with_values, listing.encoding, next);
+    let mut body = ListPage::new(page, with_values, listing.encoding);
+    body.next = page.next.as_deref().map(percent_encode);
+    body.next_page =
+        body.next.as_deref().map(|next| next_page(query, listing, next, page.revision));
     at(response::json(StatusCode::OK, &body), page.revision)
+}
+
+/// What to ask for the page that begins at `next`: the same as for this one, at its revision,
+/// for which a node that is behind waits. It has three keys at the most, so it fits into a
+/// request.
+fn next_page(query: &Query<'_>, listing: &Listing, next: &str, revision: Revision) -> String {
+    let begin = if listing.query.reverse { "end" } else { "start" };
+    let mut target = "/v1/kv".to_owned();
+    let mut mark = '?';
+    for name in PARAMETERS {
+        let value = match name {
+            _ if name == begin => Some(next.to_owned()),
+            "revision" | "min_revision" => Some(revision.to_string()),
+            "prefix" | "start" | "end" => {
+                let key = query.bytes(name, usize::MAX).expect("it was read before");
+                key.as_deref().map(percent_encode)
+            }
+            // Words and numbers, which were read as well.
+            _ => query.raw(name).map(str::to_owned),
+        };
+        let Some(value) = value else {
+            continue;
+        };
+        target.push(mark);
+        mark = '&';
+        target.push_str(name);
+        if !value.is_empty() {
+            target.push('=');
+            target.push_str(&value);
+        }
+    }
+    target
 }
 
 /// Counts for as long as the call may take; what is left then is told by `next`.
 async fn count<R: Replica>(
     context: &Context<R>,
+    query: &Query<'_>,
     listing: Listing,
     deadline: Deadline,
 ) -> Result<Response<Body>, Problem> {
@@ -145,7 +180,7 @@ async fn count<R: Replica>(
     let goes_on = || !deadline.is_over();
     let page =
         context.replica.count(listing.query.clone(), listing.at, VISITS_MAX, goes_on).await?;
-    Ok(answer_page(&listing, &page))
+    Ok(answer_page(query, &listing, &page))
 }
 
 /// Whether the client asked for one JSON document a line.
@@ -261,6 +296,42 @@ mod tests {
         let raw = format!("start={text}");
         let query = Query::parse(Some(&raw), &PARAMETERS).unwrap();
         assert_eq!(query.bytes("start", 256).unwrap().unwrap(), key);
+    }
+
+    #[test]
+    fn the_next_page_is_asked_for_as_this_one_was() {
+        let next_page = |raw: &str, next: &[u8]| {
+            let query = Query::parse(Some(raw), &PARAMETERS).unwrap();
+            let listing = Listing::parse(&query, &Limits::default()).unwrap();
+            next_page(&query, &listing, &percent_encode(next), Revision(7))
+        };
+        assert_eq!(next_page("", b"\0\xff&"), "/v1/kv?start=%00%FF%26&min_revision=7&revision=7");
+        assert_eq!(
+            next_page("limit=2&prefix=a%26\"\u{e9}&start=a&keys_only&redirect=false", b"a&b"),
+            "/v1/kv?prefix=a%26%22%C3%A9&start=a%26b&limit=2&keys_only&min_revision=7&revision=7\
+             &redirect=false"
+        );
+        assert_eq!(
+            next_page("reverse&end=z&start=%61%2f&encoding=base64&revision=6&min_revision=5", b"b"),
+            "/v1/kv?start=a/&end=b&reverse&encoding=base64&min_revision=7&revision=7"
+        );
+    }
+
+    /// However long its keys are, the answer's target is one that the node takes.
+    #[test]
+    fn the_next_page_fits_into_a_request() {
+        let limits = Limits::default();
+        let key = "%00".repeat(limits.key_bytes_max);
+        let raw = format!(
+            "prefix={key}&end={key}%01&limit=1000&reverse=false&keys_only=false&count_only=false\
+             &encoding=base64&consistency=linearizable&min_revision={max}&redirect=false",
+            max = u64::MAX
+        );
+        let query = Query::parse(Some(&raw), &PARAMETERS).unwrap();
+        let listing = Listing::parse(&query, &limits).unwrap();
+        let next = percent_encode(&vec![0; limits.key_bytes_max + 1]);
+        let target = next_page(&query, &listing, &next, Revision(u64::MAX));
+        assert!(target.len() + 4096 < limits.head_bytes_max(), "{} bytes", target.len());
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub struct ListPage {
     /// Where the next page begins; none on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Path and query of the next page, at the same revision; none on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page: Option<String>,
 }
 
 /// A key of a page.
@@ -219,10 +222,10 @@ impl RecordBody {
 }
 
 impl ListPage {
-    /// Writes a page, with or without values. `next` becomes the token that the
-    /// caller made of [`Page::next`].
+    /// Writes a page, with or without values. What follows it, if [`Page::next`] says that
+    /// something does, is for the caller to add.
     #[must_use]
-    pub fn new(page: &Page, with_values: bool, encoding: Encoding, next: Option<String>) -> Self {
+    pub fn new(page: &Page, with_values: bool, encoding: Encoding) -> Self {
         let entry = |entry: &Entry| ListEntry {
             key: KeyText::new(&entry.key, encoding),
             record: RecordBody::new(&entry.record, with_values, encoding),
@@ -231,7 +234,8 @@ impl ListPage {
             revision: page.revision.0,
             count: page.count,
             entries: page.entries.iter().map(entry).collect(),
-            next,
+            next: None,
+            next_page: None,
         }
     }
 }
@@ -269,6 +273,7 @@ mod tests {
                 ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None, None) },
             ],
             next: None,
+            next_page: None,
         };
         let written = json!({"revision": 9, "count": 2, "entries": [
             {"key": "a", "value_base64": "/w==",

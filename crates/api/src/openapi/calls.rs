@@ -96,8 +96,8 @@ fn ranges() -> Vec<Call> {
         [Content::Json(Described::of::<ListPage>()), Content::Lines(Described::of::<ListEntry>())];
     vec![
         Call::new((Get, "/v1/kv"), ("keys", "listKeys"), "Lists the keys of a range, in order.")
-            .text("A page in JSON, whose `next` is the `start` of the next one (in reverse, its `end`); or, with `Accept: \
-                   application/x-ndjson`, all of them as a stream of `ListEntry`, one a line.")
+            .text("A page in JSON, whose `next_page` is the path and query of the next one, at the same revision; or, with \
+                   `Accept: application/x-ndjson`, all of them as a stream of `ListEntry`, one a line.")
             .and_head()
             .takes(&[p::PREFIX, p::START, p::END, p::LIMIT, p::REVERSE, p::KEYS_ONLY])
             .takes(&[p::COUNT_ONLY, p::ENCODING, p::CONSISTENCY, p::MIN_REVISION, p::REVISION])
