@@ -42,6 +42,9 @@ const PARAMETERS: [&str; 12] = [
     "redirect",
 ];
 
+const COUNT_ALONE: &str = "counts all keys of the range and answers one JSON document: leave out \
+                           'limit', 'reverse', 'keys_only' and 'Accept: application/x-ndjson'";
+
 /// Records that one look at the state passes by at most. Between two looks other
 /// connections have their turn.
 const VISITS_MAX: usize = 2_000;
@@ -60,11 +63,15 @@ pub(crate) async fn answer<R: Replica>(
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
+    let wants_lines = wants_lines(&head.headers);
+    if listing.count_only && wants_lines {
+        return Err(target::invalid("count_only", COUNT_ALONE));
+    }
     listing.at = context.prepare_read(&head.headers, &query).await?;
     if listing.count_only {
         return count(context, &query, listing, deadline).await;
     }
-    if wants_lines(&head.headers) {
+    if wants_lines {
         return stream(context, listing);
     }
     let page = context.replica.read(|map| read::list_at(map, &listing.query, listing.at))?;
@@ -109,13 +116,20 @@ impl Listing {
             (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
             (end, prefix_end) => end.or(prefix_end),
         };
-        let mut list = ListQuery::range(start.max(prefix), range_end);
+        let start = start.max(prefix);
+        if range_end.as_ref().is_some_and(|end| *end < start) {
+            return Err(target::invalid("end", "is below 'start', or one of them is outside 'prefix'"));
+        }
+        let mut list = ListQuery::range(start, range_end);
         list.limit = limit.unwrap_or(limits.list_entries_default.min(limits.list_entries_max));
         list.reverse = query.flag("reverse")?;
         list.keys_only = query.flag("keys_only")?;
         list.bytes_max = limits.list_bytes_max;
         list.visits_max = VISITS_MAX;
         let count_only = query.flag("count_only")?;
+        if count_only && (limit.is_some() || list.reverse || list.keys_only) {
+            return Err(target::invalid("count_only", COUNT_ALONE));
+        }
         Ok(Self { query: list, at: None, encoding, count_only, limit })
     }
 
@@ -360,5 +374,8 @@ mod tests {
         assert_eq!(range("prefix=b&end=z"), expected("b", Some("c")));
         assert_eq!(range("start=a"), expected("a", None));
         assert_eq!(range(""), expected("", None));
+        // Nothing is left, and nothing is contradicted: such bounds come from going on.
+        assert_eq!(range("start=b&end=b"), expected("b", Some("b")));
+        assert_eq!(range("prefix=b&end=b"), expected("b", Some("b")));
     }
 }

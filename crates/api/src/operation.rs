@@ -193,7 +193,12 @@ fn range(
         (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
         (end, prefix_end) => end.or(prefix_end),
     };
-    Ok((start.unwrap_or_default().max(prefix), end))
+    let start = start.unwrap_or_default().max(prefix);
+    if end.as_ref().is_some_and(|end| *end < start) {
+        let what = "\"end\" is below \"start\", or one of them is outside \"prefix\"";
+        return Err(malformed(place, what));
+    }
+    Ok((start, end))
 }
 
 fn limit(limit: Option<u32>, most: usize, place: &str) -> Result<Option<u32>, Problem> {

@@ -123,7 +123,7 @@ async fn a_listing_shows_what_was_asked_for() {
     assert_eq!(count, json!({"revision": 3, "count": 3}));
     let base64 = server.ask("GET /v1/kv?prefix=a&encoding=base64", "", "").await.json();
     assert_eq!(base64["entries"][0]["value_base64"], "di1h");
-    let empty = server.ask("GET /v1/kv?start=c&end=a", "", "").await.json();
+    let empty = server.ask("GET /v1/kv?start=b&end=b", "", "").await.json();
     assert_eq!(empty["count"], 0);
 }
 

@@ -105,6 +105,24 @@ const CASES: &[Case] = &[
         "key-too-long",
         "18 bytes",
     ),
+    (
+        r#"{"success": [{"op": "range", "start": "b", "end": "a"}]}"#,
+        400,
+        "bad-operation",
+        "below",
+    ),
+    (
+        r#"{"failure": [{"op": "delete_range", "start_base64": "/w==", "end": "a"}]}"#,
+        400,
+        "bad-operation",
+        "below",
+    ),
+    (
+        r#"{"success": [{"op": "range", "prefix": "b", "end": "a"}]}"#,
+        400,
+        "bad-operation",
+        "\"prefix\"",
+    ),
     (r#"{"success": [{"op": "delete_range"}]}"#, 400, "bad-operation", "\"all\": true"),
     (
         r#"{"success": [{"op": "delete_range", "prefix": ""}]}"#,
