@@ -80,7 +80,8 @@ fn all(cluster: &TestCluster) -> Vec<String> {
     let bare = |line: &str| {
         let mut entry: Value = serde_json::from_str(line).expect("JSON");
         let members = entry.as_object_mut().expect("an object");
-        members.retain(|name, _| !name.ends_with("revision") && name != "version" && name != "lease");
+        members
+            .retain(|name, _| !name.ends_with("revision") && name != "version" && name != "lease");
         entry.to_string()
     };
     let lines = done(cluster, &["list", "--ndjson"]);
@@ -324,7 +325,7 @@ nonsense
     assert_eq!(results[0], json!({"line": 1, "revision": 1, "create_revision": 1, "version": 1}));
     assert_eq!(results[1], json!({"line": 3, "revision": 1, "deleted": 0}));
     assert_eq!(results[2]["problem"]["type"], "urn:synod:bad-key");
-    assert_eq!(results[3]["problem"]["type"], "urn:synod:bad-operation");
+    assert_eq!(results[3]["problem"]["type"], "urn:synod:bad-json");
     assert_eq!(results[4]["version"], 2);
     let output = fed(&cluster, &["batch", "--quiet"], lines);
     assert_eq!(text(&output.stdout).lines().count(), 2, "{}", text(&output.stdout));

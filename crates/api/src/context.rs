@@ -152,7 +152,7 @@ impl<R: Replica> Context<R> {
         let revision_min = query.number("min_revision")?.map(Revision);
         let at = query.number("revision")?.map(Revision);
         if at.is_some_and(|at| revision_min.is_some_and(|min| at < min)) {
-            return Err(target::invalid(
+            return Err(target::contradictory(
                 "revision",
                 "is below 'min_revision', so the answer would be older than it may be",
             ));

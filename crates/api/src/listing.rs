@@ -65,7 +65,7 @@ pub(crate) async fn answer<R: Replica>(
     }
     let wants_lines = wants_lines(&head.headers);
     if listing.count_only && wants_lines {
-        return Err(target::invalid("count_only", COUNT_ALONE));
+        return Err(target::contradictory("count_only", COUNT_ALONE));
     }
     listing.at = context.prepare_read(&head.headers, &query).await?;
     if listing.count_only {
@@ -118,7 +118,8 @@ impl Listing {
         };
         let start = start.max(prefix);
         if range_end.as_ref().is_some_and(|end| *end < start) {
-            return Err(target::invalid("end", "is below 'start', or one of them is outside 'prefix'"));
+            let why = "is below 'start', or one of them is outside 'prefix'";
+            return Err(target::contradictory("end", why));
         }
         let mut list = ListQuery::range(start, range_end);
         list.limit = limit.unwrap_or(limits.list_entries_default.min(limits.list_entries_max));
@@ -128,7 +129,7 @@ impl Listing {
         list.visits_max = VISITS_MAX;
         let count_only = query.flag("count_only")?;
         if count_only && (limit.is_some() || list.reverse || list.keys_only) {
-            return Err(target::invalid("count_only", COUNT_ALONE));
+            return Err(target::contradictory("count_only", COUNT_ALONE));
         }
         Ok(Self { query: list, at: None, encoding, count_only, limit })
     }
