@@ -35,6 +35,11 @@ async fn another_node_sends_the_client_to_the_leader() {
     assert_eq!(answer.status, 307);
     let location = answer.header("location");
     assert_eq!(location, "http://127.0.0.1:7001/v1/cluster/transfer");
+    let says = answer.json();
+    assert_eq!(says["location"], location);
+    assert_eq!(says["leader"]["url"], "http://127.0.0.1:7001");
+    let detail = says["detail"].as_str().unwrap();
+    assert!(detail.contains("Nothing was done here") && detail.contains("-L"), "{detail}");
     fake.set_leader(None);
     let answer = server.ask("POST /v1/cluster/transfer", "", "").await;
     answer.assert_problem(503, "no-leader", "not_applied");

@@ -217,6 +217,7 @@ async fn a_redirect_names_the_leader_and_nobody_else() {
         assert_eq!(answer.status, 307, "{answer:?}");
         assert_eq!(answer.header("location"), format!("http://10.0.0.2:7001{target}"));
         assert_eq!(answer.header("synod-leader"), "2 http://10.0.0.2:7001");
+        assert_eq!(answer.json()["leader"]["id"], 2);
     }
     assert_eq!(server.ask("DELETE /v1/kv?prefix=a&redirect", "", "").await.status, 307);
     assert_eq!(server.ask("GET /v1/kv/a?redirect=false", "", "").await.status, 200);

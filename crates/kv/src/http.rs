@@ -6,6 +6,7 @@ mod lease;
 mod members;
 mod object;
 mod problem;
+mod redirect;
 #[cfg(feature = "openapi")]
 mod schema;
 mod status;
@@ -27,6 +28,7 @@ pub use members::{
 };
 pub use object::Object;
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
+pub use redirect::RedirectBody;
 pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
 pub use txn::{
     CompareBody, Few, Operand, OperationBody, OperationName, RelationName, TargetName,

@@ -1,6 +1,7 @@
 //! One call, and its description as an operation.
 
 use serde_json::Value;
+use synod_kv::http::RedirectBody;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Operation, OperationBuilder};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
@@ -134,7 +135,9 @@ impl Call {
     pub(super) fn only_at_the_leader(mut self) -> Self {
         self.problems.push(REDIRECTED);
         let text = "This node does not lead: ask there.";
-        self.answers.push(Answer { status: 307, text, contents: vec![], headers: &["Location"] });
+        let body = Content::Json(Described::of::<RedirectBody>());
+        let (contents, headers) = (vec![(body, None)], &["Location"]);
+        self.answers.push(Answer { status: 307, text, contents, headers });
         self
     }
 
