@@ -75,12 +75,13 @@ fn fill(cluster: &TestCluster, count: usize, bytes: usize) {
     assert_eq!(text(&output.stdout), "");
 }
 
-/// All keys and values, as lines without revisions.
+/// All keys and values, as lines without revisions and leases.
 fn all(cluster: &TestCluster) -> Vec<String> {
     let bare = |line: &str| {
         let mut entry: Value = serde_json::from_str(line).expect("JSON");
         let members = entry.as_object_mut().expect("an object");
-        members.retain(|name, _| !name.ends_with("revision") && name != "version");
+        members
+            .retain(|name, _| !name.ends_with("revision") && name != "version" && name != "lease");
         entry.to_string()
     };
     let lines = done(cluster, &["list", "--ndjson"]);
@@ -96,10 +97,13 @@ fn what_was_exported_is_imported_byte_by_byte_and_as_often_as_one_likes() {
         let put = from.request(1, "PUT", &format!("/v1/kv/{key}"), &[], value);
         assert_eq!(put.status, 201);
     }
+    // A key that lives under a lease is exported, and its lease is not.
+    let put = from.request(1, "PUT", "/v1/kv/d?ttl=3600s", &[], b"leased");
+    assert_eq!(put.status, 201, "{}", put.text());
     let lock = from.request(1, "POST", "/v1/lock/it", &[], br#"{"ttl": "60s"}"#);
     assert_eq!(lock.status, 200, "{}", lock.text());
     let said = done(&from, &["export", arg(&file)]);
-    assert!(said.contains("3 keys (without 1 of locks and elections) as of"), "{said}");
+    assert!(said.contains("4 keys (without 1 of locks and elections) as of"), "{said}");
     let at = said.split("revision ").nth(1).and_then(|rest| rest.split(',').next()).expect("one");
 
     // It shows one revision, and replaces no file unless it is told to.
@@ -109,13 +113,16 @@ fn what_was_exported_is_imported_byte_by_byte_and_as_often_as_one_likes() {
     done(&from, &["export", arg(&again), "--revision", at]);
     let (first, second) = (fs::read(&file).unwrap(), fs::read(&again).unwrap());
     assert_eq!(text(&first), text(&second));
+    assert!(done(&from, &["get", "d", "--json"]).contains("\"lease\""));
+    assert!(text(&first).contains("leased") && !text(&first).contains("\"lease\""));
     done(&from, &["delete", "later"]);
 
     done(&to, &["put", "kept", "it is not touched"]);
-    assert!(done(&to, &["import", "--check", arg(&file)]).contains("3 keys as of revision"));
+    assert!(done(&to, &["import", "--check", arg(&file)]).contains("4 keys as of revision"));
     assert_eq!(all(&to).len(), 1);
-    assert_eq!(done(&to, &["import", arg(&file)]), "3 keys stored\n");
-    assert_eq!(done(&to, &["import", arg(&file)]), "3 keys stored\n");
+    assert_eq!(done(&to, &["import", arg(&file)]), "4 keys stored\n");
+    assert_eq!(done(&to, &["import", arg(&file)]), "4 keys stored\n");
+    assert!(!done(&to, &["get", "d", "--json"]).contains("\"lease\""));
     done(&to, &["delete", "kept"]);
     assert_eq!(all(&to), all(&from));
 
@@ -318,7 +325,7 @@ nonsense
     assert_eq!(results[0], json!({"line": 1, "revision": 1, "create_revision": 1, "version": 1}));
     assert_eq!(results[1], json!({"line": 3, "revision": 1, "deleted": 0}));
     assert_eq!(results[2]["problem"]["type"], "urn:synod:bad-key");
-    assert_eq!(results[3]["problem"]["type"], "urn:synod:bad-operation");
+    assert_eq!(results[3]["problem"]["type"], "urn:synod:bad-json");
     assert_eq!(results[4]["version"], 2);
     let output = fed(&cluster, &["batch", "--quiet"], lines);
     assert_eq!(text(&output.stdout).lines().count(), 2, "{}", text(&output.stdout));

@@ -13,7 +13,7 @@ use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, EXPECT, HeaderValue};
 use http::{Method, Request, Response};
-use synod_kv::http::{BatchResultBody, Object, OperationBody, OperationName};
+use synod_kv::http::{BatchResultBody, OperationBody, OperationName};
 use synod_kv::{Command, Condition, Operation, Outcome, TxnOperation};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
@@ -21,8 +21,9 @@ use tokio::task::JoinHandle;
 use crate::batch_lines::{Line, Lines};
 use crate::call::{Deadline, IDEMPOTENCY_KEY};
 use crate::context::{Context, Wrote};
+use crate::document;
 use crate::limits::Limits;
-use crate::operation::{self, malformed};
+use crate::operation::{self, wrong};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
@@ -266,15 +267,15 @@ async fn ready(line: Option<&mut UnderWay>) {
 /// Reads a line.
 fn read(text: &[u8], number: u64, limits: &Limits) -> Result<Operation, Problem> {
     let place = format!("Line {number}");
-    let Object(body): Object<OperationBody> = serde_json::from_slice(text)
-        .map_err(|error| malformed(&place, &operation::shown("it is not an operation", &error)))?;
+    let body: OperationBody = document::read(text, &format!("{place} is not an operation"))?;
     if !matches!(body.op, OperationName::Put | OperationName::Delete) {
         let name = operation::name(body.op);
-        return Err(malformed(&place, &format!("a batch has puts and deletes, not a {name}")));
+        let what = format!("a batch has puts and deletes, not a {name}");
+        return Err(wrong(Kind::BadMember, &place, &what));
     }
     if body.lease.is_some() || body.prev.is_some() {
         let what = "\"lease\" and \"prev\" are for transactions (POST /v1/txn)";
-        return Err(malformed(&place, what));
+        return Err(wrong(Kind::UnknownMember, &place, what));
     }
     let (condition, want_previous) = (Condition::Always, false);
     Ok(match operation::read(body, &place, limits)? {

@@ -158,7 +158,7 @@ pub(crate) fn single<'a>(
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(Problem::new(Kind::BadHeader, format!("{title} is given twice.")));
+        return Err(Problem::new(Kind::DoubledHeader, format!("{title} is given twice.")));
     }
     value
         .to_str()

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
 use http::{Response, StatusCode, Uri};
+use synod_kv::http::{LeaderHint, RedirectBody};
 use synod_kv::{Command, Expiry, Outcome, Revision, Taken};
 use tokio::time::timeout_at;
 
@@ -100,16 +101,24 @@ impl<R: Replica> Context<R> {
             return Ok(None);
         }
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
-        let location = HeaderValue::from_str(&format!("{}{target}", leader.url)).map_err(|_| {
+        let location = format!("{}{target}", leader.url);
+        let header = HeaderValue::from_str(&location).map_err(|_| {
             Problem::new(
                 Kind::BadRequest,
                 "The target can't stand in a Location header: percent-encode it.",
             )
         })?;
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
-        response.headers_mut().insert(LOCATION, location);
-        Ok(Some(response))
+        let body = RedirectBody {
+            detail: format!(
+                "Nothing was done here: node {} leads, ask there. curl follows by itself with -L.",
+                leader.node
+            ),
+            leader: LeaderHint { id: leader.node, url: Some(leader.url.to_string()) },
+            location,
+        };
+        let mut response = response::json(StatusCode::TEMPORARY_REDIRECT, &body);
+        response.headers_mut().insert(LOCATION, header);
+        self.hold(response).map(Some)
     }
 
     /// Takes the small document of a call about the cluster, and until when there is an
@@ -152,7 +161,7 @@ impl<R: Replica> Context<R> {
         let revision_min = query.number("min_revision")?.map(Revision);
         let at = query.number("revision")?.map(Revision);
         if at.is_some_and(|at| revision_min.is_some_and(|min| at < min)) {
-            return Err(target::invalid(
+            return Err(target::contradictory(
                 "revision",
                 "is below 'min_revision', so the answer would be older than it may be",
             ));

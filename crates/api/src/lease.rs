@@ -89,7 +89,7 @@ fn named(path: &str) -> Result<Named, Problem> {
     };
     let id = decimal(id).map(LeaseId).ok_or_else(|| {
         Problem::new(
-            Kind::BadRequest,
+            Kind::BadId,
             "The path names no lease: /v1/lease/{id}, /v1/lease/{id}/keepalive or \
              /v1/lease/keepalive, with the id as a decimal number.",
         )
@@ -110,10 +110,10 @@ async fn post<R: Replica>(
     let (received, deadline) = context.receive_document(&head.headers, body).await?;
     let asked: GrantBody = decode(&received.bytes, "a lease, such as {\"ttl\": \"30s\"}")?;
     let ttl_ms = ttl_of(&asked.ttl, &context.limits)
-        .map_err(|should| Problem::new(Kind::BadRequest, format!("\"ttl\" {should}.")))?;
+        .map_err(|should| Problem::new(Kind::BadMember, format!("\"ttl\" {should}.")))?;
     let id = asked.id.map(LeaseId);
     if id == Some(LeaseId(0)) {
-        return Err(Problem::new(Kind::BadRequest, "No lease has the id 0: leave it out."));
+        return Err(Problem::new(Kind::BadMember, "No lease has the id 0: leave it out."));
     }
     let named = name.map(|name| {
         let parts = [id.unwrap_or_default().0.to_le_bytes(), ttl_ms.to_le_bytes()];
@@ -231,7 +231,7 @@ async fn renew_many<R: Replica>(
     let KeepAliveBody { ids } = decode(&received.bytes, "leases, such as {\"ids\": [7, 8]}")?;
     if ids.len() > KEEP_ALIVES_MAX {
         let detail = format!("{} leases; at most {KEEP_ALIVES_MAX} at a time.", ids.len());
-        return Err(Problem::new(Kind::BadRequest, detail));
+        return Err(Problem::new(Kind::BadMember, detail));
     }
     let mut leases = Vec::new();
     if !ids.is_empty() {
@@ -288,7 +288,7 @@ async fn look<R: Replica>(
     let with_keys = query.flag("keys")?;
     let start = query.bytes("start", context.limits.key_bytes_max)?;
     if !with_keys && (start.is_some() || query.raw("limit").is_some()) {
-        return Err(target::invalid("start", "and 'limit' are for the keys: say keys=true"));
+        return Err(target::contradictory("start", "and 'limit' are for the keys: say keys=true"));
     }
     let (start, limit) = (start.unwrap_or_default(), limit_of(&query, &context.limits)?);
     if let Some(redirected) = context.redirect(&head.uri, &query)? {

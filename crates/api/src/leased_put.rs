@@ -43,7 +43,7 @@ impl Attach {
     pub(crate) fn of(query: &Query<'_>, limits: &Limits) -> Result<Option<Self>, Problem> {
         match (query.raw("lease"), query.raw("ttl")) {
             (None, None) => Ok(None),
-            (Some(_), Some(_)) => Err(target::invalid(
+            (Some(_), Some(_)) => Err(target::contradictory(
                 "ttl",
                 "makes a lease for this key alone, and 'lease' names one that is there: send one \
                  of them",

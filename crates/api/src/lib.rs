@@ -22,6 +22,7 @@ mod compaction;
 mod connection;
 mod context;
 mod counters;
+mod document;
 mod key;
 mod lease;
 mod leased_put;

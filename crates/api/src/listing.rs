@@ -1,8 +1,8 @@
 //! `GET /v1/kv`: the keys of a range, page by page or as a stream.
 //!
 //! Each page shows the range at one revision, which it names: the one asked for, or else
-//! the newest of its time. Whoever asks for the next page at the same revision sees one
-//! state on all of them. A stream stays at the revision with which it begins, and a count
+//! the newest of its time. Whoever asks for the next page at the same revision, as
+//! `next_page` does, sees one state on all of them. A stream stays at the revision with which it begins, and a count
 //! is of one state from its beginning to its end. A stream whose revision is compacted
 //! meanwhile ends without its last chunk, so that its client sees the cut.
 
@@ -42,6 +42,9 @@ const PARAMETERS: [&str; 12] = [
     "redirect",
 ];
 
+const COUNT_ALONE: &str = "counts all keys of the range and answers one JSON document: leave out \
+                           'limit', 'reverse', 'keys_only' and 'Accept: application/x-ndjson'";
+
 /// Records that one look at the state passes by at most. Between two looks other
 /// connections have their turn.
 const VISITS_MAX: usize = 2_000;
@@ -60,15 +63,19 @@ pub(crate) async fn answer<R: Replica>(
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
+    let wants_lines = wants_lines(&head.headers);
+    if listing.count_only && wants_lines {
+        return Err(target::contradictory("count_only", COUNT_ALONE));
+    }
     listing.at = context.prepare_read(&head.headers, &query).await?;
     if listing.count_only {
-        return count(context, listing, deadline).await;
+        return count(context, &query, listing, deadline).await;
     }
-    if wants_lines(&head.headers) {
+    if wants_lines {
         return stream(context, listing);
     }
     let page = context.replica.read(|map| read::list_at(map, &listing.query, listing.at))?;
-    context.hold(answer_page(&listing, &page))
+    context.hold(answer_page(&query, &listing, &page))
 }
 
 /// What a request asks for.
@@ -109,13 +116,21 @@ impl Listing {
             (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
             (end, prefix_end) => end.or(prefix_end),
         };
-        let mut list = ListQuery::range(start.max(prefix), range_end);
+        let start = start.max(prefix);
+        if range_end.as_ref().is_some_and(|end| *end < start) {
+            let why = "is below 'start', or one of them is outside 'prefix'";
+            return Err(target::contradictory("end", why));
+        }
+        let mut list = ListQuery::range(start, range_end);
         list.limit = limit.unwrap_or(limits.list_entries_default.min(limits.list_entries_max));
         list.reverse = query.flag("reverse")?;
         list.keys_only = query.flag("keys_only")?;
         list.bytes_max = limits.list_bytes_max;
         list.visits_max = VISITS_MAX;
         let count_only = query.flag("count_only")?;
+        if count_only && (limit.is_some() || list.reverse || list.keys_only) {
+            return Err(target::contradictory("count_only", COUNT_ALONE));
+        }
         Ok(Self { query: list, at: None, encoding, count_only, limit })
     }
 
@@ -128,16 +143,51 @@ impl Listing {
     }
 }
 
-fn answer_page(listing: &Listing, page: &Page) -> Response<Body> {
-    let next = page.next.as_deref().map(percent_encode);
+fn answer_page(query: &Query<'_>, listing: &Listing, page: &Page) -> Response<Body> {
     let with_values = !listing.query.keys_only;
-    let body = ListPage::new(page, with_values, listing.encoding, next);
+    let mut body = ListPage::new(page, with_values, listing.encoding);
+    body.next = page.next.as_deref().map(percent_encode);
+    body.next_page =
+        body.next.as_deref().map(|next| next_page(query, listing, next, page.revision));
     at(response::json(StatusCode::OK, &body), page.revision)
+}
+
+/// What to ask for the page that begins at `next`: the same as for this one, at its revision,
+/// for which a node that is behind waits. It has three keys at the most, so it fits into a
+/// request.
+fn next_page(query: &Query<'_>, listing: &Listing, next: &str, revision: Revision) -> String {
+    let begin = if listing.query.reverse { "end" } else { "start" };
+    let mut target = "/v1/kv".to_owned();
+    let mut mark = '?';
+    for name in PARAMETERS {
+        let value = match name {
+            _ if name == begin => Some(next.to_owned()),
+            "revision" | "min_revision" => Some(revision.to_string()),
+            "prefix" | "start" | "end" => {
+                let key = query.bytes(name, usize::MAX).expect("it was read before");
+                key.as_deref().map(percent_encode)
+            }
+            // Words and numbers, which were read as well.
+            _ => query.raw(name).map(str::to_owned),
+        };
+        let Some(value) = value else {
+            continue;
+        };
+        target.push(mark);
+        mark = '&';
+        target.push_str(name);
+        if !value.is_empty() {
+            target.push('=');
+            target.push_str(&value);
+        }
+    }
+    target
 }
 
 /// Counts for as long as the call may take; what is left then is told by `next`.
 async fn count<R: Replica>(
     context: &Context<R>,
+    query: &Query<'_>,
     listing: Listing,
     deadline: Deadline,
 ) -> Result<Response<Body>, Problem> {
@@ -145,7 +195,7 @@ async fn count<R: Replica>(
     let goes_on = || !deadline.is_over();
     let page =
         context.replica.count(listing.query.clone(), listing.at, VISITS_MAX, goes_on).await?;
-    Ok(answer_page(&listing, &page))
+    Ok(answer_page(query, &listing, &page))
 }
 
 /// Whether the client asked for one JSON document a line.
@@ -264,6 +314,42 @@ mod tests {
     }
 
     #[test]
+    fn the_next_page_is_asked_for_as_this_one_was() {
+        let next_page = |raw: &str, next: &[u8]| {
+            let query = Query::parse(Some(raw), &PARAMETERS).unwrap();
+            let listing = Listing::parse(&query, &Limits::default()).unwrap();
+            next_page(&query, &listing, &percent_encode(next), Revision(7))
+        };
+        assert_eq!(next_page("", b"\0\xff&"), "/v1/kv?start=%00%FF%26&min_revision=7&revision=7");
+        assert_eq!(
+            next_page("limit=2&prefix=a%26\"\u{e9}&start=a&keys_only&redirect=false", b"a&b"),
+            "/v1/kv?prefix=a%26%22%C3%A9&start=a%26b&limit=2&keys_only&min_revision=7&revision=7\
+             &redirect=false"
+        );
+        assert_eq!(
+            next_page("reverse&end=z&start=%61%2f&encoding=base64&revision=6&min_revision=5", b"b"),
+            "/v1/kv?start=a/&end=b&reverse&encoding=base64&min_revision=7&revision=7"
+        );
+    }
+
+    /// However long its keys are, the answer's target is one that the node takes.
+    #[test]
+    fn the_next_page_fits_into_a_request() {
+        let limits = Limits::default();
+        let key = "%00".repeat(limits.key_bytes_max);
+        let raw = format!(
+            "prefix={key}&end={key}%01&limit=1000&reverse=false&keys_only=false&count_only=false\
+             &encoding=base64&consistency=linearizable&min_revision={max}&redirect=false",
+            max = u64::MAX
+        );
+        let query = Query::parse(Some(&raw), &PARAMETERS).unwrap();
+        let listing = Listing::parse(&query, &limits).unwrap();
+        let next = percent_encode(&vec![0; limits.key_bytes_max + 1]);
+        let target = next_page(&query, &listing, &next, Revision(u64::MAX));
+        assert!(target.len() + 4096 < limits.head_bytes_max(), "{} bytes", target.len());
+    }
+
+    #[test]
     fn a_page_has_no_more_than_the_settings_allow() {
         let limits = Limits { list_entries_max: 10, ..Limits::default() };
         let limit = |raw| {
@@ -289,5 +375,8 @@ mod tests {
         assert_eq!(range("prefix=b&end=z"), expected("b", Some("c")));
         assert_eq!(range("start=a"), expected("a", None));
         assert_eq!(range(""), expected("", None));
+        // Nothing is left, and nothing is contradicted: such bounds come from going on.
+        assert_eq!(range("start=b&end=b"), expected("b", Some("b")));
+        assert_eq!(range("prefix=b&end=b"), expected("b", Some("b")));
     }
 }

@@ -111,7 +111,7 @@ async fn take<R: Replica>(
     let (received, _) = context.receive_document(&head.headers, body).await?;
     let what = "a claim, such as {\"ttl\": \"10s\", \"wait\": \"30s\"}";
     let asked: ClaimBody = decode(&received.bytes, what)?;
-    let malformed = |detail: String| Problem::new(Kind::BadRequest, detail);
+    let malformed = |detail: String| Problem::new(Kind::BadMember, detail);
     let wait_ms = asked.wait.as_deref().map_or(Some(0), call::millis);
     let wait_ms =
         wait_ms.filter(|ms| *ms <= context.limits.call_timeout_max_ms).ok_or_else(|| {
@@ -125,14 +125,18 @@ async fn take<R: Replica>(
             let ttl_ms = ttl_ms.map_err(|should| malformed(format!("\"ttl\" {should}.")))?;
             Under::Own { ttl_ms }
         }
-        _ => {
+        (Some(0), None) => return Err(malformed("No lease has the id 0.".to_owned())),
+        (lease, _) => {
             let detail = "Say one of \"ttl\", which makes a lease for this alone, and \"lease\", the \
                           id of one that is there.";
-            return Err(malformed(detail.to_owned()));
+            let is_both = lease.is_some();
+            let kind = if is_both { Kind::ContradictoryMembers } else { Kind::MissingMember };
+            return Err(Problem::new(kind, detail));
         }
     };
     if asked.value.is_some() && kind == "lock" {
-        return Err(malformed("A lock has no \"value\"; an election has.".to_owned()));
+        let detail = "A lock has no \"value\"; an election has.";
+        return Err(Problem::new(Kind::UnknownMember, detail));
     }
     let wait = Duration::from_millis(wait_ms);
     let deadline = Deadline::of_waiting(&head.headers, &context.limits, wait)?;

@@ -47,7 +47,7 @@ pub(crate) async fn members<R: Replica>(
     change(context, request, |head, body| {
         Query::parse(head.uri.query(), &[])?;
         let body: AddMemberBody = decode(body, "a new member")?;
-        check_id(body.id)?;
+        check_id(body.id, Kind::BadMember)?;
         check_peer(&body.peer)?;
         check_url(&body.client_url)?;
         let wanted = Wanted::Add {
@@ -76,9 +76,9 @@ pub(crate) async fn member<R: Replica>(
     change(context, request, |head, body| {
         let id = head.uri.path().strip_prefix(PREFIX).and_then(decimal);
         let id = id.and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            Problem::new(Kind::BadRequest, "The path ends with the number of a member.")
+            Problem::new(Kind::BadId, "The path ends with the number of a member.")
         })?;
-        check_id(id)?;
+        check_id(id, Kind::BadId)?;
         if head.method == Method::DELETE {
             let query = Query::parse(head.uri.query(), &["configuration", "force"])?;
             let (configuration, force) = (query.number("configuration")?, query.flag("force")?);
@@ -163,7 +163,7 @@ fn wanted(id: u32, body: ChangeMemberBody) -> Result<Wanted, Problem> {
     match (body.role, body.replaces, moves) {
         (Some(MemberRole::Voter), None, false) => Ok(Wanted::Promote { id }),
         (Some(MemberRole::Learner), None, false) => Err(Problem::new(
-            Kind::BadRequest,
+            Kind::BadMember,
             "A voter does not become a learner member again: remove it, and add a new node.",
         )),
         (None, Some(old), false) => Ok(Wanted::Replace { id, old }),
@@ -173,8 +173,11 @@ fn wanted(id: u32, body: ChangeMemberBody) -> Result<Wanted, Problem> {
             let client_url = body.client_url.map(|url| url.trim_end_matches('/').to_owned());
             Ok(Wanted::Move { id, peer: body.peer, client_url })
         }
-        _ => Err(Problem::new(
-            Kind::BadRequest,
+        (role, replaces, _) => Err(Problem::new(
+            match role.is_some() || replaces.is_some() {
+                true => Kind::ContradictoryMembers,
+                false => Kind::MissingMember,
+            },
             "Say one of: \"role\": \"voter\", \"replaces\": NODE, or new addresses (\"peer\", \
              \"client_url\").",
         )),
@@ -185,9 +188,9 @@ fn not_known() -> Problem {
     Problem::new(Kind::NotReady, "This node starts and does not know the members yet.")
 }
 
-fn check_id(id: u32) -> Result<(), Problem> {
+fn check_id(id: u32, kind: Kind) -> Result<(), Problem> {
     if id == 0 {
-        return Err(Problem::new(Kind::BadRequest, "No node has the id 0: ids begin with 1."));
+        return Err(Problem::new(kind, "No node has the id 0: ids begin with 1."));
     }
     Ok(())
 }
@@ -198,7 +201,7 @@ fn parse_store(text: &str) -> Result<u128, Problem> {
     store.ok_or_else(|| {
         let detail = "\"store\" is the id of the new node's data folder, 32 hexadecimal digits; \
                       `synod member add` makes the folder and tells its id.";
-        Problem::new(Kind::BadRequest, detail)
+        Problem::new(Kind::BadMember, detail)
     })
 }
 
@@ -207,7 +210,7 @@ fn check_peer(address: &str) -> Result<(), Problem> {
         return Ok(());
     }
     let detail = "\"peer\" is a host and a port, such as 10.0.0.4:7011, of 261 bytes at the most.";
-    Err(Problem::new(Kind::BadRequest, detail))
+    Err(Problem::new(Kind::BadMember, detail))
 }
 
 fn check_url(url: &str) -> Result<(), Problem> {
@@ -216,7 +219,7 @@ fn check_url(url: &str) -> Result<(), Problem> {
     }
     let detail =
         "\"client_url\" is a base URL, such as http://10.0.0.4:7001, of 512 bytes at the most.";
-    Err(Problem::new(Kind::BadRequest, detail))
+    Err(Problem::new(Kind::BadMember, detail))
 }
 
 /// Whether the text can be the address at which peers reach a member: a host and a port.

@@ -65,16 +65,9 @@ pub(crate) fn name(name: OperationName) -> &'static str {
     }
 }
 
-/// What a reader of JSON says, in so many words that it can be sent back: it may quote
-/// what it was given.
-pub(crate) fn shown(what: &str, error: &serde_json::Error) -> String {
-    const CHARS_MAX: usize = 300;
-    format!("{what}: {error}").chars().take(CHARS_MAX).collect()
-}
-
 /// Something is wrong with the members of a JSON object.
-pub(crate) fn malformed(place: &str, what: &str) -> Problem {
-    Problem::new(Kind::BadOperation, format!("{place}: {what}."))
+pub(crate) fn wrong(kind: Kind, place: &str, what: &str) -> Problem {
+    Problem::new(kind, format!("{place}: {what}."))
 }
 
 /// Refuses members that say nothing about this operation: somebody meant something by them.
@@ -103,7 +96,8 @@ fn check_members(body: &OperationBody, place: &str) -> Result<(), Problem> {
         None => Ok(()),
         Some((member, _)) => {
             let name = name(body.op);
-            Err(malformed(
+            Err(wrong(
+                Kind::UnknownMember,
                 place,
                 &format!("a {name} has no \"{member}\"; it has {}", allowed.join(", ")),
             ))
@@ -118,7 +112,7 @@ pub(crate) fn key(
     limits: &Limits,
 ) -> Result<Bytes, Problem> {
     let key = bytes(("key", plain, base64), place)?
-        .ok_or_else(|| malformed(place, "\"key\" or \"key_base64\" is missing"))?;
+        .ok_or_else(|| wrong(Kind::MissingMember, place, "\"key\" or \"key_base64\" is missing"))?;
     if key.is_empty() {
         let detail = format!("{place}: the key is empty. A key has at least one byte.");
         return Err(Problem::new(Kind::BadKey, detail));
@@ -133,8 +127,10 @@ pub(crate) fn value(
     place: &str,
     limits: &Limits,
 ) -> Result<Bytes, Problem> {
-    let value = bytes((name, plain, base64), place)?
-        .ok_or_else(|| malformed(place, &format!("\"{name}\" or \"{name}_base64\" is missing")))?;
+    let value = bytes((name, plain, base64), place)?.ok_or_else(|| {
+        let what = format!("\"{name}\" or \"{name}_base64\" is missing");
+        wrong(Kind::MissingMember, place, &what)
+    })?;
     if value.len() > limits.value_bytes_max {
         let (has, may) = (value.len(), limits.value_bytes_max);
         let detail = format!("{place}: the value has {has} bytes; at most {may} are allowed.");
@@ -162,7 +158,8 @@ fn bytes(
             )),
         },
         (Some(_), Some(_)) => {
-            Err(malformed(place, &format!("\"{name}\" and \"{name}_base64\" exclude each other")))
+            let what = format!("\"{name}\" and \"{name}_base64\" exclude each other");
+            Err(wrong(Kind::ContradictoryMembers, place, &what))
         }
     }
 }
@@ -185,7 +182,8 @@ fn range(
     if body.op == OperationName::DeleteRange && is_bounded == all {
         let what = "give \"prefix\", \"start\" or \"end\"; or, to remove every key, only \
                     \"all\": true";
-        return Err(malformed(place, what));
+        let kind = if all { Kind::ContradictoryMembers } else { Kind::MissingMember };
+        return Err(wrong(kind, place, what));
     }
     let prefix = prefix.unwrap_or_default();
     let prefix_end = layout::prefix_end(&prefix).map(Bytes::from);
@@ -193,13 +191,18 @@ fn range(
         (Some(end), Some(prefix_end)) => Some(end.min(prefix_end)),
         (end, prefix_end) => end.or(prefix_end),
     };
-    Ok((start.unwrap_or_default().max(prefix), end))
+    let start = start.unwrap_or_default().max(prefix);
+    if end.as_ref().is_some_and(|end| *end < start) {
+        let what = "\"end\" is below \"start\", or one of them is outside \"prefix\"";
+        return Err(wrong(Kind::ContradictoryMembers, place, what));
+    }
+    Ok((start, end))
 }
 
 fn limit(limit: Option<u32>, most: usize, place: &str) -> Result<Option<u32>, Problem> {
     match limit {
         Some(limit) if limit == 0 || limit as usize > most => {
-            Err(malformed(place, &format!("\"limit\" is from 1 to {most}")))
+            Err(wrong(Kind::BadMember, place, &format!("\"limit\" is from 1 to {most}")))
         }
         limit => Ok(limit),
     }
@@ -207,7 +210,10 @@ fn limit(limit: Option<u32>, most: usize, place: &str) -> Result<Option<u32>, Pr
 
 fn lease(id: u64, place: &str) -> Result<LeaseId, Problem> {
     match id {
-        0 => Err(malformed(place, "no lease has the id 0; leave \"lease\" out for none")),
+        0 => {
+            let what = "no lease has the id 0; leave \"lease\" out for none";
+            Err(wrong(Kind::BadMember, place, what))
+        }
         id => Ok(LeaseId(id)),
     }
 }

@@ -16,8 +16,9 @@ pub(crate) fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
     let none_match = single(headers, &IF_NONE_MATCH)?;
     match (matches, none_match) {
         (None, None) => Ok(Condition::Always),
-        (Some(_), Some(_)) => Err(malformed(
-            "If-Match and If-None-Match exclude each other: send one of them.".to_owned(),
+        (Some(_), Some(_)) => Err(Problem::new(
+            Kind::ContradictoryHeaders,
+            "If-Match and If-None-Match exclude each other: send one of them.",
         )),
         (Some("*"), None) => Ok(Condition::Exists),
         (Some(tag), None) => Ok(Condition::At(strong_tag(&IF_MATCH, tag)?)),
@@ -100,7 +101,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         return Ok(None);
     };
     if values.next().is_some() {
-        return Err(malformed(format!("{} is given twice: send it once.", title(name))));
+        let detail = format!("{} is given twice: send it once.", title(name));
+        return Err(Problem::new(Kind::DoubledHeader, detail));
     }
     text(name, value).map(Some)
 }

@@ -85,12 +85,13 @@ fn prefix_of<R: Replica>(context: &Context<R>, query: &Query<'_>) -> Result<Byte
     let prefix = query.bytes("prefix", context.limits.key_bytes_max)?;
     let all = query.flag("all")?;
     match prefix {
-        Some(prefix) if !prefix.is_empty() && all => {
-            Err(target::invalid("all", "is for the empty prefix; with another prefix leave it out"))
-        }
+        Some(prefix) if !prefix.is_empty() && all => Err(target::contradictory(
+            "all",
+            "is for the empty prefix; with another prefix leave it out",
+        )),
         Some(prefix) if !prefix.is_empty() => Ok(prefix),
         _ if all => Ok(Bytes::new()),
-        _ => Err(target::invalid(
+        _ => Err(target::missing(
             "prefix",
             "is missing or empty, which would remove every key: say so with all=true, or name a \
              prefix",

@@ -31,11 +31,7 @@ pub(crate) async fn answer<R: Replica>(
     office: &Office,
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(head.uri.query(), &["token", "redirect"])?;
-    // No claim is of revision 0.
-    let token = query.number("token")?.filter(|token| *token > 0).map(Revision);
-    let token = token.ok_or_else(|| {
-        target::invalid("token", "is missing: say the token that came with the lock")
-    })?;
+    let token = token_of(&query)?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
@@ -76,6 +72,16 @@ pub(crate) async fn answer<R: Replica>(
     let mut response = at(response::json(StatusCode::OK, &body), revision);
     Context::<R>::say_expiry(&mut response, wrote.expires.filter(|_| is_named));
     Ok(response)
+}
+
+/// The token that the request names. No claim is of revision 0.
+fn token_of(query: &Query<'_>) -> Result<Revision, Problem> {
+    let why = "is missing: say the token that came with the lock";
+    let token = query.number("token")?.ok_or_else(|| target::missing("token", why))?;
+    if token == 0 {
+        return Err(target::invalid("token", "is a number from 1 on, which came with the lock"));
+    }
+    Ok(Revision(token))
 }
 
 async fn write<R: Replica>(

@@ -6,12 +6,11 @@ use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use synod_kv::http::Object;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::Admission;
-use crate::operation;
+use crate::document;
 use crate::problem::{Kind, Problem};
 
 /// A whole body, and the room that it takes.
@@ -81,10 +80,7 @@ where
 /// # Errors
 /// When it is not one of this kind.
 pub(crate) fn decode<T: DeserializeOwned>(body: &Bytes, what: &str) -> Result<T, Problem> {
-    serde_json::from_slice(body).map(|Object(document)| document).map_err(|error| {
-        let detail = operation::shown(&format!("The body is not {what}"), &error);
-        Problem::new(Kind::BadRequest, format!("{detail}."))
-    })
+    document::read(body, &format!("The body is not {what}"))
 }
 
 fn too_large(bytes_max: usize) -> Problem {

@@ -96,7 +96,7 @@ impl<'a> Query<'a> {
             // Each name is one of a few and none comes twice, so the list stays short.
             if pairs.iter().any(|(known, _)| *known == name) {
                 return Err(Problem::new(
-                    Kind::BadQuery,
+                    Kind::DoubledParameter,
                     format!("The parameter '{name}' is given twice. {}", allowed_sentence(allowed)),
                 ));
             }
@@ -175,13 +175,27 @@ pub(crate) fn decimal(text: &str) -> Option<u64> {
 
 /// A parameter whose value is not what it should be.
 pub(crate) fn invalid(name: &str, should: &str) -> Problem {
-    Problem::new(Kind::BadQuery, format!("The parameter '{name}' {should}."))
+    wrong(Kind::BadQuery, name, should)
+}
+
+/// A parameter that can't be with what else is asked for.
+pub(crate) fn contradictory(name: &str, why: &str) -> Problem {
+    wrong(Kind::ContradictoryParameters, name, why)
+}
+
+/// A parameter without which the call makes no sense.
+pub(crate) fn missing(name: &str, why: &str) -> Problem {
+    wrong(Kind::MissingParameter, name, why)
+}
+
+fn wrong(kind: Kind, name: &str, what: &str) -> Problem {
+    Problem::new(kind, format!("The parameter '{name}' {what}."))
 }
 
 fn unknown_parameter(name: &str, allowed: &[&str]) -> Problem {
     let shown: String = name.chars().take(64).collect();
     Problem::new(
-        Kind::BadQuery,
+        Kind::UnknownParameter,
         format!("There is no parameter '{shown}' here. {}", allowed_sentence(allowed)),
     )
 }
@@ -249,10 +263,10 @@ mod tests {
         assert_eq!(query.bytes("c", 1).unwrap().unwrap(), b"A".as_slice());
         assert_eq!(query.raw("d"), None);
         let kind = |raw, allowed: &[&str]| Query::parse(Some(raw), allowed).unwrap_err().kind();
-        assert_eq!(kind("x=1", &["a"]), Kind::BadQuery);
-        assert_eq!(kind("x=1", &[]), Kind::BadQuery);
-        assert_eq!(kind("a=1&a=1", &["a"]), Kind::BadQuery);
-        assert_eq!(kind("lease=1", &["a"]), Kind::BadQuery);
+        assert_eq!(kind("x=1", &["a"]), Kind::UnknownParameter);
+        assert_eq!(kind("x=1", &[]), Kind::UnknownParameter);
+        assert_eq!(kind("a=1&a=1", &["a"]), Kind::DoubledParameter);
+        assert_eq!(kind("lease=1", &["a"]), Kind::UnknownParameter);
     }
 
     #[test]

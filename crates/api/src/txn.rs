@@ -4,7 +4,7 @@ use axum::body::Body as Asked;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use synod_kv::http::{
-    CompareBody, Encoding, Few, KeyText, ListEntry, Object, Operand, OperationBody, RecordBody,
+    CompareBody, Encoding, Few, KeyText, ListEntry, Operand, OperationBody, RecordBody,
     RelationName, TargetName, TxnAnswerBody, TxnBody, TxnResultBody,
 };
 use synod_kv::{
@@ -15,8 +15,9 @@ use synod_wire::command::{COMMAND_BYTES_MAX, encoded_bytes};
 
 use crate::call::{self, Deadline};
 use crate::context::Context;
+use crate::document;
 use crate::limits::Limits;
-use crate::operation::{self, malformed};
+use crate::operation::{self, wrong};
 use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
@@ -76,10 +77,7 @@ pub(crate) async fn answer<R: Replica>(
 
 /// Reads a transaction that may be carried out.
 fn read(bytes: &Bytes, limits: &Limits) -> Result<Txn, Problem> {
-    let Object(body): Object<TxnBody> = serde_json::from_slice(bytes).map_err(|error| {
-        let detail = operation::shown("The body is not a transaction", &error);
-        Problem::new(Kind::BadOperation, detail)
-    })?;
+    let body: TxnBody = document::read(bytes, "The body is not a transaction")?;
     let counts = [body.compare.count, body.success.count, body.failure.count];
     if let Some(count) = counts.into_iter().find(|count| *count > TXN_OPERATIONS_MAX) {
         return Err(not_sound(&TxnError::TooMany { count }));
@@ -135,17 +133,21 @@ fn read_compare(body: CompareBody, place: &str, limits: &Limits) -> Result<Compa
                 Some(Operand::Text(text)) => Some(text),
                 Some(Operand::Number(_)) => {
                     let what = "\"operand\" is a text where values are compared";
-                    return Err(malformed(place, what));
+                    return Err(wrong(Kind::BadMember, place, what));
                 }
             };
             let given = ("operand", text, body.operand_base64);
             Target::Value(operation::value(given, place, limits)?)
         }
         others => {
-            let (Some(Operand::Number(number)), None) = (body.operand, body.operand_base64) else {
-                let what = "\"operand\" is a whole number where no values are compared";
-                return Err(malformed(place, what));
+            let kind = match (body.operand, body.operand_base64) {
+                (Some(Operand::Number(number)), None) => Ok(number),
+                (None, None) => Err(Kind::MissingMember),
+                (Some(_), Some(_)) => Err(Kind::ContradictoryMembers),
+                _ => Err(Kind::BadMember),
             };
+            let what = "\"operand\" is a whole number where no values are compared";
+            let number = kind.map_err(|kind| wrong(kind, place, what))?;
             match others {
                 TargetName::Version => Target::Version(number),
                 TargetName::Create => Target::Create(Revision(number)),

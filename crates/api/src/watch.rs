@@ -111,12 +111,12 @@ fn parse_range(query: &Query<'_>, limits: &Limits) -> Result<Range, Problem> {
     let start = query.bytes("start", limits.key_bytes_max + 1)?;
     let end = query.bytes("end", limits.key_bytes_max + 1)?;
     if let Some(start) = key {
-        if prefix.is_some() || start.is_empty() || query.raw("start").or(query.raw("end")).is_some()
-        {
-            return Err(target::invalid(
-                "key",
-                "is one whole key, and goes without 'prefix', 'start' and 'end'",
-            ));
+        let what = "is one whole key, and goes without 'prefix', 'start' and 'end'";
+        if start.is_empty() {
+            return Err(target::invalid("key", what));
+        }
+        if prefix.is_some() || query.raw("start").or(query.raw("end")).is_some() {
+            return Err(target::contradictory("key", what));
         }
         let end = Some([&start[..], &[0]].concat().into());
         return Ok(Range { start, end });
@@ -129,7 +129,8 @@ fn parse_range(query: &Query<'_>, limits: &Limits) -> Result<Range, Problem> {
     };
     let range = Range { start: start.unwrap_or_default().max(prefix), end };
     if range.end.as_ref().is_some_and(|end| *end <= range.start) {
-        return Err(target::invalid("end", "leaves no keys: it is the first key beyond the range"));
+        let why = "leaves no keys: it is the first key beyond the range";
+        return Err(target::contradictory("end", why));
     }
     Ok(range)
 }

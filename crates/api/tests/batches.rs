@@ -63,18 +63,18 @@ async fn a_line_that_is_wrong_says_so_and_the_others_go_on() {
     let (fake, server) = start(limits).await;
     let long = format!(r#"{{"op":"put","key":"a","value":"{}"}}"#, "v".repeat(2_000));
     let cases = [
-        ("nonsense", 400, "bad-operation"),
-        ("{}", 400, "bad-operation"),
-        (r#"{"op":"get","key":"a"}"#, 400, "bad-operation"),
-        (r#"{"op":"delete_range","prefix":"a"}"#, 400, "bad-operation"),
-        (r#"{"op":"put","key":"a"}"#, 400, "bad-operation"),
-        (r#"{"op":"put","key":"a","value":"1","lease":1}"#, 400, "bad-operation"),
-        (r#"{"op":"put","key":"a","value":"1","prev":true}"#, 400, "bad-operation"),
-        (r#"{"op":"put","key":"a","key_base64":"YQ==","value":"1"}"#, 400, "bad-operation"),
+        ("nonsense", 400, "bad-json"),
+        ("{}", 400, "missing-member"),
+        (r#"{"op":"get","key":"a"}"#, 400, "bad-member"),
+        (r#"{"op":"delete_range","prefix":"a"}"#, 400, "bad-member"),
+        (r#"{"op":"put","key":"a"}"#, 400, "missing-member"),
+        (r#"{"op":"put","key":"a","value":"1","lease":1}"#, 400, "unknown-member"),
+        (r#"{"op":"put","key":"a","value":"1","prev":true}"#, 400, "unknown-member"),
+        (r#"{"op":"put","key":"a","key_base64":"YQ==","value":"1"}"#, 400, "contradictory-members"),
         (
             r#"{"op":"put","key":"a","value":"1"}{"op":"put","key":"a","value":"1"}"#,
             400,
-            "bad-operation",
+            "bad-json",
         ),
         (r#"{"op":"put","key":"","value":"1"}"#, 400, "bad-key"),
         (r#"{"op":"put","key":"a","value_base64":"?"}"#, 400, "bad-base64"),

@@ -35,6 +35,11 @@ async fn another_node_sends_the_client_to_the_leader() {
     assert_eq!(answer.status, 307);
     let location = answer.header("location");
     assert_eq!(location, "http://127.0.0.1:7001/v1/cluster/transfer");
+    let says = answer.json();
+    assert_eq!(says["location"], location);
+    assert_eq!(says["leader"]["url"], "http://127.0.0.1:7001");
+    let detail = says["detail"].as_str().unwrap();
+    assert!(detail.contains("Nothing was done here") && detail.contains("-L"), "{detail}");
     fake.set_leader(None);
     let answer = server.ask("POST /v1/cluster/transfer", "", "").await;
     answer.assert_problem(503, "no-leader", "not_applied");
@@ -45,10 +50,10 @@ async fn what_cannot_be_is_refused_and_a_successor_that_does_not_come_is_told() 
     let (fake, server) = led_by(NODE).await;
     for (request, body, status, problem) in [
         ("POST /v1/cluster/transfer", "{\"to\": 9}", 404, "no-such-member"),
-        ("POST /v1/cluster/transfer", "{\"to\": -1}", 400, "bad-request"),
-        ("POST /v1/cluster/transfer", "{\"two\": 2}", 400, "bad-request"),
-        ("POST /v1/cluster/transfer", "2", 400, "bad-request"),
-        ("POST /v1/cluster/transfer?to=2", "", 400, "bad-query"),
+        ("POST /v1/cluster/transfer", "{\"to\": -1}", 400, "bad-member"),
+        ("POST /v1/cluster/transfer", "{\"two\": 2}", 400, "unknown-member"),
+        ("POST /v1/cluster/transfer", "2", 400, "bad-member"),
+        ("POST /v1/cluster/transfer?to=2", "", 400, "unknown-parameter"),
         ("GET /v1/cluster/transfer", "", 405, "method-not-allowed"),
     ] {
         let answer = server.ask(request, "", body).await;
@@ -135,37 +140,37 @@ async fn a_change_that_makes_no_sense_never_gets_to_the_replica() {
     let bad = |from: &str, to: &str| added.replace(from, to);
     for (request, body, status, problem) in [
         ("POST /v1/cluster", added.clone(), 405, "method-not-allowed"),
-        ("POST /v1/cluster/members", String::new(), 400, "bad-request"),
-        ("POST /v1/cluster/members?force=true", added.clone(), 400, "bad-query"),
-        ("POST /v1/cluster/members", bad("\"id\": 4", "\"id\": 0"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad("h:7014", "h"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad("h:7014", "h:0"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad("h:7014", "h :1"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad("http://h", "ftp://h"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad("h:7004/", "h/a"), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad(STORE, &"0".repeat(32)), 400, "bad-request"),
-        ("POST /v1/cluster/members", bad(STORE, "ff"), 400, "bad-request"),
+        ("POST /v1/cluster/members", String::new(), 400, "bad-json"),
+        ("POST /v1/cluster/members?force=true", added.clone(), 400, "unknown-parameter"),
+        ("POST /v1/cluster/members", bad("\"id\": 4", "\"id\": 0"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad("h:7014", "h"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad("h:7014", "h:0"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad("h:7014", "h :1"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad("http://h", "ftp://h"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad("h:7004/", "h/a"), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad(STORE, &"0".repeat(32)), 400, "bad-member"),
+        ("POST /v1/cluster/members", bad(STORE, "ff"), 400, "bad-member"),
         (
             "POST /v1/cluster/members",
             bad("h:7014", &format!("{}:1", "h".repeat(300))),
             400,
-            "bad-request",
+            "bad-member",
         ),
         ("GET /v1/cluster/members/4", String::new(), 405, "method-not-allowed"),
-        ("PUT /v1/cluster/members/four", "{}".to_owned(), 400, "bad-request"),
-        ("PUT /v1/cluster/members/4294967297", "{}".to_owned(), 400, "bad-request"),
-        ("DELETE /v1/cluster/members/0", String::new(), 400, "bad-request"),
-        ("PUT /v1/cluster/members/4", "{}".to_owned(), 400, "bad-request"),
-        ("PUT /v1/cluster/members/4", "{\"role\": \"learner\"}".to_owned(), 400, "bad-request"),
-        ("PUT /v1/cluster/members/4", "{\"role\": \"king\"}".to_owned(), 400, "bad-request"),
+        ("PUT /v1/cluster/members/four", "{}".to_owned(), 400, "bad-id"),
+        ("PUT /v1/cluster/members/4294967297", "{}".to_owned(), 400, "bad-id"),
+        ("DELETE /v1/cluster/members/0", String::new(), 400, "bad-id"),
+        ("PUT /v1/cluster/members/4", "{}".to_owned(), 400, "missing-member"),
+        ("PUT /v1/cluster/members/4", "{\"role\": \"learner\"}".to_owned(), 400, "bad-member"),
+        ("PUT /v1/cluster/members/4", "{\"role\": \"king\"}".to_owned(), 400, "bad-member"),
         (
             "PUT /v1/cluster/members/4",
             "{\"role\": \"voter\", \"replaces\": 3}".to_owned(),
             400,
-            "bad-request",
+            "contradictory-members",
         ),
-        ("PUT /v1/cluster/members/4", "{\"peer\": \"h\"}".to_owned(), 400, "bad-request"),
-        ("PUT /v1/cluster/quorums", "{\"promise\": 1}".to_owned(), 400, "bad-request"),
+        ("PUT /v1/cluster/members/4", "{\"peer\": \"h\"}".to_owned(), 400, "bad-member"),
+        ("PUT /v1/cluster/quorums", "{\"promise\": 1}".to_owned(), 400, "missing-member"),
         ("POST /v1/cluster/quorums", String::new(), 405, "method-not-allowed"),
     ] {
         let answer = server.ask(request, "", &body).await;

@@ -5,7 +5,7 @@ mod raw;
 
 use fake::{Fake, Mode};
 use raw::Server;
-use serde_json::json;
+use serde_json::{Value, from_slice, json};
 use synod_api::{Limits, Refused};
 use synod_kv::{KvOptions, LeaseId, LeaseOperation, Operation};
 
@@ -70,40 +70,83 @@ async fn a_lease_is_granted_renewed_shown_and_ended() {
 }
 
 #[tokio::test]
+async fn every_record_in_json_says_its_lease() {
+    let (_, server) = start().await;
+    grant(&server, "{\"ttl\": \"30s\", \"id\": 7}").await;
+    server.ask("PUT /v1/kv/a?lease=7", "", "1").await;
+    server.ask("PUT /v1/kv/b", "", "1").await;
+    let leases = |records: &Value| {
+        let records = records.as_array().unwrap().iter();
+        records.map(|record| record.get("lease").and_then(Value::as_u64)).collect::<Vec<_>>()
+    };
+    for more in ["", "?keys_only", "?encoding=base64", "?revision=2"] {
+        let page = server.ask(&format!("GET /v1/kv{more}"), "", "").await.json();
+        assert_eq!(leases(&page["entries"]), [Some(7), None], "{more} {page}");
+    }
+    let lines = server.ask("GET /v1/kv", "accept: application/x-ndjson", "").await;
+    let lines: Vec<Value> =
+        lines.body.split_inclusive(|b| *b == b'\n').map(|l| from_slice(l).unwrap()).collect();
+    assert_eq!(leases(&json!(lines)), [Some(7), None]);
+
+    let body = r#"{"compare": [{"key": "a", "target": "lease", "op": "=", "operand": 7},
+                               {"key": "b", "target": "lease", "op": "=", "operand": 0}],
+        "success": [{"op": "get", "key": "a"}, {"op": "get", "key": "b"},
+                    {"op": "range", "prefix": "a"},
+                    {"op": "put", "key": "a", "value": "2", "prev": true}]}"#;
+    let done = server.ask("POST /v1/txn", "", body).await.json();
+    assert_eq!(done["succeeded"], true, "{done}");
+    let results = &done["results"];
+    let records = [&results[0]["record"], &results[1]["record"], &results[2]["entries"][0]];
+    assert_eq!(leases(&json!(records)), [Some(7), None, Some(7)], "{done}");
+    assert_eq!(results[3]["previous"]["lease"], 7, "{done}");
+
+    // The put took the key off its lease.
+    let put = server.ask("PUT /v1/kv/a?prev&lease=7", "", "3").await.json();
+    assert!(put["previous"].get("lease").is_none(), "{put}");
+    let deleted = server.ask("DELETE /v1/kv/a?prev", "", "").await.json();
+    assert_eq!(deleted["previous"]["lease"], 7);
+    let page = server.ask("GET /v1/watch?key=a&from=1&prev&wait=0s", "", "").await.json();
+    let events = &page["events"];
+    assert_eq!(leases(events), [Some(7), None, Some(7), None], "{page}");
+    let previous = [1, 2, 3].map(|at| &events[at]["previous"]);
+    assert_eq!(leases(&json!(previous)), [Some(7), None, Some(7)], "{page}");
+}
+
+#[tokio::test]
 async fn what_is_not_understood_changes_nothing() {
     let (fake, server) = start().await;
     for (line, body, kind) in [
-        ("POST /v1/lease", "", "bad-request"),
-        ("POST /v1/lease", "{}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": 30}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"30\"}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"999ms\"}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"99999999s\"}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 0}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": -1}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"idd\": 1}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"ttl\": \"30s\"}", "bad-request"),
-        ("POST /v1/lease", "{\"ttl\": \"\u{0}\"}", "bad-request"),
-        ("POST /v1/lease?ttl=30s", "{\"ttl\": \"30s\"}", "bad-query"),
-        ("POST /v1/lease/x/keepalive", "", "bad-request"),
-        ("POST /v1/lease/07/keepalive", "", "bad-request"),
-        ("POST /v1/lease/7/keepalive?id=7", "", "bad-query"),
-        ("POST /v1/lease/keepalive", "[7]", "bad-request"),
-        ("POST /v1/lease/keepalive", "{\"ids\": [\"7\"]}", "bad-request"),
-        ("DELETE /v1/lease/7/8", "", "bad-request"),
-        ("DELETE /v1/lease/7?force=true", "", "bad-query"),
+        ("POST /v1/lease", "", "bad-json"),
+        ("POST /v1/lease", "{}", "missing-member"),
+        ("POST /v1/lease", "{\"ttl\": 30}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30\"}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"999ms\"}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"99999999s\"}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 0}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": -1}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"idd\": 1}", "unknown-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"ttl\": \"30s\"}", "doubled-member"),
+        ("POST /v1/lease", "{\"ttl\": \"\u{0}\"}", "bad-json"),
+        ("POST /v1/lease?ttl=30s", "{\"ttl\": \"30s\"}", "unknown-parameter"),
+        ("POST /v1/lease/x/keepalive", "", "bad-id"),
+        ("POST /v1/lease/07/keepalive", "", "bad-id"),
+        ("POST /v1/lease/7/keepalive?id=7", "", "unknown-parameter"),
+        ("POST /v1/lease/keepalive", "[7]", "bad-member"),
+        ("POST /v1/lease/keepalive", "{\"ids\": [\"7\"]}", "bad-member"),
+        ("DELETE /v1/lease/7/8", "", "bad-id"),
+        ("DELETE /v1/lease/7?force=true", "", "unknown-parameter"),
         ("GET /v1/lease?from=x", "", "bad-query"),
         ("GET /v1/lease?limit=0", "", "bad-query"),
-        ("GET /v1/lease?limit=1&limit=1", "", "bad-query"),
-        ("GET /v1/lease/7?start=a", "", "bad-query"),
+        ("GET /v1/lease?limit=1&limit=1", "", "doubled-parameter"),
+        ("GET /v1/lease/7?start=a", "", "contradictory-parameters"),
         ("GET /v1/lease/7?keys=maybe", "", "bad-query"),
         ("PUT /v1/kv/a?lease=x", "v", "bad-query"),
         ("PUT /v1/kv/a?lease=0", "v", "bad-query"),
-        ("PUT /v1/kv/a?lease=7&lease=7", "v", "bad-query"),
-        ("PUT /v1/kv/a?lease=7&ttl=30s", "v", "bad-query"),
+        ("PUT /v1/kv/a?lease=7&lease=7", "v", "doubled-parameter"),
+        ("PUT /v1/kv/a?lease=7&ttl=30s", "v", "contradictory-parameters"),
         ("PUT /v1/kv/a?ttl=1", "v", "bad-query"),
         ("PUT /v1/kv/a?ttl=", "v", "bad-query"),
-        ("DELETE /v1/kv/a?lease=7", "", "bad-query"),
+        ("DELETE /v1/kv/a?lease=7", "", "unknown-parameter"),
     ] {
         let answer = server.ask(line, "", body).await;
         answer.assert_problem(400, kind, "not_applied");
@@ -115,7 +158,7 @@ async fn what_is_not_understood_changes_nothing() {
     }
     let many = format!("{{\"ids\": [{}7]}}", "7,".repeat(4_096));
     let answer = server.ask("POST /v1/lease/keepalive", "", &many).await;
-    answer.assert_problem(400, "bad-request", "not_applied");
+    answer.assert_problem(400, "bad-member", "not_applied");
     let large = " ".repeat(200_000);
     let answer = server.ask("POST /v1/lease/keepalive", "", &large).await;
     answer.assert_problem(413, "body-too-large", "not_applied");

@@ -61,6 +61,51 @@ async fn pages_go_on_where_the_last_one_ended() {
     assert_eq!((keys(&all).len(), all["next"].as_str()), (2, Some("b%20x/2")));
 }
 
+/// Keys come and go between any two pages.
+#[tokio::test]
+async fn the_next_pages_show_the_revision_of_the_first() {
+    let odd = ["k%00", "k%00%00", "k%20%26", "k%22'%5C", "k%25%2B%3D", "k%C3%A9", "k%FF", "k/%23?"];
+    for (reverse, encoding) in [(false, "text"), (true, "text"), (false, "base64")] {
+        let (_, server) = start(Limits::default()).await;
+        let odd = odd.map(|key| key.replace('?', "%3F"));
+        fill(&server, &odd.each_ref().map(String::as_str)).await;
+        fill(&server, &["j", "l"]).await;
+        let whole = server.ask("GET /v1/kv?prefix=k&encoding=base64", "", "").await.json();
+        let mut expected = whole["entries"].as_array().unwrap().clone();
+        assert_eq!(expected.len(), odd.len());
+        if reverse {
+            expected.reverse();
+        }
+        let (mut shown, mut pages) = (Vec::new(), 0);
+        let turn = if reverse { "&reverse" } else { "" };
+        let mut target = format!("/v1/kv?limit=1&encoding={encoding}{turn}&prefix=k");
+        loop {
+            let page = server.ask(&format!("GET {target}"), "", "").await.json();
+            assert_eq!(page["revision"], 10, "{target}: {page}");
+            assert_eq!(page["next"].is_null(), page["next_page"].is_null(), "{page}");
+            shown.extend(page["entries"].as_array().unwrap().clone());
+            pages += 1;
+            let Some(next) = page["next_page"].as_str() else {
+                break;
+            };
+            target = next.to_owned();
+            assert!(target.contains("limit=1") && target.contains("prefix=k"), "{target}");
+            server.ask(&format!("PUT /v1/kv/k%80{pages}"), "", "new").await;
+            server.ask("DELETE /v1/kv/k%FF", "", "").await;
+            server.ask("PUT /v1/kv/k%C3%A9", "", "replaced").await;
+        }
+        assert_eq!(pages, odd.len());
+        if encoding == "base64" {
+            assert_eq!(shown, expected);
+            continue;
+        }
+        let revisions = |entries: &[Value]| {
+            entries.iter().map(|one| one["mod_revision"].clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(revisions(&shown), revisions(&expected));
+    }
+}
+
 #[tokio::test]
 async fn a_listing_shows_what_was_asked_for() {
     let (_, server) = start(Limits::default()).await;
@@ -78,7 +123,7 @@ async fn a_listing_shows_what_was_asked_for() {
     assert_eq!(count, json!({"revision": 3, "count": 3}));
     let base64 = server.ask("GET /v1/kv?prefix=a&encoding=base64", "", "").await.json();
     assert_eq!(base64["entries"][0]["value_base64"], "di1h");
-    let empty = server.ask("GET /v1/kv?start=c&end=a", "", "").await.json();
+    let empty = server.ask("GET /v1/kv?start=b&end=b", "", "").await.json();
     assert_eq!(empty["count"], 0);
 }
 

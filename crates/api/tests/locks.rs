@@ -295,23 +295,23 @@ async fn a_claim_whose_lease_ends_is_lost() {
 async fn what_is_not_understood_changes_nothing() {
     let (fake, server) = start().await;
     for (line, body, kind) in [
-        ("POST /v1/lock/a", "", "bad-request"),
-        ("POST /v1/lock/a", "{}", "bad-request"),
-        ("POST /v1/lock/a", "{\"wait\": \"1s\"}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"lease\": 7}", "bad-request"),
-        ("POST /v1/lock/a", "{\"lease\": 0}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"1\"}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"1\"}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"61s\"}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"value\": \"v\"}", "bad-request"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"what\": \"v\"}", "bad-request"),
-        ("POST /v1/lock/a?ttl=10s", "", "bad-query"),
+        ("POST /v1/lock/a", "", "bad-json"),
+        ("POST /v1/lock/a", "{}", "missing-member"),
+        ("POST /v1/lock/a", "{\"wait\": \"1s\"}", "missing-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"lease\": 7}", "contradictory-members"),
+        ("POST /v1/lock/a", "{\"lease\": 0}", "bad-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"1\"}", "bad-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"1\"}", "bad-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"61s\"}", "bad-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"value\": \"v\"}", "unknown-member"),
+        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"what\": \"v\"}", "unknown-member"),
+        ("POST /v1/lock/a?ttl=10s", "", "unknown-parameter"),
         ("POST /v1/lock/a%00b", "{\"ttl\": \"10s\"}", "bad-key"),
         ("POST /v1/lock/a%", "{\"ttl\": \"10s\"}", "bad-key"),
-        ("DELETE /v1/lock/a", "", "bad-query"),
+        ("DELETE /v1/lock/a", "", "missing-parameter"),
         ("DELETE /v1/lock/a?token=x", "", "bad-query"),
-        ("DELETE /v1/lock/a?token=1&token=1", "", "bad-query"),
-        ("GET /v1/lock/a?token=1", "", "bad-query"),
+        ("DELETE /v1/lock/a?token=1&token=1", "", "doubled-parameter"),
+        ("GET /v1/lock/a?token=1", "", "unknown-parameter"),
     ] {
         let answer = server.ask(line, "", body).await;
         answer.assert_problem(400, kind, "not_applied");

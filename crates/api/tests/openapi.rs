@@ -113,7 +113,7 @@ async fn every_parameter_is_described() {
     let server = Server::start(Fake::default(), Limits::default()).await;
     for operation in plain() {
         let answer = operation.ask(&server, "no-such-parameter=1", "").await;
-        answer.assert_problem(400, "bad-query", "not_applied");
+        answer.assert_problem(400, "unknown-parameter", "not_applied");
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
         let known = detail.split("takes: ").nth(1).unwrap_or("").trim_end_matches('.').to_owned();
         let known: BTreeSet<_> = known.split(", ").filter(|name| !name.is_empty()).collect();

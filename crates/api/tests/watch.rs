@@ -465,7 +465,13 @@ async fn malformed_watches_are_refused() {
     ];
     for query in queries {
         let answer = server.ask(&format!("GET /v1/watch?{query}"), "", "").await;
-        answer.assert_problem(400, "bad-query", "not_applied");
+        let kind = match query {
+            "key=a&key=b" | "prefix=a&prefix=a" => "doubled-parameter",
+            "limit=1" | "revision=1" => "unknown-parameter",
+            _ if query.contains("=a&") || query.contains("=b&") => "contradictory-parameters",
+            _ => "bad-query",
+        };
+        answer.assert_problem(400, kind, "not_applied");
     }
     let long = format!("GET /v1/watch?key={}", "x".repeat(5_000));
     server.ask(&long, "", "").await.assert_problem(414, "key-too-long", "not_applied");
@@ -476,7 +482,8 @@ async fn malformed_watches_are_refused() {
         "synod-timeout: 0s",
     ] {
         let answer = server.ask("GET /v1/watch", headers, "").await;
-        answer.assert_problem(400, "bad-header", "not_applied");
+        let kind = if headers.contains('\n') { "doubled-header" } else { "bad-header" };
+        answer.assert_problem(400, kind, "not_applied");
     }
     for method in ["POST", "PUT", "DELETE"] {
         let answer = server.ask(&format!("{method} /v1/watch"), "", "").await;

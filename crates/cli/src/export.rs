@@ -119,7 +119,7 @@ async fn copy(
             left_out += 1;
             continue;
         }
-        let line = writer.key(&list_entry(&entry));
+        let line = writer.key(list_entry(&entry));
         if let Err(error) = out.write_all(&line) {
             return Ok(Err(error));
         }

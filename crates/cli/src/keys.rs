@@ -100,6 +100,7 @@ pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
             create_revision: found.create_revision.0,
             mod_revision: found.mod_revision.0,
             version: found.version,
+            lease: found.lease.map(|lease| lease.0),
         },
     })
 }
@@ -170,6 +171,7 @@ pub(crate) fn record_body(record: &Record) -> RecordBody {
         create_revision: record.create_revision.0,
         mod_revision: record.mod_revision.0,
         version: record.version,
+        lease: record.lease.map(|lease| lease.0),
     }
 }
 

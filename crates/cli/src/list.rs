@@ -49,6 +49,7 @@ fn table(arguments: &List, query: ListOptions) -> Result<(), Failure> {
             count: entries.len() as u64,
             entries: entries.iter().map(list_entry).collect(),
             next: next.as_deref().map(percent_encode),
+            next_page: None,
         });
     }
     print_table(&entries, arguments.keys_only)
@@ -104,7 +105,7 @@ fn count(arguments: &List, mut query: ListOptions) -> Result<(), Failure> {
     })?;
     if arguments.reach.json {
         let (revision, entries) = (revision.0, Vec::new());
-        return print_json(&ListPage { revision, count, entries, next: None });
+        return print_json(&ListPage { revision, count, entries, next: None, next_page: None });
     }
     print(&count.to_string())
 }

@@ -1,11 +1,11 @@
 //! `synod watch`: what happens to keys, a line for each change.
 
 use synod_client::{Record, Revision, WatchEvent, WatchOptions};
-use synod_kv::http::{Encoding, EventBody, KeyText, RecordBody, ValueText};
+use synod_kv::http::{Encoding, EventBody, KeyText};
 
 use crate::arguments::Watch;
 use crate::failure::Failure;
-use crate::keys::{bytes_of, shown};
+use crate::keys::{bytes_of, record_body, shown};
 use crate::output::print_on;
 use crate::talk::with_client;
 
@@ -54,25 +54,19 @@ fn line(revision: Revision, event: &WatchEvent) -> String {
 }
 
 fn json(revision: Revision, event: &WatchEvent) -> String {
-    let record = |record: &Record| RecordBody {
-        value: record.value.as_ref().map(|value| ValueText::new(value, Encoding::Text)),
-        create_revision: record.create_revision.0,
-        mod_revision: record.mod_revision.0,
-        version: record.version,
-    };
     let body = EventBody {
         kind: event.kind,
         revision: revision.0,
         key: KeyText::new(&event.key, Encoding::Text),
-        record: event.record.as_ref().map(record),
-        previous: event.previous.as_ref().map(record),
+        record: event.record.as_ref().map(record_body),
+        previous: event.previous.as_ref().map(record_body),
     };
     serde_json::to_string(&body).expect("plain fields")
 }
 
 #[cfg(test)]
 mod tests {
-    use synod_client::EventKind;
+    use synod_client::{EventKind, LeaseId};
 
     use super::*;
 
@@ -83,6 +77,7 @@ mod tests {
             create_revision: Revision(3),
             mod_revision: Revision(7),
             version: 2,
+            lease: Some(LeaseId(9)),
         };
         let mut event = WatchEvent {
             kind: EventKind::Put,
@@ -94,6 +89,7 @@ mod tests {
         event.previous = Some(record(b"\xff"));
         let text = json(Revision(7), &event);
         assert!(!text.contains('\n') && text.contains("\"previous\":{\"value_base64\""), "{text}");
+        assert_eq!(text.matches("\"lease\":9").count(), 2, "{text}");
         (event.kind, event.record) = (EventKind::Delete, None);
         assert_eq!(line(Revision(8), &event), "       8  delete  a\\n  (was \u{fffd})");
     }

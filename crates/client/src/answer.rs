@@ -15,6 +15,8 @@ pub struct Record {
     pub mod_revision: Revision,
     /// Changes since the creation, which is 1.
     pub version: u64,
+    /// The lease that the key lives under.
+    pub lease: Option<LeaseId>,
 }
 
 /// A key that was read.
@@ -107,6 +109,7 @@ impl Record {
             create_revision: Revision(body.create_revision),
             mod_revision: Revision(body.mod_revision),
             version: body.version,
+            lease: body.lease.map(LeaseId),
         })
     }
 }

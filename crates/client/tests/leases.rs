@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use synod_api::{Limits, Refused};
 use synod_client::{
-    Attach, ClaimOptions, Client, ClientError, LeaseId, LeaseLost, ProblemKind, PutOptions,
-    ReadOptions, Revision,
+    Attach, ClaimOptions, Client, ClientError, LeaseId, LeaseLost, ListOptions, ProblemKind,
+    PutOptions, ReadOptions, Revision,
 };
 use synod_kv::{LeaseOperation, Operation};
 use world::fake::{Fake, Mode};
@@ -80,6 +80,10 @@ async fn a_lease_goes_through_its_life_with_its_keys() {
     let own = PutOptions { attach: Attach::Own { ttl: minute }, ..PutOptions::default() };
     let own = client.put(b"c", "v", &own).await.unwrap().lease.unwrap();
     assert!(own != LeaseId(7) && own != other);
+    client.put(b"d", "v", &PutOptions::default()).await.unwrap();
+    let page = client.list(&ListOptions::prefix("")).await.unwrap();
+    let said: Vec<_> = page.entries.iter().map(|entry| entry.record.lease).collect();
+    assert_eq!(said, [Some(LeaseId(7)), Some(own), None, Some(LeaseId(7))]);
 
     let info = client.lease(LeaseId(7), &ReadOptions::default()).await.unwrap().unwrap();
     assert_eq!((info.ttl, info.is_ending), (minute, false));

@@ -362,7 +362,7 @@ async fn a_batch_tells_what_became_of_each_line() {
     assert!(matches!(outcomes[3], Ok(BatchOutcome::Delete { existed: true, .. })));
     assert!(matches!(outcomes[4], Ok(BatchOutcome::Delete { existed: false, .. })));
     assert_eq!(outcomes[5], Ok(stored(4, 4, 1)));
-    assert_eq!(problem(&outcomes[6]), Some(ProblemKind::BadOperation));
+    assert_eq!(problem(&outcomes[6]), Some(ProblemKind::BadJson));
     drop(lines);
     assert_eq!(results.next().await, None);
     assert_eq!(fake.value(b"\xff").as_deref(), Some([0xff, 0].as_slice()));

@@ -80,7 +80,7 @@ async fn a_transaction_may_be_written_as_json() {
     assert!(client.transact_json(text, &named()).await.unwrap().succeeded);
     let error = client.transact_json("{\"then\": []}", &named()).await.unwrap_err();
     let ClientError::Refused(problem) = error else { panic!("{error:?}") };
-    assert_eq!(problem.kind(), Some(ProblemKind::BadOperation));
+    assert_eq!(problem.kind(), Some(ProblemKind::UnknownMember));
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn a_refused_transaction_changes_nothing() {
     let refusals = [
         (Transaction::new().then(put()).then(put()), ProblemKind::WrittenTwice),
         (Transaction::new().then(put().lease(7)), ProblemKind::LeaseNotFound),
-        (Transaction::new().then(Operation::get("a").limit(1)), ProblemKind::BadOperation),
+        (Transaction::new().then(Operation::get("a").limit(1)), ProblemKind::UnknownMember),
         (Transaction::new().then(Operation::get("")), ProblemKind::BadKey),
         (
             (0..1_025).fold(Transaction::new(), |all, _| all.then(Operation::get("a"))),

@@ -6,6 +6,7 @@ mod lease;
 mod members;
 mod object;
 mod problem;
+mod redirect;
 #[cfg(feature = "openapi")]
 mod schema;
 mod status;
@@ -27,6 +28,7 @@ pub use members::{
 };
 pub use object::Object;
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
+pub use redirect::RedirectBody;
 pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
 pub use txn::{
     CompareBody, Few, Operand, OperationBody, OperationName, RelationName, TargetName,
@@ -102,6 +104,9 @@ pub struct ListPage {
     /// Where the next page begins; none on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Path and query of the next page, at the same revision; none on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_page: Option<String>,
 }
 
 /// A key of a page.
@@ -130,6 +135,9 @@ pub struct RecordBody {
     pub mod_revision: u64,
     /// Changes since the creation, which is 1.
     pub version: u64,
+    /// The lease that the key lives under; none if it lives by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<u64>,
 }
 
 /// A key in JSON: as text where it is UTF-8, else in base64.
@@ -210,15 +218,16 @@ impl RecordBody {
             create_revision: record.create_revision.0,
             mod_revision: record.mod_revision.0,
             version: record.version,
+            lease: (record.lease != 0).then_some(record.lease),
         }
     }
 }
 
 impl ListPage {
-    /// Writes a page, with or without values. `next` becomes the token that the
-    /// caller made of [`Page::next`].
+    /// Writes a page, with or without values. What follows it, if [`Page::next`] says that
+    /// something does, is for the caller to add.
     #[must_use]
-    pub fn new(page: &Page, with_values: bool, encoding: Encoding, next: Option<String>) -> Self {
+    pub fn new(page: &Page, with_values: bool, encoding: Encoding) -> Self {
         let entry = |entry: &Entry| ListEntry {
             key: KeyText::new(&entry.key, encoding),
             record: RecordBody::new(&entry.record, with_values, encoding),
@@ -227,7 +236,8 @@ impl ListPage {
             revision: page.revision.0,
             count: page.count,
             entries: page.entries.iter().map(entry).collect(),
-            next,
+            next: None,
+            next_page: None,
         }
     }
 }
@@ -247,11 +257,12 @@ mod tests {
 
     #[test]
     fn a_page_reads_as_the_manual_says() {
-        let record = |value: Option<ValueText>| RecordBody {
+        let record = |value: Option<ValueText>, lease| RecordBody {
             value,
             create_revision: 1,
             mod_revision: 2,
             version: 3,
+            lease,
         };
         let page = ListPage {
             revision: 9,
@@ -259,15 +270,16 @@ mod tests {
             entries: vec![
                 ListEntry {
                     key: KeyText::new(b"a", Encoding::Text),
-                    record: record(Some(ValueText::new(b"\xff", Encoding::Text))),
+                    record: record(Some(ValueText::new(b"\xff", Encoding::Text)), Some(7)),
                 },
-                ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None) },
+                ListEntry { key: KeyText::new(b"a", Encoding::Base64), record: record(None, None) },
             ],
             next: None,
+            next_page: None,
         };
         let written = json!({"revision": 9, "count": 2, "entries": [
             {"key": "a", "value_base64": "/w==",
-             "create_revision": 1, "mod_revision": 2, "version": 3},
+             "create_revision": 1, "mod_revision": 2, "version": 3, "lease": 7},
             {"key_base64": "YQ==", "create_revision": 1, "mod_revision": 2, "version": 3},
         ]});
         assert_eq!(serde_json::to_value(&page).unwrap(), written);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::WriteSet;
+use crate::{Revision, State, WriteSet};
 
 /// The map failed, which stops the node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,6 +45,19 @@ pub trait OrderedMap {
     /// When the map cannot be read.
     fn key_cursor(&self) -> Result<Self::Cursor<'_>, MapError> {
         self.cursor(&[], &[0xff])
+    }
+
+    /// Of keys that were removed up to this revision the map may have dropped the last trace,
+    /// in whatever was read from it before this call. By itself it takes a lookup; a map that
+    /// knows what it dropped takes none.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    fn swept_upto(&self) -> Result<Revision, MapError>
+    where
+        Self: Sized,
+    {
+        Ok(State::load(self)?.compacted)
     }
 
     /// Makes all changes in their order, or none.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::layout;
 use crate::map::{Cursor, MapError, OrderedMap};
-use crate::walk::{Finder, Walk, first_at, state_at};
+use crate::walk::{Finder, Newest, Walk, first_at, newest_of, state_at};
 use crate::{APPLIED_KEY, KeyRecord, Revision, State};
 
 pub use crate::change::{Change, ChangePage, ChangePoint, ChangeQuery, changes, changes_where};
@@ -129,21 +129,30 @@ pub struct Look {
 /// The newest record of a key, and a revision at which it was the newest.
 /// `reached` is a revision that the map had already before this call.
 ///
+/// It is one lookup, whether the key exists or not, in a map that knows up to where it dropped
+/// traces; but for a key without a trace while they are dropped beyond `reached`.
+///
 /// # Errors
 /// When the map cannot be read or a record is damaged.
 pub fn look(map: &impl OrderedMap, key: &[u8], reached: Revision) -> Result<Look, MapError> {
-    if let Some(record) = get(map, key)? {
-        // The state that was looked at is at `reached` or beyond, and in it nothing
-        // happened to the key since `mod_revision`.
-        let revision = reached.max(record.mod_revision);
-        return Ok(Look { record: Some(record), revision });
-    }
-    // A key that is missing does not tell since when. If nothing at all changed
-    // meanwhile, that need not be known.
-    if revision(map)? == reached {
-        return Ok(Look { record: None, revision: reached });
-    }
     let (prefix, to) = layout::key_range(key);
+    // The state that is looked at is at `reached` or beyond, and in it nothing happened to the
+    // key since its newest record.
+    match newest_of(map, &prefix)? {
+        Newest::Record(record) => {
+            let revision = reached.max(record.mod_revision);
+            return Ok(Look { record: Some(record), revision });
+        }
+        Newest::Removed(revision) => {
+            return Ok(Look { record: None, revision: reached.max(revision) });
+        }
+        // Had it been there at `reached`, there would be a trace of its removal, unless that
+        // is so late and was dropped so soon.
+        Newest::Nothing if map.swept_upto()? <= reached => {
+            return Ok(Look { record: None, revision: reached });
+        }
+        Newest::Nothing => {}
+    }
     let mut cursor = map.cursor(APPLIED_KEY, &to)?;
     let revision = state_at(&mut cursor)?.revision;
     let record = first_at(&mut cursor, &prefix, &prefix, |stored| stored.to_record())?;
@@ -420,8 +429,72 @@ mod tests {
             self.now().cursor(from, to)
         }
 
+        /// Each of the states is swept as a whole.
+        fn swept_upto(&self) -> Result<Revision, MapError> {
+            revision(self.now())
+        }
+
         fn write(&mut self, _: &WriteSet) -> Result<(), MapError> {
             unreachable!("readers do not write")
+        }
+    }
+
+    /// A map that counts what it is asked for, and has dropped traces up to a revision.
+    struct Counting {
+        map: MemoryMap,
+        swept_upto: Revision,
+        lookups: Cell<usize>,
+    }
+
+    struct CountingCursor<'a> {
+        cursor: MemoryCursor<'a>,
+        lookups: &'a Cell<usize>,
+    }
+
+    impl OrderedMap for Counting {
+        type Cursor<'c> = CountingCursor<'c>;
+
+        fn get(&self, key: &[u8]) -> Result<Option<Bytes>, MapError> {
+            self.lookups.set(self.lookups.get() + 1);
+            self.map.get(key)
+        }
+
+        fn cursor(&self, from: &[u8], to: &[u8]) -> Result<CountingCursor<'_>, MapError> {
+            Ok(CountingCursor { cursor: self.map.cursor(from, to)?, lookups: &self.lookups })
+        }
+
+        fn swept_upto(&self) -> Result<Revision, MapError> {
+            Ok(self.swept_upto)
+        }
+
+        fn write(&mut self, _: &WriteSet) -> Result<(), MapError> {
+            unreachable!("readers do not write")
+        }
+    }
+
+    impl Cursor for CountingCursor<'_> {
+        fn seek(&mut self, key: &[u8]) -> Result<(), MapError> {
+            self.lookups.set(self.lookups.get() + 1);
+            self.cursor.seek(key)
+        }
+
+        fn seek_before(&mut self, key: &[u8]) -> Result<(), MapError> {
+            self.lookups.set(self.lookups.get() + 1);
+            self.cursor.seek_before(key)
+        }
+
+        fn next(&mut self) -> Result<(), MapError> {
+            self.lookups.set(self.lookups.get() + 1);
+            self.cursor.next()
+        }
+
+        fn prev(&mut self) -> Result<(), MapError> {
+            self.lookups.set(self.lookups.get() + 1);
+            self.cursor.prev()
+        }
+
+        fn entry(&self) -> Option<(&[u8], &[u8])> {
+            self.cursor.entry()
         }
     }
 
@@ -511,5 +584,44 @@ mod tests {
                 assert!(look.revision >= change.max(reached));
             });
         }
+    }
+
+    /// Keys that exist, that were removed, and that never were; also while others write.
+    #[test]
+    fn a_point_read_is_one_lookup() {
+        let mut machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+        let put = |key: &'static str| Operation::Put {
+            key: key.into(),
+            value: "v".into(),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        let delete = Operation::Delete {
+            key: "removed".into(),
+            condition: Condition::Always,
+            want_previous: false,
+        };
+        let operations = [put("here"), put("here"), put("removed"), delete, put("z")];
+        for (sequence, operation) in (1..).zip(operations) {
+            let id = ServerId { origin: 1, incarnation: 1, sequence };
+            machine.apply(sequence, 0, &[(id, Command { idempotency: None, operation })]).unwrap();
+            machine.commit().unwrap();
+        }
+        let (map, swept_upto) = (machine.map().clone(), Revision(2));
+        let map = Counting { map, swept_upto, lookups: Cell::new(0) };
+        let cases =
+            [("here", true, 2), ("removed", false, 4), ("never", false, 0), ("zz", false, 0)];
+        for reached in 2..=5 {
+            for (key, exists, changed) in cases {
+                let look = look(&map, key.as_bytes(), Revision(reached)).unwrap();
+                assert_eq!(map.lookups.replace(0), 1, "{key} at {reached}");
+                assert_eq!(look.record.is_some(), exists, "{key}");
+                assert_eq!(look.revision, Revision(reached.max(changed)), "{key}");
+            }
+        }
+        // A trace may have been dropped since the reader began, so it has to look closer.
+        let look = look(&map, b"never", Revision(1)).unwrap();
+        assert_eq!((look.record, look.revision), (None, Revision(5)));
+        assert!(map.lookups.get() > 1);
     }
 }

@@ -3,7 +3,7 @@
 use crate::layout;
 use crate::map::{Cursor, MapError, OrderedMap};
 use crate::record::{self, Stored};
-use crate::{APPLIED_KEY, Revision, State};
+use crate::{APPLIED_KEY, KeyRecord, Revision, State};
 
 /// Finds the newest records of keys, all in the same state of the map. Looking for
 /// many keys with one finder is cheaper than with one for each.
@@ -33,6 +33,28 @@ impl<'m, M: OrderedMap> Finder<'m, M> {
         };
         first_at(cursor, &self.prefix, &self.prefix, visit)
     }
+}
+
+/// What the map has of a key.
+pub(crate) enum Newest {
+    /// It exists.
+    Record(KeyRecord),
+    /// It was removed at this revision.
+    Removed(Revision),
+    /// Nothing.
+    Nothing,
+}
+
+/// What the map has of the key with this prefix, in one lookup.
+pub(crate) fn newest_of(map: &impl OrderedMap, prefix: &[u8]) -> Result<Newest, MapError> {
+    let mut cursor = map.key_cursor()?;
+    cursor.seek(prefix)?;
+    let Some((place, value)) = cursor.entry().filter(|(place, _)| place.starts_with(prefix)) else {
+        return Ok(Newest::Nothing);
+    };
+    let revision = layout::revision_after(place, prefix.len()).ok_or_else(damaged_place)?;
+    let stored = record::read(value, revision)?;
+    Ok(stored.map_or(Newest::Removed(revision), |stored| Newest::Record(stored.to_record())))
 }
 
 /// What `visit` makes of the first record at or above `place`, if it has the prefix.

@@ -20,7 +20,8 @@ impl Compacted {
         self.0.fetch_max(revision.0, Ordering::Relaxed);
     }
 
-    fn revision(&self) -> Revision {
+    /// Whoever has read from files that were swept sees what they were swept by.
+    pub(crate) fn revision(&self) -> Revision {
         Revision(self.0.load(Ordering::Relaxed))
     }
 }
@@ -62,8 +63,8 @@ mod tests {
     use bytes::Bytes;
     use rocksdb::{DB, WaitForCompactOptions};
     use synod_kv::{
-        APPLIED_KEY, Command, Condition, KvOptions, ListQuery, Operation, ServerId, StateMachine,
-        read,
+        APPLIED_KEY, Command, Condition, KvOptions, ListQuery, Operation, OrderedMap, ServerId,
+        StateMachine, read,
     };
 
     use super::Compacted;
@@ -109,6 +110,8 @@ mod tests {
             if sequence % 2500 == 0 {
                 store.flush().unwrap();
                 store.persisted(APPLIED_KEY).unwrap();
+                // Readers know by what this and every later compaction sweeps.
+                assert_eq!(store.swept_upto(), Ok(read::oldest(&store).unwrap()));
             }
             if sequence % 5000 == 0 {
                 let all = ListQuery {

@@ -9,7 +9,7 @@ use rocksdb::{
     BottommostLevelCompaction, CompactOptions, DB, ErrorKind, FlushOptions, ReadOptions, ReadTier,
     WriteBatch, WriteOptions, properties,
 };
-use synod_kv::{APPLIED_KEY, MapError, OrderedMap, State, Write, WriteSet, layout};
+use synod_kv::{APPLIED_KEY, MapError, OrderedMap, Revision, State, Write, WriteSet, layout};
 
 use crate::compaction::Compacted;
 use crate::cursor::StoreCursor;
@@ -63,7 +63,12 @@ impl Store {
     /// # Errors
     /// When there is no store, or it can't be read.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        database::open_read_only(path.as_ref()).map(Store::over)
+        let store = database::open_read_only(path.as_ref()).map(Store::over)?;
+        // Whoever wrote it may have swept it up to here.
+        if let Ok(state) = State::load(&store) {
+            store.inner.compacted.raise(state.compacted);
+        }
+        Ok(store)
     }
 
     /// Where it lies.
@@ -306,6 +311,10 @@ impl OrderedMap for Store {
 
     fn key_cursor(&self) -> Result<StoreCursor<'_>, MapError> {
         Ok(StoreCursor::over_keys(&self.inner.db))
+    }
+
+    fn swept_upto(&self) -> Result<Revision, MapError> {
+        Ok(self.inner.compacted.revision())
     }
 
     fn write(&mut self, batch: &WriteSet) -> Result<(), MapError> {

@@ -1,6 +1,7 @@
 //! One call, and its description as an operation.
 
 use serde_json::Value;
+use synod_kv::http::RedirectBody;
 use utoipa::ToSchema;
 use utoipa::openapi::path::{Operation, OperationBuilder};
 use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
@@ -40,18 +41,28 @@ struct Asked {
 const ALWAYS: &[Kind] = &[
     Kind::BadRequest,
     Kind::BadQuery,
+    Kind::UnknownParameter,
+    Kind::DoubledParameter,
     Kind::MethodNotAllowed,
     Kind::RequestTimeout,
     Kind::KeyTooLong,
     Kind::HeadersTooLarge,
     Kind::Overloaded,
 ];
-const DOCUMENT: &[Kind] = &[Kind::BodyTooLarge];
+const BODY: &[Kind] = &[Kind::BodyTooLarge];
+const DOCUMENT: &[Kind] = &[
+    Kind::BadJson,
+    Kind::BadUtf8,
+    Kind::BadMember,
+    Kind::UnknownMember,
+    Kind::DoubledMember,
+    Kind::MissingMember,
+    Kind::ContradictoryMembers,
+];
+const HEADERS: &[Kind] = &[Kind::BadHeader, Kind::DoubledHeader];
 const REDIRECTED: &[Kind] = &[Kind::NoLeader];
-const READ: &[Kind] =
-    &[Kind::BadHeader, Kind::Internal, Kind::NoLeader, Kind::Timeout, Kind::ShuttingDown];
+const READ: &[Kind] = &[Kind::Internal, Kind::NoLeader, Kind::Timeout, Kind::ShuttingDown];
 const WRITE: &[Kind] = &[
-    Kind::BadHeader,
     Kind::Internal,
     Kind::NoLeader,
     Kind::Timeout,
@@ -100,13 +111,13 @@ impl Call {
     /// It reads the data.
     pub(super) fn reads(mut self) -> Self {
         self.problems.push(READ);
-        self.takes(&[parameter::TIMEOUT])
+        self.takes(&[parameter::TIMEOUT]).fails(HEADERS)
     }
 
     /// It goes through the log.
     pub(super) fn writes(mut self) -> Self {
         self.problems.push(WRITE);
-        self.takes(&[parameter::TIMEOUT])
+        self.takes(&[parameter::TIMEOUT]).fails(HEADERS)
     }
 
     /// It goes through the log, and may have a name.
@@ -124,19 +135,21 @@ impl Call {
     pub(super) fn only_at_the_leader(mut self) -> Self {
         self.problems.push(REDIRECTED);
         let text = "This node does not lead: ask there.";
-        self.answers.push(Answer { status: 307, text, contents: vec![], headers: &["Location"] });
+        let body = Content::Json(Described::of::<RedirectBody>());
+        let (contents, headers) = (vec![(body, None)], &["Location"]);
+        self.answers.push(Answer { status: 307, text, contents, headers });
         self
     }
 
     pub(super) fn asks(mut self, content: Content, text: &'static str, example: Value) -> Self {
-        self.problems.push(DOCUMENT);
+        self.problems.push(BODY);
         self.body = Some(Asked { content, text, example, is_optional: false });
         self
     }
 
     /// Its body is this JSON document.
     pub(super) fn asks_json<T: ToSchema>(self, example: Value) -> Self {
-        self.asks(Content::Json(Described::of::<T>()), "", example)
+        self.asks(Content::Json(Described::of::<T>()), "", example).fails(DOCUMENT)
     }
 
     /// Its body may be left out.

@@ -17,13 +17,15 @@ use crate::problem::Kind;
 
 const KEY: &[Kind] = &[Kind::BadKey];
 const NO_KEY: &[Kind] = &[Kind::KeyNotFound];
-const CONDITION: &[Kind] = &[Kind::PreconditionFailed];
+const CONDITION: &[Kind] = &[Kind::PreconditionFailed, Kind::ContradictoryHeaders];
 const OLD: &[Kind] = &[Kind::Compacted, Kind::FutureRevision];
 const NO_LEASE: &[Kind] = &[Kind::LeaseNotFound];
 const NO_MORE_LEASES: &[Kind] = &[Kind::LeasesFull];
-const HEADER: &[Kind] = &[Kind::BadHeader];
+const HEADER: &[Kind] = &[Kind::BadHeader, Kind::DoubledHeader, Kind::ContradictoryHeaders];
+const ID: &[Kind] = &[Kind::BadId];
+const NEEDS_PARAMETER: &[Kind] = &[Kind::MissingParameter];
+const CONTRADICTION: &[Kind] = &[Kind::ContradictoryParameters];
 const OPERATIONS: &[Kind] = &[
-    Kind::BadOperation,
     Kind::BadBase64,
     Kind::BadKey,
     Kind::TooManyOperations,
@@ -68,6 +70,7 @@ fn keys() -> Vec<Call> {
             .writes_named()
             .fails(KEY)
             .fails(CONDITION)
+            .fails(CONTRADICTION)
             .fails(NO_LEASE)
             .fails(NO_MORE_LEASES),
         Call::new((Get, "/v1/kv/{key}"), ("keys", "getKey"), "Reads a value.")
@@ -78,6 +81,7 @@ fn keys() -> Vec<Call> {
             .answers(304, "It is what the reader has.", &[], DESCRIBED)
             .reads()
             .fails(KEY)
+            .fails(CONTRADICTION)
             .fails(NO_KEY)
             .fails(OLD),
         Call::new((Delete, "/v1/kv/{key}"), ("keys", "deleteKey"), "Removes a key.")
@@ -96,14 +100,15 @@ fn ranges() -> Vec<Call> {
         [Content::Json(Described::of::<ListPage>()), Content::Lines(Described::of::<ListEntry>())];
     vec![
         Call::new((Get, "/v1/kv"), ("keys", "listKeys"), "Lists the keys of a range, in order.")
-            .text("A page in JSON, whose `next` is the `start` of the next one (in reverse, its `end`); or, with `Accept: \
-                   application/x-ndjson`, all of them as a stream of `ListEntry`, one a line.")
+            .text("A page in JSON, whose `next_page` is the path and query of the next one, at the same revision; or, with \
+                   `Accept: application/x-ndjson`, all of them as a stream of `ListEntry`, one a line.")
             .and_head()
             .takes(&[p::PREFIX, p::START, p::END, p::LIMIT, p::REVERSE, p::KEYS_ONLY])
             .takes(&[p::COUNT_ONLY, p::ENCODING, p::CONSISTENCY, p::MIN_REVISION, p::REVISION])
             .redirects()
             .answers(200, "The keys.", &page, &[])
             .reads()
+            .fails(CONTRADICTION)
             .fails(OLD),
         Call::new((Delete, "/v1/kv"), ("keys", "deleteKeys"), "Removes the keys of a range.")
             .text("Atomic up to 10,000 keys; beyond, it goes on in further commands. `\"more\": true`: time ran out, ask again.")
@@ -114,7 +119,10 @@ fn ranges() -> Vec<Call> {
                 "How many were removed.",
                 &["Synod-Commands", "Synod-Idempotency-Expires"],
             )
-            .writes_named(),
+            .writes_named()
+            .fails(HEADER)
+            .fails(NEEDS_PARAMETER)
+            .fails(CONTRADICTION),
     ]
 }
 
@@ -133,6 +141,7 @@ fn transactions() -> Vec<Call> {
             .redirects()
             .answers_json::<TxnAnswerBody>(200, "What became of each operation.", EXPIRES)
             .writes_named()
+            .fails(HEADER)
             .fails(OPERATIONS),
         Call::new((Post, "/v1/batch"), ("transactions", "batch"), "Puts and deletes, each a command of its own.")
             .text("Each line is an `OperationBody` with the `op` put or delete, and each line that was read has a result line, a \
@@ -154,6 +163,7 @@ fn history() -> Vec<Call> {
             .redirects()
             .answers_json::<CompactedBody>(200, "The oldest revision that can be read from now on.", EXPIRES)
             .writes_named()
+            .fails(HEADER)
             .fails(&[Kind::AlreadyCompacted, Kind::FutureRevision]),
         Call::new((Get, "/v1/watch"), ("history", "watch"), "Tells what happens to keys.")
             .text("A stream of Server-Sent Events, each an `EventBody`; with `wait`, one page in JSON. Only the last event of a \
@@ -162,6 +172,7 @@ fn history() -> Vec<Call> {
             .takes(&[p::WAIT, p::LAST_EVENT_ID])
             .answers(200, "What happens.", &events, &[])
             .reads()
+            .fails(CONTRADICTION)
             .fails(OLD),
     ]
 }
@@ -188,6 +199,8 @@ fn leases() -> Vec<Call> {
             .redirects()
             .answers_json::<LeaseBody>(200, "The lease.", &[])
             .reads()
+            .fails(ID)
+            .fails(CONTRADICTION)
             .fails(NO_LEASE),
     ]
 }
@@ -199,6 +212,7 @@ fn renewals() -> Vec<Call> {
             .redirects()
             .answers_json::<KeptLease>(200, "It lives for its full time from now on.", &[])
             .writes()
+            .fails(ID)
             .fails(NO_LEASE),
         Call::new(
             (Post, "/v1/lease/keepalive"),
@@ -222,6 +236,7 @@ fn renewals() -> Vec<Call> {
         .redirects()
         .answers_json::<RevokedBody>(200, "It is ended.", EXPIRES)
         .writes_named()
+        .fails(ID)
         .fails(NO_LEASE),
     ]
 }
@@ -259,6 +274,7 @@ fn offices(
             .answers_json::<ReleasedBody>(200, "It is free for the next one.", EXPIRES)
             .writes_named()
             .fails(KEY)
+            .fails(NEEDS_PARAMETER)
             .fails(&[Kind::LockNotHeld]),
     ]
 }
@@ -298,11 +314,13 @@ fn members() -> Vec<Call> {
                 "Makes a member vote, or puts it in another's place, or tells its new addresses.",
             )
             .takes(&[p::MEMBER_ID])
+            .fails(ID)
             .asks_json::<ChangeMemberBody>(json!({"role": "voter"})),
         ),
         change(
             Call::new((Delete, one), ("cluster", "removeMember"), "Removes a member.")
                 .takes(&[p::MEMBER_ID, p::CONFIGURATION, p::FORCE])
+                .fails(ID)
                 .fails(&[Kind::BodyTooLarge]),
         ),
     ]

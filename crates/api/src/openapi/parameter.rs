@@ -161,7 +161,11 @@ pub(crate) const LIMIT: Parameter =
     query("limit", Shape::Entries, "Entries of the page; 100 unless given.");
 pub(crate) const REVERSE: Parameter = query("reverse", Shape::Flag, "From the last key on.");
 pub(crate) const KEYS_ONLY: Parameter = query("keys_only", Shape::Flag, "Without values.");
-pub(crate) const COUNT_ONLY: Parameter = query("count_only", Shape::Flag, "Only their number.");
+pub(crate) const COUNT_ONLY: Parameter = query(
+    "count_only",
+    Shape::Flag,
+    "Only their number. Goes without `limit`, `reverse` and `keys_only`.",
+);
 pub(crate) const ENCODING: Parameter = query(
     "encoding",
     Shape::Words(&["text", "base64"]),

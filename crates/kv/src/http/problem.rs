@@ -58,12 +58,38 @@ pub enum ProblemKind {
     BadRequest,
     /// No key in a path, or the key is not percent-encoded.
     BadKey,
-    /// A query parameter is unknown or has a wrong value.
+    /// An id in a path is not a number, or one that nothing has.
+    BadId,
+    /// A query parameter has a wrong value.
     BadQuery,
+    /// The call has no query parameter of this name.
+    UnknownParameter,
+    /// A query parameter is given twice.
+    DoubledParameter,
+    /// The call needs a query parameter that is not there.
+    MissingParameter,
+    /// Query parameters say what can't be together.
+    ContradictoryParameters,
     /// A header that matters has a wrong value.
     BadHeader,
-    /// An operation or a comparison in JSON is not one.
-    BadOperation,
+    /// A header that may come once comes twice.
+    DoubledHeader,
+    /// Headers say what can't be together.
+    ContradictoryHeaders,
+    /// What should be JSON is not.
+    BadJson,
+    /// What should be JSON is not even UTF-8.
+    BadUtf8,
+    /// A member in JSON has a wrong type or value.
+    BadMember,
+    /// There is no member of this name in JSON here.
+    UnknownMember,
+    /// A member in JSON is given twice.
+    DoubledMember,
+    /// A member is missing in JSON.
+    MissingMember,
+    /// Members in JSON say what can't be together.
+    ContradictoryMembers,
     /// Bytes in JSON are not in base64.
     BadBase64,
     /// A transaction has too many operations or comparisons.
@@ -140,12 +166,25 @@ pub enum ProblemKind {
 
 impl ProblemKind {
     /// All of them.
-    pub const ALL: [ProblemKind; 41] = [
+    pub const ALL: [ProblemKind; 54] = [
         ProblemKind::BadRequest,
         ProblemKind::BadKey,
+        ProblemKind::BadId,
         ProblemKind::BadQuery,
+        ProblemKind::UnknownParameter,
+        ProblemKind::DoubledParameter,
+        ProblemKind::MissingParameter,
+        ProblemKind::ContradictoryParameters,
         ProblemKind::BadHeader,
-        ProblemKind::BadOperation,
+        ProblemKind::DoubledHeader,
+        ProblemKind::ContradictoryHeaders,
+        ProblemKind::BadJson,
+        ProblemKind::BadUtf8,
+        ProblemKind::BadMember,
+        ProblemKind::UnknownMember,
+        ProblemKind::DoubledMember,
+        ProblemKind::MissingMember,
+        ProblemKind::ContradictoryMembers,
         ProblemKind::BadBase64,
         ProblemKind::TooManyOperations,
         ProblemKind::WrittenTwice,
@@ -212,9 +251,32 @@ impl ProblemKind {
         match self {
             Self::BadRequest => ("urn:synod:bad-request", 400, "Malformed request"),
             Self::BadKey => ("urn:synod:bad-key", 400, "Malformed key"),
-            Self::BadQuery => ("urn:synod:bad-query", 400, "Malformed query"),
-            Self::BadHeader => ("urn:synod:bad-header", 400, "Malformed header"),
-            Self::BadOperation => ("urn:synod:bad-operation", 400, "Malformed operation"),
+            Self::BadId => ("urn:synod:bad-id", 400, "Malformed id"),
+            Self::BadQuery => ("urn:synod:bad-query", 400, "Wrong value of a parameter"),
+            Self::UnknownParameter => ("urn:synod:unknown-parameter", 400, "Unknown parameter"),
+            Self::DoubledParameter => {
+                ("urn:synod:doubled-parameter", 400, "Parameter is given twice")
+            }
+            Self::MissingParameter => ("urn:synod:missing-parameter", 400, "Parameter is missing"),
+            Self::ContradictoryParameters => {
+                ("urn:synod:contradictory-parameters", 400, "Parameters contradict each other")
+            }
+            Self::BadHeader => ("urn:synod:bad-header", 400, "Wrong value of a header"),
+            Self::DoubledHeader => ("urn:synod:doubled-header", 400, "Header is given twice"),
+            Self::ContradictoryHeaders => {
+                ("urn:synod:contradictory-headers", 400, "Headers contradict each other")
+            }
+            Self::BadJson => ("urn:synod:bad-json", 400, "Malformed JSON"),
+            Self::BadUtf8 => ("urn:synod:bad-utf8", 400, "Malformed UTF-8"),
+            Self::BadMember => ("urn:synod:bad-member", 400, "Wrong value in JSON"),
+            Self::UnknownMember => ("urn:synod:unknown-member", 400, "Unknown member in JSON"),
+            Self::DoubledMember => {
+                ("urn:synod:doubled-member", 400, "Member is given twice in JSON")
+            }
+            Self::MissingMember => ("urn:synod:missing-member", 400, "Member is missing in JSON"),
+            Self::ContradictoryMembers => {
+                ("urn:synod:contradictory-members", 400, "Members in JSON contradict each other")
+            }
             Self::BadBase64 => ("urn:synod:bad-base64", 400, "Malformed base64"),
             Self::TooManyOperations => {
                 ("urn:synod:too-many-operations", 400, "Too many operations")

@@ -26,6 +26,8 @@ pub(super) struct MaybeRecord {
     mod_revision: Option<u64>,
     /// Changes since the creation, which is 1.
     version: Option<u64>,
+    /// The lease that the key lives under, if it does.
+    lease: Option<u64>,
 }
 
 /// A text where values are compared, else a number.

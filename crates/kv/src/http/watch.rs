@@ -122,22 +122,22 @@ mod tests {
 
     #[test]
     fn events_read_as_the_manual_says() {
-        let record = |value: &'static str, revision| KeyRecord {
+        let record = |value: &'static str, revision, lease| KeyRecord {
             value: Bytes::from(value),
             create_revision: Revision(1),
             mod_revision: Revision(revision),
             version: revision,
-            lease: 0,
+            lease,
         };
         let mut change = Change {
             revision: Revision(3),
             key: Bytes::from("a"),
-            record: Some(record("new", 3)),
-            previous: Some(record("old", 2)),
+            record: Some(record("new", 3, 7)),
+            previous: Some(record("old", 2, 0)),
         };
         let old = json!({"value": "old", "create_revision": 1, "mod_revision": 2, "version": 2});
         let put = json!({"type": "put", "revision": 3, "key": "a", "value": "new",
-            "create_revision": 1, "mod_revision": 3, "version": 3, "previous": old});
+            "create_revision": 1, "mod_revision": 3, "version": 3, "lease": 7, "previous": old});
         let written = EventBody::new(&change, true, Encoding::Text);
         assert_eq!(serde_json::to_value(&written).unwrap(), put);
         assert_eq!(serde_json::from_value::<EventBody>(put).unwrap(), written);
