@@ -319,9 +319,11 @@ fn recover(
     }
     // A state that is doubted, and goes on since nobody has another one, is no reason to drop
     // anything of the journal.
-    shared.state.set_durable(match folder.read(REBUILD)? {
-        Some(_) => recovered.truncated_upto,
-        None => durable_slot(&store).map_err(StartError::State)?,
+    let durable = durable_slot(&store).map_err(StartError::State)?;
+    shared.state.set_durable(durable);
+    shared.state.set_spare(match folder.has(REBUILD)? {
+        true => recovered.truncated_upto,
+        false => durable,
     });
     let configurations = applier.configurations().map_err(StartError::State)?;
     if configurations.number() == 0 && identity.joined.is_none() {
