@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::SocketAddr;
 
+use serde_json::Value;
 use support::http;
 use support::nodes::{CLUSTER, Nodes, Writers, all_are_there, errors, refused, succeeds};
 use support::ports::free_base_port;
@@ -31,12 +32,15 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     writers.more();
 
     // A dead node is replaced by one with a new id.
+    assert_eq!(roll_call(&nodes, &[1]), [(1, true), (2, true), (3, true)]);
     nodes.kill(3);
+    assert_eq!(roll_call(&nodes, &[2, 3]), [(1, true), (2, true), (3, false)]);
     addresses.pop();
     writers.write_to(addresses.clone());
     writers.more();
     let replacing = nodes.replace(1, 3, 4);
     assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    assert_eq!(roll_call(&nodes, &[1, 3]), [(1, true), (2, true), (4, true)]);
     assert!(!errors(&replacing).contains("nothing was changed"), "{}", errors(&replacing));
     let again = nodes.member(1, &["replace", "3"], Some(4));
     succeeds(&again);
@@ -109,6 +113,16 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     nodes.wait_for_leader(4);
     assert_eq!(nodes.members(4), (vec![4], vec![]));
     all_are_there(nodes.client(4), &more_keys);
+}
+
+/// Whom `synod status` shows when it is told of these nodes, and whether they answer.
+fn roll_call(nodes: &Nodes, named: &[u32]) -> Vec<(u64, bool)> {
+    let urls: Vec<String> = named.iter().map(|id| nodes.url(*id)).collect();
+    let output = nodes.run(&["status", "--json", "--endpoints", &urls.join(",")], None);
+    succeeds(&output);
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let id = |report: &Value| report["node"].as_u64().expect("an id");
+    reports.iter().map(|report| (id(report), report["status"].is_object())).collect()
 }
 
 #[test]

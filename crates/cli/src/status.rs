@@ -1,54 +1,36 @@
-//! `synod status`: a line per node.
+//! `synod status`: a line per member.
 
 use std::time::SystemTime;
 
-use serde::Serialize;
 use synod_client::StatusBody;
 
 use crate::arguments::Reach;
-use crate::cluster::statuses;
 use crate::failure::Failure;
 use crate::output::{columns, print_bytes, print_json, warn};
+use crate::roll_call::{self, NodeReport, RollCall};
 use crate::talk::with_client;
 
-/// What became of the question to one node.
-#[derive(Debug, Serialize)]
-struct NodeReport {
-    url: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<StatusBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-/// Asks every endpoint. Fails when none of them answers.
+/// Asks every endpoint, and every member that they know. Fails when none of them answers.
 pub(crate) fn run(reach: &Reach) -> Result<(), Failure> {
-    let reports = with_client(reach, |client| async move {
-        let answers = statuses(&client).await;
-        let reports = client.endpoints().iter().cloned().zip(answers);
-        Ok(reports.map(|(url, answer)| NodeReport::new(url, answer)).collect::<Vec<_>>())
-    })?;
+    let timeout_ms = reach.timeout_ms;
+    let RollCall { nodes, strays } =
+        with_client(reach, |client| async move { Ok(roll_call::call(&client, timeout_ms).await) })?;
     if reach.json {
-        print_json(&reports)?;
+        print_json(&nodes)?;
     } else {
-        print_bytes(columns(&table(&reports)).as_bytes())?;
-        print_errors(&reports);
+        print_bytes(columns(&table(&nodes)).as_bytes())?;
+        print_errors(&nodes);
     }
-    if reports.iter().all(|report| report.status.is_none()) {
+    for stray in strays {
+        let error = stray.error.as_deref().unwrap_or("a node that was removed");
+        warn(&format!("{}: no member of the cluster is there: {error}", stray.url));
+    }
+    if nodes.iter().all(|report| report.status.is_none()) {
         return Err(Failure::failed(
             "no node answers: start a cluster (`synod cluster`), or name one with --endpoints",
         ));
     }
     Ok(())
-}
-
-impl NodeReport {
-    fn new(url: String, answer: Result<StatusBody, synod_client::ClientError>) -> Self {
-        match answer {
-            Ok(status) => Self { url, status: Some(status), error: None },
-            Err(error) => Self { url, status: None, error: Some(error.to_string()) },
-        }
-    }
 }
 
 fn table(reports: &[NodeReport]) -> Vec<Vec<String>> {
@@ -63,7 +45,8 @@ fn table(reports: &[NodeReport]) -> Vec<Vec<String>> {
 
 fn row(report: &NodeReport) -> Vec<String> {
     let Some(status) = &report.status else {
-        return vec!["-".to_owned(), "no answer".to_owned(), report.url.clone()];
+        let node = report.node.map_or_else(|| "-".to_owned(), |node| node.to_string());
+        return vec![node, "no answer".to_owned(), report.url.clone()];
     };
     vec![
         status.node.to_string(),
@@ -129,13 +112,19 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_answer_has_its_line() {
-        let report = NodeReport {
+        let report = |node| NodeReport {
+            node,
             url: "http://127.0.0.1:7002".to_owned(),
             status: None,
             error: Some("refused".to_owned()),
         };
-        let text = columns(&table(&[report]));
-        assert!(text.contains("no answer") && text.contains("7002"), "{text}");
+        let text = columns(&table(&[report(None), report(Some(2))]));
+        let line = |start: &str| {
+            let mut lines = text.lines();
+            let line = lines.find(|line| line.starts_with(start)).expect("its line");
+            line.contains("no answer") && line.contains("7002")
+        };
+        assert!(line("-") && line("2"), "{text}");
     }
 
     #[test]
