@@ -125,6 +125,42 @@ fn roll_call(nodes: &Nodes, named: &[u32]) -> Vec<(u64, bool)> {
     reports.iter().map(|report| (id(report), report["status"].is_object())).collect()
 }
 
+/// A machine gets a new disk: the new node has a new id and the addresses of the dead one.
+#[test]
+fn a_dead_node_is_replaced_by_one_at_its_own_addresses() {
+    let mut nodes = Nodes::three("");
+    let writers = Writers::start(nodes.clients(&[1, 2]));
+    writers.more();
+    nodes.configure(4, &[4]);
+    let text = fs::read_to_string(nodes.config(4)).expect("settings");
+    let text = text.replace(&nodes.client(4).to_string(), &nodes.client(3).to_string());
+    let text = text.replace(&nodes.peer(4), &nodes.peer(3));
+    fs::write(nodes.config(4), text).expect("settings");
+    refused(&nodes.member(1, &["replace", "3"], Some(4)), 3, "stop that node first");
+    refused(&nodes.member(1, &["add"], Some(4)), 3, "DELETE it first");
+    assert_eq!(nodes.members(1), (vec![1, 2, 3], vec![]));
+    nodes.kill(3);
+    wait_until("it is missed", || {
+        let status = nodes.status(1).expect("it runs");
+        let peers = status["peers"].as_array().expect("peers").iter();
+        peers.filter(|peer| peer["id"] == 3).all(|peer| peer["reachable"] == false)
+    });
+    let replaced = nodes.replace_as_configured(1, 3, 4);
+    let said = errors(&replaced);
+    assert!(said.contains("takes the addresses of node 3"), "{said}");
+    assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    let again = nodes.member(1, &["replace", "3"], Some(4));
+    succeeds(&again);
+    assert!(errors(&again).contains("nothing was changed"), "{}", errors(&again));
+    writers.more();
+    // Its vote counts.
+    nodes.kill(1);
+    writers.write_to(vec![nodes.client(2), nodes.client(3)]);
+    writers.more();
+    let keys = writers.stop();
+    all_are_there(nodes.client(3), &keys);
+}
+
 #[test]
 fn a_wiped_folder_under_its_old_id_is_refused_and_the_way_back_works() {
     let mut nodes = Nodes::new();
@@ -282,6 +318,10 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     succeeds(&again);
     assert!(errors(&again).contains("nothing was changed"), "{}", errors(&again));
     refused(&nodes.member(1, &["add"], Some(2)), 3, "take 3");
+    // As when a replacement was interrupted behind its first step.
+    nodes.configure(3, &[3]);
+    let text = "`synod member promote 3`";
+    refused(&nodes.member(1, &["replace", "2"], Some(3)), 3, text);
     assert_eq!(nodes.members(1), (vec![1], vec![]));
 
     // Changes that name another configuration have no effect.
