@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use synod_client::StatusBody;
+use synod_client::{DamageBody, DamagedPart, StatusBody};
 
 use crate::arguments::Reach;
 use crate::failure::Failure;
@@ -64,22 +64,41 @@ fn row(report: &NodeReport) -> Vec<String> {
 }
 
 /// How long ago everything on a node's disk was read; in its place, that its state is
-/// doubted, or what was damaged since.
+/// doubted, or that something is damaged.
 fn scrubbed(status: &StatusBody, now_s: u64) -> String {
     if status.differs_after_slot.is_some() {
         return "DIFFERS".to_owned();
     }
-    let Some(scrub) = &status.scrub else { return "off".to_owned() };
-    let Some(at) = scrub.finished_at_s else { return "never".to_owned() };
-    if scrub.damage_at_s.is_some_and(|damage_at| damage_at > at) {
+    if status.damage.iter().any(|damage| damage.mended_at_s.is_none()) {
         return "damaged".to_owned();
     }
-    let minutes = now_s.saturating_sub(at) / 60;
+    let Some(scrub) = &status.scrub else { return "off".to_owned() };
+    scrub.finished_at_s.map_or_else(|| "never".to_owned(), |at| ago(at, now_s))
+}
+
+/// The clocks of two machines differ: what is said is coarse.
+fn ago(at_s: u64, now_s: u64) -> String {
+    let minutes = now_s.saturating_sub(at_s) / 60;
     match minutes {
         0..120 => format!("{minutes} min ago"),
         120..2_880 => format!("{} h ago", minutes / 60),
         _ => format!("{} days ago", minutes / 1_440),
     }
+}
+
+/// What was found damaged last in a part of a node's disk, and whether it is mended.
+fn damaged(damage: &DamageBody, now_s: u64) -> String {
+    let DamageBody { part, what, found_at_s, mended_at_s } = damage;
+    let part = match part {
+        DamagedPart::State => "state",
+        DamagedPart::Journal => "journal",
+    };
+    let found = ago(*found_at_s, now_s);
+    let became = match mended_at_s {
+        Some(at) => format!("mended {}", ago(*at, now_s)),
+        None => "open".to_owned(),
+    };
+    format!("damage of its {part}, found {found}, {became}: {what}")
 }
 
 fn now_s() -> u64 {
@@ -100,8 +119,8 @@ fn print_errors(reports: &[NodeReport]) {
                 report.url
             ));
         }
-        if let Some(damage) = status.scrub.as_ref().and_then(|scrub| scrub.damage.as_ref()) {
-            warn(&format!("{}: the last damage that was found: {damage}", report.url));
+        for damage in &status.damage {
+            warn(&format!("{}: {}", report.url, damaged(damage, now_s())));
         }
     }
 }
@@ -141,9 +160,16 @@ mod tests {
         for (now_s, text) in ago {
             assert_eq!(scrubbed(&status, now_s), text);
         }
-        let scrub = status.scrub.as_mut().expect("one");
-        scrub.damage_at_s = Some(6_001);
+        let what = "a block".to_owned();
+        let (part, found_at_s, mended_at_s) = (DamagedPart::State, 6_000, None);
+        status.damage = vec![DamageBody { part, what, found_at_s, mended_at_s }];
         assert_eq!(scrubbed(&status, 6_060), "damaged");
+        let text = damaged(&status.damage[0], 6_060);
+        assert_eq!(text, "damage of its state, found 1 min ago, open: a block");
+        status.damage[0].mended_at_s = Some(6_060);
+        let text = damaged(&status.damage[0], 6_120);
+        assert_eq!(text, "damage of its state, found 2 min ago, mended 1 min ago: a block");
+        assert_eq!(scrubbed(&status, 6_120), "2 min ago");
         status.scrub.as_mut().expect("one").finished_at_s = None;
         assert_eq!(scrubbed(&status, 6_060), "never");
         status.scrub = None;
