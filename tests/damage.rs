@@ -76,6 +76,8 @@ fn a_state_with_flipped_bytes_is_replaced_without_a_hand() {
                 && cluster.status(HIT).is_some()
         });
     });
+    let damage = damage_of(&cluster, HIT);
+    assert!(damage["mended_at_s"].is_u64(), "{damage}");
     is_well(&mut cluster, &writers);
     assert!(cluster_promise_of(&cluster, HIT) >= promised, "a promise was taken back");
     assert!(!hit.join("state.damaged").exists());
@@ -122,14 +124,20 @@ fn what_is_lost_under_a_running_node_is_found_and_mended() {
     wait_until("it was mended", || {
         cluster.node_output(HIT).contains("took the place of the other one")
     });
-    wait_until("the next life tells it", || {
-        let status = cluster.status(HIT);
-        let damage =
-            status.and_then(|status| status["scrub"]["damage"].as_str().map(str::to_owned));
-        damage.is_some_and(|damage| damage.contains("the state is damaged"))
+    wait_until("the next life tells it, and that it is mended", || {
+        let damage = damage_of(&cluster, HIT);
+        let is_told = |what: &str| what.contains("the state is damaged");
+        damage["what"].as_str().is_some_and(is_told) && damage["mended_at_s"].is_u64()
     });
     assert_eq!(cluster.pid(HIT), process, "the process goes on");
     is_well(&mut cluster, &writers);
+}
+
+/// What the status of a node says of damage of its state.
+fn damage_of(cluster: &TestCluster, id: u32) -> Value {
+    let status = cluster.status(id).unwrap_or_default();
+    let mut damages = status["damage"].as_array().into_iter().flatten();
+    damages.find(|damage| damage["part"] == "state").cloned().unwrap_or_default()
 }
 
 /// Whether the damage is told. If the file is gone meanwhile, by a compaction, it never will be.

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::SocketAddr;
 
+use serde_json::Value;
 use support::http;
 use support::nodes::{CLUSTER, Nodes, Writers, all_are_there, errors, refused, succeeds};
 use support::ports::free_base_port;
@@ -31,12 +32,15 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     writers.more();
 
     // A dead node is replaced by one with a new id.
+    assert_eq!(roll_call(&nodes, &[1]), [(1, true), (2, true), (3, true)]);
     nodes.kill(3);
+    assert_eq!(roll_call(&nodes, &[2, 3]), [(1, true), (2, true), (3, false)]);
     addresses.pop();
     writers.write_to(addresses.clone());
     writers.more();
     let replacing = nodes.replace(1, 3, 4);
     assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    assert_eq!(roll_call(&nodes, &[1, 3]), [(1, true), (2, true), (4, true)]);
     assert!(!errors(&replacing).contains("nothing was changed"), "{}", errors(&replacing));
     let again = nodes.member(1, &["replace", "3"], Some(4));
     succeeds(&again);
@@ -109,6 +113,52 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     nodes.wait_for_leader(4);
     assert_eq!(nodes.members(4), (vec![4], vec![]));
     all_are_there(nodes.client(4), &more_keys);
+}
+
+/// Whom `synod status` shows when it is told of these nodes, and whether they answer.
+fn roll_call(nodes: &Nodes, named: &[u32]) -> Vec<(u64, bool)> {
+    let urls: Vec<String> = named.iter().map(|id| nodes.url(*id)).collect();
+    let output = nodes.run(&["status", "--json", "--endpoints", &urls.join(",")], None);
+    succeeds(&output);
+    let reports: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    let id = |report: &Value| report["node"].as_u64().expect("an id");
+    reports.iter().map(|report| (id(report), report["status"].is_object())).collect()
+}
+
+/// A machine gets a new disk: the new node has a new id and the addresses of the dead one.
+#[test]
+fn a_dead_node_is_replaced_by_one_at_its_own_addresses() {
+    let mut nodes = Nodes::three("");
+    let writers = Writers::start(nodes.clients(&[1, 2]));
+    writers.more();
+    nodes.configure(4, &[4]);
+    let text = fs::read_to_string(nodes.config(4)).expect("settings");
+    let text = text.replace(&nodes.client(4).to_string(), &nodes.client(3).to_string());
+    let text = text.replace(&nodes.peer(4), &nodes.peer(3));
+    fs::write(nodes.config(4), text).expect("settings");
+    refused(&nodes.member(1, &["replace", "3"], Some(4)), 3, "stop that node first");
+    refused(&nodes.member(1, &["add"], Some(4)), 3, "DELETE it first");
+    assert_eq!(nodes.members(1), (vec![1, 2, 3], vec![]));
+    nodes.kill(3);
+    wait_until("it is missed", || {
+        let status = nodes.status(1).expect("it runs");
+        let peers = status["peers"].as_array().expect("peers").iter();
+        peers.filter(|peer| peer["id"] == 3).all(|peer| peer["reachable"] == false)
+    });
+    let replaced = nodes.replace_as_configured(1, 3, 4);
+    let said = errors(&replaced);
+    assert!(said.contains("takes the addresses of node 3"), "{said}");
+    assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+    let again = nodes.member(1, &["replace", "3"], Some(4));
+    succeeds(&again);
+    assert!(errors(&again).contains("nothing was changed"), "{}", errors(&again));
+    writers.more();
+    // Its vote counts.
+    nodes.kill(1);
+    writers.write_to(vec![nodes.client(2), nodes.client(3)]);
+    writers.more();
+    let keys = writers.stop();
+    all_are_there(nodes.client(3), &keys);
 }
 
 #[test]
@@ -268,6 +318,10 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     succeeds(&again);
     assert!(errors(&again).contains("nothing was changed"), "{}", errors(&again));
     refused(&nodes.member(1, &["add"], Some(2)), 3, "take 3");
+    // As when a replacement was interrupted behind its first step.
+    nodes.configure(3, &[3]);
+    let text = "`synod member promote 3`";
+    refused(&nodes.member(1, &["replace", "2"], Some(3)), 3, text);
     assert_eq!(nodes.members(1), (vec![1], vec![]));
 
     // Changes that name another configuration have no effect.

@@ -3,9 +3,11 @@
 mod support;
 
 use std::fs;
+use std::net::TcpStream;
+use std::process::Command;
 
 use rustix::process::Signal;
-use support::cluster::{TestCluster, synod};
+use support::cluster::{SYNOD, TestCluster, synod};
 use support::wait::wait_until;
 
 #[test]
@@ -134,6 +136,41 @@ fn a_runner_that_nobody_listens_to_stops_its_nodes_cleanly() {
         let log = cluster.node_output(id);
         assert!(log.contains("stopping"), "node {id} was not asked to stop: {log}");
     }
+}
+
+/// So few files as a process may open at the least.
+const FILES_MIN: u32 = 352;
+
+#[test]
+fn a_node_serves_with_few_open_files_and_says_how_many_it_needs() {
+    let mut cluster = TestCluster::start(3);
+    let limited = |cluster: &TestCluster, files: u32| {
+        let config = cluster.settings_path(2).display().to_string();
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {files} && exec \"$0\" serve --config \"$1\"");
+        command.args(["-c", &script, SYNOD, &config]);
+        command
+    };
+    cluster.kill(2);
+    let too_few = limited(&cluster, FILES_MIN - 1);
+    cluster.start_by_hand_with(2, too_few);
+    assert_eq!(cluster.wait_for_end(2).code(), Some(1));
+    let output = cluster.node_output(2);
+    assert!(output.contains(&format!("needs {FILES_MIN} at the least")), "{output}");
+
+    let enough = limited(&cluster, FILES_MIN);
+    cluster.start_by_hand_with(2, enough);
+    wait_until_ready(&cluster, 2);
+    assert!(cluster.node_output(2).contains("raise `ulimit -n`"), "{}", cluster.node_output(2));
+    let idle: Vec<_> =
+        (0..24).map(|_| TcpStream::connect(cluster.client_addr(2)).expect("room")).collect();
+    for number in 0..50 {
+        let key = format!("/v1/kv/few/{number:02}");
+        assert_eq!(cluster.request(2, "PUT", &key, &[], b"v").status, 201);
+        assert_eq!(cluster.request(2, "GET", &key, &[], b"").text(), "v");
+    }
+    drop(idle);
+    assert!(!cluster.node_output(2).contains("oo many open files"), "{}", cluster.node_output(2));
 }
 
 fn wait_until_ready(cluster: &TestCluster, id: u32) {

@@ -229,6 +229,11 @@ impl Nodes {
     /// new node beside it. Answers what the command said.
     pub fn replace(&mut self, ask: u32, old: u32, new: u32) -> Output {
         self.configure(new, &[new]);
+        self.replace_as_configured(ask, old, new)
+    }
+
+    /// The same with settings that are there.
+    pub fn replace_as_configured(&mut self, ask: u32, old: u32, new: u32) -> Output {
         let (url, config) = (self.url(ask), self.config(new).display().to_string());
         let old = old.to_string();
         let replacing = std::thread::spawn(move || {

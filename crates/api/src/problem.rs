@@ -224,7 +224,8 @@ impl From<ReadError> for Problem {
 
 impl From<MapError> for Problem {
     fn from(error: MapError) -> Self {
-        tracing::error!(%error, "the state of this node cannot be read");
+        // What read it tells an operator, and not for each request.
+        tracing::debug!(%error, "the state of this node cannot be read");
         Self::new(Kind::Internal, "The state of this node can't be read. Ask another node.")
     }
 }

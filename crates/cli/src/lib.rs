@@ -33,6 +33,7 @@ mod output;
 mod planted;
 mod progress;
 mod recover;
+mod roll_call;
 mod scratch;
 mod serve;
 mod sim;

@@ -100,11 +100,16 @@ fn warn_unchanged() {
 fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let settings = load(&arguments.settings.config)?;
     let (id, old, reach) = (settings.node_id, arguments.old, &arguments.reach);
-    let mut before = 0;
+    let (mut before, mut is_in_place) = (0, false);
     let joined = with_cluster(reach, async |cluster| {
         cluster.ask_leader().await;
         before = cluster.members.configuration;
         check_old(&cluster.members, id, old)?;
+        if stands_where(&cluster.members, old, own_addresses(&settings)) {
+            // What can be refused is refused before anybody is removed for it.
+            drop(cluster.begin(&settings)?);
+            (is_in_place, before) = (true, cluster.make_way(id, old).await?);
+        }
         cluster.join(&settings).await
     })?;
     if role_of(&joined, id) == Some(MemberRole::Voter) && role_of(&joined, old).is_none() {
@@ -120,7 +125,10 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         arguments.settings.config.display()
     ));
     let deadline = Instant::now() + Duration::from_secs(arguments.wait_s);
-    let body = ChangeMemberBody { replaces: Some(old), ..ChangeMemberBody::default() };
+    let body = match is_in_place {
+        false => ChangeMemberBody { replaces: Some(old), ..ChangeMemberBody::default() },
+        true => ChangeMemberBody { role: Some(MemberRole::Voter), ..ChangeMemberBody::default() },
+    };
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();
         loop {
@@ -150,6 +158,11 @@ fn check_old(members: &MembersBody, id: u32, old: u32) -> Result<(), Failure> {
     match (role_of(members, old), role_of(members, id)) {
         (Some(MemberRole::Voter), _) => Ok(()),
         (None, Some(MemberRole::Voter)) if may_have_been => Ok(()),
+        (None, _) if may_have_been => Err(Failure::refused(format!(
+            "node {old} is a member no more. If it is this command that removed it, go on with \
+             `synod member add`, with the same --config, and then `synod member promote {id}`. \
+             Nothing was changed"
+        ))),
         (None, _) => Err(Failure::refused(format!(
             "no member has the id {old}; `synod member list` names them. Nothing was changed"
         ))),
@@ -158,6 +171,13 @@ fn check_old(members: &MembersBody, id: u32, old: u32) -> Result<(), Failure> {
              {old}`, and `synod member add` for the new node. Nothing was changed"
         ))),
     }
+}
+
+/// Whether the new node has an address of the old one, as a new disk in the same machine.
+fn stands_where(members: &MembersBody, old: u32, own: &MemberSettings) -> bool {
+    let mut members = members.members.iter();
+    let old = members.find(|member| member.id == old);
+    old.is_some_and(|old| old.peer == own.peer || old.client_url == own.client_url)
 }
 
 /// A cluster that was found.
@@ -190,9 +210,9 @@ fn with_cluster(
 }
 
 impl Cluster {
-    /// Makes the new node a member, if it is not one, and the folder its own.
-    async fn join(&mut self, settings: &Settings) -> Result<MembersBody, Failure> {
-        let (id, cluster) = (settings.node_id, format!("{:032x}", settings.cluster_id()));
+    /// Takes the folder of a new node of this cluster.
+    fn begin(&self, settings: &Settings) -> Result<Joining, Failure> {
+        let cluster = format!("{:032x}", settings.cluster_id());
         if self.members.cluster != cluster {
             return Err(Failure::usage(format!(
                 "{}: cluster.id is {cluster}, but the cluster that answers is {}: correct the \
@@ -202,8 +222,12 @@ impl Cluster {
             )));
         }
         let begun = Joining::begin(settings);
-        let joining = begun
-            .map_err(|error| Failure::failed(format!("{error}\nThe cluster was not told yet")))?;
+        begun.map_err(|error| Failure::failed(format!("{error}\nThe cluster was not told yet")))
+    }
+
+    /// Makes the new node a member, if it is not one, and the folder its own.
+    async fn join(&mut self, settings: &Settings) -> Result<MembersBody, Failure> {
+        let (id, joining) = (settings.node_id, self.begin(settings)?);
         if let Some(joined) = joining.joined {
             return self.rejoin(id, joined).await;
         }
@@ -218,6 +242,42 @@ impl Cluster {
         let members = self.persist(async |client| client.add_member(&body).await).await?;
         joining.finish(settings, &members).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(members)
+    }
+
+    /// Removes a dead member at whose addresses the new node will be, for no two members have the
+    /// same. A dead voter counts for a quorum and helps to none, so no fewer nodes may fail than
+    /// before. Answers the number of the configuration without it.
+    async fn make_way(&mut self, id: u32, old: u32) -> Result<u64, Failure> {
+        let lives = |how: &str| {
+            Failure::refused(format!(
+                "node {id} has addresses of node {old}, which {how}: stop that node first, or give \
+                 node {id} other addresses. Nothing was changed"
+            ))
+        };
+        let MembersBody { ids_used_upto, .. } = self.members;
+        if id <= ids_used_upto {
+            return Err(Failure::refused(format!(
+                "the id {id} may have been in use before: take {}. Nothing was changed",
+                ids_used_upto.saturating_add(1)
+            )));
+        }
+        let mut members = self.members.members.iter();
+        let url = members.find(|member| member.id == old).map(|member| member.client_url.clone());
+        let asked = url.and_then(|url| talk::client(&[url], self.timeout_ms).ok());
+        if let Some(client) = asked
+            && client.status_of(0).await.is_ok_and(|status| status.node == old)
+        {
+            return Err(lives("answers there"));
+        }
+        let status = self.client.status().await.map_err(|error| refusal(&error, &self.urls))?;
+        if status.peers.iter().any(|peer| peer.id == old && peer.reachable) {
+            return Err(lives("its peers hear"));
+        }
+        warn(&format!(
+            "node {id} takes the addresses of node {old}, so node {old} is removed before it comes"
+        ));
+        self.members = self.persist(async |client| client.remove_member(old, false).await).await?;
+        Ok(self.members.configuration)
     }
 
     /// The members, of which the node is one since the configuration of this number, if it

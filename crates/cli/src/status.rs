@@ -1,54 +1,36 @@
-//! `synod status`: a line per node.
+//! `synod status`: a line per member.
 
 use std::time::SystemTime;
 
-use serde::Serialize;
-use synod_client::StatusBody;
+use synod_client::{DamageBody, DamagedPart, StatusBody};
 
 use crate::arguments::Reach;
-use crate::cluster::statuses;
 use crate::failure::Failure;
 use crate::output::{columns, print_bytes, print_json, warn};
+use crate::roll_call::{self, NodeReport, RollCall};
 use crate::talk::with_client;
 
-/// What became of the question to one node.
-#[derive(Debug, Serialize)]
-struct NodeReport {
-    url: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<StatusBody>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-/// Asks every endpoint. Fails when none of them answers.
+/// Asks every endpoint, and every member that they know. Fails when none of them answers.
 pub(crate) fn run(reach: &Reach) -> Result<(), Failure> {
-    let reports = with_client(reach, |client| async move {
-        let answers = statuses(&client).await;
-        let reports = client.endpoints().iter().cloned().zip(answers);
-        Ok(reports.map(|(url, answer)| NodeReport::new(url, answer)).collect::<Vec<_>>())
-    })?;
+    let timeout_ms = reach.timeout_ms;
+    let RollCall { nodes, strays } =
+        with_client(reach, |client| async move { Ok(roll_call::call(&client, timeout_ms).await) })?;
     if reach.json {
-        print_json(&reports)?;
+        print_json(&nodes)?;
     } else {
-        print_bytes(columns(&table(&reports)).as_bytes())?;
-        print_errors(&reports);
+        print_bytes(columns(&table(&nodes)).as_bytes())?;
+        print_errors(&nodes);
     }
-    if reports.iter().all(|report| report.status.is_none()) {
+    for stray in strays {
+        let error = stray.error.as_deref().unwrap_or("a node that was removed");
+        warn(&format!("{}: no member of the cluster is there: {error}", stray.url));
+    }
+    if nodes.iter().all(|report| report.status.is_none()) {
         return Err(Failure::failed(
             "no node answers: start a cluster (`synod cluster`), or name one with --endpoints",
         ));
     }
     Ok(())
-}
-
-impl NodeReport {
-    fn new(url: String, answer: Result<StatusBody, synod_client::ClientError>) -> Self {
-        match answer {
-            Ok(status) => Self { url, status: Some(status), error: None },
-            Err(error) => Self { url, status: None, error: Some(error.to_string()) },
-        }
-    }
 }
 
 fn table(reports: &[NodeReport]) -> Vec<Vec<String>> {
@@ -63,7 +45,8 @@ fn table(reports: &[NodeReport]) -> Vec<Vec<String>> {
 
 fn row(report: &NodeReport) -> Vec<String> {
     let Some(status) = &report.status else {
-        return vec!["-".to_owned(), "no answer".to_owned(), report.url.clone()];
+        let node = report.node.map_or_else(|| "-".to_owned(), |node| node.to_string());
+        return vec![node, "no answer".to_owned(), report.url.clone()];
     };
     vec![
         status.node.to_string(),
@@ -81,22 +64,41 @@ fn row(report: &NodeReport) -> Vec<String> {
 }
 
 /// How long ago everything on a node's disk was read; in its place, that its state is
-/// doubted, or what was damaged since.
+/// doubted, or that something is damaged.
 fn scrubbed(status: &StatusBody, now_s: u64) -> String {
     if status.differs_after_slot.is_some() {
         return "DIFFERS".to_owned();
     }
-    let Some(scrub) = &status.scrub else { return "off".to_owned() };
-    let Some(at) = scrub.finished_at_s else { return "never".to_owned() };
-    if scrub.damage_at_s.is_some_and(|damage_at| damage_at > at) {
+    if status.damage.iter().any(|damage| damage.mended_at_s.is_none()) {
         return "damaged".to_owned();
     }
-    let minutes = now_s.saturating_sub(at) / 60;
+    let Some(scrub) = &status.scrub else { return "off".to_owned() };
+    scrub.finished_at_s.map_or_else(|| "never".to_owned(), |at| ago(at, now_s))
+}
+
+/// The clocks of two machines differ: what is said is coarse.
+fn ago(at_s: u64, now_s: u64) -> String {
+    let minutes = now_s.saturating_sub(at_s) / 60;
     match minutes {
         0..120 => format!("{minutes} min ago"),
         120..2_880 => format!("{} h ago", minutes / 60),
         _ => format!("{} days ago", minutes / 1_440),
     }
+}
+
+/// What was found damaged last in a part of a node's disk, and whether it is mended.
+fn damaged(damage: &DamageBody, now_s: u64) -> String {
+    let DamageBody { part, what, found_at_s, mended_at_s } = damage;
+    let part = match part {
+        DamagedPart::State => "state",
+        DamagedPart::Journal => "journal",
+    };
+    let found = ago(*found_at_s, now_s);
+    let became = match mended_at_s {
+        Some(at) => format!("mended {}", ago(*at, now_s)),
+        None => "open".to_owned(),
+    };
+    format!("damage of its {part}, found {found}, {became}: {what}")
 }
 
 fn now_s() -> u64 {
@@ -117,8 +119,8 @@ fn print_errors(reports: &[NodeReport]) {
                 report.url
             ));
         }
-        if let Some(damage) = status.scrub.as_ref().and_then(|scrub| scrub.damage.as_ref()) {
-            warn(&format!("{}: the last damage that was found: {damage}", report.url));
+        for damage in &status.damage {
+            warn(&format!("{}: {}", report.url, damaged(damage, now_s())));
         }
     }
 }
@@ -129,13 +131,19 @@ mod tests {
 
     #[test]
     fn a_node_that_does_not_answer_has_its_line() {
-        let report = NodeReport {
+        let report = |node| NodeReport {
+            node,
             url: "http://127.0.0.1:7002".to_owned(),
             status: None,
             error: Some("refused".to_owned()),
         };
-        let text = columns(&table(&[report]));
-        assert!(text.contains("no answer") && text.contains("7002"), "{text}");
+        let text = columns(&table(&[report(None), report(Some(2))]));
+        let line = |start: &str| {
+            let mut lines = text.lines();
+            let line = lines.find(|line| line.starts_with(start)).expect("its line");
+            line.contains("no answer") && line.contains("7002")
+        };
+        assert!(line("-") && line("2"), "{text}");
     }
 
     #[test]
@@ -152,9 +160,16 @@ mod tests {
         for (now_s, text) in ago {
             assert_eq!(scrubbed(&status, now_s), text);
         }
-        let scrub = status.scrub.as_mut().expect("one");
-        scrub.damage_at_s = Some(6_001);
+        let what = "a block".to_owned();
+        let (part, found_at_s, mended_at_s) = (DamagedPart::State, 6_000, None);
+        status.damage = vec![DamageBody { part, what, found_at_s, mended_at_s }];
         assert_eq!(scrubbed(&status, 6_060), "damaged");
+        let text = damaged(&status.damage[0], 6_060);
+        assert_eq!(text, "damage of its state, found 1 min ago, open: a block");
+        status.damage[0].mended_at_s = Some(6_060);
+        let text = damaged(&status.damage[0], 6_120);
+        assert_eq!(text, "damage of its state, found 2 min ago, mended 1 min ago: a block");
+        assert_eq!(scrubbed(&status, 6_120), "2 min ago");
         status.scrub.as_mut().expect("one").finished_at_s = None;
         assert_eq!(scrubbed(&status, 6_060), "never");
         status.scrub = None;

@@ -29,7 +29,9 @@ pub use members::{
 pub use object::Object;
 pub use problem::{Effect, LeaderHint, Problem, ProblemKind};
 pub use redirect::RedirectBody;
-pub use status::{PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody};
+pub use status::{
+    DamageBody, DamagedPart, PeerBody, RoleName, ScrubBody, SnapshotBody, StatusBody,
+};
 pub use txn::{
     CompareBody, Few, Operand, OperationBody, OperationName, RelationName, TargetName,
     TxnAnswerBody, TxnBody, TxnResultBody,

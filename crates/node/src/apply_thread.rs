@@ -205,7 +205,7 @@ impl Applier {
         let compared = self.machine.compared_hash();
         Applied {
             upto: self.applied(),
-            durable: self.shared.state.durable(),
+            durable: self.shared.state.spare(),
             cluster_time_ms: self.machine.cluster_time_ms(),
             tick_ms: self.machine.tick_ms(),
             own_sequence: self.own_sequence,
@@ -369,6 +369,7 @@ impl ApplyThread {
         self.applier.publish();
         self.installed = Slot(installed.slot);
         self.shared.state.set_durable(self.installed);
+        self.shared.state.set_spare(self.installed);
         self.shared.snapshot.installed.fetch_add(1, Relaxed);
         tracing::info!(peer = %from, slot, before = %before, "switched to the snapshot");
         self.give_up_waiters();

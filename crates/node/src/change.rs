@@ -203,12 +203,10 @@ impl Next {
         for member in self.about.members.iter().filter(|member| member.node != new.node) {
             let id = member.node.0;
             if member.peer == new.peer {
-                let detail = format!("Node {id} has the peer address {} already.", new.peer);
-                return Err(conflict(detail));
+                return Err(taken(id, &format!("peer address {}", new.peer)));
             }
             if member.client_url == new.client_url {
-                let detail = format!("Node {id} has the client URL {} already.", new.client_url);
-                return Err(conflict(detail));
+                return Err(taken(id, &format!("client URL {}", new.client_url)));
             }
             if member.store.is_some() && member.store == new.store {
                 return Err(conflict(format!(
@@ -295,6 +293,14 @@ pub(crate) fn explain(refusal: ChangeRefusal) -> ChangeRefused {
             refused(ProblemKind::ChangeUnsafe, detail)
         }
     }
+}
+
+/// Two members are never at one address.
+fn taken(id: u32, address: &str) -> ChangeRefused {
+    conflict(format!(
+        "Node {id} has the {address} already. Take another one; or if node {id} is gone for good, \
+         DELETE it first."
+    ))
 }
 
 /// Another change came first.

@@ -14,10 +14,14 @@ use crate::start_error::StartError;
 /// Connections that may wait to be accepted. With fewer a burst of clients, such as
 /// comes after a failover, would wait for TCP to ask again, which takes seconds.
 const BACKLOG: i32 = 4_096;
-/// Files of the node itself: the storage engine's, the journal, peers, and room.
-const OWN_FILES: u64 = 512 + 256;
+/// Files of the state that are kept open, at the most and at the least. With fewer than there are
+/// a read may have to open its file first.
+const TABLES_MAX: u64 = 512;
+const TABLES_MIN: u64 = 64;
+/// The journal, peers, the search for damage, snapshots, and room.
+const OTHER_FILES: u64 = 256;
 /// With room for fewer clients than this a node does not start.
-const CONNECTIONS_MIN: u64 = 64;
+const CONNECTIONS_MIN: u64 = 32;
 
 /// The peers' door, open before anything else that may take long.
 pub(crate) fn open_to_peers(settings: &Settings) -> Result<TcpListener, StartError> {
@@ -81,7 +85,7 @@ fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// When hardly any client would have room.
 pub(crate) fn provide_descriptors(connections_max: usize) -> Result<usize, StartError> {
-    let wanted = OWN_FILES.saturating_add(connections_max as u64);
+    let wanted = (TABLES_MAX + OTHER_FILES).saturating_add(connections_max as u64);
     let limit = getrlimit(Resource::Nofile);
     let current = limit.current.unwrap_or(u64::MAX);
     let most = limit.maximum.unwrap_or(u64::MAX).min(wanted);
@@ -91,25 +95,47 @@ pub(crate) fn provide_descriptors(connections_max: usize) -> Result<usize, Start
             tracing::warn!(%error, "cannot raise the number of open files to {most}");
         }
     }
-    let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let connections = connections_within(current, connections_max)
-        .ok_or(StartError::Descriptors { limit: current, wanted })?;
+    let limit = files_max();
+    let connections = connections_within(limit, connections_max).ok_or_else(|| {
+        let least = least_files(connections_max);
+        StartError::Descriptors { limit, least, wanted }
+    })?;
     if connections < connections_max {
+        let tables = tables_within(limit);
         tracing::warn!(
-            "this process may open {current} files, so it takes {connections} connections instead \
-             of limits.connections_max = {connections_max}: raise `ulimit -n` or LimitNOFILE to \
-             {wanted}"
+            "this process may open {limit} files, so it takes {connections} connections instead of \
+             limits.connections_max = {connections_max}, and keeps {tables} files of its state \
+             open: raise `ulimit -n` or LimitNOFILE to {wanted}"
         );
     }
     Ok(connections)
 }
 
+/// How many files of the state may be kept open.
+pub(crate) fn table_files() -> u16 {
+    u16::try_from(tables_within(files_max())).expect("bounded")
+}
+
+fn files_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// How many files the process must be allowed to open for a node that works.
+fn least_files(connections_max: usize) -> u64 {
+    OTHER_FILES + TABLES_MIN + CONNECTIONS_MIN.min(connections_max as u64)
+}
+
+/// Half of what is left when everybody has the least is the state's.
+fn tables_within(files_max: u64) -> u64 {
+    let spare = files_max.saturating_sub(OTHER_FILES + TABLES_MIN + CONNECTIONS_MIN);
+    (TABLES_MIN + spare / 2).min(TABLES_MAX)
+}
+
 /// How many connections there may be when the process may open so many files.
 fn connections_within(files_max: u64, connections_max: usize) -> Option<usize> {
-    let room = files_max.saturating_sub(OWN_FILES);
-    let least = CONNECTIONS_MIN.min(connections_max as u64);
+    let room = files_max.saturating_sub(OTHER_FILES + tables_within(files_max));
     let connections = usize::try_from(room).unwrap_or(usize::MAX).min(connections_max);
-    (room >= least).then_some(connections)
+    (files_max >= least_files(connections_max)).then_some(connections)
 }
 
 #[cfg(test)]
@@ -119,10 +145,17 @@ mod tests {
     #[test]
     fn clients_get_what_the_node_itself_does_not_need() {
         assert_eq!(connections_within(u64::MAX, 10_000), Some(10_000));
-        assert_eq!(connections_within(1_024, 10_000), Some(256));
-        assert_eq!(connections_within(OWN_FILES + 63, 10_000), None);
-        assert_eq!(connections_within(OWN_FILES + 10, 10), Some(10));
-        assert_eq!(connections_within(256, 10), None);
+        assert_eq!((connections_within(1_024, 10_000), tables_within(1_024)), (Some(368), 400));
+        assert_eq!((connections_within(400, 10_000), tables_within(400)), (Some(56), 88));
+        assert_eq!((connections_within(352, 10_000), tables_within(352)), (Some(32), TABLES_MIN));
+        assert_eq!(connections_within(351, 10_000), None);
+        assert_eq!((connections_within(330, 10), connections_within(329, 10)), (Some(10), None));
+        assert_eq!([0, u64::MAX].map(tables_within), [TABLES_MIN, TABLES_MAX]);
+        for limit in 352..5_000 {
+            let connections = connections_within(limit, 10_000).expect("enough") as u64;
+            assert!(connections >= CONNECTIONS_MIN);
+            assert_eq!(connections + tables_within(limit) + OTHER_FILES, limit);
+        }
     }
 
     #[test]
@@ -131,7 +164,7 @@ mod tests {
         let connections = provide_descriptors(100).expect("room for a few");
         assert_eq!(connections, 100);
         let current = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        assert!(current >= hard.min(OWN_FILES + 100));
+        assert!(current >= hard.min(TABLES_MAX + OTHER_FILES + 100));
     }
 
     #[test]

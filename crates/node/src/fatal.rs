@@ -6,14 +6,16 @@
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use synod_kv::http::{DamageBody, DamagedPart};
 use synod_storage::{Told, told_by};
 use tokio::sync::{Notify, watch};
 
+use crate::damage::{Damages, Tell};
 use crate::folder;
-use crate::marks::{self, REBUILD, SUSPECT, WENT_BACK, doubt_text};
+use crate::marks::{self, REBUILD, SUSPECT, UNREPLACED, WENT_BACK, WHOLE, doubt_text};
 
 /// A node that meets damage after so long was of use in between.
 const OF_USE: Duration = Duration::from_secs(60);
@@ -33,19 +35,49 @@ struct Inner {
     removed: watch::Sender<Option<u64>>,
     /// What is damaged on the disk.
     damage: watch::Sender<Option<String>>,
-    /// The last damage with which the node goes on.
-    noted: Mutex<Option<String>>,
+    /// Whoever leaves or removes a mark of damage holds it.
+    doubt: Mutex<Doubt>,
     /// The data folder, in which the next life finds what it must know.
     folder: Option<PathBuf>,
     begun: Option<Instant>,
 }
 
+/// What is known against what this node has on its disk.
+#[derive(Debug, Default)]
+struct Doubt {
+    damages: Damages,
+    /// The state is damaged, and the node goes on with it.
+    is_noted: bool,
+    /// How often a state was suspected that may be whole.
+    suspicions: u64,
+}
+
+/// How much was held against the disk at some moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Held(u64);
+
+impl Doubt {
+    fn held(&self) -> Held {
+        Held(self.damages.count() + self.suspicions)
+    }
+}
+
 impl Fatal {
     /// Of the node in this data folder.
     pub(crate) fn of(folder: &Path) -> Fatal {
+        let mut damages = Damages::open(folder);
+        if let Ok(Some(mark)) = folder::read(folder, REBUILD) {
+            // Nobody gave another state.
+            damages.note_mark(&mark);
+        }
+        let doubt = Doubt { damages, ..Doubt::default() };
         let (folder, begun) = (Some(folder.to_owned()), Some(Instant::now()));
-        let inner = Inner { folder, begun, ..Inner::default() };
+        let inner = Inner { folder, begun, doubt: Mutex::new(doubt), ..Inner::default() };
         Fatal { inner: Arc::new(inner) }
+    }
+
+    fn doubt(&self) -> MutexGuard<'_, Doubt> {
+        self.inner.doubt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports a failure. The first one is what the node ends with. If it was a damaged
@@ -53,13 +85,15 @@ impl Fatal {
     pub(crate) fn report(&self, what: &str, error: impl Display) {
         let message = format!("{what}: {error}");
         match told_by(&message) {
-            Some(Told::Damage) if self.leave(REBUILD, &doubt_text(&message)) => {
+            Some(Told::Damage) if self.leave_damaged(&error.to_string(), &message) => {
                 if self.inner.begun.is_some_and(|begun| begun.elapsed() >= OF_USE) {
                     self.count_anew();
                 }
-                return self.report_damage(message);
+                return self.end_damaged(message);
             }
             Some(Told::Suspicion) => {
+                let mut doubt = self.doubt();
+                doubt.suspicions += 1;
                 self.leave(SUSPECT, format!("{message}\n").as_bytes());
             }
             _ => {}
@@ -86,9 +120,31 @@ impl Fatal {
         }
     }
 
-    /// Something on the disk is damaged in a way that the next start mends: the node ends
-    /// in an orderly way, and starts again.
-    pub(crate) fn report_damage(&self, message: String) {
+    /// The journal is damaged in a way that the next start mends: the node ends in an orderly
+    /// way, and starts again.
+    pub(crate) fn report_damaged_journal(&self, message: String) {
+        self.note_damaged_journal(&message);
+        self.end_damaged(message);
+    }
+
+    /// The journal is damaged, and the node goes on.
+    pub(crate) fn note_damaged_journal(&self, message: &str) {
+        self.doubt().damages.meet(DamagedPart::Journal, message, Instant::now());
+    }
+
+    /// All of the journal was read, and mended if need be.
+    pub(crate) fn note_whole_journal(&self) {
+        self.doubt().damages.mend(DamagedPart::Journal);
+    }
+
+    /// Has the next life replace the state, and the status tell why. Says whether it will.
+    fn leave_damaged(&self, what: &str, message: &str) -> bool {
+        let mut doubt = self.doubt();
+        doubt.damages.meet(DamagedPart::State, what, Instant::now());
+        self.leave(REBUILD, &doubt_text(message))
+    }
+
+    fn end_damaged(&self, message: String) {
         self.inner.damage.send_if_modified(|damage| {
             let is_first = damage.is_none();
             if is_first {
@@ -111,28 +167,37 @@ impl Fatal {
         damage.ok().flatten().expect("the sender lives as long as this value")
     }
 
-    /// The state is damaged, and the node goes on: nobody can give it another one now. Who wanted
+    /// The state is damaged, and the node goes on until another one can take its place. Who wanted
     /// to read what is damaged is told that it can't be.
     pub(crate) fn note_damage(&self, message: &str) {
+        let mut doubt = self.doubt();
+        doubt.is_noted = true;
         // A start that finds neither file takes the state for sound.
         if !self.has_mark(REBUILD) {
             self.leave(SUSPECT, format!("{message}\n").as_bytes());
         }
-        let mut noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        // Some read it again and again.
-        if noted.as_deref() != Some(message) {
-            tracing::error!(
-                "{message}; nobody can replace the state now, so this node goes on without what is \
-                 damaged"
-            );
-            *noted = Some(message.to_owned());
+        let told = doubt.damages.meet(DamagedPart::State, message, Instant::now());
+        drop(doubt);
+        match told {
+            Tell::First => tracing::error!(
+                "{message}; this node tells nobody what is damaged, and goes on without it until \
+                 another state can take the place of its own"
+            ),
+            Tell::Again(times) => {
+                tracing::error!(times, "what is damaged was met again, the last time: {message}");
+            }
+            Tell::Nothing => {}
         }
+    }
+
+    /// What was found damaged last, for the status.
+    pub(crate) fn damage(&self) -> Vec<DamageBody> {
+        self.doubt().damages.known().to_vec()
     }
 
     /// Whether the state is damaged, as far as anybody here knows, and the node goes on with it.
     pub(crate) fn doubts_state(&self) -> bool {
-        let noted = self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner);
-        noted.is_some() || self.has_mark(REBUILD) || self.has_mark(SUSPECT)
+        self.doubt().is_noted || self.has_mark(REBUILD) || self.has_mark(SUSPECT)
     }
 
     /// A mark that can't be looked for may be there.
@@ -141,9 +206,34 @@ impl Fatal {
         folder.is_some_and(|folder| folder::exists(&folder.join(name)).unwrap_or(true))
     }
 
-    /// All of the state was read, and nothing in it is damaged.
-    pub(crate) fn forget_damage(&self) {
-        *self.inner.noted.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// How much was held against the disk up to now: for whoever begins to read all of it.
+    pub(crate) fn held(&self) -> Held {
+        self.doubt().held()
+    }
+
+    /// All that is on the disk was read, begun when this much was held against it, and nothing is
+    /// damaged: what was doubted is gone, or was told by mistake. Not so if more was met
+    /// meanwhile, for that may lie where it was read before, or was not there to be read.
+    pub(crate) fn forget_damage(&self, before: Held) {
+        let mut doubt = self.doubt();
+        if doubt.held() != before || self.is_damaged() {
+            return;
+        }
+        doubt.is_noted = false;
+        doubt.damages.mend(DamagedPart::State);
+        doubt.damages.mend(DamagedPart::Journal);
+        let Some(folder) = &self.inner.folder else { return };
+        let mark = folder::read(folder, REBUILD);
+        let is_own = matches!(mark, Ok(Some(text)) if marks::is_doubt(&text));
+        let gone: &[&str] = match is_own {
+            true => &[UNREPLACED, REBUILD, SUSPECT, WHOLE],
+            false => &[SUSPECT, WHOLE],
+        };
+        for mark in gone {
+            if let Err(error) = folder::remove(folder, mark) {
+                tracing::warn!(%error, "the next start will doubt the state");
+            }
+        }
     }
 
     /// The next life asks for a state as briefly as after the first time that nobody gave one.
@@ -242,12 +332,40 @@ mod tests {
         assert!(fatal.doubts_state());
         // The next life does not know what was noted: it finds the mark.
         assert!(Fatal::of(folder.path()).doubts_state());
-        fatal.forget_damage();
-        std::fs::remove_file(folder.path().join(SUSPECT)).expect("left");
-        assert!(!fatal.doubts_state());
+        fatal.forget_damage(fatal.held());
+        assert!(!fatal.doubts_state() && !folder.path().join(SUSPECT).exists());
         // An earlier life found it, and nobody replaced the state.
         std::fs::write(folder.path().join(REBUILD), "a block").expect("written");
         assert!(fatal.doubts_state());
+    }
+
+    /// Whatever is met while everything is read may be where the reading has been.
+    #[test]
+    fn what_is_met_while_everything_is_read_is_not_forgotten_with_the_rest() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let has = |mark| folder.path().join(mark).exists();
+        let is_open = |fatal: &Fatal| fatal.damage().iter().any(|one| one.mended_at_s.is_none());
+        let fatal = Fatal::of(folder.path());
+        fatal.note_damage("a block");
+        let begun = fatal.held();
+        fatal.note_damage("a block");
+        fatal.forget_damage(begun);
+        assert!(fatal.doubts_state() && is_open(&fatal) && has(SUSPECT));
+        fatal.forget_damage(fatal.held());
+        assert!(!fatal.doubts_state() && !is_open(&fatal) && !has(SUSPECT));
+        let begun = fatal.held();
+        fatal.report("synod-upkeep", "the state could not be flushed or compacted: why?");
+        fatal.forget_damage(begun);
+        assert!(has(SUSPECT));
+        // The end of the node is not told yet when its mark is left.
+        let begun = fatal.held();
+        assert!(fatal.leave_damaged("a block", "the state is damaged: a block"));
+        fatal.forget_damage(begun);
+        assert!(has(REBUILD) && is_open(&fatal));
+        // Nor once it is told.
+        fatal.end_damaged("the state is damaged: a block".to_owned());
+        fatal.forget_damage(fatal.held());
+        assert!(has(REBUILD) && is_open(&fatal));
     }
 
     #[test]

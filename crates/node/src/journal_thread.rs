@@ -173,7 +173,8 @@ impl JournalThread {
     /// nowhere else: another one says it first.
     fn report_damage(&mut self, error: &JournalError) -> Result<(), JournalError> {
         if !std::mem::replace(&mut self.has_left_damage, true) {
-            self.fatal.report_damage(format!("a peer asked for what is damaged: {error}"));
+            let text = format!("a peer asked for what is damaged: {error}");
+            self.fatal.report_damaged_journal(text);
             self.sync()?;
             self.journal.begin_next()?;
             self.report_segments();

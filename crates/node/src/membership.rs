@@ -9,7 +9,7 @@ use synod_api::{ChangeRefused, MemberChange, Refused};
 use synod_host::RequestId;
 use synod_paxos::{
     Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Position, Reject,
-    RejectReason, Status,
+    RejectReason, Slot, Status,
 };
 use synod_transport::{Own, PeerAddress, Pin, Removed, Transport, TransportSettings};
 use synod_wire::{PeerMessage, Versions};
@@ -221,11 +221,18 @@ impl Membership {
     }
 
     /// Takes leave of members that were removed, once it is sure for good that they are:
-    /// from then on a handshake of theirs is refused with the number that says so.
-    pub(crate) fn say_farewell(&mut self, status: &Status, transport: &mut Transport) {
+    /// from then on a handshake of theirs is refused with the number that says so. What the state
+    /// has durably is sure also if it is doubted: should a peer's take its place, the journal goes
+    /// on from there with the same.
+    pub(crate) fn say_farewell(
+        &mut self,
+        status: &Status,
+        durable: Slot,
+        transport: &mut Transport,
+    ) {
         let newest = &self.roster.newest;
-        let is_durable = status.configuration == newest.number()
-            && status.durable_upto.next() >= status.configuration_from;
+        let is_durable =
+            status.configuration == newest.number() && durable.next() >= status.configuration_from;
         let is_sure = self.roster.is_settled && is_durable;
         let witnesses = newest.voters().len() - newest.progress_quorum() + 1;
         let removed = Removed {

@@ -43,6 +43,7 @@ use crate::replaceable::{self, FORBEARANCE};
 use crate::replica::{Facts, Handle};
 use crate::report::Report;
 use crate::request::{self, AnswerQueue, Answers};
+use crate::retirement::Retirement;
 use crate::roster::Known;
 use crate::scrub::Scrub;
 use crate::settings::Settings;
@@ -60,7 +61,7 @@ const WORDS_MAX: usize = 1_000;
 /// Between two attempts to hand over.
 pub(crate) const HANDOVER_EVERY: Duration = Duration::from_millis(20);
 /// How long a leader that stops looks for a successor.
-const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
+pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_millis(1_000);
 
 /// A node that runs.
 #[derive(Debug)]
@@ -293,12 +294,13 @@ fn recover(
     store: Store,
     stop: &AtomicBool,
 ) -> Result<Recovery, StartError> {
-    let Assembly { settings, identity, shared, .. } = to;
+    let Assembly { settings, identity, shared, fatal, .. } = to;
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let filled = Filled::read(folder.path())?;
     let opened = rebuild::open_journal(folder, settings, identity, state_upto, filled.as_ref())?;
     let incarnation = opened.incarnation;
     let (mut journal, mut recovered) = (opened.journal, opened.recovered);
+    fatal.note_whole_journal();
     if let Some(slot) = StateFolders::mark(store.path())? {
         recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
         folder.states().remove_mark(store.path())?;
@@ -319,9 +321,11 @@ fn recover(
     }
     // A state that is doubted, and goes on since nobody has another one, is no reason to drop
     // anything of the journal.
-    shared.state.set_durable(match folder.read(REBUILD)? {
-        Some(_) => recovered.truncated_upto,
-        None => durable_slot(&store).map_err(StartError::State)?,
+    let durable = durable_slot(&store).map_err(StartError::State)?;
+    shared.state.set_durable(durable);
+    shared.state.set_spare(match folder.has(REBUILD)? {
+        true => recovered.truncated_upto,
+        false => durable,
     });
     let configurations = applier.configurations().map_err(StartError::State)?;
     if configurations.number() == 0 && identity.joined.is_none() {
@@ -474,10 +478,12 @@ impl Assembly<'_> {
             cluster: self.identity.cluster,
             first: self.identity.configuration.clone(),
             founding: self.identity.founding,
-            turn: replaceable::turn(&self.settings.scrub),
             snapshot_bytes_per_s: self.settings.snapshot.rate_bytes_per_s,
         };
-        Handle::new(facts, store, self.shared.clone(), self.clock, requests, self.fatal.clone())
+        let fatal = self.fatal.clone();
+        let turn = replaceable::turn(self.settings);
+        let retirement = Retirement::new(facts.node, turn, self.shared.clone(), fatal.clone());
+        Handle::new(facts, store, self.shared.clone(), self.clock, requests, (fatal, retirement))
     }
 
     /// The thread that serves clients and completes their answers.

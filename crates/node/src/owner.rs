@@ -276,8 +276,8 @@ impl Owner {
             Report::Loaded { load, values } => Some(Event::Loaded { load, values }),
             Report::Applied => None, // It was taken at the beginning of the step.
 
-            Report::Durable(durable) => {
-                self.applied.durable = self.applied.durable.max(durable);
+            Report::Spare(spare) => {
+                self.applied.durable = self.applied.durable.max(spare);
                 Some(Event::Applied(self.applied.clone()))
             }
             Report::Segment(segment) => Some(Event::Segment(segment)),
@@ -430,7 +430,8 @@ impl Owner {
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
         let log_version = self.settle_log_version();
         let status = self.host.status(self.clock.now());
-        self.membership.say_farewell(&status, &mut self.transport);
+        let durable = self.shared.state.durable();
+        self.membership.say_farewell(&status, durable, &mut self.transport);
         if let Some(number) = status.removed {
             self.fatal.report_removed(number);
         }

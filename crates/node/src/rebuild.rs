@@ -39,6 +39,7 @@ pub(crate) use opening::open_journal;
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal};
+use synod_kv::http::DamagedPart;
 use synod_kv::{KvOptions, StateMachine};
 use synod_paxos::{Configuration, NodeId, Slot};
 use synod_storage::snapshot::{StateFolders, Verified};
@@ -48,6 +49,7 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
 use crate::apply_thread::Applier;
+use crate::damage::Damages;
 use crate::filled::{Filled, Held};
 use crate::folder::{self, Folder, REMOVED_FILE};
 use crate::identity::Identity;
@@ -56,7 +58,6 @@ use crate::membership::Membership;
 use crate::pins::Pins;
 use crate::recovery::RecoveryError;
 use crate::roster::Known;
-use crate::scrub;
 use crate::serve::ServeError;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -90,6 +91,7 @@ pub(crate) fn instead_of(
         return error;
     }
     let reason = error.to_string();
+    Damages::open(folder.path()).meet(DamagedPart::State, &reason, Instant::now());
     match folder.replace(REBUILD, &marks::doubt_text(&reason)) {
         Ok(()) => StartError::Rebuild { reason },
         Err(error) => error.into(),
@@ -123,11 +125,16 @@ pub(crate) fn look_at_suspect(
     }
     tracing::warn!("the last life doubted the state: reading all of it");
     let opened = Store::open_to_verify(&current).map_err(StartError::from);
+    let mut damages = Damages::open(folder.path());
     match opened.and_then(|store| read_all(&store, stop)) {
         Err(error) if tells_damage(&error) && peers_of(folder, settings, identity).is_empty() => {
             tracing::error!("{error}; nobody else has a state: going on with what can be read");
+            damages.meet(DamagedPart::State, &error.to_string(), Instant::now());
         }
-        read => read?,
+        read => {
+            read?;
+            damages.mend(DamagedPart::State);
+        }
     }
     Ok(folder::remove(folder.path(), SUSPECT)?)
 }
@@ -168,9 +175,11 @@ impl Rebuild<'_> {
         if !is_replaced && !self.replace(&mark, door)? {
             return Ok(());
         }
+        let mut damages = Damages::open(self.folder.path());
         if marks::is_doubt(&mark) {
-            scrub::note_replaced(self.folder.path(), &mark);
+            damages.note_mark(&mark);
         }
+        damages.mend(DamagedPart::State);
         self.folder.step("state replaced")?;
         self.remove_marks(&[DIFFERS, SUSPECT, WHOLE, UNREPLACED, REBUILD])?;
         states.remove_aside()?;
@@ -358,6 +367,7 @@ impl Rebuild<'_> {
     /// The state stays what it is. If it is doubted again it is replaced first.
     fn keep(&self) -> Result<(), StartError> {
         tracing::warn!("all of the state can be read: nothing is wrong with it, and it stays");
+        Damages::open(self.folder.path()).mend(DamagedPart::State);
         // While both are there a start takes the state for one that was doubted again.
         self.remove_marks(&[SUSPECT, UNREPLACED, REBUILD])?;
         self.folder.replace(WHOLE, b"the state was doubted, and all of it was read\n")?;

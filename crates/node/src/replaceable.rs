@@ -14,25 +14,34 @@ use std::time::{Duration, Instant};
 use synod_paxos::{NodeId, Slot};
 
 use crate::identity::random_id;
-use crate::scrub_settings::ScrubSettings;
+use crate::node::HANDOVER_TIMEOUT;
+use crate::settings::{Settings, TimingSettings};
 use crate::shared::Shared;
 use crate::status::failures_survivable;
 
 /// A node to which nobody gave a state goes on with its own for so long before it asks again.
 pub(crate) const FORBEARANCE: Duration = Duration::from_secs(60 * 60);
 
-/// Between the second looks of two members: long enough to hand over, to stop, and to be missed.
-const TURN: Duration = Duration::from_secs(15);
+/// Between the second looks of two members, at the most.
+const TURN_MAX: Duration = Duration::from_secs(15);
 /// And not more than this part of the time in which everything is read.
 const TURN_PART: u32 = 8;
+/// After so many election timeouts of silence a node is missed, and that is known everywhere here.
+const MISSED_AFTER: u32 = 3;
 /// A turn begins up to this part of it later, by chance.
 const CHANCE_PART: u32 = 4;
 
-/// How long a turn is.
-pub(crate) fn turn(settings: &ScrubSettings) -> Duration {
-    match settings.interval_s {
-        0 => TURN,
-        interval_s => TURN.min(Duration::from_secs(interval_s) / TURN_PART),
+/// How long a turn is: in what chance leaves of it a node that decided to end hands over, lets the
+/// requests under way end, and is missed by the others.
+pub(crate) fn turn(settings: &Settings) -> Duration {
+    let TimingSettings { shutdown_timeout_ms, election_timeout_ms, .. } = settings.timing;
+    let requests_end = Duration::from_millis(shutdown_timeout_ms);
+    let missed = Duration::from_millis(election_timeout_ms) * MISSED_AFTER;
+    let ends = HANDOVER_TIMEOUT + requests_end + missed;
+    let turn = TURN_MAX.min(ends + ends / (CHANCE_PART - 1));
+    match settings.scrub.interval_s {
+        0 => turn,
+        interval_s => turn.min(Duration::from_secs(interval_s) / TURN_PART),
     }
 }
 
@@ -76,21 +85,42 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::test_node;
 
     /// Whatever chance says, those before have had most of a turn to end.
     #[test]
     fn members_look_again_one_after_the_other() {
         let members = [2, 4, 5, 7, 9].map(NodeId);
         for pair in members.windows(2) {
-            let latest = wait_of(pair[0], &members, TURN, u32::MAX);
-            let earliest = wait_of(pair[1], &members, TURN, 0);
-            assert!(latest + TURN / 2 < earliest, "{latest:?} {earliest:?}");
+            let latest = wait_of(pair[0], &members, TURN_MAX, u32::MAX);
+            let earliest = wait_of(pair[1], &members, TURN_MAX, 0);
+            assert!(latest + TURN_MAX / 2 < earliest, "{latest:?} {earliest:?}");
         }
-        assert_eq!(wait_of(NodeId(2), &members, TURN, 0), Duration::ZERO);
+        assert_eq!(wait_of(NodeId(2), &members, TURN_MAX, 0), Duration::ZERO);
         // Who knows of no members waits by chance.
-        assert_ne!(wait_of(NodeId(2), &[], TURN, 1 << 31), wait_of(NodeId(4), &[], TURN, 1 << 30));
-        let turn = |interval_s| turn(&ScrubSettings { interval_s, ..ScrubSettings::default() });
-        assert_eq!([0, 86_400, 8].map(turn), [TURN, TURN, Duration::from_secs(1)]);
+        assert_ne!(
+            wait_of(NodeId(2), &[], TURN_MAX, 1 << 31),
+            wait_of(NodeId(4), &[], TURN_MAX, 1 << 30)
+        );
+    }
+
+    /// Whoever decided to end has ended, and is missed, before the next one may look again.
+    #[test]
+    fn a_turn_is_as_long_as_an_end_takes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut settings = test_node::settings(folder.path());
+        let of = |settings: &Settings| (turn(settings), turn(settings) / CHANCE_PART);
+        settings.scrub.interval_s = 0;
+        settings.timing.election_timeout_ms = 300;
+        for (shutdown_timeout_ms, ends) in [(5_000, 6_900), (100, 2_000)] {
+            settings.timing.shutdown_timeout_ms = shutdown_timeout_ms;
+            let (turn, chance) = of(&settings);
+            assert_eq!(turn - chance, Duration::from_millis(ends));
+        }
+        settings.timing.shutdown_timeout_ms = 600_000;
+        assert_eq!(of(&settings).0, TURN_MAX);
+        settings.scrub.interval_s = 8;
+        assert_eq!(of(&settings).0, Duration::from_secs(1));
     }
 
     /// Two of three find damage at the same moment. One of them stays.

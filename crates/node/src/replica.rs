@@ -29,8 +29,8 @@ use crate::fatal::Fatal;
 use crate::founding::Founding;
 use crate::leases::Leases;
 use crate::node::HANDOVER_EVERY;
-use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after};
 use crate::request::Request;
+use crate::retirement::{READING, Retirement};
 use crate::roster::Roster;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
@@ -40,11 +40,6 @@ use crate::{backup, metrics, status};
 const BACKUP_PARTS_MAX: usize = 4;
 /// A node that is this many slots behind is not ready to serve.
 const LAG_SLOTS_MAX: u64 = 1_000;
-
-/// What failed when the state could not be read for a client.
-const READING: &str = "reading the state";
-/// A thread that waits looks whether the node stops so often.
-const STOP_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A transfer that takes longer has failed. Each attempt is an election.
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
 
@@ -57,8 +52,6 @@ pub(crate) struct Facts {
     pub(crate) first: Configuration,
     /// The state that it began with.
     pub(crate) founding: Founding,
-    /// Between the second looks of two members whether they can be replaced.
-    pub(crate) turn: Duration,
     /// How fast a backup may be made.
     pub(crate) snapshot_bytes_per_s: u64,
 }
@@ -82,11 +75,11 @@ struct Inner {
     store: Arc<CurrentStore>,
     folders: StateFolders,
     backing_up: AtomicBool,
-    looking_again: AtomicBool,
     shared: Arc<Shared>,
     clock: Clock,
     requests: Sender<Request>,
     fatal: Fatal,
+    retirement: Arc<Retirement>,
     leases: Leases,
 }
 
@@ -97,20 +90,19 @@ impl Handle {
         shared: Arc<Shared>,
         clock: Clock,
         requests: Sender<Request>,
-        fatal: Fatal,
+        (fatal, retirement): (Fatal, Arc<Retirement>),
     ) -> Self {
         let backing_up = AtomicBool::new(false);
-        let looking_again = AtomicBool::new(false);
         let inner = Inner {
             facts,
             store,
             folders,
             backing_up,
-            looking_again,
             shared,
             clock,
             requests,
             fatal,
+            retirement,
             leases: Leases::default(),
         };
         Handle { inner: Arc::new(inner) }
@@ -132,7 +124,7 @@ impl Handle {
         if let Err(error) = &result {
             let text = error.to_string();
             match told_by(&text) {
-                Some(Told::Damage) => self.met_damage(text),
+                Some(Told::Damage) => self.inner.retirement.met_damage(text),
                 _ => self.inner.fatal.report(READING, error),
             }
         }
@@ -163,26 +155,6 @@ impl Handle {
             others => others,
         }
     }
-
-    /// Ends the node if it can be replaced, now and at a second look. Nobody waits for that.
-    fn met_damage(&self, text: String) {
-        let Inner { facts, shared, fatal, looking_again, .. } = &*self.inner;
-        if !is_replaceable(facts.node, shared) {
-            return fatal.note_damage(&text);
-        }
-        if looking_again.swap(true, Acquire) {
-            return;
-        }
-        let (handle, error) = (self.clone(), text.clone());
-        let thread = std::thread::Builder::new().name("synod-damage".to_owned());
-        let spawned = thread.spawn(move || {
-            handle.inner.look_again(&error);
-            handle.inner.looking_again.store(false, Release);
-        });
-        if spawned.is_err() {
-            fatal.report(READING, text);
-        }
-    }
 }
 
 /// Whether it may need more room on the disks than is there. Whatever may give some back
@@ -202,23 +174,6 @@ fn adds(operation: &Operation) -> bool {
 }
 
 impl Inner {
-    fn look_again(&self, text: &str) {
-        let Inner { facts, shared, fatal, .. } = self;
-        let wait = || {
-            let pause = second_look_after(facts.node, shared, facts.turn);
-            let begun = std::time::Instant::now();
-            while begun.elapsed() < pause && !shared.is_stopping() {
-                std::thread::sleep(pause.saturating_sub(begun.elapsed()).min(STOP_LOOK_EVERY));
-            }
-            !shared.is_stopping()
-        };
-        if is_replaceable_twice(|| is_replaceable(facts.node, shared), wait) {
-            fatal.report(READING, text);
-        } else {
-            fatal.note_damage(text);
-        }
-    }
-
     /// Makes a backup for as long as somebody takes it and the node does not end.
     fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
         let store = self.store.get();
@@ -399,8 +354,9 @@ impl Replica for Handle {
     }
 
     fn status(&self) -> StatusBody {
-        let leader = self.leader();
-        status::body(&self.inner.facts, &self.inner.shared, self.inner.clock.uptime(), leader)
+        let (leader, damage) = (self.leader(), self.inner.fatal.damage());
+        let uptime = self.inner.clock.uptime();
+        status::body(&self.inner.facts, &self.inner.shared, uptime, leader, damage)
     }
 
     fn ready(&self) -> Result<(), String> {

@@ -23,8 +23,8 @@ pub(crate) enum Report {
     Room(Room),
     /// The state machine has left a report.
     Applied,
-    /// The state survives a crash without the journal up to here.
-    Durable(Slot),
+    /// The state does not need the journal up to here.
+    Spare(Slot),
     /// Somebody else shall lead.
     HandOver,
     /// The node ends.

@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
 use synod_journal::{ClusterId, Journal, OpenError};
@@ -21,11 +21,11 @@ use synod_storage::snapshot::{SnapshotError, StateFolders};
 use synod_storage::{Store, StoreError, Told, told_by};
 
 use crate::current::CurrentStore;
-use crate::fatal::Fatal;
+use crate::damage::now_s;
+use crate::fatal::{Fatal, Held};
 use crate::folder::{self, JOURNAL};
 use crate::identity::{Identity, random_id};
 use crate::journal_thread::JournalTask;
-use crate::marks::{self, REBUILD, SUSPECT, UNREPLACED, WHOLE};
 use crate::replaceable::{is_replaceable, is_replaceable_twice, second_look_after, turn};
 use crate::scrub_settings::ScrubSettings;
 use crate::settings::Settings;
@@ -57,6 +57,8 @@ pub(crate) struct Scrub {
     folders: StateFolders,
     store: Arc<CurrentStore>,
     settings: ScrubSettings,
+    /// Between the second looks of two members.
+    turn: Duration,
     disk_reserve_bytes: u64,
     /// Its end says that the node ends.
     stop: Receiver<()>,
@@ -101,6 +103,7 @@ impl Scrub {
             folders,
             store,
             settings: settings.scrub.clone(),
+            turn: turn(settings),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             stop,
             journal_tasks,
@@ -118,16 +121,12 @@ impl Scrub {
         // It is a wish: without its fulfilment the rate still bounds what is read.
         let _ = rustix::process::setpriority_process(None, NICENESS);
         let mut known = read(self.folders.data());
-        if let Ok(Some(doubt)) = folder::read(self.folders.data(), REBUILD) {
-            // An earlier life found it, and nobody gave another state.
-            let text = String::from_utf8_lossy(&doubt).trim().to_owned();
-            (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
-        }
         self.publish(&known);
         let mut pause = first_pause(&known, now_s(), interval) + jitter(interval);
         while self.stop.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+            let held = self.fatal.held();
             let ended = self.read_all();
-            match self.judge_reading(ended, &mut known, interval) {
+            match self.judge_reading((ended, held), &mut known, interval) {
                 Some(next) => pause = next,
                 None => return,
             }
@@ -137,7 +136,7 @@ impl Scrub {
     /// Does what is to be done after a reading. The pause until the next one, if there is one.
     fn judge_reading(
         &self,
-        ended: Result<u64, Ended>,
+        (ended, held): (Result<u64, Ended>, Held),
         known: &mut ScrubBody,
         interval: Duration,
     ) -> Option<Duration> {
@@ -147,7 +146,7 @@ impl Scrub {
                 known.finished_at_s = Some(now_s());
                 (known.bytes, known.bytes_now) = (bytes, 0);
                 self.keep(known);
-                self.forget_doubts();
+                self.fatal.forget_damage(held);
                 tracing::info!(bytes, "read the state and the journal: no damage");
                 return Some(interval);
             }
@@ -163,15 +162,16 @@ impl Scrub {
                 return Some(again);
             }
             Err(Ended::NewestDamaged(text)) => {
-                self.found(known, text);
+                self.fatal.note_damaged_journal(&text);
+                self.publish(known);
                 return Some(again);
             }
             Err(Ended::JournalDamaged(text)) => {
-                self.fatal.report_damage(text.clone());
-                self.found(known, text);
+                self.publish(known);
+                self.fatal.report_damaged_journal(text);
             }
             Err(Ended::StateDamaged(text)) => {
-                self.found(known, text.clone());
+                self.publish(known);
                 if let Some(next) = self.keep_damaged(&text, again, interval) {
                     return Some(next);
                 }
@@ -189,10 +189,13 @@ impl Scrub {
     fn keep_damaged(&self, text: &str, again: Duration, interval: Duration) -> Option<Duration> {
         let begun = Instant::now();
         let may_end = || is_replaceable(self.me, &self.shared);
-        let pause = || second_look_after(self.me, &self.shared, turn(&self.settings));
+        let pause = || second_look_after(self.me, &self.shared, self.turn);
         let goes_on = || self.stop.recv_timeout(pause()) == Err(RecvTimeoutError::Timeout);
-        while !is_replaceable_twice(may_end, goes_on) {
+        loop {
             self.fatal.note_damage(text);
+            if is_replaceable_twice(may_end, goes_on) {
+                return None;
+            }
             if self.stop.recv_timeout(again) != Err(RecvTimeoutError::Timeout) {
                 return None;
             }
@@ -200,31 +203,6 @@ impl Scrub {
                 return Some(Duration::ZERO);
             }
         }
-        None
-    }
-
-    /// All of the state was read: what was doubted in it is gone, or was told by mistake.
-    fn forget_doubts(&self) {
-        self.fatal.forget_damage();
-        let data = self.folders.data();
-        let is_doubt =
-            matches!(folder::read(data, REBUILD), Ok(Some(text)) if marks::is_doubt(&text));
-        let doubts: &[&str] = match is_doubt && !self.fatal.is_damaged() {
-            true => &[UNREPLACED, REBUILD, SUSPECT, WHOLE],
-            false => &[SUSPECT, WHOLE],
-        };
-        for mark in doubts {
-            if let Err(error) = folder::remove(data, mark) {
-                tracing::warn!(%error, "the next start will doubt the state");
-            }
-        }
-    }
-
-    /// Tells the damage, in the next life too.
-    fn found(&self, known: &mut ScrubBody, text: String) {
-        (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
-        known.bytes_now = 0;
-        self.keep(known);
     }
 
     /// What is in the way of the journal's reading is not in that of the state's.
@@ -260,25 +238,12 @@ impl Scrub {
     /// For the next life too, if that can be. To know of the last reading is worth no node.
     fn keep(&self, known: &ScrubBody) {
         self.publish(known);
-        keep(self.folders.data(), known);
+        let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
+        text.push(b'\n');
+        if let Err(error) = folder::replace(self.folders.data(), FILE, &text) {
+            tracing::warn!(%error, "the next start will not know what was read");
+        }
     }
-}
-
-fn keep(data: &Path, known: &ScrubBody) {
-    let mut text = serde_json::to_vec_pretty(known).expect("plain fields");
-    text.push(b'\n');
-    if let Err(error) = folder::replace(data, FILE, &text) {
-        tracing::warn!(%error, "the next start will not know what was read");
-    }
-}
-
-/// Tells in the life that begins what was wrong with the state that was replaced: a read or a
-/// compaction may have met it before the scrub did.
-pub(crate) fn note_replaced(data: &Path, why: &[u8]) {
-    let mut known = read(data);
-    let text = String::from_utf8_lossy(why).trim().to_owned();
-    (known.damage, known.damage_at_s) = (Some(text), Some(now_s()));
-    keep(data, &known);
 }
 
 /// One reading of everything.
@@ -411,11 +376,6 @@ fn jitter(interval: Duration) -> Duration {
     most.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-fn now_s() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
-}
-
 /// The bytes that this thread has read from files. None where the system does not tell.
 fn bytes_read() -> Option<u64> {
     let told = fs::read_to_string(READ_SO_FAR).ok()?;
@@ -460,6 +420,7 @@ mod tests {
             folders,
             store: Arc::new(CurrentStore::new(store)),
             settings: ScrubSettings { interval_s: 1, rate_bytes_per_s: 64 << 30 },
+            turn: Duration::ZERO,
             disk_reserve_bytes: 0,
             stop,
             journal_tasks: channel().0,

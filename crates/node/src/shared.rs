@@ -89,6 +89,8 @@ impl Shared {
 pub(crate) struct StateView {
     applied: AtomicU64,
     durable: AtomicU64,
+    /// What is beyond it stays in the journal, also of what is durable: the state may be doubted.
+    spare: AtomicU64,
     revision: AtomicU64,
     cluster_time_ms: AtomicU64,
     compacted: AtomicU64,
@@ -229,12 +231,22 @@ impl StateView {
         Slot(self.applied.load(Relaxed))
     }
 
+    /// Up to where the state survives a crash without the journal.
     pub(crate) fn durable(&self) -> Slot {
         Slot(self.durable.load(Relaxed))
     }
 
     pub(crate) fn set_durable(&self, slot: Slot) {
         self.durable.fetch_max(slot.0, Relaxed);
+    }
+
+    /// Up to where this node does not need its journal for its state.
+    pub(crate) fn spare(&self) -> Slot {
+        Slot(self.spare.load(Relaxed))
+    }
+
+    pub(crate) fn set_spare(&self, slot: Slot) {
+        self.spare.fetch_max(slot.0, Relaxed);
     }
 
     pub(crate) fn revision(&self) -> Revision {

@@ -101,12 +101,14 @@ pub enum StartError {
     },
     /// Too few files can be open.
     #[error(
-        "this process may open {limit} files, which is too few: raise `ulimit -n`, or LimitNOFILE \
-         of its unit, to {wanted}"
+        "too few open files: this process may have {limit}, and a node needs {least} at the least: \
+         raise `ulimit -n`, or LimitNOFILE of its unit, best to {wanted}"
     )]
     Descriptors {
         /// The limit.
         limit: u64,
+        /// With fewer it does not work.
+        least: u64,
         /// What all connections would need.
         wanted: u64,
     },

@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use synod_api::Leader;
-use synod_kv::http::{LeaderHint, MembersBody, PeerBody, RoleName, SnapshotBody, StatusBody};
+use synod_kv::http::{
+    DamageBody, LeaderHint, MembersBody, PeerBody, RoleName, SnapshotBody, StatusBody,
+};
 use synod_paxos::{NodeId, PeerStatus, Role, Slot};
 
 use crate::replica::Facts;
@@ -17,6 +19,7 @@ pub(crate) fn body(
     shared: &Shared,
     uptime: Duration,
     leader: Option<Leader>,
+    damage: Vec<DamageBody>,
 ) -> StatusBody {
     let snapshot = shared.owner.snapshot();
     let status = snapshot.as_ref().map(|snapshot| &snapshot.status);
@@ -46,6 +49,7 @@ pub(crate) fn body(
         state_hash: Some(format!("{:016x}", shared.state.state_hash())),
         snapshot: snapshot_body(shared),
         scrub: shared.scrub.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        damage,
         differs_after_slot: shared.owner.differs_after().map(|slot| slot.0),
         failures_survivable: u32::try_from(failures_survivable).unwrap_or(u32::MAX),
         membership: membership(facts, shared),

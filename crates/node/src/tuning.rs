@@ -6,6 +6,7 @@ use synod_paxos::Bug;
 use synod_paxos::{Options, Planted};
 use synod_storage::StoreOptions;
 
+use crate::doors;
 use crate::settings::Settings;
 
 /// The core's times and limits.
@@ -38,7 +39,7 @@ pub(crate) fn store_options(settings: &Settings) -> StoreOptions {
     StoreOptions {
         memtable_bytes: settings.limits.write_buffer_bytes,
         block_cache_bytes: settings.limits.block_cache_bytes,
-        ..StoreOptions::default()
+        open_files_max: doors::table_files(),
     }
 }
 

@@ -145,15 +145,16 @@ impl Upkeep {
         // Of a flush or compaction that failed behind our back.
         store.check()?;
         let durable = durable_slot(&store)?;
+        self.shared.state.set_durable(durable);
         // What went into a damaged state is not there for sure. As long as there is room the
         // journal keeps it, from which others can have it who have no other source any more.
         let kept = self.shared.journal.bytes_on_disk.load(Relaxed);
         let has_room = self.room == Room::Enough && kept <= self.doubted_bytes_max;
         let is_sure = !has_room || !self.fatal.doubts_state();
-        if durable > self.shared.state.durable() && is_sure {
-            self.shared.state.set_durable(durable);
+        if durable > self.shared.state.spare() && is_sure {
+            self.shared.state.set_spare(durable);
             // The owner ends before this thread only when the node stops.
-            let _ = self.reports.send(Report::Durable(durable));
+            let _ = self.reports.send(Report::Spare(durable));
         }
         if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
             // When it can't begin now it is due at the next look again.

@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use serde_json::Value;
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings, StartError};
 use synod_storage::{Store, StoreOptions, failpoint};
@@ -285,7 +286,8 @@ fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
         is_done(settings, step);
         wait_for("a leader", || node.is_leader() || other.is_leader());
         has(&node, written);
-        wait_for("why it was replaced", || damage_told(&node).contains("the state is damaged"));
+        let told = damage_told(&node, "state");
+        assert!(tells(&told, "the state is damaged") && told["mended_at_s"].is_u64(), "{told}");
     }
     stopped(node);
     stopped(other);
@@ -366,8 +368,15 @@ fn put_bytes(path: &Path, bytes: &[u8]) {
     }
 }
 
-fn damage_told(node: &Node) -> String {
-    status(node, "scrub")["damage"].as_str().unwrap_or_default().to_owned()
+/// What a node tells of damage of a part.
+fn damage_told(node: &Node, part: &str) -> Value {
+    let damage = status(node, "damage");
+    let mut damages = damage.as_array().into_iter().flatten();
+    damages.find(|damage| damage["part"] == part).cloned().unwrap_or_default()
+}
+
+fn tells(damage: &Value, what: &str) -> bool {
+    damage["what"].as_str().is_some_and(|told| told.contains(what))
 }
 
 /// Keys whose values do not compress, so that most of a file is values.
@@ -397,15 +406,7 @@ fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
         assert_eq!(request(node.client_addr(), "PUT", &target, &noise(number)).status, 201);
     }
     stopped(node);
-    // All in one file, which is not soon compacted again: that would end the node.
-    let state = settings.data_dir.join("state");
-    Store::open(&state, &StoreOptions::default()).expect("opens").compact();
-    let tables = tables(settings);
-    let [table] = &tables[..] else { panic!("{tables:?}") };
-    let whole = fs::read(table).expect("readable");
-    let mut bytes = whole.clone();
-    bytes[whole.len() / 3] ^= 1;
-    put_bytes(table, &bytes);
+    let (table, whole) = rot_one_bit(settings);
     // What a node with peers would have found and told is in its folder still.
     let rebuild = mark(settings, "REBUILD");
     fs::write(&rebuild, DOUBT).expect("written");
@@ -413,7 +414,8 @@ fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
     let node = cluster.start(0);
     assert!(rebuild.exists() && !mark(settings, "SUSPECT").exists());
     wait_for("it leads", || node.is_leader());
-    wait_for("the block is found", || damage_told(&node).contains("Corruption"));
+    wait_for("the block is found", || tells(&damage_told(&node, "state"), "Corruption"));
+    assert!(damage_told(&node, "state")["mended_at_s"].is_null());
     assert!(rebuild.exists(), "it is doubted no more");
     let slot = |field| status(&node, field).as_u64().expect("a slot");
     let (truncated, durable) = (slot("truncated_slot"), slot("durable_slot"));
@@ -435,13 +437,60 @@ fn a_damaged_block_that_nobody_can_replace_stops_no_node() {
         ones.chain(others).partition(|(key, value)| read(key.clone(), value.clone()));
     assert!(!told.is_empty() && !kept.is_empty(), "{} and {}", told.len(), kept.len());
     // What went into the state meanwhile is not there for sure: the journal keeps it.
-    assert_eq!((slot("truncated_slot"), slot("durable_slot")), (truncated, durable));
+    wait_for("what is durable is told", || slot("durable_slot") > durable);
+    assert_eq!(slot("truncated_slot"), truncated);
     // What was read to its end without damage is not doubted any more.
-    put_bytes(table, &whole);
+    put_bytes(&table, &whole);
     wait_for("the doubt is gone", || !rebuild.exists());
+    wait_for("that is told", || damage_told(&node, "state")["mended_at_s"].is_u64());
     wait_for("the journal is cut again", || slot("truncated_slot") > truncated);
     stopped(node);
     assert!(states(settings) == ["state"] && !mark(settings, "WHOLE").exists());
+}
+
+/// Flips one bit of the state, of which all is in one file then, that is not soon compacted again:
+/// that would end the node. Answers the file, and what was in it.
+fn rot_one_bit(settings: &Settings) -> (PathBuf, Vec<u8>) {
+    let state = settings.data_dir.join("state");
+    Store::open(&state, &StoreOptions::default()).expect("opens").compact();
+    let tables = tables(settings);
+    let [table] = &tables[..] else { panic!("{tables:?}") };
+    let whole = fs::read(table).expect("readable");
+    let mut bytes = whole.clone();
+    bytes[whole.len() / 3] ^= 1;
+    put_bytes(table, &bytes);
+    (table.clone(), whole)
+}
+
+/// The others would give it a state, when its turn comes. Until then nobody shall wonder.
+#[test]
+fn damage_that_a_read_meets_is_told_before_the_node_ends() {
+    let cluster = Cluster::with(3, SMALL);
+    let nodes = cluster.start_all();
+    wait_for("a leader", || nodes.iter().any(Node::is_leader));
+    let leader = nodes.iter().find(|node| node.is_leader()).expect("one leads");
+    for number in 0..NOISE {
+        let target = format!("/v1/kv/noise-{number}");
+        assert_eq!(request(leader.client_addr(), "PUT", &target, &noise(number)).status, 201);
+    }
+    let applied = |node| status(node, "applied_slot");
+    wait_for("equal states", || nodes.iter().all(|node| applied(node) == applied(leader)));
+    nodes.into_iter().for_each(stopped);
+    rot_one_bit(&cluster.settings[2]);
+    let suspect = mark(&cluster.settings[2], "SUSPECT");
+    let nodes = cluster.start_all();
+    let hit = &nodes[2];
+    wait_for("a leader", || hit.is_leader() || status(hit, "leader").is_object());
+    assert!(damage_told(hit, "state").is_null() && !suspect.exists());
+    let read = |number| {
+        let target = format!("/v1/kv/noise-{number}?consistency=stale");
+        request(hit.client_addr(), "GET", &target, "").status
+    };
+    assert!((0..NOISE).any(|number| read(number) == 500), "nothing is damaged");
+    let told = damage_told(hit, "state");
+    assert!(tells(&told, "Corruption") && told["mended_at_s"].is_null(), "{told}");
+    assert!(told["found_at_s"].is_u64() && suspect.exists(), "{told}");
+    nodes.into_iter().for_each(stopped);
 }
 
 /// Nobody gave it another state before, and it met the damage again: it does not wait for minutes
@@ -522,11 +571,14 @@ fn a_damaged_newest_file_of_the_journal_costs_no_vote() {
     let mut header = bytes[..512].to_vec();
     header[20] ^= 1;
     put_bytes(&newest, &header);
-    wait_for("it is found", || damage_told(&node).contains("in its newest file"));
-    wait_for("it is damage as any other", || damage_told(&node).contains("journal is damaged: "));
+    let told = |node: &Node| damage_told(node, "journal");
+    wait_for("it is found", || tells(&told(&node), "in its newest file"));
+    wait_for("it is damage as any other", || tells(&told(&node), "journal is damaged: "));
+    assert!(told(&node)["mended_at_s"].is_null());
     stopped(node);
     let node = cluster.start(0);
     assert!(!newest.exists());
+    assert!(tells(&told(&node), "journal is damaged: ") && told(&node)["mended_at_s"].is_u64());
     wait_for("a leader", || node.is_leader());
     has(&node, written);
     put(&node, written);

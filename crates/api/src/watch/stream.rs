@@ -192,7 +192,8 @@ fn unreadable(error: ReadError) -> WatchEndBody {
             oldest_revision: Some(oldest.0),
         },
         error => {
-            tracing::error!(%error, "the changes can't be read for a watch");
+            // What read it tells an operator, and not for each watch.
+            tracing::debug!(%error, "the changes can't be read for a watch");
             WatchEndBody {
                 reason: WatchEnd::Failed,
                 detail: "The state of this node can't be read. Watch on at another one.".to_owned(),

@@ -27,6 +27,7 @@ pub(crate) fn status(node: u32) -> StatusBody {
         state_hash: None,
         snapshot: None,
         scrub: None,
+        damage: Vec::new(),
         differs_after_slot: None,
         failures_survivable: 0,
         membership: None,

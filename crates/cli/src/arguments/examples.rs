@@ -89,8 +89,8 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "status",
         &[
-            ("synod status", "a line per node"),
-            ("synod status --json --endpoints http://10.0.0.1:7001", "all that one node says"),
+            ("synod status", "a line per member"),
+            ("synod status --json --endpoints http://10.0.0.1:7001", "all that each of them says"),
         ],
     ),
     ("member list", &[("synod member list", "who is a member, and who votes")]),

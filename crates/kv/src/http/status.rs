@@ -48,6 +48,10 @@ pub struct StatusBody {
     /// What the last reading of the whole disk found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scrub: Option<ScrubBody>,
+    /// The last damage that was found in each part of the node's disk, now or in an earlier life
+    /// of this node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damage: Vec<DamageBody>,
     /// The slot after which a peer's state was another one, and nobody knows which of the two
     /// is right; none when none is known to differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,12 +116,31 @@ pub struct ScrubBody {
     pub bytes: u64,
     /// Bytes that the one under way has read; 0 when none is.
     pub bytes_now: u64,
-    /// The last damage that was found, now or in an earlier life of this node.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage: Option<String>,
-    /// When that was, in seconds since 1970.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub damage_at_s: Option<u64>,
+}
+
+/// What of a node's disk is damaged, or was.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct DamageBody {
+    /// The part.
+    pub part: DamagedPart,
+    /// What is wrong with it.
+    pub what: String,
+    /// When that was found, in seconds since 1970.
+    pub found_at_s: u64,
+    /// When it was mended, or found to be gone, in seconds since 1970; null while it is not.
+    pub mended_at_s: Option<u64>,
+}
+
+/// A part of a node's disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum DamagedPart {
+    /// What the applied slots made.
+    State,
+    /// What the node promised and accepted.
+    Journal,
 }
 
 /// Another member as this node sees it.
@@ -162,6 +185,12 @@ mod tests {
             state_hash: None,
             snapshot: Some(SnapshotBody { from: 2, slot: 9, bytes: 1, bytes_total: 10 }),
             scrub: Some(ScrubBody { finished_at_s: Some(7), bytes: 9, ..Default::default() }),
+            damage: vec![DamageBody {
+                part: DamagedPart::Journal,
+                what: "a block".to_owned(),
+                found_at_s: 5,
+                mended_at_s: None,
+            }],
             differs_after_slot: Some(4),
             failures_survivable: 1,
             membership: None,
@@ -175,6 +204,9 @@ mod tests {
         };
         let written = serde_json::to_string(&status).unwrap();
         assert!(written.contains(r#""role":"leader""#));
+        assert!(
+            written.contains(r#""part":"journal""#) && written.contains(r#""mended_at_s":null"#)
+        );
         assert_eq!(serde_json::from_str::<StatusBody>(&written).unwrap(), status);
     }
 }
