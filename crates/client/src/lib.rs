@@ -52,6 +52,7 @@ mod name;
 mod options;
 mod retry;
 mod scan;
+mod silence;
 mod target;
 mod transaction;
 mod watch;
