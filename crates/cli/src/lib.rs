@@ -19,6 +19,7 @@ mod endpoints;
 mod export;
 mod export_format;
 mod failure;
+mod follower;
 mod hold;
 mod import;
 mod input;
@@ -97,5 +98,6 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
         Command::Completions(arguments) => completions::run(arguments),
+        Command::Follow(arguments) => follower::run(arguments),
     }
 }
