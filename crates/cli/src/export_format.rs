@@ -5,7 +5,8 @@
 //! changed is noticed.
 
 use serde::{Deserialize, Serialize};
-use synod_kv::http::ListEntry;
+use synod_client::{Entry, key_text, value_text};
+use synod_kv::http::{ListEntry, RecordBody};
 
 /// The first line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -30,6 +31,18 @@ struct Tail {
 const VERSION: u32 = 1;
 /// What no line of a key begins with.
 const TAIL: &[u8] = b"{\"synod_export_end\"";
+
+/// A key and its value for a line, each as text unless base64 is shorter: a value of control
+/// characters would be six times as long, and too long for a line.
+pub(crate) fn line_of(entry: &Entry) -> ListEntry {
+    let record = RecordBody {
+        value: entry.record.value.as_deref().map(value_text),
+        create_revision: entry.record.create_revision.0,
+        mod_revision: entry.record.mod_revision.0,
+        version: entry.record.version,
+    };
+    ListEntry { key: key_text(&entry.key), record }
+}
 
 /// Writes the lines.
 #[derive(Debug, Default)]
@@ -140,7 +153,7 @@ impl ExportReader {
 
 #[cfg(test)]
 mod tests {
-    use synod_kv::http::{Encoding, KeyText, RecordBody, ValueText};
+    use synod_client::{Record, Revision};
 
     use super::*;
 
@@ -151,10 +164,14 @@ mod tests {
             .map(|(key, value)| KeyAndValue { key: key.to_vec(), value: value.to_vec() })
             .to_vec();
         for KeyAndValue { key, value } in &keys {
-            let value = Some(ValueText::new(value, Encoding::Text));
-            let record = RecordBody { value, create_revision: 1, mod_revision: 2, version: 3 };
-            let key = KeyText::new(key, Encoding::Text);
-            file.extend(writer.key(&ListEntry { key, record }));
+            let record = Record {
+                value: Some(value.clone().into()),
+                create_revision: Revision(1),
+                mod_revision: Revision(2),
+                version: 3,
+            };
+            let entry = Entry { key: key.clone().into(), record };
+            file.extend(writer.key(&line_of(&entry)));
         }
         file.extend(writer.tail());
         assert_eq!((writer.keys, writer.bytes), (3, file.len() as u64));

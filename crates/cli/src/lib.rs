@@ -31,6 +31,7 @@ mod list;
 mod lock;
 mod member;
 mod output;
+mod partial;
 mod planted;
 mod progress;
 mod recover;

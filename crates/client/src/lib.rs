@@ -66,6 +66,7 @@ pub use client::Client;
 pub use compaction::Compacted;
 pub use election::{Leadership, Observer};
 pub use error::ClientError;
+pub use json_text::{key_text, value_text};
 pub use keeper::{LeaseKeeper, LeaseLost};
 pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
 pub use lock::LockGuard;
