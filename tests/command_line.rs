@@ -4,8 +4,11 @@ mod support;
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use support::cluster::{SYNOD, TestCluster, folder, synod};
+use support::script;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -100,6 +103,36 @@ fn status_names_the_leader_for_people_and_for_programs() {
     let partly = run(&cluster, &["status"]);
     assert!(partly.status.success(), "{}", text(&partly.stderr));
     assert!(text(&partly.stdout).contains(&cluster.client_addr(2).port().to_string()));
+}
+
+#[test]
+fn a_change_of_quorums_that_may_have_been_made_is_not_asked_for_again() {
+    let cluster = TestCluster::start(1);
+    let real = format!("http://{}", cluster.client_addr(1));
+    let get = |path: &str| cluster.request(1, "GET", path, &[], b"").text();
+    let (status, members) = (get("/v1/status"), get("/v1/cluster/members"));
+    let own = Arc::new(OnceLock::<String>::new());
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (url, count) = (Arc::clone(&own), Arc::clone(&asked));
+    let server = script::serve(move |request| {
+        let url = url.get().expect("it is known before it is asked");
+        if request.starts_with("PUT /v1/cluster/quorums ") {
+            // It is made, and the answer is lost.
+            count.fetch_add(1, Relaxed);
+            return None;
+        }
+        let mut text = if request.contains("/v1/status") { &status } else { &members }.clone();
+        if count.load(Relaxed) > 0 {
+            text = text.replace("_quorum\":1", "_quorum\":2");
+        }
+        Some((200, text.replace(&real, url)))
+    });
+    own.set(server.clone()).expect("only here");
+    let quorums = ["member", "quorums", "--promise", "2", "--accept", "2", "--endpoints", &server];
+    let output = synod(&quorums);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("2 promises make a leader"), "{}", text(&output.stdout));
+    assert_eq!(asked.load(Relaxed), 1);
 }
 
 #[test]

@@ -5,12 +5,15 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use support::cluster::{SYNOD, TestCluster, folder, synod};
+use support::wait::wait_until;
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -133,6 +136,57 @@ fn what_was_exported_is_imported_byte_by_byte_and_as_often_as_one_likes() {
     let output = fed(&to, &["import", "-", "--json"], &output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(all(&to), ["{\"key_base64\":\"Yv8A\",\"value_base64\":\"AP8=\"}"]);
+}
+
+#[test]
+fn values_that_are_long_as_text_do_not_grow_in_an_export() {
+    let (from, to) = (TestCluster::start(1), TestCluster::start(1));
+    let folder = folder();
+    let file = folder.path().join("all.ndjson");
+    let values = [("zeros", 0), ("quotes", b'"'), ("lines", b'\n'), ("text", b'x')];
+    for (key, byte) in values {
+        let put = from.request(1, "PUT", &format!("/v1/kv/{key}"), &[], &vec![byte; 1 << 20]);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    done(&from, &["export", arg(&file)]);
+    let longest = fs::read(&file).unwrap().split(|byte| *byte == b'\n').map(<[u8]>::len).max();
+    assert!(longest < Some((4 << 20) / 3 + 1_000), "{longest:?}");
+    assert_eq!(done(&to, &["import", arg(&file)]), "4 keys stored\n");
+    for (key, byte) in values {
+        let got = to.request(1, "GET", &format!("/v1/kv/{key}"), &[], b"");
+        assert!(got.status == 200 && got.body == vec![byte; 1 << 20], "{key}");
+    }
+}
+
+#[test]
+fn a_file_is_made_by_one_export_at_a_time() {
+    let cluster = TestCluster::start(1);
+    let folder = folder();
+    let (file, part) = (folder.path().join("all"), folder.path().join("all.part"));
+    fs::write(&part, "of somebody else").unwrap();
+    for making in [&["export", arg(&file)][..], &["backup", arg(&file), "--force"]] {
+        let refused = run(&cluster, making);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = text(&refused.stderr);
+        assert!(said.contains("all.part is there") && said.contains("remove"), "{said}");
+        assert_eq!(fs::read(&part).unwrap(), b"of somebody else");
+    }
+    fs::remove_file(&part).unwrap();
+    done(&cluster, &["export", arg(&file)]);
+    assert!(file.exists() && !part.exists());
+
+    // One that fails or is interrupted leaves nothing behind.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let mut export = spawn(&url, &["export", arg(&file), "--force"]);
+    wait_until("it has begun", || part.exists());
+    let _asked = silent.accept().unwrap();
+    let pid = i32::try_from(export.id()).ok().and_then(Pid::from_raw).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(export.wait().unwrap().code(), Some(128 + 15));
+    let failed = run(&cluster, &["export", arg(&file), "--force", "--revision", "1000"]);
+    assert!(!failed.status.success());
+    assert!(file.exists() && !part.exists());
 }
 
 #[test]

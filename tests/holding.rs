@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -12,6 +12,7 @@ use std::thread;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use support::cluster::{SYNOD, TestCluster, folder, output_of};
+use support::script;
 use support::wait::{PATIENCE, wait_for, wait_until};
 
 fn command(cluster: &TestCluster, arguments: &[&str]) -> Command {
@@ -77,7 +78,7 @@ impl Running {
         let status = wait_for("the end", || self.child.try_wait().expect("the state of a child"));
         let mut stderr = String::new();
         let mut pipe = self.child.stderr.take().expect("a pipe");
-        std::io::Read::read_to_string(&mut pipe, &mut stderr).expect("text");
+        pipe.read_to_string(&mut stderr).expect("text");
         (status.code(), stderr)
     }
 }
@@ -249,6 +250,60 @@ fn a_command_that_loses_its_lock_is_ended() {
     let (code, said) = running.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("nobody confirmed"), "{said}");
+}
+
+#[test]
+fn a_command_does_not_outlive_its_lock() {
+    let cluster = TestCluster::start(1);
+    let script = "echo $$; while true; do sleep 0.05; done";
+    let running = Running::start(&cluster, &["lock", "l", "--ttl", "2s", "--", "sh", "-c", script]);
+    let pid = running.line();
+    let lives = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+    };
+    assert!(lives());
+    running.signal(Signal::KILL);
+    wait_until("the command is gone, too", || !lives());
+    // Nobody let it go, so it is free when its time is over.
+    printed(&cluster, &["lock", "l", "--", "true"]);
+}
+
+#[test]
+fn a_command_hears_what_ends_it_whatever_this_process_was_told_to_ignore() {
+    let cluster = TestCluster::start(1);
+    let endpoints = cluster.endpoints();
+    let script = format!(
+        "trap '' INT TERM HUP; exec {SYNOD} lock l --endpoints {endpoints} -- \
+         grep SigIgn: /proc/self/status"
+    );
+    let output = output_of(Command::new("sh").args(["-c", &script]), PATIENCE);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let said = text(&output.stdout);
+    let ignored = said.trim_start_matches("SigIgn:").trim();
+    let ignored = u64::from_str_radix(ignored, 16).expect("a set of signals");
+    let ignores = |signal: Signal| ignored >> (signal.as_raw() - 1) & 1 == 1;
+    // Who says nohup means the command.
+    assert!(ignores(Signal::HUP) && !ignores(Signal::TERM) && !ignores(Signal::INT), "{said}");
+}
+
+#[test]
+fn a_lock_that_is_lost_before_its_command_runs_is_no_refusal() {
+    const GRANTED: &str = r#"{"id":7,"ttl_ms":10000,"revision":1}"#;
+    const OVER: &str = r#"{"type":"urn:synod:lease-not-found","title":"t","status":404,
+        "detail":"There is no lease 7.","outcome":"not_applied"}"#;
+    let url = script::serve(|request| {
+        let is_grant = request.starts_with("POST /v1/lease ");
+        Some(if is_grant { (201, GRANTED.to_owned()) } else { (404, OVER.to_owned()) })
+    });
+    for command in [&["lock", "l"][..], &["elect", "campaign", "l", "v"]] {
+        let end = ["--wait", "0s", "--endpoints", &url, "--", "echo", "it ran"];
+        let output = output_of(Command::new(SYNOD).args(command).args(end), PATIENCE);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("was lost before anything was done"), "{said}");
+        assert_eq!(text(&output.stdout), "");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ pub mod damage;
 pub mod http;
 pub mod nodes;
 pub mod ports;
+pub mod script;
 pub mod skip;
 pub mod wait;
 pub mod writers;

@@ -252,10 +252,16 @@ fn put(key: Bytes, paper: &Paper, lease: LeaseId) -> TxnOperation {
 
 /// Writes a claim that is the oldest once more: it is still there then, and whoever made it and
 /// gave up leaves it alone from now on.
-pub(crate) fn confirmation(key: Bytes, token: Revision, lease: LeaseId, paper: &Paper) -> Command {
+pub(crate) fn confirmation(
+    key: Bytes,
+    token: Revision,
+    lease: LeaseId,
+    paper: &Paper,
+    idempotency: Option<IdempotencyKey>,
+) -> Command {
     let compares = vec![compare(&key, Relation::Equal, Target::Create(token))];
     let txn = Txn { compares, success: vec![put(key, paper, lease)], failure: vec![] };
-    Command { idempotency: None, operation: Operation::Txn(txn) }
+    Command { idempotency, operation: Operation::Txn(txn) }
 }
 
 /// Removes a claim of this token, and brings it back.

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use synod_kv::http::{ClaimBody, Encoding, HeldBody, HolderBody, ValueText};
 use synod_kv::read::ReadError;
-use synod_kv::{LeaseId, Outcome, Revision, lease as leases};
+use synod_kv::{Condition, IdempotencyKey, LeaseId, Outcome, Revision, lease as leases};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::call::{self, Deadline, Name};
@@ -95,6 +95,20 @@ struct Wish {
     wait: Duration,
     /// The name of the lease, if the request has one.
     name: Option<(Name, &'static str, Bytes)>,
+}
+
+impl Wish {
+    /// The name of the write that says what the winner of an election says, if the request has one:
+    /// an attempt that comes late must not say it again when something else was said. It is one
+    /// that no client can give, and one for each claim, of which the next attempt may make another.
+    fn name_of_word(&self, token: Revision, paper: &Paper) -> Option<IdempotencyKey> {
+        let (name, kind, of) = self.name.as_ref().filter(|_| paper.value.is_some())?;
+        let key = Bytes::from([name.key.as_ref(), b"\0word", &token.0.to_le_bytes()].concat());
+        let name = Name { key, asked_ms: name.asked_ms };
+        let body = response::to_json(paper);
+        let parts: [&[u8]; 2] = [kind.as_bytes(), of];
+        Some(call::name_write(name, "SAY", &parts, Condition::Always, false, &body))
+    }
 }
 
 async fn take<R: Replica>(
@@ -198,7 +212,8 @@ async fn hold<R: Replica>(
             Turn::Lost => {}
             Turn::Mine => {
                 let key = wish.office.key(lease);
-                let confirmed = claim::confirmation(key, token, lease, &paper);
+                let name = wish.name_of_word(token, &paper);
+                let confirmed = claim::confirmation(key, token, lease, &paper, name);
                 let Wrote { outcome, .. } = context.write(confirmed, deadline).await?;
                 match outcome {
                     Outcome::Txn { succeeded: true, .. } => {

@@ -19,7 +19,7 @@ pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use data::{Batch, Compact, Completions, Export, Import, KeyRange, Txn};
 pub(crate) use holding::{
-    Campaign, Claim, Elect, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
+    Campaign, Claim, Elect, Follow, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
     ShowElected, Watch,
 };
 pub(crate) use member::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
@@ -127,6 +127,9 @@ pub(crate) enum Command {
     Sim(Sim),
     /// Print what completes these commands in a shell.
     Completions(Completions),
+    /// Become a command that is killed when the process of this number ends.
+    #[command(hide = true)]
+    Follow(Follow),
 }
 
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! `synod backup` and `synod restore`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use synod_client::ClientError;
@@ -12,43 +11,24 @@ use synod_node::{BackupAbout, Settings, check_backup};
 use crate::arguments::{Backup, Restore};
 use crate::failure::Failure;
 use crate::output::print;
+use crate::partial::{Partial, cannot_write};
 use crate::progress::Progress;
 use crate::talk::with_client;
 
 /// Writes a backup of a running cluster to a file.
 pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
     let file = &arguments.file;
-    if file.exists() && !arguments.force {
-        return Err(Failure::usage(format!(
-            "{} exists: name another file, or say --force",
-            file.display()
-        )));
-    }
-    let partial = partial(file);
-    let made = receive(arguments, &partial).and_then(|()| {
-        // What was written is read back: it is of use only if it can be restored.
-        let about = check_backup(&partial, |_| {});
-        let about = about.map_err(|error| Failure::failed(error.to_string()))?;
-        publish(&partial, file)?;
-        Ok(about)
-    });
-    match made {
-        Ok(about) => {
-            let bytes = fs::metadata(file).map_or(0, |found| found.len());
-            print(&format!("{}: {bytes} bytes, {}", file.display(), describe(&about)))
-        }
-        Err(failure) => {
-            // The file of an earlier backup, if there is one, stays as it was.
-            let _ = fs::remove_file(&partial);
-            Err(failure)
-        }
-    }
+    let (partial, out) = Partial::create(file, arguments.force)?;
+    receive(arguments, out, partial.path())?;
+    // What was written is read back: it is of use only if it can be restored.
+    let about = check_backup(partial.path(), |_| {});
+    let about = about.map_err(|error| Failure::failed(error.to_string()))?;
+    partial.publish()?;
+    let bytes = fs::metadata(file).map_or(0, |found| found.len());
+    print(&format!("{}: {bytes} bytes, {}", file.display(), describe(&about)))
 }
 
-fn receive(arguments: &Backup, partial: &Path) -> Result<(), Failure> {
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
-    let mut out = options.open(partial).with_context(|| failed_at(partial))?;
+fn receive(arguments: &Backup, mut out: File, path: &Path) -> Result<(), Failure> {
     let mut progress = Progress::new("received");
     let written = with_client(&arguments.reach, |client| async move {
         let mut backup = client.backup().await?;
@@ -61,25 +41,7 @@ fn receive(arguments: &Backup, partial: &Path) -> Result<(), Failure> {
         progress.end();
         Ok::<_, ClientError>(out.sync_all())
     })?;
-    Ok(written.with_context(|| failed_at(partial))?)
-}
-
-/// The backup is there as a whole or not at all.
-pub(crate) fn publish(partial: &Path, file: &Path) -> Result<(), Failure> {
-    fs::rename(partial, file).with_context(|| failed_at(file))?;
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|f| f.sync_all());
-    Ok(synced.with_context(|| failed_at(file))?)
-}
-
-pub(crate) fn partial(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".part");
-    PathBuf::from(name)
-}
-
-pub(crate) fn failed_at(path: &Path) -> String {
-    format!("cannot write {}", path.display())
+    Ok(written.with_context(|| cannot_write(path))?)
 }
 
 /// Makes the data folder of a node of a new cluster.

@@ -4,7 +4,7 @@ use synod_client::{Holder, Revision};
 
 use crate::arguments::{Campaign, Elect, Observe, Resign, ShowElected};
 use crate::failure::Failure;
-use crate::hold::{Hold, run as run_while_held};
+use crate::hold::{Hold, run as run_while_held, unless_lost};
 use crate::keys::{bytes_of, shown};
 use crate::lock::{HolderJson, leave, options, show, taken};
 use crate::output::{print, print_on, tell};
@@ -24,10 +24,12 @@ fn campaign(arguments: &Campaign) -> Result<(), Failure> {
     let (options, command) = (options(arguments.claim), arguments.command.clone());
     let is_json = arguments.reach.json;
     let ended = with_client(&arguments.reach, |client| async move {
-        let won = client.campaign(&name, &value, &options).await?;
-        let Some(office) = won else {
-            let what = format!("the office {}", shown(&name));
-            return Ok(Err(taken(&what, client.leader_of(&name).await.ok().flatten())));
+        let what = format!("the office {}", shown(&name));
+        let won = client.campaign(&name, &value, &options).await;
+        let office = match unless_lost(won, &what)? {
+            Ok(Some(office)) => office,
+            Ok(None) => return Ok(Err(taken(&what, client.leader_of(&name).await.ok().flatten()))),
+            Err(lost) => return Ok(Err(lost)),
         };
         if command.is_empty() {
             let token = office.token();

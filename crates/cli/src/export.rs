@@ -1,20 +1,19 @@
 //! `synod export`: keys and values into a file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::Context;
 use serde::Serialize;
 use synod_client::{Client, ClientError, ListOptions, Revision};
 
 use crate::arguments::{Export, KeyRange};
-use crate::backup::{failed_at, partial, publish};
-use crate::export_format::ExportWriter;
+use crate::export_format::{ExportWriter, line_of};
 use crate::failure::Failure;
 use crate::input::is_standard;
-use crate::keys::{bytes_of, list_entry};
+use crate::keys::bytes_of;
 use crate::output::{print, print_json, warn};
+use crate::partial::Partial;
 use crate::progress::Progress;
 use crate::talk::with_patient_client;
 
@@ -40,29 +39,15 @@ pub(crate) fn run(arguments: &Export) -> Result<(), Failure> {
         warn(&describe("standard output", &report));
         return Ok(());
     }
-    if file.exists() && !arguments.force {
-        return Err(Failure::usage(format!(
-            "{} exists: name another file, or say --force",
-            file.display()
-        )));
-    }
-    let partial = partial(file);
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
-    let out = options.open(&partial).with_context(|| failed_at(&partial))?;
-    let made = receive(arguments, BufWriter::with_capacity(64 << 10, out), |out| {
+    let (partial, out) = Partial::create(file, arguments.force)?;
+    let report = receive(arguments, BufWriter::with_capacity(64 << 10, out), |out| {
         out.flush()?;
         File::sync_all(out.get_ref())
-    });
-    let made = made.and_then(|report| publish(&partial, file).map(|()| report));
-    match made {
-        Ok(report) if arguments.reach.json => print_json(&report),
-        Ok(report) => print(&describe(&file.display().to_string(), &report)),
-        Err(failure) => {
-            // The file of an earlier export, if there is one, stays as it was.
-            let _ = fs::remove_file(&partial);
-            Err(failure)
-        }
+    })?;
+    partial.publish()?;
+    match arguments.reach.json {
+        true => print_json(&report),
+        false => print(&describe(&file.display().to_string(), &report)),
     }
 }
 
@@ -119,7 +104,7 @@ async fn copy(
             left_out += 1;
             continue;
         }
-        let line = writer.key(list_entry(&entry));
+        let line = writer.key(&line_of(&entry));
         if let Err(error) = out.write_all(&line) {
             return Ok(Err(error));
         }

@@ -5,7 +5,8 @@
 //! changed is noticed.
 
 use serde::{Deserialize, Serialize};
-use synod_kv::http::ListEntry;
+use synod_client::{Entry, key_text, value_text};
+use synod_kv::http::{ListEntry, RecordBody};
 
 /// The first line.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -31,6 +32,20 @@ const VERSION: u32 = 1;
 /// What no line of a key begins with.
 const TAIL: &[u8] = b"{\"synod_export_end\"";
 
+/// A key and its value for a line, each as text unless base64 is shorter: a value of control
+/// characters would be six times as long, and too long for a line.
+pub(crate) fn line_of(entry: &Entry) -> ListEntry {
+    let record = RecordBody {
+        value: entry.record.value.as_deref().map(value_text),
+        create_revision: entry.record.create_revision.0,
+        mod_revision: entry.record.mod_revision.0,
+        version: entry.record.version,
+        // Where it is imported there is no such lease, or another one with the same id.
+        lease: None,
+    };
+    ListEntry { key: key_text(&entry.key), record }
+}
+
 /// Writes the lines.
 #[derive(Debug, Default)]
 pub(crate) struct ExportWriter {
@@ -44,12 +59,9 @@ impl ExportWriter {
         self.line(&Head { synod_export: VERSION, revision })
     }
 
-    /// A line says nothing of the key's lease: where it is imported there is no such lease, or
-    /// another one with the same id.
-    pub(crate) fn key(&mut self, mut entry: ListEntry) -> Vec<u8> {
+    pub(crate) fn key(&mut self, entry: &ListEntry) -> Vec<u8> {
         self.keys += 1;
-        entry.record.lease = None;
-        self.line(&entry)
+        self.line(entry)
     }
 
     pub(crate) fn tail(&mut self) -> Vec<u8> {
@@ -143,7 +155,7 @@ impl ExportReader {
 
 #[cfg(test)]
 mod tests {
-    use synod_kv::http::{Encoding, KeyText, RecordBody, ValueText};
+    use synod_client::{Record, Revision};
 
     use super::*;
 
@@ -154,11 +166,15 @@ mod tests {
             .map(|(key, value)| KeyAndValue { key: key.to_vec(), value: value.to_vec() })
             .to_vec();
         for KeyAndValue { key, value } in &keys {
-            let value = Some(ValueText::new(value, Encoding::Text));
-            let (create_revision, mod_revision, version) = (1, 2, 3);
-            let record = RecordBody { value, create_revision, mod_revision, version, lease: None };
-            let key = KeyText::new(key, Encoding::Text);
-            file.extend(writer.key(ListEntry { key, record }));
+            let record = Record {
+                value: Some(value.clone().into()),
+                create_revision: Revision(1),
+                mod_revision: Revision(2),
+                version: 3,
+                lease: None,
+            };
+            let entry = Entry { key: key.clone().into(), record };
+            file.extend(writer.key(&line_of(&entry)));
         }
         file.extend(writer.tail());
         assert_eq!((writer.keys, writer.bytes), (3, file.len() as u64));

@@ -1,29 +1,28 @@
 //! What is done while a lock or an office is held: a command, or nothing until Ctrl-C.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use synod_client::{ClientError, Leadership, LeaseLost, LockGuard, Revision};
+use synod_client::{Claimed, ClientError, Leadership, LeaseLost, LockGuard, ProblemKind};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::failure::Failure;
+use crate::follower::follower;
+use crate::interrupt::HangUp;
 use crate::output::warn;
 
 /// The token that came with what is held, for the command.
 const TOKEN: &str = "SYNOD_LOCK_TOKEN";
-/// How long a command that has lost its lock may take to end.
+/// How long a command that loses its lock may take to end: so long before the lock is lost it is
+/// told, or a fifth of the time of the lock before.
 const GRACE: Duration = Duration::from_secs(2);
 /// What a shell says of a program that a signal ended: this and its number.
 const EXIT_SIGNAL: i32 = 128;
-/// The same of a command that there is not, or that can't be run.
-const EXIT_NOT_FOUND: i32 = 127;
-const EXIT_NOT_RUN: i32 = 126;
 
 /// Something that is held.
 pub(crate) enum Hold {
@@ -32,17 +31,10 @@ pub(crate) enum Hold {
 }
 
 impl Hold {
-    pub(crate) fn token(&self) -> Revision {
+    fn claimed(&self) -> &Claimed {
         match self {
-            Hold::Lock(lock) => lock.token(),
-            Hold::Office(office) => office.token(),
-        }
-    }
-
-    async fn lost(&self) -> LeaseLost {
-        match self {
-            Hold::Lock(lock) => lock.lost().await,
-            Hold::Office(office) => office.lost().await,
+            Hold::Lock(lock) => lock,
+            Hold::Office(office) => office,
         }
     }
 
@@ -92,7 +84,29 @@ async fn without_command(hold: &Hold) -> Result<End, Failure> {
     tokio::select! {
         _ = interrupt.recv() => Ok(End::Interrupted),
         _ = terminate.recv() => Ok(End::Interrupted),
-        lost = hold.lost() => Err(Failure::failed(format!("the {} was lost: {lost}", hold.noun()))),
+        lost = hold.claimed().lost() => {
+            Err(Failure::failed(format!("the {} was lost: {lost}", hold.noun())))
+        }
+    }
+}
+
+/// What a claim that failed means. Its own lease ended while it was made, which is no answer of the
+/// cluster's to what was asked.
+pub(crate) fn unless_lost<T>(
+    claimed: Result<T, ClientError>,
+    what: &str,
+) -> Result<Result<T, Failure>, ClientError> {
+    match claimed {
+        Err(ClientError::Refused(problem))
+            if problem.kind() == Some(ProblemKind::LeaseNotFound) =>
+        {
+            Ok(Err(Failure::failed(format!(
+                "{what} was lost before anything was done: {} Was the cluster or this machine \
+                 out of reach for longer than --ttl?",
+                problem.detail
+            ))))
+        }
+        claimed => claimed.map(Ok),
     }
 }
 
@@ -102,44 +116,54 @@ async fn with_command(
     arguments: &[OsString],
 ) -> Result<End, Failure> {
     // From here on Ctrl-C is the command's: it gets it from the terminal itself, and what it
-    // guards is let go when it has ended.
+    // guards is let go when it has ended. The command ignores none of these signals, though this
+    // process may have been started so: what is handled here is not inherited.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut command = Command::new(program);
-    command.args(arguments).env(TOKEN, hold.token().to_string());
-    let mut child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            warn(&format!("synod: cannot run {}: {error}", program.to_string_lossy()));
-            let is_missing = error.kind() == io::ErrorKind::NotFound;
-            return Ok(End::Command(if is_missing { EXIT_NOT_FOUND } else { EXIT_NOT_RUN }));
-        }
-    };
+    let mut hang_up = HangUp::new()?;
+    let (claimed, noun) = (hold.claimed(), hold.noun());
+    let grace = GRACE.min(claimed.ttl() / 5);
+    let mut command = Command::from(follower(program, arguments));
+    command.env(TOKEN, claimed.token().to_string());
+    if claimed.left() <= grace {
+        let lost = claimed.lost_within(grace).await;
+        return Err(Failure::failed(format!("the {noun} was lost before the command ran: {lost}")));
+    }
+    let mut child = command.spawn()?;
     loop {
         tokio::select! {
             status = child.wait() => return Ok(End::Command(code(status?))),
-            lost = hold.lost() => {
-                let noun = hold.noun();
-                warn(&format!("synod: the {noun} was lost: {lost}; the command is ended"));
-                end(&mut child).await;
-                let detail = format!("the {noun} was lost before the command had ended");
-                return Err(Failure::failed(detail));
+            lost = claimed.lost_within(grace) => {
+                end(&mut child, claimed, &lost, grace).await;
+                // Not before: whoever reads this may have stopped reading.
+                return Err(Failure::failed(format!(
+                    "the {noun} was lost: {lost}; the command was ended"
+                )));
             }
             _ = interrupt.recv() => {}
             _ = terminate.recv() => send(&child, Signal::TERM),
-            _ = hang_up.recv() => send(&child, Signal::HUP),
+            () = hang_up.recv() => send(&child, Signal::HUP),
         }
     }
 }
 
-/// Ends a command, by force if need be.
-async fn end(child: &mut Child) {
+/// Ends a command before another may hold what it held, by force if need be.
+async fn end(child: &mut Child, claimed: &Claimed, lost: &LeaseLost, grace: Duration) {
     send(child, Signal::TERM);
-    if timeout(GRACE, child.wait()).await.is_err() {
-        // Only a command that has ended meanwhile can't be killed.
-        let _ = child.kill().await;
+    let over = async {
+        match lost {
+            LeaseLost::Unconfirmed { .. } => drop(claimed.lost().await),
+            // Another may have it already, and what the command does is refused by its token.
+            LeaseLost::Over | LeaseLost::LetGo => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        _ = child.wait() => return,
+        () = over => {}
+        () = sleep(grace) => {}
     }
+    // Only a command that has ended meanwhile can't be killed.
+    let _ = child.kill().await;
 }
 
 fn send(child: &Child, signal: Signal) {

@@ -19,6 +19,7 @@ mod endpoints;
 mod export;
 mod export_format;
 mod failure;
+mod follower;
 mod hold;
 mod import;
 mod input;
@@ -30,6 +31,7 @@ mod list;
 mod lock;
 mod member;
 mod output;
+mod partial;
 mod planted;
 mod progress;
 mod recover;
@@ -98,5 +100,6 @@ fn run(command: &Command) -> Result<(), Failure> {
         Command::Chaos(arguments) => chaos::run(arguments),
         Command::Sim(arguments) => sim::run(arguments),
         Command::Completions(arguments) => completions::run(arguments),
+        Command::Follow(arguments) => follower::run(arguments),
     }
 }

@@ -5,7 +5,7 @@ use synod_client::{ClaimOptions, Holder};
 
 use crate::arguments::{Claim, Lock};
 use crate::failure::Failure;
-use crate::hold::{End, Hold, run as run_while_held};
+use crate::hold::{End, Hold, run as run_while_held, unless_lost};
 use crate::keys::{bytes_of, shown};
 use crate::lease::time_text;
 use crate::output::{columns, print_bytes, print_json};
@@ -22,8 +22,12 @@ pub(crate) fn run(arguments: &Lock) -> Result<(), Failure> {
     let what = format!("the lock {}", shown(&name));
     let command = arguments.command.clone();
     let ended = with_client(&arguments.reach, |client| async move {
-        let Some(lock) = client.lock(&name, &options).await? else {
-            return Ok(Err(taken(&what, client.lock_holder(&name).await.ok().flatten())));
+        let lock = match unless_lost(client.lock(&name, &options).await, &what)? {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                return Ok(Err(taken(&what, client.lock_holder(&name).await.ok().flatten())));
+            }
+            Err(lost) => return Ok(Err(lost)),
         };
         Ok(run_while_held(Hold::Lock(lock), &command).await)
     })??;

@@ -60,23 +60,27 @@ fn promote(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
     let role = Some(MemberRole::Voter);
     let body = ChangeMemberBody { role, force, ..ChangeMemberBody::default() };
-    change(&arguments.reach, async |client| client.change_member(id, &body).await)
+    change(&arguments.reach, Again::Harmless, async |client| client.change_member(id, &body).await)
 }
 
 fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
-    change(&arguments.reach, async |client| client.remove_member(id, force).await)
+    change(&arguments.reach, Again::Harmless, async |client| client.remove_member(id, force).await)
 }
 
 fn quorums(arguments: &Quorums) -> Result<(), Failure> {
     let (promise, accept) = (arguments.promise, arguments.accept);
     let body = QuorumsBody { promise, accept, configuration: None };
-    change(&arguments.reach, async |client| client.set_quorums(&body).await)
+    let is_so = |members: &MembersBody| {
+        (members.promise_quorum, members.accept_quorum) == (promise, accept) && !members.pending
+    };
+    change(&arguments.reach, Again::Not(&is_so), async |client| client.set_quorums(&body).await)
 }
 
 /// Asks for a change, and tells what came of it.
 fn change(
     reach: &Reach,
+    again: Again<'_>,
     ask: impl AsyncFn(&Client) -> Result<MembersBody, ClientError>,
 ) -> Result<(), Failure> {
     let mut before = None;
@@ -84,7 +88,7 @@ fn change(
         if cluster.ask_leader().await {
             before = Some(cluster.members.configuration);
         }
-        cluster.persist(ask).await
+        cluster.persist(again, ask).await
     })?;
     if before == Some(members.configuration) {
         warn_unchanged();
@@ -132,8 +136,9 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();
         loop {
-            let swapped =
-                cluster.persist(async |client| client.change_member(id, &body).await).await;
+            let swapped = cluster
+                .persist(Again::Harmless, async |client| client.change_member(id, &body).await)
+                .await;
             let waits = |failure: &Failure| failure.is_unsafe() && Instant::now() < deadline;
             match swapped {
                 Err(failure) if waits(&failure) => {
@@ -239,7 +244,8 @@ impl Cluster {
             client_url: own.client_url.clone(),
             configuration: None,
         };
-        let members = self.persist(async |client| client.add_member(&body).await).await?;
+        let members =
+            self.persist(Again::Harmless, async |client| client.add_member(&body).await).await?;
         joining.finish(settings, &members).map_err(|error| Failure::failed(error.to_string()))?;
         Ok(members)
     }
@@ -335,15 +341,21 @@ impl Cluster {
         is_newest
     }
 
-    /// Asks for a change again and again while that may help: each may be asked for twice.
+    /// Asks for a change again and again while that may help.
     async fn persist(
         &mut self,
+        again: Again<'_>,
         ask: impl AsyncFn(&Client) -> Result<MembersBody, ClientError>,
     ) -> Result<MembersBody, Failure> {
         let deadline = Instant::now() + PATIENCE;
         let mut is_told = false;
+        let mut unsure = None;
         loop {
-            let error = match ask(&self.client).await {
+            let asked = match unsure.take() {
+                Some(error) => Err(error),
+                None => ask(&self.client).await,
+            };
+            let error = match asked {
                 Ok(members) => return Ok(members),
                 Err(error) => error,
             };
@@ -355,9 +367,23 @@ impl Cluster {
             }
             tokio::time::sleep(PAUSE).await;
             // It may be one that came after the members were asked for.
-            self.ask_leader().await;
+            let is_newest = self.ask_leader().await;
+            if let (Again::Not(is_so), true) = (&again, error.outcome_unknown()) {
+                if is_newest && is_so(&self.members) {
+                    return Ok(self.members.clone());
+                }
+                unsure = Some(error);
+            }
         }
     }
+}
+
+/// What may be done about a change of which nobody knows whether it was made.
+enum Again<'a> {
+    /// Ask for it again: an id is used once, so it can't undo what others did since.
+    Harmless,
+    /// Only look whether the members are so.
+    Not(&'a dyn Fn(&MembersBody) -> bool),
 }
 
 /// What is known of a node that joined.

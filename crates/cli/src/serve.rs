@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
 use synod_node::{ServeError, Settings, StartError, logging};
 
 use crate::arguments::{Init, Serve};
 use crate::failure::Failure;
+use crate::follower::die_with;
 use crate::output::warn;
 
 /// Overrides the level of the settings.
@@ -47,6 +47,7 @@ pub(crate) fn init(config: &Path) -> Result<String, Failure> {
 /// Runs one node until SIGINT or SIGTERM.
 pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
     if let Some(parent) = arguments.stop_with_parent {
+        // What is durable is safe from SIGKILL.
         die_with(parent)?;
     }
     if synod_node::IS_FOR_TESTS {
@@ -67,18 +68,4 @@ pub(crate) fn serve(arguments: &Serve) -> Result<(), Failure> {
 
 pub(crate) fn load(config: &Path) -> Result<Settings, Failure> {
     Settings::load(config).map_err(|error| Failure::usage(error.to_string()))
-}
-
-/// Has the kernel kill this process when its parent ends: a node must not live
-/// on unseen when its runner is killed. What is durable is safe from SIGKILL,
-/// and a paused process would not act on anything softer.
-fn die_with(parent: i32) -> Result<(), Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL))
-        .map_err(|error| Failure::failed(format!("cannot follow the parent process: {error}")))?;
-    // The parent may have ended before the call above.
-    if getppid().map(Pid::as_raw_nonzero).map(std::num::NonZero::get) == Some(parent) {
-        Ok(())
-    } else {
-        Err(Failure::failed("the process that started this node has ended"))
-    }
 }

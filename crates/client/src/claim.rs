@@ -10,9 +10,9 @@ use synod_kv::{LeaseId, Revision};
 use tokio::time::Instant;
 
 use crate::answer_body::{document, garbled, refusal};
+use crate::claimed::Claimed;
 use crate::client::{Client, garbled_write};
 use crate::error::ClientError;
-use crate::keeper::{LeaseKeeper, LeaseLost};
 use crate::lease::{post, to_json};
 use crate::options::PutOptions;
 use crate::retry::{Repeat, Times};
@@ -69,6 +69,13 @@ pub struct Holder {
     pub waiters: u64,
 }
 
+/// What the winner of an election says, and the name under which it is said once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Word<'a> {
+    pub(crate) value: &'a str,
+    pub(crate) name: String,
+}
+
 /// What is held under a lease.
 #[derive(Clone, Debug)]
 pub(crate) struct Held {
@@ -82,20 +89,6 @@ impl Held {
     pub(crate) async fn is_lost(&self, client: &Client) -> bool {
         let holder = client.holder(self.office, &self.name).await;
         holder.is_ok_and(|holder| holder.is_none_or(|holder| holder.token != self.token))
-    }
-}
-
-/// A claim that was won, and the lease that holds it.
-#[derive(Debug)]
-pub(crate) struct Won {
-    pub(crate) keeper: LeaseKeeper,
-    pub(crate) token: Revision,
-}
-
-impl Won {
-    /// Waits until it is lost.
-    pub(crate) async fn lost(&self) -> LeaseLost {
-        self.keeper.lost().await
     }
 }
 
@@ -138,7 +131,7 @@ impl Client {
         name: &[u8],
         value: Option<&str>,
         options: &ClaimOptions,
-    ) -> Result<Option<Won>, ClientError> {
+    ) -> Result<Option<Claimed>, ClientError> {
         let target = office.target(name)?;
         let until = match options.wait {
             None => None,
@@ -153,10 +146,15 @@ impl Client {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let turn = left.unwrap_or(TURN_MAX).min(TURN_MAX);
             let turn = Duration::from_millis(u64::try_from(turn.as_millis()).unwrap_or(0));
-            let error = match self.claim_once(&target, keeper.id(), value, turn).await {
+            // An attempt that comes late must not say this again when something else was said.
+            // To claim again does no harm.
+            let word = value.map(|value| Word { value, name: self.new_name() });
+            let under = (&target, keeper.id());
+            let claimed = self.claim_once(under, word.as_ref(), turn, &Repeat::Freely).await;
+            let error = match claimed {
                 Ok(Some(token)) if keeper.is_held() => {
                     keeper.hold(Held { office, name: name.to_vec(), token });
-                    return Ok(Some(Won { keeper, token }));
+                    return Ok(Some(Claimed::new(keeper, token)));
                 }
                 Ok(None) if left.is_some_and(|left| left <= TURN_MAX) => {
                     // Nobody has to wait until it is gone; if this fails it ends by itself.
@@ -181,25 +179,36 @@ impl Client {
     /// Claims under a lease, and waits for so long; none when it was held by another.
     pub(crate) async fn claim_once(
         &self,
-        target: &Target,
-        lease: LeaseId,
-        value: Option<&str>,
+        (target, lease): (&Target, LeaseId),
+        word: Option<&Word<'_>>,
         wait: Duration,
+        repeat: &Repeat,
     ) -> Result<Option<Revision>, ClientError> {
         let body = ClaimBody {
             ttl: None,
             lease: Some(lease.0),
             wait: Some(time_text(wait)?),
-            value: value.map(str::to_owned),
+            value: word.map(|word| word.value.to_owned()),
         };
-        let message = post(target.as_str().to_owned(), to_json(&body));
+        let message = match word {
+            None => post(target.as_str().to_owned(), to_json(&body)),
+            Some(Word { name, .. }) => {
+                let idempotency_key = Some(name.clone());
+                let options = PutOptions { idempotency_key, ..PutOptions::default() };
+                self.write(Method::POST, target, &options, to_json(&body))?.0
+            }
+        };
         // Nodes keep a tenth of a request's time for themselves.
         let attempt = (wait * 5 / 4 + TURN_EXTRA).max(self.retrier().options.attempt_timeout);
         let call = attempt + self.retrier().options.call_timeout;
         let times = Times { call, attempt };
-        match self.retrier().call_within(&message, &Repeat::Freely, times).await {
-            Ok((answer, _)) => {
-                let held: HeldBody = document(&answer).ok_or_else(garbled)?;
+        match self.retrier().call_within(&message, repeat, times).await {
+            Ok((answer, attempts)) => {
+                let held = document::<HeldBody>(&answer);
+                let held = held.ok_or_else(|| match repeat {
+                    Repeat::Freely => garbled(),
+                    repeat => garbled_write(attempts, repeat.clone()),
+                })?;
                 Ok(Some(Revision(held.token)))
             }
             Err(ClientError::Refused(problem)) if problem.kind() == Some(ProblemKind::LockHeld) => {

@@ -247,7 +247,7 @@ impl Client {
         let message = read_message(&Target::new("/v1/snapshot"));
         for (node, base) in self.endpoints().iter().enumerate() {
             error = match retrier.open(node, &message, retrier.options.call_timeout).await {
-                Ok(body) => return Ok(Backup { body, node: base.clone() }),
+                Ok(body) => return Ok(Backup::new(body, base.clone())),
                 Err(setback) => give_up(setback, &Repeat::Freely, false, 1),
             };
         }

@@ -1,21 +1,28 @@
 //! Elections, for applications whose replicas have a leader of their own.
 
-use synod_kv::{LeaseId, Revision};
+use std::ops::Deref;
+use std::time::Duration;
 
-use crate::claim::{ClaimOptions, Holder, Office, Won};
+use synod_kv::Revision;
+use tokio::sync::Mutex;
+
+use crate::claim::{ClaimOptions, Holder, Office, Word};
+use crate::claimed::Claimed;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::keeper::LeaseLost;
+use crate::retry::Repeat;
 use crate::watch::{Watch, WatchOptions, WatchStep};
 
 /// An office that was won, and is kept until it is [resigned](Leadership::resign), lost or
 /// dropped. As for a [`LockGuard`](crate::LockGuard), whatever the leader does to others should
-/// carry its [token](Leadership::token).
+/// carry its [token](Claimed::token).
 #[derive(Debug)]
 pub struct Leadership {
     client: Client,
     name: Vec<u8>,
-    won: Won,
+    claimed: Claimed,
+    /// What was said last, and its name, while nobody knows whether it is.
+    unsettled: Mutex<Option<(String, String)>>,
 }
 
 /// Who leads, whenever that changes.
@@ -42,9 +49,10 @@ impl Client {
         value: &str,
         options: &ClaimOptions,
     ) -> Result<Option<Leadership>, ClientError> {
-        let won = self.claim(Office::Election, name, Some(value), options).await?;
+        let claimed = self.claim(Office::Election, name, Some(value), options).await?;
         let (client, name) = (self.clone(), name.to_vec());
-        Ok(won.map(|won| Leadership { client, name, won }))
+        let unsettled = Mutex::default();
+        Ok(claimed.map(|claimed| Leadership { client, name, claimed, unsettled }))
     }
 
     /// Who was elected; none when nobody is.
@@ -87,38 +95,36 @@ fn claims_of(name: &[u8]) -> WatchOptions {
 }
 
 impl Leadership {
-    /// The fencing token: higher than that of everybody who was elected before.
-    #[must_use]
-    pub fn token(&self) -> Revision {
-        self.won.token
-    }
-
-    /// The lease under which the office is held. Keys that are put under it go with the office.
-    #[must_use]
-    pub fn lease(&self) -> LeaseId {
-        self.won.keeper.id()
-    }
-
-    /// Whether the office is certainly held, by the clock as it is now.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.won.keeper.is_held()
-    }
-
-    /// Waits until the office is lost.
-    pub async fn lost(&self) -> LeaseLost {
-        self.won.lost().await
-    }
-
     /// Says another value. False when the office is held no more.
     ///
     /// # Errors
-    /// See [`ClientError`]; the value may be said all the same.
+    /// See [`ClientError`]. `Ambiguous` when the value may be said all the same, or may still be:
+    /// the next call of this settles that first, so that what is said later stays.
     pub async fn proclaim(&self, value: &str) -> Result<bool, ClientError> {
+        let mut unsettled = self.unsettled.lock().await;
+        if let Some((name, value)) = unsettled.clone() {
+            match self.say(name, &value).await {
+                // So late that it can't be sent any more: nor is it on its way any more.
+                Err(ClientError::Ambiguous { attempts: 0, .. }) => {}
+                Err(error) if error.outcome_unknown() => return Err(error),
+                _ => {}
+            }
+        }
+        let name = self.client.new_name();
+        // It is sent for certain only if this future lives on.
+        *unsettled = Some((name.clone(), value.to_owned()));
+        let said = self.say(name, value).await;
+        if !said.as_ref().is_err_and(ClientError::outcome_unknown) {
+            *unsettled = None;
+        }
+        said
+    }
+
+    async fn say(&self, name: String, value: &str) -> Result<bool, ClientError> {
         let target = Office::Election.target(&self.name)?;
-        let wait = std::time::Duration::ZERO;
-        let claimed = self.client.claim_once(&target, self.lease(), Some(value), wait).await;
-        match claimed {
+        let (word, repeat) = (Word { value, name: name.clone() }, Repeat::Named(name));
+        let under = (&target, self.lease());
+        match self.client.claim_once(under, Some(&word), Duration::ZERO, &repeat).await {
             Ok(Some(token)) if token != self.token() => {
                 // It had been let go, and was won once more: by somebody who does not know.
                 self.client.release(Office::Election, &self.name, token).await?;
@@ -135,7 +141,15 @@ impl Leadership {
     /// # Errors
     /// See [`ClientError`]. It comes free by itself then.
     pub async fn resign(self) -> Result<(), ClientError> {
-        self.won.keeper.close().await
+        self.claimed.close().await
+    }
+}
+
+impl Deref for Leadership {
+    type Target = Claimed;
+
+    fn deref(&self) -> &Claimed {
+        &self.claimed
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keys and values as a request's body holds them.
+//! Keys and values as a JSON document holds them.
 //!
 //! Text is for people, and what most keys and values are. But JSON writes a control character
 //! as six bytes and a quote as two, so that text may be several times longer than the bytes
@@ -6,13 +6,15 @@
 
 use synod_kv::http::{Encoding, KeyText, ValueText};
 
-/// A key for a body: as text, unless base64 is shorter.
-pub(crate) fn key_text(bytes: &[u8]) -> KeyText {
+/// A key for a JSON document: as text, unless base64 is shorter.
+#[must_use]
+pub fn key_text(bytes: &[u8]) -> KeyText {
     KeyText::new(bytes, shortest(bytes))
 }
 
-/// A value for a body: as text, unless base64 is shorter.
-pub(crate) fn value_text(bytes: &[u8]) -> ValueText {
+/// A value for a JSON document: as text, unless base64 is shorter.
+#[must_use]
+pub fn value_text(bytes: &[u8]) -> ValueText {
     ValueText::new(bytes, shortest(bytes))
 }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use synod_kv::LeaseId;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::sleep;
 
 use crate::claim::Held;
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::moment::{Moment, before, sleep_until};
 use crate::retry::Times;
 
 /// The longest pause between two attempts to renew a lease.
@@ -23,8 +24,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// renewal was *asked for*, whatever becomes of the leader. The keeper counts the same time
 /// here, without its last twentieth, and tells that the lease is lost at its end: so it says
 /// so before anybody else can have what was held under it, as long as this process gets to run
-/// and the clocks of both machines run at about the same rate. A process that was stopped, or a
-/// machine that slept, learns of it only afterwards; that is what fencing tokens are for.
+/// and the clocks of both machines run at about the same rate. The time for which the machine
+/// slept counts. But a process that was stopped, or a machine that slept, learns of it only
+/// afterwards; that is what fencing tokens are for.
 ///
 /// Dropped it stops, and asks the cluster to end the lease without waiting for that;
 /// [`LeaseKeeper::close`] waits. It needs the tokio runtime in which it was made.
@@ -59,9 +61,11 @@ pub enum LeaseLost {
 
 #[derive(Clone, Debug)]
 struct State {
-    /// It lives until then.
-    until: Instant,
+    /// It certainly lives until then.
+    until: Moment,
     lost: Option<LeaseLost>,
+    /// What the last attempt to renew it ended with, if that failed.
+    last: String,
 }
 
 impl Client {
@@ -70,7 +74,7 @@ impl Client {
     /// # Errors
     /// As [`Client::grant`].
     pub async fn grant_kept(&self, ttl: Duration) -> Result<LeaseKeeper, ClientError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let granted = self.grant(ttl, None).await?;
         Ok(LeaseKeeper::start(self, granted.id, granted.ttl, asked, true))
     }
@@ -81,15 +85,16 @@ impl Client {
     /// # Errors
     /// As [`Client::keep_alive`].
     pub async fn keep(&self, id: LeaseId) -> Result<Option<LeaseKeeper>, ClientError> {
-        let asked = Instant::now();
+        let asked = Moment::now();
         let ttl = self.keep_alive(id).await?;
         Ok(ttl.map(|ttl| LeaseKeeper::start(self, id, ttl, asked, false)))
     }
 }
 
 impl LeaseKeeper {
-    fn start(client: &Client, id: LeaseId, ttl: Duration, asked: Instant, is_owner: bool) -> Self {
-        let (sender, state) = watch::channel(State { until: asked + certain(ttl), lost: None });
+    fn start(client: &Client, id: LeaseId, ttl: Duration, asked: Moment, is_owner: bool) -> Self {
+        let (until, last) = (asked.plus(certain(ttl)), "no answer".to_owned());
+        let (sender, state) = watch::channel(State { until, lost: None, last });
         let held = Arc::<OnceLock<Held>>::default();
         let task = tokio::spawn(keep(client.clone(), (id, ttl, asked), sender, Arc::clone(&held)));
         Self { client: client.clone(), id, ttl, state, held, task, is_owner }
@@ -113,20 +118,44 @@ impl LeaseKeeper {
         self.ttl
     }
 
-    /// Whether the lease certainly lives: it was renewed in time, by the clock as it is now.
+    /// Whether the lease certainly lives: it was renewed in time, by the clock as it is now. The
+    /// time for which the machine slept counts.
     #[must_use]
     pub fn is_held(&self) -> bool {
+        !self.left().is_zero()
+    }
+
+    /// For how long the lease certainly lives if it is not renewed any more; zero when it is
+    /// lost.
+    #[must_use]
+    pub fn left(&self) -> Duration {
         let state = self.state.borrow();
-        state.lost.is_none() && Instant::now() < state.until
+        if state.lost.is_some() { Duration::ZERO } else { state.until.left() }
     }
 
     /// Waits until the lease is lost.
     pub async fn lost(&self) -> LeaseLost {
+        self.lost_within(Duration::ZERO).await
+    }
+
+    /// Waits until the lease is lost, or would be in `margin` if it was not renewed any more. It
+    /// may be renewed once more after that.
+    pub async fn lost_within(&self, margin: Duration) -> LeaseLost {
         let mut state = self.state.clone();
-        let lost = state.wait_for(|state| state.lost.is_some()).await;
-        let lost = lost.ok().and_then(|state| state.lost.clone());
-        let stopped = || LeaseLost::Unconfirmed { last: "its keeper was stopped".to_owned() };
-        lost.unwrap_or_else(stopped)
+        loop {
+            let State { until, lost, last } = state.borrow_and_update().clone();
+            if let Some(lost) = lost {
+                return lost;
+            }
+            tokio::select! {
+                biased;
+                changed = state.changed() => if changed.is_err() {
+                    let last = "its keeper was stopped".to_owned();
+                    return LeaseLost::Unconfirmed { last };
+                },
+                () = sleep_until(until.minus(margin)) => return LeaseLost::Unconfirmed { last },
+            }
+        }
     }
 
     /// Ends the lease, with all its keys, and waits for that.
@@ -167,7 +196,7 @@ fn certain(ttl: Duration) -> Duration {
 /// Renews a lease until it is lost.
 async fn keep(
     client: Client,
-    (id, mut ttl, mut asked): (LeaseId, Duration, Instant),
+    (id, mut ttl, mut asked): (LeaseId, Duration, Moment),
     state: watch::Sender<State>,
     held: Arc<OnceLock<Held>>,
 ) {
@@ -175,26 +204,26 @@ async fn keep(
         // The leases of many clients that began at one moment are not renewed at one moment.
         let pause = ttl.mul_f64(0.25 + fastrand::f64() / 12.0);
         // Counted as its time is: an answer that came late has used up some of that.
-        let next = asked + pause;
+        let next = asked.plus(pause);
         if let Some(held) = held.get() {
             // However long that takes, the lease is renewed when it is time.
-            let is_lost = timeout_at(next, held.is_lost(&client)).await;
+            let is_lost = before(next, held.is_lost(&client)).await;
             if is_lost.unwrap_or(false) {
                 return state.send_modify(|state| state.lost = Some(LeaseLost::LetGo));
             }
         }
         sleep_until(next).await;
         let until = state.borrow().until;
-        let mut last = "no answer".to_owned();
-        let renewed = timeout_at(until, renew(&client, id, ttl, &mut last)).await;
+        let renewed = before(until, renew(&client, id, ttl, &state)).await;
         let lost = match renewed {
-            Ok(Some(renewed)) => {
+            Some(Some(renewed)) => {
                 (asked, ttl) = renewed;
-                state.send_modify(|state| state.until = asked + certain(ttl));
+                let (until, last) = (asked.plus(certain(ttl)), "no answer".to_owned());
+                state.send_replace(State { until, lost: None, last });
                 continue;
             }
-            Ok(None) => LeaseLost::Over,
-            Err(_elapsed) => LeaseLost::Unconfirmed { last },
+            Some(None) => LeaseLost::Over,
+            None => LeaseLost::Unconfirmed { last: state.borrow().last.clone() },
         };
         return state.send_modify(|state| state.lost = Some(lost));
     }
@@ -206,19 +235,62 @@ async fn renew(
     client: &Client,
     id: LeaseId,
     ttl: Duration,
-    last: &mut String,
-) -> Option<(Instant, Duration)> {
+    state: &watch::Sender<State>,
+) -> Option<(Moment, Duration)> {
     let options = &client.retrier().options;
     // A node that hangs must leave time to ask the others.
     let attempt = options.attempt_timeout.min(ttl / 8).max(Duration::from_millis(1));
     let times = Times { call: options.call_timeout.min(ttl), attempt };
     loop {
-        let asked = Instant::now();
+        let asked = Moment::now();
         match client.keep_alive_within(id, times).await {
             Ok(kept) => return kept.map(|ttl| (asked, ttl)),
-            Err(error) => *last = error.to_string(),
+            Err(error) => state.send_modify(|state| state.last = error.to_string()),
         }
         // Whatever it is may pass. These attempts are beside the budget for retries, and few.
         sleep((ttl / 20).min(PAUSE_MAX).mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::moment::tests::suspend;
+    use crate::options::ClientOptions;
+
+    const TTL: Duration = Duration::from_secs(20);
+
+    /// The keeper of a lease that nobody confirms.
+    fn keeper() -> LeaseKeeper {
+        let client = Client::new(["http://127.0.0.1:1"], ClientOptions::default()).unwrap();
+        LeaseKeeper::start(&client, LeaseId(7), TTL, Moment::now(), false)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_ends_while_the_machine_sleeps() {
+        let keeper = keeper();
+        assert_eq!(keeper.left(), TTL - TTL / 20);
+        suspend(TTL / 2);
+        assert!(keeper.is_held());
+        suspend(TTL / 2);
+        assert!(!keeper.is_held());
+        let woken = tokio::time::Instant::now();
+        assert!(matches!(keeper.lost().await, LeaseLost::Unconfirmed { .. }));
+        // The keeper hears of that, too, and not at the end of its time without the sleep.
+        while keeper.state.borrow().lost.is_none() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(woken.elapsed() <= TTL / 20);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_told_as_early_as_is_asked_for() {
+        let (keeper, begun) = (keeper(), tokio::time::Instant::now());
+        let margin = TTL / 5;
+        assert!(matches!(keeper.lost_within(margin).await, LeaseLost::Unconfirmed { .. }));
+        let left = keeper.left();
+        assert!(keeper.is_held() && left <= margin && left > margin - TTL / 20, "{left:?}");
+        keeper.lost().await;
+        assert!(!keeper.is_held() && begun.elapsed() <= TTL);
     }
 }

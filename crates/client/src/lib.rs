@@ -6,8 +6,9 @@
 //! own (an `Idempotency-Key`), under which the cluster takes it once.
 //!
 //! [`Client`] has the calls, [`ClientError`] what can become of them. `attempt` is one
-//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node, and `name`
-//! says which writes of this client's session may still be sent.
+//! HTTP exchange, `retry` decides about the next one, `endpoints` chooses the node, `name`
+//! says which writes of this client's session may still be sent, and `moment` is a clock that goes
+//! on while the machine sleeps.
 //!
 //! What lasts longer than a call are [`Watch`]es, which resume by themselves, and
 //! [`LeaseKeeper`], [`LockGuard`] and [`Leadership`], which are kept alive in the background, tell
@@ -33,6 +34,7 @@ mod backup;
 mod batch;
 mod batch_task;
 mod claim;
+mod claimed;
 mod client;
 mod compaction;
 mod election;
@@ -45,10 +47,12 @@ mod lease;
 mod lock;
 mod long_call;
 mod members;
+mod moment;
 mod name;
 mod options;
 mod retry;
 mod scan;
+mod silence;
 mod target;
 mod transaction;
 mod watch;
@@ -57,10 +61,12 @@ pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};
 pub use backup::Backup;
 pub use batch::{BatchLines, BatchOptions, BatchOutcome, BatchResult, BatchResults};
 pub use claim::{ClaimOptions, Holder};
+pub use claimed::Claimed;
 pub use client::Client;
 pub use compaction::Compacted;
 pub use election::{Leadership, Observer};
 pub use error::ClientError;
+pub use json_text::{key_text, value_text};
 pub use keeper::{LeaseKeeper, LeaseLost};
 pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
 pub use lock::LockGuard;

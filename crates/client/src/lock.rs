@@ -1,11 +1,11 @@
 //! Locks that are held while something is done.
 
-use synod_kv::{LeaseId, Revision};
+use std::ops::Deref;
 
-use crate::claim::{ClaimOptions, Office, Won};
+use crate::claim::{ClaimOptions, Office};
+use crate::claimed::Claimed;
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::keeper::LeaseLost;
 
 /// A lock that is held, and kept.
 ///
@@ -25,14 +25,14 @@ use crate::keeper::LeaseLost;
 /// # Ok(()) }
 /// ```
 ///
-/// Hand the [token](LockGuard::token) to whatever the lock guards, and have that refuse a lower
+/// Hand the [token](Claimed::token) to whatever the lock guards, and have that refuse a lower
 /// one than it has seen: a holder that was stopped for a while learns too late that it has
 /// lost the lock.
 ///
 /// Dropped it is let go without waiting for that; [`LockGuard::release`] waits.
 #[derive(Debug)]
 pub struct LockGuard {
-    won: Won,
+    claimed: Claimed,
 }
 
 impl Client {
@@ -45,40 +45,25 @@ impl Client {
         name: &[u8],
         options: &ClaimOptions,
     ) -> Result<Option<LockGuard>, ClientError> {
-        let won = self.claim(Office::Lock, name, None, options).await?;
-        Ok(won.map(|won| LockGuard { won }))
+        let claimed = self.claim(Office::Lock, name, None, options).await?;
+        Ok(claimed.map(|claimed| LockGuard { claimed }))
     }
 }
 
 impl LockGuard {
-    /// The fencing token: higher than that of every holder before.
-    #[must_use]
-    pub fn token(&self) -> Revision {
-        self.won.token
-    }
-
-    /// The lease under which the lock is held. Keys that are put under it go with the lock.
-    #[must_use]
-    pub fn lease(&self) -> LeaseId {
-        self.won.keeper.id()
-    }
-
-    /// Whether the lock is certainly held, by the clock as it is now.
-    #[must_use]
-    pub fn is_held(&self) -> bool {
-        self.won.keeper.is_held()
-    }
-
-    /// Waits until the lock is lost.
-    pub async fn lost(&self) -> LeaseLost {
-        self.won.lost().await
-    }
-
     /// Lets the lock go, and waits for that.
     ///
     /// # Errors
     /// See [`ClientError`]. It comes free by itself then.
     pub async fn release(self) -> Result<(), ClientError> {
-        self.won.keeper.close().await
+        self.claimed.close().await
+    }
+}
+
+impl Deref for LockGuard {
+    type Target = Claimed;
+
+    fn deref(&self) -> &Claimed {
+        &self.claimed
     }
 }

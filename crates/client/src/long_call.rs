@@ -19,6 +19,7 @@ use crate::attempt::{Answer, Failure, chain, leader_of};
 use crate::error::ClientError;
 use crate::options::ClientOptions;
 use crate::retry::{Repeat, Retrier, Setback, give_up};
+use crate::silence::Silence;
 
 /// An answer on its way. The connection ends with it.
 #[derive(Debug)]
@@ -28,9 +29,9 @@ pub(crate) struct LongAnswer {
     pub(crate) headers: HeaderMap,
     body: Incoming,
     lines: Lines,
-    /// How long the node may be silent when something is expected of it, and since when it is.
+    /// How long the node may be silent when something is expected of it, and how long it is.
     silence_max: Duration,
-    since: Instant,
+    silence: Silence,
     _connection: EndsWithUs,
 }
 
@@ -83,7 +84,7 @@ where
             body,
             lines: Lines::new(options.answer_bytes_max),
             silence_max,
-            since: Instant::now(),
+            silence: Silence::default(),
             _connection: task,
         }))
     };
@@ -133,7 +134,7 @@ impl LongAnswer {
 
     /// From now on the node is expected to send something.
     pub(crate) fn expect_more(&mut self) {
-        self.since = Instant::now();
+        self.silence = Silence::default();
     }
 
     /// The next line; none at the end of the answer. Nothing is lost if the future is dropped
@@ -147,7 +148,7 @@ impl LongAnswer {
                 return Ok(Some(line));
             }
             let frame = match is_expected {
-                true => timeout_at(self.since + self.silence_max, self.body.frame()).await,
+                true => self.silence.wait(self.silence_max, self.body.frame()).await,
                 false => Ok(self.body.frame().await),
             };
             let frame = frame.map_err(|_elapsed| "the node sends nothing any more".to_owned())?;
@@ -160,7 +161,7 @@ impl LongAnswer {
             let frame = frame.map_err(|error| format!("the answer was cut off: {error}"))?;
             // Trailers say nothing to us.
             if let Ok(data) = frame.into_data() {
-                self.since = Instant::now();
+                self.silence = Silence::default();
                 self.lines.push(&data);
             }
         }

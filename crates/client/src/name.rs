@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
+use crate::moment::Moment;
 
 /// How long the cluster remembers a name at the least, from its first effect on, and so from
 /// when it was made on. (It remembers names for a minute more: for clocks that run at another
@@ -14,11 +14,12 @@ const NAME_LIFE: Duration = Duration::from_secs(600);
 
 /// A session: makes names that no other client makes, of 128 bits that the operating system
 /// drew for this client, a number, and the time. From the time is told whether a name may
-/// still be sent, whoever brings it back, and without remembering any.
+/// still be sent, whoever brings it back, and without remembering any. That time goes on while
+/// the machine sleeps, as it does for the cluster.
 #[derive(Debug)]
 pub(crate) struct Names {
     session: String,
-    begun: Instant,
+    begun: Moment,
     next: AtomicU64,
 }
 
@@ -27,7 +28,7 @@ impl Names {
         // Two hashes under a random key are two numbers that nobody else has.
         let random = RandomState::new();
         let session = format!("{:016x}{:016x}", random.hash_one(0_u8), random.hash_one(1_u8));
-        Self { session, begun: Instant::now(), next: AtomicU64::new(1) }
+        Self { session, begun: Moment::now(), next: AtomicU64::new(1) }
     }
 
     /// What all names of this client begin with.
@@ -43,16 +44,17 @@ impl Names {
 
     /// Until when a write may be sent under this name; none if it was not made here, so that
     /// only whoever made it knows.
-    pub(crate) fn expiry(&self, name: &str) -> Option<Instant> {
+    pub(crate) fn expiry(&self, name: &str) -> Option<Moment> {
         let (_, made_ms) = name.strip_prefix(&self.session)?.strip_prefix('-')?.split_once('-')?;
         let made = Duration::from_millis(made_ms.parse().ok()?);
-        self.begun.checked_add(made)?.checked_add(NAME_LIFE)
+        Some(self.begun.plus(made).plus(NAME_LIFE))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::moment::tests::suspend;
 
     #[test]
     fn no_name_comes_twice() {
@@ -69,9 +71,10 @@ mod tests {
         let names = Names::new();
         tokio::time::advance(Duration::from_millis(1_234)).await;
         let name = names.next();
-        assert_eq!(names.expiry(&name), Some(Instant::now() + NAME_LIFE));
-        tokio::time::advance(NAME_LIFE).await;
-        assert_eq!(names.expiry(&name), Some(Instant::now()));
+        assert_eq!(names.expiry(&name), Some(Moment::now().plus(NAME_LIFE)));
+        tokio::time::advance(NAME_LIFE / 2).await;
+        suspend(NAME_LIFE / 2);
+        assert_eq!(names.expiry(&name), Some(Moment::now()));
         for other in [Names::new().next(), "mine".to_owned(), names.session().to_owned()] {
             assert_eq!(names.expiry(&other), None, "{other}");
         }

@@ -15,6 +15,7 @@ use crate::attempt::{Answer, Exchange, Failure, Message};
 use crate::endpoints::Endpoints;
 use crate::error::ClientError;
 use crate::long_call::{self, Effort, LongAnswer};
+use crate::moment::{Moment, before};
 use crate::name::Names;
 use crate::options::ClientOptions;
 
@@ -127,12 +128,15 @@ impl Retrier {
         times: Times,
     ) -> Result<(Answer, u32), ClientError> {
         self.budget.earn();
-        let mut deadline = Instant::now() + times.call;
-        if let Some(expiry) = repeat.name().and_then(|name| self.names.expiry(name)) {
-            if expiry <= Instant::now() {
-                return Err(forgotten(repeat, 0));
-            }
-            deadline = deadline.min(expiry);
+        let deadline = Instant::now() + times.call;
+        // The call's time stands still while the machine sleeps, and the name's does not.
+        let mut expiry = repeat.name().and_then(|name| self.names.expiry(name));
+        let left = |expiry: Option<Moment>| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            expiry.map_or(left, |expiry| left.min(expiry.left()))
+        };
+        if expiry.is_some_and(Moment::is_over) {
+            return Err(forgotten(repeat, 0));
         }
         let mut effect_unknown = false;
         let mut attempts = 0;
@@ -141,26 +145,35 @@ impl Retrier {
             let node = self.endpoints.choose(&tried);
             tried.push(node);
             attempts += 1;
-            let left = deadline.saturating_duration_since(Instant::now());
-            let time = times.attempt.min(left).max(Duration::from_millis(1));
-            let setback = match self.attempt(node, message, time).await {
+            let time = times.attempt.min(left(expiry)).max(Duration::from_millis(1));
+            let attempt = self.attempt(node, message, time);
+            let answered = match expiry {
+                Some(expiry) => before(expiry, attempt).await.unwrap_or_else(too_late),
+                None => attempt.await,
+            };
+            let setback = match answered {
                 Ok(answer) => return Ok((answer, attempts)),
                 Err(setback) => setback,
             };
             effect_unknown |= setback.effect_unknown && *repeat != Repeat::Freely;
             // Sent again when its name is forgotten it could have effect twice.
             if let Some(left) = setback.name_left {
-                deadline = deadline.min(Instant::now() + left);
+                let told = Moment::now().plus(left);
+                expiry = Some(expiry.map_or(told, |expiry| expiry.min(told)));
             }
             let is_safe = !(effect_unknown && matches!(repeat, Repeat::Never(_)));
             let pause = self.pause(attempts, &mut tried, &setback);
             // An attempt that is cut short would only make the outcome less certain.
             let attempt_min = times.attempt / 10;
-            let in_time = Instant::now() + pause + attempt_min < deadline;
+            let in_time = pause + attempt_min < left(expiry);
             if setback.is_final || !is_safe || !in_time || !self.budget.spend() {
                 return Err(give_up(setback, repeat, effect_unknown, attempts));
             }
             sleep(pause).await;
+            // The machine may have slept as well.
+            if expiry.is_some_and(Moment::is_over) {
+                return Err(give_up(setback, repeat, effect_unknown, attempts));
+            }
         }
     }
 
@@ -347,6 +360,12 @@ pub(crate) fn refused(status: StatusCode, problem: Box<Problem>) -> Setback {
     }
 }
 
+/// An attempt that was broken off when the name of its write grew too old.
+fn too_late<T>() -> Result<T, Setback> {
+    let text = "the name of the write grew older than ten minutes during the attempt".to_owned();
+    Err(Setback { effect_unknown: true, ..Setback::ending(text) })
+}
+
 /// A write that the cluster may not know any more: what became of it is known to nobody.
 fn forgotten(repeat: &Repeat, attempts: u32) -> ClientError {
     let last = "its name is older than ten minutes, so that the cluster may have forgotten it, \
@@ -404,7 +423,34 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::client::Client;
+    use crate::moment::tests::suspend;
+    use crate::options::PutOptions;
+
+    #[tokio::test]
+    async fn a_write_is_not_sent_again_after_the_machine_slept_for_longer_than_its_name_lives() {
+        for (slept_s, expected) in [(500, 2), (601, 1)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let server = tokio::spawn(async move {
+                loop {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    stream.read_u8().await.unwrap();
+                    suspend(Duration::from_secs(slept_s));
+                    // It hangs up without an answer.
+                }
+            });
+            let client = Client::new([url], ClientOptions::default()).unwrap();
+            let error = client.put(b"a", "v", &PutOptions::default()).await.unwrap_err();
+            let ClientError::Ambiguous { attempts, .. } = error else { panic!("{error:?}") };
+            assert_eq!(attempts, expected);
+            server.abort();
+        }
+    }
 
     #[test]
     fn a_node_is_left_alone_for_as_long_as_it_asks() {

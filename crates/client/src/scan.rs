@@ -103,7 +103,6 @@ impl Scan {
             self.open().await?;
         }
         let answer = self.answer.as_mut().expect("was opened");
-        answer.expect_more();
         let line = answer.line(true).await.map_err(Setback::passing)?;
         let Some(line) = line else {
             return Ok(None);

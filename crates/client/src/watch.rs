@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use synod_kv::Revision;
 use synod_kv::http::{EventKind, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Record;
@@ -142,8 +143,8 @@ pub enum WatchStep {
 
 /// A watch of some keys. It goes on at another node by itself when its connection breaks or falls
 /// silent, when its node stops, has too much to do or knows no leader, and when the reader was so
-/// slow that the node cut it off. It asks for nothing while nobody reads, and holds one event
-/// and one part of a revision at the most.
+/// slow that the node cut it off. It asks for nothing while nobody reads, but for the one
+/// connection that it may be making, and holds one event and one part of a revision at the most.
 #[derive(Debug)]
 pub struct Watch {
     client: Client,
@@ -154,9 +155,20 @@ pub struct Watch {
     /// What of the revision behind that was handed out already.
     told: Option<(Revision, usize)>,
     stream: Option<Stream>,
+    connecting: Option<Connecting>,
     /// A step that was taken before somebody asked for it.
     early: Option<WatchStep>,
     trouble: Trouble,
+}
+
+/// A connection that is being made, also when nobody waits for it at the moment.
+#[derive(Debug)]
+struct Connecting(JoinHandle<Result<Stream, Setback>>);
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Client {
@@ -183,6 +195,7 @@ impl Client {
             position,
             told: None,
             stream: None,
+            connecting: None,
             early: None,
             trouble,
         };
@@ -195,7 +208,8 @@ impl Client {
 
 impl Watch {
     /// Waits for the next revision that changes something. Nothing is lost when this is dropped
-    /// before it is ready.
+    /// before it is ready: what came of a revision stays, a connection is made on, and the time for
+    /// which a node is silent is counted on. So it may stand in a `select!` in a loop.
     ///
     /// # Errors
     /// - [`ClientError::Compacted`]: the reader was so slow, or no node could be watched at for so
@@ -212,7 +226,8 @@ impl Watch {
         }
     }
 
-    /// As [`Watch::next`], but tells too when the position moves without a change.
+    /// As [`Watch::next`], but tells too when the position moves without a change. Nothing is lost
+    /// when this is dropped.
     ///
     /// # Errors
     /// As [`Watch::next`].
@@ -247,7 +262,7 @@ impl Watch {
     async fn pull(&mut self, limit: Option<Duration>) -> Result<Option<WatchStep>, ClientError> {
         let silence = self.silence();
         let cut = match &mut self.stream {
-            None => match self.connect().await {
+            None => match self.connected().await {
                 Ok(stream) => {
                     self.stream = Some(stream);
                     return Ok(None);
@@ -279,19 +294,37 @@ impl Watch {
         if is_heard { self.options.silence_max } else { first.min(self.options.silence_max) }
     }
 
-    async fn connect(&self) -> Result<Stream, Setback> {
-        let retrier = self.client.retrier();
-        let pause = self.trouble.pause(&retrier.options);
-        if !pause.is_zero() {
-            sleep(pause).await;
+    /// Waits for a connection. Dropped it goes on with the same one the next time.
+    async fn connected(&mut self) -> Result<Stream, Setback> {
+        if self.connecting.is_none() {
+            self.connecting = Some(self.connect());
         }
+        let Some(Connecting(task)) = &mut self.connecting else { unreachable!("it was begun") };
+        let connected = task.await;
+        self.connecting = None;
+        connected.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(Setback::passing("the runtime of the watch has ended".to_owned())),
+        })
+    }
+
+    /// Begins to ask the next node, after a pause.
+    fn connect(&self) -> Connecting {
+        let (client, node) = (self.client.clone(), self.trouble.node());
+        let pause = self.trouble.pause(&client.retrier().options);
         let mut message = read_message(&self.target);
         if let Some(position) = self.position {
             message.headers.insert(LAST_EVENT_ID, HeaderValue::from(position.0));
         }
-        let time = retrier.options.attempt_timeout;
-        let body = retrier.open(self.trouble.node(), &message, time).await?;
-        Ok(Stream::new(body, retrier.options.answer_bytes_max))
+        Connecting(tokio::spawn(async move {
+            let retrier = client.retrier();
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let time = retrier.options.attempt_timeout;
+            let body = retrier.open(node, &message, time).await?;
+            Ok(Stream::new(body, retrier.options.answer_bytes_max))
+        }))
     }
 
     /// What becomes of the watch when a node does not tell.

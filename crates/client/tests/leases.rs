@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use synod_api::{Limits, Refused};
 use synod_client::{
-    Attach, ClaimOptions, Client, ClientError, LeaseId, LeaseLost, ListOptions, ProblemKind,
-    PutOptions, ReadOptions, Revision,
+    Attach, ClaimOptions, Client, ClientError, ClientOptions, LeaseId, LeaseLost, ListOptions,
+    ProblemKind, PutOptions, ReadOptions, Revision,
 };
 use synod_kv::{LeaseOperation, Operation};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use world::fake::{Fake, Mode};
 use world::{Script, answer, client, cutting, serve, write};
 
@@ -282,6 +284,91 @@ async fn an_election_is_won_observed_and_laid_down() {
     assert!(!second.proclaim("again").await.unwrap());
 }
 
+/// A lease that is not renewed while a test runs, and the office that is held under it.
+fn elected() -> Vec<Vec<u8>> {
+    let granted = answer("201 Created", "", r#"{"id":7,"ttl_ms":600000,"revision":1}"#);
+    vec![granted, answer("200 OK", "", HELD)]
+}
+
+const HELD: &str = r#"{"lease":7,"token":5,"ttl_ms":600000}"#;
+
+/// The names of the requests that say something.
+fn names(server: &Script) -> Vec<String> {
+    let name = |head: &String| {
+        let line = head.lines().find(|line| line.starts_with("idempotency-key: "));
+        line.map(|line| line.trim_start_matches("idempotency-key: ").to_owned())
+    };
+    let says = |head: &&String| head.starts_with("post /v1/election/");
+    server.heads().iter().filter(says).map(|head| name(head).expect("a name")).collect()
+}
+
+#[tokio::test]
+async fn what_is_said_again_because_its_answer_was_lost_has_the_same_name() {
+    let mut answers = elected();
+    answers.extend([Vec::new(), answer("200 OK", "", HELD), answer("200 OK", "", HELD)]);
+    let server = Script::start(answers).await;
+    let client = client(&[&server.url]);
+    let office = client.campaign(b"e", "a", &ClaimOptions::default()).await.unwrap().unwrap();
+    assert!(office.proclaim("b").await.unwrap());
+    assert!(office.proclaim("c").await.unwrap());
+    let names = names(&server);
+    let [won, lost, again, next] = &names[..] else { panic!("{names:?}") };
+    assert_eq!(lost, again);
+    assert!(won != lost && next != lost && won != next, "{names:?}");
+}
+
+#[tokio::test]
+async fn what_may_still_be_said_is_settled_before_anything_else_is_said() {
+    let mut answers = elected();
+    answers.extend([Vec::new(), Vec::new()]);
+    answers.extend([answer("200 OK", "", HELD), answer("200 OK", "", HELD)]);
+    let server = Script::start(answers).await;
+    let options = ClientOptions { retries_saved_max: 0, ..ClientOptions::default() };
+    let client = Client::new([&server.url], options).unwrap();
+    let office = client.campaign(b"e", "a", &ClaimOptions::default()).await.unwrap().unwrap();
+    for _ in 0..2 {
+        // The second time it is still about the first.
+        let error = office.proclaim("b").await.unwrap_err();
+        assert!(matches!(error, ClientError::Ambiguous { attempts: 1, .. }), "{error:?}");
+    }
+    assert!(office.proclaim("c").await.unwrap());
+    let names = names(&server);
+    let [_, first, second, settled, said] = &names[..] else { panic!("{names:?}") };
+    assert!(first == second && second == settled && said != first, "{names:?}");
+}
+
+#[tokio::test]
+async fn a_word_that_comes_late_does_not_take_the_place_of_a_later_one() {
+    let fake = Fake::default();
+    let node = serve(&fake, Limits::default()).await;
+    let client = client(&[&node]);
+    let office = client.campaign(b"e", "first", &ClaimOptions::default()).await.unwrap().unwrap();
+    // A node that passes requests on twice: the second time when something else was said.
+    let say = |name: &'static str, value: &'static str| {
+        let (node, lease) = (node.trim_start_matches("http://").to_owned(), office.lease());
+        async move {
+            let body = format!(r#"{{"lease":{lease},"value":"{value}"}}"#);
+            let length = body.len();
+            let head = "POST /v1/election/e HTTP/1.1\r\nhost: x\r\nconnection: close";
+            let request = format!(
+                "{head}\r\nidempotency-key: {name}\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+            let mut stream = TcpStream::connect(&node).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        }
+    };
+    say("once", "second").await;
+    assert!(office.proclaim("third").await.unwrap());
+    say("once", "second").await;
+    let said = || async { client.leader_of(b"e").await.unwrap().unwrap().value };
+    assert_eq!(said().await.as_deref(), Some("third"));
+    say("twice", "fourth").await;
+    assert_eq!(said().await.as_deref(), Some("fourth"));
+}
+
 #[tokio::test]
 async fn a_lock_is_renewed_though_nobody_says_who_holds_it() {
     let (fake, client) = start().await;
@@ -330,7 +417,11 @@ async fn a_lock_is_not_won_under_a_lease_that_nobody_confirmed() {
     }
     // Longer than it takes to lose the lease of the one that waits, not that of the holder.
     fake.set_writes(Mode::Refuse(Refused::NoLeader));
-    tokio::time::sleep(SHORT * 2).await;
+    let seen = fake.writes_seen();
+    tokio::time::pause();
+    tokio::time::advance(SHORT * 2).await;
+    tokio::time::resume();
+    fake.saw_writes(seen + 1).await;
     fake.set_writes(Mode::Serve);
     first.release().await.unwrap();
     assert!(waiting.await.unwrap().is_held());

@@ -11,6 +11,8 @@ use synod_client::{
     Changes, ClientError, EventKind, PutOptions, Revision, Watch, WatchOptions, WatchStep,
 };
 use synod_kv::{Operation, Txn, TxnOperation};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use world::fake::Fake;
 use world::{Script, Then, answer, client, compact, cutting, serve, stream, write};
@@ -237,6 +239,54 @@ async fn a_silent_node_is_left() {
     let mut watch = client(&[&server.url]).watch(options).await.unwrap();
     assert_eq!(watch.next().await.unwrap().revision, Revision(5));
     assert_eq!(server.heads().len(), 3);
+}
+
+/// Waits as `select!` does in a loop in which something else happens all the time. Between two
+/// waits `meanwhile` goes on.
+async fn wait_in_small_steps(watch: &mut Watch, mut meanwhile: impl AsyncFnMut()) -> Changes {
+    for _ in 0..30_000 {
+        if let Ok(changes) = timeout(Duration::from_millis(1), watch.next()).await {
+            return changes.unwrap();
+        }
+        meanwhile().await;
+    }
+    panic!("it does not get on");
+}
+
+#[tokio::test]
+async fn a_silent_node_is_left_by_who_waits_a_little_at_a_time() {
+    let answers = vec![(stream(BEGINS), Then::Hang), (good(), Then::Close)];
+    let server = Script::start_then(answers).await;
+    let mut watch = client(&[&server.url]).watch(WatchOptions::key("a")).await.unwrap();
+    let mut seconds = 0;
+    let changes = wait_in_small_steps(&mut watch, async || {
+        if server.heads().len() == 1 && seconds < 35 {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::resume();
+            seconds += 1;
+        }
+    });
+    assert_eq!(changes.await.revision, Revision(5));
+    assert!(seconds >= 30, "after {seconds} s");
+}
+
+#[tokio::test]
+async fn a_connection_is_made_though_nobody_waits_for_it_to_its_end() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        for (pause, answer) in [(0, stream(BEGINS)), (100, good())] {
+            let (mut node, _) = listener.accept().await.unwrap();
+            let _ = node.read(&mut [0; 4096]).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            node.write_all(&answer).await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    });
+    let mut watch = client(&[&url]).watch(WatchOptions::key("a")).await.unwrap();
+    let changes = wait_in_small_steps(&mut watch, async || {}).await;
+    assert_eq!(changes.revision, Revision(5));
 }
 
 #[tokio::test]

@@ -115,11 +115,17 @@ pub(crate) struct Claim {
 }
 
 const LOCK_HELP: &str = "The command finds SYNOD_LOCK_TOKEN, which is higher than that of every \
-holder before, in its environment. If the lock is lost the command gets SIGTERM, and SIGKILL two \
-seconds later; processes that it left behind are not ended.
+holder before, in its environment. If nobody confirms the lock any more the command gets SIGTERM \
+two seconds before it is lost (a fifth of --ttl if that is less), and SIGKILL before another can \
+have it; if somebody let the lock go, at once and as much later. Processes that the command left \
+behind are not ended.
+
+SIGTERM is passed on to the command, which has the lock until it ends, and so is SIGHUP, unless \
+nohup has it ignored. If `synod lock` is killed by SIGKILL the kernel kills the command, too (not \
+one that changes its user, as sudo does), and the lock is free when --ttl is over.
 
 Exit codes: that of the command (128 and the signal's number if one ended it); 1 if the lock was \
-lost; 3 if it did not come free in time; 126 or 127 if the command can't be run.
+lost, also before the command ran; 3 if it did not come free in time; 126 or 127 if the command can't be run.
 
 Examples:
   synod lock backup -- ./backup.sh
@@ -146,6 +152,16 @@ pub(crate) struct Lock {
     #[command(flatten)]
     pub(crate) reach: Reach,
     /// What to run while it is held.
+    #[arg(last = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `synod follow`, which `synod lock` starts.
+#[derive(Args, Debug)]
+pub(crate) struct Follow {
+    /// The process that starts it.
+    pub(crate) parent: i32,
+    /// What it becomes.
     #[arg(last = true)]
     pub(crate) command: Vec<OsString>,
 }

@@ -8,11 +8,12 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use synod_kv::Revision;
 use synod_kv::http::{EventBody, EventKind};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::answer::Record;
 use crate::error::ClientError;
 use crate::event_stream::{EventStream, RawEvent};
+use crate::silence::Silence;
 use crate::watch::WatchEvent;
 
 /// A stream that lasted for so long is no sign of trouble when it ends.
@@ -36,6 +37,7 @@ pub(super) enum Cut {
 pub(super) struct Stream {
     body: Incoming,
     events: EventStream,
+    silence: Silence,
     opened: Instant,
     /// It said where it is.
     pub(super) is_heard: bool,
@@ -51,6 +53,7 @@ impl Stream {
         Self {
             body,
             events: EventStream::new(event_bytes_max),
+            silence: Silence::default(),
             opened: Instant::now(),
             is_heard: false,
             telling: None,
@@ -59,13 +62,14 @@ impl Stream {
         }
     }
 
-    /// The next event. Nothing is lost when this is dropped before it is ready.
+    /// The next event. Nothing is lost when this is dropped before it is ready, and the silence
+    /// of the node goes on.
     pub(super) async fn read(&mut self, silence_max: Duration) -> Result<RawEvent, Cut> {
         loop {
             if let Some(event) = self.events.next().map_err(Cut::Garbled)? {
                 return Ok(event);
             }
-            let frame = timeout(silence_max, self.body.frame()).await.map_err(|_| {
+            let frame = self.silence.wait(silence_max, self.body.frame()).await.map_err(|_| {
                 Cut::Broken(format!("the node said nothing for {} ms", silence_max.as_millis()))
             })?;
             let frame = frame.ok_or_else(|| Cut::Broken("the node ended the watch".to_owned()))?;
