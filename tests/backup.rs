@@ -85,17 +85,36 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
             ready.is_ok_and(|ready| ready.status == 200)
         });
     }
-    assert_eq!(listing(&cluster, 1), before);
+    let revision = |text: &str| {
+        let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        list["revision"].as_u64().expect("a revision")
+    };
+    let old = revision(&before);
+    let new = old + (1 << 32);
+    let told = |revision: u64| format!("\"revision\":{revision},");
+    assert_eq!(listing(&cluster, 1), before.replacen(&told(old), &told(new), 1));
+    // Whatever the old cluster did after the backup, its revisions are none of this one's.
+    let watch = |from: u64| format!("/v1/watch?prefix=&wait=1ms&from={from}");
+    for from in [old, old + 1, old + 50, new] {
+        let gone = cluster.request(1, "GET", &watch(from), &[], b"");
+        assert_eq!(gone.status, 410, "{from}: {}", gone.text());
+        assert_eq!(gone.json()["oldest_revision"], new + 1);
+    }
+    assert_eq!(cluster.request(1, "GET", &watch(new + 1), &[], b"").status, 200);
+    let gone = cluster.request(1, "GET", &format!("/v1/kv/008?revision={old}"), &[], b"");
+    assert_eq!(gone.status, 410, "{}", gone.text());
+    let at = cluster.request(1, "GET", &format!("/v1/kv/008?revision={new}"), &[], b"");
+    assert_eq!(at.status, 200, "{}", at.text());
     // It takes writes at every node: the nodes' own counts began again.
     for node in cluster.ids() {
         let put = cluster.request(node, "PUT", &format!("/v1/kv/new-{node}"), &[], b"new");
         assert_eq!(put.status, 201, "{}", put.text());
     }
-    let revision = |text: &str| {
-        let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
-        list["revision"].as_u64().expect("a revision")
-    };
-    assert_eq!(revision(&listing(&cluster, 2)), revision(&before) + 3);
+    assert_eq!(revision(&listing(&cluster, 2)), new + 3);
+    let lock = cluster.request(1, "POST", "/v1/lock/l", &[], b"{\"ttl\":\"30s\"}");
+    assert_eq!(lock.status, 200, "{}", lock.text());
+    assert!(lock.json()["token"].as_u64() > Some(new), "{}", lock.text());
+    assert!(lock.json()["lease"].as_u64() > Some(1 << 32), "{}", lock.text());
     assert_eq!(cluster.status(1).expect("a status")["cluster"], id);
 }
 
@@ -137,6 +156,41 @@ fn nodes_restored_from_different_backups_are_strangers() {
         assert_eq!(found, text(file), "node {node} has what it was restored with");
         assert_eq!(cluster.status(node).expect("a status")["cluster"], id);
     }
+}
+
+/// The settings of a node that joined may name it alone. Restored from them it would be a
+/// cluster of its own under the id of the others.
+#[test]
+fn restore_makes_no_cluster_of_one_that_is_not_asked_for() {
+    let dir = folder();
+    let file = dir.path().join("all.synod");
+    let cluster = TestCluster::start(1);
+    let made = synod(&["backup", text(&file), "--endpoints", &cluster.endpoints()]);
+    assert!(made.status.success(), "{}", said(&made));
+    let (settings, _) = new_settings(&cluster, 1, "feedfacefeedfacefeedfacefeedface");
+    let config = dir.path().join("synod.toml");
+    let with_id = |id: u32| {
+        let own = |id: u32| [format!("node_id = {id}\n"), format!("\nid = {id}\n")];
+        let [[node, member], [other_node, other_member]] = [own(1), own(id)];
+        let changed = settings.replace(&node, &other_node).replace(&member, &other_member);
+        assert_eq!(changed == settings, id == 1, "{settings}");
+        fs::write(&config, changed).expect("written");
+    };
+    let restore = |more: &[&str]| {
+        synod(&[&["restore", text(&file), "--config", text(&config)], more].concat())
+    };
+    let data = dir.path().join("data");
+    with_id(4);
+    let refused = restore(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("--alone"), "{}", said(&refused));
+    assert!(!data.exists());
+    let alone = restore(&["--alone"]);
+    assert!(alone.status.success(), "{}", said(&alone));
+    fs::remove_dir_all(&data).expect("the data");
+    with_id(1);
+    let first = restore(&[]);
+    assert!(first.status.success(), "{}", said(&first));
 }
 
 #[test]

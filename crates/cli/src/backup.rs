@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use synod_client::ClientError;
+use synod_kv::ANOTHER_CLUSTER_STEP;
 use synod_node::{BackupAbout, Settings, check_backup};
 
 use crate::arguments::{Backup, Restore};
@@ -13,6 +14,7 @@ use crate::failure::Failure;
 use crate::output::print;
 use crate::partial::{Partial, cannot_write};
 use crate::progress::Progress;
+use crate::serve::founds_by_mistake;
 use crate::talk::with_client;
 
 /// Writes a backup of a running cluster to a file.
@@ -57,15 +59,24 @@ pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
         return Err(Failure::usage("say --config, the settings of the node to be made"));
     };
     let settings = Settings::load(config).map_err(|error| Failure::usage(error.to_string()))?;
+    if !arguments.alone && founds_by_mistake(&settings) {
+        let id = settings.node_id;
+        return Err(Failure::failed(format!(
+            "the settings name node {id} alone, so this would make a cluster of one beside that of \
+             the other nodes, under the same id. Name all members of the new cluster in the \
+             settings of each of them. If node {id} is to be a cluster of its own, add --alone"
+        )));
+    }
     let restored = synod_node::restore(&arguments.file, &settings, |bytes| progress.set(bytes));
     let about = restored.map_err(|error| Failure::failed(error.to_string()))?;
     progress.end();
     print(&format!(
-        "node {} of cluster {:032x} is ready to serve from {}, with {}",
+        "node {} of cluster {:032x} is ready to serve from {}, with {}. Its revisions go on above {}",
         settings.node_id,
         settings.cluster_id(),
         settings.data_dir.display(),
-        describe(&about)
+        describe(&about),
+        about.revision + ANOTHER_CLUSTER_STEP
     ))
 }
 

@@ -15,12 +15,11 @@ const LEVEL_VARIABLE: &str = "SYNOD_LOG";
 const FIRST_ID: u32 = 1;
 
 /// Writes the data folder of a new node, unless it looks as if that was a member of a cluster and
-/// lost its folder. The settings of a node that joined may name it alone, and then nobody would refuse
-/// what was made of them. The first node of a cluster that grew looks like any node alone.
+/// lost its folder.
 pub(crate) fn init_by_hand(arguments: &Init) -> Result<String, Failure> {
     let settings = load(&arguments.settings.config)?;
-    let id = settings.node_id;
-    if settings.members.len() == 1 && id != FIRST_ID && !arguments.alone {
+    if !arguments.alone && founds_by_mistake(&settings) {
+        let id = settings.node_id;
         return Err(Failure::failed(format!(
             "the settings name node {id} alone, so this would found a new cluster of one. A node \
              that joined others and lost its folder must not come back: `synod member replace {id}` \
@@ -29,6 +28,13 @@ pub(crate) fn init_by_hand(arguments: &Init) -> Result<String, Failure> {
         )));
     }
     init(&arguments.settings.config)
+}
+
+/// Whether the settings look like those of a node that joined others. They may name it alone, and
+/// nobody would refuse the cluster of one that is made of them. The first node of a cluster that grew
+/// looks like any node alone.
+pub(crate) fn founds_by_mistake(settings: &Settings) -> bool {
+    settings.members.len() == 1 && settings.node_id != FIRST_ID
 }
 
 /// Writes the data folder of a new node.

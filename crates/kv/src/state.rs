@@ -69,6 +69,14 @@ const FORMAT: u8 = 4;
 /// The most bytes that a host may keep in the state.
 const CONFIGURATIONS_BYTES_MAX: u64 = 1 << 20;
 
+/// A cluster that is made of another one's state goes on so far above its revision and its
+/// last lease: more than the other one can have used after that, and so little that it can be
+/// done two million times.
+pub const ANOTHER_CLUSTER_STEP: u64 = 1 << 32;
+
+/// JSON holds whole numbers below 2^53 exactly everywhere. The last step leaves one for use.
+const STEPPED_MAX: u64 = (1 << 53) - ANOTHER_CLUSTER_STEP;
+
 impl State {
     /// The state that was committed last; all zero for a new map.
     ///
@@ -135,15 +143,39 @@ impl State {
         out.extend_from_slice(configurations);
     }
 
-    /// The record of the same state in a cluster of its own: its nodes count their
-    /// commands from the beginning again, none of the others' are on their way, and it
-    /// has members of its own.
-    #[must_use]
-    pub fn for_another_cluster(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+    /// The same state in a cluster of its own: its nodes count their commands from the
+    /// beginning again, none of the others' are on their way, and it has members of its own.
+    ///
+    /// The old cluster may have gone on after this state, and clients may know revisions and
+    /// leases of that. So both go on [`ANOTHER_CLUSTER_STEP`] above: what was given there is not
+    /// given again, and nothing can be asked for that lies between.
+    ///
+    /// # Errors
+    /// When the numbers would come near to what JSON holds exactly.
+    pub fn for_another_cluster(&self) -> Result<State, MapError> {
         let (origins, configurations) = (BTreeMap::new(), Bytes::new());
-        let state = State { origins, configurations, ..self.clone() };
-        state.encode(&mut out, Planted::NONE);
+        let mut state = State { origins, configurations, ..self.clone() };
+        for (number, what) in
+            [(&mut state.revision.0, "revision"), (&mut state.last_lease.0, "last lease")]
+        {
+            let further = number.checked_add(ANOTHER_CLUSTER_STEP);
+            *number = further.filter(|further| *further <= STEPPED_MAX).ok_or_else(|| {
+                MapError(format!(
+                    "the {what} is {number}, and a new cluster would go on {ANOTHER_CLUSTER_STEP} \
+                     above that, which may be {STEPPED_MAX} at the most: export the keys, and \
+                     import them into a cluster made by `synod init`"
+                ))
+            })?;
+        }
+        state.compacted = state.revision;
+        Ok(state)
+    }
+
+    /// What belongs under [`APPLIED_KEY`].
+    #[must_use]
+    pub fn record(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out, Planted::NONE);
         out
     }
 
@@ -251,10 +283,37 @@ mod tests {
     #[test]
     fn in_another_cluster_only_the_data_go_on() {
         let mut state = State { applied_slot: 300, revision: Revision(200), ..State::default() };
+        (state.compacted, state.last_lease) = (Revision(190), LeaseId(7));
         let alone = state.clone();
         state.take(id(1, 2, 1), 9);
         state.configurations = Bytes::from_static(b"who votes");
-        assert_eq!(State::decode(&state.for_another_cluster()), Ok(alone));
+        let another = state.for_another_cluster().expect("far from the bound");
+        // Whatever the old cluster gave after that is below.
+        let revision = Revision(200 + (1 << 32));
+        let last_lease = LeaseId(7 + (1 << 32));
+        let expected = State { revision, compacted: revision, last_lease, ..alone };
+        assert_eq!(another, expected);
+        assert_eq!(State::decode(&another.record()), Ok(another));
+    }
+
+    #[test]
+    fn another_cluster_is_refused_where_json_becomes_inexact() {
+        let bound = (1 << 53) - 2 * ANOTHER_CLUSTER_STEP;
+        let of = |revision, last_lease| {
+            let (revision, last_lease) = (Revision(revision), LeaseId(last_lease));
+            State { revision, last_lease, ..State::default() }.for_another_cluster()
+        };
+        assert!(of(bound, bound).is_ok());
+        for (revision, lease) in [(bound + 1, 0), (0, bound + 1), (u64::MAX, 0)] {
+            let MapError(why) = of(revision, lease).expect_err("too far");
+            assert!(why.contains("export the keys"), "{why}");
+        }
+        let mut state = State::default();
+        let steps = std::iter::from_fn(|| {
+            state = state.for_another_cluster().ok()?;
+            Some(())
+        });
+        assert!(steps.count() > 2_000_000);
     }
 
     #[test]

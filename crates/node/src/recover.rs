@@ -319,7 +319,8 @@ impl Survivor {
             applier.commit()?;
         }
         let mut batch = WriteSet::new();
-        batch.put(APPLIED_KEY, &State::load(&store)?.for_another_cluster());
+        // Others may have told their clients of revisions that are not here.
+        batch.put(APPLIED_KEY, &State::load(&store)?.for_another_cluster()?.record());
         store.write(&batch)?;
         store.flush()?;
         store.stop_work();

@@ -142,7 +142,7 @@ fn fill(
     // the old cluster is still on its way.
     let mut store = Store::open(verified.path(), &StoreOptions::default())?;
     let mut batch = WriteSet::new();
-    batch.put(APPLIED_KEY, &verified.state().for_another_cluster());
+    batch.put(APPLIED_KEY, &verified.state().for_another_cluster()?.record());
     store.write(&batch)?;
     store.flush()?;
     Ok(verified)

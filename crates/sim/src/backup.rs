@@ -221,7 +221,7 @@ fn serves(plan: &Plan, backup: &Backup, contents: &Contents) -> Check {
         checker: Checker::Backups,
         text: format!("of the cluster made of the backup of {}: {violation}", backup.node),
     };
-    let state = restored(backup, planted::model(plan.bug))?;
+    let (state, revision) = restored(backup, planted::model(plan.bug))?;
     let mut world = World::beginning_with(plan, Trace::new(None), &state)?;
     let nodes: Vec<NodeId> = (1..=world.plan.members).map(NodeId).collect();
     let mut from = 0;
@@ -237,7 +237,7 @@ fn serves(plan: &Plan, backup: &Backup, contents: &Contents) -> Check {
             world.liveness().check(world.now_us).map_err(in_it)?;
         }
         if mode == Mode::Sweep {
-            world.compare(contents).map_err(in_it)?;
+            world.compare(contents, revision).map_err(in_it)?;
         }
         from = world.clients.operations.len();
     }
@@ -246,27 +246,29 @@ fn serves(plan: &Plan, backup: &Backup, contents: &Contents) -> Check {
         _ => None,
     });
     let least = outcomes.min();
-    demand(least.is_some_and(|least| least >= contents.revision), Checker::Backups, || {
+    demand(least.is_some_and(|least| least >= revision), Checker::Backups, || {
         format!("the cluster made of revision {} goes on with {least:?}", contents.revision)
     })
 }
 
-/// The state of each node of the new cluster, before its first start.
-fn restored(backup: &Backup, mistake: Option<Mistake>) -> Result<Durable, Violation> {
+/// The state of each node of the new cluster before its first start, and its revision.
+fn restored(backup: &Backup, mistake: Option<Mistake>) -> Result<(Durable, Revision), Violation> {
     let mut map = backup.map.clone();
-    let state = State::load(&map).map_err(|error| Violation {
+    let refused = |error| Violation {
         checker: Checker::Backups,
         text: format!("a backup cannot be restored: {error:?}"),
-    })?;
-    let mut record = WriteSet::new();
+    };
+    let mut state = State::load(&map).map_err(refused)?;
     let keeps = mistake == Some(Mistake::RestoredKeepsSequences);
     if !keeps {
-        record.put(APPLIED_KEY, &state.for_another_cluster());
+        state = state.for_another_cluster().map_err(refused)?;
+        let mut record = WriteSet::new();
+        record.put(APPLIED_KEY, &state.record());
+        map.write(&record).expect("memory does not fail");
     }
-    map.write(&record).expect("memory does not fail");
     let mut durable = Durable::default();
     durable.switch(&map, backup.slot);
-    Ok(durable)
+    Ok((durable, state.revision))
 }
 
 impl World<'_> {
@@ -281,13 +283,14 @@ impl World<'_> {
     }
 
     /// Nothing was written yet: each read must have found what the backup holds.
-    fn compare(&self, contents: &Contents) -> Check {
+    fn compare(&self, contents: &Contents, now: Revision) -> Check {
         for operation in &self.clients.operations {
             let Some((_, Answer::Found(found, revision))) = &operation.returned else { continue };
             let held = contents.keys.get(&operation.key).copied();
-            demand((*found, *revision) == (held, contents.revision), Checker::Backups, || {
+            demand((*found, *revision) == (held, now), Checker::Backups, || {
                 format!(
-                    "key {} is {found:?} at revision {revision}, but the backup held {held:?} at {}",
+                    "key {} is {found:?} at revision {revision}, but the backup of revision {} held \
+                     {held:?}, and the cluster begins at {now}",
                     operation.key, contents.revision
                 )
             })?;

@@ -194,7 +194,7 @@ impl Run<'_> {
         self.compare_states(&restored.nodes, " of a backup")?;
         let mut held = Vec::new();
         for node in &restored.nodes {
-            held.push(self.list(node, restored.revision));
+            held.push(self.list(node, restored.begins_at));
         }
         if held.iter().any(|keys| *keys != held[0]) {
             self.violations.push("the nodes of a backup list different keys".to_owned());
@@ -203,7 +203,7 @@ impl Run<'_> {
         Ok(keys.filter(|_| self.violations.len() == known))
     }
 
-    /// All that a node of a new cluster holds. Nobody writes there, so that its revision is the backup's.
+    /// All that a node of a new cluster holds. Nobody writes there, so that its revision stays.
     fn list(&mut self, node: &NodeAddress, revision: u64) -> Option<Held> {
         let (mut keys, mut start) = (Held::new(), None);
         let begin = Instant::now();
@@ -215,7 +215,7 @@ impl Run<'_> {
             if page.revision != revision {
                 let (id, found) = (node.id, page.revision);
                 self.violations.push(format!(
-                    "node {id} of a backup of revision {revision} is at revision {found}"
+                    "node {id} of a backup is at revision {found}, and began at {revision}"
                 ));
                 return None;
             }

@@ -186,6 +186,8 @@ pub struct Restored {
     pub slot: u64,
     /// The store's revision.
     pub revision: u64,
+    /// The revision at which the new cluster begins.
+    pub begins_at: u64,
     /// The nodes of the new cluster.
     pub nodes: Vec<NodeAddress>,
 }

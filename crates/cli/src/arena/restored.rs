@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use synod_bench::NodeId;
 use synod_bench::chaos::Restored;
+use synod_kv::ANOTHER_CLUSTER_STEP;
 use synod_node::check_backup;
 
 use super::{OwnCluster, addresses};
@@ -49,7 +50,8 @@ impl OwnCluster {
         let nodes = addresses(&cluster);
         self.restored = Some(cluster);
         let giver = NodeId(u64::from(about.node));
-        Ok(Restored { giver, slot: about.slot, revision: about.revision, nodes })
+        let begins_at = about.revision + ANOTHER_CLUSTER_STEP;
+        Ok(Restored { giver, slot: about.slot, revision: about.revision, begins_at, nodes })
     }
 
     /// Away from the ports of every node: one that was just started may not listen yet.

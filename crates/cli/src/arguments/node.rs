@@ -48,6 +48,9 @@ pub(crate) struct Restore {
     /// Only check the backup.
     #[arg(long, conflicts_with = "config")]
     pub(crate) check: bool,
+    /// Make a cluster of this node alone, though its id is not 1.
+    #[arg(long)]
+    pub(crate) alone: bool,
 }
 
 /// `synod inspect`.
