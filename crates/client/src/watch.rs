@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use synod_kv::Revision;
-use synod_kv::http::{EventKind, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
+use synod_kv::http::{EventKind, Problem, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -176,8 +176,9 @@ impl Client {
     /// [`WatchOptions::from`] on, if that is given.
     ///
     /// # Errors
-    /// [`ClientError::Compacted`] when what is to be told first is not kept any more, or that
-    /// no node could be watched at in the time of a call.
+    /// [`ClientError::Compacted`] when what is to be told first is not kept any more,
+    /// [`ClientError::Refused`] when the nodes that answer do not have the revision before it yet,
+    /// or that no node could be watched at in the time of a call.
     pub async fn watch(&self, options: WatchOptions) -> Result<Watch, ClientError> {
         let target = options.target()?;
         let position = match options.from {
@@ -201,7 +202,7 @@ impl Client {
         };
         let call_timeout = self.retrier().options.call_timeout;
         let begun = timeout(call_timeout, watch.begin()).await;
-        begun.unwrap_or_else(|_| Err(watch.trouble.unreachable()))?;
+        begun.unwrap_or_else(|_| Err(watch.trouble.late()))?;
         Ok(watch)
     }
 }
@@ -329,9 +330,12 @@ impl Watch {
 
     /// What becomes of the watch when a node does not tell.
     fn judge(&mut self, setback: Setback) -> Cut {
-        let kind = setback.problem.as_ref().and_then(|problem| problem.kind());
+        let is_future =
+            |problem: &&Box<Problem>| problem.kind() == Some(ProblemKind::FutureRevision);
+        let refusal = setback.problem.as_ref().filter(is_future).cloned();
         // A node that is behind; but if all of them are, there is no such revision.
-        let may_come = kind == Some(ProblemKind::FutureRevision) && self.trouble.is_behind();
+        let may_come =
+            refusal.is_some_and(|refusal| self.trouble.is_behind(ClientError::of_problem(refusal)));
         if setback.is_final && !may_come {
             return Cut::Final(give_up(setback, &Repeat::Freely, false, 1));
         }

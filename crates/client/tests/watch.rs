@@ -375,4 +375,13 @@ async fn a_revision_that_no_node_has_is_refused() {
     let server = Script::start(vec![behind(), behind(), behind()]).await;
     let error = client(&[&server.url]).watch(options()).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused(_)), "{error:?}");
+    // Who has no time to hear that from all of them is told what one said.
+    let server = Script::start(vec![behind()]).await;
+    let call_timeout = Duration::from_millis(700);
+    let options_of_client = synod_client::ClientOptions { call_timeout, ..Default::default() };
+    let hasty = synod_client::Client::new([&server.url], options_of_client).unwrap();
+    let error = hasty.watch(options()).await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Refused(problem) if problem.detail == "No such revision.")
+    );
 }

@@ -24,6 +24,8 @@ pub(super) struct Trouble {
     asked_pause: Duration,
     since: Option<Instant>,
     last: String,
+    /// What a node said that did not have the revision yet.
+    refusal: Option<ClientError>,
 }
 
 impl Trouble {
@@ -38,6 +40,7 @@ impl Trouble {
             asked_pause: Duration::ZERO,
             since: None,
             last: "no node answered".to_owned(),
+            refusal: None,
         }
     }
 
@@ -84,9 +87,11 @@ impl Trouble {
         Err(error)
     }
 
-    /// A node does not have the revision yet. False when there is no hope left that one has it.
-    pub(super) fn is_behind(&mut self) -> bool {
+    /// A node does not have the revision yet, and says so. False when there is no hope left that
+    /// one has it.
+    pub(super) fn is_behind(&mut self, refusal: ClientError) -> bool {
         self.behind += 1;
+        self.refusal = Some(refusal);
         self.behind < 2 * self.nodes
     }
 
@@ -98,6 +103,7 @@ impl Trouble {
     /// A node said where it is, and maybe further than was known.
     pub(super) fn reached(&mut self, is_forward: bool) {
         (self.behind, self.since, self.asked_pause) = (0, None, Duration::ZERO);
+        self.refusal = None;
         if is_forward {
             (self.setbacks, self.garbled) = (0, 0);
         }
@@ -106,6 +112,11 @@ impl Trouble {
     /// The last connection was a good one.
     pub(super) fn forget_setbacks(&mut self) {
         self.setbacks = 0;
+    }
+
+    /// Why there is no watch when its time is over: nodes that were behind have answered.
+    pub(super) fn late(&self) -> ClientError {
+        self.refusal.clone().unwrap_or_else(|| self.unreachable())
     }
 
     /// Nobody could be watched at.
@@ -148,6 +159,10 @@ mod tests {
             trouble.add("?".to_owned(), true, None).unwrap();
         }
         assert!(trouble.add("?".to_owned(), true, None).is_err());
-        assert!([true, true, true, false] == [(); 4].map(|()| trouble.is_behind()));
+        let is_behind = |trouble: &mut Trouble| trouble.is_behind(ClientError::invalid("behind"));
+        assert!([true, true, true, false] == [(); 4].map(|()| is_behind(&mut trouble)));
+        assert_eq!(trouble.late(), ClientError::invalid("behind"));
+        trouble.reached(false);
+        assert_eq!(trouble.late(), trouble.unreachable());
     }
 }
