@@ -335,6 +335,33 @@ async fn waiting_calls_are_limited() {
 }
 
 #[tokio::test]
+async fn what_a_winner_said_under_a_name_is_not_said_again() {
+    let (_, server) = start().await;
+    let ask = async |name: &str, body: &str| {
+        let headers = format!("idempotency-key: {name}");
+        server.ask("POST /v1/election/boss", &headers, body).await
+    };
+    let first = "{\"ttl\": \"10s\", \"value\": \"one\"}";
+    let won = ask("a", first).await.json();
+    let under = |value: &str| format!("{{\"lease\": {}, \"value\": \"{value}\"}}", won["lease"]);
+    assert_eq!(ask("b", &under("two")).await.json()["token"], won["token"]);
+    assert_eq!(ask("c", &under("three")).await.status, 200);
+    for (name, late) in [("a", first.to_owned()), ("b", under("two")), ("c", under("three"))] {
+        assert_eq!(ask(name, &late).await.json(), won, "{name}");
+        let look = server.ask("GET /v1/election/boss", "", "").await.json();
+        assert_eq!(look["value"], "three", "{name}");
+    }
+    ask("c", &under("four")).await.assert_problem(422, "idempotency-mismatch", "not_applied");
+    // It was let go: under its name it is claimed once more, and said.
+    let line = format!("DELETE /v1/election/boss?token={}", won["token"]);
+    assert_eq!(server.ask(&line, "", "").await.status, 200);
+    let again = ask("a", first).await.json();
+    assert!(again["token"].as_u64() > won["token"].as_u64(), "{again}");
+    let look = server.ask("GET /v1/election/boss", "", "").await.json();
+    assert_eq!(look["value"], "one");
+}
+
+#[tokio::test]
 async fn an_election_has_one_winner_who_says_something() {
     let (fake, server) = start().await;
     let ask = |body: &'static str| server.ask("POST /v1/election/boss", "", body);

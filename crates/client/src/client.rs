@@ -21,6 +21,9 @@ use crate::target::Target;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// So many range deletes in a row that remove nothing and say that there is more.
+const IDLE_DELETES_MAX: u32 = 16;
+
 /// A client of one cluster. A clone shares connections and what is known about the
 /// nodes. Its calls need a tokio runtime with time and IO.
 #[derive(Clone, Debug)]
@@ -151,7 +154,7 @@ impl Client {
         match answer.status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(refusal(&answer)),
+            _ => return Err(unfit(&answer, attempts, repeat)),
         }
         let deleted = document::<DeleteBody>(&answer).and_then(|body| {
             let previous = previous(body.previous.as_ref())?;
@@ -181,14 +184,14 @@ impl Client {
     }
 
     async fn delete_range(&self, target: &Target) -> Result<Removed, ClientError> {
-        let mut deleted = 0;
+        let (mut deleted, mut idle) = (0, 0);
         loop {
             let options = PutOptions::default();
             let (message, repeat) = self.write(Method::DELETE, target, &options, Bytes::new())?;
             let called = self.shared.retrier.call(&message, &repeat).await;
             let (answer, attempts) = called.map_err(|error| in_part(error, deleted))?;
             if answer.status != StatusCode::OK {
-                return Err(in_part(refusal(&answer), deleted));
+                return Err(in_part(unfit(&answer, attempts, repeat), deleted));
             }
             let Some(body) = document::<DeleteBody>(&answer) else {
                 return Err(garbled_write(attempts, repeat));
@@ -196,6 +199,11 @@ impl Client {
             deleted += body.deleted;
             if !body.more {
                 return Ok(Removed { revision: Revision(body.revision), deleted });
+            }
+            // A node may pass by what others removed, but not for ever.
+            idle = if body.deleted == 0 { idle + 1 } else { 0 };
+            if idle == IDLE_DELETES_MAX {
+                return Err(in_part(garbled(), deleted));
             }
         }
     }
@@ -210,7 +218,10 @@ impl Client {
         if answer.status != StatusCode::OK {
             return Err(refusal(&answer));
         }
-        document::<ListPage>(&answer).and_then(|page| Page::from_body(&page)).ok_or_else(garbled)
+        document::<ListPage>(&answer)
+            .and_then(|page| Page::from_body(&page))
+            .filter(|page| page.next.as_ref().is_none_or(|next| options.is_left_behind(next)))
+            .ok_or_else(garbled)
     }
 
     /// What a node says about itself and its cluster; whichever answers first.
@@ -333,6 +344,12 @@ fn not_found(answer: &Answer) -> Result<(), ClientError> {
     if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
 }
 
+/// What a write becomes that was answered otherwise than it should be.
+pub(crate) fn unfit(answer: &Answer, attempts: u32, repeat: Repeat) -> ClientError {
+    if answer.status.is_success() { garbled_write(attempts, repeat) } else { refusal(answer) }
+}
+
+/// What a write becomes whose success can't be read: it may have had effect.
 pub(crate) fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
     let idempotency_key = match repeat {
         Repeat::Named(name) | Repeat::Never(Some(name)) => Some(name),

@@ -5,8 +5,8 @@ use http::{Method, StatusCode};
 use synod_kv::Revision;
 use synod_kv::http::{CompactBody, CompactedBody};
 
-use crate::answer_body::{document, refusal};
-use crate::client::{Client, garbled_write};
+use crate::answer_body::document;
+use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
 use crate::options::PutOptions;
 use crate::target::Target;
@@ -34,7 +34,7 @@ impl Client {
         let (message, repeat) = self.write(Method::POST, &target, &options, Bytes::from(body))?;
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         if answer.status != StatusCode::OK {
-            return Err(refusal(&answer));
+            return Err(unfit(&answer, attempts, repeat));
         }
         let Some(body) = document::<CompactedBody>(&answer) else {
             return Err(garbled_write(attempts, repeat));

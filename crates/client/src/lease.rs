@@ -159,10 +159,13 @@ impl Client {
             for key in body.keys.iter().flatten() {
                 keys.push(key.to_bytes().map(Bytes::from).ok_or_else(garbled)?);
             }
-            match &body.next {
-                Some(text) => next = Some(decode(text).ok_or_else(garbled)?),
-                None => return Ok(Some(LeaseInfo { keys, ..LeaseInfo::of(&body) })),
-            }
+            let Some(text) = &body.next else {
+                return Ok(Some(LeaseInfo { keys, ..LeaseInfo::of(&body) }));
+            };
+            // What does not lead on would be asked for for ever.
+            let last = next.unwrap_or_default();
+            let further = decode(text).filter(|further| *further > last);
+            next = Some(further.ok_or_else(garbled)?);
         }
     }
 
@@ -179,6 +182,9 @@ impl Client {
             return Err(refusal(&answer));
         }
         let LeasesBody { leases, next } = document(&answer).ok_or_else(garbled)?;
+        if next.is_some_and(|next| next <= from.0) {
+            return Err(garbled());
+        }
         let leases = leases.iter().map(LeaseInfo::of).collect();
         Ok(LeasePage { leases, next: next.map(LeaseId) })
     }

@@ -11,9 +11,9 @@ use synod_kv::http::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::answer_body::{document, garbled, refusal};
+use crate::answer_body::{document, garbled};
 use crate::attempt::{Answer, Message};
-use crate::client::{Client, garbled_write};
+use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
 use crate::retry::Repeat;
 use crate::target::Target;
@@ -115,7 +115,7 @@ impl Client {
                 let problem = document::<Problem>(&answer).ok_or_else(garbled)?;
                 Err(ClientError::Refused(Box::new(problem)))
             }
-            _ => Err(refusal(&answer)),
+            _ => Err(unfit(&answer, 1, UNNAMED)),
         }
     }
 

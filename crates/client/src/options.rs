@@ -21,9 +21,9 @@ pub struct ClientOptions {
     /// A call, with all its attempts, takes at most this long. At most five
     /// minutes, for the names of writes are not remembered for ever.
     pub call_timeout: Duration,
-    /// One attempt at one node takes at most this long.
+    /// One attempt at one node takes at most this long. At most five minutes.
     pub attempt_timeout: Duration,
-    /// A connection is made within this time.
+    /// A connection is made within this time. At most five minutes.
     pub connect_timeout: Duration,
     /// The wait before the second attempt at a node; it doubles with each further
     /// one. Each wait is drawn between nothing and its length.
@@ -66,7 +66,7 @@ impl Default for ClientOptions {
 }
 
 /// The longest call: well below the ten minutes that a name is remembered.
-const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(300);
+const TIMEOUT_MAX: Duration = Duration::from_secs(300);
 
 impl ClientOptions {
     /// Checks that the options fit together.
@@ -75,8 +75,8 @@ impl ClientOptions {
         if positive.iter().any(|time| *time < Duration::from_millis(1)) {
             return Err(ClientError::invalid("a time-out must be at least one millisecond"));
         }
-        if self.call_timeout > CALL_TIMEOUT_MAX {
-            return Err(ClientError::invalid("call_timeout must be at most five minutes"));
+        if positive.iter().any(|time| *time > TIMEOUT_MAX) {
+            return Err(ClientError::invalid("a time-out must be at most five minutes"));
         }
         if !(0.0..=10.0).contains(&self.retries_per_call) {
             return Err(ClientError::invalid("retries_per_call must be from 0 to 10"));
@@ -224,6 +224,14 @@ impl ListOptions {
             .with_flag("reverse", self.reverse)
             .with_flag("keys_only", self.keys_only)
             .with_flag("count_only", self.count_only)
+    }
+
+    /// Whether a page that ends here leads on: else it would be asked for for ever.
+    pub(crate) fn is_left_behind(&self, next: &Bytes) -> bool {
+        match self.reverse {
+            true => self.end.as_ref().is_none_or(|end| next < end),
+            false => *next > self.start.clone().unwrap_or_default(),
+        }
     }
 
     /// The same question for what follows a page, at the page's revision: all pages show

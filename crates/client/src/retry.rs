@@ -309,7 +309,7 @@ impl Setback {
 /// Whether an answer ends the call.
 fn judge(answer: Answer) -> Result<Answer, Setback> {
     let status = answer.status;
-    if status.is_success() || status == StatusCode::NOT_MODIFIED {
+    if status.is_success() {
         return Ok(answer);
     }
     let problem = serde_json::from_slice::<Problem>(&answer.body).ok().map(Box::new);

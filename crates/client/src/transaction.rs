@@ -7,8 +7,8 @@ use synod_kv::http::{KeyText, OperationName, TxnAnswerBody, TxnResultBody, Value
 use synod_kv::{Relation, Revision};
 
 use crate::answer::{Entry, Record};
-use crate::answer_body::{document, refusal};
-use crate::client::{Client, garbled_write};
+use crate::answer_body::document;
+use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
 use crate::json_text::value_text;
 use crate::options::PutOptions;
@@ -398,7 +398,7 @@ impl Client {
         let (message, repeat) = self.write(Method::POST, &target, &options, body)?;
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         if answer.status != StatusCode::OK {
-            return Err(refusal(&answer));
+            return Err(unfit(&answer, attempts, repeat));
         }
         let transacted = document::<TxnAnswerBody>(&answer).filter(fits).and_then(|body| {
             let results = body.results.iter().map(OperationResult::from_body);

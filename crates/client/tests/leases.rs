@@ -370,6 +370,45 @@ async fn a_word_that_comes_late_does_not_take_the_place_of_a_later_one() {
 }
 
 #[tokio::test]
+async fn pages_that_do_not_lead_on_are_not_asked_for_for_ever() {
+    let lease = |next: &str| {
+        let body = format!(
+            r#"{{"id":7,"ttl_ms":1000,"granted_ms":1,"keys":[{{"key":"a"}}],"next":"{next}"}}"#
+        );
+        answer("200 OK", "", &body)
+    };
+    let is_garbled =
+        |error: &ClientError| matches!(error, ClientError::Unreachable { attempts: 1, .. });
+    for pages in [vec![lease("b"), lease("b")], vec![lease("b"), lease("a")], vec![lease("")]] {
+        let count = pages.len();
+        let server = Script::start(pages).await;
+        let client = client(&[&server.url]);
+        let error = client.lease(LeaseId(7), &ReadOptions::default()).await.unwrap_err();
+        assert!(is_garbled(&error) && server.heads().len() == count, "{error:?}");
+    }
+    let page = r#"{"leases":[{"id":7,"ttl_ms":1000,"granted_ms":1}],"next":7}"#;
+    let server = Script::start(vec![answer("200 OK", "", page), answer("200 OK", "", page)]).await;
+    let client = client(&[&server.url]);
+    assert_eq!(client.leases(LeaseId(3), 9).await.unwrap().next, Some(LeaseId(7)));
+    let error = client.leases(LeaseId(7), 9).await.unwrap_err();
+    assert!(is_garbled(&error), "{error:?}");
+
+    let start = ListOptions { start: Some("b".into()), ..ListOptions::default() };
+    let end = ListOptions { end: Some("b".into()), reverse: true, ..ListOptions::default() };
+    for options in [start, end] {
+        let page = answer("200 OK", "", r#"{"revision":9,"count":0,"entries":[],"next":"b"}"#);
+        let server = Script::start(vec![page]).await;
+        let error = world::client(&[&server.url]).list(&options).await.unwrap_err();
+        assert!(is_garbled(&error), "{error:?}");
+    }
+    // Nor are keys deleted for ever that are not there.
+    let none = || answer("200 OK", "", r#"{"revision":9,"deleted":0,"more":true}"#);
+    let server = Script::start((0..99).map(|_| none()).collect()).await;
+    let error = world::client(&[&server.url]).delete_all().await.unwrap_err();
+    assert!(is_garbled(&error) && server.heads().len() < 99, "{error:?}");
+}
+
+#[tokio::test]
 async fn a_lock_is_renewed_though_nobody_says_who_holds_it() {
     let (fake, client) = start().await;
     let options = ClaimOptions { ttl: SHORT, ..ClaimOptions::default() };

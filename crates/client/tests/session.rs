@@ -69,6 +69,23 @@ async fn a_retry_ends_when_the_answer_says_that_the_name_expires() {
 }
 
 #[tokio::test]
+async fn a_success_that_no_node_gives_is_not_told_as_without_effect() {
+    for status in ["202 Accepted", "304 Not Modified", "307 Temporary Redirect"] {
+        let server = Script::start(vec![answer(status, "", ""); 4]).await;
+        let client = client(&[&server.url]);
+        let errors = [
+            client.put(b"a", "v", &PutOptions::default()).await.map(drop).unwrap_err(),
+            client.delete(b"a", &PutOptions::default()).await.map(drop).unwrap_err(),
+            client.delete_prefix(b"a").await.map(drop).unwrap_err(),
+            client.compact(Revision(7)).await.map(drop).unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, ClientError::Ambiguous { attempts: 1, .. }), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_backup_that_does_not_begin_is_given_up() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
