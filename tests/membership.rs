@@ -308,7 +308,7 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
 
     // One that has not been started is not ready to vote.
     succeeds(&nodes.member(1, &["add"], Some(2)));
-    refused(&nodes.member(1, &["promote", "2"], None), 3, "the leader hears only 1");
+    refused(&nodes.member(1, &["promote", "2"], None), 3, "the leader hears only node 1:");
     // Whoever lost the folder of a new node takes a new id.
     fs::remove_dir_all(nodes.data(2)).expect("wiped");
     refused(&nodes.member(1, &["add"], Some(2)), 3, "take 3");

@@ -24,6 +24,7 @@ pub(crate) fn run(arguments: &Inspect) -> Result<(), Failure> {
     }
     match found.damage.len() {
         0 => Ok(()),
+        1 => Err(Failure::failed(format!("{} is damaged in one way", folder.display()))),
         count => Err(Failure::failed(format!("{} is damaged in {count} ways", folder.display()))),
     }
 }
@@ -34,10 +35,8 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
     row("folder", found.folder.display().to_string());
     row("running", yes_or_no(found.is_running));
     match &found.identity {
-        None if found.unfinished_restore.is_some() => {
-            row("identity", "none: a restore did not come to its end, run it again".to_owned());
-        }
-        None => row("identity", "none: no node was made here".to_owned()),
+        None if found.is_running => row("identity", "none yet: a command makes it".to_owned()),
+        None => row("identity", no_identity(found)),
         Some(identity) => {
             row("node", identity.node.to_string());
             row("cluster", identity.cluster.clone());
@@ -45,8 +44,7 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
             if let Some((slot, hash)) = &identity.restored {
                 row("restored", format!("at slot {slot}, with the state hash {hash}"));
             }
-            let members: Vec<String> = identity.members.iter().map(u32::to_string).collect();
-            row("members", format!("{} at the cluster's beginning", members.join(", ")));
+            row("founded by", nodes(&identity.members));
             if let Some(joined) = identity.joined {
                 row("joined", format!("in configuration {joined}"));
             }
@@ -70,7 +68,11 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
         row("revision", state.revision.to_string());
         row("state hash", state.hash.clone());
         row("keys", format!("{} ({} records)", state.keys, state.records));
-        row("state size", format!("{} bytes", state.bytes));
+        row("state size", format!("{} bytes in {} files", state.bytes, state.files));
+        row("voters", nodes(&state.voters));
+        if !state.learners.is_empty() {
+            row("learners", nodes(&state.learners));
+        }
         if let Some(slot) = state.installed_slot {
             row("installed", format!("at slot {slot}; the journal does not say so yet"));
         }
@@ -88,10 +90,32 @@ fn table(found: &Inspection) -> Vec<Vec<String>> {
     for damage in &found.damage {
         row("DAMAGE", damage.clone());
     }
-    if found.damage.is_empty() && !found.is_running {
+    if found.damage.is_empty() && found.outlook.is_some() {
         row("damage", "none: every checksum fits".to_owned());
     }
+    if let Some(outlook) = &found.outlook {
+        row("next start", outlook.words.clone());
+    }
     rows
+}
+
+fn no_identity(found: &Inspection) -> String {
+    let damaged = found.damage.iter().any(|damage| damage.contains("identity.json"));
+    match &found.unfinished {
+        Some(unfinished) => format!("none yet: {unfinished}"),
+        None if damaged => "it cannot be read".to_owned(),
+        None => "none: no node was made here".to_owned(),
+    }
+}
+
+/// By their ids.
+fn nodes(ids: &[u32]) -> String {
+    let list: Vec<String> = ids.iter().map(u32::to_string).collect();
+    match ids.len() {
+        0 => "not known".to_owned(),
+        1 => format!("node {}", list[0]),
+        _ => format!("nodes {}", list.join(", ")),
+    }
 }
 
 fn yes_or_no(is_so: bool) -> String {

@@ -150,7 +150,7 @@ fn describe(found: &Findings, to: &Path) -> String {
 }
 
 fn describe_made(made: &Made) -> String {
-    let Made { folder, cluster, node, alpha, slot, revision } = made;
+    let Made { folder, cluster, node, alpha, slot, revision, ids_used_upto } = made;
     format!(
         "node {node} of the new cluster {cluster} is ready to serve, at revision {revision} and \
          slot {slot}.\n\
@@ -159,8 +159,9 @@ fn describe_made(made: &Made) -> String {
          [cluster]\n    id = \"{cluster}\"\n    alpha = {alpha}\n\n\
          without quorums, and leave of the [[members]] only that with id = {node}. Then run\n\n    \
          synod serve --config FILE\n\n\
-         and add the other nodes one after the other, on empty folders, with `synod member add`. \
-         Their old folders belong to the old cluster: keep them, and do not start them."
+         and add the other nodes one after the other, on empty folders and with ids above \
+         {ids_used_upto}, with `synod member add`. What was a node of the old cluster must not come \
+         back under its id: the old folders belong to that one, so keep them, and do not start them."
     )
 }
 
@@ -196,6 +197,21 @@ mod tests {
             assert!(!typed(wrong, &[]), "{wrong:?}");
         }
         assert!(!typed("01234567\n", &["a damaged block"]));
+    }
+
+    #[test]
+    fn the_next_steps_name_the_ids_that_are_free() {
+        let made = Made {
+            folder: "/srv/new".into(),
+            cluster: "f".repeat(32),
+            node: 2,
+            alpha: 1024,
+            slot: 9,
+            revision: 8,
+            ids_used_upto: 5,
+        };
+        let text = describe_made(&made);
+        assert!(text.contains("with ids above 5, with `synod member add`"), "{text}");
     }
 
     #[test]

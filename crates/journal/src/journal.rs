@@ -18,7 +18,7 @@ use crate::active::Active;
 use crate::error::{During, IoFailure};
 use crate::folder::{Folder, SEGMENT_NUMBER_MAX};
 use crate::index::{Entry, Index, Location};
-use crate::opened::{Inspected, Opened, recovered};
+use crate::opened::{Inspected, Opened, inspected, recovered};
 use crate::options::{JournalOptions, SEGMENT_BYTES_MIN};
 use crate::prepare::Preparer;
 use crate::recovery::{self, Recovery};
@@ -177,9 +177,7 @@ impl Journal {
     pub fn inspect(dir: &Path, cluster: ClusterId) -> Result<Inspected, OpenError> {
         let folder = Folder::open_to_read(dir)?;
         let recovery = recovery::recover(&folder, cluster)?;
-        let recovered = recovered(&folder, cluster, &recovery)?;
-        let incarnation = recovery.newest_header.incarnation;
-        Ok(Inspected { recovered, incarnation, torn_tail: recovery.torn })
+        inspected(&folder, cluster, &recovery)
     }
 
     /// Adds records to the present group; they are durable after [`Journal::sync`].

@@ -57,6 +57,17 @@ pub struct Behind {
     pub incarnation: u64,
 }
 
+/// What is told of what was found.
+pub(crate) fn inspected(
+    folder: &Folder,
+    cluster: ClusterId,
+    recovery: &Recovery,
+) -> Result<Inspected, OpenError> {
+    let recovered = recovered(folder, cluster, recovery)?;
+    let incarnation = recovery.newest_header.incarnation;
+    Ok(Inspected { recovered, incarnation, torn_tail: recovery.torn })
+}
+
 /// What the core gets of what was found: open slots with their values.
 pub(crate) fn recovered(
     folder: &Folder,

@@ -271,11 +271,15 @@ pub(crate) fn explain(refusal: ChangeRefusal) -> ChangeRefused {
         ChangeRefusal::Busy => ChangeRefused::Replica(Refused::Overloaded),
         ChangeRefusal::Superseded { .. } | ChangeRefusal::Pending => pending(),
         ChangeRefusal::NoQuorum { alive, needed } => {
-            let alive: Vec<String> = alive.iter().map(|node| node.0.to_string()).collect();
-            let alive = if alive.is_empty() { "none".to_owned() } else { alive.join(", ") };
+            let ids: Vec<String> = alive.iter().map(|node| node.0.to_string()).collect();
+            let alive = match &ids[..] {
+                [] => "none".to_owned(),
+                [id] => format!("only node {id}"),
+                _ => format!("only nodes {}", ids.join(", ")),
+            };
             let detail = format!(
                 "Of the voters that this would leave {needed} must work, and of these the leader \
-                 hears only {alive}: the cluster would stop. Start or replace nodes first."
+                 hears {alive}: the cluster would stop. Start or replace nodes first."
             );
             refused(ProblemKind::ChangeUnsafe, detail)
         }
@@ -287,7 +291,7 @@ pub(crate) fn explain(refusal: ChangeRefusal) -> ChangeRefused {
             let end = if slots.is_none() { "?" } else { "." };
             let detail = format!(
                 "Node {} {behind}{end} Until it has caught up its vote would only make the cluster \
-                 weaker. Try again when it has, or say force.",
+                 weaker. Try again when it has, or with --force (over HTTP \"force\": true).",
                 node.0
             );
             refused(ProblemKind::ChangeUnsafe, detail)

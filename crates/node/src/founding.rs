@@ -2,14 +2,9 @@
 //! under one id are different clusters: a node of the one must not count as a member of
 //! the other, or it would overwrite what that one acknowledged.
 
-use std::path::Path;
-
 use synod_journal::ClusterId;
-use synod_kv::State;
 use synod_kv::http::RestoredBody;
 use synod_paxos::Slot;
-use synod_storage::Store;
-use synod_storage::snapshot::SnapshotError;
 
 /// The state that a cluster began with; slot zero for an empty one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -21,15 +16,6 @@ pub struct Founding {
 }
 
 impl Founding {
-    /// A state with which a cluster may begin.
-    ///
-    /// # Errors
-    /// When it can't be read.
-    pub(crate) fn of(state: &Path) -> Result<Founding, SnapshotError> {
-        let state = State::load(&Store::open_read_only(state)?)?;
-        Ok(Founding { slot: Slot(state.applied_slot), state_hash: state.hash() })
-    }
-
     /// As others are told of it; none for an empty state.
     pub(crate) fn body(self) -> Option<RestoredBody> {
         (self != Founding::default()).then(|| RestoredBody {

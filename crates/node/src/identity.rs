@@ -1,21 +1,22 @@
 //! Who a data folder is: written once by `init`, compared with the settings at
 //! each start, never changed.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::io::{ErrorKind, Read};
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use synod_journal::{ClusterId, Journal, OpenError};
 use synod_kv::http::{MembersBody, RestoredBody};
-use synod_paxos::{Configuration, NodeId, Position};
-use synod_storage::snapshot::{SnapshotError, StateFolders};
+use synod_paxos::{Configuration, NodeId};
 
 use crate::folder::{self, Folder, FolderError};
 use crate::founding::Founding;
+use crate::identity_error::{IdentityError, InitError};
 use crate::join;
 use crate::roster::{Known, Roster};
 use crate::settings::Settings;
+use crate::unfinished::{Unfinished, is_unused};
 
 pub(crate) const FILE: &str = "identity.json";
 const FORMAT: u32 = 1;
@@ -60,89 +61,6 @@ struct Written {
     joined: Option<MembersBody>,
 }
 
-/// Why `init` made nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum InitError {
-    /// The folder can't be used.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// A node lives here already.
-    #[error(
-        "{} already holds node {node} of cluster {cluster:032x}; `init` never overwrites a node. \
-         To start it, use `serve`; for a new node, name another data_dir",
-        path.display()
-    )]
-    Exists {
-        /// The folder.
-        path: PathBuf,
-        /// Its node.
-        node: u32,
-        /// Its cluster.
-        cluster: u128,
-    },
-    /// Something else is there.
-    #[error("{} is not empty: it holds {found}", path.display())]
-    NotEmpty {
-        /// The folder.
-        path: PathBuf,
-        /// Some of what is there.
-        found: String,
-    },
-    /// The identity that is there can't be read.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The journal can't be made.
-    #[error("cannot make the journal: {0}")]
-    Journal(#[from] OpenError),
-    /// What an interrupted restore left can't be put aside.
-    #[error(transparent)]
-    State(#[from] SnapshotError),
-    /// The cluster that is to be joined is not the one, or does not know this node.
-    #[error("the cluster that answered cannot be joined with these settings: {reason}")]
-    Unfit {
-        /// What does not fit.
-        reason: String,
-    },
-    /// No random numbers.
-    #[error("cannot draw a store id from /dev/urandom: {0}")]
-    Random(std::io::Error),
-}
-
-/// Why a folder is not the one that the settings mean.
-#[derive(Debug, thiserror::Error)]
-pub enum IdentityError {
-    /// Nothing was ever made here.
-    #[error(
-        "{} holds no node. For a new cluster, run `synod init` on each of its nodes first; for a new \
-         node of a running cluster, `synod member add`. If this node was a member and lost its disk, \
-         do not run `init`: a node that forgot its votes must not come back. The others go on \
-         without it; put a new node, with a new id, in its place with `synod member replace`",
-        .0.display()
-    )]
-    Missing(PathBuf),
-    /// The file is damaged.
-    #[error("{}: the identity of the data folder cannot be read: {reason}", file.display())]
-    Damaged {
-        /// The file.
-        file: PathBuf,
-        /// Why.
-        reason: String,
-    },
-    /// It is another node's, or another cluster's, or was made with other members.
-    #[error("{} belongs to {found}, but the settings say {expected}", path.display())]
-    Mismatch {
-        /// The folder.
-        path: PathBuf,
-        /// What the folder says.
-        found: String,
-        /// What the settings say.
-        expected: String,
-    },
-    /// The file can't be read.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-}
-
 /// Makes the data folder of a new node. Interrupted anywhere, it can be run again.
 ///
 /// # Errors
@@ -153,73 +71,63 @@ pub fn init(settings: &Settings) -> Result<Identity, InitError> {
 }
 
 /// Takes a folder for a new node, in which there is nothing yet.
-pub(crate) fn begin(settings: &Settings) -> Result<Folder, InitError> {
-    claim(Folder::create(&settings.data_dir)?)
+fn begin(settings: &Settings) -> Result<Folder, InitError> {
+    let folder = Folder::create(&settings.data_dir)?;
+    check_free("init", &folder, None)?;
+    check_strangers(folder)
 }
 
 /// The same for a node whose state comes from a backup. What a restore left that was
 /// interrupted after its switch is put aside: no node ever used it.
 pub(crate) fn begin_restore(settings: &Settings) -> Result<Folder, InitError> {
     let folder = Folder::create(&settings.data_dir)?;
-    if let Some(state) = unfinished_restore(folder.path())
-        && is_journal_unused(&folder, &state, settings)
-    {
-        folder.states().put_aside(&state)?;
+    let left = check_free("restore", &folder, Some(Unfinished::Restore))?;
+    let (states, current) = (folder.states(), folder.states().current()?);
+    if left.is_some() && folder::exists(&current)? {
+        states.put_aside(&current)?;
     }
-    claim(folder)
+    check_strangers(folder)
 }
 
-/// The state of a restore that was interrupted between its switch and the identity: it
-/// alone is there, perhaps with a journal, and bears its mark. None in any other folder.
-pub(crate) fn unfinished_restore(path: &Path) -> Option<PathBuf> {
-    // Also when the disk does not say.
-    if path.join(FILE).try_exists().unwrap_or(true) {
-        return None;
-    }
-    let state = StateFolders::new(path).current().ok()?;
-    let strangers = folder::strangers(path).ok()?;
-    let is_alone = strangers.len() == 1 && state.ends_with(&strangers[0]);
-    let is_marked = || StateFolders::mark(&state).is_ok_and(|mark| mark.is_some());
-    (is_alone && is_marked()).then_some(state)
-}
-
-/// Whether the journal beside this state is none that a node has ever voted with.
-fn is_journal_unused(folder: &Folder, state: &Path, settings: &Settings) -> bool {
-    let Ok(founding) = Founding::of(state) else { return false };
-    is_unused(&folder.journal(), founding.lineage(settings.cluster_id())).unwrap_or(false)
-}
-
-/// Whether there is no journal, or one that nobody ever voted with, for whichever cluster it
-/// was made.
-fn is_unused(journal: &Path, cluster: ClusterId) -> Result<bool, OpenError> {
-    let held = match Journal::inspect(journal, cluster) {
-        Err(OpenError::WrongCluster { found, .. }) => Journal::inspect(journal, found),
-        held => held,
-    };
-    match held {
-        Ok(held) => Ok(held.incarnation == 0 && held.recovered.position == Position::ZERO),
-        Err(OpenError::Missing(_)) => Ok(true),
-        Err(error) => Err(error),
+/// Takes the folder of a node. One that does not exist holds none.
+pub(crate) fn take(path: &Path) -> Result<Folder, IdentityError> {
+    match Folder::open(path) {
+        Err(FolderError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            Err(IdentityError::Missing(path.to_owned()))
+        }
+        folder => Ok(folder?),
     }
 }
 
 /// That a journal can be made in the folder, which [`create`] does later.
-pub(crate) fn check_journal(folder: &Folder, cluster: ClusterId) -> Result<(), InitError> {
-    if is_unused(&folder.journal(), cluster)? {
+pub(crate) fn check_journal(folder: &Folder) -> Result<(), InitError> {
+    if is_unused(&folder.journal())? {
         return Ok(());
     }
     let found = "a journal that was in use".to_owned();
     Err(InitError::NotEmpty { path: folder.path().to_owned(), found })
 }
 
-fn claim(folder: Folder) -> Result<Folder, InitError> {
-    if let Some(identity) = Identity::read(&folder)? {
-        return Err(InitError::Exists {
-            path: folder.path().to_owned(),
-            node: identity.node.0,
-            cluster: identity.cluster,
-        });
+/// That the folder holds no node, nor what another command than this one left of one. Says
+/// whether this one left something.
+pub(crate) fn check_free(
+    command: &'static str,
+    folder: &Folder,
+    own: Option<Unfinished>,
+) -> Result<Option<Unfinished>, InitError> {
+    let path = folder.path().to_owned();
+    if let Some(Identity { node, cluster, .. }) = Identity::read(folder)? {
+        return Err(InitError::Exists { command, path, node: node.0, cluster });
     }
+    match Unfinished::find(&path)? {
+        Some(unfinished) if Some(unfinished) != own => {
+            Err(InitError::Unfinished { path, unfinished })
+        }
+        found => Ok(found),
+    }
+}
+
+fn check_strangers(folder: Folder) -> Result<Folder, InitError> {
     let found = folder.strangers()?;
     if !found.is_empty() {
         return Err(not_empty(&folder, &found));
@@ -254,7 +162,9 @@ pub(crate) fn finish(
 /// Makes the journal, then the file: a folder with an identity has everything else.
 pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
     create_journal(folder, identity)?;
-    Ok(folder.replace(FILE, &identity.encode())?)
+    folder.step("journal made")?;
+    folder.replace(FILE, &identity.encode())?;
+    Ok(folder.step("identity written")?)
 }
 
 fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
@@ -263,7 +173,7 @@ fn create_journal(folder: &Folder, identity: &Identity) -> Result<(), InitError>
         // Left by an `init` that was interrupted, unless somebody served from it: then
         // it holds votes, and only its identity is missing.
         Err(OpenError::Exists(_)) => {
-            check_journal(folder, identity.lineage())?;
+            check_journal(folder)?;
             std::fs::remove_dir_all(&path).map_err(|source| FolderError::Io {
                 what: "remove",
                 path: path.clone(),
@@ -279,8 +189,13 @@ impl Identity {
     /// Reads the identity of a folder that settings name, and compares the two.
     pub(crate) fn open(folder: &Folder, settings: &Settings) -> Result<Identity, IdentityError> {
         let path = folder.path();
-        let identity =
-            Identity::read(folder)?.ok_or_else(|| IdentityError::Missing(path.to_owned()))?;
+        let Some(identity) = Identity::read(folder)? else {
+            let path = path.to_owned();
+            return Err(match Unfinished::find(&path)? {
+                Some(unfinished) => IdentityError::Unfinished { path, unfinished },
+                None => IdentityError::Missing(path),
+            });
+        };
         identity.compare(path, settings)?;
         Ok(identity)
     }
@@ -293,9 +208,12 @@ impl Identity {
     /// Reads the identity that is in a folder, which may be in use, or not exist.
     pub(crate) fn find(path: &Path) -> Result<Option<Identity>, IdentityError> {
         let Some(content) = folder::read(path, FILE)? else { return Ok(None) };
-        Identity::decode(&content)
-            .map(Some)
-            .map_err(|reason| IdentityError::Damaged { file: path.join(FILE), reason })
+        let file = path.join(FILE);
+        if let Some(format) = later_format(&content) {
+            return Err(IdentityError::Later { file, format });
+        }
+        let identity = Identity::decode(&content);
+        identity.map(Some).map_err(|reason| IdentityError::Damaged { file, reason })
     }
 
     /// What the journal and the peers know the cluster by.
@@ -407,6 +325,16 @@ impl Identity {
     }
 }
 
+/// The format of a file that a later release wrote; none of any other, damaged or not.
+fn later_format(content: &[u8]) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Beginning {
+        format: u32,
+    }
+    let beginning: Beginning = serde_json::from_slice(content).ok()?;
+    Some(beginning.format).filter(|format| *format > FORMAT_JOINED)
+}
+
 /// An id as it stands in a file.
 pub(crate) fn parse_id(text: &str) -> Result<u128, String> {
     let id = u128::from_str_radix(text, 16).map_err(|error| format!("{text:?}: {error}"))?;
@@ -453,7 +381,7 @@ mod tests {
     const CLUSTER: &str = "0123456789abcdef0123456789abcdef";
 
     fn open(settings: &Settings) -> Result<Identity, IdentityError> {
-        let identity = Identity::open(&Folder::open(&settings.data_dir)?, settings)?;
+        let identity = Identity::open(&take(&settings.data_dir)?, settings)?;
         identity.check_members(&settings.data_dir, settings)?;
         Ok(identity)
     }
@@ -497,14 +425,15 @@ mod tests {
     fn an_empty_or_foreign_folder_is_never_taken_for_a_node() {
         let dir = tempfile::tempdir().expect("a folder");
         let settings = settings(dir.path(), CLUSTER, 1, &[1], "");
-        let message = open(&settings).expect_err("no folder").to_string();
-        assert!(message.contains("No such file"), "{message}");
+        let missing = open(&settings).expect_err("no folder").to_string();
         drop(Folder::create(&settings.data_dir).expect("made"));
         let message = open(&settings).expect_err("empty").to_string();
-        assert!(
-            message.contains("synod init") && message.contains("must not come back"),
-            "{message}"
-        );
+        assert_eq!(missing, message);
+        for words in
+            ["holds no node", "`synod init`", "`synod member replace`", "must not come back"]
+        {
+            assert!(message.contains(words), "{words:?} is missing in {message:?}");
+        }
         std::fs::write(settings.data_dir.join("holiday.jpg"), b"sun").expect("written");
         let message = init(&settings).expect_err("not empty").to_string();
         assert!(message.contains("holiday.jpg"), "{message}");
@@ -555,7 +484,14 @@ mod tests {
             std::fs::write(&file, &damage).expect("written");
             let error = open(&settings).expect_err("damaged");
             assert!(matches!(error, IdentityError::Damaged { .. }), "{error}");
+            let words = "`synod member replace OLD --config FILE`";
+            assert!(error.to_string().contains(words), "{error}");
             assert!(init(&settings).is_err());
         }
+        // What a later release wrote is not damaged.
+        std::fs::write(&file, good.replace("\"format\": 1", "\"format\": 3")).expect("written");
+        let error = open(&settings).expect_err("a later one");
+        assert!(matches!(error, IdentityError::Later { format: 3, .. }), "{error}");
+        assert!(!error.to_string().contains("member replace"), "{error}");
     }
 }

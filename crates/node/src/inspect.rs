@@ -6,17 +6,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use synod_journal::{ClusterId, Journal};
+use synod_journal::{Journal, OpenError};
 use synod_kv::read::{Counter, ListQuery};
-use synod_kv::{MapError, State};
+use synod_kv::{KvOptions, MapError, State, StateMachine};
+use synod_paxos::NodeId;
 use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
 
 use crate::filled;
 use crate::folder::{self, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
-use crate::identity::{FILE, Identity, unfinished_restore};
+use crate::identity::Identity;
 use crate::marks;
+use crate::outlook::{self, Looked, Outlook};
+use crate::rebuild;
+use crate::recover::configurations_in;
+use crate::roster::{Known, Roster};
+use crate::unfinished::Unfinished;
 
 /// Records between two looks at a count.
 const VISITS: usize = 1 << 20;
@@ -33,8 +39,8 @@ pub struct Inspection {
     pub is_running: bool,
     /// Whose it is; none when it holds no node.
     pub identity: Option<InspectedIdentity>,
-    /// The state of a restore that did not come to its end; another one replaces it.
-    pub unfinished_restore: Option<PathBuf>,
+    /// What was to make a node of it and did not come to its end.
+    pub unfinished: Option<Unfinished>,
     /// The journal; none when it can't be read.
     pub journal: Option<InspectedJournal>,
     /// The state; none when it can't be read.
@@ -48,6 +54,8 @@ pub struct Inspection {
     pub leftovers: Vec<String>,
     /// What is wrong. Every checksum was looked at.
     pub damage: Vec<String>,
+    /// What the next start does; none while the node runs, and where there is none.
+    pub outlook: Option<Outlook>,
 }
 
 /// A small file with a meaning.
@@ -74,7 +82,7 @@ pub struct InspectedIdentity {
     /// from the beginning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub joined: Option<u64>,
-    /// The members that the cluster was made with.
+    /// The voters that the cluster was made with.
     pub members: Vec<u32>,
     /// Promises that make a leader.
     pub promise_quorum: usize,
@@ -124,8 +132,14 @@ pub struct InspectedState {
     pub keys: u64,
     /// Records, old revisions included.
     pub records: u64,
-    /// The length of its files.
+    /// Its files.
+    pub files: usize,
+    /// Their length.
     pub bytes: u64,
+    /// Who votes as of this state; none when it does not tell.
+    pub voters: Vec<u32>,
+    /// Who learns and does not vote.
+    pub learners: Vec<u32>,
     /// It was installed from a snapshot of this slot, and the journal did not say so yet
     /// when the node ended; the next start makes up for it.
     pub installed_slot: Option<u64>,
@@ -141,33 +155,32 @@ pub fn inspect(folder: &Path) -> io::Result<Inspection> {
         folder: folder.to_owned(),
         is_running: is_running(folder)?,
         identity: None,
-        unfinished_restore: unfinished_restore(folder),
+        unfinished: None,
         journal: None,
         state: None,
         violation: read_text(&folder.join(MARKER_FILE))?,
         marks: Vec::new(),
         leftovers: Vec::new(),
         damage: Vec::new(),
+        outlook: None,
     };
     found.look_at_marks();
-    let identity = match fs::read(folder.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        content => Identity::decode(&content?),
-    };
-    match identity {
-        Err(reason) => found.damage.push(format!("{FILE}: {reason}")),
-        Ok(identity) => {
+    match Identity::find(folder) {
+        Err(error) => found.damage.push(error.to_string()),
+        Ok(None) => {
+            found.look_at_unfinished();
+            return Ok(found);
+        }
+        Ok(Some(identity)) => {
             found.identity = Some(describe(&identity));
             if !found.is_running {
-                found.look_at_journal(identity.lineage());
-                if let Err(doubt) = filled::given_upto(folder, identity.lineage()) {
-                    found.damage.push(doubt);
-                }
+                found.look_at_all(&identity);
             }
+            return Ok(found);
         }
     }
     if !found.is_running {
-        found.look_at_state();
+        found.look_at_state(None);
     }
     Ok(found)
 }
@@ -211,6 +224,13 @@ fn describe(identity: &Identity) -> InspectedIdentity {
 }
 
 impl Inspection {
+    fn look_at_unfinished(&mut self) {
+        match Unfinished::find(&self.folder) {
+            Ok(unfinished) => self.unfinished = unfinished,
+            Err(error) => self.damage.push(error.to_string()),
+        }
+    }
+
     fn look_at_marks(&mut self) {
         for name in [REMOVED_FILE].into_iter().chain(marks::ALL) {
             match read_text(&self.folder.join(name)) {
@@ -224,17 +244,40 @@ impl Inspection {
         }
     }
 
-    fn look_at_journal(&mut self, cluster: ClusterId) {
+    fn look_at_all(&mut self, identity: &Identity) {
+        let looked = Journal::inspect_behind_damage(&self.folder.join(JOURNAL), identity.lineage());
+        self.look_at_journal(&looked);
+        if let Err(doubt) = filled::given_upto(&self.folder, identity.lineage()) {
+            self.damage.push(doubt);
+        }
+        let before = self.damage.len();
+        self.look_at_state(Some(identity));
+        let is_state_damaged = self.damage.len() > before;
+        let has_peers = !rebuild::known_peers(&self.folder, identity).is_empty();
+        let way = outlook::way_of(&self.folder, looked, has_peers);
+        if outlook::is_misfit(&way) && self.damage.is_empty() {
+            self.damage.push("the journal does not go on where the state ends".to_owned());
+        }
+        self.outlook = Some(Outlook::of(way, is_state_damaged, has_peers));
+    }
+
+    fn look_at_journal(&mut self, looked: &Looked) {
         let folder = self.folder.join(JOURNAL);
-        let held = match Journal::inspect(&folder, cluster) {
-            Ok(held) => held,
+        let held = match looked {
+            Ok((held, None)) => held,
+            // What there is to do about it the outlook tells.
+            Ok((_, Some(damage)))
+            | Err(OpenError::Damaged(damage) | OpenError::PromiseNotProvable(damage)) => {
+                self.damage.push(format!("journal damaged: {damage}"));
+                return;
+            }
             Err(error) => {
                 self.damage.push(error.to_string());
                 return;
             }
         };
         let (files, bytes) = size(&folder);
-        let recovered = held.recovered;
+        let recovered = &held.recovered;
         let last = recovered.open.last().map_or(recovered.chosen_upto, |open| open.slot);
         self.journal = Some(InspectedJournal {
             incarnation: held.incarnation,
@@ -250,7 +293,7 @@ impl Inspection {
         });
     }
 
-    fn look_at_state(&mut self) {
+    fn look_at_state(&mut self, identity: Option<&Identity>) {
         let folders = StateFolders::new(&self.folder);
         let current = match folders.current() {
             Ok(current) => current,
@@ -295,13 +338,18 @@ impl Inspection {
             self.damage.push(format!("the state record in {path}: {error}"));
             State::default()
         });
+        let (voters, learners) = identity.map(|of| members(&store, of)).unwrap_or_default();
+        let (files, bytes) = size(&current);
         self.state = Some(InspectedState {
             applied_slot: state.applied_slot,
             revision: state.revision.0,
             hash: format!("{:016x}", state.hash()),
             keys,
             records,
-            bytes: size(&current).1,
+            files,
+            bytes,
+            voters,
+            learners,
             installed_slot,
             folder: current,
         });
@@ -312,6 +360,19 @@ fn count_keys(store: &Store) -> Result<u64, MapError> {
     let mut counter = Counter::new(store, &ListQuery::prefix(b""))?;
     while !counter.go_on(VISITS)? {}
     Ok(counter.page().count)
+}
+
+/// Who votes as of the newest configuration in the state, and who does not; nobody when that
+/// can't be read.
+fn members(store: &Store, identity: &Identity) -> (Vec<u32>, Vec<u32>) {
+    let machine = StateMachine::open(store.clone(), KvOptions::default()).ok();
+    let found = machine.and_then(|machine| configurations_in(&machine, identity).ok());
+    let Some(found) = found else { return (vec![], vec![]) };
+    let newest = Roster::new(&found.talked_to(), &Known::default()).newest;
+    let members = newest.members().iter();
+    let (voters, learners): (Vec<_>, Vec<_>) = members.partition(|node| newest.is_voter(**node));
+    let ids = |nodes: Vec<&NodeId>| nodes.iter().map(|node| node.0).collect();
+    (ids(voters), ids(learners))
 }
 
 /// How many files a folder has and how long they are; none where it can't be read.
@@ -401,8 +462,10 @@ mod tests {
         assert!(found.journal.is_some() && found.identity.is_some());
         assert!(found.damage.iter().any(|text| text.contains("INSTALLED")), "{found:?}");
         assert!(found.damage.iter().any(|text| text.contains("the records in")), "{found:?}");
-        fs::write(data.join(FILE), "{").expect("written");
+        fs::write(data.join("identity.json"), "{").expect("written");
         let found = inspect(data).expect("readable");
-        assert!(found.damage[0].starts_with(FILE), "{found:?}");
+        for words in ["identity.json: ", "synod member replace OLD", "Do not write"] {
+            assert!(found.damage[0].contains(words), "{found:?}");
+        }
     }
 }

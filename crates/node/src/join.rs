@@ -11,11 +11,13 @@ use synod_wire::{About, AboutMember};
 
 use crate::folder::Folder;
 use crate::founding::Founding;
-use crate::identity::{self, Identity, IdentityError, InitError, parse_id};
+use crate::identity::{self, Identity, parse_id};
+use crate::identity_error::{IdentityError, InitError};
 use crate::settings::Settings;
+use crate::unfinished::Unfinished;
 
 /// Holds the store id until there is an identity.
-const FILE: &str = "joining.json";
+pub(crate) const FILE: &str = "joining.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,17 +54,18 @@ impl Joining {
                 return Ok(Joining { folder: None, store: identity.store, joined });
             }
             let path = settings.data_dir.clone();
-            return Err(InitError::Exists { path, node: node.0, cluster });
+            let command = "member";
+            return Err(InitError::Exists { command, path, node: node.0, cluster });
         }
         let folder = Folder::create(&settings.data_dir)?;
+        identity::check_free("member", &folder, Some(Unfinished::Joining))?;
         let found: Vec<String> =
             folder.strangers()?.into_iter().filter(|name| name != FILE).collect();
         if !found.is_empty() {
             return Err(identity::not_empty(&folder, &found));
         }
-        // Before the cluster is told: later nothing may stand in the way any more. Of what the
-        // cluster began with nothing is known yet, and an unused journal tells nothing of it.
-        identity::check_journal(&folder, Founding::default().lineage(settings.cluster_id()))?;
+        // Before the cluster is told: later nothing may stand in the way any more.
+        identity::check_journal(&folder)?;
         let store = match begun(&folder, settings)? {
             Some(store) => store,
             None => identity::random_id().map_err(InitError::Random)?,
@@ -125,7 +128,7 @@ impl Joining {
 /// The store id of an earlier attempt for the same member.
 fn begun(folder: &Folder, settings: &Settings) -> Result<Option<u128>, IdentityError> {
     let Some(content) = folder.read(FILE)? else { return Ok(None) };
-    let damaged = |reason| IdentityError::Damaged { file: folder.path().join(FILE), reason };
+    let damaged = |reason| IdentityError::Joining { file: folder.path().join(FILE), reason };
     let written: Written =
         serde_json::from_slice(&content).map_err(|error| damaged(error.to_string()))?;
     let cluster = parse_id(&written.cluster_id).map_err(damaged)?;
@@ -246,7 +249,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let settings = settings(dir.path(), 4);
         let store = Joining::begin(&settings).expect("begun").store;
-        assert!(crate::init(&settings).is_err(), "not what is joining already");
+        // No other command takes what is joining already, and each says how to go on.
+        let found = crate::inspect(&settings.data_dir).expect("readable");
+        assert_eq!(found.unfinished, Some(Unfinished::Joining));
+        let made = crate::init(&settings).expect_err("not empty").to_string();
+        let started = crate::Node::start(&settings).expect_err("no node yet").to_string();
+        for text in [made, started] {
+            assert!(text.contains("run `synod member add --config ...`"), "{text}");
+        }
         let again = Joining::begin(&settings).expect("begun again");
         assert_eq!((again.store, again.joined), (store, None));
         let made = again.finish(&settings, &members(store)).expect("made");

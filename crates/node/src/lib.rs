@@ -31,6 +31,7 @@ mod folder;
 mod founding;
 mod history_settings;
 mod identity;
+mod identity_error;
 mod inspect;
 mod join;
 mod journal_thread;
@@ -41,10 +42,12 @@ mod marks;
 mod membership;
 mod metrics;
 mod node;
+mod outlook;
 mod owner;
 mod pins;
 mod rebuild;
 mod recover;
+mod recover_error;
 mod recovery;
 mod replaceable;
 mod replica;
@@ -65,6 +68,7 @@ mod status;
 #[cfg(test)]
 mod test_node;
 mod tuning;
+mod unfinished;
 mod upkeep;
 mod workers;
 
@@ -76,14 +80,17 @@ pub use backup::{BackupAbout, BackupFile};
 pub use folder::FolderError;
 pub use founding::Founding;
 pub use history_settings::HistorySettings;
-pub use identity::{Identity, IdentityError, InitError, init};
+pub use identity::{Identity, init};
+pub use identity_error::{IdentityError, InitError};
 pub use inspect::{
     InspectedIdentity, InspectedJournal, InspectedMark, InspectedState, Inspection, inspect,
 };
 pub use join::Joining;
 pub use limit_settings::LimitSettings;
 pub use node::Node;
-pub use recover::{Findings, Made, RecoverError, Survivor};
+pub use outlook::{NextStart, Outlook};
+pub use recover::{Findings, Made, Survivor};
+pub use recover_error::RecoverError;
 pub use recovery::RecoveryError;
 pub use restore::{RestoreError, check_backup, restore};
 pub use scrub_settings::ScrubSettings;
@@ -94,6 +101,7 @@ pub use settings::{
 };
 pub use snapshot_settings::SnapshotSettings;
 pub use start_error::{NodeFailure, StartError};
+pub use unfinished::Unfinished;
 
 /// Whether a node can be told to make a mistake, as only those in builds of the root's tests can.
 pub const IS_FOR_TESTS: bool = cfg!(feature = "planted");

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,7 +30,7 @@ use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
 use crate::filled::Filled;
 use crate::folder::{self, Folder, MARKER_FILE, REMOVED_FILE};
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::journal_thread::JournalThread;
 use crate::leases;
 use crate::marks::{self, DIFFERS, FILLED, REBUILD, WENT_BACK};
@@ -115,9 +115,9 @@ impl Node {
     /// # Errors
     /// See [`StartError`]; [`StartError::Stopped`] when it ended for that.
     pub fn start_unless(settings: &Settings, stop: &AtomicBool) -> Result<Node, StartError> {
-        let folder = Folder::open(&settings.data_dir)?;
+        let folder = identity::take(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
-        refuse_ended(&folder)?;
+        refuse_ended(folder.path())?;
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
@@ -269,11 +269,11 @@ impl Running {
 }
 
 /// Refuses a node that ended for good in an earlier life.
-fn refuse_ended(folder: &Folder) -> Result<(), StartError> {
+pub(crate) fn refuse_ended(data: &Path) -> Result<(), StartError> {
     let words_in = |name: &str| -> Result<Option<(PathBuf, String)>, StartError> {
-        let Some(words) = folder.read(name)? else { return Ok(None) };
+        let Some(words) = folder::read(data, name)? else { return Ok(None) };
         let words = String::from_utf8_lossy(&words).chars().take(WORDS_MAX).collect();
-        Ok(Some((folder.path().join(name), words)))
+        Ok(Some((data.join(name), words)))
     };
     if let Some((path, words)) = words_in(MARKER_FILE)? {
         return Err(StartError::Violation { path, words });
@@ -281,8 +281,9 @@ fn refuse_ended(folder: &Folder) -> Result<(), StartError> {
     if let Some((path, words)) = words_in(WENT_BACK)? {
         return Err(StartError::WentBack { path, words });
     }
-    match folder.has(REMOVED_FILE)? {
-        true => Err(StartError::Removed(folder.path().join(REMOVED_FILE))),
+    let removed = data.join(REMOVED_FILE);
+    match folder::exists(&removed)? {
+        true => Err(StartError::Removed(removed)),
         false => Ok(()),
     }
 }

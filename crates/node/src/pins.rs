@@ -9,7 +9,8 @@ use synod_paxos::NodeId;
 use synod_transport::Pin;
 
 use crate::folder::{self, Folder, FolderError};
-use crate::identity::{IdentityError, parse_id};
+use crate::identity::parse_id;
+use crate::identity_error::IdentityError;
 
 const FILE: &str = "members.json";
 
@@ -35,10 +36,14 @@ pub(crate) struct Pins {
 
 impl Pins {
     pub(crate) fn open(folder: &Folder) -> Result<Pins, IdentityError> {
+        Pins::read(folder.path())
+    }
+
+    /// [`Pins::open`] for whoever has only the path.
+    pub(crate) fn read(path: &Path) -> Result<Pins, IdentityError> {
         let mut stores = BTreeMap::new();
-        if let Some(content) = folder.read(FILE)? {
-            let damaged =
-                |reason| IdentityError::Damaged { file: folder.path().join(FILE), reason };
+        if let Some(content) = folder::read(path, FILE)? {
+            let damaged = |reason| IdentityError::Pins { file: path.join(FILE), reason };
             let written: Written =
                 serde_json::from_slice(&content).map_err(|error| damaged(error.to_string()))?;
             for pin in written.members {
@@ -46,7 +51,7 @@ impl Pins {
                 stores.insert(NodeId(pin.node_id), store);
             }
         }
-        Ok(Pins { folder: Path::to_owned(folder.path()), stores })
+        Ok(Pins { folder: path.to_owned(), stores })
     }
 
     pub(crate) fn list(&self) -> Vec<Pin> {

@@ -27,7 +27,9 @@ mod opening;
 mod showing;
 mod slots;
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -85,17 +87,24 @@ pub(crate) fn instead_of(
         }
         return error;
     }
-    let is_behind = matches!(&error, StartError::Recovery(RecoveryError::StateLost { .. }));
-    let is_state = is_behind || tells_damage(&error);
-    if !is_state || peers_of(folder, settings, identity).is_empty() {
+    if !is_of_state(&error) {
         return error;
     }
     let reason = error.to_string();
     Damages::open(folder.path()).meet(DamagedPart::State, &reason, Instant::now());
+    if peers_of(folder, settings, identity).is_empty() {
+        return StartError::Alone { reason };
+    }
     match folder.replace(REBUILD, &marks::doubt_text(&reason)) {
         Ok(()) => StartError::Rebuild { reason },
         Err(error) => error.into(),
     }
+}
+
+/// Whether it is the state that a start failed of, in place of which any peer's will do.
+pub(crate) fn is_of_state(error: &StartError) -> bool {
+    let is_behind = matches!(error, StartError::Recovery(RecoveryError::StateLost { .. }));
+    is_behind || tells_damage(error)
 }
 
 /// Whether the state's files do not hold what was written.
@@ -455,14 +464,19 @@ fn add_known(
 }
 
 /// Everybody that may have a state.
-fn peers_of(folder: &Folder, settings: &Settings, identity: &Identity) -> Vec<NodeId> {
-    let pins = Pins::open(folder).map(|pins| pins.list()).unwrap_or_default();
-    let members = settings.members.iter().map(|member| NodeId(member.id));
-    let mut peers: Vec<NodeId> = identity.configuration.members().to_vec();
-    peers.extend(members.chain(pins.into_iter().map(|pin| pin.node)));
-    peers.retain(|peer| *peer != identity.node);
-    peers.sort_unstable();
-    peers.dedup();
+fn peers_of(folder: &Folder, settings: &Settings, identity: &Identity) -> BTreeSet<NodeId> {
+    let mut peers = known_peers(folder.path(), identity);
+    peers.extend(settings.members.iter().map(|member| NodeId(member.id)));
+    peers.remove(&identity.node);
+    peers
+}
+
+/// Those of them that the data folder names.
+pub(crate) fn known_peers(folder: &Path, identity: &Identity) -> BTreeSet<NodeId> {
+    let pins = Pins::read(folder).map(|pins| pins.list()).unwrap_or_default();
+    let first = identity.configuration.members().iter().copied();
+    let mut peers: BTreeSet<NodeId> = first.chain(pins.into_iter().map(|pin| pin.node)).collect();
+    peers.remove(&identity.node);
     peers
 }
 

@@ -13,107 +13,27 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use synod_host::configurations_of;
-use synod_journal::{JournalError, OpenError, Remains};
+use synod_journal::{OpenError, Remains};
 use synod_kv::{APPLIED_KEY, KvOptions, MapError, OrderedMap, State, StateMachine, WriteSet};
-use synod_paxos::{Configuration, ConfigurationError, NodeId, Slot};
-use synod_storage::snapshot::{self, SnapshotError, StateFolders, Verified};
-use synod_storage::{Store, StoreError, StoreOptions, failpoint};
+use synod_paxos::{Configuration, Configurations, NodeId, Slot, Value};
+use synod_storage::snapshot::{self, StateFolders, Verified};
+use synod_storage::{Store, StoreOptions, failpoint};
 
-use crate::apply_thread::{Applier, ApplyError};
+use crate::apply_thread::Applier;
 use crate::filled;
-use crate::folder::{self, Folder, FolderError, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
+use crate::folder::{self, Folder, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
-use crate::identity::{self, FILE, Identity, IdentityError, InitError};
+use crate::identity::{self, FILE, Identity};
+use crate::identity_error::InitError;
 use crate::marks::{DIFFERS, REBUILD, WENT_BACK};
+use crate::recover_error::RecoverError;
+use crate::roster::{Known, Roster};
 use crate::shared::Shared;
 use crate::snapshot_settings::SnapshotSettings;
+use crate::unfinished::{RECOVERING, Unfinished};
 
-/// In a folder that is being made. With it and without an identity, what else is there was
-/// left by a recovery that was interrupted.
-const UNFINISHED: &str = "RECOVERING";
 /// Between two commits of what is applied.
 const COMMIT_BYTES_MAX: usize = 4 << 20;
-
-/// Why nothing was recovered. The survivor's folder is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    /// The node runs.
-    #[error("{} is in use: the node runs, and is to be stopped first", .0.display())]
-    InUse(PathBuf),
-    /// There is no node.
-    #[error("{} holds no node: name the data_dir of a node that is left", .0.display())]
-    NoNode(PathBuf),
-    /// The node never served.
-    #[error("{} was made and never started, so there is nothing to recover", .0.display())]
-    NeverStarted(PathBuf),
-    /// The state ends before the journal begins.
-    #[error(
-        "the state ends at slot {applied}, but the journal holds nothing up to slot {truncated}: \
-         what lies between is not in this folder. Recover from another node that is left, or \
-         restore a backup"
-    )]
-    StateLost {
-        /// The last slot in the state.
-        applied: Slot,
-        /// The last slot that the journal dropped.
-        truncated: Slot,
-    },
-    /// The new folder would lie in the survivor's.
-    #[error("{} lies in the survivor's folder, which is left as it is: name another one", .0.display())]
-    Within(PathBuf),
-    /// No such node can be.
-    #[error("node {node} cannot be the only member: {reason:?}")]
-    Impossible {
-        /// The node.
-        node: u32,
-        /// Why.
-        reason: ConfigurationError,
-    },
-    /// The survivor's folder can't be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The folder, or a file in it.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The survivor's identity can't be read.
-    #[error("{0}")]
-    Identity(String),
-    /// The journal can't be read.
-    #[error("{0}")]
-    Journal(#[from] OpenError),
-    /// A value in the journal can't be read.
-    #[error("{0}")]
-    Value(#[from] JournalError),
-    /// The state can't be opened.
-    #[error("{0}; recover from another node that is left, or restore a backup")]
-    Store(#[from] StoreError),
-    /// The state can't be read or written.
-    #[error("{0}")]
-    State(#[from] MapError),
-    /// The state is damaged, or can't be copied.
-    #[error(transparent)]
-    Snapshot(#[from] SnapshotError),
-    /// A value can't be applied.
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    /// The new folder can't be made.
-    #[error(transparent)]
-    Target(#[from] InitError),
-}
-
-impl From<FolderError> for RecoverError {
-    fn from(error: FolderError) -> Self {
-        RecoverError::Target(error.into())
-    }
-}
-
-impl From<IdentityError> for RecoverError {
-    fn from(error: IdentityError) -> Self {
-        RecoverError::Target(error.into())
-    }
-}
 
 /// What a survivor's folder has, and what may be missing in it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -162,6 +82,9 @@ pub struct Made {
     pub slot: u64,
     /// The store's revision.
     pub revision: u64,
+    /// No node of the old cluster had an id above this one, as far as this folder tells: the new
+    /// cluster's other nodes take higher ones.
+    pub ids_used_upto: u32,
 }
 
 /// A folder that a new cluster can be made of. It is locked and never changed.
@@ -184,7 +107,10 @@ impl Survivor {
         let identity = read(&data.join(FILE))?;
         let identity = identity.ok_or_else(|| RecoverError::NoNode(data.to_owned()))?;
         let identity = Identity::decode(&identity).map_err(|reason| {
-            RecoverError::Identity(format!("{}: {reason}", data.join(FILE).display()))
+            RecoverError::Identity(format!(
+                "{}: {reason}; recover from another node that is left, or restore a backup",
+                data.join(FILE).display()
+            ))
         })?;
         let states = StateFolders::new(data);
         // One may lie aside that nothing has replaced yet.
@@ -222,12 +148,7 @@ impl Survivor {
         }
         let remains = remains(&state, data, &identity, applied, &mut doubts)?;
         let mut findings = findings(data, &identity, applied, remains.as_ref())?;
-        let configurations = configurations_of(&machine, &identity.configuration);
-        let mut configurations = configurations
-            .map_err(|error| MapError(format!("the members in the state: {error}")))?;
-        if let Some(joined) = &identity.joined {
-            configurations = configurations.joined_in(joined.clone());
-        }
+        let configurations = configurations_in(&machine, &identity)?;
         let voters = configurations.newest().configuration.voters();
         findings.voters = voters.iter().map(|voter| voter.0).collect();
         findings.doubts = doubts;
@@ -275,7 +196,7 @@ impl Survivor {
         let reserve_bytes = SnapshotSettings::default().disk_reserve_bytes;
         let copied = snapshot::copy(&self.state, &states, reserve_bytes, progress)?;
         step("copied")?;
-        self.apply(copied.path())?;
+        let ids_used_upto = self.apply(copied.path())?.max(node);
         step("applied")?;
         let verified: Verified = copied.again()?;
         let state = verified.state().clone();
@@ -285,7 +206,7 @@ impl Survivor {
         identity::create(&folder, &identity)?;
         step("named")?;
         // The identity counts: a crash that brings this file back does no harm.
-        let unfinished = to.join(UNFINISHED);
+        let unfinished = to.join(RECOVERING);
         fs::remove_file(&unfinished)
             .map_err(|source| RecoverError::Unreadable { path: unfinished, source })?;
         Ok(Made {
@@ -296,11 +217,13 @@ impl Survivor {
             alpha,
             slot: state.applied_slot,
             revision: state.revision.0,
+            ids_used_upto,
         })
     }
 
-    /// Applies what is kept of the journal to the copy, and makes it a new cluster's.
-    fn apply(&self, copy: &Path) -> Result<(), RecoverError> {
+    /// Applies what is kept of the journal to the copy, and makes it a new cluster's. Answers the
+    /// highest id of the old one.
+    fn apply(&self, copy: &Path) -> Result<u32, RecoverError> {
         let mut store = Store::open(copy, &StoreOptions::default())?;
         if let Some(remains) = &self.remains {
             let machine = StateMachine::open(store.clone(), KvOptions::default())?;
@@ -318,13 +241,29 @@ impl Survivor {
             }
             applier.commit()?;
         }
+        let ids_used_upto = self.ids_used_upto(&store)?;
         let mut batch = WriteSet::new();
         // Others may have told their clients of revisions that are not here.
         batch.put(APPLIED_KEY, &State::load(&store)?.for_another_cluster()?.record());
         store.write(&batch)?;
         store.flush()?;
         store.stop_work();
-        Ok(())
+        Ok(ids_used_upto)
+    }
+
+    /// The highest id that a configuration tells, in the state or among the slots that are
+    /// dropped.
+    fn ids_used_upto(&self, store: &Store) -> Result<u32, RecoverError> {
+        let machine = StateMachine::open(store.clone(), KvOptions::default())?;
+        let mut found = configurations_in(&machine, &self.identity)?.talked_to();
+        for slot in &self.findings.dropped_slots {
+            let value = self.remains.as_ref().map(|remains| remains.value(Slot(*slot)));
+            if let Some(Value::Configuration(dropped)) = value.transpose()?.flatten() {
+                found.push(dropped);
+            }
+        }
+        let used = |one| Roster::new(&[one], &Known::default()).about.ids_used_upto;
+        Ok(found.into_iter().map(used).max().unwrap_or(0))
     }
 
     fn check_outside(&self, to: &Path) -> Result<(), RecoverError> {
@@ -344,6 +283,19 @@ impl Survivor {
             (_, Err(source)) => unreadable(folder, source),
         }
     }
+}
+
+/// Who the members are, as a state and the node's beginning tell.
+pub(crate) fn configurations_in(
+    machine: &StateMachine<Store>,
+    identity: &Identity,
+) -> Result<Configurations, MapError> {
+    let found = configurations_of(machine, &identity.configuration)
+        .map_err(|error| MapError(format!("the members in the state: {error}")))?;
+    Ok(match &identity.joined {
+        Some(joined) => found.joined_in(joined.clone()),
+        None => found,
+    })
 }
 
 /// Holds the node's lock, without changing its file. Where there is none no node runs.
@@ -463,22 +415,19 @@ fn findings(
 /// Takes the new folder, in which there is nothing but what an interrupted recovery left.
 fn take(to: &Path) -> Result<Folder, RecoverError> {
     let folder = Folder::create(to)?;
-    if let Some(found) = Identity::read(&folder)? {
-        let (path, node, cluster) = (to.to_owned(), found.node.0, found.cluster);
-        return Err(InitError::Exists { path, node, cluster }.into());
-    }
-    if folder.read(UNFINISHED)?.is_some() {
+    let left = identity::check_free("recover", &folder, Some(Unfinished::Recovery))?;
+    if left.is_some() {
         remove_unfinished(to)?;
     }
     let mut found = folder.strangers()?;
-    found.retain(|name| name != UNFINISHED);
+    found.retain(|name| name != RECOVERING);
     if folder.journal().exists() {
         found.push(JOURNAL.to_owned());
     }
     if !found.is_empty() {
         return Err(identity::not_empty(&folder, &found).into());
     }
-    folder.replace(UNFINISHED, b"`synod recover` was interrupted here: run it again\n")?;
+    folder.replace(RECOVERING, b"`synod recover` was interrupted here: run it again\n")?;
     Ok(folder)
 }
 
@@ -547,7 +496,15 @@ mod tests {
         let survivor = remains_of_a_node(dir.path(), 20);
         let before = image(&survivor);
         assert!(keys(&survivor) < 20, "the state has everything, so nothing is replayed");
-        let steps = ["begun", "copied", "applied", "installed", "named"];
+        let steps = [
+            "begun",
+            "copied",
+            "applied",
+            "installed",
+            "journal made",
+            "identity written",
+            "named",
+        ];
         let inner = &failpoint::INSTALL_STEPS[..6];
         for step in steps.iter().chain(inner) {
             let to = dir.path().join(step);
@@ -555,11 +512,20 @@ mod tests {
             recover(&survivor, &to).expect_err(step);
             assert!(!failpoint::is_armed(&to, step), "{step} was not hit");
             assert!(image(&survivor) == before, "{step}: the survivor was changed");
+            let is_named = ["identity written", "named"].contains(step);
+            let left = inspect(&to).expect("readable").unfinished;
+            assert_eq!(left, Some(Unfinished::Recovery).filter(|_| !is_named), "{step}");
+            if !is_named {
+                let folder = Folder::open(&to).expect("free");
+                let other = identity::check_free("init", &folder, None).expect_err(step);
+                assert!(other.to_string().contains("run `synod recover"), "{other}");
+            }
             match recover(&survivor, &to) {
-                Ok(made) => assert_eq!(made.revision, 20, "{step}"),
+                Ok(made) => assert_eq!((made.revision, made.ids_used_upto), (20, 1), "{step}"),
                 Err(error) => {
-                    assert_eq!(*step, "named", "{error}");
+                    assert!(is_named, "{error}");
                     assert!(error.to_string().contains("already holds node 1"), "{error}");
+                    assert!(error.to_string().contains("`synod recover` never"), "{error}");
                 }
             }
             assert_eq!(keys(&to), 20, "{step}");

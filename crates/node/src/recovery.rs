@@ -26,9 +26,7 @@ pub enum RecoveryError {
     /// The state ends before the journal begins.
     #[error(
         "the state ends at slot {applied}, but the journal holds nothing up to slot \
-         {truncated}: the state was replaced by an older copy, or lost. This node cannot serve: \
-         keep the folder. The others go on without it; put a new node in its place with `synod \
-         member replace`"
+         {truncated}: what lies between was damaged or lost here, or the state is an older copy"
     )]
     StateLost {
         /// The last slot in the state.
@@ -108,13 +106,7 @@ pub(crate) fn replay(
     go_on: impl Fn() -> bool,
 ) -> Result<bool, RecoveryError> {
     let (first, last) = (applier.applied().next(), recovered.chosen_upto);
-    if applier.applied() < recovered.truncated_upto {
-        let (applied, truncated) = (applier.applied(), recovered.truncated_upto);
-        return Err(RecoveryError::StateLost { applied, truncated });
-    }
-    if let Some(journal) = lost_after(recovered, applier.applied()) {
-        return Err(RecoveryError::JournalLost { applied: applier.applied(), journal });
-    }
+    check(recovered, applier.applied())?;
     if last < first {
         return Ok(true);
     }
@@ -143,8 +135,23 @@ pub(crate) fn replay(
     Ok(true)
 }
 
+/// Whether a journal goes on where a state ends.
+///
+/// # Errors
+/// When the journal begins later, or ends before.
+pub(crate) fn check(recovered: &Recovered, applied: Slot) -> Result<(), RecoveryError> {
+    let truncated = recovered.truncated_upto;
+    if applied < truncated {
+        return Err(RecoveryError::StateLost { applied, truncated });
+    }
+    match lost_after(recovered, applied) {
+        Some(journal) => Err(RecoveryError::JournalLost { applied, journal }),
+        None => Ok(()),
+    }
+}
+
 /// Where the journal ends, if it lacks a slot up to `applied`.
-fn lost_after(recovered: &Recovered, applied: Slot) -> Option<Slot> {
+pub(crate) fn lost_after(recovered: &Recovered, applied: Slot) -> Option<Slot> {
     let mut held = recovered.chosen_upto;
     // They come in slot order; a hole ends what can be shown to be there.
     for open in &recovered.open {

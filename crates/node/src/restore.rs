@@ -14,7 +14,8 @@ use synod_wire::backup::{BLOCK_BYTES_MAX, BlockHead, BlockKind, HEAD_BYTES, MAGI
 use crate::backup::BackupAbout;
 use crate::folder::{Folder, FolderError};
 use crate::founding::Founding;
-use crate::identity::{self, InitError};
+use crate::identity;
+use crate::identity_error::InitError;
 use crate::settings::Settings;
 
 /// Bytes that are read at once.
@@ -103,6 +104,7 @@ pub fn restore(
     let verified = match restored {
         Ok(verified) => verified,
         Err(error) => {
+            folder.step("restore failed")?;
             // The first error is the one to be told.
             let _ = states.remove_arriving();
             return Err(error);
@@ -288,11 +290,11 @@ mod tests {
 
     use bytes::Bytes;
     use synod_kv::{Command, Condition, KvOptions, Operation, ServerId, StateMachine};
-    use synod_storage::failpoint;
+    use synod_storage::failpoint::{self, INSTALL_STEPS};
     use synod_storage::snapshot::StateFolders;
 
     use super::*;
-    use crate::{Identity, Node, backup, init, inspect};
+    use crate::{Identity, Joining, Node, Unfinished, backup, init, inspect};
 
     fn settings(folder: &Path, name: &str) -> Settings {
         let text = format!(
@@ -335,31 +337,67 @@ mod tests {
         Identity::decode(&content).expect("whole")
     }
 
+    /// The data folder of a restore that was killed after its switch.
+    fn killed_after_its_switch(file: &Path, dir: &Path) -> PathBuf {
+        let settings = settings(dir, "switched");
+        failpoint::arm(&settings.data_dir, "switched");
+        restore(file, &settings, |_| {}).expect_err("it was killed");
+        settings.data_dir
+    }
+
+    /// What every other command makes of a restore that was killed.
+    fn check_unfinished(settings: &Settings, step: &str) {
+        let found = inspect(&settings.data_dir).expect("readable");
+        assert_eq!(found.unfinished, Some(Unfinished::Restore), "{step}");
+        let started = Node::start(settings).map(drop).expect_err("no node yet").to_string();
+        let made = init(settings).expect_err("this is no empty folder").to_string();
+        let joining = Joining::begin(settings).expect_err("nor a new one").to_string();
+        for text in [started, made, joining] {
+            let words = "an unfinished restore: run `synod restore FILE --config ...` again";
+            assert!(text.contains(words), "{step}: {text}");
+        }
+    }
+
     #[test]
-    fn an_interrupted_restore_can_be_run_again() {
+    fn an_interrupted_restore_can_be_run_again_and_nothing_else() {
         let dir = tempfile::tempdir().expect("a folder");
         let file = backup_of(dir.path(), 5);
-        for step in ["arrival begun", "file received", "mark written", "switched", "switch durable"]
-        {
+        let steps = INSTALL_STEPS[..6].iter().copied();
+        for step in steps.chain(["journal made", "identity written"]) {
             let settings = settings(dir.path(), step);
             let data = &settings.data_dir;
             failpoint::arm(data, step);
+            // Who is killed clears nothing away.
+            failpoint::arm(data, "restore failed");
             restore(&file, &settings, |_| {}).expect_err("it was killed");
             assert!(!failpoint::is_armed(data, step), "{step}");
-            let found = inspect(data).expect("readable");
-            let is_switched = step.starts_with("switch");
-            assert_eq!(found.unfinished_restore.is_some(), is_switched, "{step}");
-            if is_switched {
-                init(&settings).expect_err("this is no empty folder");
+            if step == "identity written" {
+                let again = restore(&file, &settings, |_| {}).expect_err("there is all of it");
+                let words = "already holds node 1";
+                assert!(again.to_string().contains(words), "{again}");
+                assert!(again.to_string().contains("`synod restore` never overwrites"), "{again}");
+            } else {
+                check_unfinished(&settings, step);
+                restore(&file, &settings, |_| {}).expect(step);
             }
-            restore(&file, &settings, |_| {}).expect(step);
-            assert_eq!(inspect(data).expect("readable").unfinished_restore, None);
+            let found = inspect(data).expect("readable");
+            assert_eq!((found.unfinished, found.state.map(|state| state.keys)), (None, Some(5)));
+            Node::start(&settings).expect("starts").stop().expect("stopped in order");
         }
-        // Killed between the journal and the identity.
+        // One that failed by itself leaves nothing.
+        let settings = settings(dir.path(), "failed");
+        failpoint::arm(&settings.data_dir, "file received");
+        restore(&file, &settings, |_| {}).expect_err("it failed");
+        assert_eq!(inspect(&settings.data_dir).expect("readable").unfinished, None);
+        init(&settings).expect("an empty folder");
+    }
+
+    #[test]
+    fn what_a_node_served_from_is_no_unfinished_restore() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let file = backup_of(dir.path(), 5);
         let settings = settings(dir.path(), "journal");
         restore(&file, &settings, |_| {}).expect("restored");
-        fs::remove_file(settings.data_dir.join(identity::FILE)).expect("removed");
-        restore(&file, &settings, |_| {}).expect("restored again");
         // What a node has served from is never taken for that.
         Node::start(&settings).expect("starts").stop().expect("stopped in order");
         fs::remove_file(settings.data_dir.join(identity::FILE)).expect("removed");
@@ -369,7 +407,7 @@ mod tests {
         assert_eq!(inspect(&settings.data_dir).expect("readable"), before);
         // Nor while its mark is still there.
         let state = settings.data_dir.join(format!("state-{:020}", 5));
-        let other = dir.path().join("switched").join(format!("state-{:020}", 5));
+        let other = killed_after_its_switch(&file, dir.path()).join(format!("state-{:020}", 5));
         fs::copy(other.join("INSTALLED"), state.join("INSTALLED")).expect("copied");
         let error = restore(&file, &settings, |_| {}).expect_err("it has voted");
         assert!(error.to_string().contains("is not empty"), "{error}");

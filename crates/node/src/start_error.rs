@@ -9,7 +9,7 @@ use synod_storage::snapshot::SnapshotError;
 
 use crate::filled::FilledError;
 use crate::folder::FolderError;
-use crate::identity::IdentityError;
+use crate::identity_error::IdentityError;
 use crate::recovery::RecoveryError;
 
 /// Why a node does not start.
@@ -77,6 +77,16 @@ pub enum StartError {
     NoState {
         /// Why not.
         why: String,
+    },
+    /// The state is lost, and this node has no peers.
+    #[error(
+        "{reason}. This node knows no peers that could give it another state. If the state was moved \
+         or replaced, put it back; else look with `synod recover` what can still be made of the \
+         folder, or make a new cluster of a backup with `synod restore`"
+    )]
+    Alone {
+        /// What is wrong with the state.
+        reason: String,
     },
     /// It was told to stop before it ran.
     #[error("this node was told to stop while it started")]

@@ -219,7 +219,7 @@ fn a_start_that_cannot_be_fails_with_one_clear_message() {
 
     let mut other = settings.clone();
     other.data_dir = cluster.path("nowhere");
-    refused(&other, &["nowhere", "No such file"]);
+    refused(&other, &["nowhere", "holds no node"]);
     let mut other = settings.clone();
     other.cluster.id = "f".repeat(32);
     refused(&other, &["belongs to cluster 0011", "ffff"]);

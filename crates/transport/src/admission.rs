@@ -43,8 +43,8 @@ pub(crate) fn no_member(own: &Facts, node: NodeId, removed: Option<Removed>) -> 
         return Refusal { reason: RefusalReason::Removed { number, witnesses }, text };
     }
     let text = format!(
-        "{node} is no member of the cluster as {} knows it: add it with `synod member add`, or \
-         start it with the settings of a member",
+        "{node} is not among the members that {} knows of yet. If it was added, that comes by itself; \
+         else add it with `synod member add`, or start it with the settings of a member",
         own.node
     );
     Refusal { reason: RefusalReason::Member, text }

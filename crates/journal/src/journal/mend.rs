@@ -8,9 +8,9 @@ use synod_wire::record::{ClusterId, SegmentHeader};
 use super::Journal;
 use crate::active::Active;
 use crate::folder::Folder;
-use crate::opened::{Behind, Mended};
+use crate::opened::{Behind, Inspected, Mended, inspected};
 use crate::options::JournalOptions;
-use crate::{JournalError, OpenError, recovery};
+use crate::{Damage, JournalError, OpenError, recovery};
 
 impl Journal {
     /// Drops the segments up to the last damaged one, if what they held is not needed any
@@ -57,6 +57,25 @@ impl Journal {
         }
         journal.folder.sync()?;
         Ok(Some(Mended { upto, damage, is_done: true }))
+    }
+
+    /// What [`Journal::mend`] would leave to a state that holds every slot up to
+    /// `recovered.truncated_upto`, and the first damage. Where nothing is damaged it is what
+    /// [`Journal::inspect`] tells. Changes nothing.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: those with which [`Journal::mend`] ends.
+    pub fn inspect_behind_damage(
+        dir: &Path,
+        cluster: ClusterId,
+    ) -> Result<(Inspected, Option<Damage>), OpenError> {
+        let folder = Folder::open_to_read(dir)?;
+        let (recovery, damage) = recovery::recover_behind_damage(&folder, cluster)?;
+        let mut found = inspected(&folder, cluster, &recovery)?;
+        // As it is when a state has all of them.
+        let recovered = &mut found.recovered;
+        recovered.chosen_upto = recovered.chosen_upto.max(recovered.truncated_upto);
+        Ok((found, damage))
     }
 
     /// What the journal would be if all up to its last damage were dropped, for whoever looks
