@@ -24,7 +24,7 @@ pub(crate) struct Folder {
     path: PathBuf,
     directory: File,
     _lock: Option<File>,
-    /// Once it is set no segment is opened to be read any more.
+    /// Once it is set no segment is opened to be read any more, nor read on in parts.
     stop: Option<Arc<AtomicBool>>,
 }
 
@@ -122,10 +122,16 @@ impl Folder {
     /// Opens segment `number` for reading.
     pub(crate) fn open_segment(&self, number: u64) -> Result<File, IoFailure> {
         let path = self.segment_path(number);
-        if self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed)) {
-            return Err(io::Error::other("told to stop")).during("go on with", &path);
-        }
+        self.go_on(&path)?;
         File::open(&path).during("open", &path)
+    }
+
+    /// Asks whether to go on with reading `file`.
+    pub(crate) fn go_on(&self, file: &Path) -> Result<(), IoFailure> {
+        match self.stop.as_ref().is_some_and(|stop| stop.load(Relaxed)) {
+            true => Err(io::Error::other("told to stop")).during("go on with", file),
+            false => Ok(()),
+        }
     }
 
     /// Opens segment `number` for writing in place.

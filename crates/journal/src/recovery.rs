@@ -493,9 +493,11 @@ impl Found {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::io;
     use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use bytes::Bytes;
     use synod_paxos::{Ballot, NodeId, Record, RecordBody, Value};
@@ -510,18 +512,40 @@ mod tests {
     thread_local! {
         /// The segment that the disk can't read, from which byte to which one.
         static LOST: Cell<Option<(u64, u64, u64)>> = const { Cell::new(None) };
+        /// What was read of which segment.
+        static READS: RefCell<Vec<(u64, Range<u64>)>> = const { RefCell::new(Vec::new()) };
+        /// Who is told to stop when these bytes are read.
+        static STOP: RefCell<Option<(Range<u64>, Arc<AtomicBool>)>> = const { RefCell::new(None) };
     }
 
     /// From now on the disk cannot read these bytes of this segment.
     pub(super) fn lose(segment: u64, bytes: Range<u64>) {
         LOST.set(Some((segment, bytes.start, bytes.end)));
+        READS.take();
     }
 
     pub(super) fn lose_nothing() {
         LOST.set(None);
+        STOP.take();
+    }
+
+    /// When just these bytes are read whoever looks at `stop` is told to.
+    pub(super) fn stop_at(bytes: Range<u64>, stop: Arc<AtomicBool>) {
+        STOP.set(Some((bytes, stop)));
+    }
+
+    /// What was read of a segment since something is lost.
+    pub(super) fn reads_of(segment: u64) -> Vec<Range<u64>> {
+        let reads = READS.take().into_iter().filter(|(of, _)| *of == segment);
+        reads.map(|(_, bytes)| bytes).collect()
     }
 
     pub(crate) fn disk_reads(segment: u64, bytes: Range<u64>) -> io::Result<()> {
+        READS.with_borrow_mut(|reads| reads.push((segment, bytes.clone())));
+        STOP.with_borrow(|stop| match stop {
+            Some((at, stop)) if *at == bytes => stop.store(true, Ordering::Relaxed),
+            _ => {}
+        });
         match LOST.get() {
             Some((lost, from, to)) if lost == segment && from < bytes.end && bytes.start < to => {
                 Err(io::Error::from_raw_os_error(EIO))

@@ -18,7 +18,9 @@ use crate::{JournalError, OpenError, recovery};
 /// Of a damaged one every slot counts whose chosen value is certain, before the damage and behind
 /// it (see [`crate::Shown`]), up to the first that is not. Acceptances of slots that were not known as
 /// chosen count above that only if it says of no such slot that it was chosen: what was
-/// accepted there once may not be what was chosen, and then it would be wrong, not merely missing.
+/// accepted there once may not be what was chosen, and then it would be wrong, not merely missing. Nor
+/// does one count behind which something is lost of which nothing is known: that may have been a later
+/// acceptance of the slot.
 #[derive(Debug)]
 pub struct Remains {
     folder: Folder,

@@ -41,7 +41,8 @@ impl Shown {
         Ok(Shown { folder, cluster, places })
     }
 
-    /// [`Shown::read`] for whoever may set `stop` meanwhile: then it ends before the next file.
+    /// [`Shown::read`] for whoever may set `stop` meanwhile: then it ends before the
+    /// next file, or the next part of one that the disk cannot read as a whole.
     ///
     /// # Errors
     /// See [`Shown::read`]; and when it was told to stop.
@@ -85,7 +86,7 @@ pub(crate) struct Gathering {
     shown: ShownSlots<Location>,
     /// The highest watermark that is told anywhere.
     pub(crate) chosen_upto: Slot,
-    /// Above it, what counts most of what is known of each slot, whatever is lost.
+    /// Above it, what counts most of each slot of which nothing that is lost may count more.
     pub(crate) last: BTreeMap<Slot, (Standing, Location)>,
 }
 
@@ -103,9 +104,11 @@ impl Gathering {
         }
     }
 
-    /// What comes next does not follow what was taken last.
+    /// What comes next, if anything does, does not follow what was taken last: each slot may have
+    /// been accepted anew in between.
     pub(crate) fn interrupt(&mut self) {
         self.shown.interrupt();
+        self.last.retain(|_, (standing, _)| *standing == Standing::Chosen);
     }
 
     pub(crate) fn take(&mut self, segment: u32, scan: &SegmentScan) {

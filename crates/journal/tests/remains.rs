@@ -177,6 +177,94 @@ fn an_open_slot_counts_as_it_is_known_last() {
     assert_eq!((found(1), found(2), found(3)), (Some(value(99)), None, Some(value(3))));
 }
 
+/// A journal in which slots 1 to 6 were accepted in one ballot and slot 1 and 2 in the next one too, as
+/// 99 and 98; nothing is known as chosen. The groups of the second ballot follow each other, and that
+/// of slot 7 may follow them.
+fn written_anew(dir: &Path, is_followed: bool) {
+    Journal::create(dir, CLUSTER).unwrap();
+    let options = JournalOptions { segment_bytes: 65_536, format: 1 };
+    let mut journal = Journal::open(dir, CLUSTER, &options).unwrap().journal;
+    let mut accept = |slot, round, what| {
+        let ballot = Ballot { round, node: NodeId(1) };
+        let body = RecordBody::Accepted { slot: Slot(slot), ballot, value: value(what) };
+        journal.append(&[Record { promised: ballot, chosen_upto: Slot(0), body }]).unwrap();
+        journal.sync().unwrap();
+    };
+    (1..=6).for_each(|slot| accept(slot, 1, slot));
+    accept(1, 2, 99);
+    accept(2, 2, 98);
+    if is_followed {
+        accept(7, 2, 7);
+        journal.seal().unwrap();
+    }
+}
+
+/// Flips a byte of each sector of the group whose only value is made of this byte: what stands in
+/// front of the value is its beginning. With `values` alone its headers stay whole.
+fn lose_group(dir: &Path, made_of: u8, values: bool) {
+    let path = segments(dir).into_iter().find(|path| {
+        let bytes = std::fs::read(path).unwrap();
+        bytes.windows(100).any(|window| *window == [made_of; 100])
+    });
+    let path = path.unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(100).position(|window| *window == [made_of; 100]).unwrap();
+    let (first, last) = (at / 512, (at + 600) / 512);
+    (first + usize::from(values)..=last).for_each(|sector| bytes[sector * 512 + 500] ^= 1);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// What stands in two groups that follow each other nobody knows if both are lost: the second one
+/// repeats the headers of the first. So each slot may have been accepted anew there.
+#[test]
+fn no_open_slot_counts_that_may_have_been_accepted_anew_in_what_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let found = |name: &str, is_followed, lost: &[(u8, bool)]| -> Vec<u64> {
+        let dir = folder.path().join(name);
+        written_anew(&dir, is_followed);
+        lost.iter().for_each(|(made_of, values)| lose_group(&dir, *made_of, *values));
+        let remains = Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+        assert_eq!(remains.damage().is_some(), !lost.is_empty(), "{name}");
+        assert_eq!(remains.chosen_upto(), Slot(0), "{name}");
+        for slot in remains.open_slots() {
+            let expected = [99, 98, 3, 4, 5, 6, 7][slot.0 as usize - 1];
+            assert_eq!(remains.value(slot).unwrap(), Some(value(expected)), "{name}: {slot}");
+        }
+        remains.open_slots().map(|slot| slot.0).collect()
+    };
+    assert_eq!(found("whole", true, &[]), [1, 2, 3, 4, 5, 6, 7]);
+    // The next group tells what stood in one that is lost.
+    assert_eq!(found("one", true, &[(99, false)]), [2, 3, 4, 5, 6, 7]);
+    assert_eq!(found("two", true, &[(99, false), (98, false)]), [7]);
+    // So does the group itself if its headers are whole.
+    assert_eq!(found("values", true, &[(99, true), (98, false)]), [3, 4, 5, 6, 7]);
+    // Behind the last group nothing tells it.
+    assert!(found("end", false, &[(98, false)]).is_empty());
+    assert_eq!(found("end-value", false, &[(98, true)]), [1, 3, 4, 5, 6]);
+}
+
+/// The file behind the last one that can be read is lost.
+#[test]
+fn no_open_slot_counts_before_a_file_that_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let files = segments(&dir);
+    let is_used = |path: &&PathBuf| std::fs::read(path).unwrap().iter().any(|byte| *byte != 0);
+    let newest = files.iter().rfind(is_used).unwrap();
+    let mut bytes = std::fs::read(newest).unwrap();
+    let open = |what: &str| {
+        let remains = Remains::read(&dir, CLUSTER, Slot(0)).unwrap();
+        assert!(remains.damage().is_some(), "{what}");
+        remains.open_slots().count()
+    };
+    bytes[0] ^= 1;
+    std::fs::write(newest, &bytes).unwrap();
+    assert_eq!(open("its header"), 0);
+    std::fs::remove_file(newest).unwrap();
+    assert_eq!(open("all of it"), 0);
+}
+
 #[test]
 fn damage_in_what_is_applied_does_not_count() {
     let folder = tempfile::tempdir().unwrap();

@@ -10,6 +10,7 @@ use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::guests::is_of_guest;
+use crate::happening::Happening;
 use crate::history::Answer;
 use crate::mistakes::Mistake;
 use crate::network::Fate as Sent;
@@ -17,7 +18,7 @@ use crate::node::{Backed, Doubt, Unfit, apply_value};
 use crate::releases::has_newer_form;
 use crate::snapshot::Task;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 impl World<'_> {
     /// Carries one action of a step out.

@@ -21,13 +21,14 @@ use crate::client::Mode;
 use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::history::{Answer, key_bytes, value_name};
 use crate::mistakes::Mistake;
 use crate::plan::Plan;
 use crate::planted;
 use crate::store::Durable;
 use crate::trace::Trace;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// The names of the questions for backups, which no client uses.
 const REQUESTS: u64 = 1 << 47;

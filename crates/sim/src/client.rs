@@ -17,11 +17,12 @@ use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::fault::Fault;
 use crate::guests::is_of_guest;
+use crate::happening::Happening;
 use crate::history::{Answer, Operation, Request, key_bytes, value_bytes, value_name};
 use crate::node::Node;
 use crate::plan::{Load, Plan};
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// A request under an idempotency key is sent so often at the most.
 const ATTEMPTS_MAX: u32 = 5;

@@ -14,10 +14,11 @@ use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::disk::Disk;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::node::{Fate, Node};
 use crate::planted;
 use crate::store::Durable;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// For so long a copy runs at the most.
 const RUNS_US: u64 = 8_000_000;

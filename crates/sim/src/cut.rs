@@ -3,7 +3,8 @@
 use synod_paxos::NodeId;
 
 use crate::fault::Fault;
-use crate::world::{Happening, World};
+use crate::happening::Happening;
+use crate::world::World;
 
 /// Who hears whom.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

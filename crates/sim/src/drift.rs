@@ -12,10 +12,11 @@ use synod_paxos::NodeId;
 use crate::checkers::{Check, Checker, demand};
 use crate::coverage::Rare;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::node::{Doubt, Fate};
 use crate::store::Store;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// Whether a node's state is that of the others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -22,13 +22,14 @@ use crate::coverage::Rare;
 use crate::disk::{Disk, Drawn, Loss};
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::lifecycle::kv_options;
 use crate::mistakes::Mistake;
 use crate::node::{Fate, Node, apply_value};
 use crate::planted;
 use crate::store::{Store, Unflushed};
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// A node looks so often whether there is somebody to be asked.
 const LOOK_EVERY_US: u64 = 100_000;

@@ -18,6 +18,7 @@ use crate::checkers::{Check, leases};
 use crate::client::Mode;
 use crate::coverage::Rare;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::holders::Holder;
 use crate::keepers::Shell;
 use crate::node::Took;
@@ -25,7 +26,7 @@ use crate::plan::Plan;
 use crate::store::Store;
 use crate::watchers::Watcher;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// Requests of guests are numbered from here on, those of clients stay below.
 const REQUESTS_FROM: u64 = 1 << 48;

@@ -24,6 +24,7 @@ mod drift;
 mod exchange;
 mod fault;
 mod guests;
+mod happening;
 mod history;
 mod holders;
 mod keepers;

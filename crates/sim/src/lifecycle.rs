@@ -7,6 +7,7 @@ use synod_paxos::{Configuration, Configurations, NodeId, Options, Recovered, Slo
 use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
+use crate::happening::Happening;
 use crate::mistakes::Mistake;
 use crate::node::{Doubt, Fate, Process, Unfit, apply_value};
 use crate::plan::Plan;
@@ -14,7 +15,7 @@ use crate::planted;
 use crate::repair::Repaired;
 use crate::store::{Store, Unflushed};
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// A node's state machine, and its commits that a crash would take.
 type State = (StateMachine<Store>, Unflushed);

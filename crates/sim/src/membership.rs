@@ -7,8 +7,9 @@ use synod_paxos::{Configuration, NodeId};
 use crate::checkers::Check;
 use crate::coverage::Rare;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::node::{Fate, Node};
-use crate::world::{Happening, World};
+use crate::world::World;
 
 impl World<'_> {
     /// The operator asks a node, mostly the leader, for other voters: any of the members

@@ -13,10 +13,11 @@ use crate::cut::Cut;
 use crate::disk::{Disk, Tail};
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::node::{Doubt, Fate, Node, Process};
 use crate::plan::Plan;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// Clocks may jump by so much altogether in a run: with the time that it takes, less than
 /// an idempotency key is remembered, so that a retry is never taken for a new request.

@@ -15,12 +15,12 @@ use crate::copies::{Copy, Heard};
 use crate::disk::Disk;
 use crate::drift::Drift;
 use crate::exchange::Waiting;
+use crate::happening::Happening;
 use crate::mistakes::Mistake;
 use crate::releases::{Release, read_batch};
 use crate::schedule::Schedule;
 use crate::snapshot::{Checkpoint, Task, Transfer};
 use crate::store::{Durable, Store, Unflushed};
-use crate::world::Happening;
 
 /// What can still become of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

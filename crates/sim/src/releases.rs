@@ -17,11 +17,12 @@ use crate::checkers::{Check, Violation};
 use crate::coverage::Rare;
 use crate::disk::Form;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::mistakes::Mistake;
 use crate::node::{Fate, Node, Process};
 use crate::plan::Plan;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// The version that the newer of the two releases brings.
 const NEXT: u32 = version::OF_NEXT_RELEASE;

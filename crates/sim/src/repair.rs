@@ -16,12 +16,13 @@ use crate::coverage::Rare;
 use crate::disk::Behind;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::mistakes::Mistake;
 use crate::node::{Doubt, Fate, Node};
 use crate::snapshot::Checkpoint;
 use crate::store::Durable;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// Somebody to be asked is looked for so often, at the most.
 const ASK_EVERY_US: u64 = 200_000;

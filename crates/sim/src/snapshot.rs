@@ -17,12 +17,13 @@ use crate::checkers::{Check, Checker, Violation, demand};
 use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
+use crate::happening::Happening;
 use crate::lifecycle::read_configurations;
 use crate::mistakes::Mistake;
 use crate::node::Node;
 use crate::store::{Damage, Store, Unflushed, change};
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// Parts of a small snapshot and of a large one at the most.
 const PARTS_MAX: [u32; 2] = [3, 30];

@@ -16,9 +16,10 @@ use crate::checkers::Check;
 use crate::checkers::liveness::{Demand, Liveness};
 use crate::client::Mode;
 use crate::coverage::Rare;
+use crate::happening::Happening;
 use crate::plan::Plan;
 use crate::words;
-use crate::world::{Happening, World};
+use crate::world::World;
 
 /// A client waits so long for an attempt at a write, and makes so many of them, before it
 /// has time for a read.

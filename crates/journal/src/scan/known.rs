@@ -6,10 +6,11 @@
 use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::sector::{PAYLOAD_BYTES, Sector};
 use synod_wire::record::{
-    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader,
+    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentFooter,
+    SegmentHeader,
 };
 
-use super::{GroupScan, InForce, RecordScan, Segment, SegmentScan, in_memory};
+use super::{GroupScan, InForce, NoGroup, RecordScan, Segment, SegmentScan, in_memory};
 
 /// Groups that follow one another without a record between them that is not known. Their
 /// values may be damaged.
@@ -49,6 +50,7 @@ impl Segment<'_> {
                 || next.is_some_and(|next| {
                     self.step_over_last(scan, end, next, &first_copies).is_some()
                 })
+                || self.step_over_alone(scan, end, next.is_some()).is_some()
             {
                 continue;
             }
@@ -57,6 +59,17 @@ impl Segment<'_> {
         }
         all.push(known);
         all
+    }
+
+    /// Whether nothing follows what is known of this segment, if no other one follows it, but what a
+    /// crash tore there.
+    pub(crate) fn is_all(&self, scan: &mut SegmentScan) -> bool {
+        match SegmentFooter::decode(self.seed, self.sectors, self.bytes_of(self.sectors, 1)) {
+            Ok(None) => {}
+            _ => return false,
+        }
+        let end = self.read_next(scan, self.sectors).err();
+        end.is_some_and(|error| self.is_torn(scan, error))
     }
 
     /// The first group whose beginning is whole, from this sector on.
@@ -106,6 +119,26 @@ impl Segment<'_> {
     ) -> Option<()> {
         let before = (next.previous.position, next.previous.link);
         self.take_headers(scan, first_copies()?, end, before)
+    }
+
+    /// The same of a group as it tells it by itself: its headers are whole, and its values are not.
+    /// One that a crash tore is none.
+    fn step_over_alone(&self, scan: &mut SegmentScan, end: u64, is_sealed: bool) -> Option<()> {
+        let group = self.next_group(scan);
+        let own = self.group_header(group.first_sector, group.number)?;
+        let is_damaged = is_sealed || !self.is_torn(scan, NoGroup::Sector(group.first_sector));
+        let mut headers = self.own_headers(group);
+        headers.truncate(own.records as usize);
+        (is_damaged && headers.len() == own.records as usize).then_some(())?;
+        let before = headers.last().map(|last| (last.position, last.encode().1));
+        let before = before.unwrap_or((own.position_before, own.link));
+        let upto = group.first_sector + own.payload_bytes.div_ceil(PAYLOAD_BYTES as u64);
+        self.take_headers(scan, headers, upto.min(end), before)
+    }
+
+    /// Whether a crash explains what follows.
+    fn is_torn(&self, scan: &SegmentScan, error: NoGroup) -> bool {
+        self.judge_tail(scan, error).is_ok()
     }
 
     /// Takes these headers for those of the group that follows what `scan` has and ends before
