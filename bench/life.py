@@ -109,7 +109,7 @@ class Growing:
         self.members.remove(id)
         self.load.write_to(self.members)
         with self.step(f"remove {what} {id}"):
-            self.cluster.member("remove", str(id))
+            self.cluster.member("remove", str(id), "--force")
             code = self.cluster.gone(id)
         if code != 4:
             sys.exit(f"node {id} was removed and ended with {code}")

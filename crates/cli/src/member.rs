@@ -69,8 +69,8 @@ fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
 }
 
 fn quorums(arguments: &Quorums) -> Result<(), Failure> {
-    let (promise, accept) = (arguments.promise, arguments.accept);
-    let body = QuorumsBody { promise, accept, configuration: None };
+    let (promise, accept, force) = (arguments.promise, arguments.accept, arguments.force);
+    let body = QuorumsBody { promise, accept, configuration: None, force };
     change(&arguments.reach, async |client| client.set_quorums(&body).await)
 }
 
@@ -120,7 +120,8 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         arguments.settings.config.display()
     ));
     let deadline = Instant::now() + Duration::from_secs(arguments.wait_s);
-    let body = ChangeMemberBody { replaces: Some(old), ..ChangeMemberBody::default() };
+    let (replaces, force) = (Some(old), arguments.force);
+    let body = ChangeMemberBody { replaces, force, ..ChangeMemberBody::default() };
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();
         loop {

@@ -50,6 +50,7 @@ mod replica;
 mod report;
 mod request;
 mod restore;
+mod risk;
 mod roster;
 mod scrub;
 mod scrub_settings;
