@@ -168,7 +168,7 @@ class Writers:
     def __init__(self, pipe, ports):
         self.pipe, self.ports, self.plan = pipe, ports, 1
         self.poll, self.by_fd = select.epoll(), {}
-        self.times, self.errors, self.stalls = array.array("d"), [], []
+        self.times, self.errors, self.stalls, self.moves = array.array("d"), [], [], []
         self.clients = [Client(number) for number in range(CLIENTS)]
 
     def connect(self, client):
@@ -194,16 +194,24 @@ class Writers:
             client.socket or self.connect(client)
             client.sent = now()
             client.socket.send(request)
+        except ConnectionRefusedError:
+            # Nobody listens there, and nothing was sent: another node gets this write.
+            self.moves.append(now())
+            client.sent, client.wakes = 0.0, now() + 0.005
+            self.go_on(client)
         except OSError as error:
             self.fail(client, f"sending: {error}")
+
+    def go_on(self, client):
+        self.disconnect(client)
+        client.port = next((port for port in self.ports if port > client.port), self.ports[0])
 
     def fail(self, client, what):
         """Such a write may have had its effect or not: its key is not used again."""
         self.errors.append((now(), what))
         client.failed.append(client.next)
         client.next, client.sent, client.wakes = client.next + 1, 0.0, now() + 0.005
-        self.disconnect(client)
-        client.port = next((port for port in self.ports if port > client.port), self.ports[0])
+        self.go_on(client)
 
     def receive(self, client):
         try:
@@ -248,7 +256,7 @@ class Writers:
                     self.ports, self.plan = self.pipe.recv(), self.plan + 1
                     if not self.ports:
                         keys = [(client.next, client.failed) for client in self.clients]
-                        return self.pipe.send((self.times, self.errors, self.stalls, keys))
+                        return self.pipe.send((self.times, self.errors, self.stalls, self.moves, keys))
 
 
 def write_all_day(pipe, ports):
@@ -275,7 +283,7 @@ class Load:
 
     def stop(self):
         self.pipe.send([])
-        self.times, self.errors, self.stalls, self.keys = self.pipe.recv()
+        self.times, self.errors, self.stalls, self.moves, self.keys = self.pipe.recv()
 
     def silence(self, begin, end):
         """The longest interval reaching beyond `begin`, but not `end`, without any
@@ -289,7 +297,8 @@ class Load:
     def seen(self, begin, end):
         count = bisect.bisect_right(self.times, end) - bisect.bisect_right(self.times, begin)
         errors = collections.Counter(what for when, what in self.errors if begin <= when < end)
-        return {"per_s": round(count / (end - begin)), "silence": self.silence(begin, end), "errors": dict(errors)}
+        return {"per_s": round(count / (end - begin)), "silence": self.silence(begin, end), "errors": dict(errors),
+                "not_listening": sum(begin <= when < end for when in self.moves)}
 
 
 class Bench:

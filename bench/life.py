@@ -5,6 +5,8 @@
     bench/life.py grow        1 -> 3 -> 5 -> 3 -> 1 nodes
     bench/life.py snapshot    a follower fetches the whole state while clients write
     bench/life.py away        a follower misses two million writes and comes back
+    bench/life.py restart     each node in turn is stopped and started again, the leader, too
+    bench/life.py stall       the leader's disk takes no more syncs (needs strace)
     bench/life.py all         all of these, one after the other
 
 Starts nodes of its own in a temporary folder in the current one, which should be on a
@@ -18,6 +20,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
@@ -52,9 +55,98 @@ def transfer(arguments):
         "who": who, "silence": load.silence(begin, begin + 0.2), "answered_ms": took, "refused": refused,
         "undisturbed": load.silence(begin + 0.6, begin + 0.8), "errors": load.seen(begin, begin + 1)["errors"],
     } for begin, took, who, refused in events]
-    spread = lambda name: [f([row[name]["ms"] for row in rows]) for f in (statistics.median, max)]
-    return {"silence_ms_median_worst": spread("silence"), "undisturbed_ms_median_worst": spread("undisturbed"),
+    return {"silence_ms_median_worst": spread(rows, "silence"), "undisturbed_ms_median_worst": spread(rows, "undisturbed"),
             "whole_run": load.seen(start, end), "slowest_sync_ms": sync, "transfers": rows}
+
+
+def spread(rows, name):
+    return [f([row[name]["ms"] for row in rows]) for f in (statistics.median, max)] if rows else None
+
+
+def restart(arguments):
+    rounds, marks = 1 if arguments.quick else 5, []
+    with Cluster(arguments, [1, 2, 3]) as cluster:
+        load, start = Load(cluster, [1, 2, 3]), now()
+        for _ in range(rounds):
+            for id in (1, 2, 3):
+                leads, begin = cluster.leader() == id, now()
+                code = cluster.stop(id)
+                if code:
+                    sys.exit(f"node {id} was stopped and ended with {code}")
+                stopped = now()
+                cluster.serve(id)
+                wait_until(f"node {id} is ready", lambda: cluster.ready(id))
+                marks.append((id, leads, begin, stopped, now()))
+                say(f"node {id}{' (leader)' if leads else ''}: stopped in {stopped - begin:.2f} s, "
+                    f"ready after {now() - begin:.2f} s")
+                time.sleep(1)
+                # As clients that look anew where to go; those of this node had gone to others.
+                load.write_to([1, 2, 3])
+                time.sleep(1)
+        end, sync = now(), cluster.slowest_sync_ms()
+        load.stop()
+        lost, equal = read_back(cluster, load, 1), cluster.equal_states()
+    rows = [{
+        "node": id, "led": leads, "stop_s": round(stopped - begin, 2), "ready_s": round(ready - begin, 2),
+        "silence": load.silence(begin, ready), "undisturbed": load.silence(ready, ready + 0.9),
+        "errors": load.seen(begin, ready + 1)["errors"],
+    } for id, leads, begin, stopped, ready in marks]
+    whole = load.seen(start, end)
+    return {"silence_ms_median_worst": spread(rows, "silence"),
+            "of_leaders_ms_median_worst": spread([row for row in rows if row["led"]], "silence"),
+            "undisturbed_ms_median_worst": spread(rows, "undisturbed"), "client_errors": sum(whole["errors"].values()),
+            "lost_keys": lost, "equal_states": equal, "whole_run": whole, "slowest_sync_ms": sync, "restarts": rows}
+
+
+@contextlib.contextmanager
+def stalled(pid):
+    """No sync that this process begins meanwhile returns, and none fails."""
+    calls, held = "fdatasync,fsync", f"/proc/{pid}/task"
+    command = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={calls}",
+               "-e", f"inject={calls}:delay_enter=600000000", "-p", str(pid)]
+    tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    def traced(thread):
+        with contextlib.suppress(OSError), open(f"{held}/{thread}/status") as file:
+            return "TracerPid:\t0\n" not in file.read()
+        return True
+
+    try:
+        wait_until("all threads are held", lambda: all(map(traced, os.listdir(held))), every=0.001)
+        yield
+    finally:
+        tracer.terminate()
+        tracer.wait()
+
+
+def stall(arguments):
+    rounds, marks = 2 if arguments.quick else 10, []
+    with Cluster(arguments, [1, 2, 3]) as cluster:
+        load = Load(cluster, [1, 2, 3])
+        for number in range(rounds):
+            leader = cluster.leader()
+            others = [id for id in cluster.running if id != leader]
+            begin = now()
+            with stalled(cluster.running[leader].pid):
+                held = now()
+                lead = lambda: any(cluster.status(id)["role"] == "leader" for id in others)
+                wait_until("another leads", lead, every=0.005)
+                marks.append((leader, begin, held, now()))
+                time.sleep(1)
+            say(f"round {number + 1} of {rounds}: another led {marks[-1][3] - held:.3f} s after the disk stood still")
+            wait_until(f"node {leader} is well again", lambda: cluster.ready(leader))
+            load.write_to([1, 2, 3])
+            time.sleep(1)
+        load.stop()
+        lost, equal = read_back(cluster, load, 1), cluster.equal_states()
+    rows = [{
+        "leader": leader, "held_ms": round((held - begin) * 1000, 1), "other_led_ms": round((led - held) * 1000, 1),
+        "silence": load.silence(begin, led + 1), "undisturbed": load.silence(begin - 0.9, begin),
+        "errors": load.seen(begin, led + 1)["errors"],
+    } for leader, begin, held, led in marks]
+    led = [row["other_led_ms"] for row in rows]
+    return {"other_led_ms_median_worst": [statistics.median(led), max(led)],
+            "silence_ms_median_worst": spread(rows, "silence"), "lost_keys": lost, "equal_states": equal, "stalls": rows}
 
 
 def read_back(cluster, load, id):
@@ -109,7 +201,7 @@ class Growing:
         self.members.remove(id)
         self.load.write_to(self.members)
         with self.step(f"remove {what} {id}"):
-            self.cluster.member("remove", str(id))
+            self.cluster.member("remove", str(id), "--force")
             code = self.cluster.gone(id)
         if code != 4:
             sys.exit(f"node {id} was removed and ended with {code}")
@@ -244,7 +336,7 @@ def show(name, answer):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    modes = {"transfer": transfer, "grow": grow, "snapshot": snapshot, "away": away}
+    modes = {"transfer": transfer, "grow": grow, "snapshot": snapshot, "away": away, "restart": restart, "stall": stall}
     parser.add_argument("mode", choices=[*modes, "all"])
     parser.add_argument("--synod", default="target/release/synod")
     parser.add_argument("--base-port", type=int, default=23200)
@@ -267,6 +359,8 @@ def main():
     wrong = [name for name, answer in answers.items() if answer.get("lost_keys") or answer.get("equal_states") is False]
     if wrong:
         sys.exit(f"keys are lost or states differ: {', '.join(wrong)}")
+    if answers.get("restart", {}).get("client_errors"):
+        sys.exit("clients saw errors while nodes were restarted in order")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::cluster::{SYNOD, TestCluster};
+use support::http;
+use support::nodes::{Nodes, succeeds};
 use support::skip::{Need, skip};
 use support::wait::{wait_for, wait_until};
 
@@ -65,7 +67,7 @@ struct SmallDisk {
 impl SmallDisk {
     fn mount(path: &Path, size: &str) -> Option<Self> {
         let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"])
             .arg(path)
             .stderr(std::process::Stdio::null())
             .status();
@@ -253,4 +255,86 @@ fn a_failed_fsync_stops_its_node_and_only_that() {
     let output = write_until_it_ends(&mut cluster, 3, 64);
     assert!(output.contains("nput/output error"), "the message names the cause: {output}");
     comes_back(&mut cluster, 3);
+}
+
+/// What docs/operations.md says for a disk of 64 MiB.
+const FOR_64_MIB: &str = "[limits]\nsegment_bytes = 262144\nwrite_buffer_bytes = 1048576\n\
+    [snapshot]\ntail_bytes_max = 2097152\ndisk_reserve_bytes = 33554432\n\
+    [history]\nkeep_ms = 0\nrevisions_max = 100\n";
+
+/// A request to the node that leads, whichever that is.
+fn ask_leader(nodes: &Nodes, method: &str, target: &str, body: &str) -> http::Response {
+    wait_for("the leader answers", || {
+        nodes.clients(&[1, 2, 3]).into_iter().find_map(|node| {
+            let answer = http::request(node, method, target, &[], body.as_bytes()).ok()?;
+            (![307, 503].contains(&answer.status)).then_some(answer)
+        })
+    })
+}
+
+#[test]
+fn a_disk_of_64_mib_is_filled_and_freed_and_the_members_change_meanwhile() {
+    let mut nodes = Nodes::with(FOR_64_MIB);
+    let mut disks = Vec::new();
+    for id in [1, 2, 3] {
+        fs::create_dir(nodes.data(id)).expect("a folder");
+        let Some(disk) = SmallDisk::mount(&nodes.data(id), "64m") else {
+            return skip(Need::Mounts, "a small file system can be mounted by root only");
+        };
+        disks.push(disk);
+        nodes.init(id, &[1, 2, 3]);
+        nodes.serve(id);
+    }
+    for id in [1, 2, 3] {
+        nodes.wait_for_leader(id);
+    }
+    let mut random = fastrand::Rng::with_seed(64);
+    let mut value = || std::iter::repeat_with(|| random.u8(..)).take(32 << 10).collect::<Vec<u8>>();
+    let put = |key: &str, value: &[u8]| {
+        wait_for("an answer", || {
+            let target = format!("/v1/kv/{key}");
+            let answer = http::request(nodes.client(1), "PUT", &target, &[], value).ok()?;
+            (answer.status != 503).then_some(answer.status)
+        })
+    };
+    for round in 0..2 {
+        let filled = (0..4_096).find(|n| put(&format!("fill/{round}/{n:04}"), &value()) == 507);
+        let filled = filled.expect("the disks are full") - 1;
+        assert!(filled > 128, "{filled} values of 32 KiB is little for 64 MiB");
+        let newest = format!("/v1/kv/fill/{round}/{filled:04}");
+        let read = http::request(nodes.client(2), "GET", &newest, &[], b"").expect("an answer");
+        assert_eq!((read.status, read.body.len()), (200, 32 << 10));
+
+        // What may make room goes on: other members, deletes, and compaction.
+        let quorums = |promise: &str, accept: &str| {
+            nodes.member(1, &["quorums", "--promise", promise, "--accept", accept, "--force"], None)
+        };
+        succeeds(&quorums("3", "1"));
+        succeeds(&quorums("2", "2"));
+        let moved = nodes.url(3).replace("127.0.0.1", "localhost");
+        for url in [moved, nodes.url(3)] {
+            let body = format!("{{\"client_url\": \"{url}\"}}");
+            let answer = ask_leader(&nodes, "PUT", "/v1/cluster/members/3", &body);
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let learner = 4 + round;
+        nodes.configure(learner, &[learner]);
+        succeeds(&nodes.member(1, &["add"], Some(learner)));
+        succeeds(&nodes.member(1, &["remove", &learner.to_string()], None));
+        assert_eq!(put("still/full", &value()), 507);
+
+        // What is deleted can still be read as it was, so it takes room until it is forgotten.
+        let removed = ask_leader(&nodes, "DELETE", "/v1/kv?prefix=fill/", "");
+        assert_eq!(removed.status, 200, "{}", removed.text());
+        let forget = format!("{{\"revision\": {}}}", removed.json()["revision"]);
+        let forgotten = ask_leader(&nodes, "POST", "/v1/compact", &forget);
+        assert_eq!(forgotten.status, 200, "{}", forgotten.text());
+        wait_until("puts are taken again", || put("again", b"v") < 300);
+    }
+    nodes.agree(&[1, 2, 3]);
+    for id in [1, 2, 3] {
+        assert!(!nodes.has_ended(id), "node {id} ended: {}", nodes.log(id));
+        nodes.kill(id);
+    }
+    drop(disks);
 }

@@ -6,6 +6,7 @@ mod support;
 use std::fs;
 use std::net::SocketAddr;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::http;
 use support::nodes::{CLUSTER, Nodes, Writers, all_are_there, errors, refused, succeeds};
@@ -54,7 +55,11 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     // Quorums by hand, an address that changes, and a learner member that goes again.
     for (promise, accept) in [("3", "1"), ("2", "2")] {
         let words = ["quorums", "--promise", promise, "--accept", accept];
-        succeeds(&nodes.member(2, &words, None));
+        if promise == "3" {
+            nodes.wait_until_survivable(&[1, 2, 4], 1);
+            refused(&nodes.member(2, &words, None), 3, "survives the failure of a node");
+        }
+        succeeds(&nodes.member(2, &[&words[..], &["--force"]].concat(), None));
         let membership = nodes.status(1).expect("it runs")["membership"].clone();
         assert_eq!(membership["accept_quorum"].to_string(), accept);
         writers.more();
@@ -94,7 +99,9 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
     // Back to one, first of all without the node that everything began with.
     let writers = Writers::start(vec![nodes.client(2), nodes.client(4)]);
     writers.more();
-    succeeds(&nodes.member(2, &["remove", "1"], None));
+    nodes.wait_until_survivable(&[1, 2, 4], 1);
+    refused(&nodes.member(2, &["remove", "1"], None), 3, "survives the failure of a node");
+    succeeds(&nodes.member(2, &["remove", "1", "--force"], None));
     nodes.ends_as_removed(1);
     writers.more();
     writers.write_to(vec![nodes.client(4)]);
@@ -278,6 +285,101 @@ fn a_node_that_was_down_while_the_others_moved_finds_them_by_its_settings() {
         let answer = http::request(nodes.client(2), "PUT", "/v1/kv/after", &[], b"v");
         answer.is_ok_and(|answer| answer.status < 300)
     });
+}
+
+/// What would stop the cluster is refused, whoever insists; what only looks like a slip of the
+/// hand is refused until somebody does.
+#[test]
+fn beside_a_dead_voter_no_living_one_goes_by_mistake() {
+    let mut nodes = Nodes::three("");
+    nodes.kill(3);
+    nodes.configure(4, &[4]);
+    succeeds(&nodes.member(1, &["add"], Some(4)));
+    nodes.serve(4);
+    let before = (vec![1, 2, 3], vec![4]);
+    nodes.wait_until_survivable(&[1, 2], 0);
+
+    // Of the voters 2 and 3, or 1 and 3, both would have to work.
+    for living in ["1", "2"] {
+        let other = if living == "1" { "only 2:" } else { "only 1:" };
+        refused(&nodes.member(1, &["remove", living], None), 3, other);
+        refused(&nodes.member(2, &["remove", living, "--force"], None), 3, other);
+    }
+    assert_eq!(nodes.members(1), before);
+
+    // Two of 1, 3 and 4 would work.
+    let replace = ["replace", "2", "--wait-s", "0"];
+    let (mistake, number) = ("Node 2 works and would go, while node 3", nodes.configuration(1));
+    wait_until("the leader hears node 4 and tells the mistake", || {
+        let output = nodes.member(1, &replace, Some(4));
+        assert_eq!(output.status.code(), Some(3), "{}", errors(&output));
+        errors(&output).contains(mistake) && errors(&output).contains("--force")
+    });
+    let over_http = |body: &str| {
+        let mut answers = nodes.clients(&[1, 2]).into_iter().map(|node| {
+            let target = "/v1/cluster/members/4";
+            http::request(node, "PUT", target, &[], body.as_bytes()).expect("an answer")
+        });
+        answers.find(|answer| answer.status != 307).expect("one leads")
+    };
+    let answer = over_http("{\"replaces\": 2}");
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    assert_eq!(answer.json()["type"], "urn:synod:change-unsafe");
+    assert!(answer.text().contains(mistake), "{}", answer.text());
+    assert_eq!((nodes.members(1), nodes.configuration(1)), (before, number));
+
+    // The dead one may go, and then one may that works, if somebody insists.
+    succeeds(&nodes.member(1, &["remove", "3"], None));
+    assert_eq!(nodes.members(2), (vec![1, 2], vec![4]));
+    let promote = || nodes.member(1, &["promote", "4"], None).status.success();
+    wait_until("node 4 is promoted", promote);
+    nodes.wait_until_survivable(&[1, 2, 4], 1);
+    refused(&nodes.member(1, &["remove", "2"], None), 3, "survives the failure of a node");
+    let answer = {
+        let target = "/v1/cluster/members/2?force=true";
+        let ask = |node| http::request(node, "DELETE", target, &[], b"").expect("an answer");
+        let mut answers = nodes.clients(&[1, 2, 4]).into_iter().map(ask);
+        answers.find(|answer| answer.status != 307).expect("one leads")
+    };
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    nodes.ends_as_removed(2);
+    assert_eq!(nodes.members(1), (vec![1, 4], vec![]));
+    wait_until("a write", || {
+        let answer = http::request(nodes.client(4), "PUT", "/v1/kv/after", &[], b"v");
+        answer.is_ok_and(|answer| answer.status < 300)
+    });
+}
+
+#[test]
+fn a_learner_that_lags_does_not_vote_until_somebody_insists() {
+    let mut nodes = Nodes::three("");
+    nodes.configure(4, &[4]);
+    succeeds(&nodes.member(1, &["add"], Some(4)));
+    nodes.serve(4);
+    nodes.agree(&[1, 2, 3, 4]);
+    nodes.signal(4, Signal::STOP);
+    let chosen = |nodes: &Nodes| {
+        let status = nodes.status(1).expect("it runs");
+        status["chosen_slot"].as_u64().expect("a number")
+    };
+    let begun = chosen(&nodes);
+    let writers = Writers::start(nodes.clients(&[1, 2, 3]));
+    while chosen(&nodes) <= begun + 1_100 {
+        writers.more();
+    }
+    let keys = writers.stop();
+
+    let output = nodes.member(1, &["promote", "4"], None);
+    refused(&output, 3, "slots behind");
+    let text = errors(&output);
+    assert!(text.contains("Node 4 is 1") && text.contains("add `--force`"), "{text}");
+    assert_eq!(nodes.members(1), (vec![1, 2, 3], vec![4]));
+    // Three of four are enough without it.
+    succeeds(&nodes.member(1, &["promote", "4", "--force"], None));
+    assert_eq!(nodes.members(1), (vec![1, 2, 3, 4], vec![]));
+    nodes.signal(4, Signal::CONT);
+    nodes.agree(&[1, 2, 3, 4]);
+    all_are_there(nodes.client(4), &keys);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A data folder that is put back from an older copy: the node may have forgotten what it
-//! promised since, so it ends, and stays away until it is replaced.
+//! promised since, so it ends, and stays away until it is replaced. And one that two processes
+//! use, each a copy of its own: the cluster listens to one of them at the most.
 
 mod support;
 
@@ -8,10 +9,12 @@ use std::process::Command;
 
 use support::cluster::TestCluster;
 use support::http;
-use support::nodes::Nodes;
+use support::nodes::{Nodes, Writers, all_are_there};
 use support::wait::wait_until;
 
 const HIT: u32 = 3;
+/// Where the copy of its folder is. The node in it has the same id.
+const COPY: u32 = 4;
 
 fn copy_folder(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(from).arg(to).status();
@@ -98,4 +101,93 @@ fn a_node_with_an_older_folder_that_needs_a_state_ends_as_well() {
         assert!(data.join("WENT_BACK").exists() && said.contains("synod member replace"), "{said}");
     }
     write(&nodes);
+}
+
+/// Three nodes, of which the third is stopped, and a copy of its folder with settings that differ
+/// from its own in the places only.
+fn with_a_copy(writers: impl FnOnce(&Nodes) -> Writers) -> (Nodes, Writers) {
+    let mut nodes = Nodes::three("");
+    let writers = writers(&nodes);
+    writers.more();
+    nodes.kill(HIT);
+    copy_folder(&nodes.data(HIT), &nodes.data(COPY));
+    let mut text = std::fs::read_to_string(nodes.config(HIT)).expect("settings");
+    for (of_hit, of_copy) in [
+        (nodes.peer(HIT), nodes.peer(COPY)),
+        (nodes.client(HIT).to_string(), nodes.client(COPY).to_string()),
+        (format!("data-{HIT}"), format!("data-{COPY}")),
+    ] {
+        assert!(text.contains(&of_hit));
+        text = text.replace(&of_hit, &of_copy);
+    }
+    std::fs::write(nodes.config(COPY), text).expect("settings");
+    (nodes, writers)
+}
+
+fn is_ready(nodes: &Nodes, id: u32) -> bool {
+    http::request(nodes.client(id), "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
+}
+
+/// What a peer says to the one of two that it does not listen to.
+fn is_refused(nodes: &mut Nodes, id: u32) {
+    let said = nodes.ends(id, 1);
+    let twice = said.contains("two run with copies of it, stop one of them");
+    let behind = said.contains("It is an old copy or is in use twice");
+    assert!(twice || behind, "{said}");
+}
+
+/// All that was acknowledged is there, also when the vote of this node is needed.
+fn go_on_with(nodes: &mut Nodes, id: u32, writers: Writers) {
+    wait_until("the one that is left is ready", || is_ready(nodes, id));
+    nodes.kill(2);
+    writers.write_to(nodes.clients(&[1]));
+    writers.more();
+    let keys = writers.stop();
+    nodes.agree(&[1, id]);
+    for node in [1, id] {
+        all_are_there(nodes.client(node), &keys);
+    }
+}
+
+#[test]
+fn a_copy_that_is_started_beside_its_node_is_refused_for_good() {
+    let (mut nodes, writers) = with_a_copy(|nodes| Writers::start(nodes.clients(&[1, 2])));
+    nodes.serve(HIT);
+    wait_until("the node is ready", || is_ready(&nodes, HIT));
+    writers.more();
+    nodes.serve(COPY);
+    is_refused(&mut nodes, COPY);
+    writers.more();
+    // It tries again, as a supervisor makes it: by now it is known to be behind.
+    for _ in 0..2 {
+        nodes.serve(COPY);
+        let said = nodes.ends(COPY, 1);
+        let went_back = nodes.data(COPY).join("WENT_BACK").exists();
+        assert!(went_back && said.contains("synod member replace"), "{said}");
+    }
+    assert!(!nodes.has_ended(HIT), "{}", nodes.log(HIT));
+    go_on_with(&mut nodes, HIT, writers);
+}
+
+#[test]
+fn of_two_copies_that_are_started_together_one_goes_on_at_the_most() {
+    let (mut nodes, writers) = with_a_copy(|nodes| Writers::start(nodes.clients(&[1, 2])));
+    for id in [HIT, COPY] {
+        nodes.serve(id);
+    }
+    wait_until("one of them has ended", || [HIT, COPY].iter().any(|id| nodes.has_ended(*id)));
+    writers.more();
+    let both = [HIT, COPY].iter().all(|id| nodes.has_ended(*id));
+    let first = if nodes.has_ended(HIT) { HIT } else { COPY };
+    is_refused(&mut nodes, first);
+    let other = if first == HIT { COPY } else { HIT };
+    if both {
+        // Each met one of the peers first. Nobody is harmed, and nobody is left.
+        is_refused(&mut nodes, other);
+        writers.more();
+        let keys = writers.stop();
+        nodes.agree(&[1, 2]);
+        return all_are_there(nodes.client(1), &keys);
+    }
+    go_on_with(&mut nodes, other, writers);
 }

@@ -92,7 +92,7 @@ fn a_node_that_was_removed_is_not_started_again() {
     let mut cluster = TestCluster::prepare(3);
     cluster.option("--restart");
     cluster.launch();
-    let removed = synod(&["member", "remove", "3", "--endpoints", &cluster.endpoints()]);
+    let removed = synod(&["member", "remove", "3", "--force", "--endpoints", &cluster.endpoints()]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
     wait_until("the end of the removed node is told", || {
         cluster.runner_output().contains("node 3 (pid")

@@ -1,5 +1,5 @@
 //! A node that was away for longer than the journals go back, as processes that are
-//! killed: the one that comes back, and the one that it gets the state from.
+//! killed: the one that comes back, the one that it gets the state from, and the one that leads.
 
 mod support;
 
@@ -7,14 +7,18 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 
-use support::cluster::TestCluster;
+use support::cluster::{TestCluster, synod};
 use support::http;
-use support::wait::wait_until;
+use support::wait::{wait_for, wait_until};
 
-/// Journals of small files of which none is kept, and states that take a while to move.
+/// Journals of small files of which none is kept.
 const SETTINGS: &str = "\n[limits]\nsegment_bytes = 65536\n[timing]\nflush_interval_ms = 100\n\
     [snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\nkeep_for_peers_ms = 0\n\
-    rate_bytes_per_s = 1500000\ndisk_reserve_bytes = 0\n";
+    disk_reserve_bytes = 0\n";
+/// A state takes a while to move.
+const RATE: u64 = 1_500_000;
+/// And long enough for others to be elected meanwhile.
+const SLOW: u64 = 350_000;
 const AWAY: u32 = 3;
 
 fn number(cluster: &TestCluster, id: u32, field: &str) -> u64 {
@@ -42,14 +46,16 @@ fn fill(cluster: &TestCluster, megabytes: u64, round: u64) {
     }
 }
 
-/// A cluster whose third node was killed and is far behind.
-fn left_behind() -> TestCluster {
-    let mut cluster = TestCluster::start(3);
+/// A cluster of so many nodes whose third one was killed and is far behind. States move at this
+/// rate.
+fn left_behind(nodes: u32, rate: u64) -> TestCluster {
+    let mut cluster = TestCluster::start(nodes);
     assert!(cluster.stop().success());
     for id in cluster.ids() {
         let mut file =
             File::options().append(true).open(cluster.settings_path(id)).expect("settings");
-        file.write_all(SETTINGS.as_bytes()).expect("written");
+        let settings = format!("{SETTINGS}rate_bytes_per_s = {rate}\n");
+        file.write_all(settings.as_bytes()).expect("written");
     }
     cluster.launch();
     fill(&cluster, 1, 0);
@@ -59,7 +65,8 @@ fn left_behind() -> TestCluster {
     wait_until("the journals are cut", || {
         round += 1;
         fill(&cluster, 1, round.min(8));
-        round >= 8 && [1, 2].iter().all(|id| number(&cluster, *id, "truncated_slot") > chosen + 1)
+        let is_cut = |id: u32| id == AWAY || number(&cluster, id, "truncated_slot") > chosen + 1;
+        round >= 8 && cluster.ids().all(is_cut)
     });
     cluster
 }
@@ -75,12 +82,18 @@ fn state_folders(cluster: &TestCluster, id: u32) -> Vec<PathBuf> {
 
 /// Waits until the files of a state are coming, and says from whom and how much is here.
 fn wait_for_part(cluster: &TestCluster, bytes: u64) -> u32 {
-    support::wait::wait_for("a part of the state", || {
-        let status = cluster.status(AWAY)?;
-        let snapshot = status["snapshot"].as_object()?.clone();
-        let has = snapshot["bytes"].as_u64()? >= bytes && snapshot["bytes_total"].as_u64()? > 0;
-        has.then(|| u32::try_from(snapshot["from"].as_u64().unwrap_or(0)).unwrap_or(0))
+    wait_for("a part of the state", || {
+        let (from, has, total) = coming(cluster)?;
+        (has >= bytes && total > 0).then_some(from)
     })
+}
+
+/// From whom a state is coming, the bytes that are here, and those of the whole.
+fn coming(cluster: &TestCluster) -> Option<(u32, u64, u64)> {
+    let status = cluster.status(AWAY)?;
+    let [from, bytes, total] =
+        ["from", "bytes", "bytes_total"].map(|field| status["snapshot"][field].as_u64());
+    Some((u32::try_from(from?).ok()?, bytes?, total?))
 }
 
 fn wait_until_equal(cluster: &TestCluster) {
@@ -89,7 +102,8 @@ fn wait_until_equal(cluster: &TestCluster) {
             let status = cluster.status(id)?;
             Some((status["applied_slot"].clone(), status["state_hash"].clone()))
         };
-        state(1).is_some() && state(1) == state(AWAY) && state(2) == state(AWAY)
+        let first = state(1);
+        first.is_some() && cluster.ids().all(|id| state(id) == first)
     });
     let newest = |id| {
         let target = "/v1/kv/8/3?consistency=stale";
@@ -103,7 +117,7 @@ fn wait_until_equal(cluster: &TestCluster) {
 
 #[test]
 fn a_killed_follower_comes_back_by_a_snapshot_though_it_is_killed_again_meanwhile() {
-    let mut cluster = left_behind();
+    let mut cluster = left_behind(3, RATE);
     cluster.start_by_hand(AWAY);
     wait_for_part(&cluster, 1 << 20);
     cluster.kill(AWAY);
@@ -119,7 +133,7 @@ fn a_killed_follower_comes_back_by_a_snapshot_though_it_is_killed_again_meanwhil
 
 #[test]
 fn a_snapshot_comes_though_the_node_that_sends_it_is_killed() {
-    let mut cluster = left_behind();
+    let mut cluster = left_behind(3, RATE);
     cluster.start_by_hand(AWAY);
     let sender = wait_for_part(&cluster, 1 << 20);
     assert!([1, 2].contains(&sender));
@@ -135,4 +149,63 @@ fn a_snapshot_comes_though_the_node_that_sends_it_is_killed() {
     wait_until_equal(&cluster);
     let data = cluster.data_dir().join(format!("node-{sender}")).join("data");
     assert!(!data.join("checkpoint").exists(), "the start removed what was being sent");
+}
+
+/// Has another node lead, and says once it does.
+fn transfer(cluster: &TestCluster, to: u32) {
+    let (to_text, endpoints) = (to.to_string(), cluster.endpoints());
+    wait_until("the office is handed over", || {
+        let words = ["transfer", "--to", &to_text, "--endpoints", &endpoints];
+        synod(&words).status.success() && cluster.status(to).is_some_and(|s| s["role"] == "leader")
+    });
+}
+
+#[test]
+fn a_state_goes_on_coming_though_the_leader_changes() {
+    let mut cluster = left_behind(5, SLOW);
+    let others: Vec<u32> = cluster.ids().filter(|id| *id != AWAY).collect();
+    cluster.start_by_hand(AWAY);
+    let sender = wait_for_part(&cluster, 1 << 20);
+    let mut here = 0;
+    let mut still_comes = |cluster: &TestCluster, when: &str| {
+        let (from, bytes, total) = coming(cluster).expect("it is still coming");
+        assert!(from == sender && here <= bytes && bytes < total, "{when}: {bytes} of {from}");
+        here = bytes;
+    };
+    // Whoever sends it comes to lead, leads no more, and then the leader dies.
+    let next = *others.iter().find(|id| **id != sender).expect("three more");
+    transfer(&cluster, sender);
+    still_comes(&cluster, "its sender leads");
+    transfer(&cluster, next);
+    still_comes(&cluster, "its sender led");
+    cluster.kill(next);
+    let left: Vec<u32> = others.iter().copied().filter(|id| *id != next).collect();
+    cluster.leader_among(&left);
+    still_comes(&cluster, "the leader died");
+    wait_until("it is here", || metric(&cluster, AWAY, "snapshots_installed_total") == 1);
+    assert_eq!(metric(&cluster, AWAY, "snapshots_failed_total"), 0);
+    let log = cluster.node_output(AWAY);
+    assert_eq!(log.matches("fetching a snapshot").count(), 1, "{log}");
+    cluster.start_by_hand(next);
+    wait_until_equal(&cluster);
+}
+
+#[test]
+fn a_state_comes_from_elsewhere_when_the_leader_that_sends_it_is_killed() {
+    let mut cluster = left_behind(5, SLOW);
+    let others: Vec<u32> = cluster.ids().filter(|id| *id != AWAY).collect();
+    cluster.start_by_hand(AWAY);
+    let sender = wait_for_part(&cluster, 1 << 20);
+    transfer(&cluster, sender);
+    assert!(coming(&cluster).is_some_and(|(from, bytes, total)| from == sender && bytes < total));
+    cluster.kill(sender);
+    let left: Vec<u32> = others.into_iter().filter(|id| *id != sender).collect();
+    cluster.leader_among(&left);
+    let second = wait_for("a state from another", || {
+        coming(&cluster).map(|(from, _, _)| from).filter(|from| *from != sender)
+    });
+    assert!(left.contains(&second));
+    wait_until("it is here", || metric(&cluster, AWAY, "snapshots_installed_total") == 1);
+    cluster.start_by_hand(sender);
+    wait_until_equal(&cluster);
 }

@@ -139,7 +139,7 @@ impl Nodes {
 
     /// Sets quorums, for which the leader must hear enough nodes.
     pub fn set_quorums(&self, ask: u32, promise: &str, accept: &str) {
-        let words = ["quorums", "--promise", promise, "--accept", accept];
+        let words = ["quorums", "--promise", promise, "--accept", accept, "--force"];
         wait_until("other quorums", || self.member(ask, &words, None).status.success());
     }
 
@@ -167,6 +167,12 @@ impl Nodes {
         let mut child = self.running.remove(&id).expect("it runs");
         child.kill().expect("killed");
         child.wait().expect("ended");
+    }
+
+    /// Whether the node's process has ended by itself.
+    pub fn has_ended(&mut self, id: u32) -> bool {
+        let child = self.running.get_mut(&id).expect("it runs");
+        child.try_wait().expect("its status").is_some()
     }
 
     /// Waits until the process of a node that was removed has ended by itself.
@@ -206,6 +212,24 @@ impl Nodes {
             members.map(|member| member["id"].as_u64().expect("an id")).collect()
         };
         (with("voter"), with("learner"))
+    }
+
+    /// The number of the newest configuration, as this node knows it.
+    pub fn configuration(&self, ask: u32) -> Value {
+        self.status(ask).expect("it runs")["membership"]["configuration"].clone()
+    }
+
+    /// Waits until these nodes say that so many more may fail.
+    pub fn wait_until_survivable(&self, ids: &[u32], failures: u64) {
+        wait_until("so many may fail", || {
+            ids.iter().all(|id| {
+                let status = self.status(*id);
+                // Without a leader it is 0.
+                status.is_some_and(|status| {
+                    status["leader"].is_object() && status["failures_survivable"] == failures
+                })
+            })
+        });
     }
 
     /// Adds a node, starts it and lets it vote.

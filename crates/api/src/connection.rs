@@ -6,7 +6,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,7 +33,8 @@ const LINGER_MAX: Duration = Duration::from_secs(1);
 pub(crate) enum Phase {
     /// Not at all.
     Running,
-    /// The requests under way are finished, then connections close.
+    /// Each connection ends with its next answer, which says so. One on which no request comes
+    /// ends after a while: a request may be on its way that the client believes will be answered.
     Draining,
     /// Connections are cut.
     Cutting,
@@ -67,20 +69,26 @@ pub(crate) async fn serve<R: Replica>(
     }
     let activity = Arc::new(Activity::default());
     let mut watch = Watch::new(Arc::clone(&activity), front.limits());
-    let shared = Arc::new((front.clone(), Arc::clone(&activity)));
+    // Never marked as seen, so it has changed for ever once the server goes down.
+    let shared = Arc::new((front.clone(), Arc::clone(&activity), phase.clone()));
     let service = service_fn(move |request: Request<Incoming>| {
         let shared = Arc::clone(&shared);
         async move {
-            let (front, activity) = &*shared;
+            let (front, activity, phase) = &*shared;
             activity.request();
-            let response = front.answer(request).await;
+            let mut response = front.answer(request).await;
             activity.answer();
+            if phase.has_changed().unwrap_or(true) {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
             Ok::<_, Infallible>(response.map(|body| Answer::new(body, Arc::clone(activity))))
         }
     });
     let io = TokioIo::new(Counted::new(stream, Arc::clone(&activity)));
     let mut connection = http.serve_connection(io, service);
-    let end = drive(&mut connection, &mut watch, &mut phase).await;
+    let grace = front.limits().drain_grace();
+    let end = drive(&mut connection, &mut watch, &mut phase, grace).await;
     let stream = connection.into_parts().io.into_inner().into_inner();
     match end {
         End::Cut | End::Stuck(Waiting::Client | Waiting::Handler) => {}
@@ -140,16 +148,26 @@ enum End {
 }
 
 /// Polls the connection to its end, with one slow timer beside it.
-async fn drive<C>(connection: &mut C, watch: &mut Watch, phase: &mut watch::Receiver<Phase>) -> End
+async fn drive<C>(
+    connection: &mut C,
+    watch: &mut Watch,
+    phase: &mut watch::Receiver<Phase>,
+    grace: Duration,
+) -> End
 where
     C: Future<Output = hyper::Result<()>> + Graceful + Unpin,
 {
     let period = watch.period();
     let mut look = pin!(sleep_until(Instant::now() + period));
-    if *phase.borrow_and_update() != Phase::Running {
-        connection.drain();
-    }
+    let mut ends_at =
+        (*phase.borrow_and_update() != Phase::Running).then(|| Instant::now() + grace);
     loop {
+        let quit = async move {
+            match ends_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             result = &mut *connection => return End::Closed(result),
@@ -163,6 +181,10 @@ where
                 if changed.is_err() || *phase.borrow_and_update() == Phase::Cutting {
                     return End::Cut;
                 }
+                ends_at = Some(Instant::now() + grace);
+            }
+            () = quit => {
+                ends_at = None;
                 connection.drain();
             }
         }

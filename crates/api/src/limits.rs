@@ -1,5 +1,7 @@
 //! What a client may ask of one node.
 
+use std::time::Duration;
+
 /// The bounds of everything that a client can make a node hold or wait for.
 /// Sizes are in bytes and times in milliseconds, as the names say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -66,7 +68,8 @@ pub struct Limits {
     pub lease_ttl_ms_max: u64,
     /// Calls that wait for a lock or an election at a time.
     pub lock_waits_max: usize,
-    /// From the signal to stop until open connections are cut.
+    /// From the signal to stop until open connections are cut. A tenth of it is given to those
+    /// on which nothing is under way.
     pub shutdown_timeout_ms: u64,
 }
 
@@ -114,5 +117,11 @@ impl Limits {
     #[must_use]
     pub fn head_bytes_max(&self) -> usize {
         self.key_bytes_max.saturating_mul(9).saturating_add(8 * 1024).min(80 * 1024)
+    }
+
+    /// For how long a server that goes down waits for one more request of a connection.
+    #[must_use]
+    pub(crate) fn drain_grace(&self) -> Duration {
+        Duration::from_millis(self.shutdown_timeout_ms / 10)
     }
 }

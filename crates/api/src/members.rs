@@ -107,7 +107,7 @@ pub(crate) async fn quorums<R: Replica>(
         Query::parse(head.uri.query(), &[])?;
         let body: QuorumsBody = decode(body, "quorums")?;
         let wanted = Wanted::Quorums { promise: body.promise, accept: body.accept };
-        Ok(MemberChange { wanted, configuration: body.configuration, force: false })
+        Ok(MemberChange { wanted, configuration: body.configuration, force: body.force })
     })
     .await
 }

@@ -20,9 +20,9 @@ use crate::router::{Front, Route};
 /// descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Serves clients until `shutdown` is ready; then no connection is taken any more,
-/// requests under way get [`Limits::shutdown_timeout_ms`] to end, and what is left
-/// is cut.
+/// Serves clients until `shutdown` is ready; then no connection is taken any more, each gets
+/// one more answer, which says that it closes, requests under way get
+/// [`Limits::shutdown_timeout_ms`] to end, and what is left is cut.
 ///
 /// Connections are tasks of the runtime that this is called on, which may have one
 /// thread.
@@ -64,18 +64,31 @@ pub async fn serve_by<R: Replica>(
             },
         }
     }
+    // Those that stand in line believe that they are connected, and are told to go elsewhere.
+    let _ = phase.send(Phase::Draining);
+    while let Some(Ok((stream, _))) = now_or_never(listener.accept()).await {
+        take(stream, &http, &front, &watched);
+    }
     drop(listener);
     watches.abort();
     front.stop_watches();
-    // A send fails when nobody listens, and then nobody needs to know.
-    let _ = phase.send(Phase::Draining);
     if timeout(shutdown_timeout, front.admission().all_connections_closed()).await.is_err() {
         tracing::warn!(
             connections = front.admission().connections_open(),
             "cutting client connections that did not end in time"
         );
+        // A send fails when nobody listens, and then nobody needs to know.
         let _ = phase.send(Phase::Cutting);
         front.admission().all_connections_closed().await;
+    }
+}
+
+/// What a future gives at once, if it does.
+async fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        ready = future => Some(ready),
+        () = std::future::ready(()) => None,
     }
 }
 

@@ -116,10 +116,10 @@ async fn each_change_of_the_members_is_understood() {
         ),
         (
             "PUT /v1/cluster/quorums",
-            "{\"promise\": 3, \"accept\": 1}",
+            "{\"promise\": 3, \"accept\": 1, \"force\": true}",
             Wanted::Quorums { promise: 3, accept: 1 },
             None,
-            false,
+            true,
         ),
     ] {
         let answer = server.ask(request, "", body).await;

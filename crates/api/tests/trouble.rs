@@ -176,6 +176,26 @@ async fn a_stop_lets_requests_end_and_closes_the_others() {
     assert!(tokio::net::TcpStream::connect(server.address).await.is_err());
 }
 
+/// A request may be on its way while the server decides to stop.
+#[tokio::test]
+async fn a_connection_gets_one_more_answer_when_the_server_stops() {
+    let (_, server) = start(Limits { shutdown_timeout_ms: 600_000, ..Limits::default() }).await;
+    let mut used = server.connect().await;
+    used.send(request("PUT /v1/kv/a", "", "1")).await;
+    assert_eq!(used.answer().await.header("connection"), "");
+    let mut fresh = server.connect().await;
+    server.stop.send(()).unwrap();
+    // Then it has heard of it.
+    while tokio::net::TcpStream::connect(server.address).await.is_ok() {}
+    for raw in [&mut used, &mut fresh] {
+        raw.send(request("PUT /v1/kv/a", "", "2")).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+        assert!(raw.is_closed().await);
+    }
+    server.task.await.unwrap();
+}
+
 #[tokio::test]
 async fn a_stop_does_not_wait_for_ever() {
     let (fake, server) = start(Limits { shutdown_timeout_ms: 50, ..Limits::default() }).await;

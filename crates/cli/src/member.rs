@@ -69,8 +69,8 @@ fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
 }
 
 fn quorums(arguments: &Quorums) -> Result<(), Failure> {
-    let (promise, accept) = (arguments.promise, arguments.accept);
-    let body = QuorumsBody { promise, accept, configuration: None };
+    let (promise, accept, force) = (arguments.promise, arguments.accept, arguments.force);
+    let body = QuorumsBody { promise, accept, configuration: None, force };
     let is_so = |members: &MembersBody| {
         (members.promise_quorum, members.accept_quorum) == (promise, accept) && !members.pending
     };
@@ -129,9 +129,10 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         arguments.settings.config.display()
     ));
     let deadline = Instant::now() + Duration::from_secs(arguments.wait_s);
+    let force = arguments.force;
     let body = match is_in_place {
-        false => ChangeMemberBody { replaces: Some(old), ..ChangeMemberBody::default() },
-        true => ChangeMemberBody { role: Some(MemberRole::Voter), ..ChangeMemberBody::default() },
+        false => ChangeMemberBody { replaces: Some(old), force, ..ChangeMemberBody::default() },
+        true => ChangeMemberBody { role: Some(MemberRole::Voter), force, ..ChangeMemberBody::default() },
     };
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();

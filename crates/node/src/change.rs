@@ -6,11 +6,16 @@ use synod_kv::http::ProblemKind;
 use synod_paxos::{ChangeRefusal, Configuration, ConfigurationError, NodeId};
 use synod_wire::{About, AboutMember};
 
+use crate::risk::Risk;
 use crate::roster::Roster;
 
 /// A new id is at most this far above those that were in use: a slip of the hand must not
 /// use up all of them.
 const ID_STEP_MAX: u32 = 1_000_000;
+
+/// How a risky change is made all the same.
+const INSIST: &str = "To do it all the same add `--force` (\"force\": true in the body of a PUT, \
+                      ?force=true of a DELETE).";
 
 /// What is to be done about a change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -291,7 +296,7 @@ pub(crate) fn explain(refusal: ChangeRefusal) -> ChangeRefused {
             let end = if slots.is_none() { "?" } else { "." };
             let detail = format!(
                 "Node {} {behind}{end} Until it has caught up its vote would only make the cluster \
-                 weaker. Try again when it has, or with --force (over HTTP \"force\": true).",
+                 weaker. Try again when it has. {INSIST}",
                 node.0
             );
             refused(ProblemKind::ChangeUnsafe, detail)
@@ -305,6 +310,23 @@ fn taken(id: u32, address: &str) -> ChangeRefused {
         "Node {id} has the {address} already. Take another one; or if node {id} is gone for good, \
          DELETE it first."
     ))
+}
+
+/// What a risk means to the operator.
+pub(crate) fn explain_risk(risk: &Risk) -> ChangeRefused {
+    let detail = match risk {
+        Risk::WorkingOneGoes { goes, stays } => format!(
+            "Node {} works and would go, while node {} does not work and would stay: replace or \
+             remove that one first. {INSIST}",
+            goes.0, stays.0
+        ),
+        Risk::NoneMayFail { working, needed } => format!(
+            "Now the cluster survives the failure of a node. After this change it would not: of \
+             its voters {needed} would have to work, and {working} do. To put a new node in the \
+             place of another, use `synod member replace`. {INSIST}"
+        ),
+    };
+    refused(ProblemKind::ChangeUnsafe, detail)
 }
 
 /// Another change came first.

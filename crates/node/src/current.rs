@@ -38,16 +38,17 @@ impl CurrentStore {
     }
 
     /// Compacts the whole state, on a thread of its own, since it takes long and blocks.
-    /// One is enough at a time.
-    pub(crate) fn compact(&self) {
+    /// One is enough at a time. Says whether this one began.
+    pub(crate) fn compact(&self) -> bool {
         let mut compaction = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
         if compaction.as_ref().is_some_and(|thread| !thread.is_finished()) {
-            return;
+            return false;
         }
         let store = self.get();
         let thread = thread::Builder::new().name("synod-compact".to_owned());
         // Without a thread for it there is none now; it is due again in a second.
         *compaction = thread.spawn(move || store.compact()).ok();
+        compaction.is_some()
     }
 
     /// Ends what is at work in the state. Nothing holds its folder because of that any more:

@@ -55,6 +55,7 @@ mod report;
 mod request;
 mod restore;
 mod retirement;
+mod risk;
 mod roster;
 mod scrub;
 mod scrub_settings;

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use synod_api::{ChangeRefused, MemberChange, Refused};
 use synod_host::RequestId;
 use synod_paxos::{
-    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, Position, Reject,
-    RejectReason, Slot, Status,
+    Ballot, ChangeRefusal, Configuration, Configurations, Message, NodeId, PeerStatus, Position,
+    Reject, RejectReason, Role, Slot, Status,
 };
 use synod_transport::{Own, PeerAddress, Pin, Removed, Transport, TransportSettings};
 use synod_wire::{PeerMessage, Versions};
@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::change::{self, Plan};
 use crate::identity::Identity;
+use crate::risk::{Risk, risk_of};
 use crate::roster::{Known, Roster};
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -156,12 +157,18 @@ impl Membership {
         &mut self,
         request: RequestId,
         change: &MemberChange,
+        status: &Status,
         reply: ChangeReply,
     ) -> Option<Configuration> {
         let answer = match change::plan(&self.roster, change) {
             Ok(Plan::Propose(configuration)) => {
-                self.asked.insert(request, (configuration.clone(), reply));
-                return Some(configuration);
+                match self.risk(&configuration, status).filter(|_| !change.force) {
+                    Some(risk) => Err(change::explain_risk(&risk)),
+                    None => {
+                        self.asked.insert(request, (configuration.clone(), reply));
+                        return Some(configuration);
+                    }
+                }
             }
             // A retry waits, as the first attempt did, until the change governs.
             Ok(Plan::Done) if !self.roster.is_settled => {
@@ -174,6 +181,17 @@ impl Membership {
         // Nobody waits any more when the client went away.
         let _ = reply.send(answer);
         None
+    }
+
+    /// What is risky about a change. Only a leader hears everybody, and the core of any
+    /// other node refuses the change.
+    fn risk(&self, next: &Configuration, status: &Status) -> Option<Risk> {
+        let works = |node: NodeId| {
+            let reached = |peer: &PeerStatus| peer.node == node && peer.reachable;
+            node == self.me || status.peers.iter().any(reached)
+        };
+        let leads = status.role == Role::Leader;
+        leads.then(|| risk_of(&self.roster.newest, next, works)).flatten()
     }
 
     /// The core proposed a change, or said why not.

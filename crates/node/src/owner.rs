@@ -343,7 +343,9 @@ impl Owner {
             }
             Request::HandOver { to } => Event::HandOver { to },
             Request::Change { change, reply } => {
-                let configuration = self.membership.receive_change(name, &change, reply)?;
+                let status = self.host.status(self.clock.now());
+                let configuration =
+                    self.membership.receive_change(name, &change, &status, reply)?;
                 Event::Change { request: name, configuration, force: change.force }
             }
             Request::Read { deadline, reply } => {

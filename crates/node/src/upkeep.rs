@@ -7,10 +7,10 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use synod_kv::{APPLIED_KEY, MapError, State};
+use synod_kv::{APPLIED_KEY, MapError, Revision, State};
 use synod_paxos::{NodeId, Room, Slot};
-use synod_storage::Store;
 use synod_storage::snapshot::{SnapshotError, StateFolders};
+use synod_storage::{Store, StoreMetrics};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
@@ -27,6 +27,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// This many tombstones, and as many as a quarter of all records, make a
 /// compaction of everything worth its while.
 const TOMBSTONES_MIN: u64 = 100_000;
+/// Between two compactions of everything for want of room.
+const COMPACT_AGAIN: Duration = Duration::from_secs(5);
 
 /// What others want of this thread.
 #[derive(Debug)]
@@ -71,6 +73,8 @@ pub(crate) struct Upkeep {
     doubted_bytes_max: u64,
     room: Room,
     flushed_at: Instant,
+    /// Up to which revision everything was forgotten when it was compacted last, and when that was.
+    compacted: (Revision, Instant),
 }
 
 impl Upkeep {
@@ -95,6 +99,7 @@ impl Upkeep {
             doubted_bytes_max: settings.snapshot.tail_bytes_max.max(1 << 30).saturating_mul(4),
             room: Room::Enough,
             flushed_at: Instant::now(),
+            compacted: (Revision(0), Instant::now()),
         }
     }
 
@@ -144,7 +149,8 @@ impl Upkeep {
         let store = self.store.get();
         // Of a flush or compaction that failed behind our back.
         store.check()?;
-        let durable = durable_slot(&store)?;
+        let state = durable_state(&store)?;
+        let durable = Slot(state.as_ref().map_or(0, |state| state.applied_slot));
         self.shared.state.set_durable(durable);
         // What went into a damaged state is not there for sure. As long as there is room the
         // journal keeps it, from which others can have it who have no other source any more.
@@ -164,7 +170,8 @@ impl Upkeep {
         }
         let metrics = store.metrics();
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
-        self.compact_if_due(&store, metrics.records);
+        let forgotten = state.map_or(Revision(0), |state| state.compacted);
+        self.compact_if_due(&store, &metrics, forgotten);
         drop(store);
         if let Err(error) = self.store.remove_retired() {
             tracing::warn!(%error, "cannot remove the state before the snapshot");
@@ -202,10 +209,20 @@ impl Upkeep {
         let _ = self.reports.send(Report::Room(room));
     }
 
-    fn compact_if_due(&self, store: &Store, records: u64) {
-        if store.tombstones() >= TOMBSTONES_MIN.max(records / 4) {
-            self.store.compact();
+    fn compact_if_due(&mut self, store: &Store, metrics: &StoreMetrics, forgotten: Revision) {
+        let is_due = store.tombstones() >= TOMBSTONES_MIN.max(metrics.records / 4);
+        if (is_due || self.frees_room(metrics, forgotten)) && self.store.compact() {
+            self.compacted = (forgotten, Instant::now());
         }
+    }
+
+    /// Whether to compact everything would free room that is wanted. What was forgotten takes its
+    /// room until its files are written anew. More writes would bring that about, but
+    /// with little room they are refused. The new files need room before the old ones go.
+    fn frees_room(&self, metrics: &StoreMetrics, forgotten: Revision) -> bool {
+        let (before, at) = self.compacted;
+        let fits = || self.folders.free_bytes().is_ok_and(|free| free > metrics.file_bytes);
+        self.room != Room::Enough && forgotten > before && at.elapsed() >= COMPACT_AGAIN && fits()
     }
 }
 
@@ -226,9 +243,13 @@ fn room_of(free: u64, reserve: u64, before: Room) -> Room {
 
 /// Up to which slot the state survives a crash without the journal.
 pub(crate) fn durable_slot(store: &Store) -> Result<Slot, MapError> {
+    Ok(Slot(durable_state(store)?.map_or(0, |state| state.applied_slot)))
+}
+
+/// The state that survives a crash without the journal; none at the beginning.
+fn durable_state(store: &Store) -> Result<Option<State>, MapError> {
     let record = store.persisted(APPLIED_KEY)?;
-    let state = record.map(|record| State::decode(&record)).transpose()?;
-    Ok(Slot(state.map_or(0, |state| state.applied_slot)))
+    record.map(|record| State::decode(&record)).transpose()
 }
 
 #[cfg(test)]

@@ -201,7 +201,8 @@ pub(crate) const TOKEN: Parameter =
     query("token", FROM_ONE, "The token that came when it was taken.").must();
 pub(crate) const CONFIGURATION: Parameter =
     query("configuration", ANY, "Only if the newest configuration has this number.");
-pub(crate) const FORCE: Parameter = query("force", Shape::Flag, "Also when it is risky.");
+pub(crate) const FORCE: Parameter =
+    query("force", Shape::Flag, "Also when it is risky, as the refusal says.");
 
 impl Parameter {
     const fn with_example(self, example: &'static str) -> Self {

@@ -13,14 +13,17 @@ pub(crate) enum Member {
     /// Make the data folder of a new node and tell the cluster of it: run this on the
     /// new machine. The node learns and does not vote until it is promoted.
     Add(AddMember),
-    /// Let a member vote.
+    /// Let a member vote. Before it has caught up, this wants --force.
     Promote(ChangeMember),
-    /// Take a member out of the cluster, for good.
+    /// Take a member out of the cluster, for good. When it worked and another one that
+    /// stays does not, or when after it no node may fail any more, this wants --force.
     Remove(ChangeMember),
     /// Put a new node in the place of a voter, dead or alive: run this on the new
-    /// machine. It adds the node, waits until it has caught up, and swaps the two.
+    /// machine. It adds the node, waits until it has caught up and nothing is risky about
+    /// it, and swaps the two.
     Replace(ReplaceMember),
-    /// Set how many nodes make a quorum.
+    /// Set how many nodes make a quorum. When after it no node may fail any more, this
+    /// wants --force.
     Quorums(Quorums),
 }
 
@@ -40,7 +43,8 @@ pub(crate) struct ChangeMember {
     /// The member.
     #[arg(value_name = "ID")]
     pub(crate) id: u32,
-    /// Also when it is risky.
+    /// Also when it is risky, as the refusal says. What would stop the cluster is refused
+    /// all the same.
     #[arg(long)]
     pub(crate) force: bool,
     #[command(flatten)]
@@ -60,6 +64,10 @@ pub(crate) struct ReplaceMember {
     #[arg(long, value_name = "S", default_value_t = 3_600,
           value_parser = clap::value_parser!(u64).range(0..=604_800))]
     pub(crate) wait_s: u64,
+    /// Swap at once, before the new node has caught up and whatever else is risky. What
+    /// would stop the cluster is waited for all the same.
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -74,6 +82,9 @@ pub(crate) struct Quorums {
     /// Acceptances that choose a value.
     #[arg(long, value_name = "COUNT")]
     pub(crate) accept: u32,
+    /// Also when it is risky, as the refusal says.
+    #[arg(long)]
+    pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

@@ -135,7 +135,7 @@ pub struct ChangeMemberBody {
     /// Only if the newest configuration has this number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<u64>,
-    /// Also when it is risky.
+    /// Also when it is risky, as the refusal says.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
 }
@@ -152,6 +152,9 @@ pub struct QuorumsBody {
     /// Only if the newest configuration has this number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<u64>,
+    /// Also when it is risky, as the refusal says.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
 }
 
 #[cfg(test)]

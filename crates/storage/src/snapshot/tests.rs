@@ -337,7 +337,7 @@ fn checkpoints_made_while_others_write_are_whole() {
             }
         });
         let mut last = 0;
-        for number in 0..40 {
+        for number in 0..200 {
             let path = dir.path().join(format!("checkpoint-{number}"));
             let made = store.checkpoint(&path).expect("made");
             let opened = Store::open_read_only(&path).expect("opens");
