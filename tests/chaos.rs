@@ -57,6 +57,9 @@ fn run(
     assert!(result["equal_at_slot"].as_u64() > Some(0));
     assert_eq!(result["backups_checked"], of_class(&result, "backup"), "{result}");
     assert!(result["worst_recovery_ms"].as_f64() > Some(0.0));
+    for made in [("leases", "granted"), ("transactions", "changed"), ("transactions", "seen")] {
+        assert!(result[made.0][made.1].as_u64() > Some(0), "{made:?}: {result}");
+    }
     println!(
         "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
          members, {} damages, {} backups, {} changes of releases in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",

@@ -135,15 +135,26 @@ fn a_leader_that_was_stopped_ends_no_lease_that_others_kept() {
     wait_until("it goes when nobody keeps it", || !is_there(&all, 70));
 }
 
-#[test]
-fn a_lock_moves_on_in_order_when_its_holder_dies() {
-    let nodes = Nodes::three("");
-    let all = nodes.clients(&[1, 2, 3]);
-    let first = ask(&all[..1], "POST", "/v1/lock/l", "{\"ttl\": \"60s\"}", 200).json();
-    let mut waiters = Vec::new();
-    for (at, node) in all.iter().copied().enumerate() {
+/// Calls that wait for a lock, one after the other in the line.
+struct Line {
+    nodes: Vec<SocketAddr>,
+    waiters: Vec<JoinHandle<u64>>,
+}
+
+impl Line {
+    /// Somebody takes the lock, and at each of these nodes somebody waits for it. Also answers the
+    /// lease of the holder.
+    fn form(nodes: &[SocketAddr], at: &[SocketAddr]) -> (Self, Value) {
+        let taken = ask(&nodes[..1], "POST", "/v1/lock/l", "{\"ttl\": \"60s\"}", 200).json();
+        let mut line = Line { nodes: nodes.to_vec(), waiters: Vec::new() };
+        at.iter().for_each(|node| line.join(*node));
+        (line, taken["lease"].clone())
+    }
+
+    /// One more. Each is asked once: whatever happens, it keeps its place.
+    fn join(&mut self, node: SocketAddr) {
         let body = "{\"ttl\": \"2s\", \"wait\": \"50s\"}";
-        waiters.push(thread::spawn(move || {
+        self.waiters.push(thread::spawn(move || {
             let minute = Duration::from_secs(60);
             let held =
                 http::request_within(minute, node, "POST", "/v1/lock/l", &[], body.as_bytes());
@@ -152,14 +163,45 @@ fn a_lock_moves_on_in_order_when_its_holder_dies() {
             held.json()["token"].as_u64().expect("a token")
         }));
         wait_until("it waits", || {
-            let look = ask(&all, "GET", "/v1/lock/l", "", 200).json();
-            look["waiters"].as_u64() == Some(at as u64 + 1)
+            let look = ask(&self.nodes, "GET", "/v1/lock/l", "", 200).json();
+            look["waiters"].as_u64() == Some(self.waiters.len() as u64)
         });
     }
+
+    /// The tokens, in the order of asking.
+    fn tokens(self) -> Vec<u64> {
+        self.waiters.into_iter().map(|waiter| waiter.join().expect("no panic")).collect()
+    }
+}
+
+#[test]
+fn a_lock_moves_on_in_order_when_its_holder_dies() {
+    let nodes = Nodes::three("");
+    let all = nodes.clients(&[1, 2, 3]);
+    let (line, lease) = Line::form(&all, &all);
     // The first one dies at once, and those after it when their time is over.
-    ask(&all, "DELETE", &format!("/v1/lease/{}", first["lease"]), "", 200);
-    let tokens: Vec<u64> =
-        waiters.into_iter().map(|waiter| waiter.join().expect("no panic")).collect();
-    assert!(first["token"].as_u64() < Some(tokens[0]));
+    ask(&all, "DELETE", &format!("/v1/lease/{lease}"), "", 200);
+    let tokens = line.tokens();
     assert!(tokens.is_sorted(), "not in the order of asking: {tokens:?}");
+}
+
+#[test]
+fn who_waits_for_a_lock_keeps_its_place_when_the_leader_dies() {
+    let mut nodes = Nodes::three("");
+    let old = leader(&nodes, 1);
+    let others: Vec<u32> = (1..=3).filter(|id| *id != old).collect();
+    let left = nodes.clients(&others);
+    let (line, lease) = Line::form(&left, &left);
+    let look = ask(&left, "GET", "/v1/lock/l", "", 200);
+    let revision: u64 = look.header("synod-revision").expect("it is said").parse().expect("one");
+    nodes.kill(old);
+    wait_until("another leads", || {
+        let status = nodes.status(others[0]);
+        let leads = status.and_then(|status| status["leader"]["id"].as_u64());
+        leads.is_some_and(|id| id != u64::from(old))
+    });
+    ask(&left, "DELETE", &format!("/v1/lease/{lease}"), "", 200);
+    let tokens = line.tokens();
+    assert!(tokens.is_sorted(), "not in the order of asking: {tokens:?}");
+    assert!(tokens[1] <= revision, "they are those of {revision}, and not new ones: {tokens:?}");
 }

@@ -42,14 +42,15 @@ impl Nodes {
         Self { folder, base_port, cluster: CLUSTER, more, running: BTreeMap::new() }
     }
 
-    /// Three nodes that run, one of which leads.
+    /// Three nodes that serve, one of which leads.
     pub fn three(more: &'static str) -> Self {
         let mut nodes = Self::with(more);
         for id in [1, 2, 3] {
             nodes.init(id, &[1, 2, 3]);
             nodes.serve(id);
         }
-        nodes.wait_for_leader(1);
+        // Two are enough for a leader, and the third one may be late.
+        [1, 2, 3].into_iter().for_each(|id| nodes.wait_until_ready(id));
         nodes
     }
 
@@ -198,6 +199,14 @@ impl Nodes {
 
     pub fn wait_for_leader(&self, id: u32) {
         wait_until("a leader", || self.status(id).is_some_and(|s| s["leader"].is_object()));
+    }
+
+    /// Waits until a node takes requests. One that starts refuses them.
+    pub fn wait_until_ready(&self, id: u32) {
+        wait_until("the node is ready", || {
+            let answer = http::request(self.client(id), "GET", "/readyz", &[], b"");
+            answer.is_ok_and(|answer| answer.status == 200)
+        });
     }
 
     /// The ids of the voters and of the learner members, as the node that is asked knows

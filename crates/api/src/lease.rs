@@ -112,8 +112,8 @@ async fn post<R: Replica>(
     let ttl_ms = ttl_of(&asked.ttl, &context.limits)
         .map_err(|should| Problem::new(Kind::BadMember, format!("\"ttl\" {should}.")))?;
     let id = asked.id.map(LeaseId);
-    if id == Some(LeaseId(0)) {
-        return Err(Problem::new(Kind::BadMember, "No lease has the id 0: leave it out."));
+    if let Some(id) = id.filter(|id| !id.may_be_chosen()) {
+        return Err(not_to_be_chosen(id));
     }
     let named = name.map(|name| {
         let parts = [id.unwrap_or_default().0.to_le_bytes(), ttl_ms.to_le_bytes()];
@@ -128,6 +128,16 @@ async fn post<R: Replica>(
     let mut response = at(response::json(StatusCode::CREATED, &body), revision);
     Context::<R>::say_expiry(&mut response, expires);
     Ok(response)
+}
+
+fn not_to_be_chosen(id: LeaseId) -> Problem {
+    let detail = format!(
+        "The id {id} can't be chosen: choose one from 1 to {}, or leave it out. Those from {} on \
+         are for leases that ask for none.",
+        LeaseId::AUTOMATIC_FIRST.0 - 1,
+        LeaseId::AUTOMATIC_FIRST,
+    );
+    Problem::new(Kind::BadMember, detail)
 }
 
 /// Grants a lease through the log.

@@ -49,7 +49,6 @@ pub(crate) async fn answer<R: Replica>(
     }
     // Without a claim it was let go, which is remembered, or is held no more and never again.
     // No lease is 0, so that key has no claim.
-    let is_held = holder.is_some();
     let key = holder.map_or_else(|| office.key(LeaseId(0)), |holder| holder.key);
     let is_named = given.is_some();
     let name = given.unwrap_or_else(|| Name { key: name_of_token(office, token), asked_ms });
@@ -63,9 +62,10 @@ pub(crate) async fn answer<R: Replica>(
         return Err(refused(Outcome::Txn { revision, succeeded: true, results: Vec::new() }));
     };
     let lease = LeaseId(claim.lease);
-    // When it was let go before, the lease of then is over, and its id may be another one's by now.
-    if is_held && Paper::of(&claim.value).own {
-        // It is free already. If this fails, the lease ends by itself.
+    // Also when it was let go before and the answer was lost: a lease that was made for a claim
+    // has an id that no other ever gets.
+    if Paper::of(&claim.value).own {
+        // The lock is free already. If this fails, the lease ends by itself.
         let _ = context.write(lease::revocation(lease), deadline).await;
     }
     let body = ReleasedBody { lease: lease.0, token: token.0, revision: revision.0 };

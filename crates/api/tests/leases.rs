@@ -26,9 +26,10 @@ async fn a_lease_is_granted_renewed_shown_and_ended() {
     let (_, server) = start().await;
     let granted = server.ask("POST /v1/lease", "", "{\"ttl\": \"30s\"}").await;
     assert_eq!(granted.status, 201);
-    assert_eq!(granted.json(), json!({"id": 1, "ttl_ms": 30_000, "revision": 0}));
+    let automatic = LeaseId::AUTOMATIC_FIRST.0;
+    assert_eq!(granted.json(), json!({"id": automatic, "ttl_ms": 30_000, "revision": 0}));
     assert_eq!(grant(&server, "{\"ttl\": \"1500ms\", \"id\": 77}").await, 77);
-    for id in [1, 77] {
+    for id in [automatic, 77] {
         let put = server.ask(&format!("PUT /v1/kv/{id}?lease={id}"), "", "v").await;
         assert_eq!((put.status, put.header("synod-lease")), (201, &*id.to_string()));
     }
@@ -37,19 +38,21 @@ async fn a_lease_is_granted_renewed_shown_and_ended() {
 
     let kept = server.ask("POST /v1/lease/77/keepalive", "", "").await;
     assert_eq!((kept.status, kept.json()), (200, json!({"id": 77, "ttl_ms": 1_500})));
-    let many = server.ask("POST /v1/lease/keepalive", "", "{\"ids\": [1, 9, 77]}").await;
+    let ids = format!("{{\"ids\": [{automatic}, 9, 77]}}");
+    let many = server.ask("POST /v1/lease/keepalive", "", &ids).await;
     assert_eq!(many.status, 200);
-    let expected = json!({"leases": [{"id": 1, "ttl_ms": 30_000}, {"id": 9, "ttl_ms": null},
+    let expected = json!({"leases": [{"id": automatic, "ttl_ms": 30_000},
+                                     {"id": 9, "ttl_ms": null},
                                      {"id": 77, "ttl_ms": 1_500}]});
     assert_eq!(many.json(), expected);
     let none = server.ask("POST /v1/lease/keepalive", "", "{\"ids\": []}").await;
     assert_eq!(none.json(), json!({"leases": []}));
 
     let first = server.ask("GET /v1/lease?limit=1", "", "").await;
-    assert_eq!(first.json()["next"], 77);
-    assert_eq!(first.json()["leases"][0]["ttl_ms"], 30_000);
-    let rest = server.ask("GET /v1/lease?limit=1&from=77", "", "").await;
-    assert_eq!(rest.json()["leases"][0]["id"], 77);
+    assert_eq!(first.json()["next"], automatic);
+    assert_eq!(first.json()["leases"][0]["ttl_ms"], 1_500);
+    let rest = server.ask(&format!("GET /v1/lease?limit=1&from={automatic}"), "", "").await;
+    assert_eq!(rest.json()["leases"][0]["id"], automatic);
     assert!(rest.json().get("next").is_none());
 
     server.ask("PUT /v1/kv/%ff?lease=77", "", "v").await;
@@ -124,6 +127,8 @@ async fn what_is_not_understood_changes_nothing() {
         ("POST /v1/lease", "{\"ttl\": \"99999999s\"}", "bad-member"),
         ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 0}", "bad-member"),
         ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": -1}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 4503599627370496}", "bad-member"),
+        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 18446744073709551615}", "bad-member"),
         ("POST /v1/lease", "{\"ttl\": \"30s\", \"idd\": 1}", "unknown-member"),
         ("POST /v1/lease", "{\"ttl\": \"30s\", \"ttl\": \"30s\"}", "doubled-member"),
         ("POST /v1/lease", "{\"ttl\": \"\u{0}\"}", "bad-json"),
@@ -201,22 +206,25 @@ async fn a_put_with_a_lease_is_answered_as_one_without() {
     for is_there in [false, true] {
         for condition in conditions {
             let mut answers = Vec::new();
-            for target in
-                ["PUT /v1/kv/a?prev", "PUT /v1/kv/a?prev&lease=1", "PUT /v1/kv/a?prev&ttl=9s"]
-            {
+            let own = LeaseId::AUTOMATIC_FIRST.to_string();
+            for (target, lease) in [
+                ("PUT /v1/kv/a?prev", ""),
+                ("PUT /v1/kv/a?prev&lease=1", "1"),
+                ("PUT /v1/kv/a?prev&ttl=9s", &own),
+            ] {
                 let (fake, server) = start().await;
                 if target.contains("lease") {
-                    grant(&server, "{\"ttl\": \"9s\"}").await;
+                    grant(&server, "{\"ttl\": \"9s\", \"id\": 1}").await;
                 }
                 server.ask("PUT /v1/kv/other", "", "1").await;
                 if is_there {
                     server.ask("PUT /v1/kv/a", "", "1").await;
                 }
                 let answer = server.ask(target, condition, "2").await;
-                let has_lease = target != "PUT /v1/kv/a?prev" && answer.status < 300;
-                assert_eq!(answer.header("synod-lease"), if has_lease { "1" } else { "" });
+                let has_lease = !lease.is_empty() && answer.status < 300;
+                assert_eq!(answer.header("synod-lease"), if has_lease { lease } else { "" });
                 let read = server.ask("GET /v1/kv/a", "", "").await;
-                assert_eq!(read.header("synod-lease"), if has_lease { "1" } else { "" });
+                assert_eq!(read.header("synod-lease"), if has_lease { lease } else { "" });
                 let leases = server.ask("GET /v1/lease", "", "").await.json();
                 let left = leases["leases"].as_array().unwrap().len();
                 let own = target.contains("ttl");
@@ -238,7 +246,7 @@ async fn a_put_with_a_lease_is_answered_as_one_without() {
 #[tokio::test]
 async fn a_put_without_a_lease_takes_the_key_off_its_lease() {
     let (_, server) = start().await;
-    grant(&server, "{\"ttl\": \"9s\"}").await;
+    grant(&server, "{\"ttl\": \"9s\", \"id\": 1}").await;
     server.ask("PUT /v1/kv/a?lease=1", "", "1").await;
     server.ask("PUT /v1/kv/a", "", "2").await;
     assert_eq!(server.ask("GET /v1/kv/a", "", "").await.header("synod-lease"), "");
@@ -250,9 +258,10 @@ async fn a_put_without_a_lease_takes_the_key_off_its_lease() {
 async fn a_named_request_takes_one_lease() {
     let (_, server) = start().await;
     let name = "idempotency-key: n1";
+    let [first, second] = [0, 1].map(|at| LeaseId::AUTOMATIC_FIRST.0 + at);
     for _ in 0..2 {
         let granted = server.ask("POST /v1/lease", name, "{\"ttl\": \"9s\"}").await;
-        assert_eq!((granted.status, &granted.json()["id"]), (201, &json!(1)));
+        assert_eq!((granted.status, &granted.json()["id"]), (201, &json!(first)));
         assert!(granted.headers.contains_key("synod-idempotency-expires"));
     }
     let other = server.ask("POST /v1/lease", name, "{\"ttl\": \"8s\"}").await;
@@ -260,15 +269,16 @@ async fn a_named_request_takes_one_lease() {
     let name = "idempotency-key: n2";
     for _ in 0..2 {
         let put = server.ask("PUT /v1/kv/a?ttl=9s", name, "v").await;
-        assert_eq!((put.status, put.header("synod-lease")), (201, "2"));
+        assert_eq!((put.status, put.header("synod-lease")), (201, &*second.to_string()));
     }
-    for line in ["PUT /v1/kv/a", "PUT /v1/kv/a?lease=2", "PUT /v1/kv/a?ttl=8s"] {
+    let lines = ["PUT /v1/kv/a", &format!("PUT /v1/kv/a?lease={second}"), "PUT /v1/kv/a?ttl=8s"];
+    for line in lines {
         let put = server.ask(line, name, "v").await;
         put.assert_problem(422, "idempotency-mismatch", "not_applied");
     }
     let name = "idempotency-key: n3";
     for _ in 0..2 {
-        let ended = server.ask("DELETE /v1/lease/2", name, "").await;
+        let ended = server.ask(&format!("DELETE /v1/lease/{second}"), name, "").await;
         assert_eq!((ended.status, &ended.json()["deleted"]), (200, &json!(1)));
     }
 }
@@ -286,16 +296,20 @@ async fn a_named_put_is_done_though_the_lease_of_its_first_attempt_is_over() {
     let (line, name) = ("PUT /v1/kv/a?ttl=9s", "idempotency-key: n1");
     fake.set_next_writes(&[Mode::Serve, Mode::Refuse(Refused::Deadline)]);
     server.ask(line, name, "v").await.assert_problem(503, "timeout", "unknown");
-    assert_eq!(server.ask("DELETE /v1/lease/1", "", "").await.status, 200);
+    let id = LeaseId::AUTOMATIC_FIRST.to_string();
+    let end = format!("DELETE /v1/lease/{id}");
+    assert_eq!(server.ask(&end, "", "").await.status, 200);
+    // Whatever others choose, it is not that one.
+    grant(&server, "{\"ttl\": \"9s\", \"id\": 1}").await;
     let put = server.ask(line, name, "v").await;
-    assert_eq!((put.status, put.header("synod-lease")), (201, "1"));
-    assert_eq!(server.ask("GET /v1/kv/a", "", "").await.header("synod-lease"), "1");
+    assert_eq!((put.status, put.header("synod-lease")), (201, &*id));
+    assert_eq!(server.ask("GET /v1/kv/a", "", "").await.header("synod-lease"), id);
     // Once more, while the key lives and when it went with its lease: it is not put again.
-    for left in [1, 0] {
+    for left in [2, 1] {
         let again = server.ask(line, name, "v").await;
         assert_eq!((again.status, again.json()), (201, put.json()));
         assert_eq!(leases_left(&server).await, left, "no lease without a key is left");
-        server.ask("DELETE /v1/lease/1", "", "").await;
+        server.ask(&end, "", "").await;
     }
     server.ask("GET /v1/kv/a", "", "").await.assert_problem(404, "key-not-found", "not_applied");
 }
@@ -326,7 +340,7 @@ async fn a_lease_with_many_keys_is_ended_whole() {
     let options = KvOptions { delete_range_keys_max: 2, ..KvOptions::default() };
     let fake = Fake::new(options);
     let server = Server::start(fake.clone(), Limits::default()).await;
-    grant(&server, "{\"ttl\": \"9s\"}").await;
+    grant(&server, "{\"ttl\": \"9s\", \"id\": 1}").await;
     for key in 0..5 {
         server.ask(&format!("PUT /v1/kv/{key}?lease=1"), "", "v").await;
     }

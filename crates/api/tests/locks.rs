@@ -60,9 +60,10 @@ async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
     let free = server.ask("GET /v1/lock/a/b", "", "").await;
     assert_eq!(free.json(), json!({"held": false, "waiters": 0}));
     let first = lock(&server, "{\"ttl\": \"10s\"}").await;
-    assert_eq!(first, json!({"lease": 1, "token": 1, "ttl_ms": 10_000}));
+    let lease = LeaseId::AUTOMATIC_FIRST.0;
+    assert_eq!(first, json!({"lease": lease, "token": 1, "ttl_ms": 10_000}));
     let held = server.ask("GET /v1/lock/a/b", "", "").await;
-    assert_eq!(held.json(), json!({"held": true, "lease": 1, "token": 1, "waiters": 0}));
+    assert_eq!(held.json(), json!({"held": true, "lease": lease, "token": 1, "waiters": 0}));
 
     let again = server.ask("POST /v1/lock/a/b", "", "{\"ttl\": \"10s\"}").await;
     again.assert_problem(409, "lock-held", "not_applied");
@@ -76,10 +77,11 @@ async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
     let wrong = server.ask("DELETE /v1/lock/a/b?token=7", "", "").await;
     wrong.assert_problem(409, "lock-not-held", "not_applied");
     let released = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
-    assert_eq!((released.status, &released.json()["lease"]), (200, &json!(1)));
+    assert_eq!((released.status, &released.json()["lease"]), (200, &json!(lease)));
     let twice = server.ask("DELETE /v1/lock/a/b?token=1", "", "").await;
     assert_eq!((twice.status, twice.json()), (200, released.json()), "it was let go");
-    assert_eq!(server.ask("GET /v1/lease/1", "", "").await.status, 404, "its own lease");
+    let own = format!("GET /v1/lease/{lease}");
+    assert_eq!(server.ask(&own, "", "").await.status, 404, "its own lease");
     let second = lock(&server, "{\"ttl\": \"10s\"}").await;
     assert!(second["token"].as_u64() > first["token"].as_u64());
 }
@@ -144,24 +146,25 @@ async fn a_release_that_comes_again_gets_its_first_outcome() {
             );
             assert_eq!(again.headers.contains_key("synod-idempotency-expires"), !header.is_empty());
         }
-        // Its own lease ends by itself: its id could be another one's by the second attempt.
-        assert_eq!(server.ask("GET /v1/lease/1", "", "").await.status, 200);
+        let own = format!("GET /v1/lease/{}", held["lease"]);
+        assert_eq!(server.ask(&own, "", "").await.status, 404, "it went with the second attempt");
         let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
         assert_eq!(look["token"], other["token"]);
     }
 }
 
-/// Ids of leases are given by clients, too, so one that is over may be another client's by then.
+/// Nobody else can have the id of a lease that was made for a lock.
 #[tokio::test]
-async fn a_release_that_comes_again_ends_no_later_lease_of_that_id() {
+async fn a_release_that_comes_again_ends_no_other_lease() {
     let (_, server) = start().await;
     let first = lock(&server, "{\"ttl\": \"10s\"}").await;
     let release = format!("DELETE /v1/lock/a/b?token={}", first["token"]);
     let released = server.ask(&release, "", "").await;
     assert_eq!(released.status, 200, "{released:?}");
     let grant = json!({"ttl": "10s", "id": first["lease"]}).to_string();
-    assert_eq!(server.ask("POST /v1/lease", "", &grant).await.status, 201);
-    let second = lock(&server, &json!({"lease": first["lease"]}).to_string()).await;
+    let chosen = server.ask("POST /v1/lease", "", &grant).await;
+    chosen.assert_problem(400, "bad-request", "not_applied");
+    let second = lock(&server, "{\"ttl\": \"10s\"}").await;
     let again = server.ask(&release, "", "").await;
     assert_eq!((again.status, again.json()), (200, released.json()));
     let look = server.ask("GET /v1/lock/a/b", "", "").await.json();
@@ -236,7 +239,9 @@ async fn a_waiter_that_left_leaves_no_claim_though_its_first_withdrawal_failed()
 async fn the_lease_of_what_is_held_is_renewed_for_its_full_time() {
     let (fake, server) = start().await;
     server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 50}").await;
-    for (body, id) in [("{\"lease\": 50}", 50), ("{\"ttl\": \"10s\", \"lease\": null}", 1)] {
+    let automatic = LeaseId::AUTOMATIC_FIRST.0;
+    for (body, id) in [("{\"lease\": 50}", 50), ("{\"ttl\": \"10s\", \"lease\": null}", automatic)]
+    {
         let held = server.ask("POST /v1/lock/a", "", body).await;
         assert_eq!(held.json()["ttl_ms"], 10_000, "{held:?}");
         let renewal = LeaseOperation::KeepAlive { ids: vec![LeaseId(id)] };

@@ -334,33 +334,82 @@ async fn a_client_that_leaves_behind_another_request_ends_its_watch() {
     }
 }
 
-/// What one slow client makes its node hold, of values that are small enough not to count.
-#[tokio::test]
-async fn a_slow_stream_has_little_under_way() {
-    let (fake, server) = start(Limits::default()).await;
+/// A watch of which the sockets take nothing more, and how many events it had so far.
+async fn stuck(fake: &Fake, server: &Server) -> (Raw, u64) {
     let mut raw = server.connect().await;
     raw.send(request("GET /v1/watch?from=1", "", "")).await;
     assert_eq!(raw.head().await.status, 200);
     let value = "x".repeat(8_000);
     let mut told = 0;
-    // Until the sockets take nothing more.
     loop {
         for _ in 0..100 {
-            put(&fake, "a", &value).await;
+            put(fake, "a", &value).await;
         }
-        let events: u64 = metric(&server, "watch_events_total").await.parse().unwrap();
-        let sending: u64 = metric(&server, "watch_sending_bytes").await.parse().unwrap();
+        let events: u64 = metric(server, "watch_events_total").await.parse().unwrap();
+        let sending: u64 = metric(server, "watch_sending_bytes").await.parse().unwrap();
         assert!(sending < 24 * 1024, "{sending} bytes");
         if events == told && sending > 4 * 1024 {
-            break;
+            return (raw, told);
         }
         told = events;
     }
+}
+
+/// What one slow client makes its node hold, of values that are small enough not to count.
+#[tokio::test]
+async fn a_slow_stream_has_little_under_way() {
+    let (fake, server) = start(Limits::default()).await;
+    let (raw, told) = stuck(&fake, &server).await;
     // It goes on where it stood.
     let mut events = Events { raw, text: String::new() };
     for revision in 1..=told + 10 {
         assert_eq!(events.change().await.0, Some(revision));
     }
+}
+
+/// Nothing is missing of what it was told before.
+#[tokio::test]
+async fn a_client_that_takes_too_little_is_given_up_and_told_why() {
+    let (fake, server) = start(Limits { send_stall_ms: 6_000, ..Limits::default() }).await;
+    let (raw, _) = stuck(&fake, &server).await;
+    while metric(&server, "watches_dropped_total").await != "1" {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(metric(&server, "watches").await, "0", "it costs nothing any more");
+    let mut events = Events { raw, text: String::new() };
+    let mut told = 0;
+    let end = loop {
+        let event = events.next().await;
+        if event.name == "dropped" {
+            break event;
+        }
+        told += 1;
+        assert_eq!(event.id, Some(told));
+    };
+    assert_eq!(end.data["reason"], "slow");
+    assert!(events.any().await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_a_watch_is_cut_off_and_counted() {
+    let (fake, server) = start(Limits { send_stall_ms: 60, ..Limits::default() }).await;
+    let mut raw = server.connect().await;
+    raw.send(request("GET /v1/watch?from=1", "", "")).await;
+    assert_eq!(raw.head().await.status, 200);
+    let value = "x".repeat(8_000);
+    while metric(&server, "watches_dropped_total").await != "1" {
+        for _ in 0..100 {
+            put(&fake, "a", &value).await;
+        }
+    }
+    let left = async |name: &str, value: &str| {
+        while metric(&server, name).await != value {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    left("http_connections", "1").await;
+    left("watch_sending_bytes", "0").await;
+    drop(raw);
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@
 //! places or they go on as another release, and while their files decay. Backups are made
 //! meanwhile, and clusters of these. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, all nodes must have the same state,
-//! watches must have been told everything once and in order, and leases must have lived for
-//! their time and not for ever.
+//! watches must have been told everything once and in order, leases must have lived for
+//! their time and not for ever, and transactions must have changed both of their keys at once.
 
 mod backup;
+mod caller;
 mod check;
 mod contents;
 mod control;
@@ -19,7 +20,9 @@ mod leases;
 mod links;
 mod load;
 mod member;
+mod pairs;
 mod result;
+mod transactions;
 mod upgrade;
 mod watches;
 
@@ -43,6 +46,7 @@ pub use links::Links;
 use load::Load;
 use result::worst_of;
 pub use result::{ChaosResult, FaultResult, Operations};
+pub use transactions::Transactions;
 pub use watches::Watches;
 
 const POLL: Duration = Duration::from_millis(5);
@@ -426,7 +430,7 @@ impl Run<'_> {
         operations: &[Operation],
         final_us: u64,
         equal_at_slot: Option<u64>,
-        (watches, leases): (Watches, Leases),
+        (watches, leases, transactions): (Watches, Leases, Transactions),
     ) -> ChaosResult {
         let findings = check::check(operations, final_us);
         self.violations.extend(findings.violations);
@@ -447,6 +451,7 @@ impl Run<'_> {
             backups_checked: self.backups.len() as u64,
             watches,
             leases,
+            transactions,
             stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
             faults: self.faults,

@@ -142,10 +142,16 @@ pub(crate) fn scrubbed_at_s(node: &NodeAddress, timeout: Duration) -> Option<u64
 }
 
 /// A page of all keys of a Synod node with their values, from the first one on or from where
-/// the page before says.
-pub(crate) fn page(node: &NodeAddress, start: Option<&str>, timeout: Duration) -> Option<Page> {
+/// the page before says; at a revision, if one is given.
+pub(crate) fn page(
+    node: &NodeAddress,
+    start: Option<&str>,
+    at: Option<u64>,
+    timeout: Duration,
+) -> Option<Page> {
     let start = start.map_or_else(String::new, |start| format!("&start={start}"));
-    let path = format!("/v1/kv?limit=1000{start}");
+    let at = at.map_or_else(String::new, |revision| format!("&revision={revision}"));
+    let path = format!("/v1/kv?limit=1000{start}{at}");
     let answer = get(node.socket().ok()?, &path, timeout)?;
     (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
 }
@@ -153,8 +159,6 @@ pub(crate) fn page(node: &NodeAddress, start: Option<&str>, timeout: Duration) -
 /// Keys and values that are text.
 #[derive(Debug, serde::Deserialize)]
 pub(crate) struct Page {
-    /// The store's.
-    pub(crate) revision: u64,
     #[serde(default)]
     pub(crate) entries: Vec<Entry>,
     /// Where the next page begins, percent-encoded.

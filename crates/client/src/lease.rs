@@ -68,7 +68,8 @@ pub struct LeasePage {
 impl Client {
     /// Grants a lease with this time to live: from a second to 366 days, in whole
     /// milliseconds, unless the servers' settings say otherwise. It gets the id that is
-    /// given, or any that is free.
+    /// given, which must be one that [may be chosen](LeaseId::may_be_chosen), or one that no
+    /// other lease ever gets.
     ///
     /// # Errors
     /// See [`ClientError`]; refused with `LeaseExists` when the id is taken, and `Ambiguous` when

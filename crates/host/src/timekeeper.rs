@@ -119,8 +119,9 @@ impl Timekeeper {
 
     /// What is over by now, at most so much. The state is looked at first, by `find` and up to
     /// which slot it is by `applied`, and the news are heard only then: so no renewal that
-    /// the state shows is unheard when it is decided. Without news nobody knows what happened,
-    /// so another epoch is to be begun.
+    /// the state shows is unheard when it is decided. What is heard counts from what `clock` shows
+    /// then: it may have happened long after the last look at the time. Without news nobody knows
+    /// what happened, so another epoch is to be begun.
     ///
     /// # Errors
     /// When the state can't be read. Leases that could not be looked up have their turn again.
@@ -130,6 +131,7 @@ impl Timekeeper {
         applied: impl FnOnce() -> Result<u64, MapError>,
         mut find: impl FnMut(LeaseId) -> Result<Option<Lease>, MapError>,
         news: impl FnOnce() -> Option<Vec<News>>,
+        clock: impl FnOnce() -> Instant,
     ) -> Result<Vec<Proposal>, MapError> {
         let applied = applied()?;
         let due = self.due(limit);
@@ -138,6 +140,7 @@ impl Timekeeper {
             self.resign();
             return Ok(Vec::new());
         };
+        self.look(clock());
         self.hear(news);
         let mut proposals = Vec::new();
         let mut failed = None;

@@ -1,9 +1,11 @@
 //! Putting and removing keys.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use crate::gaps::{Gaps, Row};
 use crate::metadata::Metadata;
 use crate::planted::Bug;
 use crate::record::Stored;
@@ -70,15 +72,102 @@ pub(crate) struct Passes {
 }
 
 impl Passes {
+    /// Whether a removal at this revision does not count.
+    fn is_free(&self, removed: Revision) -> bool {
+        removed <= self.compacted
+    }
+
     /// Passes a key that was removed at this revision, if it still may.
     fn take(&mut self, removed: Revision) -> bool {
-        if removed <= self.compacted {
+        if self.is_free(removed) {
             return true;
         }
         let left = self.left.checked_sub(1);
         self.left = left.unwrap_or(0);
         left.is_some()
     }
+}
+
+/// Where a range looks for keys: what the map has, what is staged over that, and what need not be
+/// looked at.
+pub(crate) struct Source<'a, M> {
+    pub(crate) map: &'a M,
+    pub(crate) records: &'a BTreeMap<Bytes, Staged>,
+    pub(crate) gaps: &'a mut Gaps,
+}
+
+/// Visits the existing keys of a range in order: those of the map, and over them those
+/// that are staged. Tells at which key it stopped because it passed enough that was removed.
+pub(crate) fn each_existing<M: OrderedMap>(
+    Source { map, records, gaps }: Source<'_, M>,
+    (start, end): (&Bytes, Option<&Bytes>),
+    passes: &mut Passes,
+    mut visit: impl FnMut(Bytes, Existing<'_>) -> ControlFlow<()>,
+) -> Result<Option<Bytes>, MapError> {
+    if end.is_some_and(|end| end <= start) {
+        return Ok(None);
+    }
+    let before = *passes;
+    // It stops for the visitor without, and for what was removed with a key.
+    let mut look = |key: Bytes, found: Result<Existing<'_>, Revision>| match found {
+        Ok(existing) => match visit(key, existing) {
+            ControlFlow::Continue(()) => ControlFlow::Continue(()),
+            ControlFlow::Break(()) => ControlFlow::Break(None),
+        },
+        Err(removed) if passes.take(removed) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(Some(key)),
+    };
+    let within = |key: &Bytes| end.is_none_or(|end| key < end);
+    let mut staged = records.range(start.clone()..).take_while(|(key, _)| within(key)).peekable();
+    let mut row = Row::default();
+    let mut walk = Walk::open(map, start, end.map(|end| end.as_ref()), false)?;
+    // Where the map has something again behind the gap that the walk has come to.
+    let mut behind = gaps.behind(start);
+    if behind.is_some() {
+        row.pass_gap(start);
+    }
+    loop {
+        match behind.take() {
+            Some(Some(key)) if within(&key) => walk.skip_to(&key),
+            Some(_) => break,
+            None => {}
+        }
+        let Some(found) = walk.step()? else { break };
+        let key = Bytes::from(found.key());
+        while let Some((lower, change)) = staged.next_if(|(staged, _)| **staged < key) {
+            gaps.end(&mut row, Some(lower));
+            if let ControlFlow::Break(stopped) = look(lower.clone(), existing(change)) {
+                return Ok(stopped);
+            }
+        }
+        let here = match staged.next_if(|(staged, _)| **staged == key) {
+            Some((_, change)) => existing(change),
+            None => match (found.record()?, found.revision()) {
+                (Some(stored), _) => Ok(Existing::Stored(stored)),
+                (None, Some(removed)) if !before.is_free(removed) => Err(removed),
+                (None, _) => {
+                    behind = gaps.behind(&key);
+                    match behind {
+                        None => row.pass(&key),
+                        Some(_) => row.pass_gap(&key),
+                    }
+                    continue;
+                }
+            },
+        };
+        gaps.end(&mut row, Some(&key));
+        if let ControlFlow::Break(stopped) = look(key, here) {
+            return Ok(stopped);
+        }
+    }
+    for (higher, change) in staged {
+        gaps.end(&mut row, Some(higher));
+        if let ControlFlow::Break(stopped) = look(higher.clone(), existing(change)) {
+            return Ok(stopped);
+        }
+    }
+    gaps.end(&mut row, end);
+    Ok(None)
 }
 
 impl Stage {
@@ -155,7 +244,7 @@ impl Stage {
     /// The lowest existing keys of a range, with their leases, and where the range goes on:
     /// nowhere if no limit stopped it.
     pub(crate) fn existing_keys(
-        &self,
+        &mut self,
         map: &impl OrderedMap,
         (start, end): (&Bytes, Option<&Bytes>),
         limit: usize,
@@ -165,67 +254,14 @@ impl Stage {
         if limit == 0 {
             return Ok((keys, Some(start.clone())));
         }
-        let stopped = self.each_existing(map, (start, end), passes, |key, existing| {
+        let source = Source { map, records: &self.records, gaps: &mut self.gaps };
+        let stopped = each_existing(source, (start, end), passes, |key, existing| {
             keys.push((key, existing.lease()));
             if keys.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         let last = keys.last().filter(|_| keys.len() == limit);
         let behind = last.map(|(last, _)| [last.as_ref(), &[0]].concat().into());
         Ok((keys, behind.or(stopped)))
-    }
-
-    /// Visits the existing keys of a range in order: those of the map, and over them those
-    /// that are staged. Tells at which key it stopped because it passed enough that was removed.
-    pub(crate) fn each_existing(
-        &self,
-        map: &impl OrderedMap,
-        (start, end): (&Bytes, Option<&Bytes>),
-        passes: &mut Passes,
-        mut visit: impl FnMut(Bytes, Existing<'_>) -> ControlFlow<()>,
-    ) -> Result<Option<Bytes>, MapError> {
-        if end.is_some_and(|end| end <= start) {
-            return Ok(None);
-        }
-        // It stops for the visitor without, and for what was removed with a key.
-        let mut look = |key: Bytes, found: Result<Existing<'_>, Revision>| match found {
-            Ok(existing) => match visit(key, existing) {
-                ControlFlow::Continue(()) => ControlFlow::Continue(()),
-                ControlFlow::Break(()) => ControlFlow::Break(None),
-            },
-            Err(removed) if passes.take(removed) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(Some(key)),
-        };
-        let mut staged = self
-            .records
-            .range(start.clone()..)
-            .take_while(|(key, _)| end.is_none_or(|end| *key < end))
-            .peekable();
-        let mut walk = Walk::open(map, start, end.map(|end| end.as_ref()), false)?;
-        while let Some(found) = walk.step()? {
-            let key = Bytes::from(found.key());
-            while let Some((lower, change)) = staged.next_if(|(staged, _)| **staged < key) {
-                if let ControlFlow::Break(stopped) = look(lower.clone(), existing(change)) {
-                    return Ok(stopped);
-                }
-            }
-            let flow = match staged.next_if(|(staged, _)| **staged == key) {
-                Some((_, change)) => look(key, existing(change)),
-                None => match (found.record()?, found.revision()) {
-                    (Some(stored), _) => look(key, Ok(Existing::Stored(stored))),
-                    (None, Some(removed)) => look(key, Err(removed)),
-                    (None, None) => ControlFlow::Continue(()),
-                },
-            };
-            if let ControlFlow::Break(stopped) = flow {
-                return Ok(stopped);
-            }
-        }
-        for (higher, change) in staged {
-            if let ControlFlow::Break(stopped) = look(higher.clone(), existing(change)) {
-                return Ok(stopped);
-            }
-        }
-        Ok(None)
     }
 
     /// Stores a key's new record. `lease_before` is the lease that it lived under, 0 for none.
@@ -251,6 +287,7 @@ impl Stage {
             }
             self.leases.attach(&mut self.batch, LeaseId(metadata.lease), key);
         }
+        self.gaps.close(key);
         self.cache.set(key, Some(metadata));
         let record = metadata.with_value(value.clone());
         self.records.insert(key.clone(), Staged::Put(record));
@@ -263,6 +300,7 @@ impl Stage {
         self.changes.note(&mut self.batch, revision, key, false);
         self.leases.detach(&mut self.batch, LeaseId(lease), key);
         self.state.hash.bytes(key);
+        self.gaps.close(key);
         self.cache.set(key, None);
         self.records.insert(key.clone(), Staged::Removed(revision));
     }

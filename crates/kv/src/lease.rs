@@ -26,7 +26,7 @@ use crate::{LeaseEpoch, LeaseId, MapError, OrderedMap, Outcome, State, WriteSet,
 pub enum LeaseOperation {
     /// Makes a lease.
     Grant {
-        /// Its id, which must not be 0; none for any that is free.
+        /// Its id, which must not be 0; none for the next of [`LeaseId::AUTOMATIC`].
         id: Option<LeaseId>,
         /// How long it lives without being renewed, in milliseconds.
         ttl_ms: u64,
@@ -350,13 +350,10 @@ impl Stage {
         let id = match id {
             Some(id) => id,
             None => {
-                // Ids that somebody chose are passed over. They are fewer than there are leases.
-                let mut next = self.state.last_lease;
-                loop {
-                    next = LeaseId(next.0.wrapping_add(1));
-                    if next.0 != 0 && self.leases.find(map, next)?.is_none() {
-                        break;
-                    }
+                let mut next = self.state.last_lease.next_automatic();
+                // Only when all ids were used once may one be taken.
+                while self.leases.find(map, next)?.is_some() {
+                    next = next.next_automatic();
                 }
                 self.state.last_lease = next;
                 next
@@ -444,7 +441,7 @@ mod tests {
 
         fn carry_out(&mut self, operation: Operation) -> Outcome {
             self.slot += 1;
-            let id = ServerId { origin: 1, incarnation: 1, sequence: self.slot };
+            let id = ServerId { origin: 1, incarnation: self.slot, sequence: 1 };
             let command = (id, Command { idempotency: None, operation });
             let mut taken = self.machine.apply(self.slot, self.slot, &[command]).unwrap();
             if self.commits {
@@ -553,6 +550,30 @@ mod tests {
         assert_eq!(machine.lease(second), ended);
     }
 
+    /// An id that a lease got by itself is that of no other, whatever becomes of the lease and
+    /// of the state: who was granted it may ask for it again.
+    #[test]
+    fn an_automatic_id_is_given_once() {
+        let mut machine = Machine::new(true);
+        let mut granted = Vec::new();
+        for _ in 0..3 {
+            let granting = LeaseOperation::Grant { id: None, ttl_ms: 9 };
+            let Outcome::LeaseGranted { id, .. } = machine.lease(granting) else { panic!() };
+            assert!(LeaseId::AUTOMATIC.contains(&id.0) && !granted.contains(&id));
+            machine.lease(LeaseOperation::Revoke { id });
+            granted.push(id);
+            // Started again, or in the nodes of another cluster.
+            let mut map = machine.machine.map().clone();
+            if granted.len() == 2 {
+                let state = State::load(&map).unwrap().for_another_cluster().unwrap();
+                let mut set = WriteSet::new();
+                set.put(layout::APPLIED_KEY, &state.record());
+                map.write(&set).unwrap();
+            }
+            machine.machine = StateMachine::open(map, KvOptions::default()).unwrap();
+        }
+    }
+
     #[test]
     fn leases_are_limited_and_0_is_none() {
         let options = KvOptions { leases_max: 2, ..KvOptions::default() };
@@ -566,7 +587,7 @@ mod tests {
         assert_eq!(grant(Some(LeaseId(1))), exists);
         let none = Outcome::LeaseNotFound { revision, id: LeaseId(0) };
         assert_eq!(grant(Some(LeaseId(0))), none);
-        assert_eq!(grant(None), granted(2), "1 is taken");
+        assert_eq!(grant(None), granted(LeaseId::AUTOMATIC_FIRST.0));
         assert_eq!(grant(None), Outcome::LeasesFull { revision });
         assert_eq!(machine.put(&["a"], LeaseId(0)), none);
     }

@@ -15,6 +15,7 @@ mod change;
 mod codec;
 mod command;
 mod compaction;
+mod gaps;
 mod hash;
 pub mod http;
 mod idempotency;

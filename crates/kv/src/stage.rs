@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::change::ChangeLog;
 use crate::compaction::Samples;
+use crate::gaps::Gaps;
 use crate::idempotency::{Answered, Idempotency};
 use crate::lease::Leases;
 use crate::metadata::{Metadata, MetadataCache};
@@ -14,7 +15,7 @@ use crate::state::Sequence;
 use crate::walk::Finder;
 use crate::{
     APPLIED_KEY, Command, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
-    OrderedMap, Outcome, Revision, ServerId, State, Taken, WriteSet,
+    OrderedMap, Outcome, Revision, ServerId, State, Taken, TxnResult, WriteSet,
 };
 
 /// The state with everything applied, and the changes since the last commit.
@@ -28,6 +29,7 @@ pub(crate) struct Stage {
     pub(crate) changes: ChangeLog,
     pub(crate) samples: Samples,
     pub(crate) leases: Leases,
+    pub(crate) gaps: Gaps,
     idempotency: Idempotency,
     pub(crate) batch: WriteSet,
     is_changed: bool,
@@ -63,6 +65,7 @@ impl Stage {
             samples,
             changes: ChangeLog::default(),
             leases: Leases::default(),
+            gaps: Gaps::default(),
             cache: MetadataCache::new(options.metadata_cache_bytes_max),
             records: BTreeMap::new(),
             idempotency: Idempotency::new(options.idempotency_grace_ms),
@@ -317,7 +320,55 @@ fn hash_outcome(state: &mut State, outcome: &Outcome) {
     for number in [kind, outcome.revision().0, detail] {
         state.hash.number(number);
     }
-    if let Outcome::Txn { results, .. } = outcome {
-        results.iter().for_each(|result| state.hash.number(result.digest()));
+    match outcome {
+        Outcome::RangeDeleted { next, .. } => hash_next(state, next.as_ref()),
+        Outcome::Txn { results, .. } => {
+            for result in results {
+                state.hash.number(result.digest());
+                match result {
+                    TxnResult::DeleteRange { next, .. } | TxnResult::Range { next, .. } => {
+                        hash_next(state, next.as_ref());
+                    }
+                    TxnResult::Put { .. } | TxnResult::Delete { .. } | TxnResult::Get { .. } => {}
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Mixes in where a range goes on, which depends on how much each replica passed by.
+fn hash_next(state: &mut State, next: Option<&Bytes>) {
+    state.hash.number(u64::from(next.is_some()));
+    if let Some(next) = next {
+        state.hash.bytes(next);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Replicas that passed by more or less than others differ from then on.
+    #[test]
+    fn where_a_range_goes_on_is_in_the_hash() {
+        let revision = Revision(7);
+        let mut hashes = Vec::new();
+        for next in [None, Some(Bytes::new()), Some(Bytes::from("a")), Some(Bytes::from("b"))] {
+            let of = |result| Outcome::Txn { revision, succeeded: true, results: vec![result] };
+            for outcome in [
+                Outcome::RangeDeleted { revision, count: 0, next: next.clone() },
+                of(TxnResult::DeleteRange { count: 0, next: next.clone() }),
+                of(TxnResult::Range { entries: vec![], next: next.clone() }),
+            ] {
+                let mut state = State::default();
+                hash_outcome(&mut state, &outcome);
+                hashes.push(state.hash());
+            }
+        }
+        let count = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        assert_eq!(hashes.len(), count);
     }
 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::keys::Passes;
+use crate::keys::{Passes, Source, each_existing};
 use crate::metadata::Metadata;
 use crate::planted::Bug;
 use crate::stage::{Stage, Staged};
@@ -236,7 +236,7 @@ impl Stage {
     }
 
     fn attempt_range(
-        &self,
+        &mut self,
         map: &impl OrderedMap,
         trial: &mut Trial,
         range: (&Bytes, Option<&Bytes>),
@@ -245,7 +245,8 @@ impl Stage {
     ) -> Result<TxnResult, MapError> {
         let (mut entries, mut next) = (Vec::new(), None);
         let mut passes = trial.passes;
-        let stopped = self.each_existing(map, range, &mut passes, |key, existing| {
+        let source = Source { map, records: &self.records, gaps: &mut self.gaps };
+        let stopped = each_existing(source, range, &mut passes, |key, existing| {
             let value_bytes = if keys_only { 0 } else { existing.value_bytes() };
             if entries.len() == limit || !trial.has_room(key.len() + value_bytes) {
                 next = Some(key);

@@ -176,6 +176,15 @@ impl<C: Cursor> Walk<C> {
         self.at = Some(at);
     }
 
+    /// The next step is to the first key from here on, which must not be before the last step's.
+    /// Only for a walk upwards.
+    pub(crate) fn skip_to(&mut self, key: &[u8]) {
+        assert!(!self.reverse, "it would go back");
+        self.from.clear();
+        layout::write_bound(&mut self.from, key);
+        self.prefix.clear();
+    }
+
     /// The key of the last step.
     pub(crate) fn key(&self) -> Vec<u8> {
         layout::key_of_prefix(&self.prefix)

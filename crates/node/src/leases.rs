@@ -243,7 +243,8 @@ impl Handle {
     fn expiries(&self, room: usize) -> Result<Vec<Proposal>, MapError> {
         let applied = || self.state(lease::applied_slot);
         let find = |id| self.state(|map| lease::find(map, id));
-        self.leases().keeper().over(room, applied, find, || self.shared().lease_news.take())
+        let news = || self.shared().lease_news.take();
+        self.leases().keeper().over(room, applied, find, news, || Instant::now().into_std())
     }
 
     /// Renews leases: their times to live, none for those that are no more.

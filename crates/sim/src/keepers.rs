@@ -90,12 +90,13 @@ impl World<'_> {
 
     /// Ends what is over.
     fn expire(&mut self, id: NodeId, life: u64) -> Check {
-        let process = self.nodes[id.0 as usize - 1].process.as_ref().expect("it looks");
-        let map = process.machine.map();
+        let node = &self.nodes[id.0 as usize - 1];
+        let map = node.process.as_ref().expect("it looks").machine.map();
+        let moment = self.guests.base + Duration::from_micros(node.clock.read(self.now_us).0);
         let Some(shell) = self.guests.shells.get_mut(&id) else { return Ok(()) };
         let Shell { keeper, news, .. } = shell;
-        let applied = || lease::applied_slot(map);
-        let judged = keeper.over(EXPIRIES_MAX, applied, |id| lease::find(map, id), || news.take());
+        let (applied, find) = (|| lease::applied_slot(map), |id| lease::find(map, id));
+        let judged = keeper.over(EXPIRIES_MAX, applied, find, || news.take(), || moment);
         let Ok(judged) = judged else { return self.doubt_state(id) };
         let now_us = self.now_us;
         for proposal in judged {

@@ -15,14 +15,14 @@ use synod_kv::Revision;
 use synod_kv::http::{WatchEnd, WatchEndBody};
 use synod_kv::read::{self, ReadError};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::context::{ANSWER_BYTES_FREE, Context};
 use crate::replica::Replica;
 use crate::response::{self, Body, at};
 use crate::watch::event::{self, Format};
 use crate::watch::follower::{Follower, Turn};
-use crate::watch::frame::Frames;
+use crate::watch::frame::{Frames, TAKEN_BYTES_MIN};
 
 /// Asks proxies not to collect what should be seen at once.
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
@@ -45,10 +45,14 @@ pub(crate) fn answer<R: Replica>(
         context: Arc::clone(context),
         follower: Some(follower),
         format,
-        first: Some(first.into()),
+        rest: first.into(),
+        last_word: Bytes::new(),
         frames: Frames::new(context.watches.sending()),
         quiet,
         timer: Box::pin(sleep(quiet)),
+        // The connection is cut after twice that: until then it may still say why.
+        patience: Duration::from_millis(limits.send_stall_ms / 2),
+        slow_timer: None,
         _place: place,
     };
     let mut response = Response::new(Body::Routed(axum::body::Body::new(stream)));
@@ -65,29 +69,35 @@ struct Stream<R> {
     /// None at the end.
     follower: Option<Follower>,
     format: Format,
-    /// What the client is told before anything happens.
-    first: Option<Bytes>,
+    /// What it is being told: first of all up to where it has everything.
+    rest: Bytes,
+    /// What it is told behind that, at the end.
+    last_word: Bytes,
     frames: Frames,
     /// For how long nothing may be said.
     quiet: Duration,
     timer: Pin<Box<Sleep>>,
+    /// For how long the client may be slow.
+    patience: Duration,
+    /// Made when something has to wait for the client.
+    slow_timer: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
-// The timer is pinned by itself.
+// The timers are pinned by themselves.
 impl<R> Unpin for Stream<R> {}
 
 impl<R: Replica> Stream<R> {
     fn poll(&mut self, task: &mut Task<'_>) -> Poll<Option<Bytes>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(first));
-        }
         loop {
-            let Some(follower) = &self.follower else { return Poll::Ready(None) };
             // Who is slow is told nothing new meanwhile, so it costs its queue at the most.
-            if self.frames.poll_ready(task).is_pending() {
-                return Poll::Pending;
+            if self.follower.is_some() && self.frames.poll_ready(task).is_pending() {
+                return self.poll_slow(task);
             }
+            let part = self.next_part();
+            let Some(follower) = self.follower.as_ref().filter(|_| part.is_none()) else {
+                return Poll::Ready(part);
+            };
             match follower.poll_turn(task, ANSWER_BYTES_FREE) {
                 Poll::Ready(Turn::Stop) => return self.end(stopping()),
                 Poll::Ready(Turn::Items(items)) => {
@@ -112,10 +122,26 @@ impl<R: Replica> Stream<R> {
                 },
                 Poll::Pending => match self.poll_quiet(task) {
                     Some(told) => return Poll::Ready(Some(told)),
-                    None => return Poll::Pending,
+                    None => return self.poll_slow(task),
                 },
             }
         }
+    }
+
+    /// Waits for the client to take what it was told, and gives it up if it hardly does.
+    fn poll_slow(&mut self, task: &mut Task<'_>) -> Poll<Option<Bytes>> {
+        while let Some(since) = self.frames.slow_since() {
+            let at = since + self.patience;
+            if at <= Instant::now() {
+                return self.end(slow(self.patience));
+            }
+            let timer = self.slow_timer.get_or_insert_with(|| Box::pin(sleep_until(at)));
+            timer.as_mut().reset(at);
+            if timer.as_mut().poll(task).is_pending() {
+                break;
+            }
+        }
+        Poll::Pending
     }
 
     /// The text of the next page, and how many events it has.
@@ -153,7 +179,18 @@ impl<R: Replica> Stream<R> {
             },
         };
         self.context.watches.count_events(events as u64);
-        Poll::Ready(Some(bytes))
+        self.rest = bytes;
+        Poll::Ready(self.next_part())
+    }
+
+    /// The next part of what it is being told. Of a large event it can be seen then how the client
+    /// takes it.
+    fn next_part(&mut self) -> Option<Bytes> {
+        if self.rest.is_empty() {
+            self.rest = std::mem::take(&mut self.last_word);
+        }
+        let length = self.rest.len().min(ANSWER_BYTES_FREE);
+        (length > 0).then(|| self.rest.split_to(length))
     }
 
     fn put_timer_off(&mut self) {
@@ -163,10 +200,15 @@ impl<R: Replica> Stream<R> {
     fn end(&mut self, body: WatchEndBody) -> Poll<Option<Bytes>> {
         self.follower = None;
         self.context.watches.counters.dropped.fetch_add(1, Relaxed);
+        // An event that was begun comes to its end first.
+        let begun = self.rest.windows(2).position(|two| two == b"\n\n");
+        let length = begun.map_or(self.rest.len(), |at| at + 2);
+        self.rest.truncate(length);
         let name = if body.reason == WatchEnd::Compacted { "compacted" } else { "dropped" };
         let mut text = Vec::new();
         event::write_end(&mut text, name, &body);
-        Poll::Ready(Some(text.into()))
+        self.last_word = text.into();
+        Poll::Ready(self.next_part())
     }
 }
 
@@ -179,6 +221,16 @@ fn overloaded() -> WatchEndBody {
     let detail = "This node has no memory left for clients that take their answers slowly. Watch \
                   on later or at another node, with the last id as Last-Event-ID.";
     WatchEndBody { reason: WatchEnd::Overloaded, detail: detail.to_owned(), oldest_revision: None }
+}
+
+fn slow(patience: Duration) -> WatchEndBody {
+    let detail = format!(
+        "Less than {} KiB of what waited was taken in {} ms. Watch on with the last id as \
+         Last-Event-ID, and take events as they come.",
+        TAKEN_BYTES_MIN / 1024,
+        patience.as_millis()
+    );
+    WatchEndBody { reason: WatchEnd::Slow, detail, oldest_revision: None }
 }
 
 fn unreadable(error: ReadError) -> WatchEndBody {

@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::contents::{Contents, Held};
 use super::control::{Order, Restored};
 use super::fault::{Fault, Kind};
+use super::leases;
+use super::pairs::PairKey;
+use super::transactions::Store;
 use super::{PATIENCE, POLL, PROBE_TIMEOUT, Run};
 use crate::failover::ControlError;
 use crate::{BenchError, NodeAddress, NodeId, Protocol, probe};
@@ -84,15 +87,15 @@ impl Run<'_> {
                 return Ok("it could not be restored".to_owned());
             }
         };
-        let Some(keys) = self.look_into(&restored)? else {
+        let Some((keys, pairs)) = self.look_into(&restored)? else {
             // Its folder stays, so that one can look into it.
             self.is_broken = true;
             return Ok("the restored cluster is not as it should be".to_owned());
         };
         self.control.end_restored()?;
         let Restored { giver, revision, slot, .. } = restored;
-        let count = keys.len();
-        self.backups.push(Contents { giver, asked_us, made_us, revision, keys });
+        let count = keys.len() + pairs.len();
+        self.backups.push(Contents { giver, asked_us, made_us, revision, keys, pairs });
         Ok(format!(
             "node {giver} made one at attempt {asked}, restored with {count} keys, revision \
              {revision}, slot {slot}"
@@ -177,7 +180,7 @@ impl Run<'_> {
     }
 
     /// What the new cluster holds, if its nodes serve, agree, and say what the backup says.
-    fn look_into(&mut self, restored: &Restored) -> Result<Option<Held>, BenchError> {
+    fn look_into(&mut self, restored: &Restored) -> Result<Option<(Held, Store)>, BenchError> {
         let begin = Instant::now();
         for node in &restored.nodes {
             while !probe::ready(Protocol::Synod, node, PROBE_TIMEOUT) {
@@ -194,7 +197,8 @@ impl Run<'_> {
         self.compare_states(&restored.nodes, " of a backup")?;
         let mut held = Vec::new();
         for node in &restored.nodes {
-            held.push(self.list(node, restored.begins_at));
+            held.push(self.list(node, Some(restored.begins_at)));
+            held.push(self.list(node, None));
         }
         if held.iter().any(|keys| *keys != held[0]) {
             self.violations.push("the nodes of a backup list different keys".to_owned());
@@ -203,38 +207,37 @@ impl Run<'_> {
         Ok(keys.filter(|_| self.violations.len() == known))
     }
 
-    /// All that a node of a new cluster holds. Nobody writes there, so that its revision stays.
-    fn list(&mut self, node: &NodeAddress, revision: u64) -> Option<Held> {
-        let (mut keys, mut start) = (Held::new(), None);
+    /// All that a node of a new cluster holds, but for keys under leases: nobody writes there, but
+    /// leases end. At the backup's revision, which it must have, or by now.
+    fn list(&mut self, node: &NodeAddress, at: Option<u64>) -> Option<(Held, Store)> {
+        let (mut keys, mut pairs, mut start) = (Held::new(), Store::new(), None);
         let begin = Instant::now();
         while begin.elapsed() < PATIENCE {
-            let Some(page) = probe::page(node, start.as_deref(), PROBE_TIMEOUT) else {
+            let Some(page) = probe::page(node, start.as_deref(), at, PROBE_TIMEOUT) else {
                 thread::sleep(POLL);
                 continue;
             };
-            if page.revision != revision {
-                let (id, found) = (node.id, page.revision);
-                self.violations.push(format!(
-                    "node {id} of a backup is at revision {found}, and began at {revision}"
-                ));
-                return None;
-            }
             for entry in page.entries {
-                let key = entry.key.as_deref().and_then(|name| self.load.key_of(name));
-                let Some(key) = key else {
+                // Nobody wrote what is no number: the check will say so.
+                let value = entry.value.as_ref().and_then(|value| value.parse().ok());
+                let (name, held) =
+                    (entry.key.as_deref(), (value.unwrap_or(u64::MAX), entry.mod_revision));
+                if let Some(key) = name.and_then(|name| self.load.key_of(name)) {
+                    keys.insert(key, held);
+                } else if let Some(key) = name.and_then(|name| PairKey::of(&self.load, name)) {
+                    pairs.insert(key, held);
+                } else if !name.is_some_and(leases::is_leased) {
                     self.violations.push(format!("a backup has a key of nobody's: {entry:?}"));
                     return None;
-                };
-                // Nobody wrote what is no number: the check will say so.
-                let value = entry.value.and_then(|value| value.parse().ok()).unwrap_or(u64::MAX);
-                keys.insert(key, (value, entry.mod_revision));
+                }
             }
             if page.next.is_none() {
-                return Some(keys);
+                return Some((keys, pairs));
             }
             start = page.next;
         }
-        self.violations.push(format!("node {} of a backup does not list its keys", node.id));
+        let at = at.map_or_else(String::new, |revision| format!(" of revision {revision}"));
+        self.violations.push(format!("node {} of a backup does not list its keys{at}", node.id));
         None
     }
 }

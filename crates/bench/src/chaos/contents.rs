@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::history::{End, Operation, Request};
+use super::transactions::Store;
 use crate::NodeId;
 
 /// More than this many of a backup say nothing new.
@@ -28,6 +29,8 @@ pub(super) struct Contents {
     /// The store's revision in it.
     pub(super) revision: u64,
     pub(super) keys: Held,
+    /// What it has of pairs of keys: see `transactions`.
+    pub(super) pairs: Store,
 }
 
 impl Contents {
@@ -191,7 +194,8 @@ mod tests {
 
     fn contents(revision: u64, keys: &[(u64, (u64, u64))]) -> Contents {
         let keys = keys.iter().copied().collect();
-        Contents { giver: NodeId(2), asked_us: 100, made_us: 200, revision, keys }
+        let pairs = Store::new();
+        Contents { giver: NodeId(2), asked_us: 100, made_us: 200, revision, keys, pairs }
     }
 
     const RIGHT: [(u64, (u64, u64)); 3] = [(0, (2, 2)), (2, (5, 5)), (3, (6, 6))];

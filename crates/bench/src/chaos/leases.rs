@@ -6,26 +6,22 @@
 //! rather that it was gone by then: so before that time nobody may have been told so. In the
 //! end all keys must be gone.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::caller::{Caller, PATIENCE};
 use super::load::Load;
 use super::watches::Seen;
 use crate::BenchError;
 use crate::latency::micros;
-use crate::synod::{Response, SynodConnection};
 
 /// Held at a time.
 const HOLDERS: u64 = 3;
 const TTL: Duration = Duration::from_secs(3);
-/// A renewal takes no longer, or another node is asked.
-const PATIENCE: Duration = Duration::from_millis(700);
 /// Renewals of one lease at the most.
 const RENEWALS_MAX: u32 = 20;
 /// More than this many say nothing new.
@@ -70,8 +66,7 @@ pub(super) fn hold(load: &Arc<Load>) -> Result<Vec<Held>, BenchError> {
     Ok(runtime.block_on(async {
         let mut holders = JoinSet::new();
         for number in 0..HOLDERS {
-            let random = fastrand::Rng::with_seed(load.seed() ^ (number + 1) << 16);
-            let holder = Holder { load: Arc::clone(load), number, random, connection: None };
+            let holder = Holder { number, caller: Caller::new(load, number + 1) };
             holders.spawn(holder.run());
         }
         holders.join_all().await.into_iter().flatten().collect()
@@ -79,10 +74,8 @@ pub(super) fn hold(load: &Arc<Load>) -> Result<Vec<Held>, BenchError> {
 }
 
 struct Holder {
-    load: Arc<Load>,
     number: u64,
-    random: fastrand::Rng,
-    connection: Option<(SocketAddr, SynodConnection)>,
+    caller: Caller,
 }
 
 #[derive(Deserialize)]
@@ -94,7 +87,7 @@ impl Holder {
     async fn run(mut self) -> Vec<Held> {
         let mut all = Vec::new();
         for turn in 0_u64.. {
-            if self.load.is_stopped() {
+            if self.caller.load.is_stopped() {
                 break;
             }
             let key = format!("{PREFIX}{}/{turn}", self.number);
@@ -109,65 +102,39 @@ impl Holder {
     /// One lease from its grant until its holder goes; none if nobody knows of one.
     async fn hold(&mut self, key: String) -> Option<Held> {
         let ttl = format!("{{\"ttl\":\"{}ms\"}}", TTL.as_millis());
-        let asked_us = self.load.now_us();
-        let granted = self.ask("POST", "/v1/lease", ttl.as_bytes()).await?;
+        let asked_us = self.caller.load.now_us();
+        let granted = self.caller.ask("POST", "/v1/lease", ttl.as_bytes()).await?;
         let Granted { id } = serde_json::from_slice(&granted.body).ok()?;
         let mut held = Held { promised_us: asked_us + micros(TTL), ..Held::default() };
         let target = format!("/v1/kv/{key}?lease={id}");
         held.key = key;
-        let put = self.ask("PUT", &target, b"1").await;
+        let put = self.caller.ask("PUT", &target, b"1").await;
         held.is_put = put.is_some_and(|put| matches!(put.status, 200 | 201));
-        for _ in 0..self.random.u32(0..RENEWALS_MAX) {
-            if self.load.is_stopped() {
+        for _ in 0..self.caller.random.u32(0..RENEWALS_MAX) {
+            if self.caller.load.is_stopped() {
                 return Some(held);
             }
-            sleep(TTL.mul_f64(0.05 + 0.3 * self.random.f64())).await;
-            let asked_us = self.load.now_us();
+            sleep(TTL.mul_f64(0.05 + 0.3 * self.caller.random.f64())).await;
+            let asked_us = self.caller.load.now_us();
             let target = format!("/v1/lease/{id}/keepalive");
-            match self.ask("POST", &target, b"").await.map(|answer| answer.status) {
+            match self.caller.ask("POST", &target, b"").await.map(|answer| answer.status) {
                 Some(200) => {
                     held.promised_us = asked_us + micros(TTL);
                     held.renewals += 1;
                 }
                 Some(404) => {
-                    held.told_gone_us = Some(self.load.now_us());
+                    held.told_gone_us = Some(self.caller.load.now_us());
                     return Some(held);
                 }
                 _ => {}
             }
         }
-        if self.random.u32(..3) == 0 {
-            held.revoked_us = Some(self.load.now_us());
+        if self.caller.random.u32(..3) == 0 {
+            held.revoked_us = Some(self.caller.load.now_us());
             // Whether that came to anything nobody asks: then its time ends it.
-            let _ = self.ask("DELETE", &format!("/v1/lease/{id}"), b"").await;
+            let _ = self.caller.ask("DELETE", &format!("/v1/lease/{id}"), b"").await;
         }
         Some(held)
-    }
-
-    /// Asks some node once; none without an answer in time.
-    async fn ask(&mut self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
-        let begin = Instant::now();
-        let answer = timeout(PATIENCE, self.exchange(method, target, body)).await;
-        let answer = answer.ok().flatten();
-        if answer.as_ref().is_none_or(|answer| answer.status >= 500) {
-            self.connection = None;
-            sleep(PATIENCE.saturating_sub(begin.elapsed()) / 4).await;
-        }
-        answer
-    }
-
-    async fn exchange(&mut self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
-        if self.connection.as_ref().is_none_or(|(_, connection)| !connection.is_open()) {
-            let (_, address) = self.load.node(self.random.usize(..64));
-            let stream = TcpStream::connect(address).await.ok()?;
-            stream.set_nodelay(true).ok()?;
-            self.connection = Some((address, SynodConnection::new(stream, address)));
-        }
-        // One that does not come back is not used again.
-        let (address, mut connection) = self.connection.take()?;
-        let answer = connection.call(method, target, body).await.ok();
-        self.connection = answer.is_some().then_some((address, connection));
-        answer
     }
 }
 

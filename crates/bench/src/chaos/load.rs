@@ -106,6 +106,11 @@ impl Load {
         self.seed
     }
 
+    /// What tells this run's keys from other runs'.
+    pub(super) fn run(&self) -> u64 {
+        self.run
+    }
+
     /// From now on the first acknowledgement of a write that is called now or later
     /// is watched for.
     pub(super) fn watch(&self) -> u64 {

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::fault::{Class, Kind};
 use super::leases::Leases;
+use super::transactions::Transactions;
 use super::watches::Watches;
 use crate::table::{self, Table, count, or_dash};
 
@@ -67,8 +68,10 @@ pub struct ChaosResult {
     pub backups_checked: u64,
     /// What those saw who watched.
     pub watches: Watches,
-    /// What became of leases; all zero where there were none.
+    /// What became of leases.
     pub leases: Leases,
+    /// What became of transactions over two keys.
+    pub transactions: Transactions,
     /// How often a node ended because its disk was full, which it may.
     pub stops_for_space: u64,
     /// The faults in their order.
@@ -112,11 +115,14 @@ impl ChaosResult {
         lines.row(["changes told to each of them", &count(events)]);
         lines.row(["watches that went on elsewhere", &count(resumed)]);
         let Leases { granted, kept, over } = self.leases;
-        if granted > 0 {
-            lines.row(["leases granted", &count(granted)]);
-            lines.row(["renewals of leases", &count(kept)]);
-            lines.row(["leases whose time was over", &count(over)]);
-        }
+        lines.row(["leases granted", &count(granted)]);
+        lines.row(["renewals of leases", &count(kept)]);
+        lines.row(["leases whose time was over", &count(over)]);
+        let Transactions { changed, seen, refused, unknown } = self.transactions;
+        lines.row(["transactions that changed two keys", &count(changed)]);
+        lines.row(["transactions that saw two keys", &count(seen)]);
+        lines.row(["transactions without effect", &count(refused)]);
+        lines.row(["transactions unknown", &count(unknown)]);
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }

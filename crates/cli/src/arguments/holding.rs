@@ -75,7 +75,7 @@ pub(crate) struct GrantLease {
     /// How long it lives without being renewed, such as 30s or 1500ms.
     #[arg(value_parser = time)]
     pub(crate) ttl: Duration,
-    /// Its id [default: any that is free].
+    /// Its id, below 2^52 [default: one of its own from there on].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) id: Option<u64>,
     #[command(flatten)]

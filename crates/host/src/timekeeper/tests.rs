@@ -165,7 +165,8 @@ impl World {
             false => lease::find(map, id),
         };
         let news = || self.news.take();
-        let over = self.keeper.over(100, || lease::applied_slot(map), find, news);
+        let now = self.start + Duration::from_millis(self.now_ms);
+        let over = self.keeper.over(100, || lease::applied_slot(map), find, news, || now);
         for proposal in over.unwrap_or_default() {
             let operation = proposal.operation.clone();
             self.log.push_back((operation, Asker::Keeper(proposal)));
@@ -178,6 +179,20 @@ impl World {
             self.now_ms += 50;
             self.look();
             self.take_all();
+        }
+    }
+
+    /// Everything is taken, and time passes until the keeper proposes to end a lease. That is
+    /// not in the log yet.
+    fn wait_for_expiry(&mut self) -> Proposal {
+        self.take_all();
+        while self.log.is_empty() {
+            self.now_ms += 200;
+            self.look();
+        }
+        match self.log.pop_front() {
+            Some((_, Asker::Keeper(proposal))) => proposal,
+            _ => panic!("somebody else said something"),
         }
     }
 
@@ -253,18 +268,10 @@ fn a_renewal_elsewhere_counts_even_if_it_is_heard_too_late() {
     let mut world = World::new();
     world.begin();
     world.grant(ID);
-    world.take_all();
-    world.look();
-    world.now_ms += 200;
-    (0..10).for_each(|_| {
-        world.look();
-        world.now_ms += 200;
-    });
+    let expiry = world.wait_for_expiry();
     // The expiry waits behind the renewal.
-    assert_eq!(world.log.len(), 1);
-    let expiry = world.log.pop_front().expect("an expiry");
     world.say(LeaseOperation::KeepAlive { ids: vec![ID] });
-    world.log.push_back(expiry);
+    world.log.push_back((expiry.operation.clone(), Asker::Keeper(expiry)));
     assert!(!world.keeper.renew(ID), "an expiry may be ahead of it");
     world.take_all();
     assert_eq!(world.expired, []);
@@ -279,12 +286,7 @@ fn an_expiry_whose_answer_was_lost_stands_in_the_way_until_a_renewal_in_the_log(
     let mut world = World::new();
     world.begin();
     world.grant(ID);
-    world.take_all();
-    for _ in 0..8 {
-        world.look();
-        world.now_ms += 200;
-    }
-    let Some((_, Asker::Keeper(proposal))) = world.log.pop_front() else { panic!("an expiry") };
+    let proposal = world.wait_for_expiry();
     world.keeper.learn(ID, proposal.attempt, Expired::Unknown);
     assert!(!world.keeper.renew(ID));
     world.renew(ID);
@@ -323,6 +325,28 @@ fn another_attempt_that_had_no_effect_does_not_speak_for_the_one_that_was_lost()
     keeper.hear(vec![News { slot: 2, told: Told::Stands { id: ID, lease } }]);
     assert!(!keeper.renew(ID), "it comes to its end");
     assert_eq!(keeper.due(9), [ID]);
+}
+
+/// The state is looked at before, which may take long.
+#[test]
+fn what_is_heard_counts_from_when_it_was_heard() {
+    let mut keeper = Timekeeper::default();
+    let looked_at = Instant::now();
+    keeper.look(looked_at);
+    keeper.begin(LeaseEpoch(1), vec![]);
+    let lease = Some(Lease { ttl_ms: TTL_MS, granted_ms: 0, renewals: 5, is_ending: false });
+    let news = || Some(vec![News { slot: 5, told: Told::Stands { id: ID, lease } }]);
+    let heard_at = looked_at + Duration::from_millis(150);
+    assert_eq!(keeper.over(9, || Ok(4), |_| Ok(None), news, || heard_at), Ok(vec![]));
+    assert_eq!(keeper.left_ms(ID), Some(TTL_MS));
+    let mut over = Vec::new();
+    for ms in (0..=TTL_MS).step_by(100) {
+        assert_eq!(over, [], "before {ms} ms");
+        let now = heard_at + Duration::from_millis(ms);
+        keeper.look(now);
+        over = keeper.over(9, || Ok(5), |_| Ok(lease), || Some(vec![]), || now).expect("a map");
+    }
+    assert_eq!(over.len(), 1);
 }
 
 #[test]
@@ -451,12 +475,7 @@ fn a_lease_that_was_granted_again_is_counted_though_the_one_before_is_gone() {
     let mut world = World::new();
     world.begin();
     world.grant(ID);
-    world.take_all();
-    for _ in 0..8 {
-        world.look();
-        world.now_ms += 200;
-    }
-    let Some((_, Asker::Keeper(proposal))) = world.log.pop_front() else { panic!("an expiry") };
+    let proposal = world.wait_for_expiry();
     world.say_named(1, LeaseOperation::Revoke { id: ID });
     world.grant(ID);
     world.take_all();

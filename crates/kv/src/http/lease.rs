@@ -12,9 +12,10 @@ pub struct GrantBody {
     /// How long the lease lives without being renewed, such as `30s`.
     #[cfg_attr(feature = "openapi", schema(pattern = "^[1-9][0-9]*(ms|s)$"))]
     pub ttl: String,
-    /// Its id; any that is free if it is not said.
+    /// Its id, below 2^52. If it is not said it gets one of its own from there on, which is
+    /// below 2^53 and never given to another lease.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 1))]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 4_503_599_627_370_495_i64))]
     pub id: Option<u64>,
 }
 

@@ -95,6 +95,8 @@ pub enum WatchEnd {
     Stopping,
     /// The node has no memory for what comes next.
     Overloaded,
+    /// The client takes what it is told too slowly.
+    Slow,
     /// The node can't read its state.
     Failed,
 }

@@ -69,7 +69,7 @@ fn txn() -> impl Strategy<Value = Txn> {
         (0u64..4).prop_map(Target::Version),
         (0u64..40).prop_map(|revision| Target::Create(Revision(revision))),
         (0u64..40).prop_map(|revision| Target::Mod(Revision(revision))),
-        (0u64..4).prop_map(Target::Lease),
+        prop_oneof![Just(0), lease().prop_map(|id| id.0)].prop_map(Target::Lease),
     ];
     let compare = (key(), relation, target).prop_map(|(key, relation, target)| Compare {
         key,
@@ -94,7 +94,7 @@ fn txn() -> impl Strategy<Value = Txn> {
 }
 
 fn txn_operation() -> impl Strategy<Value = TxnOperation> {
-    let lease = prop::option::weighted(0.6, (1u64..4).prop_map(LeaseId));
+    let lease = prop::option::weighted(0.6, lease());
     let range = || (key(), prop::option::of(key()), 0u32..7);
     prop_oneof![
         4 => (key(), value(), lease, any::<bool>()).prop_map(|(key, value, lease, want_previous)| {
@@ -110,8 +110,14 @@ fn txn_operation() -> impl Strategy<Value = TxnOperation> {
     ]
 }
 
+/// One that a client chose, or one of those that leases get by themselves.
+fn lease() -> impl Strategy<Value = LeaseId> {
+    let automatic = |at| LeaseId(LeaseId::AUTOMATIC_FIRST.0 + at);
+    prop_oneof![2 => (1u64..4).prop_map(LeaseId), 1 => (0u64..3).prop_map(automatic)]
+}
+
 fn lease_operation() -> impl Strategy<Value = LeaseOperation> {
-    let id = || (1u64..5).prop_map(LeaseId);
+    let id = lease;
     prop_oneof![
         5 => (prop::option::of(id()), 0u64..99)
             .prop_map(|(id, ttl_ms)| LeaseOperation::Grant { id, ttl_ms }),

@@ -372,7 +372,8 @@ impl Model {
                 let id = match id {
                     Some(id) => id.0,
                     None => {
-                        let free = (self.last_lease + 1..).find(|id| !self.leases.contains_key(id));
+                        let first = LeaseId::AUTOMATIC_FIRST.0.max(self.last_lease + 1);
+                        let free = (first..).find(|id| !self.leases.contains_key(id));
                         self.last_lease = free.unwrap();
                         self.last_lease
                     }
