@@ -16,6 +16,7 @@ use synod_wire::{PeerMessage, Versions};
 use tokio::sync::oneshot;
 
 use crate::change::{self, Plan};
+use crate::founding::founded;
 use crate::identity::Identity;
 use crate::roster::{Known, Roster};
 use crate::settings::Settings;
@@ -104,6 +105,7 @@ impl Membership {
                 node: identity.node,
                 store: identity.store,
                 incarnation,
+                founded: founded(&identity.configuration),
             },
             versions: Versions::of_writer(settings.write_version),
             promised,
