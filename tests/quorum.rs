@@ -2,9 +2,12 @@
 
 mod support;
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use support::cluster::TestCluster;
+use support::http;
+use support::nodes::{Nodes, succeeds};
 use support::wait::wait_until;
 
 #[test]
@@ -43,4 +46,36 @@ fn without_a_quorum_requests_are_refused_inside_their_deadline() {
     });
     let read = cluster.request(1, "GET", "/v1/kv/before", &[], b"");
     assert_eq!(read.text(), "kept");
+}
+
+/// Each node counts its quorums by what its own folder says. Two that were founded with
+/// different ones are no cluster: each says so, and what to compare.
+#[test]
+fn nodes_founded_with_different_quorums_refuse_each_other() {
+    for line in ["alpha = 16\n", "promise_quorum = 3\naccept_quorum = 1\n"] {
+        let all = [1, 2, 3];
+        let mut nodes = Nodes::new();
+        nodes.init(1, &all);
+        nodes.init(2, &all);
+        nodes.configure(3, &all);
+        let right = fs::read_to_string(nodes.config(3)).expect("settings");
+        let wrong = right.replacen("[cluster]\n", &format!("[cluster]\n{line}"), 1);
+        fs::write(nodes.config(3), wrong).expect("written");
+        succeeds(&nodes.run(&["init"], Some(3)));
+        all.map(|id| nodes.serve(id));
+        wait_until("both sides say it, and the two go on", || {
+            let says = |id| nodes.log(id).contains("were founded with different members");
+            let put = http::request(nodes.client(1), "PUT", "/v1/kv/key", &[], b"value");
+            says(3) && (says(1) || says(2)) && put.is_ok_and(|answer| answer.status < 300)
+        });
+        let unready = http::request(nodes.client(3), "GET", "/readyz", &[], b"");
+        assert_eq!(unready.expect("it lives").status, 503);
+        // Nobody has met its folder, so it may be made anew.
+        nodes.kill(3);
+        fs::remove_dir_all(nodes.data(3)).expect("removed");
+        fs::write(nodes.config(3), right).expect("written");
+        succeeds(&nodes.run(&["init"], Some(3)));
+        nodes.serve(3);
+        nodes.agree(&all);
+    }
 }

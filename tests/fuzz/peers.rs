@@ -146,6 +146,7 @@ fn hello(lane: Lane) -> Vec<u8> {
         process: 2,
         promised: Ballot::ZERO,
         position: Position::ZERO,
+        founded: Some(0x7_5011),
     };
     let hello = Hello { versions: Versions::default(), facts, lane, to: NodeId(1) };
     frame_of_handshake(&Handshake::Hello(hello))

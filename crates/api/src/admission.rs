@@ -106,12 +106,14 @@ impl Admission {
         place.map_err(|_| overloaded("calls for a lock"))
     }
 
-    /// A place for a streamed listing.
+    /// A place for a streamed listing, or a count.
     ///
     /// # Errors
     /// When all are taken.
     pub(crate) fn stream(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| overloaded("streamed listings"))
+        Arc::clone(&self.streams)
+            .try_acquire_owned()
+            .map_err(|_| overloaded("streamed listings and counts"))
     }
 
     /// A place for a batch, and room for what it holds at a time.

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use synod_kv::read::{self, ListQuery};
+use synod_kv::read::{self, ChangeQuery, ListQuery, ReadError};
 use synod_kv::{
     Command, Compare, Entry, IdempotencyKey, KeyRecord, LeaseId, Operation, Outcome, Relation,
     Revision, Target, Txn, TxnOperation, TxnResult,
@@ -139,7 +139,7 @@ impl Office {
         }
     }
 
-    /// Puts a claim for a lease, unless it has one. Answers its token, and whether it was put.
+    /// Puts a claim for a lease, unless it has one. Answers its token.
     ///
     /// # Errors
     /// When there is no such lease, or no outcome.
@@ -149,23 +149,21 @@ impl Office {
         lease: LeaseId,
         paper: &Paper,
         deadline: Deadline,
-    ) -> Result<Result<(Revision, bool), LeaseId>, Problem> {
+    ) -> Result<Result<Revision, LeaseId>, Problem> {
         let key = self.key(lease);
-        let end = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
-        let look = TxnOperation::Range { start: key.clone(), end, limit: 1, keys_only: true };
         let txn = Txn {
             compares: vec![compare(&key, Relation::Equal, Target::Version(0))],
+            failure: vec![look(&key)],
             success: vec![put(key, paper, lease)],
-            failure: vec![look],
         };
         let operation = Operation::Txn(txn);
         let Wrote { outcome, .. } =
             context.write(Command { idempotency: None, operation }, deadline).await?;
         match outcome {
             Outcome::Txn { results, revision, .. } => match results.into_iter().next() {
-                Some(TxnResult::Put { create_revision, .. }) => Ok(Ok((create_revision, true))),
+                Some(TxnResult::Put { create_revision, .. }) => Ok(Ok(create_revision)),
                 Some(TxnResult::Range { entries, .. }) if !entries.is_empty() => {
-                    Ok(Ok((entries[0].record.create_revision, false)))
+                    Ok(Ok(entries[0].record.create_revision))
                 }
                 other => {
                     let results = other.into_iter().collect();
@@ -280,9 +278,52 @@ pub(crate) fn withdrawal(key: Bytes, since: Revision, token: Option<Revision>) -
         None => compare(&key, Relation::Greater, Target::Create(since)),
     };
     let compares = vec![made, compare(&key, Relation::Equal, Target::Version(1))];
+    let failure = vec![look(&key)];
     let delete = TxnOperation::Delete { key, want_previous: false };
-    let txn = Txn { compares, success: vec![delete], failure: vec![] };
+    let txn = Txn { compares, success: vec![delete], failure };
     Command { idempotency: None, operation: Operation::Txn(txn) }
+}
+
+/// Whether there was no claim any more after a withdrawal.
+pub(crate) fn is_withdrawn(outcome: &Outcome) -> bool {
+    let Outcome::Txn { succeeded, results, .. } = outcome else { return false };
+    *succeeded || matches!(&results[..], [TxnResult::Range { entries, .. }] if entries.is_empty())
+}
+
+/// Whether somebody was told to hold a claim that is there no more: it was confirmed first. One of
+/// which nothing is kept may have been held.
+///
+/// # Errors
+/// When the state can't be read.
+pub(crate) async fn was_held<R: Replica>(
+    context: &Context<R>,
+    key: &Bytes,
+    token: Revision,
+) -> Result<bool, Problem> {
+    let end = Bytes::from([key.as_ref(), b"\0"].concat());
+    let since = ChangeQuery::since(Revision(token.0 + 1)).of_keys(key.clone(), Some(end));
+    let mut query = ChangeQuery { visits_max: VISITS_MAX, ..since };
+    loop {
+        let page = match context.replica.read(|map| read::changes(map, &query)) {
+            Ok(page) => page,
+            Err(ReadError::Compacted { .. }) => return Ok(true),
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(next) = page.changes.first() {
+            return Ok(next.record.is_some());
+        }
+        if page.next.revision > page.revision {
+            return Ok(true);
+        }
+        query.from = page.next;
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Looks for a key, without its value.
+fn look(key: &Bytes) -> TxnOperation {
+    let end = Some(Bytes::from([key.as_ref(), b"\0"].concat()));
+    TxnOperation::Range { start: key.clone(), end, limit: 1, keys_only: true }
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use synod_kv::http::{
 };
 use synod_kv::read::ReadError;
 use synod_kv::{
-    Command, Condition, IdempotencyKey, KEEP_ALIVES_MAX, Lease, LeaseId, LeaseOperation, Operation,
-    Outcome, Revision, lease,
+    Command, Condition, IdempotencyKey, KEEP_ALIVES_MAX, Lease, LeaseEpoch, LeaseId,
+    LeaseOperation, Operation, Outcome, Revision, lease,
 };
 use tokio::time::timeout_at;
 
@@ -151,8 +151,14 @@ pub(crate) async fn grant<R: Replica>(
     idempotency: Option<IdempotencyKey>,
     deadline: Deadline,
 ) -> Result<Wrote, Problem> {
+    let command = Command { idempotency, ..granting(id, ttl_ms) };
+    context.write(command, deadline).await
+}
+
+/// Grants a lease.
+pub(crate) fn granting(id: Option<LeaseId>, ttl_ms: u64) -> Command {
     let operation = Operation::Lease(LeaseOperation::Grant { id, ttl_ms });
-    context.write(Command { idempotency, operation }, deadline).await
+    Command { idempotency: None, operation }
 }
 
 /// The name of the lease that a named request takes for itself: one that no client can give.
@@ -167,6 +173,14 @@ pub(crate) fn name_own(name: &Name, parts: &[&[u8]], ttl_ms: u64) -> Idempotency
 /// Ends a lease, for whoever took it for itself.
 pub(crate) fn revocation(id: LeaseId) -> Command {
     Command { idempotency: None, operation: Operation::Lease(LeaseOperation::Revoke { id }) }
+}
+
+/// Goes on with the end of a lease that is ending, and ends none that was granted with its id later: no
+/// lease is of slot 0, so this expiry is an old one for each, and acts only where nobody can save it.
+fn rest(id: LeaseId) -> Command {
+    let (epoch, renewals) = (LeaseEpoch::default(), 0);
+    let operation = Operation::Lease(LeaseOperation::Expire { id, epoch, renewals });
+    Command { idempotency: None, operation }
 }
 
 async fn delete<R: Replica>(
@@ -193,13 +207,16 @@ async fn delete<R: Replica>(
                 if !more || deadline.is_over() {
                     break RevokedBody { id: id.0, revision: revision.0, deleted, more };
                 }
-                let rest = context.write(revocation(id), deadline).await;
+                // This outcome may be that of the first attempt, and the lease over since.
+                let rest = context.write(rest(id), deadline).await;
                 let words = format!("The lease ends, and {deleted} of its keys are removed.");
                 outcome =
                     rest.map_err(|problem| problem.after(&words).with_effect_unknown())?.outcome;
             }
             // Who keeps the time was faster with the last keys.
-            Outcome::LeaseNotFound { revision, .. } if deleted > 0 => {
+            Outcome::LeaseNotFound { revision, .. } | Outcome::LeaseExpiryOld { revision, .. }
+                if deleted > 0 =>
+            {
                 break RevokedBody { id: id.0, revision: revision.0, deleted, more: false };
             }
             refusal => return Err(refused(refusal)),

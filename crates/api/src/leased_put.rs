@@ -16,6 +16,7 @@ use crate::problem::Problem;
 use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::target::{self, Query, decimal};
+use crate::withdrawal::Granted;
 
 /// What a key is to live under.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,7 +123,10 @@ impl Own {
         named: Option<IdempotencyKey>,
         deadline: Deadline,
     ) -> Result<Self, Problem> {
-        let is_named = named.is_some();
+        if named.is_none() {
+            let granted = Granted::ask(context, ttl_ms, deadline).await?.map_err(refused)?;
+            return Ok(Own { id: granted.take(), renewed_at: None });
+        }
         let id = match lease::grant(context, None, ttl_ms, named, deadline).await?.outcome {
             Outcome::LeaseGranted { id, .. } => id,
             refusal => return Err(refused(refusal)),
@@ -131,7 +135,7 @@ impl Own {
         // What was granted is in the state here: if it is not there it was, and is over. What
         // became of the put of that attempt only the put under its name tells, which must find
         // a lease: that there is none would be its outcome for good.
-        if !is_named || context.replica.read(find)?.is_some() {
+        if context.replica.read(find)?.is_some() {
             return Ok(Own { id, renewed_at: None });
         }
         let before = context.replica.revision();

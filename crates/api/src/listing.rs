@@ -191,7 +191,8 @@ async fn count<R: Replica>(
     listing: Listing,
     deadline: Deadline,
 ) -> Result<Response<Body>, Problem> {
-    let _place = context.admission.read()?;
+    // It may have this thread again and again for as long as a stream has.
+    let _place = context.admission.stream()?;
     let goes_on = || !deadline.is_over();
     let page =
         context.replica.count(listing.query.clone(), listing.at, VISITS_MAX, goes_on).await?;

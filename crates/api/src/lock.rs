@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::call::{self, Deadline, Name};
 use crate::claim::{self, Claim, Office, Paper, Turn};
-use crate::context::{Context, Wrote};
+use crate::context::Context;
 use crate::lease::{self, decode, ttl_of};
 use crate::problem::{Kind, Problem};
 use crate::refusal::{lease_not_found, refused};
@@ -22,7 +22,7 @@ use crate::release;
 use crate::replica::Replica;
 use crate::response::{self, Body, at};
 use crate::target::{self, Query};
-use crate::withdrawal::Withdrawal;
+use crate::withdrawal::{Granted, Withdrawal};
 
 const LOCK: &str = "/v1/lock/";
 const ELECTION: &str = "/v1/election/";
@@ -176,15 +176,12 @@ async fn hold<R: Replica>(
     let since = context.replica.revision();
     let (lease, ttl_ms) = lease_of(context, &wish, deadline).await?;
     let own = matches!(wish.under, Under::Own { .. });
-    // Attempts under one name share the lease: one that gives up must not end it for another.
-    let is_alone = own && wish.name.is_none();
-    let paper = Paper { own: is_alone, value: wish.value.clone() };
+    let paper = Paper { own, value: wish.value.clone() };
     let (replica, key) = (&context.replica, wish.office.key(lease));
-    let own_lease = is_alone.then_some(lease);
-    let mut withdrawal = Withdrawal::new(replica, key, since, own_lease, place);
+    let mut withdrawal = Withdrawal::new(replica, key.clone(), since, own.then_some(lease), place);
     let late = loop {
         withdrawal.set_token(None);
-        let (token, is_made) = match wish.office.claim(context, lease, &paper, deadline).await? {
+        let token = match wish.office.claim(context, lease, &paper, deadline).await? {
             Ok(claimed) => claimed,
             Err(id) => {
                 if !own || wish.name.is_none() {
@@ -199,33 +196,27 @@ async fn hold<R: Replica>(
             }
         };
         withdrawal.set_token(Some(token));
-        // Who made it waits for it, or takes it back.
-        withdrawal.set_found(!is_made);
         let turn = wish.office.wait(context, lease, token, until);
         let turn = if own {
             while_alive(context, (lease, ttl_ms), deadline, turn).await?
         } else {
             turn.await?
         };
-        match turn {
+        let is_lost = match turn {
             Turn::Late(holder) => break holder,
-            Turn::Lost => {}
-            Turn::Mine => {
-                let key = wish.office.key(lease);
-                let name = wish.name_of_word(token, &paper);
-                let confirmed = claim::confirmation(key, token, lease, &paper, name);
-                let Wrote { outcome, .. } = context.write(confirmed, deadline).await?;
-                match outcome {
-                    Outcome::Txn { succeeded: true, .. } => {
-                        if let Some(ttl_ms) = renew(context, lease, deadline).await? {
-                            withdrawal.cancel();
-                            return Ok(HeldBody { lease: lease.0, token: token.0, ttl_ms });
-                        }
-                    }
-                    Outcome::Txn { .. } | Outcome::LeaseNotFound { .. } => {}
-                    other => return Err(refused(other)),
+            Turn::Lost => true,
+            Turn::Mine => match confirm(context, (&key, lease, token), (&paper, wish.name_of_word(token, &paper)), deadline).await? {
+                Confirmed::Held { ttl_ms } => {
+                    withdrawal.cancel();
+                    return Ok(HeldBody { lease: lease.0, token: token.0, ttl_ms });
                 }
-            }
+                Confirmed::LeaseOver => false,
+                Confirmed::Lost => true,
+            },
+        };
+        if is_lost && claim::was_held(context, &key, token).await? {
+            withdrawal.cancel();
+            return Err(let_go(lease, token));
         }
         if deadline.is_over() {
             return Err(Problem::new(Kind::Timeout, "The claim was lost again and again."));
@@ -233,6 +224,33 @@ async fn hold<R: Replica>(
     };
     withdrawal.now(deadline).await;
     Err(held_by(&late))
+}
+
+/// What became of a claim that was the oldest.
+enum Confirmed {
+    /// It holds, under a lease that lives so long.
+    Held { ttl_ms: u64 },
+    /// The lease was over before anybody was told.
+    LeaseOver,
+    /// It is not there any more.
+    Lost,
+}
+
+async fn confirm<R: Replica>(
+    context: &Context<R>,
+    (key, lease, token): (&Bytes, LeaseId, Revision),
+    (paper, name): (&Paper, Option<IdempotencyKey>),
+    deadline: Deadline,
+) -> Result<Confirmed, Problem> {
+    let confirmed = claim::confirmation(key.clone(), token, lease, paper, name);
+    match context.write(confirmed, deadline).await?.outcome {
+        Outcome::Txn { succeeded: true, .. } => {
+            let kept = renew(context, lease, deadline).await?;
+            Ok(kept.map_or(Confirmed::LeaseOver, |ttl_ms| Confirmed::Held { ttl_ms }))
+        }
+        Outcome::Txn { .. } | Outcome::LeaseNotFound { .. } => Ok(Confirmed::Lost),
+        other => Err(refused(other)),
+    }
 }
 
 /// Renews the lease of what is held from now on: its holder counts from when it hears of it.
@@ -246,6 +264,16 @@ async fn renew<R: Replica>(
         problem.after(&words).with_effect_unknown()
     })?;
     Ok(kept.into_iter().next().flatten())
+}
+
+/// Another call under the same lease held the claim and let it go, while this one heard of nothing.
+/// To claim again would be to take what nobody waits for any more.
+fn let_go(lease: LeaseId, token: Revision) -> Problem {
+    let detail = format!(
+        "It was held under the lease {lease} with the token {token} by another request like this \
+         one, and is not any more. Ask again if it is still wanted."
+    );
+    Problem::new(Kind::LockHeld, detail)
 }
 
 fn held_by(holder: &Claim) -> Problem {
@@ -265,10 +293,11 @@ async fn lease_of<R: Replica>(
 ) -> Result<(LeaseId, u64), Problem> {
     match wish.under {
         Under::Own { ttl_ms } => {
-            let named = wish
-                .name
-                .as_ref()
-                .map(|(name, kind, of)| lease::name_own(name, &[kind.as_bytes(), of], ttl_ms));
+            let Some((name, kind, of)) = &wish.name else {
+                let granted = Granted::ask(context, ttl_ms, deadline).await?;
+                return granted.map(|granted| (granted.take(), ttl_ms)).map_err(refused);
+            };
+            let named = Some(lease::name_own(name, &[kind.as_bytes(), of], ttl_ms));
             match lease::grant(context, None, ttl_ms, named, deadline).await?.outcome {
                 Outcome::LeaseGranted { id, .. } => Ok((id, ttl_ms)),
                 other => Err(refused(other)),

@@ -9,17 +9,18 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use synod_kv::http::ReleasedBody;
 use synod_kv::{Condition, LeaseId, Outcome, Revision, TxnResult};
+use tokio::time::timeout_at;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::call::{self, Deadline, Name};
 use crate::claim::{self, Office, Paper};
 use crate::context::{Context, Wrote};
-use crate::lease;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::response::{self, Body, at};
 use crate::target::{self, Query};
+use crate::withdrawal::end_own;
 
 /// Answers a release.
 ///
@@ -65,8 +66,10 @@ pub(crate) async fn answer<R: Replica>(
     // Also when it was let go before and the answer was lost: a lease that was made for a claim
     // has an id that no other ever gets.
     if Paper::of(&claim.value).own {
-        // The lock is free already. If this fails, the lease ends by itself.
-        let _ = context.write(lease::revocation(lease), deadline).await;
+        // It is free already.
+        let key = office.key(lease);
+        let ended = end_own(&context.replica, &key, lease, deadline.replica);
+        let _ = timeout_at(deadline.answer, ended).await;
     }
     let body = ReleasedBody { lease: lease.0, token: token.0, revision: revision.0 };
     let mut response = at(response::json(StatusCode::OK, &body), revision);

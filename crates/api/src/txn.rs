@@ -189,8 +189,9 @@ fn outcome_answer(
         }
         Outcome::TxnTooLarge { revision } => Err(Problem::new(
             Kind::TxnTooLarge,
-            "What the transaction would bring back is too much for one answer: ask for less of \
-             it, or read afterwards at its revision.",
+            "What the transaction would bring back is too much for one answer, or the values that \
+             it compares are too long in all: ask for less, or read afterwards at its revision. \
+             Under an Idempotency-Key its reads bring back 64 KiB at the most.",
         )
         .at(revision)),
         outcome => Err(refused(outcome)),

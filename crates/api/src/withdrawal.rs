@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use synod_kv::{LeaseId, Outcome, Revision, Taken};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::call::Deadline;
 use crate::claim;
+use crate::context::Context;
 use crate::lease;
+use crate::problem::Problem;
 use crate::replica::{Refused, Replica};
 
 /// How long one attempt may take.
@@ -19,7 +21,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// Removes the claim of a call that ends without holding what it claimed, also when its client
-/// goes away.
+/// goes away, and also when it only found the claim of another call under its lease: that one's node
+/// may be gone, and nobody else would ever take it back. Who still waits for it claims anew.
 pub(crate) struct Withdrawal<R: Replica> {
     /// None when there is nothing to remove.
     what: Option<What<R>>,
@@ -32,8 +35,6 @@ struct What<R> {
     since: Revision,
     /// Which one it is, once that is known.
     token: Option<Revision>,
-    /// Another call made it.
-    is_found: bool,
     /// The lease that was made for the claim alone.
     own: Option<LeaseId>,
     /// The place of the call: as long as its claim is not removed nobody else has it, so there
@@ -51,31 +52,13 @@ impl<R: Replica> Withdrawal<R> {
         place: OwnedSemaphorePermit,
     ) -> Self {
         let replica = replica.clone();
-        Self {
-            what: Some(What {
-                replica,
-                key,
-                since,
-                token: None,
-                is_found: false,
-                own,
-                _place: place,
-            }),
-        }
+        Self { what: Some(What { replica, key, since, token: None, own, _place: place }) }
     }
 
     /// The claim has this token; none if there may be another one by now.
     pub(crate) fn set_token(&mut self, token: Option<Revision>) {
         if let Some(what) = &mut self.what {
             what.token = token;
-            what.is_found = false;
-        }
-    }
-
-    /// Whether the claim was there already: then it is that of another call under the lease.
-    pub(crate) fn set_found(&mut self, is_found: bool) {
-        if let Some(what) = &mut self.what {
-            what.is_found = is_found;
         }
     }
 
@@ -86,7 +69,7 @@ impl<R: Replica> Withdrawal<R> {
 
     /// Removes the claim, and waits for that as long as the call may take.
     pub(crate) async fn now(mut self, deadline: Deadline) {
-        if let Some(what) = self.what.take().filter(|what| !what.is_found) {
+        if let Some(what) = self.what.take() {
             // It goes on when nobody waits for it any more.
             let _ = timeout_at(deadline.replica, tokio::spawn(what.withdraw())).await;
         }
@@ -95,7 +78,7 @@ impl<R: Replica> Withdrawal<R> {
 
 impl<R: Replica> Drop for Withdrawal<R> {
     fn drop(&mut self) {
-        if let Some(what) = self.what.take().filter(|what| !what.is_found)
+        if let Some(what) = self.what.take()
             // Where the server ends there is nobody to do it: the lease ends by itself.
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
@@ -121,14 +104,89 @@ impl<R: Replica> What<R> {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         };
-        // Another call that holds under the same lease keeps it. If this fails the lease ends by
-        // itself, and nobody waits for that.
         if let Some(lease) = self.own
-            && matches!(outcome, Outcome::Txn { succeeded: true, .. })
+            && claim::is_withdrawn(&outcome)
         {
-            let deadline = Instant::now() + ATTEMPT_MAX;
-            let revocation = self.replica.write(lease::revocation(lease), deadline);
-            let _ = timeout_at(deadline, revocation).await;
+            end_own(&self.replica, &self.key, lease, Instant::now() + ATTEMPT_MAX).await;
+        }
+    }
+}
+
+/// Ends a lease that was made for a claim alone, when that is gone. Attempts under one name share
+/// the lease: it stays if one of them has claimed again. If this fails the lease ends by itself.
+pub(crate) async fn end_own<R: Replica>(
+    replica: &R,
+    key: &Bytes,
+    lease: LeaseId,
+    deadline: Instant,
+) {
+    let end = async {
+        let is_claimed = replica.read_barrier(deadline).await.is_err()
+            || replica.get(key).map_or(true, |look| look.record.is_some());
+        if !is_claimed {
+            let _ = replica.write(lease::revocation(lease), deadline).await;
+        }
+    };
+    let _ = timeout_at(deadline, end).await;
+}
+
+/// A lease that is granted for one call alone. It is ended if that call goes away before it has taken
+/// it over, also while the grant is on its way.
+pub(crate) struct Granted<R: Replica> {
+    replica: R,
+    id: Option<LeaseId>,
+}
+
+impl<R: Replica> Granted<R> {
+    /// Asks for one. The inner refusal is of the state machine.
+    ///
+    /// # Errors
+    /// When there is no outcome.
+    pub(crate) async fn ask(
+        context: &Context<R>,
+        ttl_ms: u64,
+        deadline: Deadline,
+    ) -> Result<Result<Self, Outcome>, Problem> {
+        let (give, take) = oneshot::channel();
+        let _place = context.admission.write()?;
+        let replica = context.replica.clone();
+        tokio::spawn(async move {
+            let taken = replica.write(lease::granting(None, ttl_ms), deadline.replica).await;
+            let answer = taken.map(|taken| match taken {
+                Taken::Applied { outcome: Outcome::LeaseGranted { id, .. }, .. } => {
+                    Ok(Granted { replica, id: Some(id) })
+                }
+                other => Err(other),
+            });
+            // What nobody takes any more is dropped, and so ended.
+            let _ = give.send(answer);
+        });
+        let taken = timeout_at(deadline.answer, take).await;
+        let taken = taken.map_or(Err(Refused::Deadline), |sent| sent.unwrap_or(Err(Refused::Lost)));
+        match taken.map_err(Problem::of_write)? {
+            Ok(granted) => Ok(Ok(granted)),
+            Err(Taken::Applied { outcome, .. }) => Ok(Err(outcome)),
+            // Not the taking of this write, so not its outcome either.
+            Err(Taken::Duplicate | Taken::Gap) => Err(Problem::of_write(Refused::Lost)),
+        }
+    }
+
+    /// From now on the caller sees to its end.
+    pub(crate) fn take(mut self) -> LeaseId {
+        self.id.take().expect("it is taken once")
+    }
+}
+
+impl<R: Replica> Drop for Granted<R> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let replica = self.replica.clone();
+            drop(runtime.spawn(async move {
+                let deadline = Instant::now() + ATTEMPT_MAX;
+                let _ = timeout_at(deadline, replica.write(lease::revocation(id), deadline)).await;
+            }));
         }
     }
 }

@@ -7,7 +7,7 @@ use fake::{Fake, Mode};
 use raw::Server;
 use serde_json::{Value, from_slice, json};
 use synod_api::{Limits, Refused};
-use synod_kv::{KvOptions, LeaseId, LeaseOperation, Operation};
+use synod_kv::{KvOptions, LeaseEpoch, LeaseId, LeaseOperation, Operation};
 
 async fn start() -> (Fake, Server) {
     let fake = Fake::default();
@@ -347,5 +347,28 @@ async fn a_lease_with_many_keys_is_ended_whole() {
     let ended = server.ask("DELETE /v1/lease/1", "", "").await;
     assert_eq!(ended.json(), json!({"id": 1, "revision": 8, "deleted": 5}));
     let revoke = Operation::Lease(LeaseOperation::Revoke { id: LeaseId(1) });
-    assert_eq!(fake.operations()[6..], [revoke.clone(), revoke.clone(), revoke]);
+    let (epoch, renewals) = (LeaseEpoch(0), 0);
+    let rest = Operation::Lease(LeaseOperation::Expire { id: LeaseId(1), epoch, renewals });
+    assert_eq!(fake.operations()[6..], [revoke, rest.clone(), rest]);
+}
+
+/// The answer was lost, and the lease is another client's when the request comes again under its name.
+#[tokio::test]
+async fn an_end_that_comes_again_ends_no_later_lease_of_that_id() {
+    let options = KvOptions { delete_range_keys_max: 2, ..KvOptions::default() };
+    let fake = Fake::new(options);
+    let server = Server::start(fake.clone(), Limits::default()).await;
+    let grant_it = || grant(&server, "{\"ttl\": \"9s\", \"id\": 7}");
+    grant_it().await;
+    for key in 0..5 {
+        server.ask(&format!("PUT /v1/kv/{key}?lease=7"), "", "v").await;
+    }
+    let end = || server.ask("DELETE /v1/lease/7", "idempotency-key: n1", "");
+    assert_eq!(end().await.json()["deleted"], 5);
+    grant_it().await;
+    assert_eq!(server.ask("PUT /v1/kv/later?lease=7", "", "v").await.status, 201);
+    let again = end().await;
+    assert_eq!((again.status, &again.json()["more"]), (200, &Value::Null), "{again:?}");
+    assert_eq!(server.ask("GET /v1/lease/7", "", "").await.status, 200);
+    assert_eq!(server.ask("GET /v1/kv/later", "", "").await.status, 200);
 }

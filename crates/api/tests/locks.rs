@@ -3,11 +3,14 @@
 mod fake;
 mod raw;
 
+use bytes::Bytes;
 use fake::{Fake, Mode};
 use raw::{Raw, Server, request};
 use serde_json::{Value, json};
 use synod_api::{Limits, Refused, Replica};
-use synod_kv::{Command, LeaseId, LeaseOperation, ListQuery, Operation, read};
+use synod_kv::{
+    Command, Condition, LeaseId, LeaseOperation, ListQuery, Operation, Txn, TxnOperation, read,
+};
 use tokio::time::Instant;
 
 async fn start() -> (Fake, Server) {
@@ -173,26 +176,132 @@ async fn a_release_that_comes_again_ends_no_other_lease() {
     nothing.assert_problem(400, "bad-query", "not_applied");
 }
 
-/// Both ask under one lease, so they have one claim: it is the first one's to take back.
+/// Both ask under one lease, so they have one claim. Nobody can tell whether the node that made it
+/// still lives, so it is taken back by whoever gives up, and who still waits gets a new place.
 #[tokio::test]
-async fn who_only_found_a_claim_leaves_it_in_its_place() {
+async fn who_only_found_a_claim_takes_it_back_and_who_waits_claims_anew() {
     let (fake, server) = start().await;
     let held = lock(&server, "{\"ttl\": \"10s\"}").await;
-    assert_eq!(
-        server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 77}").await.status,
-        201
-    );
+    let grant = "{\"ttl\": \"10s\", \"id\": 77}";
+    assert_eq!(server.ask("POST /v1/lease", "", grant).await.status, 201);
     let mut waits = server.connect().await;
     let body = "{\"lease\": 77, \"wait\": \"30s\"}";
     waits.send(request("POST /v1/lock/a/b", "", body)).await;
     wait_for_claims(&fake, 2).await;
-    let before = fake.revision();
+    let first_place = fake.revision();
     let late = server.ask("POST /v1/lock/a/b", "", "{\"lease\": 77}").await;
     late.assert_problem(409, "lock-held", "not_applied");
-    assert_eq!((claims(&fake), fake.revision()), (2, before), "it has its place");
+    wait_for_claims(&fake, 2).await;
     server.ask(&format!("DELETE /v1/lock/a/b?token={}", held["token"]), "", "").await;
     let got = waits.answer().await;
-    assert_eq!((got.status, &got.json()["token"]), (200, &json!(before.0)), "{got:?}");
+    assert_eq!(got.status, 200, "{got:?}");
+    assert!(got.json()["token"].as_u64() > Some(first_place.0), "{got:?}");
+}
+
+const KEY_OF_77: &[u8] = b"_synod/lock/a/b\0000000000000004d";
+
+/// Puts the claim of lease 77 as the node of a call does.
+async fn claim_by_hand(fake: &Fake) {
+    let (key, value) = (Bytes::from_static(KEY_OF_77), Bytes::from_static(b"{\"own\":false}"));
+    let lease = Some(LeaseId(77));
+    let put = TxnOperation::Put { key, value, lease, want_previous: false };
+    let txn = Txn { success: vec![put], ..Txn::default() };
+    let command = Command { idempotency: None, operation: Operation::Txn(txn) };
+    fake.write(command, Instant::now()).await.unwrap();
+}
+
+/// The node that made the claim died. Its client asks again elsewhere, and gives up.
+#[tokio::test]
+async fn a_claim_of_a_node_that_is_gone_does_not_stay_in_the_line() {
+    let (fake, server) = start().await;
+    let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 77}").await;
+    claim_by_hand(&fake).await;
+    let late = server.ask("POST /v1/lock/a/b", "", "{\"lease\": 77}").await;
+    late.assert_problem(409, "lock-held", "not_applied");
+    assert_eq!(claims(&fake), 1);
+    server.ask(&format!("DELETE /v1/lock/a/b?token={}", held["token"]), "", "").await;
+    lock(&server, "{\"ttl\": \"10s\"}").await;
+}
+
+/// The node of the first attempt hears of nothing while the second one holds the lock and lets it go.
+#[tokio::test]
+async fn an_attempt_that_hung_does_not_take_what_another_one_let_go() {
+    let (fake, server) = start().await;
+    let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 77}").await;
+    let mut hangs = server.connect().await;
+    hangs.send(request("POST /v1/lock/a/b", "", "{\"lease\": 77, \"wait\": \"30s\"}")).await;
+    wait_for_claims(&fake, 2).await;
+    // It waits for the next change.
+    fake.waiting(1).await;
+    // All of it at once, so that the call sees nothing in between.
+    claim_by_hand(&fake).await;
+    let (condition, want_previous) = (Condition::Always, false);
+    for key in [Bytes::copy_from_slice(KEY_OF_77), holder_key(&fake)] {
+        let operation = Operation::Delete { key, condition, want_previous };
+        let command = Command { idempotency: None, operation };
+        fake.write(command, Instant::now()).await.unwrap();
+    }
+    let ended = hangs.answer().await;
+    ended.assert_problem(409, "lock-held", "not_applied");
+    assert!(ended.json()["detail"].as_str().unwrap().contains("not any more"), "{ended:?}");
+    assert_eq!(claims(&fake), 0, "{held}");
+}
+
+fn holder_key(fake: &Fake) -> Bytes {
+    let all = fake.read(|map| Ok(read::list(map, &ListQuery::prefix(b"_synod/"))?)).unwrap();
+    let entries = all.entries.into_iter();
+    entries.min_by_key(|entry| entry.record.create_revision).expect("somebody holds").key
+}
+
+async fn leases(server: &Server) -> usize {
+    let leases = server.ask("GET /v1/lease", "", "").await.json();
+    leases["leases"].as_array().unwrap().len()
+}
+
+/// A lease that was made for a lock is of no use without it, also under a name.
+#[tokio::test]
+async fn a_named_lock_leaves_no_lease_behind() {
+    let (fake, server) = start().await;
+    let body = "{\"ttl\": \"10s\", \"wait\": \"20ms\"}";
+    let held = server.ask("POST /v1/lock/a/b", "idempotency-key: n1", body).await;
+    assert_eq!(held.status, 200, "{held:?}");
+    let late = server.ask("POST /v1/lock/a/b", "idempotency-key: n2", body).await;
+    late.assert_problem(409, "lock-held", "not_applied");
+    assert_eq!((claims(&fake), leases(&server).await), (1, 1));
+    let release = format!("DELETE /v1/lock/a/b?token={}", held.json()["token"]);
+    assert_eq!(server.ask(&release, "", "").await.status, 200);
+    assert_eq!((claims(&fake), leases(&server).await), (0, 0));
+    // Asked again under its name it is taken again, under the same lease.
+    let again = server.ask("POST /v1/lock/a/b", "idempotency-key: n2", body).await;
+    assert_eq!((again.status, leases(&server).await), (200, 1), "{again:?}");
+}
+
+/// Nobody knows of a lease that is granted when its client is gone.
+#[tokio::test]
+async fn a_lease_that_is_granted_to_nobody_is_ended() {
+    for line in ["POST /v1/lock/a/b", "PUT /v1/kv/a?ttl=10s"] {
+        let (fake, server) = start().await;
+        fake.set_writes(Mode::Hang);
+        let mut raw = server.connect().await;
+        raw.send(request(line, "", "{\"ttl\": \"10s\"}")).await;
+        fake.waiting(1).await;
+        drop(raw);
+        // Until the server has seen that the client is gone.
+        loop {
+            let metrics = server.ask("GET /metrics", "", "").await.body;
+            if String::from_utf8(metrics).unwrap().contains("synod_http_connections 1\n") {
+                break;
+            }
+        }
+        fake.set_writes(Mode::Serve);
+        fake.saw_writes(2).await;
+        while leases(&server).await > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(fake.operations().len(), 2, "{line}: {:?}", fake.operations());
+    }
 }
 
 /// What can't be let go now may be later.

@@ -1,17 +1,19 @@
 //! Transactions: several operations at one revision, if what they compare holds.
 
 use bytes::Bytes;
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Map, Value};
 use synod_kv::http::{KeyText, OperationName, TxnAnswerBody, TxnResultBody, ValueText};
 use synod_kv::{Relation, Revision};
 
 use crate::answer::{Entry, Record};
 use crate::answer_body::document;
+use crate::attempt::Message;
 use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
 use crate::json_text::value_text;
 use crate::options::PutOptions;
+use crate::retry::Repeat;
 use crate::target::Target;
 
 /// What a transaction asks for: if every comparison holds, the operations of `then`, else those
@@ -65,10 +67,10 @@ pub struct Operation {
 /// How a transaction is sent.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct TransactionOptions {
-    /// Its name; none: the client makes one.
+    /// Its name; none: the client makes one, unless the transaction only reads.
     pub idempotency_key: Option<String>,
     /// Send it without a name of the client's making, and again only if it certainly had no
-    /// effect. For transactions that only read, above all.
+    /// effect.
     pub no_retry: bool,
 }
 
@@ -165,6 +167,12 @@ impl Transaction {
         .into_iter()
         .collect();
         Value::Object(body).to_string().into()
+    }
+
+    /// Whether neither branch could change anything.
+    fn only_reads(&self) -> bool {
+        let mut operations = self.success.iter().chain(&self.failure);
+        operations.all(|one| matches!(one.name, OperationName::Get | OperationName::Range))
     }
 
     /// Whether these may be the results of that branch.
@@ -371,7 +379,17 @@ impl Client {
         options: &TransactionOptions,
     ) -> Result<Transacted, ClientError> {
         let fits = |body: &TxnAnswerBody| transaction.fits(body.succeeded, &body.results);
-        self.send_transaction(transaction.to_json(), options, fits).await
+        let body = transaction.to_json();
+        // The cluster keeps no answer to what changes nothing: it may as well be asked again.
+        let is_read =
+            transaction.only_reads() && options.idempotency_key.is_none() && !options.no_retry;
+        if is_read {
+            let target = Target::new("/v1/txn").as_str().to_owned();
+            let (method, headers) = (Method::POST, HeaderMap::new());
+            let message = Message { method, target, headers, body };
+            return self.exchange_transaction(message, Repeat::Freely, fits).await;
+        }
+        self.send_transaction(body, options, fits).await
     }
 
     /// Carries out a transaction that is written as JSON, as `POST /v1/txn` takes it.
@@ -396,6 +414,15 @@ impl Client {
         let options = PutOptions { idempotency_key, no_retry, ..PutOptions::default() };
         let target = Target::new("/v1/txn");
         let (message, repeat) = self.write(Method::POST, &target, &options, body)?;
+        self.exchange_transaction(message, repeat, fits).await
+    }
+
+    async fn exchange_transaction(
+        &self,
+        message: Message,
+        repeat: Repeat,
+        fits: impl FnOnce(&TxnAnswerBody) -> bool,
+    ) -> Result<Transacted, ClientError> {
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         if answer.status != StatusCode::OK {
             return Err(unfit(&answer, attempts, repeat));

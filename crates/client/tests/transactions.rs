@@ -172,3 +172,18 @@ async fn old_revisions_are_forgotten() {
         assert_eq!(problem.kind(), Some(kind));
     }
 }
+
+/// Its answer would take room among the names for nothing.
+#[tokio::test]
+async fn a_transaction_that_only_reads_has_no_name_and_is_sent_again_all_the_same() {
+    let fake = Fake::default();
+    let client = serve(&fake).await;
+    let reads = Transaction::new()
+        .when(Compare::exists("a"))
+        .then(Operation::get("a"))
+        .otherwise(Operation::range("", None));
+    fake.set_next_writes(&[Mode::ServeAndLose]);
+    let done = client.transact(&reads, &named()).await.unwrap();
+    assert!(!done.succeeded && done.attempts >= 2, "{done:?}");
+    assert_eq!(fake.named_writes(), 0);
+}

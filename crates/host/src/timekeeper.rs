@@ -88,6 +88,9 @@ pub enum Expired {
     Unknown,
 }
 
+/// A look moves so many leases at most that were renewed meanwhile.
+const MOVES_MAX: usize = 10_000;
+
 impl Timekeeper {
     /// Lets the time pass up to this moment.
     pub fn look(&mut self, now: Instant) {
@@ -108,13 +111,19 @@ impl Timekeeper {
 
     /// This node keeps the time from now on. All these leases live for their full time.
     pub fn begin(&mut self, epoch: LeaseEpoch, leases: Vec<(LeaseId, Lease)>) {
-        let mut keeping =
-            Keeping { epoch, leases: HashMap::with_capacity(leases.len()), queue: BTreeSet::new() };
+        self.keeping = Some(Keeping { epoch, leases: HashMap::new(), queue: BTreeSet::new() });
+        self.count(leases);
+    }
+
+    /// Counts further leases that are in the state since before the epoch began, if this node still
+    /// keeps the time: they live for their full time from now on. Many are handed over in parts,
+    /// for others wait meanwhile.
+    pub fn count(&mut self, leases: Vec<(LeaseId, Lease)>) {
+        let Some(keeping) = &mut self.keeping else { return };
         for (id, lease) in leases {
             keeping.see(id, lease, lease.renewals, self.now);
             keeping.wait_for_end(id, self.now);
         }
-        self.keeping = Some(keeping);
     }
 
     /// What is over by now, at most so much. The state is looked at first, by `find` and up to
@@ -200,7 +209,12 @@ impl Timekeeper {
     fn due(&mut self, limit: usize) -> Vec<LeaseId> {
         let Some(keeping) = &mut self.keeping else { return Vec::new() };
         let mut due = Vec::new();
-        while due.len() < limit {
+        // All leases of one time to live stand at one moment after a change of the leader. Who was
+        // renewed moves on, and the rest has its turn at the next look, a little late.
+        for _ in 0..MOVES_MAX {
+            if due.len() >= limit {
+                break;
+            }
             let Some((at, id)) = keeping.queue.first().copied() else { break };
             if at > self.now {
                 break;

@@ -180,7 +180,7 @@ impl Stage {
             Sequence::Next => {}
         }
         let (outcome, expiry) = match &command.idempotency {
-            None => (self.carry_out(finder, &command.operation)?, None),
+            None => (self.carry_out(finder, &command.operation, false)?, None),
             Some(key) => self.carry_out_once(finder, key, &command.operation)?,
         };
         hash_outcome(&mut self.state, &outcome);
@@ -207,6 +207,10 @@ impl Stage {
             let (at_ms, left_ms) = (first.expires_ms, first.expires_ms.saturating_sub(now_ms));
             return Ok((outcome, Some(Expiry { at_ms, left_ms })));
         }
+        // What changes nothing may be done twice, and its answer need not be kept.
+        if matches!(operation, Operation::Txn(txn) if txn.only_reads()) {
+            return Ok((self.carry_out(finder, operation, false)?, None));
+        }
         // Its key may have been used, and forgotten: nobody can know any more.
         let is_late = *asked_ms < self.state.idempotency.forgotten_ms;
         if is_late && !self.options.planted.is(Bug::LateAttemptTaken) {
@@ -222,7 +226,7 @@ impl Stage {
         if !has_room {
             return Ok((Outcome::IdempotencyFull { revision }, None));
         }
-        let outcome = self.carry_out(finder, operation)?;
+        let outcome = self.carry_out(finder, operation, true)?;
         let expires_ms = now_ms.saturating_add(self.options.idempotency_ttl_ms);
         let answered = Answered {
             number: self.state.idempotency.next,
@@ -243,6 +247,7 @@ impl Stage {
         &mut self,
         finder: &mut Finder<'_, M>,
         operation: &Operation,
+        is_remembered: bool,
     ) -> Result<Outcome, MapError> {
         match operation {
             Operation::Put { key, value, condition, want_previous } => {
@@ -254,7 +259,7 @@ impl Stage {
             Operation::DeleteRange { start, end, limit } => {
                 self.delete_range(finder, start, end.as_ref(), *limit)
             }
-            Operation::Txn(txn) => self.transact(finder, txn),
+            Operation::Txn(txn) => self.transact(finder, txn, is_remembered),
             Operation::Compact { revision } => Ok(self.compact(*revision)),
             Operation::Lease(operation) => self.lease(finder, operation),
         }

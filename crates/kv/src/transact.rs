@@ -21,6 +21,15 @@ use crate::{
 /// What a record in an answer counts beside its bytes.
 const RECORD_BYTES: usize = 32;
 
+/// The comparisons of a transaction read so many bytes of values at most. Those that hold for
+/// equality are as long as what they are compared with, which one command has no room for.
+const COMPARED_BYTES_MAX: usize = 16 << 20;
+
+/// The reads of a transaction whose outcome is remembered bring back so much at most: else small
+/// requests would soon take all the room that there is for outcomes, and nobody else had any. What
+/// puts and deletes bring back was once written for each.
+const REMEMBERED_READS_BYTES_MAX: usize = 64 << 10;
+
 /// A branch that is tried.
 struct Trial {
     /// That of its changes, if there are any.
@@ -30,10 +39,19 @@ struct Trial {
     before: Vec<(Bytes, Option<Staged>)>,
     answer_bytes: usize,
     answer_bytes_max: usize,
+    /// What its reads may still bring back, and a record that is longer is refused.
+    reads: Reads,
     /// How many keys its range deletes may still remove.
     removals_left: u32,
     /// What its ranges may still pass.
     passes: Passes,
+}
+
+/// The room for what reads bring back.
+#[derive(Clone, Copy)]
+struct Reads {
+    bytes_max: usize,
+    bytes: usize,
 }
 
 /// A change of a key.
@@ -55,6 +73,16 @@ impl Trial {
         true
     }
 
+    /// Counts a record that is read.
+    fn has_room_to_read(&mut self, bytes: usize) -> bool {
+        let sum = self.reads.bytes + bytes + RECORD_BYTES;
+        if sum > self.reads.bytes_max || !self.has_room(bytes) {
+            return false;
+        }
+        self.reads.bytes = sum;
+        true
+    }
+
     fn has_room_for(&mut self, key: &Bytes, record: Option<&KeyRecord>) -> bool {
         record.is_none_or(|record| self.has_room(key.len() + record.value.len()))
     }
@@ -68,11 +96,11 @@ impl Stage {
         &mut self,
         finder: &mut Finder<'_, M>,
         txn: &Txn,
+        is_remembered: bool,
     ) -> Result<Outcome, MapError> {
-        let mut succeeded = true;
-        for compare in &txn.compares {
-            succeeded = succeeded && self.holds(finder, compare)?;
-        }
+        let Some(succeeded) = self.all_hold(finder, &txn.compares)? else {
+            return Ok(self.too_large());
+        };
         let stores = succeeded || self.planted().is(Bug::TxnFailedStores);
         let branch = if stores { &txn.success } else { &txn.failure };
         let mut trial = Trial {
@@ -81,6 +109,10 @@ impl Stage {
             before: Vec::new(),
             answer_bytes: 0,
             answer_bytes_max: self.options.txn_answer_bytes_max,
+            reads: Reads {
+                bytes_max: if is_remembered { REMEMBERED_READS_BYTES_MAX } else { usize::MAX },
+                bytes: 0,
+            },
             removals_left: self.options.delete_range_keys_max,
             passes: self.passes(),
         };
@@ -122,19 +154,44 @@ impl Stage {
         }
     }
 
+    /// Whether all comparisons hold; none if that takes too many bytes to tell.
+    fn all_hold<M: OrderedMap>(
+        &mut self,
+        finder: &mut Finder<'_, M>,
+        compares: &[Compare],
+    ) -> Result<Option<bool>, MapError> {
+        let mut bytes_left = COMPARED_BYTES_MAX;
+        for compare in compares {
+            match self.holds(finder, compare, &mut bytes_left)? {
+                Some(true) => {}
+                other => return Ok(other),
+            }
+        }
+        Ok(Some(true))
+    }
+
     fn holds<M: OrderedMap>(
         &mut self,
         finder: &mut Finder<'_, M>,
         compare: &Compare,
-    ) -> Result<bool, MapError> {
+        bytes_left: &mut usize,
+    ) -> Result<Option<bool>, MapError> {
         let Compare { key, relation, target } = compare;
         if let Target::Value(value) = target {
-            let record = self.record(finder, key)?;
-            return Ok(record.is_some_and(|record| relation.holds(&record.value, value)));
+            // Counted alike wherever the record is, so that replicas agree.
+            let mut check = |stored: &[u8]| {
+                *bytes_left = bytes_left.checked_sub(stored.len())?;
+                Some(relation.holds(stored, &value[..]))
+            };
+            let found = match self.records.get(key) {
+                Some(staged) => staged.record().map(|record| check(&record.value)),
+                None => finder.newest(key, |stored| check(stored.value))?,
+            };
+            return Ok(found.unwrap_or(Some(false)));
         }
         let known = self.metadata(finder, key)?;
         let number = |of: fn(Metadata) -> u64| known.map_or(0, of);
-        Ok(match target {
+        Ok(Some(match target {
             Target::Value(_) => unreachable!("was compared above"),
             Target::Version(version) => relation.holds(&number(|known| known.version), version),
             Target::Create(revision) => {
@@ -144,7 +201,7 @@ impl Stage {
                 relation.holds(&number(|known| known.mod_revision.0), &revision.0)
             }
             Target::Lease(lease) => relation.holds(&number(|known| known.lease), lease),
-        })
+        }))
     }
 
     fn attempt<M: OrderedMap>(
@@ -175,7 +232,8 @@ impl Stage {
             }
             TxnOperation::Get { key } => {
                 let record = self.record(finder, key)?;
-                if !trial.has_room_for(key, record.as_ref()) {
+                let bytes = record.as_ref().map(|record| key.len() + record.value.len());
+                if bytes.is_some_and(|bytes| !trial.has_room_to_read(bytes)) {
                     return Ok(Err(self.too_large()));
                 }
                 Ok(Ok(TxnResult::Get { record }))
@@ -183,7 +241,7 @@ impl Stage {
             TxnOperation::Range { start, end, limit, keys_only } => {
                 let limit = *limit as usize;
                 let range = (start, end.as_ref());
-                self.attempt_range(finder.map, trial, range, limit, *keys_only).map(Ok)
+                self.attempt_range(finder.map, trial, range, limit, *keys_only)
             }
         }
     }
@@ -242,13 +300,18 @@ impl Stage {
         range: (&Bytes, Option<&Bytes>),
         limit: usize,
         keys_only: bool,
-    ) -> Result<TxnResult, MapError> {
+    ) -> Result<Tried, MapError> {
         let (mut entries, mut next) = (Vec::new(), None);
+        let mut fits_nowhere = false;
         let mut passes = trial.passes;
         let source = Source { map, records: &self.records, gaps: &mut self.gaps };
         let stopped = each_existing(source, range, &mut passes, |key, existing| {
             let value_bytes = if keys_only { 0 } else { existing.value_bytes() };
-            if entries.len() == limit || !trial.has_room(key.len() + value_bytes) {
+            let bytes = key.len() + value_bytes;
+            if entries.len() == limit || !trial.has_room_to_read(bytes) {
+                // To ask for the rest would never end.
+                fits_nowhere =
+                    entries.len() < limit && bytes + RECORD_BYTES > trial.reads.bytes_max;
                 next = Some(key);
                 return ControlFlow::Break(());
             }
@@ -256,7 +319,10 @@ impl Stage {
             ControlFlow::Continue(())
         })?;
         trial.passes = passes;
-        Ok(TxnResult::Range { entries, next: next.or(stopped) })
+        if fits_nowhere && entries.is_empty() {
+            return Ok(Err(self.too_large()));
+        }
+        Ok(Ok(TxnResult::Range { entries, next: next.or(stopped) }))
     }
 
     /// Makes a write visible to the operations after it.
@@ -277,7 +343,7 @@ impl Stage {
 }
 
 impl Relation {
-    fn holds<T: Ord>(self, left: &T, right: &T) -> bool {
+    fn holds<T: Ord + ?Sized>(self, left: &T, right: &T) -> bool {
         match self {
             Relation::Equal => left == right,
             Relation::NotEqual => left != right,

@@ -193,6 +193,13 @@ impl Txn {
         check_writes(&self.success)?;
         check_writes(&self.failure)
     }
+
+    /// Whether neither branch could change anything.
+    #[must_use]
+    pub fn only_reads(&self) -> bool {
+        let mut operations = self.success.iter().chain(&self.failure);
+        operations.all(|one| matches!(one, TxnOperation::Get { .. } | TxnOperation::Range { .. }))
+    }
 }
 
 /// Refuses writes that meet: each writes a range of keys, a single key's ends right above

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use synod_kv::{
-    Command, Condition, Expiry, IdempotencyKey, KvOptions, MemoryMap, Operation, Outcome, ServerId,
-    StateMachine, Taken,
+    Command, Compare, Condition, Expiry, IdempotencyKey, KvOptions, MemoryMap, Operation, Outcome,
+    Relation, ServerId, StateMachine, Taken, Target, Txn, TxnOperation, TxnResult,
 };
 
 struct Cluster {
@@ -22,18 +22,27 @@ impl Cluster {
     }
 
     fn put(&mut self, idempotency: u64, value: &[u8]) -> Taken {
-        self.sequence += 1;
-        self.slot += 1;
-        let key = Bytes::copy_from_slice(&idempotency.to_be_bytes());
         let operation = Operation::Put {
             key: Bytes::from_static(b"key"),
             value: Bytes::copy_from_slice(value),
             condition: Condition::Always,
             want_previous: true,
         };
+        self.take(Some((idempotency, value.len() as u128)), operation)
+    }
+
+    fn transact(&mut self, idempotency: Option<u64>, txn: Txn) -> Taken {
+        self.take(idempotency.map(|name| (name, 1)), Operation::Txn(txn))
+    }
+
+    fn take(&mut self, named: Option<(u64, u128)>, operation: Operation) -> Taken {
+        self.sequence += 1;
+        self.slot += 1;
         let asked_ms = self.asked_ms.unwrap_or(self.machine.cluster_time_ms());
-        let request_hash = value.len() as u128;
-        let idempotency = Some(IdempotencyKey { key, request_hash, asked_ms });
+        let idempotency = named.map(|(name, request_hash)| {
+            let key = Bytes::copy_from_slice(&name.to_be_bytes());
+            IdempotencyKey { key, request_hash, asked_ms }
+        });
         let command = Command { idempotency, operation };
         let id = ServerId { origin: 1, incarnation: 1, sequence: self.sequence };
         let mut taken = self.machine.apply(self.slot, self.now_ms, &[(id, command)]).unwrap();
@@ -66,6 +75,105 @@ fn is_late(taken: &Taken) -> bool {
 
 fn is_stored(taken: &Taken) -> bool {
     matches!(taken, Taken::Applied { outcome: Outcome::Stored { .. }, .. })
+}
+
+fn get(key: &'static str) -> TxnOperation {
+    TxnOperation::Get { key: Bytes::from(key) }
+}
+
+fn all() -> TxnOperation {
+    TxnOperation::Range { start: Bytes::new(), end: None, limit: 100, keys_only: false }
+}
+
+fn put(key: &'static str, value: usize) -> TxnOperation {
+    let value = Bytes::from(vec![7; value]);
+    TxnOperation::Put { key: Bytes::from(key), value, lease: None, want_previous: false }
+}
+
+fn txn(success: Vec<TxnOperation>) -> Txn {
+    Txn { success, ..Txn::default() }
+}
+
+fn is_too_large(taken: &Taken) -> bool {
+    matches!(taken, Taken::Applied { outcome: Outcome::TxnTooLarge { .. }, .. })
+}
+
+/// Each of these small requests would take as much room as it reads.
+#[test]
+fn what_only_reads_takes_no_room_among_the_names() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    cluster.transact(None, txn(vec![put("a", 1 << 20)]));
+    let reads = Txn { success: vec![get("a")], failure: vec![all()], ..Txn::default() };
+    assert!(reads.only_reads() && !txn(vec![get("a"), put("b", 1)]).only_reads());
+    assert!(!Txn { failure: vec![put("b", 1)], ..Txn::default() }.only_reads());
+    for _ in 0..3 {
+        let (outcome, expiry) = parts(cluster.transact(Some(1), reads.clone()));
+        assert!(matches!(outcome, Outcome::Txn { succeeded: true, .. }));
+        assert_eq!(expiry, None);
+    }
+    assert_eq!(cluster.entries(), 0);
+    // It tells what is there, and the name is free.
+    cluster.transact(None, txn(vec![put("a", 5)]));
+    let (outcome, _) = parts(cluster.transact(Some(1), reads.clone()));
+    let Outcome::Txn { results, .. } = outcome else { panic!("{outcome:?}") };
+    let [TxnResult::Get { record: Some(record) }] = &results[..] else { panic!("{results:?}") };
+    assert_eq!(record.value.len(), 5);
+    assert!(is_stored(&cluster.put(1, b"v")));
+    let (outcome, _) = parts(cluster.transact(Some(1), reads));
+    assert!(matches!(outcome, Outcome::IdempotencyMismatch { .. }), "{outcome:?}");
+}
+
+#[test]
+fn what_is_remembered_of_reads_is_bounded() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    let large = 64 << 10;
+    cluster.transact(None, txn(vec![put("a", 10), put("b", large), put("c", 10)]));
+    for (name, reads) in [vec![get("b")], vec![get("a"), get("b")]].into_iter().enumerate() {
+        let with_put = txn([vec![put("w", 1)], reads].concat());
+        assert!(is_too_large(&cluster.transact(Some(name as u64), with_put.clone())), "{name}");
+        assert!(!is_too_large(&cluster.transact(None, with_put)), "{name}");
+    }
+    // A range ends before what has no room, unless it could never go on.
+    let range = |start| {
+        let range = TxnOperation::Range {
+            start: Bytes::from(start),
+            end: None,
+            limit: 9,
+            keys_only: false,
+        };
+        txn(vec![put("w", 1), range])
+    };
+    let (outcome, _) = parts(cluster.transact(Some(10), range("a")));
+    let Outcome::Txn { results, .. } = outcome else { panic!("{outcome:?}") };
+    let TxnResult::Range { entries, next } = &results[1] else { panic!("{results:?}") };
+    assert_eq!((entries.len(), next.as_deref()), (1, Some(&b"b"[..])));
+    assert!(is_too_large(&cluster.transact(Some(11), range("b"))));
+    assert!(!is_too_large(&cluster.transact(Some(12), range("c"))));
+}
+
+/// A comparison of a value reads all of it, wherever it is.
+#[test]
+fn the_values_that_comparisons_read_are_bounded() {
+    let mut cluster = Cluster::new(KvOptions::default());
+    cluster.transact(None, txn(vec![put("a", 1 << 20)]));
+    let of = |count: usize| {
+        let target = Target::Value(Bytes::new());
+        let compare = Compare { key: Bytes::from("a"), relation: Relation::Greater, target };
+        Txn { compares: vec![compare; count], success: vec![get("a")], failure: vec![] }
+    };
+    for is_committed in [false, true] {
+        if is_committed {
+            cluster.machine.commit().unwrap();
+        }
+        let (outcome, _) = parts(cluster.transact(None, of(16)));
+        assert!(matches!(outcome, Outcome::Txn { succeeded: true, .. }), "{is_committed}");
+        assert!(is_too_large(&cluster.transact(None, of(17))), "{is_committed}");
+    }
+    // What comes after one that does not hold is not read.
+    let mut fails = of(40);
+    fails.compares[3].relation = Relation::Less;
+    let (outcome, _) = parts(cluster.transact(None, fails));
+    assert!(matches!(outcome, Outcome::Txn { succeeded: false, .. }));
 }
 
 const TTL_MS: u64 = 10 * 60 * 1000;

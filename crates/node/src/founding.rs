@@ -4,7 +4,7 @@
 
 use synod_journal::ClusterId;
 use synod_kv::http::RestoredBody;
-use synod_paxos::Slot;
+use synod_paxos::{Configuration, Slot};
 
 /// The state that a cluster began with; slot zero for an empty one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -54,6 +54,17 @@ impl Founding {
     }
 }
 
+/// What peers compare of the members and quorums that their cluster began with. A node counts
+/// by its own, so that two with different ones could choose two values for one slot.
+pub(crate) fn founded(first: &Configuration) -> u64 {
+    let quorums = [first.promise_quorum(), first.accept_quorum(), first.voters().len()];
+    let voters = first.voters().iter().map(|voter| u64::from(voter.0));
+    let numbers = quorums.into_iter().map(|number| number as u64).chain([first.alpha()]);
+    numbers
+        .chain(voters)
+        .fold(mixed(u64::from_be_bytes(*b"founded1")), |hash, word| mixed(hash ^ word))
+}
+
 /// SplitMix64's finalizer: every bit of the number bears on every bit of the result.
 fn mixed(number: u64) -> u64 {
     let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -64,6 +75,8 @@ fn mixed(number: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use synod_paxos::NodeId;
+
     use super::*;
 
     #[test]
@@ -79,6 +92,27 @@ mod tests {
             }
         }
         assert_eq!(seen.len(), count);
+    }
+
+    #[test]
+    fn whatever_bears_on_quorums_is_told_apart() {
+        let of = |voters: &[u32], promise, accept, alpha| {
+            let voters = voters.iter().copied().map(NodeId).collect();
+            founded(&Configuration::new(voters, promise, accept, alpha).expect("possible"))
+        };
+        let all = [
+            of(&[1, 2, 3, 4, 5], 3, 3, 1024),
+            of(&[1, 2, 3, 4, 5], 4, 2, 1024),
+            of(&[1, 2, 3, 4, 5], 4, 3, 1024),
+            of(&[1, 2, 3, 4, 5], 3, 3, 16),
+            of(&[1, 2, 3, 4, 6], 3, 3, 1024),
+            of(&[1, 2, 3, 4], 3, 3, 1024),
+        ];
+        let different: std::collections::BTreeSet<_> = all.iter().collect();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(all[0], of(&[5, 4, 3, 2, 1], 3, 3, 1024), "their order is none");
+        // Nodes of different releases compare it.
+        assert_eq!(all[0], 0x5593_1c84_2f3b_deda);
     }
 
     #[test]

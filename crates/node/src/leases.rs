@@ -221,21 +221,28 @@ impl Handle {
 
     /// Counts every lease from now on.
     async fn begin(&self, epoch: LeaseEpoch) -> Result<(), MapError> {
-        let mut all: Vec<(LeaseId, Lease)> = Vec::new();
+        {
+            let mut keeper = self.leases().keeper();
+            keeper.look(Instant::now().into_std());
+            keeper.begin(epoch, Vec::new());
+        }
+        let (mut from, mut count) = (LeaseId(0), 0);
         loop {
-            let from = all.last().map_or(LeaseId(0), |(id, _)| LeaseId(id.0.saturating_add(1)));
-            let page = self.state(|map| lease::list(map, from, PAGE))?;
-            let is_last = page.len() < PAGE || page.last().is_some_and(|(id, _)| id.0 == u64::MAX);
-            all.extend(page);
-            if is_last {
-                break;
+            let page = self.state(|map| lease::list(map, from, PAGE));
+            // Who has not counted all of them must not keep the time.
+            let page = page.inspect_err(|_| self.leases().keeper().resign())?;
+            let last = page.last().map(|(id, _)| *id).filter(|_| page.len() == PAGE);
+            count += page.len();
+            {
+                let mut keeper = self.leases().keeper();
+                keeper.look(Instant::now().into_std());
+                keeper.count(page);
             }
+            let Some(next) = last.and_then(|last| last.0.checked_add(1)) else { break };
+            from = LeaseId(next);
             tokio::task::yield_now().await;
         }
-        tracing::debug!(epoch = epoch.0, leases = all.len(), "this node keeps the time of leases");
-        let mut keeper = self.leases().keeper();
-        keeper.look(Instant::now().into_std());
-        keeper.begin(epoch, all);
+        tracing::debug!(epoch = epoch.0, leases = count, "this node keeps the time of leases");
         Ok(())
     }
 
@@ -252,8 +259,9 @@ impl Handle {
         let Some((epoch, noted)) = self.leases().note(&ids) else {
             return self.renew_by_command(ids, deadline).await;
         };
-        self.read_barrier(deadline).await?;
-        let failed = |_: MapError| Refused::Stopping;
+        // They are noted, and may be renewed by that, whatever is not known of it here.
+        self.read_barrier(deadline).await.map_err(|_| Refused::Lost)?;
+        let failed = |_: MapError| Refused::Lost;
         if self.state(lease::epoch).map_err(failed)? != epoch {
             return self.renew_by_command(ids, deadline).await;
         }
@@ -291,8 +299,8 @@ impl Handle {
             waiting.renewals.push_back(Renewal { ids, deadline, reply });
         }
         self.leases().arrived.notify_one();
-        // The handler has a timer of its own.
-        answer.await.unwrap_or(Err(Refused::Stopping))
+        // The handler has a timer of its own. Without an answer it may be on its way.
+        answer.await.unwrap_or(Err(Refused::Lost))
     }
 
     async fn say(&self, operation: LeaseOperation) -> Result<Outcome, Refused> {

@@ -16,6 +16,7 @@ use synod_wire::{PeerMessage, Versions};
 use tokio::sync::oneshot;
 
 use crate::change::{self, Plan};
+use crate::founding::founded;
 use crate::identity::Identity;
 use crate::risk::{Risk, risk_of};
 use crate::roster::{Known, Roster};
@@ -105,6 +106,7 @@ impl Membership {
                 node: identity.node,
                 store: identity.store,
                 incarnation,
+                founded: founded(&identity.configuration),
             },
             versions: Versions::of_writer(settings.write_version),
             promised,

@@ -541,7 +541,7 @@ mod tests {
             spare: None,
         };
         let mut to = TransportSettings {
-            own: Own { cluster: 1, node: NodeId(4), store: 1, incarnation: 1 },
+            own: Own { cluster: 1, node: NodeId(4), store: 1, incarnation: 1, founded: 1 },
             versions: Versions::of_writer(1),
             promised: Ballot::ZERO,
             position: Position::ZERO,

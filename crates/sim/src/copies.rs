@@ -53,6 +53,7 @@ impl Node {
             process: self.life,
             promised: self.told,
             position: self.position,
+            founded: None,
         }
     }
 }

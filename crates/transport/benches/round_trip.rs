@@ -118,7 +118,13 @@ fn start(
 ) -> (Transport, Incoming) {
     let settings = TransportSettings {
         versions: synod_wire::Versions::default(),
-        own: Own { cluster: 1, node: NodeId(node), store: u128::from(node), incarnation: 1 },
+        own: Own {
+            cluster: 1,
+            node: NodeId(node),
+            store: u128::from(node),
+            incarnation: 1,
+            founded: 1,
+        },
         promised: Ballot::ZERO,
         position: Position::ZERO,
         peers: vec![PeerAddress { node: NodeId(peer), address, spare: None }],

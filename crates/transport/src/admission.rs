@@ -90,6 +90,19 @@ fn check_origin(
             ),
         );
     }
+    // Two that count their quorums differently may choose two values for one slot.
+    if own.founded.zip(facts.founded).is_some_and(|(own, theirs)| own != theirs) {
+        return refuse(
+            RefusalReason::Cluster,
+            format!(
+                "{} and {} were founded with different members, promise_quorum, accept_quorum or \
+                 alpha: compare these in their settings, and by `synod inspect` what their data \
+                 folders hold. Make the folder that is wrong anew, with the settings of the \
+                 others, before its node ever took part",
+                facts.node, own.node
+            ),
+        );
+    }
     let Some(version) = speaks.common(theirs) else {
         let older = if theirs.newest < speaks.newest { facts.node } else { own.node };
         return refuse(

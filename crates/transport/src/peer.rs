@@ -49,6 +49,7 @@ impl Shared {
             process: fastrand::u64(..),
             promised: settings.promised,
             position: settings.position,
+            founded: Some(own.founded),
         };
         let pin = |node: NodeId| {
             let pin = settings.pins.iter().find(|pin| pin.node == node);

@@ -16,6 +16,9 @@ pub struct Own {
     pub store: u128,
     /// Which of the folder's lives this is.
     pub incarnation: u64,
+    /// A hash over the members and quorums that its cluster began with. Who states another one
+    /// is refused.
+    pub founded: u64,
 }
 
 /// Where a peer is found.

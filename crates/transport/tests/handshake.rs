@@ -71,6 +71,7 @@ fn each_wrong_hello_is_refused_with_its_reason() {
                     h.versions = newer();
                 }),
             ),
+            (RefusalReason::Cluster, with(|h| h.facts.founded = Some(FOUNDED + 1))),
             (RefusalReason::Addressee, with(|h| h.to = NodeId(3))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(9))),
             (RefusalReason::Member, with(|h| h.facts.node = NodeId(1))),
@@ -81,7 +82,7 @@ fn each_wrong_hello_is_refused_with_its_reason() {
             closed(&mut stream).await;
         }
         let metrics = node.transport.metrics();
-        assert_eq!((metrics.accepted, metrics.handshakes_refused), (6, 6));
+        assert_eq!((metrics.accepted, metrics.handshakes_refused), (7, 7));
     });
 }
 
@@ -89,13 +90,18 @@ fn each_wrong_hello_is_refused_with_its_reason() {
 fn a_member_is_pinned_once_and_welcomed() {
     run(async {
         let (mut node, address) = lonely(limits());
-        for lane in [Lane::Control, Lane::Bulk, Lane::Control] {
-            let (answer, _) = dial_as(&address, with(|h| h.lane = lane)).await;
+        // A release from before says nothing of what its cluster began with.
+        for (lane, founded) in
+            [(Lane::Control, None), (Lane::Bulk, Some(FOUNDED)), (Lane::Control, Some(FOUNDED))]
+        {
+            let hello = with(|h| (h.lane, h.facts.founded) = (lane, founded));
+            let (answer, _) = dial_as(&address, hello).await;
             let Some(Handshake::Welcome(Welcome { versions, facts })) = answer else {
                 panic!("not welcome: {answer:?}");
             };
             let own = (facts.cluster, facts.node, facts.store, facts.incarnation);
             assert_eq!((versions, own), (Versions::default(), (CLUSTER, NodeId(1), store(1), 1)));
+            assert_eq!(facts.founded, Some(FOUNDED));
         }
         let pinned = IncomingEvent::Pinned { node: NodeId(2), store: store(2) };
         assert_eq!(node.leftover(), [pinned]);

@@ -40,6 +40,9 @@ pub struct Facts {
     pub promised: Ballot,
     /// The last journal position that it has told anybody as durable.
     pub position: Position,
+    /// A hash over the members and quorums that its cluster began with, as it knows them; none
+    /// if it does not say.
+    pub founded: Option<u64>,
 }
 
 /// Which of a pair's connections this is.
@@ -165,6 +168,7 @@ pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
                 });
                 out.put_u32_le(hello.to.0);
                 out.put_u32_le(hello.versions.oldest);
+                put_founded(out, &hello.facts);
             });
         }),
         Handshake::Welcome(welcome) => encode_with(WELCOME, out, |out| {
@@ -172,6 +176,7 @@ pub fn encode(handshake: &Handshake, out: &mut BytesMut) {
                 out.put_u32_le(welcome.versions.newest);
                 put_facts(out, &welcome.facts);
                 out.put_u32_le(welcome.versions.oldest);
+                put_founded(out, &welcome.facts);
             });
         }),
         Handshake::Refusal(refusal) => encode_with(REFUSAL, out, |out| {
@@ -204,7 +209,7 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
     let handshake = match header.kind {
         HELLO => {
             let newest = block.u32()?;
-            let facts = read_facts(&mut block)?;
+            let mut facts = read_facts(&mut block)?;
             let lane = match block.u8()? {
                 1 => Lane::Control,
                 2 => Lane::Bulk,
@@ -213,16 +218,15 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
                 }
             };
             let to = block.node()?;
-            Handshake::Hello(Hello {
-                versions: read_versions(newest, &mut block)?,
-                facts,
-                lane,
-                to,
-            })
+            let versions = read_versions(newest, &mut block)?;
+            facts.founded = read_founded(&mut block)?;
+            Handshake::Hello(Hello { versions, facts, lane, to })
         }
         WELCOME => {
-            let (newest, facts) = (block.u32()?, read_facts(&mut block)?);
-            Handshake::Welcome(Welcome { versions: read_versions(newest, &mut block)?, facts })
+            let (newest, mut facts) = (block.u32()?, read_facts(&mut block)?);
+            let versions = read_versions(newest, &mut block)?;
+            facts.founded = read_founded(&mut block)?;
+            Handshake::Welcome(Welcome { versions, facts })
         }
         REFUSAL => {
             let reason = read_reason(&mut block)?;
@@ -274,7 +278,19 @@ fn read_facts(reader: &mut Reader) -> Result<Facts, DecodeError> {
         process: reader.u64()?,
         promised: reader.ballot()?,
         position: Position(reader.u64()?),
+        founded: None,
     })
+}
+
+/// At the end of the block, where older readers skip it.
+fn put_founded(out: &mut BytesMut, facts: &Facts) {
+    if let Some(founded) = facts.founded {
+        out.put_u64_le(founded);
+    }
+}
+
+fn read_founded(block: &mut Reader) -> Result<Option<u64>, DecodeError> {
+    if block.is_empty() { Ok(None) } else { block.u64().map(Some) }
 }
 
 /// The longest beginning of `text` within the limit that ends between characters.

@@ -167,6 +167,7 @@ mod tests {
             process: incarnation,
             promised,
             position: Position(position),
+            founded: None,
         }
     }
 

@@ -58,3 +58,67 @@ fn a_revision_of_very_many_changes_is_read_by_each_watch_for_itself() {
     let behind = mode_after(2 * VISITS_MAX + 1);
     assert_eq!(behind, Mode::Behind(ChangePoint::at(Revision(2))));
 }
+
+fn range_of(start: &'static str, end: &'static str) -> Range {
+    Range { start: Bytes::from(start), end: Some(Bytes::from(end)) }
+}
+
+/// Who watches other keys has nothing to read.
+#[test]
+fn a_revision_of_very_many_changes_is_nothing_to_those_who_watch_other_keys() {
+    let (machine, revision) = removed_at_once(2 * VISITS_MAX + 1);
+    let hub = Hub::new(&Limits::default());
+    let [told, other] = [range_of("0", "1"), range_of("a", "b")].map(|range| {
+        let watch = hub.open(range, false, ChangePoint::at(revision));
+        assert!(hub.join(&watch));
+        watch
+    });
+    let look =
+        || hub.hand_out(|query, wanted| changes_where(machine.map(), query, |key| wanted.has(key)));
+    assert!(look(), "there may be more");
+    assert_eq!(told.queue().mode, Mode::Behind(ChangePoint::at(revision)));
+    assert_eq!(other.queue().mode, Mode::Live(revision));
+    assert!(!look());
+    assert_eq!(hub.progress(&other), Some(revision), "it has everything");
+}
+
+/// A machine with so many revisions of one key.
+fn written_often(revisions: u64) -> StateMachine<MemoryMap> {
+    let mut machine = StateMachine::open(MemoryMap::new(), KvOptions::default()).unwrap();
+    for sequence in 1..=revisions {
+        let key = Bytes::from_static(b"key");
+        let put = TxnOperation::Put { key, value: Bytes::new(), lease: None, want_previous: false };
+        let operation = Operation::Txn(Txn { success: vec![put], ..Txn::default() });
+        let id = ServerId { origin: 1, incarnation: 1, sequence };
+        let command = Command { idempotency: None, operation };
+        machine.apply(sequence, sequence, &[(id, command)]).unwrap();
+    }
+    machine.commit().unwrap();
+    machine
+}
+
+/// Many watches of many changes: others have their turn in between, and nothing is missed.
+#[test]
+fn one_look_puts_so_much_into_queues_at_most() {
+    let (watches, revisions) = (300, 200);
+    let machine = written_often(revisions);
+    let hub = Hub::new(&Limits::default());
+    let all: Vec<_> = (0..watches)
+        .map(|_| {
+            let all = Range { start: Bytes::new(), end: None };
+            let watch = hub.open(all, false, ChangePoint::at(Revision(1)));
+            assert!(hub.join(&watch));
+            watch
+        })
+        .collect();
+    let look =
+        || hub.hand_out(|query, wanted| changes_where(machine.map(), query, |key| wanted.has(key)));
+    let mut looks = 1;
+    while look() {
+        looks += 1;
+    }
+    assert!(looks >= 3, "{looks}");
+    for watch in all {
+        assert_eq!(watch.queue().take(usize::MAX).len() as u64, revisions);
+    }
+}

@@ -11,7 +11,8 @@
 //! is not before `next`, and what is before it is not put into its queue. Both is decided
 //! under the lock that is held while a page is handed out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -29,6 +30,11 @@ use crate::watch::index::{Index, Range, WatchId};
 
 /// Changes that one look passes by at most. Between two looks others have their turn.
 pub(crate) const VISITS_MAX: usize = 2_000;
+/// So often one look finds a watch for a change, before others have their turn.
+const LOOK_VISITS_MAX: usize = 20_000;
+/// The same for one revision, which can't be parted. When there is more to do for it, all watches read
+/// it by themselves.
+const REVISION_VISITS_MAX: usize = 1 << 20;
 /// Keys and values that one look brings.
 const LOOK_BYTES_MAX: usize = 1 << 20;
 /// From one look to the next, so that a commit a moment does not cost a look each.
@@ -121,7 +127,21 @@ pub(crate) struct Item {
     pub(crate) is_last: bool,
 }
 
+/// The keys that a look is to bring.
+pub(crate) struct Wanted<'w>(&'w dyn Fn(&[u8]) -> bool);
+
+impl Wanted<'_> {
+    /// Whether it is one of them.
+    pub(crate) fn has(&self, key: &[u8]) -> bool {
+        (self.0)(key)
+    }
+}
+
 impl Watch {
+    fn is_live(&self) -> bool {
+        matches!(self.queue().mode, Mode::Live(_))
+    }
+
     pub(crate) fn queue(&self) -> MutexGuard<'_, Queue> {
         lock(&self.queue)
     }
@@ -282,8 +302,8 @@ impl Hub {
                 sleep(LOOK_AGAIN).await;
             }
             let begun = Instant::now();
-            let look = |query: &ChangeQuery, index: &Index| {
-                replica.read(|map| read::changes_where(map, query, |key| index.has(key)))
+            let look = |query: &ChangeQuery, wanted: &Wanted<'_>| {
+                replica.read(|map| read::changes_where(map, query, |key| wanted.has(key)))
             };
             while self.hand_out(look) {
                 tokio::task::yield_now().await;
@@ -301,7 +321,7 @@ impl Hub {
     /// Reads a page and hands it out. Tells whether there is more.
     pub(crate) fn hand_out(
         &self,
-        look: impl FnOnce(&ChangeQuery, &Index) -> Result<ChangePage, ReadError>,
+        mut look: impl FnMut(&ChangeQuery, &Wanted<'_>) -> Result<ChangePage, ReadError>,
     ) -> bool {
         let mut state = lock(&self.state);
         let state = &mut *state;
@@ -314,46 +334,112 @@ impl Hub {
             visits_max: VISITS_MAX,
             ..ChangeQuery::since(state.next.revision)
         };
-        let page = match look(&query, &state.index) {
-            // A revision that is more than a page: as a whole it is too large for any queue.
-            Ok(page) if page.next.number != 0 || page.changes.len() > 2 * VISITS_MAX => None,
+        let Ok(page) = look(&query, &Wanted(&|key| state.index.has(key))) else {
             // Each of them finds out what is the matter, and says so to its client.
-            Err(_) => None,
-            Ok(page) => Some(page),
-        };
-        let Some(page) = page else {
-            for watch in state.watches.values() {
-                self.fall_behind(watch, state.next.revision, &mut state.live);
-            }
+            let revision = state.next.revision;
+            self.all_fall_behind(state, revision);
             return false;
         };
+        // A revision that is more than a page: as a whole it is too large for any queue.
+        if page.next.number != 0 || page.changes.len() > 2 * VISITS_MAX {
+            return self.pass_by(state, look);
+        }
         let (next, is_through) = (page.next, page.next.revision > page.revision);
-        self.distribute(state, page);
+        if let Some(rest) = self.distribute(state, page) {
+            state.next = ChangePoint::at(rest);
+            return true;
+        }
         state.next = next;
         !is_through
     }
 
-    fn distribute(&self, state: &mut State, page: ChangePage) {
-        let mut group: BTreeMap<WatchId, Vec<Arc<Event>>> = BTreeMap::new();
+    /// Has those who are told of the next revision read it by themselves. For all others nothing
+    /// happened. Tells whether there may be more.
+    fn pass_by(
+        &self,
+        state: &mut State,
+        mut look: impl FnMut(&ChangeQuery, &Wanted<'_>) -> Result<ChangePage, ReadError>,
+    ) -> bool {
+        let revision = state.next.revision;
+        let query = ChangeQuery { to: Some(revision), ..ChangeQuery::since(revision) };
+        let told = RefCell::new(BTreeSet::new());
+        let visits = Cell::new(0);
+        let looked = look(
+            &query,
+            &Wanted(&|key| {
+                if visits.get() <= REVISION_VISITS_MAX {
+                    state.index.each(key, |id| {
+                        visits.set(visits.get() + 1);
+                        told.borrow_mut().insert(id);
+                    });
+                }
+                // Only the key is asked for, and not what became of it.
+                false
+            }),
+        );
+        if looked.is_err() || visits.get() > REVISION_VISITS_MAX {
+            self.all_fall_behind(state, revision);
+            return false;
+        }
+        for id in told.into_inner() {
+            if let Some(watch) = state.watches.get(&id) {
+                self.fall_behind(watch, revision, &mut state.live);
+            }
+        }
+        state.next = ChangePoint::at(Revision(revision.0.saturating_add(1)));
+        true
+    }
+
+    /// Puts a page into the queues, or the beginning of it if that is much: then it tells with which
+    /// revision the rest begins.
+    fn distribute(&self, state: &mut State, page: ChangePage) -> Option<Revision> {
+        // None for those who read by themselves.
+        let mut group: BTreeMap<WatchId, Option<Vec<Arc<Event>>>> = BTreeMap::new();
+        let (mut visits, mut revision_visits) = (0, 0);
         let mut changes = page.changes.into_iter().peekable();
         while let Some(change) = changes.next() {
             let revision = change.revision;
             let event = Arc::new(Event::new(change, Arc::clone(&self.held)));
             state.index.each(event.key(), |id| {
-                let events = group.entry(id).or_default();
+                revision_visits += 1;
+                let is_told = || state.watches.get(&id).is_some_and(|watch| watch.is_live());
+                let events = group.entry(id).or_insert_with(|| is_told().then(Vec::new));
                 // What is beyond does not fit into its queue, and one more tells that.
-                if events.len() <= self.queue_events_max {
+                if let Some(events) = events
+                    && events.len() <= self.queue_events_max
+                {
                     events.push(Arc::clone(&event));
                 }
             });
-            if changes.peek().is_some_and(|next| next.revision == revision) {
+            if revision_visits > REVISION_VISITS_MAX {
+                self.all_fall_behind(state, revision);
+                return None;
+            }
+            let next = changes.peek().map(|next| next.revision);
+            if next == Some(revision) {
                 continue;
             }
             for (id, events) in std::mem::take(&mut group) {
-                if let Some(watch) = state.watches.get(&id) {
+                if let Some(watch) = state.watches.get(&id)
+                    && let Some(events) = events
+                {
                     self.put(watch, revision, events, &mut state.live);
                 }
             }
+            visits += std::mem::take(&mut revision_visits);
+            if state.live.all == 0 {
+                return None;
+            }
+            if visits > LOOK_VISITS_MAX && next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    fn all_fall_behind(&self, state: &mut State, revision: Revision) {
+        for watch in state.watches.values() {
+            self.fall_behind(watch, revision, &mut state.live);
         }
     }
 

@@ -40,6 +40,8 @@ struct Shared {
     clock: Mutex<Clock>,
     /// Every operation that was applied.
     operations: Mutex<Vec<Operation>>,
+    /// How many of them came under a name.
+    named: Mutex<u64>,
     writes: watch::Sender<Mode>,
     /// What becomes of the next writes, before that counts.
     next_writes: Mutex<VecDeque<Mode>>,
@@ -105,6 +107,7 @@ impl Fake {
                 sequence: Mutex::new(0),
                 clock: Mutex::new(Clock { now_ms: 0, step_ms: 1 }),
                 operations: Mutex::default(),
+                named: Mutex::default(),
                 writes: watch::Sender::new(Mode::Serve),
                 next_writes: Mutex::default(),
                 barriers: watch::Sender::new(Mode::Serve),
@@ -128,6 +131,10 @@ impl Fake {
 
     pub fn operations(&self) -> Vec<Operation> {
         self.shared.operations.lock().unwrap().clone()
+    }
+
+    pub fn named_writes(&self) -> u64 {
+        *self.shared.named.lock().unwrap()
     }
 
     pub fn set_writes(&self, mode: Mode) {
@@ -201,6 +208,7 @@ impl Fake {
         let mut clock = self.shared.clock.lock().unwrap();
         clock.now_ms += clock.step_ms;
         self.shared.operations.lock().unwrap().push(command.operation.clone());
+        *self.shared.named.lock().unwrap() += u64::from(command.idempotency.is_some());
         let mut taken = machine.apply(*sequence, clock.now_ms, &[(id, command)]).unwrap();
         machine.commit().unwrap();
         if *self.shared.is_published.lock().unwrap() {

@@ -262,6 +262,7 @@ mod tests {
             process: 4,
             promised: synod_paxos::Ballot::ZERO,
             position: synod_paxos::Position(5),
+            founded: None,
         };
         let (versions, to) = (synod_wire::Versions { oldest: 1, newest: 2 }, facts.node);
         let lane = synod_wire::Lane::Bulk;

@@ -612,3 +612,25 @@ proptest! {
         prop_assert_eq!(world.machine.revision(), Revision(0));
     }
 }
+
+/// All leases of one time to live stand at one moment of the queue after a change of the leader.
+#[test]
+fn a_look_moves_so_many_leases_at_most() {
+    let mut keeper = Timekeeper::default();
+    let start = Instant::now();
+    keeper.look(start);
+    let lease = Lease { ttl_ms: 300, granted_ms: 0, renewals: 0, is_ending: false };
+    let count = 2 * MOVES_MAX as u64 + 1;
+    keeper.begin(LeaseEpoch(1), Vec::new());
+    let all: Vec<_> = (1..=count).map(|id| (LeaseId(id), lease)).collect();
+    all.chunks(1_000).for_each(|part| keeper.count(part.to_vec()));
+    assert_eq!(keeper.counted() as u64, count);
+    keeper.look(start + PACE_MAX);
+    // All but the last one.
+    assert!((1..count).all(|id| keeper.renew(LeaseId(id))));
+    keeper.look(start + 2 * PACE_MAX);
+    assert_eq!([keeper.due(9), keeper.due(9)], [[], []], "it is behind the others");
+    assert_eq!(keeper.due(9), [LeaseId(count)]);
+    keeper.look(start + 3 * PACE_MAX);
+    assert_eq!(keeper.due(9).len(), 9, "none is forgotten");
+}

@@ -94,6 +94,9 @@ impl Model {
             };
             return applied(outcome, Some(answer.expires_ms));
         }
+        if matches!(&command.operation, Operation::Txn(txn) if txn.only_reads()) {
+            return applied(self.carry_out(&command.operation), None);
+        }
         if idempotency.asked_ms < self.forgotten_ms {
             return applied(Outcome::IdempotencyLate { revision }, None);
         }

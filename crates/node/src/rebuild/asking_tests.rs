@@ -61,7 +61,7 @@ fn asked(
     let mut asking = Asking::new(of, Slot(4), std::iter::empty(), patience, &stop);
     asking.clock = clock;
     let settings = TransportSettings {
-        own: Own { cluster: 1, node: NodeId(1), store: 1, incarnation: 1 },
+        own: Own { cluster: 1, node: NodeId(1), store: 1, incarnation: 1, founded: 1 },
         versions: Versions::of_writer(1),
         promised: Ballot::ZERO,
         position: Position::ZERO,

@@ -21,6 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub(crate) const CLUSTER: u128 = 0xC1;
 
+/// Of what the cluster of these tests began with.
+pub(crate) const FOUNDED: u64 = 0xf0;
+
 /// How long counters are waited for: less than a test may take as a whole.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -71,7 +74,13 @@ pub(crate) fn settings(node: u32, peers: &[(u32, &str)], limits: Limits) -> Tran
         address: (*address).into(),
         spare: None,
     };
-    let own = Own { cluster: CLUSTER, node: NodeId(node), store: store(node), incarnation: 1 };
+    let own = Own {
+        cluster: CLUSTER,
+        node: NodeId(node),
+        store: store(node),
+        incarnation: 1,
+        founded: FOUNDED,
+    };
     TransportSettings {
         own,
         versions: Versions::default(),
@@ -187,6 +196,7 @@ pub(crate) fn facts(node: u32) -> Facts {
         process: u64::from(node),
         promised: Ballot::ZERO,
         position: Position::ZERO,
+        founded: None,
     }
 }
 

@@ -74,6 +74,7 @@ impl Distinct {
             process: self.u64(),
             promised: self.ballot(),
             position: Position(self.u64()),
+            founded: None,
         }
     }
 }
@@ -320,6 +321,12 @@ pub(crate) fn handshakes() -> Vec<(&'static str, Handshake)> {
     ] {
         all.push((name, Handshake::Refusal(Refusal { reason, text: format!("because: {name}") })));
     }
+    // As releases write them that say what their cluster began with.
+    let (versions, founded) = (d.versions(), Some(d.u64()));
+    let facts = Facts { founded, ..d.facts() };
+    let (lane, to) = (Lane::Bulk, NodeId(d.u32()));
+    all.push(("hello-founded", Handshake::Hello(Hello { versions, facts, lane, to })));
+    all.push(("welcome-founded", Handshake::Welcome(Welcome { versions, facts })));
     all
 }
 
