@@ -18,6 +18,8 @@ const BEGIN: &str = "<!-- tables begin -->\n";
 const END: &str = "<!-- tables end -->\n";
 /// Set to write the tables into the document.
 const WRITE: &str = "SYNOD_WRITE_DOCS";
+/// The text by which commits draw what they try.
+const DRAW: &str = "SYNOD_DRAW";
 
 /// A command of the document, and what it says comes of it.
 #[derive(Debug)]
@@ -73,12 +75,14 @@ fn examples(text: &str) -> Vec<Example> {
     examples
 }
 
-/// Runs it against a cluster, whose nodes are counted from another one in each turn.
-fn run(example: &Example, cluster: &TestCluster, turn: u16, folder: &Path) {
+/// Runs it against a cluster, whose nodes are counted from another one in each turn. What is
+/// for the dead one is asked of the next.
+fn run(example: &Example, cluster: &TestCluster, (turn, dead): (u16, Option<u32>), folder: &Path) {
     let mut command = example.command.clone();
     for number in 1..=NODES {
-        let id = (number - 1 + turn) % NODES + 1;
-        let address = cluster.client_addr(id.into()).to_string();
+        let id = |turn| u32::from((number - 1 + turn) % NODES + 1);
+        let id = if dead == Some(id(turn)) { id(turn + 1) } else { id(turn) };
+        let address = cluster.client_addr(id).to_string();
         // Not yet a number of a port that a later turn of this loop would take for another.
         command =
             command.replace(&format!("127.0.0.1:700{number}"), &address.replace(':', "\u{1}"));
@@ -98,7 +102,8 @@ fn run(example: &Example, cluster: &TestCluster, turn: u16, folder: &Path) {
     let status = status.and_then(|line| line.split(' ').nth(1)).unwrap_or("none");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    let place = format!("line {} of docs/http.md, turn {turn}: {command}", example.line);
+    let place =
+        format!("line {} of docs/http.md, turn {turn}, dead: {dead:?}: {command}", example.line);
     assert_eq!(status, example.status, "{place}\n{printed}{errors}");
     let actual: Vec<_> = printed.trim_end().lines().map(|line| line.trim_end()).collect();
     let expected: Vec<_> = example.output.iter().map(String::as_str).collect();
@@ -138,9 +143,38 @@ fn the_lines_do_what_they_say() {
         let cluster = TestCluster::start(NODES.into());
         let folder = support::cluster::folder();
         for example in &examples {
-            run(example, &cluster, turn, folder.path());
+            run(example, &cluster, (turn, None), folder.path());
         }
     }
+}
+
+/// The leader dies before every third line: what is asked of the others the moment after does
+/// what the document says.
+#[test]
+fn the_lines_do_what_they_say_when_the_leader_has_just_died() {
+    let examples = examples(&document());
+    let first = draw() % 3;
+    eprintln!("every third line from number {first} on ({DRAW})");
+    let mut cluster = TestCluster::start(NODES.into());
+    let folder = support::cluster::folder();
+    for (number, example) in examples.iter().enumerate() {
+        // The leader that is to give its office away has to live.
+        if number % 3 != first || example.command.contains("/transfer") {
+            run(example, &cluster, (0, None), folder.path());
+            continue;
+        }
+        let leader = cluster.leader();
+        cluster.kill(leader);
+        run(example, &cluster, (0, Some(leader)), folder.path());
+        cluster.start_by_hand(leader);
+        cluster.wait_until_complete();
+    }
+}
+
+/// A number that each commit has another of.
+fn draw() -> usize {
+    let text = std::env::var(DRAW).unwrap_or_default();
+    text.bytes().fold(0, |sum, byte| sum + usize::from(byte))
 }
 
 /// The operations: path, method, and what is said of them.

@@ -38,7 +38,7 @@ pub(crate) async fn transfer<R: Replica>(
     }
     let (head, body) = request.into_parts();
     Query::parse(head.uri.query(), &[])?;
-    if let Some(redirected) = context.redirect_to_leader(&head.uri)? {
+    if let Some(redirected) = context.redirect_to_leader(&head).await? {
         return Ok(redirected);
     }
     let (body, deadline) = context.receive_document(&head.headers, body).await?;

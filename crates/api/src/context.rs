@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
-use http::{Response, StatusCode, Uri};
+use http::{Response, StatusCode, Uri, request};
 use synod_kv::http::{LeaderHint, RedirectBody};
 use synod_kv::{Command, Expiry, Outcome, Revision, Taken};
 use tokio::time::timeout_at;
@@ -86,14 +86,27 @@ impl<R: Replica> Context<R> {
         if !query.flag("redirect")? {
             return Ok(None);
         }
-        self.redirect_to_leader(uri)
+        self.elsewhere(uri)
     }
 
-    /// The redirect to the leader, if this is another node.
+    /// The redirect to the leader of a call that only it can answer, if this is another node.
+    /// Who led and has just died is known for a moment more, so a quorum is asked first.
     ///
     /// # Errors
-    /// When no leader is known.
-    pub(crate) fn redirect_to_leader(&self, uri: &Uri) -> Result<Option<Response<Body>>, Problem> {
+    /// A malformed header, or no leader in time.
+    pub(crate) async fn redirect_to_leader(
+        &self,
+        head: &request::Parts,
+    ) -> Result<Option<Response<Body>>, Problem> {
+        let deadline = Deadline::of(&head.headers, &self.limits)?;
+        self.replica.read_barrier(deadline.replica).await.map_err(|refused| match refused {
+            Refused::Deadline | Refused::Lost => Problem::of_write(Refused::NoLeader),
+            refused => Problem::of_write(refused),
+        })?;
+        self.elsewhere(&head.uri)
+    }
+
+    fn elsewhere(&self, uri: &Uri) -> Result<Option<Response<Body>>, Problem> {
         let Some(leader) = self.replica.leader() else {
             return Err(Problem::of_write(Refused::NoLeader));
         };

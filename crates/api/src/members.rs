@@ -119,7 +119,7 @@ async fn change<R: Replica>(
     read: impl FnOnce(&request::Parts, &Bytes) -> Result<MemberChange, Problem>,
 ) -> Result<Response<Body>, Problem> {
     let (head, body) = request.into_parts();
-    if let Some(redirected) = context.redirect_to_leader(&head.uri)? {
+    if let Some(redirected) = context.redirect_to_leader(&head).await? {
         return Ok(redirected);
     }
     let (body, deadline) = context.receive_document(&head.headers, body).await?;
