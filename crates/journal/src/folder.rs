@@ -13,6 +13,8 @@ use crate::error::{During, IoFailure};
 
 const LOCK_NAME: &str = "LOCK";
 const SUFFIX: &str = ".seg";
+/// Of a segment that is no part of the journal any more, and is kept for what it still shows.
+const KEPT_SUFFIX: &str = ".kept";
 const DIGITS: usize = 16;
 
 /// Segment numbers have at most 16 decimal digits, and fit into the index.
@@ -26,6 +28,8 @@ pub(crate) struct Folder {
     _lock: Option<File>,
     /// Once it is set no segment is opened to be read any more, nor read on in parts.
     stop: Option<Arc<AtomicBool>>,
+    /// Whether segments that are kept aside count.
+    with_kept: bool,
 }
 
 impl Folder {
@@ -50,9 +54,7 @@ impl Folder {
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let lock = options.open(&lock_path).during("open", &lock_path)?;
         match lock.try_lock() {
-            Ok(()) => {
-                Ok(Folder { path: path.to_owned(), directory, _lock: Some(lock), stop: None })
-            }
+            Ok(()) => Ok(Folder { _lock: Some(lock), ..Folder::of(path, directory) }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
                 Err(OpenError::Io { what: "lock", path: lock_path, source })
@@ -70,7 +72,7 @@ impl Folder {
             lock => Some(lock.during("open", &lock_path)?),
         };
         match lock.as_ref().map_or(Ok(()), File::try_lock_shared) {
-            Ok(()) => Ok(Folder { path: path.to_owned(), directory, _lock: lock, stop: None }),
+            Ok(()) => Ok(Folder { _lock: lock, ..Folder::of(path, directory) }),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.to_owned())),
             Err(TryLockError::Error(source)) => {
                 Err(OpenError::Io { what: "lock", path: lock_path, source })
@@ -86,7 +88,16 @@ impl Folder {
     /// Opens an existing folder that another part of this process may have open, to read
     /// what does not change any more.
     pub(crate) fn open_beside(path: &Path) -> Result<Folder, OpenError> {
-        Ok(Folder { path: path.to_owned(), directory: open_folder(path)?, _lock: None, stop: None })
+        Ok(Folder::of(path, open_folder(path)?))
+    }
+
+    fn of(path: &Path, directory: File) -> Folder {
+        Folder { path: path.to_owned(), directory, _lock: None, stop: None, with_kept: false }
+    }
+
+    /// The same with the segments that are kept aside, which come before all others.
+    pub(crate) fn with_kept(self) -> Folder {
+        Folder { with_kept: true, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -100,7 +111,12 @@ impl Folder {
 
     /// The file of segment `number`.
     pub(crate) fn segment_path(&self, number: u64) -> PathBuf {
-        segment_path(&self.path, number)
+        let (path, kept) = (segment_path(&self.path, number), self.kept_path(number));
+        if self.with_kept && !path.exists() && kept.exists() { kept } else { path }
+    }
+
+    fn kept_path(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{number:0DIGITS$}{KEPT_SUFFIX}"))
     }
 
     /// Makes creations and removals in the folder durable.
@@ -110,12 +126,33 @@ impl Folder {
 
     /// The numbers of all segments, ascending.
     pub(crate) fn segment_numbers(&self) -> Result<Vec<u64>, IoFailure> {
+        let mut numbers = self.numbers(SUFFIX)?;
+        if self.with_kept {
+            numbers.extend(self.numbers(KEPT_SUFFIX)?);
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        Ok(numbers)
+    }
+
+    /// The segments that are kept aside and the bytes of each, oldest first.
+    pub(crate) fn kept(&self) -> Result<Vec<(u64, u64)>, IoFailure> {
+        let mut numbers = self.numbers(KEPT_SUFFIX)?;
+        numbers.sort_unstable();
+        let bytes = |number| {
+            let path = self.kept_path(number);
+            Ok((number, std::fs::metadata(&path).during("inspect", &path)?.len()))
+        };
+        numbers.into_iter().map(bytes).collect()
+    }
+
+    /// The numbers of all files whose names end like this.
+    fn numbers(&self, suffix: &str) -> Result<Vec<u64>, IoFailure> {
         let mut numbers = Vec::new();
         for entry in std::fs::read_dir(&self.path).during("list", &self.path)? {
             let name = entry.during("list", &self.path)?.file_name();
-            numbers.extend(name.to_str().and_then(segment_number));
+            numbers.extend(name.to_str().and_then(|name| number_in(name, suffix)));
         }
-        numbers.sort_unstable();
         Ok(numbers)
     }
 
@@ -143,6 +180,18 @@ impl Folder {
     /// Removes segment `number`.
     pub(crate) fn remove_segment(&self, number: u64) -> Result<(), IoFailure> {
         let path = self.segment_path(number);
+        std::fs::remove_file(&path).during("remove", &path)
+    }
+
+    /// Has segment `number` be no part of the journal any more, and keeps it aside.
+    pub(crate) fn keep_segment(&self, number: u64) -> Result<(), IoFailure> {
+        let path = self.segment_path(number);
+        std::fs::rename(&path, self.kept_path(number)).during("rename", &path)
+    }
+
+    /// Removes segment `number` that is kept aside.
+    pub(crate) fn remove_kept(&self, number: u64) -> Result<(), IoFailure> {
+        let path = self.kept_path(number);
         std::fs::remove_file(&path).during("remove", &path)
     }
 }
@@ -173,7 +222,11 @@ pub(crate) fn segment_path(folder: &Path, number: u64) -> PathBuf {
 
 /// The number in a segment's file name. Other names are not ours.
 fn segment_number(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(SUFFIX)?;
+    number_in(name, SUFFIX)
+}
+
+fn number_in(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
     if digits.len() != DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }

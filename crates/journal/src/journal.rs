@@ -258,6 +258,18 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`].
     pub fn truncate(&mut self, upto: Slot) -> Result<(), JournalError> {
+        self.truncate_by(upto, Folder::remove_segment)
+    }
+
+    /// [`Journal::truncate`], but the files are kept aside as by [`Journal::mend_aside`].
+    ///
+    /// # Errors
+    /// As [`Journal::sync`].
+    pub fn truncate_aside(&mut self, upto: Slot) -> Result<(), JournalError> {
+        self.truncate_by(upto, Folder::keep_segment)
+    }
+
+    fn truncate_by(&mut self, upto: Slot, leave: Leave) -> Result<(), JournalError> {
         self.sync()?;
         let needed = *self.segments.oldest_needed(upto.min(self.in_force.chosen_upto));
         if needed.number == self.segments.oldest_number() {
@@ -266,7 +278,7 @@ impl Journal {
         self.in_force.oldest_segment = needed.number;
         self.in_force.truncated_upto = self.in_force.truncated_upto.max(needed.highest_slot_before);
         self.index.truncate(self.in_force.truncated_upto);
-        self.drop_segments().or_else(|error| self.fail(error))
+        self.drop_segments(leave).or_else(|error| self.fail(error))
     }
 
     /// The segments that are full and whose number is above `number`, oldest first: what
@@ -454,15 +466,18 @@ impl Journal {
         self.write_group()
     }
 
-    /// Says durably which segment is the oldest one needed, then removes those before.
-    fn drop_segments(&mut self) -> Result<(), JournalError> {
+    /// Says durably which segment is the oldest one needed, then leaves those before.
+    fn drop_segments(&mut self, leave: Leave) -> Result<(), JournalError> {
         self.write_group()?;
         for number in self.segments.drop_before(self.in_force.oldest_segment) {
-            self.folder.remove_segment(number)?;
+            leave(&self.folder, number)?;
         }
         Ok(self.folder.sync()?)
     }
 }
+
+/// What becomes of a segment that is not needed any more.
+type Leave = fn(&Folder, u64) -> Result<(), IoFailure>;
 
 /// An offset or length in a segment, or a segment's number: both are bounded.
 fn narrow(value: u64) -> u32 {

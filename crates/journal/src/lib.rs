@@ -31,6 +31,8 @@
 //!   ended: what a crash tore there is dropped for good.
 //! - Segments are dropped from the oldest on. Before that a group says durably which
 //!   segment is the oldest one needed, so that a lost one is told from a dropped one.
+//!   Beside a state that is doubted they become `NNNNNNNNNNNNNNNN.kept` instead: no part of the
+//!   journal any more, but read for what they show ([`Shown`]).
 //!
 //! # Recovery
 //!

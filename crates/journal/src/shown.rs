@@ -27,13 +27,14 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// Reads all of the journal in `dir`, and changes nothing.
+    /// Reads all of the journal in `dir`, with what was kept aside of it ([`crate::Journal::mend_aside`]),
+    /// and changes nothing.
     ///
     /// # Errors
     /// When there is no journal, it is in use or another cluster's or a later release's, or
     /// cannot be read at all. Damage is no error.
     pub fn read(dir: &Path, cluster: ClusterId) -> Result<Shown, OpenError> {
-        Shown::of(Folder::open_to_read(dir)?, cluster)
+        Shown::of(Folder::open_to_read(dir)?.with_kept(), cluster)
     }
 
     fn of(folder: Folder, cluster: ClusterId) -> Result<Shown, OpenError> {
@@ -51,7 +52,7 @@ impl Shown {
         cluster: ClusterId,
         stop: Arc<AtomicBool>,
     ) -> Result<Shown, OpenError> {
-        let folder = Folder::open_to_read(dir)?.until(stop);
+        let folder = Folder::open_to_read(dir)?.with_kept().until(stop);
         Shown::of(folder, cluster)
     }
 

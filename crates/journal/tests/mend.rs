@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use synod_journal::{ClusterId, Journal, JournalOptions, OpenError};
+use synod_journal::{ClusterId, Journal, JournalOptions, OpenError, Shown};
 use synod_paxos::{Ballot, NodeId, Record, RecordBody, Recovered, Slot, Value};
 
 const CLUSTER: ClusterId = ClusterId(78);
@@ -277,4 +277,80 @@ fn a_look_behind_damage_tells_what_is_held() {
     std::fs::write(sealed, bytes).unwrap();
     let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
     assert!(behind.upto > Slot(0) && behind.held == Slot(30), "{behind:?}");
+}
+
+/// Which of the first slots the journal in `dir` shows, with what was kept aside of it.
+fn shown(dir: &Path) -> Vec<u64> {
+    let shown = Shown::read(dir, CLUSTER).unwrap();
+    let is_shown = |slot: &u64| {
+        let found = shown.values(Slot(*slot), Slot(*slot), 1);
+        assert!(found.is_empty() || found == [value(*slot)], "{slot}: {found:?}");
+        !found.is_empty()
+    };
+    (1..=30).filter(is_shown).collect()
+}
+
+fn kept(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let mut kept: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "kept")).collect();
+    kept.sort();
+    kept
+}
+
+/// Beside a state that is doubted the files before the damage, and what is whole of the damaged one, are
+/// shown as before, and count for nothing else.
+#[test]
+fn what_is_mended_aside_is_shown_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    let whole = image(&dir);
+    let used: Vec<&PathBuf> = whole.keys().filter(|path| is_used(&whole[*path])).collect();
+    let damage = |place: usize| {
+        let mut bytes = std::fs::read(used[place]).unwrap();
+        bytes[700] ^= 1;
+        std::fs::write(used[place], bytes).unwrap();
+    };
+    damage(3);
+    let before = shown(&dir);
+    assert!(before.len() > 20 && !before.contains(&30), "{before:?}");
+    let mended = Journal::mend_aside(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
+    assert!(mended.is_done && mended.damage.file == *used[3]);
+    assert_eq!((shown(&dir), kept(&dir).len()), (before, 4));
+    let opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+    assert_eq!(owed(&opened.recovered), owed_behind(&expected, mended.upto));
+    assert_eq!(opened.recovered.truncated_upto, mended.upto);
+    drop(opened);
+    // More is damaged later, and what was kept stays.
+    damage(5);
+    let before = shown(&dir);
+    let mended = Journal::mend_aside(&dir, CLUSTER, &SMALL, ALL).unwrap().unwrap();
+    assert!(mended.is_done);
+    assert_eq!((shown(&dir), kept(&dir).len()), (before.clone(), 6));
+    Journal::scrub(&dir, CLUSTER, |_| true).unwrap();
+    // The oldest ones go first.
+    let last = kept(&dir)[4..].to_vec();
+    assert_eq!(Journal::drop_aside(&dir, 3 * 4096 - 1).unwrap(), 4);
+    assert_eq!(kept(&dir), last);
+    let fewer = shown(&dir);
+    assert!(fewer.len() < before.len() && before.ends_with(&fewer), "{fewer:?}");
+    assert_eq!(Journal::drop_aside(&dir, 0).unwrap(), 2);
+    assert_eq!(shown(&dir).first(), Some(&mended.upto.next().0));
+}
+
+/// The journal is cut at a slot that the state has, and what it held up to there is shown all the same.
+#[test]
+fn what_is_cut_aside_is_shown_as_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    written(&dir);
+    let before = shown(&dir);
+    let mut journal = Journal::open(&dir, CLUSTER, &SMALL).unwrap().journal;
+    journal.truncate_aside(Slot(20)).unwrap();
+    assert!(journal.truncated_upto() > Slot(10));
+    drop(journal);
+    assert!(kept(&dir).len() > 4);
+    assert_eq!(shown(&dir), before);
 }

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use synod_host::{Host, HostSettings};
-use synod_journal::{Journal, JournalError};
+use synod_journal::{Journal, JournalError, Opened};
 use synod_kv::StateMachine;
 use synod_paxos::{NodeId, Recovered, Slot};
 use synod_storage::Store;
@@ -29,11 +29,11 @@ use crate::doors::{self, ClientDoor, provide_descriptors};
 use crate::durability_trace::DurabilityTrace;
 use crate::fatal::Fatal;
 use crate::filled::Filled;
-use crate::folder::{self, Folder, MARKER_FILE, REMOVED_FILE};
+use crate::folder::{Folder, MARKER_FILE, REMOVED_FILE};
 use crate::identity::{self, Identity};
 use crate::journal_thread::JournalThread;
 use crate::leases;
-use crate::marks::{self, DIFFERS, FILLED, REBUILD, WENT_BACK};
+use crate::marks::{self, DIFFERS, REBUILD, WENT_BACK};
 use crate::membership::Membership;
 use crate::owner::{Core, Ears, Owner};
 use crate::pins::Pins;
@@ -298,21 +298,11 @@ fn recover(
     let Assembly { settings, identity, shared, fatal, .. } = to;
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let filled = Filled::read(folder.path())?;
-    let opened = rebuild::open_journal(folder, settings, identity, state_upto, filled.as_ref())?;
-    let incarnation = opened.incarnation;
-    let (mut journal, mut recovered) = (opened.journal, opened.recovered);
+    let filled = filled.as_ref();
+    let mut opened = rebuild::open_journal(folder, settings, identity, state_upto, filled)?;
+    rebuild::tell_journal(folder, settings, (&store, state_upto), filled, &mut opened)?;
+    let Opened { journal, recovered, incarnation } = opened;
     fatal.note_whole_journal();
-    if let Some(slot) = StateFolders::mark(store.path())? {
-        recovery::start_after(&mut journal, &mut recovered, Slot(slot))?;
-        folder.states().remove_mark(store.path())?;
-    }
-    if let Some(filled) = filled {
-        // What the state has beyond them it has from this journal.
-        let given_upto = state_upto.min(filled.upto);
-        recovery::start_after(&mut journal, &mut recovered, given_upto)?;
-        folder.step("filling told")?;
-        folder::remove(folder.path(), FILLED)?;
-    }
     let machine = StateMachine::open(store.clone(), settings.history.kv_options())
         .map_err(StartError::State)?;
     let mut applier = Applier::new(machine, identity, incarnation, shared.clone());

@@ -36,6 +36,12 @@ impl Default for SnapshotSettings {
 }
 
 impl SnapshotSettings {
+    /// So much of the journal is kept beside a state that is doubted, in bytes; and as much again of
+    /// what the journal does not need any more.
+    pub(crate) fn doubted_bytes_max(&self) -> u64 {
+        self.tail_bytes_max.max(1 << 30).saturating_mul(4)
+    }
+
     pub(crate) fn check(&self) -> Result<(), Wrong> {
         within("snapshot.tail_bytes_max", self.tail_bytes_max, 0, 1 << 50)?;
         within("snapshot.tail_ms_max", self.tail_ms_max, 0, 31 * 86_400_000)?;

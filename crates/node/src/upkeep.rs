@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use synod_journal::Journal;
 use synod_kv::{APPLIED_KEY, MapError, Revision, State};
 use synod_paxos::{NodeId, Room, Slot};
 use synod_storage::snapshot::{SnapshotError, StateFolders};
@@ -15,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
-use crate::folder::{self, FolderError};
+use crate::folder::{self, FolderError, JOURNAL};
 use crate::marks::{DIFFERS, FOUND_RIGHT, found_right_text};
 use crate::pins::Pins;
 use crate::report::Report;
@@ -96,7 +97,7 @@ impl Upkeep {
             fatal,
             flush_interval: Duration::from_millis(settings.timing.flush_interval_ms),
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
-            doubted_bytes_max: settings.snapshot.tail_bytes_max.max(1 << 30).saturating_mul(4),
+            doubted_bytes_max: settings.snapshot.doubted_bytes_max(),
             room: Room::Enough,
             flushed_at: Instant::now(),
             compacted: (Revision(0), Instant::now()),
@@ -191,6 +192,7 @@ impl Upkeep {
             return;
         }
         self.room = room;
+        self.drop_aside();
         self.shared.is_out_of_room.store(room == Room::Out, Relaxed);
         match room {
             Room::Enough => tracing::info!(free, reserve, "the disk has room again"),
@@ -207,6 +209,18 @@ impl Upkeep {
             ),
         }
         let _ = self.reports.send(Report::Room(room));
+    }
+
+    /// What was kept aside of a damaged journal goes when the disk has no room for it.
+    fn drop_aside(&self) {
+        if self.room == Room::Enough {
+            return;
+        }
+        match Journal::drop_aside(&self.folders.data().join(JOURNAL), 0) {
+            Ok(0) => {}
+            Ok(files) => tracing::warn!(files, "dropped what was kept aside of a damaged journal"),
+            Err(error) => tracing::warn!(%error, "cannot drop what was kept aside of the journal"),
+        }
     }
 
     fn compact_if_due(&mut self, store: &Store, metrics: &StoreMetrics, forgotten: Revision) {

@@ -12,6 +12,13 @@ use crate::opened::{Behind, Inspected, Mended, inspected};
 use crate::options::JournalOptions;
 use crate::{Damage, JournalError, OpenError, recovery};
 
+/// What becomes of the files up to the damage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Passed {
+    Removed,
+    Kept,
+}
+
 impl Journal {
     /// Drops the segments up to the last damaged one, if what they held is not needed any
     /// more because the state machine durably holds every slot up to `state_upto`, so that
@@ -29,6 +36,52 @@ impl Journal {
         options: &JournalOptions,
         state_upto: Slot,
     ) -> Result<Option<Mended>, OpenError> {
+        Journal::mend_by(dir, cluster, options, state_upto, Passed::Removed)
+    }
+
+    /// [`Journal::mend`] beside a state that is doubted: the files that the journal does not need
+    /// any more are kept aside, for what they show ([`crate::Shown`]) may be what nobody else has.
+    /// They count for nothing else, until [`Journal::drop_aside`].
+    ///
+    /// # Errors
+    /// As [`Journal::mend`].
+    pub fn mend_aside(
+        dir: &Path,
+        cluster: ClusterId,
+        options: &JournalOptions,
+        state_upto: Slot,
+    ) -> Result<Option<Mended>, OpenError> {
+        Journal::mend_by(dir, cluster, options, state_upto, Passed::Kept)
+    }
+
+    /// Removes the oldest of the files that were kept aside, while the journal may be open, until
+    /// those that are left have no more than `bytes_max` bytes. Answers how many went.
+    ///
+    /// # Errors
+    /// When the folder cannot be read or changed.
+    pub fn drop_aside(dir: &Path, bytes_max: u64) -> Result<usize, OpenError> {
+        let folder = Folder::open_beside(dir)?;
+        let kept = folder.kept()?;
+        let mut bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+        let mut dropped = 0;
+        for (number, of_it) in kept {
+            if bytes <= bytes_max {
+                break;
+            }
+            folder.remove_kept(number)?;
+            bytes -= of_it;
+            dropped += 1;
+        }
+        Ok(dropped)
+    }
+
+    fn mend_by(
+        dir: &Path,
+        cluster: ClusterId,
+        options: &JournalOptions,
+        state_upto: Slot,
+        passed: Passed,
+    ) -> Result<Option<Mended>, OpenError> {
         let folder = Folder::open(dir)?;
         let (recovery, damage) = recovery::recover_behind_damage(&folder, cluster)?;
         let Some(damage) = damage else { return Ok(None) };
@@ -37,6 +90,14 @@ impl Journal {
             return Ok(Some(Mended { upto, damage, is_done: false }));
         }
         let passed_over = recovery.passed_over.clone();
+        if passed == Passed::Kept {
+            // What the journal does not need by its own word is removed by whoever opens it. Without
+            // them it is as damaged as with them.
+            for number in &passed_over {
+                folder.keep_segment(*number)?;
+            }
+            folder.sync()?;
+        }
         let mut journal = Journal::resume(folder, cluster, options, recovery)?;
         journal.in_force.oldest_segment = journal.segments.oldest_number();
         if upto > journal.in_force.chosen_upto {
@@ -52,7 +113,7 @@ impl Journal {
         }
         // What it needs no more goes when it durably says so.
         journal.write_group()?;
-        for number in passed_over {
+        for number in passed_over.into_iter().filter(|_| passed == Passed::Removed) {
             journal.folder.remove_segment(number)?;
         }
         journal.folder.sync()?;

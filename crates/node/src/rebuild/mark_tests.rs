@@ -5,17 +5,17 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use synod_journal::{Behind, ClusterId, Journal};
-use synod_paxos::Slot;
+use synod_journal::{Behind, ClusterId, Journal, Shown};
+use synod_paxos::{Recovered, Slot};
 
 use crate::filled::{Filled, given_upto};
 use crate::folder::{JOURNAL, REMOVED_FILE};
 use crate::identity::Identity;
-use crate::marks::{FILLED, REBUILD, SUSPECT, WHOLE, doubt_text};
+use crate::marks::{FILLED, REBUILD, SUSPECT, UNREPLACED, WHOLE, doubt_text};
 use crate::recover::Survivor;
 use crate::recovery::RecoveryError;
 use crate::test_node::{put, settings};
-use crate::{Node, Settings, StartError, init, inspect};
+use crate::{Node, Settings, StartError, init, inspect, tuning};
 
 /// A node of one whose state is ahead of an older copy of its journal.
 struct World {
@@ -207,4 +207,107 @@ fn what_the_disk_does_not_tell_of_a_state_is_no_no() {
     assert!(refused.contains("look for"), "{refused}");
     fs::write(world.data().join(REBUILD), doubt_text("a block")).expect("written");
     assert!(Node::start(&world.settings).is_err() && world.has(REBUILD));
+}
+
+/// The journal has a full file of what came first, begins after slot 1, and goes on in another file.
+fn cut(world: &World) {
+    let options = tuning::journal_options(&world.settings);
+    let mut opened = Journal::open(&world.journal(), world.lineage, &options).expect("opens");
+    let record = opened.recovered.start_after(Slot(1)).expect("later");
+    opened.journal.append(&[record]).expect("appended");
+    opened.journal.begin_next().expect("a file");
+}
+
+/// The state is doubted, and goes on since nobody has another one.
+fn doubt(world: &World) {
+    fs::write(world.data().join(REBUILD), doubt_text("a block")).expect("written");
+    // So it is not read before it is taken for damaged.
+    fs::write(world.data().join(UNREPLACED), b"1\n").expect("written");
+}
+
+/// The slots that the journal shows as chosen.
+fn shown(world: &World) -> Vec<u64> {
+    let shown = Shown::read(&world.journal(), world.lineage).expect("readable");
+    let is_shown = |slot: &u64| !shown.values(Slot(*slot), Slot(*slot), 1).is_empty();
+    (1..=world.applied().0).filter(is_shown).collect()
+}
+
+fn kept(world: &World) -> usize {
+    let files = fs::read_dir(world.journal()).expect("readable");
+    let names = files.map(|file| file.expect("readable").file_name());
+    names.filter(|name| name.to_string_lossy().ends_with(".kept")).count()
+}
+
+fn held(world: &World) -> Recovered {
+    Journal::inspect(&world.journal(), world.lineage).expect("whole").recovered
+}
+
+/// What the journal knows as chosen by itself needs no mark to be right, and may be missing in the
+/// state.
+#[test]
+fn a_filled_state_that_is_doubted_costs_the_journal_nothing_that_it_knows() {
+    let world = World::new();
+    cut(&world);
+    world.serve(&["f", "g"]);
+    doubt(&world);
+    let before = held(&world);
+    assert_eq!(before.truncated_upto, Slot(1));
+    let looked_at = Journal::look_behind_damage(&world.journal(), world.lineage).expect("whole");
+    world.fill(&looked_at, before.chosen_upto);
+    let all = shown(&world);
+    assert!(all.len() > 3, "{all:?}");
+    world.serve(&[]);
+    assert!(world.has(REBUILD) && !world.has(FILLED));
+    assert_eq!((held(&world).truncated_upto, kept(&world)), (Slot(1), 0));
+    assert!(shown(&world).starts_with(&all), "{all:?} {:?}", shown(&world));
+}
+
+/// In what it does not know it may hold what was never chosen, so it begins behind that.
+#[test]
+fn what_a_journal_knew_before_a_filled_state_that_is_doubted_is_kept_aside() {
+    let world = World::new();
+    world.put_back(&world.older());
+    cut(&world);
+    doubt(&world);
+    let (applied, known) = (world.applied(), held(&world).chosen_upto);
+    assert!(applied > known, "{applied} {known}");
+    let looked_at = Journal::look_behind_damage(&world.journal(), world.lineage).expect("whole");
+    world.fill(&looked_at, applied);
+    let all = shown(&world);
+    assert!(all.contains(&known.0), "{all:?}");
+    world.serve(&[]);
+    assert!(world.has(REBUILD) && !world.has(FILLED) && kept(&world) > 0);
+    assert!(held(&world).truncated_upto >= applied);
+    assert!(shown(&world).starts_with(&all), "{all:?} {:?}", shown(&world));
+    // Until the state is sound.
+    fs::remove_file(world.data().join(REBUILD)).expect("removed");
+    world.serve(&["h"]);
+    assert_eq!(kept(&world), 0);
+}
+
+/// The journal is damaged as well, in a slot that the state has as far as can be read of it.
+#[test]
+fn a_journal_that_is_mended_beside_a_doubted_state_loses_nothing_that_is_whole() {
+    let world = World::new();
+    cut(&world);
+    world.serve(&["f", "g"]);
+    doubt(&world);
+    let files = fs::read_dir(world.journal()).expect("readable");
+    let files = files.map(|file| file.expect("readable").path());
+    let holds = |path: &PathBuf| {
+        let bytes = fs::read(path).expect("readable");
+        bytes.windows(5).position(|bytes| bytes == b"value")
+    };
+    // The first one that holds a key is full: another one follows it.
+    let (path, at) =
+        files.filter_map(|path| Some((path.clone(), holds(&path)?))).min().expect("one");
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).expect("written");
+    let all = shown(&world);
+    assert!(all.len() > 3, "{all:?}");
+    world.serve(&["h"]);
+    assert!(world.has(REBUILD) && kept(&world) > 0);
+    assert!(shown(&world).starts_with(&all), "{all:?} {:?}", shown(&world));
+    assert!(held(&world).truncated_upto > Slot(1));
 }

@@ -2,11 +2,14 @@
 
 use synod_journal::{Journal, OpenError, Opened};
 use synod_paxos::Slot;
+use synod_storage::Store;
+use synod_storage::snapshot::StateFolders;
 
 use crate::filled::{Filled, Held};
-use crate::folder::Folder;
+use crate::folder::{self, Folder};
 use crate::identity::Identity;
-use crate::recovery::RecoveryError;
+use crate::marks::{FILLED, REBUILD};
+use crate::recovery::{self, RecoveryError};
 use crate::settings::Settings;
 use crate::start_error::StartError;
 use crate::tuning;
@@ -35,7 +38,12 @@ pub(crate) fn open_journal(
         // Before the mending writes something: an older one may be short of one record only.
         filled.check(&Held::before(&Journal::look_behind_damage(&dir, lineage)?))?;
     }
-    match Journal::mend(&dir, lineage, &options, state_upto) {
+    // What is missing in a state that is doubted may stand there and nowhere else.
+    let mended = match folder.has(REBUILD)? {
+        true => Journal::mend_aside(&dir, lineage, &options, state_upto),
+        false => Journal::mend(&dir, lineage, &options, state_upto),
+    };
+    match mended {
         Ok(Some(mended)) if mended.is_done => {
             let upto = mended.upto;
             tracing::warn!(
@@ -54,4 +62,39 @@ pub(crate) fn open_journal(
         Ok(None) => Ok(Journal::open(&dir, lineage, &options)?),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Has the journal say that it begins behind the state, if the state is ahead of it for a reason that
+/// a mark tells, and be rid of what it needs no more.
+pub(crate) fn tell_journal(
+    folder: &Folder,
+    settings: &Settings,
+    (store, state_upto): (&Store, Slot),
+    filled: Option<&Filled>,
+    opened: &mut Opened,
+) -> Result<(), StartError> {
+    let Opened { journal, recovered, .. } = opened;
+    if let Some(slot) = StateFolders::mark(store.path())? {
+        recovery::start_after(journal, recovered, Slot(slot))?;
+        folder.states().remove_mark(store.path())?;
+    }
+    if let Some(filled) = filled {
+        // What the state has beyond them it has from this journal.
+        let given_upto = state_upto.min(filled.upto);
+        // What the journal knows as chosen by itself stands in it as it was chosen, and is needed
+        // when the state turns out to be damaged.
+        if recovered.chosen_upto < given_upto {
+            recovery::start_after(journal, recovered, given_upto)?;
+        }
+        folder.step("filling told")?;
+        folder::remove(folder.path(), FILLED)?;
+    }
+    let kept_bytes_max = if folder.has(REBUILD)? {
+        journal.truncate_aside(recovered.truncated_upto).map_err(RecoveryError::from)?;
+        settings.snapshot.doubted_bytes_max()
+    } else {
+        0
+    };
+    Journal::drop_aside(&folder.journal(), kept_bytes_max)?;
+    Ok(())
 }
