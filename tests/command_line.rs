@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -145,6 +146,70 @@ fn no_cluster_is_a_failure_that_says_what_to_do() {
         .expect("synod runs");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("127.0.0.1:9"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_watch_from_a_revision_that_is_not_there_yet_tells_which_is_the_newest() {
+    let cluster = TestCluster::start(3);
+    assert!(run(&cluster, &["put", "a", "1"]).status.success());
+    let watch = run(&cluster, &["watch", "--prefix", "a", "--from", "1000"]);
+    let said = text(&watch.stderr);
+    assert_eq!(watch.status.code(), Some(1), "{said}");
+    for words in ["the store is at revision 1.", "No such revision yet"] {
+        assert!(said.contains(words), "{words:?} is missing in {said}");
+    }
+    assert!(!said.contains("no node answered"), "{said}");
+}
+
+#[test]
+fn a_folder_that_the_next_start_mends_is_told_so() {
+    let mut cluster = TestCluster::start(1);
+    assert!(cluster.stop().success());
+    let path = cluster.settings_path(1);
+    let (config, data) = (path.display().to_string(), path.with_file_name("data"));
+    let mut settings = fs::read_to_string(&path).expect("settings");
+    settings.push_str("\n[limits]\nsegment_bytes = 65536\n");
+    fs::write(&path, settings).expect("written");
+    // What was made before is as large as the settings said then.
+    fs::remove_dir_all(&data).expect("removed");
+    assert!(synod(&["init", "--config", &config]).status.success());
+    cluster.launch();
+    for number in 0..300 {
+        let put = cluster.request(1, "PUT", &format!("/v1/kv/{number}"), &[], &[b'v'; 1_000]);
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    assert!(cluster.stop().success());
+    let inspect = || {
+        let output = synod(&["inspect", "--data", &data.display().to_string()]);
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, whole) = inspect();
+    assert_eq!(code, Some(0), "{whole}");
+    let row = |name: &str| {
+        let line =
+            whole.lines().find(|line| line.starts_with(name)).map(|line| &line[name.len()..]);
+        line.unwrap_or_else(|| panic!("{name} is missing in {whole}")).trim().to_owned()
+    };
+    assert_eq!((row("founded by"), row("voters")), ("node 1".to_owned(), "node 1".to_owned()));
+    assert!(row("state size").ends_with(" files"), "{whole}");
+
+    let mut segments: Vec<_> = fs::read_dir(data.join("journal"))
+        .expect("a journal")
+        .map(|entry| entry.expect("readable").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "seg"))
+        .collect();
+    segments.sort();
+    let mut bytes = fs::read(&segments[2]).expect("readable");
+    bytes[30_000] ^= 0x40;
+    fs::write(&segments[2], bytes).expect("written");
+    let (code, damaged) = inspect();
+    assert_eq!(code, Some(1), "{damaged}");
+    assert!(damaged.contains("it mends its journal by itself"), "{damaged}");
+    assert!(!damaged.contains("member replace"), "{damaged}");
+    cluster.launch();
+    assert!(cluster.stop().success());
+    let (code, mended) = inspect();
+    assert_eq!(code, Some(0), "{mended}");
 }
 
 #[test]

@@ -116,6 +116,7 @@ fn what_the_last_node_of_three_accepted_goes_on_in_a_cluster_of_its_own() {
     assert_eq!((&found["kept_slot"], &found["doubts"]), (&made["slot"], &Value::Array(vec![])));
     assert_eq!(made["folder"], text(&data.with_file_name("data.recovered")));
     assert_ne!(made["cluster"], found["cluster"]);
+    assert_eq!(made["ids_used_upto"], 3, "{report}");
     let again = synod(&["recover", "--data", text(&data), "--yes-lose-slots"]);
     assert!(said(&again).contains("already holds node 3"), "{}", said(&again));
 

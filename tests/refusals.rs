@@ -80,29 +80,90 @@ fn settings_that_are_not_toml_are_named() {
     assert!(text.contains("synod.toml"), "{text}");
 }
 
+/// A folder in which nothing is says the same as one that does not exist.
 #[test]
-fn an_empty_data_folder_is_not_served() {
-    let cluster = stopped_cluster();
-    let data = cluster.settings_path(1).with_file_name("data");
-    for entry in fs::read_dir(&data).expect("the data") {
-        let path = entry.expect("an entry").path();
-        let removed =
-            if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        removed.expect("the data");
-    }
-    let text = refusal(&serve(&cluster.settings_path(1)));
-    assert!(text.contains("init"), "{text}");
-    assert!(!data.join("identity.json").exists(), "no node was made");
-}
-
-#[test]
-fn a_missing_data_folder_is_named() {
+fn a_folder_without_a_node_is_not_served() {
     let cluster = stopped_cluster();
     let data = cluster.settings_path(1).with_file_name("data");
     fs::remove_dir_all(&data).expect("the data");
-    let text = refusal(&serve(&cluster.settings_path(1)));
-    assert!(text.contains(&data.display().to_string()), "{text}");
+    let missing = refusal(&serve(&cluster.settings_path(1)));
     assert!(!data.exists(), "no node was made");
+    for words in
+        ["holds no node", "`synod init`", "`synod member replace`", &*data.to_string_lossy()]
+    {
+        assert!(missing.contains(words), "{words:?} is missing in {missing}");
+    }
+    make_private(&data);
+    let empty = refusal(&serve(&cluster.settings_path(1)));
+    assert_eq!(empty, missing);
+    assert!(!data.join("identity.json").exists(), "no node was made");
+}
+
+fn make_private(folder: &Path) {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().mode(0o700).create(folder).expect("made");
+}
+
+/// What a restore leaves that is killed while it writes the state.
+#[test]
+fn an_unfinished_restore_is_gone_on_with_and_nothing_else_is_made_of_it() {
+    let mut cluster = TestCluster::start(1);
+    let put = cluster.request(1, "PUT", "/v1/kv/key", &[], b"value");
+    assert_eq!(put.status, 201, "{}", put.text());
+    let (dir, path) = (folder(), cluster.settings_path(1));
+    let file = dir.path().join("all.synod").display().to_string();
+    assert!(synod(&["backup", &file, "--endpoints", &cluster.endpoints()]).status.success());
+    cluster.stop();
+    change_settings(&cluster, |text| {
+        let id = text.lines().find(|line| line.starts_with("id = \"")).expect("an id").to_owned();
+        text.replacen(&id, "id = \"feedfacefeedfacefeedfacefeedface\"", 1)
+    });
+    let data = path.with_file_name("data");
+    fs::remove_dir_all(&data).expect("the data");
+    make_private(&data);
+    make_private(&data.join("state.new"));
+    fs::write(data.join("state.new/000012.sst"), b"the first half").expect("written");
+
+    let config = path.display().to_string();
+    let words = "an unfinished restore: run `synod restore FILE --config ...` again";
+    let inspect = || synod(&["inspect", "--data", &data.display().to_string()]);
+    let looked = inspect();
+    assert!(String::from_utf8_lossy(&looked.stdout).contains(words), "{looked:?}");
+    let served = serve(&path);
+    assert_eq!(served.status.code(), Some(1));
+    for refused in [served, synod(&["init", "--config", &config])] {
+        assert!(refusal(&refused).contains(words), "{refused:?}");
+    }
+    let restored = synod(&["restore", &file, "--config", &config]);
+    assert!(restored.status.success(), "{restored:?}");
+    let looked = inspect();
+    assert!(looked.status.success(), "{looked:?}");
+    let text = String::from_utf8_lossy(&looked.stdout).into_owned();
+    assert!(text.contains("it goes on from what is here"), "{text}");
+    // Who restores into it once more is told of what was asked for.
+    let again = refusal(&synod(&["restore", &file, "--config", &config]));
+    assert!(
+        again.contains("`synod restore` never overwrites") && !again.contains("init"),
+        "{again}"
+    );
+}
+
+#[test]
+fn a_damaged_identity_names_the_way_out() {
+    let cluster = stopped_cluster();
+    let data = cluster.settings_path(1).with_file_name("data");
+    fs::write(data.join("identity.json"), b"{\"format\": 1").expect("written");
+    let served = serve(&cluster.settings_path(1));
+    assert_eq!(served.status.code(), Some(1));
+    let looked = synod(&["inspect", "--data", &data.display().to_string()]);
+    assert_eq!(looked.status.code(), Some(1));
+    for text in [refusal(&served), String::from_utf8_lossy(&looked.stdout).into_owned()] {
+        for words in
+            ["identity.json: ", "`synod member replace OLD --config FILE`", "keep the folder"]
+        {
+            assert!(text.contains(words), "{words:?} is missing in {text}");
+        }
+    }
 }
 
 #[test]
