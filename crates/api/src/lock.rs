@@ -205,7 +205,14 @@ async fn hold<R: Replica>(
         let is_lost = match turn {
             Turn::Late(holder) => break holder,
             Turn::Lost => true,
-            Turn::Mine => match confirm(context, (&key, lease, token), (&paper, wish.name_of_word(token, &paper)), deadline).await? {
+            Turn::Mine => match confirm(
+                context,
+                (&key, lease, token),
+                (&paper, wish.name_of_word(token, &paper)),
+                deadline,
+            )
+            .await?
+            {
                 Confirmed::Held { ttl_ms } => {
                     withdrawal.cancel();
                     return Ok(HeldBody { lease: lease.0, token: token.0, ttl_ms });

@@ -132,7 +132,9 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let force = arguments.force;
     let body = match is_in_place {
         false => ChangeMemberBody { replaces: Some(old), force, ..ChangeMemberBody::default() },
-        true => ChangeMemberBody { role: Some(MemberRole::Voter), force, ..ChangeMemberBody::default() },
+        true => {
+            ChangeMemberBody { role: Some(MemberRole::Voter), force, ..ChangeMemberBody::default() }
+        }
     };
     let members = with_cluster(reach, async |cluster| {
         let mut told = String::new();
