@@ -16,6 +16,7 @@
 //! beyond files and settings.
 
 mod apply_thread;
+mod assembly;
 mod backup;
 mod change;
 mod chores;

@@ -8,11 +8,22 @@ use synod_journal::{Journal, JournalError};
 use synod_paxos::{Recovered, Slot};
 
 use crate::apply_thread::{Applier, ApplyError};
+use crate::pins::Pins;
 
 /// Journal bytes that are read at a time.
 const CHUNK_BYTES_MAX: usize = 8 << 20;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// What the disk brought back.
+pub(crate) struct Recovery {
+    pub(crate) journal: Journal,
+    pub(crate) recovered: Recovered,
+    pub(crate) incarnation: u64,
+    pub(crate) applier: Applier,
+    pub(crate) pins: Pins,
+    pub(crate) state_copied_upto: Slot,
+}
 
 /// Why a node does not come back.
 #[derive(Debug, thiserror::Error)]
