@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use synod_kv::Revision;
-use synod_kv::http::{EventKind, Problem, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
+use synod_kv::http::{EventKind, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -330,9 +330,8 @@ impl Watch {
 
     /// What becomes of the watch when a node does not tell.
     fn judge(&mut self, setback: Setback) -> Cut {
-        let is_future =
-            |problem: &&Box<Problem>| problem.kind() == Some(ProblemKind::FutureRevision);
-        let refusal = setback.problem.as_ref().filter(is_future).cloned();
+        let is_future = Some(ProblemKind::FutureRevision);
+        let refusal = setback.problem.clone().filter(|problem| problem.kind() == is_future);
         // A node that is behind; but if all of them are, there is no such revision.
         let may_come =
             refusal.is_some_and(|refusal| self.trouble.is_behind(ClientError::of_problem(refusal)));
