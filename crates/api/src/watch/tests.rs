@@ -381,6 +381,32 @@ fn a_client_that_takes_nothing_costs_no_more_than_its_queue() {
     assert_eq!(lags(&world), 2);
 }
 
+/// A queue takes all events of a revision or none, and the last one that fits fits.
+#[test]
+fn a_revision_with_more_events_than_a_queue_takes_is_read() {
+    for (changes, is_live) in [(4, true), (5, false)] {
+        let limits = Limits { watch_queue_events_max: 4, ..Limits::default() };
+        let mut world = live(&limits);
+        // One that is interested in one of the keys only.
+        let start = Bytes::from(key(0));
+        let end = Some([&start[..], &[0]].concat().into());
+        world.clients[0].range = Range { start, end };
+        world.resume(0, 0);
+        assert!(world.take(0, (1, 100)) && !world.take(0, (1, 100)));
+        world.run(Step::Write((0..changes).map(|key| (key, true)).collect()));
+        world.run(Step::Apply(0));
+        assert!(!world.hand_out(0, (10_000, 100)));
+        let lags = world.hubs[0].counters.lags.load(std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(lags, if is_live { 0 } else { CLIENTS as u64 - 1 }, "{changes} changes");
+        let held = world.hubs[0].held_bytes();
+        world.take(0, (10, 10_000));
+        // What did not fit is not kept for anybody.
+        assert_eq!(world.hubs[0].held_bytes() > 0, is_live, "{held} bytes before");
+        world.finish();
+        assert_eq!(world.hubs[0].held_bytes(), 0);
+    }
+}
+
 /// Large values and a client that takes none of them: what it leaves to others is most of all
 /// that may be held, so they are handed what happens.
 #[test]
