@@ -158,7 +158,10 @@ fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
         4 => (0u64..64).prop_map(put),
         2 => bounds().prop_map(|(start, end)| delete_range(start, end)),
-        6 => prop::collection::vec(part, 1..5).prop_map(txn),
+        6 => prop::collection::vec(part, 1..5)
+            .prop_map(|success| Txn { success, ..Txn::default() })
+            .prop_filter("a key is written twice", |txn| txn.check().is_ok())
+            .prop_map(Operation::Txn),
         2 => Just(Operation::Compact { revision: synod_kv::Revision(0) }),
     ]
 }

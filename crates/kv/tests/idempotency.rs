@@ -118,7 +118,7 @@ fn what_only_reads_takes_no_room_among_the_names() {
     let Outcome::Txn { results, .. } = outcome else { panic!("{outcome:?}") };
     let [TxnResult::Get { record: Some(record) }] = &results[..] else { panic!("{results:?}") };
     assert_eq!(record.value.len(), 5);
-    assert!(is_stored(&cluster.put(1, b"v")));
+    assert!(is_stored(&cluster.put(1, b"another request")));
     let (outcome, _) = parts(cluster.transact(Some(1), reads));
     assert!(matches!(outcome, Outcome::IdempotencyMismatch { .. }), "{outcome:?}");
 }
