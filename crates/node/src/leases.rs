@@ -10,8 +10,8 @@ use std::time::Duration;
 use synod_api::{Refused, Replica};
 use synod_kv::read::ReadError;
 use synod_kv::{
-    Command, KEEP_ALIVES_MAX, LeaseEpoch, LeaseId, LeaseOperation, MapError, Operation,
-    Outcome, Taken, lease,
+    Command, KEEP_ALIVES_MAX, LeaseEpoch, LeaseId, LeaseOperation, MapError, Operation, Outcome,
+    Taken, lease,
 };
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
