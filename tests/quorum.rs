@@ -62,7 +62,7 @@ fn nodes_founded_with_different_quorums_refuse_each_other() {
         let wrong = right.replacen("[cluster]\n", &format!("[cluster]\n{line}"), 1);
         fs::write(nodes.config(3), wrong).expect("written");
         succeeds(&nodes.run(&["init"], Some(3)));
-        all.map(|id| nodes.serve(id));
+        all.iter().for_each(|id| nodes.serve(*id));
         wait_until("both sides say it, and the two go on", || {
             let says = |id| nodes.log(id).contains("were founded with different members");
             let put = http::request(nodes.client(1), "PUT", "/v1/kv/key", &[], b"value");

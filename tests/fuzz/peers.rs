@@ -171,7 +171,13 @@ fn connections() -> Vec<Vec<u8>> {
 fn settings(peer: String) -> TransportSettings {
     TransportSettings {
         versions: Versions::default(),
-        own: Own { cluster: CLUSTER, node: NodeId(1), store: 0x5001, incarnation: 1 },
+        own: Own {
+            cluster: CLUSTER,
+            node: NodeId(1),
+            store: 0x5001,
+            incarnation: 1,
+            founded: 0x7_5011,
+        },
         promised: Ballot::ZERO,
         position: Position::ZERO,
         peers: vec![PeerAddress { node: NodeId(2), address: peer, spare: None }],

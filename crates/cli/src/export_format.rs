@@ -155,7 +155,8 @@ impl ExportReader {
 
 #[cfg(test)]
 mod tests {
-    use synod_client::{Record, Revision};
+    use bytes::Bytes;
+    use synod_client::{LeaseId, Record, Revision};
 
     use super::*;
 
@@ -210,7 +211,15 @@ mod tests {
         )
         .unwrap();
         assert_eq!(entry.record.lease, Some(9));
-        let without = String::from_utf8(ExportWriter::default().key(entry.clone())).unwrap();
+        let record = Record {
+            value: Some(Bytes::from_static(b"1")),
+            create_revision: Revision(1),
+            mod_revision: Revision(2),
+            version: 3,
+            lease: Some(LeaseId(9)),
+        };
+        let line = line_of(&Entry { key: Bytes::from_static(b"a"), record });
+        let without = String::from_utf8(ExportWriter::default().key(&line)).unwrap();
         assert!(without.contains("\"version\":3") && !without.contains("lease"), "{without}");
         let mut reader = ExportReader::default();
         reader.take(ExportWriter::default().head(7).trim_ascii_end()).unwrap();

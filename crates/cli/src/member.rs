@@ -285,7 +285,8 @@ impl Cluster {
         warn(&format!(
             "node {id} takes the addresses of node {old}, so node {old} is removed before it comes"
         ));
-        self.members = self.persist(async |client| client.remove_member(old, false).await).await?;
+        let remove = async |client: &Client| client.remove_member(old, false).await;
+        self.members = self.persist(Again::Harmless, remove).await?;
         Ok(self.members.configuration)
     }
 
