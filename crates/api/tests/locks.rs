@@ -198,7 +198,7 @@ async fn who_only_found_a_claim_takes_it_back_and_who_waits_claims_anew() {
     assert!(got.json()["token"].as_u64() > Some(first_place.0), "{got:?}");
 }
 
-const KEY_OF_77: &[u8] = b"_synod/lock/a/b\0000000000000004d";
+const KEY_OF_77: &[u8] = b"_synod/lock/a/b\x00000000000000004d";
 
 /// Puts the claim of lease 77 as the node of a call does.
 async fn claim_by_hand(fake: &Fake) {

@@ -227,7 +227,7 @@ fn no_open_slot_counts_that_may_have_been_accepted_anew_in_what_is_lost() {
         assert_eq!(remains.damage().is_some(), !lost.is_empty(), "{name}");
         assert_eq!(remains.chosen_upto(), Slot(0), "{name}");
         for slot in remains.open_slots() {
-            let expected = [99, 98, 3, 4, 5, 6, 7][slot.0 as usize - 1];
+            let expected = [99, 98, 3, 4, 5, 6, 7][usize::try_from(slot.0).unwrap() - 1];
             assert_eq!(remains.value(slot).unwrap(), Some(value(expected)), "{name}: {slot}");
         }
         remains.open_slots().map(|slot| slot.0).collect()

@@ -21,7 +21,7 @@ use crate::synod::Response;
 
 /// Who does so at a time, on how many pairs of keys.
 const CALLERS: u64 = 4;
-const PAIRS: u64 = 2;
+const PAIRS: usize = 2;
 /// A pause between two transactions: what is looked for are wrong answers, not many.
 const THINK_MAX: Duration = Duration::from_millis(60);
 /// What these keys begin with.
@@ -120,12 +120,13 @@ pub(super) fn transact(load: &Arc<Load>) -> Result<Vec<Transaction>, BenchError>
 
 async fn run(mut caller: Caller) -> Vec<Transaction> {
     let mut all = Vec::new();
-    let mut known = [None; PAIRS as usize];
+    let mut known = [None; PAIRS];
     while !caller.load.is_stopped() {
-        let pair = caller.random.u64(..PAIRS);
-        let first = &mut known[usize::try_from(pair).expect("there are few")];
+        let pair = caller.random.usize(..PAIRS);
+        let first = &mut known[pair];
         let wish = draw(&mut caller.random, *first);
         let (number, _) = caller.load.next_numbers();
+        let pair = pair as u64;
         let body = body(&caller.load, pair, number, wish).to_string();
         let called_us = caller.load.now_us();
         let answer = caller.ask("POST", "/v1/txn", body.as_bytes()).await;
