@@ -36,7 +36,7 @@ def key(number):
 def read_all_day(pipe, port, count):
     """The watchers, in a process of their own: they take what comes and count events."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    poll, sockets, events = select.epoll(), {}, {}
+    poll, sockets, events, rests = select.epoll(), {}, {}, {}
     for number in range(count):
         # The clients write to all keys in equal shares; the watched ones are the first.
         name = key(number) if number < WATCHED else b"never/%d" % number
@@ -44,7 +44,7 @@ def read_all_day(pipe, port, count):
         peer.sendall(b"GET /v1/watch?key=%b HTTP/1.1\r\nhost: n\r\n\r\n" % name)
         peer.setblocking(False)
         poll.register(peer, select.EPOLLIN)
-        sockets[peer.fileno()], events[peer.fileno()] = peer, 0
+        sockets[peer.fileno()], events[peer.fileno()], rests[peer.fileno()] = peer, 0, b""
     begun = set()
     poll.register(pipe.fileno(), select.EPOLLIN)
     while True:
@@ -55,7 +55,10 @@ def read_all_day(pipe, port, count):
             data = sockets[fd].recv(1 << 16)
             if not data:
                 return pipe.send(f"watch {list(sockets).index(fd)} ended")
+            # A word may be cut in two by the reads.
+            data = rests[fd] + data
             events[fd] += data.count(b"event: put")
+            rests[fd] = data[-9:]
             if fd not in begun and b"event: progress" in data:
                 begun.add(fd)
                 if len(begun) == count:

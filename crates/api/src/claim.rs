@@ -230,7 +230,8 @@ impl Line {
     }
 }
 
-fn is_there<R: Replica>(
+/// Whether the claim with this token is there, in the local state.
+pub(crate) fn is_there<R: Replica>(
     context: &Context<R>,
     key: &Bytes,
     token: Revision,

@@ -38,10 +38,11 @@ pub(crate) async fn transfer<R: Replica>(
     }
     let (head, body) = request.into_parts();
     Query::parse(head.uri.query(), &[])?;
-    if let Some(redirected) = context.redirect_to_leader(&head).await? {
+    let deadline = context.deadline(&head.headers)?;
+    if let Some(redirected) = context.redirect_to_leader(&head.uri, deadline).await? {
         return Ok(redirected);
     }
-    let (body, deadline) = context.receive_document(&head.headers, body).await?;
+    let body = context.receive_document_within(body, deadline).await?;
     let wanted: TransferBody = if body.bytes.is_empty() {
         TransferBody::default()
     } else {

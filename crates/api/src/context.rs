@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderValue, LOCATION};
-use http::{Response, StatusCode, Uri, request};
+use http::{Response, StatusCode, Uri};
 use synod_kv::http::{LeaderHint, RedirectBody};
 use synod_kv::{Command, Expiry, Outcome, Revision, Taken};
 use tokio::time::timeout_at;
@@ -93,17 +93,19 @@ impl<R: Replica> Context<R> {
     /// Who led and has just died is known for a moment more, so a quorum is asked first.
     ///
     /// # Errors
-    /// A malformed header, or no leader in time.
+    /// No leader in time, or too many calls.
     pub(crate) async fn redirect_to_leader(
         &self,
-        head: &request::Parts,
+        uri: &Uri,
+        deadline: Deadline,
     ) -> Result<Option<Response<Body>>, Problem> {
-        let deadline = Deadline::of(&head.headers, &self.limits)?;
-        self.replica.read_barrier(deadline.replica).await.map_err(|refused| match refused {
+        let _place = self.admission.read()?;
+        let confirmed = timeout_at(deadline.answer, self.replica.read_barrier(deadline.replica));
+        confirmed.await.unwrap_or(Err(Refused::Deadline)).map_err(|refused| match refused {
             Refused::Deadline | Refused::Lost => Problem::of_write(Refused::NoLeader),
             refused => Problem::of_write(refused),
         })?;
-        self.elsewhere(&head.uri)
+        self.elsewhere(uri)
     }
 
     fn elsewhere(&self, uri: &Uri) -> Result<Option<Response<Body>>, Problem> {
@@ -147,10 +149,32 @@ impl<R: Replica> Context<R> {
     where
         B: http_body::Body<Data = Bytes> + Unpin,
     {
-        let deadline = Deadline::of(headers, &self.limits)?;
+        let deadline = self.deadline(headers)?;
+        Ok((self.receive_document_within(body, deadline).await?, deadline))
+    }
+
+    /// Until when there is an answer to a call.
+    ///
+    /// # Errors
+    /// A malformed header.
+    pub(crate) fn deadline(&self, headers: &HeaderMap) -> Result<Deadline, Problem> {
+        Deadline::of(headers, &self.limits)
+    }
+
+    /// [`Context::receive_document`] of a call whose time runs already.
+    ///
+    /// # Errors
+    /// A body that is too large or late, or no room for it.
+    pub(crate) async fn receive_document_within<B>(
+        &self,
+        body: B,
+        deadline: Deadline,
+    ) -> Result<Received<'_>, Problem>
+    where
+        B: http_body::Body<Data = Bytes> + Unpin,
+    {
         let until = deadline.body(&self.limits);
-        let body = request_body::receive(body, DOCUMENT_BYTES_MAX, &self.admission, until).await?;
-        Ok((body, deadline))
+        request_body::receive(body, DOCUMENT_BYTES_MAX, &self.admission, until).await
     }
 
     /// Waits until the local state may answer a read with these parameters, and tells at

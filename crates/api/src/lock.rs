@@ -177,8 +177,11 @@ async fn hold<R: Replica>(
     let (lease, ttl_ms) = lease_of(context, &wish, deadline).await?;
     let own = matches!(wish.under, Under::Own { .. });
     let paper = Paper { own, value: wish.value.clone() };
+    // Attempts under one name share the lease: one that gives up must not end it under another
+    // that was just told that it holds.
+    let alone = (own && wish.name.is_none()).then_some(lease);
     let (replica, key) = (&context.replica, wish.office.key(lease));
-    let mut withdrawal = Withdrawal::new(replica, key.clone(), since, own.then_some(lease), place);
+    let mut withdrawal = Withdrawal::new(replica, key.clone(), since, alone, place);
     let late = loop {
         withdrawal.set_token(None);
         let token = match wish.office.claim(context, lease, &paper, deadline).await? {
@@ -251,6 +254,10 @@ async fn confirm<R: Replica>(
 ) -> Result<Confirmed, Problem> {
     let confirmed = claim::confirmation(key.clone(), token, lease, paper, name);
     match context.write(confirmed, deadline).await?.outcome {
+        // What is remembered under a name may have been let go since.
+        Outcome::Txn { succeeded: true, .. } if !claim::is_there(context, key, token)? => {
+            Ok(Confirmed::Lost)
+        }
         Outcome::Txn { succeeded: true, .. } => {
             let kept = renew(context, lease, deadline).await?;
             Ok(kept.map_or(Confirmed::LeaseOver, |ttl_ms| Confirmed::Held { ttl_ms }))

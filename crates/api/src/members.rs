@@ -119,10 +119,11 @@ async fn change<R: Replica>(
     read: impl FnOnce(&request::Parts, &Bytes) -> Result<MemberChange, Problem>,
 ) -> Result<Response<Body>, Problem> {
     let (head, body) = request.into_parts();
-    if let Some(redirected) = context.redirect_to_leader(&head).await? {
+    let deadline = context.deadline(&head.headers)?;
+    if let Some(redirected) = context.redirect_to_leader(&head.uri, deadline).await? {
         return Ok(redirected);
     }
-    let (body, deadline) = context.receive_document(&head.headers, body).await?;
+    let body = context.receive_document_within(body, deadline).await?;
     let change = read(&head, &body.bytes)?;
     let _place = context.admission.write()?;
     let members =

@@ -66,8 +66,17 @@ pub async fn serve_by<R: Replica>(
     }
     // Those that stand in line believe that they are connected, and are told to go elsewhere.
     let _ = phase.send(Phase::Draining);
-    while let Some(Ok((stream, _))) = now_or_never(listener.accept()).await {
-        take(stream, &http, &front, &watched);
+    let mut silent = 0;
+    while silent < 2 {
+        match now_or_never(listener.accept()).await {
+            Some(Ok((stream, _))) => take(stream, &http, &front, &watched),
+            Some(Err(_)) => {}
+            // There may be none, or this task had its share.
+            None => {
+                silent += 1;
+                tokio::task::yield_now().await;
+            }
+        }
     }
     drop(listener);
     watches.abort();

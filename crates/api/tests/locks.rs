@@ -166,7 +166,7 @@ async fn a_release_that_comes_again_ends_no_other_lease() {
     assert_eq!(released.status, 200, "{released:?}");
     let grant = json!({"ttl": "10s", "id": first["lease"]}).to_string();
     let chosen = server.ask("POST /v1/lease", "", &grant).await;
-    chosen.assert_problem(400, "bad-request", "not_applied");
+    chosen.assert_problem(400, "bad-member", "not_applied");
     let second = lock(&server, "{\"ttl\": \"10s\"}").await;
     let again = server.ask(&release, "", "").await;
     assert_eq!((again.status, again.json()), (200, released.json()));

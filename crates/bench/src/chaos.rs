@@ -434,6 +434,9 @@ impl Run<'_> {
     ) -> ChaosResult {
         let findings = check::check(operations, final_us);
         self.violations.extend(findings.violations);
+        if transactions.changed + transactions.seen == 0 {
+            self.violations.push("no transaction was answered, so none was checked".to_owned());
+        }
         let ended = |end: End| operations.iter().filter(|one| one.end == end).count() as u64;
         let (failed, unknown) = (ended(End::Failed), ended(End::Unknown));
         let ok = operations.len() as u64 - failed - unknown;

@@ -112,7 +112,8 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         if stands_where(&cluster.members, old, own_addresses(&settings)) {
             // What can be refused is refused before anybody is removed for it.
             drop(cluster.begin(&settings)?);
-            (is_in_place, before) = (true, cluster.make_way(id, old).await?);
+            (is_in_place, before) =
+                (true, cluster.make_way((id, own_addresses(&settings)), old).await?);
         }
         cluster.join(&settings).await
     })?;
@@ -184,8 +185,11 @@ fn check_old(members: &MembersBody, id: u32, old: u32) -> Result<(), Failure> {
 /// Whether the new node has an address of the old one, as a new disk in the same machine.
 fn stands_where(members: &MembersBody, old: u32, own: &MemberSettings) -> bool {
     let mut members = members.members.iter();
-    let old = members.find(|member| member.id == old);
-    old.is_some_and(|old| old.peer == own.peer || old.client_url == own.client_url)
+    members.find(|member| member.id == old).is_some_and(|old| shares_an_address(old, own))
+}
+
+fn shares_an_address(member: &MemberBody, own: &MemberSettings) -> bool {
+    member.peer == own.peer || member.client_url == own.client_url
 }
 
 /// A cluster that was found.
@@ -256,7 +260,11 @@ impl Cluster {
     /// Removes a dead member at whose addresses the new node will be, for no two members have the
     /// same. A dead voter counts for a quorum and helps to none, so no fewer nodes may fail than
     /// before. Answers the number of the configuration without it.
-    async fn make_way(&mut self, id: u32, old: u32) -> Result<u64, Failure> {
+    async fn make_way(
+        &mut self,
+        (id, own): (u32, &MemberSettings),
+        old: u32,
+    ) -> Result<u64, Failure> {
         let lives = |how: &str| {
             Failure::refused(format!(
                 "node {id} has addresses of node {old}, which {how}: stop that node first, or give \
@@ -268,6 +276,13 @@ impl Cluster {
             return Err(Failure::refused(format!(
                 "the id {id} may have been in use before: take {}. Nothing was changed",
                 ids_used_upto.saturating_add(1)
+            )));
+        }
+        let others = || self.members.members.iter().filter(|member| member.id != old);
+        if let Some(other) = others().find(|member| shares_an_address(member, own)) {
+            return Err(Failure::refused(format!(
+                "node {id} has an address of node {}, too: correct its settings. Nothing was changed",
+                other.id
             )));
         }
         let mut members = self.members.members.iter();

@@ -25,10 +25,7 @@ impl Partial {
     /// When the file itself is there and is not to be replaced, or when somebody is making it.
     pub(crate) fn create(file: &Path, may_replace: bool) -> Result<(Self, File), Failure> {
         if file.exists() && !may_replace {
-            return Err(Failure::usage(format!(
-                "{} exists: name another file, or say --force",
-                file.display()
-            )));
+            return Err(is_there(file));
         }
         let mut path = file.as_os_str().to_owned();
         path.push(".part");
@@ -43,6 +40,11 @@ impl Partial {
             )),
             _ => anyhow::Error::new(error).context(cannot_write(&path)).into(),
         })?;
+        if file.exists() && !may_replace {
+            // Whoever was making it came to the end meanwhile.
+            let _ = fs::remove_file(&path);
+            return Err(is_there(file));
+        }
         let partial = Self { path: path.clone(), file: file.to_owned() };
         before_the_end(move || drop(fs::remove_file(path)))?;
         Ok((partial, out))
@@ -69,6 +71,10 @@ impl Drop for Partial {
         // The file of before, if there is one, stays as it was.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+fn is_there(file: &Path) -> Failure {
+    Failure::usage(format!("{} exists: name another file, or say --force", file.display()))
 }
 
 pub(crate) fn cannot_write(path: &Path) -> String {

@@ -189,6 +189,15 @@ impl Folder {
         std::fs::rename(&path, self.kept_path(number)).during("rename", &path)
     }
 
+    /// Gives segment `number` the name of one that is kept aside as well.
+    pub(crate) fn link_kept(&self, number: u64) -> Result<(), IoFailure> {
+        let path = self.segment_path(number);
+        match std::fs::hard_link(&path, self.kept_path(number)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            linked => linked.during("link", &path),
+        }
+    }
+
     /// Removes segment `number` that is kept aside.
     pub(crate) fn remove_kept(&self, number: u64) -> Result<(), IoFailure> {
         let path = self.kept_path(number);

@@ -258,7 +258,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`].
     pub fn truncate(&mut self, upto: Slot) -> Result<(), JournalError> {
-        self.truncate_by(upto, Folder::remove_segment)
+        self.truncate_by(upto, |_, _| Ok(()))
     }
 
     /// [`Journal::truncate`], but the files are kept aside as by [`Journal::mend_aside`].
@@ -266,7 +266,7 @@ impl Journal {
     /// # Errors
     /// As [`Journal::sync`].
     pub fn truncate_aside(&mut self, upto: Slot) -> Result<(), JournalError> {
-        self.truncate_by(upto, Folder::keep_segment)
+        self.truncate_by(upto, Folder::link_kept)
     }
 
     fn truncate_by(&mut self, upto: Slot, leave: Leave) -> Result<(), JournalError> {
@@ -275,10 +275,14 @@ impl Journal {
         if needed.number == self.segments.oldest_number() {
             return Ok(());
         }
+        // Whatever is to stay has its other name before the journal says that it needs it no more.
+        let passed = self.segments.oldest_number()..needed.number;
+        let mut left = passed.map(|number| leave(&self.folder, number));
+        left.try_for_each(|left| left).and_then(|()| self.folder.sync())?;
         self.in_force.oldest_segment = needed.number;
         self.in_force.truncated_upto = self.in_force.truncated_upto.max(needed.highest_slot_before);
         self.index.truncate(self.in_force.truncated_upto);
-        self.drop_segments(leave).or_else(|error| self.fail(error))
+        self.drop_segments().or_else(|error| self.fail(error))
     }
 
     /// The segments that are full and whose number is above `number`, oldest first: what
@@ -466,17 +470,17 @@ impl Journal {
         self.write_group()
     }
 
-    /// Says durably which segment is the oldest one needed, then leaves those before.
-    fn drop_segments(&mut self, leave: Leave) -> Result<(), JournalError> {
+    /// Says durably which segment is the oldest one needed, then removes those before.
+    fn drop_segments(&mut self) -> Result<(), JournalError> {
         self.write_group()?;
         for number in self.segments.drop_before(self.in_force.oldest_segment) {
-            leave(&self.folder, number)?;
+            self.folder.remove_segment(number)?;
         }
         Ok(self.folder.sync()?)
     }
 }
 
-/// What becomes of a segment that is not needed any more.
+/// What is done with a segment before it is not needed any more.
 type Leave = fn(&Folder, u64) -> Result<(), IoFailure>;
 
 /// An offset or length in a segment, or a segment's number: both are bounded.

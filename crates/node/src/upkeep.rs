@@ -25,6 +25,10 @@ use crate::shared::Shared;
 
 /// How often the durable slot is looked up; it looks into files.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often to look at the disk alone, while so little is free that one second's writes could
+/// take it, and the reserve with it.
+const DISK_LOOK_EVERY: Duration = Duration::from_millis(50);
+const ONE_SECOND_BYTES_MAX: u64 = 4 << 30;
 /// This many tombstones, and as many as a quarter of all records, make a
 /// compaction of everything worth its while.
 const TOMBSTONES_MIN: u64 = 100_000;
@@ -73,6 +77,8 @@ pub(crate) struct Upkeep {
     /// So much of the journal is kept beside a doubted state.
     doubted_bytes_max: u64,
     room: Room,
+    /// The disk could be full before the next look.
+    may_fill_up: bool,
     flushed_at: Instant,
     /// Up to which revision everything was forgotten when it was compacted last, and when that was.
     compacted: (Revision, Instant),
@@ -99,6 +105,7 @@ impl Upkeep {
             disk_reserve_bytes: settings.snapshot.disk_reserve_bytes,
             doubted_bytes_max: settings.snapshot.doubted_bytes_max(),
             room: Room::Enough,
+            may_fill_up: true,
             flushed_at: Instant::now(),
             compacted: (Revision(0), Instant::now()),
         }
@@ -112,6 +119,7 @@ impl Upkeep {
         let mut look_at = Instant::now();
         loop {
             let pause = look_at.saturating_duration_since(Instant::now());
+            let pause = if self.may_fill_up { pause.min(DISK_LOOK_EVERY) } else { pause };
             match self.tasks.recv_timeout(pause) {
                 Ok(UpkeepTask::Unmark { slot }) => self.unmark(slot)?,
                 Ok(UpkeepTask::Pin { node, store }) => self.pins.keep(node, store)?,
@@ -129,6 +137,7 @@ impl Upkeep {
                     }
                 }
                 Ok(UpkeepTask::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < look_at => self.look_at_disk(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.look().map_err(UpkeepError::Map)?;
                     look_at = Instant::now() + LOOK_EVERY;
@@ -187,12 +196,13 @@ impl Upkeep {
         let Ok(disk) = rustix::fs::statvfs(self.folders.data()) else { return };
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let reserve = self.disk_reserve_bytes;
+        self.may_fill_up = free < reserve.saturating_add(ONE_SECOND_BYTES_MAX);
         let room = room_of(free, reserve, self.room);
+        self.drop_aside(room);
         if room == self.room {
             return;
         }
         self.room = room;
-        self.drop_aside();
         self.shared.is_out_of_room.store(room == Room::Out, Relaxed);
         match room {
             Room::Enough => tracing::info!(free, reserve, "the disk has room again"),
@@ -212,8 +222,8 @@ impl Upkeep {
     }
 
     /// What was kept aside of a damaged journal goes when the disk has no room for it.
-    fn drop_aside(&self) {
-        if self.room == Room::Enough {
+    fn drop_aside(&self, room: Room) {
+        if room == Room::Enough {
             return;
         }
         match Journal::drop_aside(&self.folders.data().join(JOURNAL), 0) {
@@ -235,7 +245,9 @@ impl Upkeep {
     /// with little room they are refused. The new files need room before the old ones go.
     fn frees_room(&self, metrics: &StoreMetrics, forgotten: Revision) -> bool {
         let (before, at) = self.compacted;
-        let fits = || self.folders.free_bytes().is_ok_and(|free| free > metrics.file_bytes);
+        // A merge may write the state twice before the old files go, and the journal goes on meanwhile.
+        let needed = 2 * metrics.file_bytes + self.disk_reserve_bytes / 8;
+        let fits = || self.folders.free_bytes().is_ok_and(|free| free > needed);
         self.room != Room::Enough && forgotten > before && at.elapsed() >= COMPACT_AGAIN && fits()
     }
 }

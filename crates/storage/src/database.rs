@@ -37,6 +37,8 @@ pub(crate) fn open_read_only(path: &Path) -> Result<(DB, Compacted), StoreError>
     let options = StoreOptions { block_cache_bytes: 4 << 20, ..Default::default() };
     let mut settings = settings(&options, &compacted);
     settings.create_if_missing(false);
+    // It may be read beside a running state, which has the files that the process may have.
+    settings.set_max_open_files(VERIFY_FILES_MAX);
     let db = DB::open_for_read_only(&settings, path, false);
     db.map(|db| (db, compacted)).map_err(|error| StoreError::of_open(path, error))
 }

@@ -166,7 +166,7 @@ fn receive_hello(shared: &Shared, hello: &Hello) -> Result<Rc<Peer>, Refusal> {
     let version = check_hello(&own, shared.versions, hello)?;
     let node = hello.facts.node;
     let peer = shared.peer(node).ok_or_else(|| no_member(&own, node, shared.removed.get()))?;
-    peer.receive_facts(&hello.facts, &shared.inbox)?;
+    peer.receive_facts(&own, &hello.facts, &shared.inbox)?;
     peer.speak(version, hello.versions);
     Ok(peer)
 }

@@ -90,19 +90,6 @@ fn check_origin(
             ),
         );
     }
-    // Two that count their quorums differently may choose two values for one slot.
-    if own.founded.zip(facts.founded).is_some_and(|(own, theirs)| own != theirs) {
-        return refuse(
-            RefusalReason::Cluster,
-            format!(
-                "{} and {} were founded with different members, promise_quorum, accept_quorum or \
-                 alpha: compare these in their settings, and by `synod inspect` what their data \
-                 folders hold. Make the folder that is wrong anew, with the settings of the \
-                 others, before its node ever took part",
-                facts.node, own.node
-            ),
-        );
-    }
     let Some(version) = speaks.common(theirs) else {
         let older = if theirs.newest < speaks.newest { facts.node } else { own.node };
         return refuse(
@@ -118,6 +105,24 @@ fn check_origin(
     Ok(version)
 }
 
-fn refuse(reason: RefusalReason, text: String) -> Result<u32, Refusal> {
+/// Whether both count their quorums alike: two that do not may choose two values for one slot.
+/// For who never told this it can't be said.
+pub(crate) fn check_founding(own: &Facts, facts: &Facts) -> Result<(), Refusal> {
+    if own.founded.zip(facts.founded).is_none_or(|(own, theirs)| own == theirs) {
+        return Ok(());
+    }
+    refuse(
+        RefusalReason::Cluster,
+        format!(
+            "{} and {} were founded with different members, promise_quorum, accept_quorum or \
+             alpha: compare these in their settings, and by `synod inspect` what their data \
+             folders hold. Make the folder that is wrong anew, with the settings of the \
+             others, before its node ever took part",
+            facts.node, own.node
+        ),
+    )
+}
+
+fn refuse<T>(reason: RefusalReason, text: String) -> Result<T, Refusal> {
     Err(Refusal { reason, text })
 }

@@ -234,7 +234,7 @@ async fn shake_hands(
     match answer {
         Handshake::Welcome(welcome) => check_welcome(&own, shared.versions, peer.node, &welcome)
             .and_then(|version| {
-                peer.receive_facts(&welcome.facts, &shared.inbox)?;
+                peer.receive_facts(&own, &welcome.facts, &shared.inbox)?;
                 peer.speak(version, welcome.versions);
                 Ok(())
             })

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::addresses::Addresses;
+use crate::admission::check_founding;
 use crate::grumble::Grumble;
 use crate::incoming::{Inbox, IncomingEvent};
 use crate::lane_queue::LaneQueue;
@@ -248,7 +249,17 @@ impl Peer {
     /// Takes what the peer says of itself. A first contact is told to the owner, and
     /// connections of an earlier life are closed, so that nothing that it had on the
     /// way arrives any more.
-    pub(crate) fn receive_facts(&self, facts: &Facts, inbox: &Inbox) -> Result<(), Refusal> {
+    pub(crate) fn receive_facts(
+        &self,
+        own: &Facts,
+        facts: &Facts,
+        inbox: &Inbox,
+    ) -> Result<(), Refusal> {
+        if let Err(refusal) = check_founding(own, facts) {
+            // Of one that lost its folder, and was founded anew, that is the thing to say.
+            self.member.borrow().clone().receive_facts(facts)?;
+            return Err(refusal);
+        }
         let Admitted { pinned, newer_life } = self.member.borrow_mut().receive_facts(facts)?;
         if newer_life {
             self.close_inbound();

@@ -105,6 +105,13 @@ fn a_member_is_pinned_once_and_welcomed() {
         }
         let pinned = IncomingEvent::Pinned { node: NodeId(2), store: store(2) };
         assert_eq!(node.leftover(), [pinned]);
+        // It lost its folder, and was founded anew from other settings: the first is the thing to say.
+        let (answer, _) = dial_as(
+            &address,
+            with(|h| (h.facts.store, h.facts.founded) = (store(7), Some(FOUNDED + 1))),
+        )
+        .await;
+        assert_eq!(reason(answer), RefusalReason::Store);
     });
 }
 

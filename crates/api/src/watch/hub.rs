@@ -334,7 +334,7 @@ impl Hub {
             visits_max: VISITS_MAX,
             ..ChangeQuery::since(state.next.revision)
         };
-        let Ok(page) = look(&query, &Wanted(&|key| state.index.has(key))) else {
+        let Ok(mut page) = look(&query, &Wanted(&|key| state.index.has(key))) else {
             // Each of them finds out what is the matter, and says so to its client.
             let revision = state.next.revision;
             self.all_fall_behind(state, revision);
@@ -342,7 +342,17 @@ impl Hub {
         };
         // A revision that is more than a page: as a whole it is too large for any queue.
         if page.next.number != 0 || page.changes.len() > 2 * VISITS_MAX {
-            return self.pass_by(state, look);
+            let last = page.changes.last().map_or(page.next.revision, |change| change.revision);
+            let large = if page.next.number != 0 { page.next.revision } else { last };
+            page.changes.retain(|change| change.revision < large);
+            if page.changes.is_empty() {
+                state.next = ChangePoint::at(large);
+                return self.pass_by(state, look);
+            }
+            // What comes before it is told as ever.
+            let rest = self.distribute(state, page);
+            state.next = ChangePoint::at(rest.unwrap_or(large));
+            return true;
         }
         let (next, is_through) = (page.next, page.next.revision > page.revision);
         if let Some(rest) = self.distribute(state, page) {
