@@ -18,7 +18,7 @@ const SETTINGS: &str = "\n[limits]\nsegment_bytes = 65536\n[timing]\nflush_inter
 /// A state takes a while to move.
 const RATE: u64 = 1_500_000;
 /// And long enough for others to be elected meanwhile.
-const SLOW: u64 = 350_000;
+const SLOW: u64 = 900_000;
 const AWAY: u32 = 3;
 
 fn number(cluster: &TestCluster, id: u32, field: &str) -> u64 {
