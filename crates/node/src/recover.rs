@@ -521,7 +521,9 @@ mod tests {
                 assert!(other.to_string().contains("run `synod recover"), "{other}");
             }
             match recover(&survivor, &to) {
-                Ok(made) => assert_eq!((made.revision, made.ids_used_upto), (20 + (1 << 32), 1), "{step}"),
+                Ok(made) => {
+                    assert_eq!((made.revision, made.ids_used_upto), (20 + (1 << 32), 1), "{step}")
+                }
                 Err(error) => {
                     assert!(is_named, "{error}");
                     assert!(error.to_string().contains("already holds node 1"), "{error}");

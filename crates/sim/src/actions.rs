@@ -341,8 +341,7 @@ impl World<'_> {
         }
         node.state.flush(&process.unflushed, slot);
         // What went into a damaged state is not there for sure: the journal keeps it.
-        let doubts = process.doubts || node.doubt == Doubt::Damaged;
-        if !doubts || node.mistake == Some(Mistake::DamagedCounts) {
+        if node.doubt != Doubt::Damaged || node.mistake == Some(Mistake::DamagedCounts) {
             process.applied.durable = Slot(slot);
         }
         let applied = process.applied.clone();

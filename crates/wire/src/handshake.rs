@@ -219,13 +219,13 @@ pub fn decode(header: Header, body: Bytes) -> Result<Handshake, DecodeError> {
             };
             let to = block.node()?;
             let versions = read_versions(newest, &mut block)?;
-            facts.founded = read_founded(&mut block)?;
+            facts.founded = read_founded(&mut block);
             Handshake::Hello(Hello { versions, facts, lane, to })
         }
         WELCOME => {
             let (newest, mut facts) = (block.u32()?, read_facts(&mut block)?);
             let versions = read_versions(newest, &mut block)?;
-            facts.founded = read_founded(&mut block)?;
+            facts.founded = read_founded(&mut block);
             Handshake::Welcome(Welcome { versions, facts })
         }
         REFUSAL => {
@@ -289,8 +289,9 @@ fn put_founded(out: &mut BytesMut, facts: &Facts) {
     }
 }
 
-fn read_founded(block: &mut Reader) -> Result<Option<u64>, DecodeError> {
-    if block.is_empty() { Ok(None) } else { block.u64().map(Some) }
+/// None of a release from before that says something else there.
+fn read_founded(block: &mut Reader) -> Option<u64> {
+    block.u64().ok()
 }
 
 /// The longest beginning of `text` within the limit that ends between characters.

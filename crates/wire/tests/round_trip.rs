@@ -106,6 +106,9 @@ fn a_full_batch_is_read_back_and_a_fuller_one_is_not_built() {
 fn a_hello_without_an_oldest_version_is_of_one_version() {
     for (name, message) in handshakes() {
         let Handshake::Hello(hello) = message else { continue };
+        if hello.facts.founded.is_some() {
+            continue; // Those that say this, behind it, say the oldest version.
+        }
         let mut out = BytesMut::new();
         handshake::encode(&Handshake::Hello(hello.clone()), &mut out);
         let body = out.split_off(frame::HEADER_BYTES);
