@@ -341,8 +341,7 @@ impl World<'_> {
             };
             for took in commands {
                 if let Taken::Applied { outcome, .. } = took.taken {
-                    let exactly_once = &mut self.checks.exactly_once;
-                    exactly_once.taken(took.id, slot, &took.command, &outcome, now_us)?;
+                    self.checks.taken(took.id, slot, &took.command, &outcome, now_us)?;
                 }
             }
             let hash = machine.state_hash();
