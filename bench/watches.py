@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What ten thousand watches at the leader cost the writes, on this machine.
 
-    bench/watches.py [--synod target/release/synod] [--watches 10000] [--rounds 5]
+    bench/watches.py [--synod target/release/synod] [--watches 10000] [--rounds 7]
 
 Of the watches 100 are on keys that change, the others on keys that never do. 64 clients
 write to 1,000 keys at the leader, so a tenth of the writes is watched. Rounds without
@@ -130,7 +130,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--synod", default="target/release/synod")
     parser.add_argument("--watches", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=6)
     parser.add_argument("--base-port", type=int, default=23000)
     parser.add_argument("--keep", action="store_true", help="keep the nodes' data and logs")
@@ -142,7 +142,8 @@ def main():
     without, with_watches = [], []
     with Cluster(arguments, [1, 2, 3]) as cluster:
         leader = cluster.leader()
-        write(cluster, leader, 2)
+        # A cluster is fastest before it has anything to compact: that is no round.
+        write(cluster, leader, 30)
         for number in range(arguments.rounds):
             # One order in even rounds, the other in odd ones: a cluster that slows down
             # or warms up favours neither.
