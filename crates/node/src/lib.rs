@@ -41,6 +41,7 @@ mod limit_settings;
 pub mod logging;
 mod marks;
 mod membership;
+mod merges;
 mod metrics;
 mod node;
 mod outlook;
