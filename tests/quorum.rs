@@ -70,6 +70,7 @@ fn nodes_founded_with_different_quorums_refuse_each_other() {
         });
         let unready = http::request(nodes.client(3), "GET", "/readyz", &[], b"");
         assert_eq!(unready.expect("it lives").status, 503);
+        assert!(nodes.log(3).contains("synod member replace"), "of one that took part");
         // Nobody has met its folder, so it may be made anew.
         nodes.kill(3);
         fs::remove_dir_all(nodes.data(3)).expect("removed");
