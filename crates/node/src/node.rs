@@ -122,7 +122,8 @@ impl Node {
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
         let recovered = recover(&folder, &assembly, store, stop);
         let started = recovered.and_then(|recovery| {
-            let installer = Installer { folders: states, current: current.clone(), options };
+            let (current, fatal) = (current.clone(), assembly.fatal.clone());
+            let installer = Installer { folders: states, current, options, fatal };
             assembly.start_threads(peer, request_queue, answers, installer, recovery)
         });
         let running = match started {
