@@ -92,6 +92,7 @@ impl Node {
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");
         }
+        rebuild::refuse_gone(&folder, &identity).map_err(instead)?;
         let opened = Store::open(states.current()?, &options).map_err(StartError::Store);
         let store = opened.map_err(instead)?;
         let client = doors::open_to_clients(settings)?;

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use asking::{Asking, Fetched, patience};
 use dismissal::Dismissals;
-pub(crate) use opening::{open_journal, tell_journal};
+pub(crate) use opening::{open_journal, refuse_gone, tell_journal};
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal};

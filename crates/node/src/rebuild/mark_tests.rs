@@ -340,3 +340,17 @@ fn a_lone_node_with_a_damaged_state_stays_in_doubt_and_makes_it_again() {
     world.serve(&[]);
     assert!(!world.has(REBUILD) && world.applied() >= applied);
 }
+
+/// A state that is put back later finds its place free.
+#[test]
+fn a_start_without_a_state_makes_none_when_the_journal_does_not_give_it() {
+    let world = World::new();
+    cut(&world);
+    let state = StateFolders::new(world.data()).current().expect("readable");
+    fs::rename(&state, world.folder.path().join("elsewhere")).expect("moved");
+    let refused = Node::start(&world.settings).expect_err("there is no state");
+    assert!(matches!(refused, StartError::Alone { .. }), "{refused}");
+    assert!(!state.exists());
+    fs::rename(world.folder.path().join("elsewhere"), &state).expect("put back");
+    world.serve(&["f"]);
+}

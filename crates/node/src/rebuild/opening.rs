@@ -14,6 +14,21 @@ use crate::settings::Settings;
 use crate::start_error::StartError;
 use crate::tuning;
 
+/// That there is a state, or that the journal gives it: to open one that is gone makes an empty one,
+/// which is nobody's.
+pub(crate) fn refuse_gone(folder: &Folder, identity: &Identity) -> Result<(), StartError> {
+    if folder::exists(&folder.states().current()?)? {
+        return Ok(());
+    }
+    let (dir, lineage) = (folder.journal(), identity.lineage());
+    let (found, _) = Journal::inspect_behind_damage(&dir, lineage)?;
+    let (applied, truncated) = (Slot::ZERO, found.recovered.truncated_upto);
+    match truncated {
+        Slot::ZERO => Ok(()),
+        _ => Err(RecoveryError::StateLost { applied, truncated }.into()),
+    }
+}
+
 /// Opens the journal, and mends it where the state holds what is damaged. If slots were given to the
 /// state it must be the journal beside which that was done, as it was or longer.
 pub(crate) fn open_journal(
