@@ -253,7 +253,8 @@ fn recover(
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let filled = Filled::read(folder.path())?;
     let filled = filled.as_ref();
-    let mut opened = rebuild::open_journal(folder, settings, identity, state_upto, filled)?;
+    let mut opened =
+        rebuild::open_journal(folder, (settings, identity), fatal, state_upto, filled)?;
     rebuild::tell_journal(folder, settings, (&store, state_upto), filled, &mut opened)?;
     let Opened { journal, recovered, incarnation } = opened;
     fatal.note_whole_journal();
