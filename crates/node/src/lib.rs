@@ -18,6 +18,7 @@
 mod apply_thread;
 mod assembly;
 mod backup;
+mod bond;
 mod change;
 mod chores;
 mod clock;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::apply_thread::{Applier, Installer};
 use crate::assembly::{Assembly, Running};
+use crate::bond;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
@@ -82,6 +83,7 @@ impl Node {
         let folder = identity::take(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         refuse_ended(folder.path())?;
+        bond::keep(&folder, &identity)?;
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
