@@ -142,7 +142,7 @@ fn a_dead_node_is_replaced_by_one_at_its_own_addresses() {
     let text = fs::read_to_string(nodes.config(4)).expect("settings");
     let text = text.replace(&nodes.client(4).to_string(), &nodes.client(3).to_string());
     let text = text.replace(&nodes.peer(4), &nodes.peer(3));
-    fs::write(nodes.config(4), text).expect("settings");
+    fs::write(nodes.config(4), &text).expect("settings");
     refused(&nodes.member(1, &["replace", "3"], Some(4)), 3, "stop that node first");
     refused(&nodes.member(1, &["add"], Some(4)), 3, "DELETE it first");
     assert_eq!(nodes.members(1), (vec![1, 2, 3], vec![]));
@@ -152,6 +152,18 @@ fn a_dead_node_is_replaced_by_one_at_its_own_addresses() {
         let peers = status["peers"].as_array().expect("peers").iter();
         peers.filter(|peer| peer["id"] == 3).all(|peer| peer["reachable"] == false)
     });
+    // What would be refused of the new one is said before the dead one is removed for it.
+    for (id, peer, words) in [
+        (2_000_000, nodes.peer(3), "The id 2000000 is too high"),
+        (3, nodes.peer(3), "may have been in use"),
+        (4, nodes.peer(2), "Node 2 has the peer address"),
+    ] {
+        let other = text.replace("id = 4\n", &format!("id = {id}\n"));
+        let other = other.replace("data-4", "data-5").replace(&nodes.peer(3), &peer);
+        fs::write(nodes.config(5), other).expect("settings");
+        refused(&nodes.member(1, &["replace", "3"], Some(5)), 3, words);
+        assert_eq!(nodes.members(1), (vec![1, 2, 3], vec![]));
+    }
     let replaced = nodes.replace_as_configured(1, 3, 4);
     let said = errors(&replaced);
     assert!(said.contains("takes the addresses of node 3"), "{said}");

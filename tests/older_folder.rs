@@ -91,6 +91,12 @@ fn a_node_with_an_older_folder_that_needs_a_state_ends_as_well() {
     nodes.serve(HIT);
     write(&nodes);
     nodes.agree(&[1, 2, HIT]);
+    // A peer to which this life never told how far it got cannot tell the copy from a second
+    // process: it refuses that too, but with other words.
+    let has = nodes.status(HIT).expect("it runs")["applied_slot"].as_u64().expect("a slot");
+    wait_until("both peers heard what the node has", || {
+        [1, 2].iter().all(|id| nodes.chosen_by(*id, HIT).is_some_and(|heard| heard >= has))
+    });
     nodes.kill(HIT);
     std::fs::remove_dir_all(&data).expect("removed");
     std::fs::rename(&older, &data).expect("put back");

@@ -70,6 +70,7 @@ fn nodes_founded_with_different_quorums_refuse_each_other() {
         });
         let unready = http::request(nodes.client(3), "GET", "/readyz", &[], b"");
         assert_eq!(unready.expect("it lives").status, 503);
+        assert!(nodes.log(3).contains("synod member replace"), "of one that took part");
         // Nobody has met its folder, so it may be made anew.
         nodes.kill(3);
         fs::remove_dir_all(nodes.data(3)).expect("removed");
@@ -78,4 +79,21 @@ fn nodes_founded_with_different_quorums_refuse_each_other() {
         nodes.serve(3);
         nodes.agree(&all);
     }
+}
+
+/// With quorums of 3 and 1 nobody could be elected while a voter is down. As long as the leader
+/// stays, another node can come in its place.
+#[test]
+fn a_dead_voter_is_replaced_though_an_election_would_need_it() {
+    let mut nodes = Nodes::three("");
+    nodes.set_quorums(1, "3", "1");
+    nodes.lead(1);
+    nodes.kill(3);
+    wait_until("it is missed", || {
+        let status = nodes.status(1).expect("it runs");
+        let peers = status["peers"].as_array().expect("peers").iter();
+        peers.filter(|peer| peer["id"] == 3).all(|peer| peer["reachable"] == false)
+    });
+    nodes.replace(1, 3, 4);
+    assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
 }

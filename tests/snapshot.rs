@@ -118,6 +118,10 @@ fn wait_until_equal(cluster: &TestCluster) {
 #[test]
 fn a_killed_follower_comes_back_by_a_snapshot_though_it_is_killed_again_meanwhile() {
     let mut cluster = left_behind(3, RATE);
+    // What is known of the state that goes.
+    let damage = r#"[{"part":"state","what":"a block","found_at_s":7,"mended_at_s":null}]"#;
+    let data = cluster.settings_path(AWAY).with_file_name("data");
+    fs::write(data.join("damage.json"), damage).expect("written");
     cluster.start_by_hand(AWAY);
     wait_for_part(&cluster, 1 << 20);
     cluster.kill(AWAY);
@@ -125,6 +129,8 @@ fn a_killed_follower_comes_back_by_a_snapshot_though_it_is_killed_again_meanwhil
     cluster.start_by_hand(AWAY);
     wait_until_equal(&cluster);
     assert_eq!(metric(&cluster, AWAY, "snapshots_installed_total"), 1);
+    let known = cluster.status(AWAY).expect("a status")["damage"][0].clone();
+    assert!(known["found_at_s"] == 7 && known["mended_at_s"].is_u64(), "{known}");
     // A vote of the node that came back counts: the other two need it.
     cluster.kill(2);
     let put = cluster.request(1, "PUT", "/v1/kv/after", &[], b"with node 3");

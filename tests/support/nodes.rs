@@ -201,6 +201,13 @@ impl Nodes {
         wait_until("a leader", || self.status(id).is_some_and(|s| s["leader"].is_object()));
     }
 
+    /// How far a peer is, as it told this node with its last heartbeat.
+    pub fn chosen_by(&self, id: u32, peer: u32) -> Option<u64> {
+        let status = self.status(id)?;
+        let of_peer = status["peers"].as_array()?.iter().find(|of| of["id"] == peer)?;
+        of_peer["chosen_slot"].as_u64()
+    }
+
     /// Waits until a node takes requests. One that starts refuses them.
     pub fn wait_until_ready(&self, id: u32) {
         wait_until("the node is ready", || {

@@ -111,9 +111,9 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         check_old(&cluster.members, id, old)?;
         if stands_where(&cluster.members, old, own_addresses(&settings)) {
             // What can be refused is refused before anybody is removed for it.
-            drop(cluster.begin(&settings)?);
-            (is_in_place, before) =
-                (true, cluster.make_way((id, own_addresses(&settings)), old).await?);
+            let fits = cluster.begin(&settings)?.check_in_place(&settings, &cluster.members, old);
+            fits.map_err(|why| Failure::refused(format!("{why} Nothing was changed")))?;
+            (is_in_place, before) = (true, cluster.make_way(id, old).await?);
         }
         cluster.join(&settings).await
     })?;
@@ -260,31 +260,13 @@ impl Cluster {
     /// Removes a dead member at whose addresses the new node will be, for no two members have the
     /// same. A dead voter counts for a quorum and helps to none, so no fewer nodes may fail than
     /// before. Answers the number of the configuration without it.
-    async fn make_way(
-        &mut self,
-        (id, own): (u32, &MemberSettings),
-        old: u32,
-    ) -> Result<u64, Failure> {
+    async fn make_way(&mut self, id: u32, old: u32) -> Result<u64, Failure> {
         let lives = |how: &str| {
             Failure::refused(format!(
                 "node {id} has addresses of node {old}, which {how}: stop that node first, or give \
                  node {id} other addresses. Nothing was changed"
             ))
         };
-        let MembersBody { ids_used_upto, .. } = self.members;
-        if id <= ids_used_upto {
-            return Err(Failure::refused(format!(
-                "the id {id} may have been in use before: take {}. Nothing was changed",
-                ids_used_upto.saturating_add(1)
-            )));
-        }
-        let others = || self.members.members.iter().filter(|member| member.id != old);
-        if let Some(other) = others().find(|member| shares_an_address(member, own)) {
-            return Err(Failure::refused(format!(
-                "node {id} has an address of node {}, too: correct its settings. Nothing was changed",
-                other.id
-            )));
-        }
         let mut members = self.members.members.iter();
         let url = members.find(|member| member.id == old).map(|member| member.client_url.clone());
         let asked = url.and_then(|url| talk::client(&[url], self.timeout_ms).ok());

@@ -16,6 +16,7 @@ use synod_wire::{DecodeError, batch, command};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::current::CurrentStore;
+use crate::fatal::Fatal;
 use crate::identity::Identity;
 use crate::report::Report;
 use crate::request::{Answer, Answers, WriteReply};
@@ -41,6 +42,7 @@ pub(crate) struct Installer {
     pub(crate) folders: StateFolders,
     pub(crate) current: Arc<CurrentStore>,
     pub(crate) options: StoreOptions,
+    pub(crate) fatal: Fatal,
 }
 
 /// Why the state machine can't go on.
@@ -351,7 +353,7 @@ impl ApplyThread {
             let _ = self.reports.send(Report::SnapshotFailed { from });
             return Ok(());
         }
-        let Installer { folders, current, options } = &self.installer;
+        let Installer { folders, current, options, fatal } = &self.installer;
         let prepared = match folders.prepare(verified) {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -364,6 +366,8 @@ impl ApplyThread {
         let store = Store::open(&installed.path, options).map_err(SnapshotError::from)?;
         failpoint::hit(folders.data(), "opened").map_err(|error| MapError(error.to_string()))?;
         self.applier.install(store.clone())?;
+        // Before anybody reads it, for what is met in it is not of the one before.
+        fatal.note_other_state();
         // First the data, then the revision that says that it is there.
         current.replace(store);
         self.applier.publish();

@@ -51,6 +51,12 @@ impl CurrentStore {
         compaction.is_some()
     }
 
+    /// Whether that is under way.
+    pub(crate) fn is_compacting(&self) -> bool {
+        let compaction = self.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+        compaction.as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Ends what is at work in the state. Nothing holds its folder because of that any more:
     /// the next life of this node may be one of the same process.
     pub(crate) fn end(&self) {

@@ -219,9 +219,19 @@ impl Fatal {
         if doubt.held() != before || self.is_damaged() {
             return;
         }
+        doubt.damages.mend(DamagedPart::Journal);
+        self.forget_state(&mut doubt);
+    }
+
+    /// Another state takes the place of the one of which all that was said. Whatever is met from now
+    /// on counts.
+    pub(crate) fn note_other_state(&self) {
+        self.forget_state(&mut self.doubt());
+    }
+
+    fn forget_state(&self, doubt: &mut Doubt) {
         doubt.is_noted = false;
         doubt.damages.mend(DamagedPart::State);
-        doubt.damages.mend(DamagedPart::Journal);
         let Some(folder) = &self.inner.folder else { return };
         let mark = folder::read(folder, REBUILD);
         let is_own = matches!(mark, Ok(Some(text)) if marks::is_doubt(&text));
@@ -337,6 +347,20 @@ mod tests {
         // An earlier life found it, and nobody replaced the state.
         std::fs::write(folder.path().join(REBUILD), "a block").expect("written");
         assert!(fatal.doubts_state());
+    }
+
+    #[test]
+    fn what_was_held_against_a_state_goes_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        folder::replace(folder.path(), REBUILD, &doubt_text("a block")).expect("written");
+        let fatal = Fatal::of(folder.path());
+        fatal.note_damage("another block");
+        fatal.note_damaged_journal("a file");
+        fatal.note_other_state();
+        assert!(!fatal.doubts_state() && !folder.path().join(REBUILD).exists());
+        let open: Vec<_> =
+            fatal.damage().into_iter().filter(|damage| damage.mended_at_s.is_none()).collect();
+        assert!(matches!(&open[..], [DamageBody { part: DamagedPart::Journal, .. }]), "{open:?}");
     }
 
     /// Whatever is met while everything is read may be where the reading has been.

@@ -10,6 +10,7 @@ use synod_journal::{ClusterId, Journal, OpenError};
 use synod_kv::http::{MembersBody, RestoredBody};
 use synod_paxos::{Configuration, NodeId};
 
+use crate::bond;
 use crate::folder::{self, Folder, FolderError};
 use crate::founding::Founding;
 use crate::identity_error::{IdentityError, InitError};
@@ -162,6 +163,7 @@ pub(crate) fn finish(
 /// Makes the journal, then the file: a folder with an identity has everything else.
 pub(crate) fn create(folder: &Folder, identity: &Identity) -> Result<(), InitError> {
     create_journal(folder, identity)?;
+    bond::make(&folder.journal(), identity)?;
     folder.step("journal made")?;
     folder.replace(FILE, &identity.encode())?;
     Ok(folder.step("identity written")?)

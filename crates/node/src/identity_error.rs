@@ -149,6 +149,22 @@ pub enum IdentityError {
         /// What the settings say.
         expected: String,
     },
+    /// Another node made promises in this journal.
+    #[error(
+        "{} is the journal of {found}, but the data folder is that of {expected}: did two nodes get \
+         each other's volume, or an identity.json? What this node promised is in its own journal, \
+         and it must not vote without. Give each node its own volume, and start it again. If the own \
+         journal is lost put a new node, with a new id, in its place with `synod member replace`",
+        path.display()
+    )]
+    OtherJournal {
+        /// The journal.
+        path: PathBuf,
+        /// Whose it is.
+        found: String,
+        /// Whose data folder it is in.
+        expected: String,
+    },
     /// The file can't be read.
     #[error(transparent)]
     Folder(#[from] FolderError),

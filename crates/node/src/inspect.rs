@@ -13,6 +13,7 @@ use synod_paxos::NodeId;
 use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
 
+use crate::bond;
 use crate::filled;
 use crate::folder::{self, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
@@ -254,7 +255,13 @@ impl Inspection {
         self.look_at_state(Some(identity));
         let is_state_damaged = self.damage.len() > before;
         let has_peers = !rebuild::known_peers(&self.folder, identity).is_empty();
-        let way = outlook::way_of(&self.folder, looked, has_peers);
+        let way = match bond::check(&self.folder.join(JOURNAL), identity) {
+            Ok(_) => outlook::way_of(&self.folder, looked, has_peers),
+            Err(error) => {
+                self.damage.push("the journal does not belong to this folder".to_owned());
+                Err(error.into())
+            }
+        };
         if outlook::is_misfit(&way) && self.damage.is_empty() {
             self.damage.push("the journal does not go on where the state ends".to_owned());
         }

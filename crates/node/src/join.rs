@@ -4,15 +4,20 @@
 //! the folder becomes the node's, with what the cluster answered. So an attempt that was
 //! interrupted anywhere is gone on with by the next one, as the same member.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+use synod_api::{ChangeRefused, MemberChange, Wanted};
 use synod_kv::http::{FirstBody, MemberRole, MembersBody};
 use synod_paxos::{Configuration, ConfigurationError, NodeId};
 use synod_wire::{About, AboutMember};
 
+use crate::change::{self, Plan};
 use crate::folder::Folder;
 use crate::founding::Founding;
 use crate::identity::{self, Identity, parse_id};
 use crate::identity_error::{IdentityError, InitError};
+use crate::roster::{Known, Roster};
 use crate::settings::Settings;
 use crate::unfinished::Unfinished;
 
@@ -78,6 +83,39 @@ impl Joining {
         let text = serde_json::to_vec_pretty(&written).expect("plain fields");
         folder.replace(FILE, &text)?;
         Ok(Joining { folder: Some(folder), store, joined: None })
+    }
+
+    /// That a cluster with these members takes this node when the member `old`, at whose addresses
+    /// it will be, is removed for it.
+    ///
+    /// # Errors
+    /// In a sentence, why one of the two changes would be refused.
+    pub fn check_in_place(
+        &self,
+        settings: &Settings,
+        members: &MembersBody,
+        old: u32,
+    ) -> Result<(), String> {
+        let (mut now, _) = configuration_of(members)?;
+        let own = settings.members.iter().find(|member| member.id == settings.node_id);
+        let own = own.expect("the settings were checked");
+        let add = Wanted::Add {
+            id: own.id,
+            store: self.store,
+            peer: own.peer.clone(),
+            client_url: own.client_url.trim_end_matches('/').to_owned(),
+        };
+        for wanted in [Wanted::Remove { id: old }, add] {
+            let roster = Roster::new(&[Arc::new(now)], &Known::default());
+            let change = MemberChange { wanted, configuration: None, force: false };
+            now = match change::plan(&roster, &change) {
+                Ok(Plan::Propose(next)) => next,
+                Ok(Plan::Done) => Configuration::clone(&roster.newest),
+                Err(ChangeRefused::Refused { detail, .. }) => return Err(detail),
+                Err(ChangeRefused::Replica(refused)) => unreachable!("no replica: {refused:?}"),
+            };
+        }
+        Ok(())
     }
 
     /// Makes the folder the node's, of whom the cluster says this.

@@ -18,6 +18,7 @@
 mod apply_thread;
 mod assembly;
 mod backup;
+mod bond;
 mod change;
 mod chores;
 mod clock;
@@ -41,6 +42,7 @@ mod limit_settings;
 pub mod logging;
 mod marks;
 mod membership;
+mod merges;
 mod metrics;
 mod node;
 mod outlook;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use crate::apply_thread::{Applier, Installer};
 use crate::assembly::{Assembly, Running};
+use crate::bond;
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::doors::{self, ClientDoor, provide_descriptors};
@@ -82,6 +83,7 @@ impl Node {
         let folder = identity::take(&settings.data_dir)?;
         let identity = Identity::open(&folder, settings)?;
         refuse_ended(folder.path())?;
+        bond::keep(&folder, &identity)?;
         let connections_max = provide_descriptors(settings.limits.connections_max)?;
         let peer = doors::open_to_peers(settings)?;
         Rebuild { folder: &folder, settings, identity: &identity, stop }.run(&peer)?;
@@ -92,6 +94,7 @@ impl Node {
         for left in states.clean()? {
             tracing::info!(left, "removed what an earlier life of this node left");
         }
+        rebuild::refuse_gone(&folder, &identity).map_err(instead)?;
         let opened = Store::open(states.current()?, &options).map_err(StartError::Store);
         let store = opened.map_err(instead)?;
         let client = doors::open_to_clients(settings)?;
@@ -122,7 +125,8 @@ impl Node {
         let client_door = assembly.start_http(client, handle, answer_queue, limits)?;
         let recovered = recover(&folder, &assembly, store, stop);
         let started = recovered.and_then(|recovery| {
-            let installer = Installer { folders: states, current: current.clone(), options };
+            let (current, fatal) = (current.clone(), assembly.fatal.clone());
+            let installer = Installer { folders: states, current, options, fatal };
             assembly.start_threads(peer, request_queue, answers, installer, recovery)
         });
         let running = match started {
@@ -251,7 +255,8 @@ fn recover(
     let state_upto = durable_slot(&store).map_err(StartError::State)?;
     let filled = Filled::read(folder.path())?;
     let filled = filled.as_ref();
-    let mut opened = rebuild::open_journal(folder, settings, identity, state_upto, filled)?;
+    let mut opened =
+        rebuild::open_journal(folder, (settings, identity), fatal, state_upto, filled)?;
     rebuild::tell_journal(folder, settings, (&store, state_upto), filled, &mut opened)?;
     let Opened { journal, recovered, incarnation } = opened;
     fatal.note_whole_journal();

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 
 use asking::{Asking, Fetched, patience};
 use dismissal::Dismissals;
-pub(crate) use opening::{open_journal, tell_journal};
+pub(crate) use opening::{open_journal, refuse_gone, tell_journal};
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
 use synod_journal::{Behind, Journal};
@@ -138,7 +138,11 @@ pub(crate) fn look_at_suspect(
     match opened.and_then(|store| read_all(&store, stop)) {
         Err(error) if tells_damage(&error) && peers_of(folder, settings, identity).is_empty() => {
             tracing::error!("{error}; nobody else has a state: going on with what can be read");
-            damages.meet(DamagedPart::State, &error.to_string(), Instant::now());
+            let reason = error.to_string();
+            damages.meet(DamagedPart::State, &reason, Instant::now());
+            // Without a mark the state counts as sound, and the journal that holds what is damaged
+            // there would be cut.
+            folder.replace(REBUILD, &marks::doubt_text(&reason))?;
         }
         read => {
             read?;

@@ -35,7 +35,7 @@ pub(crate) fn risk_of(
     let needed = next.progress_quorum();
     let working = |of: &Configuration| of.voters().iter().filter(|node| works(**node)).count();
     if working(next) < needed {
-        return None; // The core refuses it.
+        return None; // The core refuses it, or nobody votes otherwise.
     }
     let goes = now.voters().iter().find(|node| !next.is_voter(**node) && works(**node));
     let stays = now.voters().iter().find(|node| next.is_voter(**node) && !works(**node));

@@ -18,6 +18,7 @@ use crate::current::CurrentStore;
 use crate::fatal::Fatal;
 use crate::folder::{self, FolderError, JOURNAL};
 use crate::marks::{DIFFERS, FOUND_RIGHT, found_right_text};
+use crate::merges::Merges;
 use crate::pins::Pins;
 use crate::report::Report;
 use crate::settings::Settings;
@@ -32,8 +33,6 @@ const ONE_SECOND_BYTES_MAX: u64 = 4 << 30;
 /// This many tombstones, and as many as a quarter of all records, make a
 /// compaction of everything worth its while.
 const TOMBSTONES_MIN: u64 = 100_000;
-/// Between two compactions of everything for want of room.
-const COMPACT_AGAIN: Duration = Duration::from_secs(5);
 
 /// What others want of this thread.
 #[derive(Debug)]
@@ -80,8 +79,7 @@ pub(crate) struct Upkeep {
     /// The disk could be full before the next look.
     may_fill_up: bool,
     flushed_at: Instant,
-    /// Up to which revision everything was forgotten when it was compacted last, and when that was.
-    compacted: (Revision, Instant),
+    merges: Merges,
 }
 
 impl Upkeep {
@@ -107,7 +105,7 @@ impl Upkeep {
             room: Room::Enough,
             may_fill_up: true,
             flushed_at: Instant::now(),
-            compacted: (Revision(0), Instant::now()),
+            merges: Merges::new(Instant::now()),
         }
     }
 
@@ -180,8 +178,8 @@ impl Upkeep {
         }
         let metrics = store.metrics();
         *self.shared.store.lock().unwrap_or_else(PoisonError::into_inner) = metrics;
-        let forgotten = state.map_or(Revision(0), |state| state.compacted);
-        self.compact_if_due(&store, &metrics, forgotten);
+        let revisions = state.map(|state| (state.compacted, state.revision)).unwrap_or_default();
+        self.compact_if_due(&store, &metrics, revisions);
         drop(store);
         if let Err(error) = self.store.remove_retired() {
             tracing::warn!(%error, "cannot remove the state before the snapshot");
@@ -233,22 +231,32 @@ impl Upkeep {
         }
     }
 
-    fn compact_if_due(&mut self, store: &Store, metrics: &StoreMetrics, forgotten: Revision) {
-        let is_due = store.tombstones() >= TOMBSTONES_MIN.max(metrics.records / 4);
-        if (is_due || self.frees_room(metrics, forgotten)) && self.store.compact() {
-            self.compacted = (forgotten, Instant::now());
+    /// With a state that is compacted up to the first of two revisions, the second being the newest.
+    fn compact_if_due(
+        &mut self,
+        store: &Store,
+        metrics: &StoreMetrics,
+        revisions: (Revision, Revision),
+    ) {
+        let (bytes, now) = (metrics.file_bytes, Instant::now());
+        if self.store.is_compacting() {
+            return;
+        }
+        self.merges.ended(bytes, now);
+        let tombstones = store.tombstones();
+        let is_due = tombstones >= TOMBSTONES_MIN.max(metrics.records / 4);
+        let may_help = || self.merges.may_help(revisions.0, (tombstones, metrics.records), now);
+        let frees_room = || self.room != Room::Enough && may_help() && self.has_room_for(bytes);
+        if (is_due || frees_room()) && self.store.compact() {
+            self.merges.begun(revisions, tombstones, (bytes, now));
         }
     }
 
-    /// Whether to compact everything would free room that is wanted. What was forgotten takes its
-    /// room until its files are written anew. More writes would bring that about, but
-    /// with little room they are refused. The new files need room before the old ones go.
-    fn frees_room(&self, metrics: &StoreMetrics, forgotten: Revision) -> bool {
-        let (before, at) = self.compacted;
-        // A merge may write the state twice before the old files go, and the journal goes on meanwhile.
-        let needed = 2 * metrics.file_bytes + self.disk_reserve_bytes / 8;
-        let fits = || self.folders.free_bytes().is_ok_and(|free| free > needed);
-        self.room != Room::Enough && forgotten > before && at.elapsed() >= COMPACT_AGAIN && fits()
+    /// The new files need room before the old ones go.
+    fn has_room_for(&self, file_bytes: u64) -> bool {
+        // A merge may write the state twice meanwhile, and the journal goes on.
+        let needed = 2 * file_bytes + self.disk_reserve_bytes / 8;
+        self.folders.free_bytes().is_ok_and(|free| free > needed)
     }
 }
 

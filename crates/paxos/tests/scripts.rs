@@ -143,7 +143,10 @@ impl Runner for Stage {
                 let replica = self.nodes[&leader].replica.as_ref().ok_or("it is down")?;
                 let newest = replica.configurations().newest().configuration.clone();
                 let alpha = key("alpha").map_or(Ok(newest.alpha()), str::parse)?;
-                let new = Configuration::majority(nodes("voters"), alpha);
+                let voters = nodes("voters");
+                let majority = voters.len() / 2 + 1;
+                let quorum = |name| key(name).map_or(Ok(majority), str::parse);
+                let new = Configuration::new(voters, quorum("q1")?, quorum("q2")?, alpha);
                 let new = new.and_then(|new| new.with_learners(nodes("learners")));
                 let number = key("number").map_or(Ok(newest.number() + 1), str::parse)?;
                 let new = new.map_err(|e| format!("{e:?}"))?.numbered(number);

@@ -117,7 +117,8 @@ pub(crate) fn check_founding(own: &Facts, facts: &Facts) -> Result<(), Refusal> 
             "{} and {} were founded with different members, promise_quorum, accept_quorum or \
              alpha: compare these in their settings, and by `synod inspect` what their data \
              folders hold. Make the folder that is wrong anew, with the settings of the \
-             others, before its node ever took part",
+             others, if its node never took part; if it did, put a node with a new id in its \
+             place with `synod member replace`",
             facts.node, own.node
         ),
     )

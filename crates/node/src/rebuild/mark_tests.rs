@@ -4,12 +4,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use synod_journal::{Behind, ClusterId, Journal, Shown};
 use synod_paxos::{Recovered, Slot};
+use synod_storage::snapshot::StateFolders;
 
+use crate::fatal::Fatal;
 use crate::filled::{Filled, given_upto};
-use crate::folder::{JOURNAL, REMOVED_FILE};
+use crate::folder::{Folder, JOURNAL, REMOVED_FILE};
 use crate::identity::Identity;
 use crate::marks::{FILLED, REBUILD, SUSPECT, UNREPLACED, WHOLE, doubt_text};
 use crate::recover::Survivor;
@@ -310,4 +313,44 @@ fn a_journal_that_is_mended_beside_a_doubted_state_loses_nothing_that_is_whole()
     assert!(world.has(REBUILD) && kept(&world) > 0);
     assert!(shown(&world).starts_with(&all), "{all:?} {:?}", shown(&world));
     assert!(held(&world).truncated_upto > Slot(1));
+}
+
+/// What the journal holds of a state that is proven to be damaged nobody else has.
+#[test]
+fn a_lone_node_with_a_damaged_state_stays_in_doubt_and_makes_it_again() {
+    let world = World::new();
+    let applied = world.applied();
+    let states = StateFolders::new(world.data());
+    for file in fs::read_dir(states.current().expect("readable")).expect("readable") {
+        let path = file.expect("readable").path();
+        if path.extension().is_some_and(|end| end == "sst") {
+            let mut bytes = fs::read(&path).expect("readable");
+            bytes[4] ^= 1;
+            fs::write(&path, bytes).expect("written");
+        }
+    }
+    fs::write(world.data().join(SUSPECT), b"a block\n").expect("written");
+    let folder = Folder::open(world.data()).expect("free");
+    let identity = Identity::find(world.data()).expect("readable").expect("made");
+    let stop = AtomicBool::new(false);
+    super::look_at_suspect(&folder, &world.settings, &identity, &stop).expect("it goes on");
+    assert!(world.has(REBUILD) && !world.has(SUSPECT));
+    assert!(Fatal::of(world.data()).doubts_state());
+    drop(folder);
+    world.serve(&[]);
+    assert!(!world.has(REBUILD) && world.applied() >= applied);
+}
+
+/// A state that is put back later finds its place free.
+#[test]
+fn a_start_without_a_state_makes_none_when_the_journal_does_not_give_it() {
+    let world = World::new();
+    cut(&world);
+    let state = StateFolders::new(world.data()).current().expect("readable");
+    fs::rename(&state, world.folder.path().join("elsewhere")).expect("moved");
+    let refused = Node::start(&world.settings).expect_err("there is no state");
+    assert!(matches!(refused, StartError::Alone { .. }), "{refused}");
+    assert!(!state.exists());
+    fs::rename(world.folder.path().join("elsewhere"), &state).expect("put back");
+    world.serve(&["f"]);
 }

@@ -244,7 +244,14 @@ impl Replica {
         if self.leading_to_change().is_none() {
             return Err(ChangeRefusal::Busy);
         }
-        let (alive, needed) = (self.liveness.reachable_voters(now, new), new.progress_quorum());
+        let votes =
+            |c: &Configuration| (c.voters().to_vec(), c.promise_quorum(), c.accept_quorum());
+        // Where the same ones vote, this leader has the promises that it needs.
+        let needed = match votes(new) == votes(&newest.configuration) {
+            true => new.accept_quorum(),
+            false => new.progress_quorum(),
+        };
+        let alive = self.liveness.reachable_voters(now, new);
         if alive.len() < needed {
             return Err(ChangeRefusal::NoQuorum { alive, needed });
         }

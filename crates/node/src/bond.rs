@@ -1,0 +1,141 @@
+//! Whose journal it is.
+//!
+//! A node owes what its journal promised. With the journal of another one, as when two nodes of a
+//! cluster got each other's volume, it would forget its own promises and keep the other's. So a file
+//! among the journal's own names the data folder that the journal was made for.
+
+use std::path::Path;
+
+use synod_paxos::NodeId;
+
+use crate::folder::{self, Folder, FolderError};
+use crate::identity::{Identity, parse_id};
+use crate::identity_error::IdentityError;
+
+pub(crate) const FILE: &str = "NODE";
+const FORMAT: u32 = 1;
+
+/// Whether the file is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Bond {
+    Found,
+    /// A release from before made the journal, or what stands there is damaged.
+    Unknown,
+}
+
+/// Has the journal in a data folder say whose it is, if it does not.
+///
+/// # Errors
+/// As [`check`], and when the disk refuses.
+pub(crate) fn keep(folder: &Folder, identity: &Identity) -> Result<(), IdentityError> {
+    let journal = folder.journal();
+    if check(&journal, identity)? == Bond::Unknown && folder::exists(&journal)? {
+        make(&journal, identity)?;
+    }
+    Ok(())
+}
+
+/// Says of a journal that it is this node's.
+pub(crate) fn make(journal: &Path, identity: &Identity) -> Result<(), FolderError> {
+    folder::replace(journal, FILE, &encode(FORMAT, identity.node, identity.store))
+}
+
+/// Compares what is said of the journal in a data folder with whose folder it is. Changes nothing.
+///
+/// # Errors
+/// When the journal is another node's.
+pub(crate) fn check(journal: &Path, identity: &Identity) -> Result<Bond, IdentityError> {
+    let Some(content) = folder::read(journal, FILE)? else { return Ok(Bond::Unknown) };
+    let Some((format, node, store)) = decode(&content) else { return Ok(Bond::Unknown) };
+    if format != FORMAT {
+        return Err(IdentityError::Later { file: journal.join(FILE), format });
+    }
+    if (node, store) == (identity.node, identity.store) {
+        return Ok(Bond::Found);
+    }
+    let words = |node: NodeId, store: u128| format!("node {} with store {store:032x}", node.0);
+    Err(IdentityError::OtherJournal {
+        path: journal.to_owned(),
+        found: words(node, store),
+        expected: words(identity.node, identity.store),
+    })
+}
+
+/// Words, and a checksum over them.
+fn encode(format: u32, node: NodeId, store: u128) -> Vec<u8> {
+    let words = format!("format {format} the journal of node {} store {store:032x}", node.0);
+    format!("{words} checksum {:08x}\n", crc32c::crc32c(words.as_bytes())).into_bytes()
+}
+
+fn decode(content: &[u8]) -> Option<(u32, NodeId, u128)> {
+    let words: Vec<&str> = std::str::from_utf8(content).ok()?.split_whitespace().collect();
+    let after = |name: &str| {
+        let at = words.iter().position(|word| *word == name)?;
+        words.get(at + 1).copied()
+    };
+    let (format, node) = (after("format")?.parse().ok()?, NodeId(after("node")?.parse().ok()?));
+    let store = parse_id(after("store")?).ok()?;
+    // Nothing but what was written, the checksum included.
+    (encode(format, node, store) == content).then_some((format, node, store))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::folder::JOURNAL;
+    use crate::test_node::{put, settings};
+    use crate::{NextStart, Node, StartError, init, inspect};
+
+    use super::*;
+
+    /// Two nodes, each of which served, and the first with the journal of the second.
+    #[test]
+    fn a_node_with_the_journal_of_another_does_not_start() {
+        let [one, other] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let [mine, theirs] = [&one, &other].map(|folder| {
+            let settings = settings(folder.path());
+            init(&settings).expect("made");
+            let node = Node::start(&settings).expect("starts");
+            put(&node, "a");
+            node.stop().expect("stopped in order");
+            settings
+        });
+        let [own, foreign] = [&mine, &theirs].map(|settings| settings.data_dir.join(JOURNAL));
+        let kept = one.path().join("kept");
+        fs::rename(&own, &kept).expect("moved");
+        fs::rename(&foreign, &own).expect("moved");
+        let refused = Node::start(&mine).expect_err("it is another node's");
+        let words = refused.to_string();
+        assert!(matches!(refused, StartError::Identity(IdentityError::OtherJournal { .. })));
+        assert!(words.contains("its own volume"), "{words}");
+        let outlook = inspect(&mine.data_dir).expect("readable").outlook.expect("told");
+        assert!(outlook.next_start == NextStart::Fails && outlook.words.contains(&words));
+        fs::rename(&own, &foreign).expect("moved");
+        fs::rename(&kept, &own).expect("moved");
+        Node::start(&mine).expect("starts").stop().expect("stopped in order");
+    }
+
+    /// A release from before wrote no such file, and what rots in it costs no node.
+    #[test]
+    fn a_journal_that_says_nothing_is_taken_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let settings = settings(folder.path());
+        let identity = init(&settings).expect("made");
+        let journal = settings.data_dir.join(JOURNAL);
+        let file = journal.join(FILE);
+        let said = fs::read(&file).expect("made by init");
+        for at in 0..said.len() {
+            let mut rotten = said.clone();
+            rotten[at] ^= 1;
+            fs::write(&file, rotten).expect("written");
+            assert_eq!(check(&journal, &identity).expect("no refusal"), Bond::Unknown, "{at}");
+        }
+        fs::remove_file(&file).expect("removed");
+        Node::start(&settings).expect("starts").stop().expect("stopped in order");
+        assert_eq!(fs::read(&file).expect("written"), said);
+        fs::write(&file, encode(FORMAT + 1, identity.node, identity.store)).expect("written");
+        let later = check(&journal, &identity).expect_err("nobody knows what it says");
+        assert!(matches!(later, IdentityError::Later { format: 2, .. }), "{later}");
+    }
+}
