@@ -12,7 +12,7 @@ use synod_client::{
 };
 use synod_kv::{LeaseOperation, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use world::fake::{Fake, Mode};
 use world::{Script, answer, client, cutting, serve, write};
 
@@ -288,6 +288,42 @@ async fn an_election_is_won_observed_and_laid_down() {
 fn elected() -> Vec<Vec<u8>> {
     let granted = answer("201 Created", "", r#"{"id":7,"ttl_ms":600000,"revision":1}"#);
     vec![granted, answer("200 OK", "", HELD)]
+/// Between two waits of a few milliseconds, as `select!` makes them in a loop in which something else
+/// happens all the time, a node that takes longer to answer is not asked anew.
+#[tokio::test]
+async fn an_observer_gets_on_though_each_wait_is_short() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut node, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let length = node.read(&mut request).await.unwrap_or(0);
+                let is_watch = request[..length].starts_with(b"GET /v1/watch");
+                if is_watch {
+                    node.write_all(BEGINS.as_bytes()).await.unwrap();
+                    return std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
+                let _ = node.write_all(&free).await;
+            });
+        }
+    });
+    let mut observer = client(&[&url]).observe(b"primary").await.unwrap();
+    for _ in 0..10_000 {
+        let step = Duration::from_millis(1);
+        if let Ok(told) = tokio::time::timeout(step, observer.next()).await {
+            return assert_eq!(told.unwrap(), None);
+        }
+    }
+    panic!("it does not get on");
+}
+
+const BEGINS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+                      id: 4\nevent: progress\ndata: {\"revision\":4}\n\n";
+
 }
 
 const HELD: &str = r#"{"lease":7,"token":5,"ttl_ms":600000}"#;
