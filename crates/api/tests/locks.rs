@@ -407,38 +407,6 @@ async fn a_claim_whose_lease_ends_is_lost() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_changes_nothing() {
-    let (fake, server) = start().await;
-    for (line, body, kind) in [
-        ("POST /v1/lock/a", "", "bad-json"),
-        ("POST /v1/lock/a", "{}", "missing-member"),
-        ("POST /v1/lock/a", "{\"wait\": \"1s\"}", "missing-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"lease\": 7}", "contradictory-members"),
-        ("POST /v1/lock/a", "{\"lease\": 0}", "bad-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"1\"}", "bad-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"1\"}", "bad-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"wait\": \"61s\"}", "bad-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"value\": \"v\"}", "unknown-member"),
-        ("POST /v1/lock/a", "{\"ttl\": \"10s\", \"what\": \"v\"}", "unknown-member"),
-        ("POST /v1/lock/a?ttl=10s", "", "unknown-parameter"),
-        ("POST /v1/lock/a%00b", "{\"ttl\": \"10s\"}", "bad-key"),
-        ("POST /v1/lock/a%", "{\"ttl\": \"10s\"}", "bad-key"),
-        ("DELETE /v1/lock/a", "", "missing-parameter"),
-        ("DELETE /v1/lock/a?token=x", "", "bad-query"),
-        ("DELETE /v1/lock/a?token=1&token=1", "", "doubled-parameter"),
-        ("GET /v1/lock/a?token=1", "", "unknown-parameter"),
-    ] {
-        let answer = server.ask(line, "", body).await;
-        answer.assert_problem(400, kind, "not_applied");
-        assert_eq!(fake.operations(), [], "{line} {body}");
-    }
-    let answer = server.ask("PUT /v1/lock/a", "", "").await;
-    answer.assert_problem(405, "method-not-allowed", "not_applied");
-    let long = format!("GET /v1/lock/{}", "n".repeat(4_090));
-    server.ask(&long, "", "").await.assert_problem(414, "key-too-long", "not_applied");
-}
-
-#[tokio::test]
 async fn waiting_calls_are_limited() {
     let fake = Fake::default();
     let limits = Limits { lock_waits_max: 1, ..Limits::default() };
