@@ -292,9 +292,13 @@ fn a_lock_that_is_lost_before_its_command_runs_is_no_refusal() {
     const GRANTED: &str = r#"{"id":7,"ttl_ms":10000,"revision":1}"#;
     const OVER: &str = r#"{"type":"urn:synod:lease-not-found","title":"t","status":404,
         "detail":"There is no lease 7.","outcome":"not_applied"}"#;
+    const FREE: &str = r#"{"held":false,"waiters":0}"#;
     let url = script::serve(|request| {
-        let is_grant = request.starts_with("POST /v1/lease ");
-        Some(if is_grant { (201, GRANTED.to_owned()) } else { (404, OVER.to_owned()) })
+        Some(match request.split(' ').next() {
+            Some("GET") => (200, FREE.to_owned()),
+            _ if request.starts_with("POST /v1/lease ") => (201, GRANTED.to_owned()),
+            _ => (404, OVER.to_owned()),
+        })
     });
     for command in [&["lock", "l"][..], &["elect", "campaign", "l", "v"]] {
         let end = ["--wait", "0s", "--endpoints", &url, "--", "echo", "it ran"];

@@ -299,6 +299,21 @@ fn held_by(holder: &Claim) -> Problem {
     Problem::new(Kind::LockHeld, detail)
 }
 
+/// Who holds what is not waited for. It is not claimed then: whoever asks for it again and again
+/// writes nothing.
+async fn held_already<R: Replica>(
+    context: &Context<R>,
+    wish: &Wish,
+    deadline: Deadline,
+) -> Result<Option<Claim>, Problem> {
+    // What is seen here may be over, which costs nothing to find out when it is free.
+    if !wish.wait.is_zero() || wish.office.line(context, None).await?.first.is_none() {
+        return Ok(None);
+    }
+    context.replica.read_barrier(deadline.replica).await.map_err(Problem::of_read)?;
+    Ok(wish.office.line(context, None).await?.first)
+}
+
 /// The lease for a claim, and how long it lives without being renewed.
 async fn lease_of<R: Replica>(
     context: &Context<R>,
@@ -307,7 +322,12 @@ async fn lease_of<R: Replica>(
 ) -> Result<(LeaseId, u64), Problem> {
     match wish.under {
         Under::Own { ttl_ms } => {
+            // Under a name it may be this request that holds it: the lease tells, and only the name
+            // tells the lease.
             let Some((name, kind, of)) = &wish.name else {
+                if let Some(holder) = held_already(context, wish, deadline).await? {
+                    return Err(held_by(&holder));
+                }
                 let granted = Granted::ask(context, ttl_ms, deadline).await?;
                 return granted.map(|granted| (granted.take(), ttl_ms)).map_err(refused);
             };
@@ -322,7 +342,14 @@ async fn lease_of<R: Replica>(
             barrier.map_err(Problem::of_read)?;
             let find = |map: &R::Map| leases::find(map, id).map_err(ReadError::Map);
             let found = context.replica.read(find)?.filter(|lease| !lease.is_ending);
-            found.map(|lease| (id, lease.ttl_ms)).ok_or_else(|| lease_not_found(id))
+            let lease = found.ok_or_else(|| lease_not_found(id))?;
+            // A claim of an earlier request under this lease may hold, or be to be taken back.
+            if context.replica.get(&wish.office.key(id))?.record.is_none()
+                && let Some(holder) = held_already(context, wish, deadline).await?
+            {
+                return Err(held_by(&holder));
+            }
+            Ok((id, lease.ttl_ms))
         }
     }
 }

@@ -90,6 +90,73 @@ async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
 }
 
 #[tokio::test]
+/// Who asks again and again, and never waits, writes nothing while it is held.
+#[tokio::test]
+async fn a_held_lock_that_is_not_waited_for_is_not_claimed() {
+    let (fake, server) = start().await;
+    let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+    server.ask("POST /v1/lease", "", "{\"ttl\": \"10s\", \"id\": 77}").await;
+    let (writes, revision) = (fake.writes_seen(), fake.revision());
+    for (headers, body) in [
+        ("", "{\"ttl\": \"10s\"}"),
+        ("", "{\"lease\": 77, \"wait\": \"0s\"}"),
+        ("idempotency-key: n1", "{\"lease\": 77}"),
+    ] {
+        let again = server.ask("POST /v1/lock/a/b", headers, body).await;
+        again.assert_problem(409, "lock-held", "not_applied");
+        assert_eq!((fake.writes_seen(), fake.revision()), (writes, revision), "{body}");
+    }
+    // What this node sees may be over: nobody is refused for that.
+    fake.set_barriers(Mode::Refuse(Refused::NoLeader));
+    let unsure = server.ask("POST /v1/lock/a/b", "", "{\"ttl\": \"10s\"}").await;
+    unsure.assert_problem(503, "no-leader", "not_applied");
+    fake.set_barriers(Mode::Serve);
+    server.ask(&format!("DELETE /v1/lock/a/b?token={}", held["token"]), "", "").await;
+    lock(&server, "{\"lease\": 77}").await;
+}
+
+/// What was held before costs nothing: only what changed since the last look is looked at.
+#[tokio::test]
+async fn a_look_at_a_lock_passes_by_no_claims_that_are_over() {
+    let (fake, server) = start().await;
+    for number in 0..3_000_u64 {
+        let key = Bytes::from([b"_synod/lock/a/b\0", format!("{number:016x}").as_bytes()].concat());
+        let (condition, want_previous) = (Condition::Always, false);
+        let value = Bytes::from_static(b"{}");
+        let put = Operation::Put { key: key.clone(), value, condition, want_previous };
+        for operation in [put, Operation::Delete { key, condition, want_previous }] {
+            let command = Command { idempotency: None, operation };
+            fake.write(command, Instant::now()).await.unwrap();
+        }
+    }
+    let look = async || {
+        let before = fake.reads();
+        let held = server.ask("GET /v1/lock/a/b", "", "").await.json()["held"].clone();
+        (held, fake.reads() - before)
+    };
+    let (held, first) = look().await;
+    assert_eq!(held, false);
+    assert!(first > 2, "{first}: or there are too few claims to tell");
+    assert_eq!(look().await, (json!(false), 1));
+    let token = lock(&server, "{\"ttl\": \"10s\"}").await["token"].clone();
+    assert_eq!(look().await, (json!(true), 1));
+    // So much that a listing is cheaper.
+    for number in 0..9_000_u64 {
+        let (condition, want_previous) = (Condition::Always, false);
+        let (key, value) = (Bytes::from(number.to_string()), Bytes::new());
+        let operation = Operation::Put { key, value, condition, want_previous };
+        let command = Command { idempotency: None, operation };
+        fake.write(command, Instant::now()).await.unwrap();
+    }
+    let (held, again) = look().await;
+    assert!(held == true && again > first && again <= 2 * first, "{again} of {first}");
+    server.ask(&format!("DELETE /v1/lock/a/b?token={token}"), "", "").await;
+    // What changed is forgotten.
+    let operation = Operation::Compact { revision: fake.revision() };
+    fake.write(Command { idempotency: None, operation }, Instant::now()).await.unwrap();
+    assert_eq!(look().await.0, false);
+}
+
 async fn waiters_are_served_in_their_order_also_when_one_in_between_leaves() {
     let (fake, server) = start().await;
     let first = lock(&server, "{\"ttl\": \"10s\"}").await;
