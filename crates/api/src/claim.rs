@@ -284,12 +284,12 @@ pub(crate) fn is_withdrawn(outcome: &Outcome) -> bool {
     *succeeded || matches!(&results[..], [TxnResult::Range { entries, .. }] if entries.is_empty())
 }
 
-/// Whether somebody was told to hold a claim that is there no more: it was confirmed first. One of
-/// which nothing is kept may have been held.
+/// Whether somebody may have been told that it holds a claim that is there no more: it was confirmed
+/// before it was removed, or what became of it is not kept any more.
 ///
 /// # Errors
 /// When the state can't be read.
-pub(crate) async fn was_held<R: Replica>(
+pub(crate) async fn may_have_been_held<R: Replica>(
     context: &Context<R>,
     key: &Bytes,
     token: Revision,

@@ -9,7 +9,8 @@ use raw::{Raw, Server, request};
 use serde_json::{Value, json};
 use synod_api::{Limits, Refused, Replica};
 use synod_kv::{
-    Command, Condition, LeaseId, LeaseOperation, ListQuery, Operation, Txn, TxnOperation, read,
+    Command, Condition, LeaseId, LeaseOperation, ListQuery, MemoryMap, Operation, Txn,
+    TxnOperation, lease, read,
 };
 use tokio::time::Instant;
 
@@ -89,7 +90,6 @@ async fn a_lock_is_held_let_go_and_held_again_with_a_higher_token() {
     assert!(second["token"].as_u64() > first["token"].as_u64());
 }
 
-#[tokio::test]
 /// Who asks again and again, and never waits, writes nothing while it is held.
 #[tokio::test]
 async fn a_held_lock_that_is_not_waited_for_is_not_claimed() {
@@ -157,6 +157,7 @@ async fn a_look_at_a_lock_passes_by_no_claims_that_are_over() {
     assert_eq!(look().await.0, false);
 }
 
+#[tokio::test]
 async fn waiters_are_served_in_their_order_also_when_one_in_between_leaves() {
     let (fake, server) = start().await;
     let first = lock(&server, "{\"ttl\": \"10s\"}").await;
@@ -312,7 +313,7 @@ async fn an_attempt_that_hung_does_not_take_what_another_one_let_go() {
     }
     let ended = hangs.answer().await;
     ended.assert_problem(409, "lock-held", "not_applied");
-    assert!(ended.json()["detail"].as_str().unwrap().contains("not any more"), "{ended:?}");
+    assert!(ended.json()["detail"].as_str().unwrap().contains("not held so any more"), "{ended:?}");
     assert_eq!(claims(&fake), 0, "{held}");
 }
 
@@ -327,8 +328,7 @@ async fn leases(server: &Server) -> usize {
     leases["leases"].as_array().unwrap().len()
 }
 
-/// A lease that was made for a lock ends with it, also under a name. What was waited for in vain keeps
-/// it: another attempt under that name may be told the next moment that it holds.
+/// A lease that was made for a lock ends with it, also under a name, and with the wait that was in vain.
 #[tokio::test]
 async fn a_named_lock_that_is_let_go_leaves_no_lease_behind() {
     let (fake, server) = start().await;
@@ -337,13 +337,42 @@ async fn a_named_lock_that_is_let_go_leaves_no_lease_behind() {
     assert_eq!(held.status, 200, "{held:?}");
     let late = server.ask("POST /v1/lock/a/b", "idempotency-key: n2", body).await;
     late.assert_problem(409, "lock-held", "not_applied");
-    assert_eq!((claims(&fake), leases(&server).await), (1, 2));
+    assert_eq!((claims(&fake), leases(&server).await), (1, 1));
     let release = format!("DELETE /v1/lock/a/b?token={}", held.json()["token"]);
     assert_eq!(server.ask(&release, "", "").await.status, 200);
-    assert_eq!((claims(&fake), leases(&server).await), (0, 1));
-    // Asked again under its name it is taken again, under the same lease.
+    assert_eq!((claims(&fake), leases(&server).await), (0, 0));
+    // Asked again under its name it is taken.
     let again = server.ask("POST /v1/lock/a/b", "idempotency-key: n2", body).await;
     assert_eq!((again.status, leases(&server).await), (200, 1), "{again:?}");
+}
+
+/// Two attempts under a name: the one that gives up ends their lease when the other one claims anew, is
+/// told and counts on it.
+#[tokio::test]
+async fn an_attempt_that_gives_up_ends_no_lease_of_another_that_holds() {
+    let (fake, server) = start().await;
+    fake.keep_time();
+    let name = "idempotency-key: n1";
+    let held = lock(&server, "{\"ttl\": \"10s\"}").await;
+    let waits = wait_for_lock(&fake, &server, name, 2).await;
+    let id = LeaseId(held["lease"].as_u64().unwrap() + 1);
+    let find = |map: &MemoryMap| Ok((lease::epoch(map)?, lease::find(map, id)?));
+    let (epoch, shared) = fake.read(find).unwrap();
+    let renewals = shared.expect("the lease of who waits").renewals;
+    // The client goes. Its claim is withdrawn, and what ends its lease is still on its way.
+    let seen = fake.writes_seen();
+    fake.set_next_writes(&[Mode::Serve, Mode::Refuse(Refused::Deadline)]);
+    drop(waits);
+    fake.saw_writes(seen + 2).await;
+    assert_eq!((claims(&fake), leases(&server).await), (1, 2));
+    server.ask(&format!("DELETE /v1/lock/a/b?token={}", held["token"]), "", "").await;
+    let body = "{\"ttl\": \"10s\", \"wait\": \"30s\"}";
+    let again = server.ask("POST /v1/lock/a/b", name, body).await;
+    assert_eq!((again.status, &again.json()["lease"]), (200, &json!(id.0)), "{again:?}");
+    // It comes late.
+    let operation = Operation::Lease(LeaseOperation::Expire { id, epoch, renewals });
+    fake.write(Command { idempotency: None, operation }, Instant::now()).await.unwrap();
+    assert_eq!((claims(&fake), leases(&server).await), (1, 1));
 }
 
 /// Nobody knows of a lease that is granted when its client is gone.
