@@ -172,7 +172,9 @@ fn a_folder_that_the_next_start_mends_is_told_so() {
     fs::write(&path, settings).expect("written");
     // What was made before is as large as the settings said then.
     fs::remove_dir_all(&data).expect("removed");
-    assert!(synod(&["init", "--config", &config]).status.success());
+    let made = synod(&["init", "--config", &config, "--json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!((&made["node"], made["data_dir"].as_str()), (&1.into(), data.to_str()), "{made}");
     cluster.launch();
     for number in 0..300 {
         let put = cluster.request(1, "PUT", &format!("/v1/kv/{number}"), &[], &[b'v'; 1_000]);

@@ -173,6 +173,11 @@ fn a_lease_is_granted_kept_shown_and_ended() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("lease 8 is lost"), "{said}");
 
+    printed(&cluster, &["lease", "grant", "60s", "--id", "9"]);
+    let keeper = Running::start(&cluster, &["lease", "keep", "9", "--json"]);
+    assert_eq!(keeper.line(), r#"{"id":9,"ttl_ms":60000}"#);
+    drop(keeper);
+
     assert!(printed(&cluster, &["lease", "revoke", "7"]).contains("with 1 key"));
     assert_eq!(run(&cluster, &["get", "a"]).status.code(), Some(3));
     for gone in [["lease", "show", "7"], ["lease", "revoke", "7"], ["lease", "keep", "7"]] {
@@ -339,7 +344,8 @@ fn an_office_goes_to_the_next_who_stands_for_it() {
         run(&cluster, &["elect", "resign", "primary", "--token", "1"]).status.code(),
         Some(3)
     );
-    printed(&cluster, &["elect", "resign", "primary", "--token", &token]);
+    let resigned = json(&cluster, &["elect", "resign", "primary", "--token", &token, "--json"]);
+    assert_eq!((&resigned["resigned"], resigned["token"].to_string()), (&true.into(), token));
     let (code, said) = second.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("somebody else let it go"), "{said}");

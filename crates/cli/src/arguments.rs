@@ -141,6 +141,27 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// A node logs, and its settings say whether in JSON; a local cluster describes itself in
+    /// cluster.json; the rest is for a shell.
+    const WITHOUT_JSON: [&str; 3] = ["serve", "cluster", "completions"];
+
+    fn without_json(command: &clap::Command, found: &mut Vec<String>) {
+        for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+            let takes_json = below.get_arguments().any(|known| known.get_long() == Some("json"));
+            if !takes_json && !below.is_subcommand_required_set() {
+                found.push(below.get_name().to_owned());
+            }
+            without_json(below, found);
+        }
+    }
+
+    #[test]
+    fn every_command_that_tells_something_can_tell_it_to_programs() {
+        let mut found = Vec::new();
+        without_json(&Arguments::command(), &mut found);
+        assert_eq!(found, WITHOUT_JSON);
+    }
+
     #[test]
     fn endpoints_are_split_at_commas() {
         let arguments =
