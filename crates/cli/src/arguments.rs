@@ -14,7 +14,7 @@ mod sim;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bench::{Arena, Bench, BenchOutput, Compare, Failover, How, Throughput};
-pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
+pub(crate) use calls::{Backup, Delete, Fresh, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use data::{Batch, Compact, Completions, Export, Import, KeyRange, Txn};
