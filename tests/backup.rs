@@ -24,6 +24,18 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a command printed that succeeded.
+fn json(output: &Output) -> serde_json::Value {
+    assert!(output.status.success(), "{}", said(output));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The revision of a listing.
+fn revision(text: &str) -> u64 {
+    let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
+    list["revision"].as_u64().expect("a revision")
+}
+
 /// The settings of each node of `cluster`, for new folders and a new cluster id.
 fn new_settings(cluster: &TestCluster, id: u32, cluster_id: &str) -> (String, PathBuf) {
     let file = cluster.settings_path(id);
@@ -48,12 +60,17 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
     assert_eq!(cluster.request(2, "DELETE", "/v1/kv/007", &[], b"").status, 200);
     let before = listing(&cluster, 1);
     let endpoints = cluster.endpoints();
-    let made = synod(&["backup", text(&file), "--endpoints", &endpoints]);
-    assert!(made.status.success(), "{}", said(&made));
+    let made = synod(&["backup", text(&file), "--endpoints", &endpoints, "--json"]);
+    let made = json(&made);
+    assert_eq!(made["file"], text(&file));
+    assert_eq!(made["bytes"], fs::metadata(&file).expect("a file").len());
+    assert_eq!(made["revision"], revision(&before));
     let again = synod(&["backup", text(&file), "--endpoints", &endpoints]);
     assert_eq!(again.status.code(), Some(2), "an existing file is not replaced");
-    let checked = synod(&["restore", text(&file), "--check"]);
-    assert!(checked.status.success(), "{}", said(&checked));
+    let checked = json(&synod(&["restore", text(&file), "--check", "--json"]));
+    for same in ["cluster", "node", "version", "slot", "revision", "file"] {
+        assert_eq!(checked[same], made[same], "{same}");
+    }
     assert!(cluster.stop().success());
 
     // The same id, and a folder that is in use, are refused.
@@ -70,8 +87,10 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
         let inspected = synod(&["inspect", "--data", text(&data)]);
         assert!(inspected.status.success(), "{}", said(&inspected));
         fs::remove_dir_all(&data).expect("removed");
-        let restored = synod(&["restore", text(&file), "--config", text(&config)]);
-        assert!(restored.status.success(), "{}", said(&restored));
+        let restored = json(&synod(&["restore", text(&file), "--config", text(&config), "--json"]));
+        assert_eq!((&restored["node"], &restored["cluster"]), (&node.into(), &id.into()));
+        assert_eq!(restored["revision"], revision(&before) + (1 << 32), "{restored}");
+        assert_eq!(restored["backup"]["cluster"], made["cluster"], "{restored}");
         let inspected = synod(&["inspect", "--data", text(&data), "--json"]);
         let found: serde_json::Value = serde_json::from_slice(&inspected.stdout).expect("JSON");
         assert_eq!(found["identity"]["cluster"], id);
@@ -85,10 +104,6 @@ fn a_backup_becomes_a_new_cluster_with_the_same_contents() {
             ready.is_ok_and(|ready| ready.status == 200)
         });
     }
-    let revision = |text: &str| {
-        let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
-        list["revision"].as_u64().expect("a revision")
-    };
     let old = revision(&before);
     let new = old + (1 << 32);
     let told = |revision: u64| format!("\"revision\":{revision},");

@@ -44,6 +44,53 @@ fn keys_are_stored_read_listed_and_deleted() {
 }
 
 #[test]
+fn a_write_shows_what_was_there_before_if_asked() {
+    let cluster = TestCluster::start(1);
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_slice(&run(&cluster, arguments).stdout).expect("JSON")
+    };
+    let first = json(&["put", "k", "old", "--previous", "--json"]);
+    assert_eq!(first.get("previous"), None, "{first}");
+    let put = text(&run(&cluster, &["put", "k", "new", "--prev"]).stdout);
+    assert_eq!(put, "replaced at revision 2\nbefore, of revision 1: old\n");
+    let put = json(&["put", "k", "newer", "--previous", "--json"]);
+    assert_eq!((&put["previous"]["value"], &put["revision"]), (&"new".into(), &3.into()), "{put}");
+    let gone = json(&["delete", "k", "--previous", "--json"]);
+    assert_eq!(gone["previous"]["value"], "newer", "{gone}");
+    // What is for one key is not passed over where there are many.
+    for many in [&["--all"][..], &["--prefix", "k"]] {
+        for one in [&["--previous"][..], &["--if-revision", "1"]] {
+            let refused = run(&cluster, &[&["delete"][..], many, one].concat());
+            assert_eq!(refused.status.code(), Some(2), "{many:?} {one:?}");
+        }
+    }
+}
+
+#[test]
+fn a_read_waits_for_the_revision_that_it_names() {
+    let cluster = TestCluster::start(1);
+    for key in ["a/1", "a/2", "b/1"] {
+        assert!(run(&cluster, &["put", key, "x"]).status.success());
+    }
+    // The prefix has two spellings.
+    let here = ["--stale", "--min-revision", "3"];
+    for list in [&["list", "a/"][..], &["list", "--prefix", "a/"]] {
+        let listed = text(&run(&cluster, &[list, &here].concat()).stdout);
+        assert_eq!(listed.lines().count(), 3, "{listed}");
+    }
+    assert_eq!(text(&run(&cluster, &[&["get", "b/1"][..], &here].concat()).stdout), "x");
+    assert_eq!(run(&cluster, &["list", "a/", "--prefix", "b/"]).status.code(), Some(2));
+    // It never comes.
+    let there = ["--min-revision", "9", "--timeout-ms", "200"];
+    for read in [&["get", "b/1"][..], &["list"]] {
+        let late = run(&cluster, &[read, &there].concat());
+        assert_eq!(late.status.code(), Some(1), "{}", text(&late.stdout));
+    }
+    let before = ["get", "b/1", "--min-revision", "3", "--revision", "1"];
+    assert_eq!(run(&cluster, &before).status.code(), Some(1));
+}
+
+#[test]
 fn a_listing_that_is_cut_off_says_so_to_programs_too() {
     let cluster = TestCluster::start(1);
     for key in ["cut/a", "cut/b c", "cut/d"] {
@@ -172,7 +219,9 @@ fn a_folder_that_the_next_start_mends_is_told_so() {
     fs::write(&path, settings).expect("written");
     // What was made before is as large as the settings said then.
     fs::remove_dir_all(&data).expect("removed");
-    assert!(synod(&["init", "--config", &config]).status.success());
+    let made = synod(&["init", "--config", &config, "--json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).expect("JSON");
+    assert_eq!((&made["node"], made["data_dir"].as_str()), (&1.into(), data.to_str()), "{made}");
     cluster.launch();
     for number in 0..300 {
         let put = cluster.request(1, "PUT", &format!("/v1/kv/{number}"), &[], &[b'v'; 1_000]);

@@ -173,6 +173,11 @@ fn a_lease_is_granted_kept_shown_and_ended() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("lease 8 is lost"), "{said}");
 
+    printed(&cluster, &["lease", "grant", "60s", "--id", "9"]);
+    let keeper = Running::start(&cluster, &["lease", "keep", "9", "--json"]);
+    assert_eq!(keeper.line(), r#"{"id":9,"ttl_ms":60000}"#);
+    drop(keeper);
+
     assert!(printed(&cluster, &["lease", "revoke", "7"]).contains("with 1 key"));
     assert_eq!(run(&cluster, &["get", "a"]).status.code(), Some(3));
     for gone in [["lease", "show", "7"], ["lease", "revoke", "7"], ["lease", "keep", "7"]] {
@@ -292,9 +297,13 @@ fn a_lock_that_is_lost_before_its_command_runs_is_no_refusal() {
     const GRANTED: &str = r#"{"id":7,"ttl_ms":10000,"revision":1}"#;
     const OVER: &str = r#"{"type":"urn:synod:lease-not-found","title":"t","status":404,
         "detail":"There is no lease 7.","outcome":"not_applied"}"#;
+    const FREE: &str = r#"{"held":false,"waiters":0}"#;
     let url = script::serve(|request| {
-        let is_grant = request.starts_with("POST /v1/lease ");
-        Some(if is_grant { (201, GRANTED.to_owned()) } else { (404, OVER.to_owned()) })
+        Some(match request.split(' ').next() {
+            Some("GET") => (200, FREE.to_owned()),
+            _ if request.starts_with("POST /v1/lease ") => (201, GRANTED.to_owned()),
+            _ => (404, OVER.to_owned()),
+        })
     });
     for command in [&["lock", "l"][..], &["elect", "campaign", "l", "v"]] {
         let end = ["--wait", "0s", "--endpoints", &url, "--", "echo", "it ran"];
@@ -335,7 +344,8 @@ fn an_office_goes_to_the_next_who_stands_for_it() {
         run(&cluster, &["elect", "resign", "primary", "--token", "1"]).status.code(),
         Some(3)
     );
-    printed(&cluster, &["elect", "resign", "primary", "--token", &token]);
+    let resigned = json(&cluster, &["elect", "resign", "primary", "--token", &token, "--json"]);
+    assert_eq!((&resigned["resigned"], resigned["token"].to_string()), (&true.into(), token));
     let (code, said) = second.end();
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("somebody else let it go"), "{said}");

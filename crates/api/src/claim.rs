@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use synod_kv::read::{self, ChangeQuery, ListQuery, ReadError};
+use synod_kv::read::{self, ChangeQuery, ReadError};
 use synod_kv::{
     Command, Compare, Entry, IdempotencyKey, KeyRecord, LeaseId, Operation, Outcome, Relation,
     Revision, Target, Txn, TxnOperation, TxnResult,
@@ -21,7 +21,7 @@ use crate::refusal::refused;
 use crate::replica::{Refused, Replica};
 use crate::response;
 
-/// Claims that one look at the state passes by.
+/// Changes that one look at the state passes by.
 const VISITS_MAX: usize = 2_000;
 
 /// What is claimed: its claims are below this prefix.
@@ -119,24 +119,17 @@ impl Office {
         Bytes::from([self.prefix.as_ref(), format!("{:016x}", lease.0).as_bytes()].concat())
     }
 
-    /// The claims in the local state. They may be of several moments, but of each claim that
-    /// is older than one of them it is seen if it still was there when this began.
+    /// The claims in the local state, as [`crate::lines::Lines::claims`] has them.
     pub(crate) async fn line<R: Replica>(
         &self,
         context: &Context<R>,
         token: Option<Revision>,
     ) -> Result<Line, Problem> {
-        let mut query = ListQuery::prefix(&self.prefix);
-        query.visits_max = VISITS_MAX;
-        query.limit = context.limits.list_entries_max;
+        let limit = context.limits.list_entries_max;
+        let claims = context.lines.claims(&context.replica, &self.prefix, limit).await?;
         let mut line = Line::default();
-        loop {
-            let page = context.replica.read(|map| read::list_at(map, &query, None))?;
-            page.entries.into_iter().for_each(|entry| line.add(Claim::of(entry), token));
-            let Some(next) = page.next else { return Ok(line) };
-            query.start = next;
-            tokio::task::yield_now().await;
-        }
+        claims.into_iter().for_each(|entry| line.add(Claim::of(entry), token));
+        Ok(line)
     }
 
     /// Puts a claim for a lease, unless it has one. Answers its token.
@@ -291,12 +284,12 @@ pub(crate) fn is_withdrawn(outcome: &Outcome) -> bool {
     *succeeded || matches!(&results[..], [TxnResult::Range { entries, .. }] if entries.is_empty())
 }
 
-/// Whether somebody was told to hold a claim that is there no more: it was confirmed first. One of
-/// which nothing is kept may have been held.
+/// Whether somebody may have been told that it holds a claim that is there no more: it was confirmed
+/// before it was removed, or what became of it is not kept any more.
 ///
 /// # Errors
 /// When the state can't be read.
-pub(crate) async fn was_held<R: Replica>(
+pub(crate) async fn may_have_been_held<R: Replica>(
     context: &Context<R>,
     key: &Bytes,
     token: Revision,

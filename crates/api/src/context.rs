@@ -14,6 +14,7 @@ use crate::admission::Admission;
 use crate::call::{self, Deadline, Name};
 use crate::counters::Counters;
 use crate::limits::Limits;
+use crate::lines::Lines;
 use crate::openapi::Document;
 use crate::problem::{Kind, Problem};
 use crate::replica::{Refused, Replica};
@@ -36,6 +37,7 @@ pub(crate) struct Context<R> {
     pub(crate) admission: Admission,
     pub(crate) counters: Counters,
     pub(crate) watches: Arc<Hub>,
+    pub(crate) lines: Lines,
     /// The description of the calls, made when it is asked for first.
     pub(crate) document: OnceLock<Document>,
 }
@@ -60,8 +62,8 @@ pub(crate) struct Expires {
 impl<R: Replica> Context<R> {
     pub(crate) fn new(replica: R, limits: Arc<Limits>) -> Self {
         let (admission, watches) = (Admission::new(&limits), Arc::new(Hub::new(&limits)));
-        let (counters, document) = (Counters::default(), OnceLock::new());
-        Self { replica, admission, counters, watches, document, limits }
+        let (counters, lines, document) = (Counters::default(), Lines::default(), OnceLock::new());
+        Self { replica, admission, counters, watches, lines, document, limits }
     }
 
     /// The client's name for a write, if it gave one. To be asked for before the body of

@@ -291,6 +291,23 @@ pub(crate) async fn keep_alive<R: Replica>(
     })
 }
 
+/// Renews a lease through the log: what would end it and does not know of this is of no effect.
+///
+/// # Errors
+/// As of [`keep_alive`].
+pub(crate) async fn keep_alive_by_command<R: Replica>(
+    context: &Context<R>,
+    id: LeaseId,
+    deadline: Deadline,
+) -> Result<Option<u64>, Problem> {
+    let operation = Operation::Lease(LeaseOperation::KeepAlive { ids: vec![id] });
+    let command = Command { idempotency: None, operation };
+    match context.write(command, deadline).await?.outcome {
+        Outcome::LeasesKept { ttls_ms, .. } => Ok(ttls_ms.into_iter().next().flatten()),
+        other => Err(refused(other)),
+    }
+}
+
 async fn list<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<Body>, Problem> {
     let query = Query::parse(head.uri.query(), &LIST_PARAMETERS)?;
     let from = LeaseId(query.number("from")?.unwrap_or(0));

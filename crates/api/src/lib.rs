@@ -27,6 +27,7 @@ mod key;
 mod lease;
 mod leased_put;
 mod limits;
+mod lines;
 mod listing;
 mod lock;
 mod members;

@@ -22,7 +22,7 @@ use crate::release;
 use crate::replica::Replica;
 use crate::response::{self, Body, at};
 use crate::target::{self, Query};
-use crate::withdrawal::{Granted, Withdrawal};
+use crate::withdrawal::{Granted, Own, Withdrawal};
 
 const LOCK: &str = "/v1/lock/";
 const ELECTION: &str = "/v1/election/";
@@ -177,11 +177,10 @@ async fn hold<R: Replica>(
     let (lease, ttl_ms) = lease_of(context, &wish, deadline).await?;
     let own = matches!(wish.under, Under::Own { .. });
     let paper = Paper { own, value: wish.value.clone() };
-    // Attempts under one name share the lease: one that gives up must not end it under another
-    // that was just told that it holds.
-    let alone = (own && wish.name.is_none()).then_some(lease);
+    let shared = own && wish.name.is_some();
+    let made = own.then_some(if shared { Own::Shared(lease) } else { Own::Alone(lease) });
     let (replica, key) = (&context.replica, wish.office.key(lease));
-    let mut withdrawal = Withdrawal::new(replica, key.clone(), since, alone, place);
+    let mut withdrawal = Withdrawal::new(replica, key.clone(), since, made, place);
     let late = loop {
         withdrawal.set_token(None);
         let token = match wish.office.claim(context, lease, &paper, deadline).await? {
@@ -210,7 +209,7 @@ async fn hold<R: Replica>(
             Turn::Lost => true,
             Turn::Mine => match confirm(
                 context,
-                (&key, lease, token),
+                (&key, lease, token, shared),
                 (&paper, wish.name_of_word(token, &paper)),
                 deadline,
             )
@@ -224,7 +223,7 @@ async fn hold<R: Replica>(
                 Confirmed::Lost => true,
             },
         };
-        if is_lost && claim::was_held(context, &key, token).await? {
+        if is_lost && claim::may_have_been_held(context, &key, token).await? {
             withdrawal.cancel();
             return Err(let_go(lease, token));
         }
@@ -248,7 +247,7 @@ enum Confirmed {
 
 async fn confirm<R: Replica>(
     context: &Context<R>,
-    (key, lease, token): (&Bytes, LeaseId, Revision),
+    (key, lease, token, shared): (&Bytes, LeaseId, Revision, bool),
     (paper, name): (&Paper, Option<IdempotencyKey>),
     deadline: Deadline,
 ) -> Result<Confirmed, Problem> {
@@ -258,8 +257,17 @@ async fn confirm<R: Replica>(
         Outcome::Txn { succeeded: true, .. } if !claim::is_there(context, key, token)? => {
             Ok(Confirmed::Lost)
         }
+        // Renewed from now on: its holder counts from when it hears of it.
         Outcome::Txn { succeeded: true, .. } => {
-            let kept = renew(context, lease, deadline).await?;
+            let kept = match shared {
+                true => lease::keep_alive_by_command(context, lease, deadline).await,
+                false => lease::keep_alive(context, vec![lease], deadline).await.map(sole),
+            };
+            let kept = kept.map_err(|problem| {
+                let words =
+                    format!("It is held under the lease {lease}, which nobody may have renewed.");
+                problem.after(&words).with_effect_unknown()
+            })?;
             Ok(kept.map_or(Confirmed::LeaseOver, |ttl_ms| Confirmed::Held { ttl_ms }))
         }
         Outcome::Txn { .. } | Outcome::LeaseNotFound { .. } => Ok(Confirmed::Lost),
@@ -267,25 +275,17 @@ async fn confirm<R: Replica>(
     }
 }
 
-/// Renews the lease of what is held from now on: its holder counts from when it hears of it.
-async fn renew<R: Replica>(
-    context: &Context<R>,
-    lease: LeaseId,
-    deadline: Deadline,
-) -> Result<Option<u64>, Problem> {
-    let kept = lease::keep_alive(context, vec![lease], deadline).await.map_err(|problem| {
-        let words = format!("It is held under the lease {lease}, which nobody may have renewed.");
-        problem.after(&words).with_effect_unknown()
-    })?;
-    Ok(kept.into_iter().next().flatten())
+/// What became of the one lease that was asked about.
+fn sole(ttls_ms: Vec<Option<u64>>) -> Option<u64> {
+    ttls_ms.into_iter().next().flatten()
 }
 
-/// Another call under the same lease held the claim and let it go, while this one heard of nothing.
-/// To claim again would be to take what nobody waits for any more.
+/// Another call under the same lease held the claim, or may have, and let it go, while this one heard
+/// of nothing. To claim again would be to take what nobody waits for any more.
 fn let_go(lease: LeaseId, token: Revision) -> Problem {
     let detail = format!(
-        "It was held under the lease {lease} with the token {token} by another request like this \
-         one, and is not any more. Ask again if it is still wanted."
+        "Another request like this one held it under the lease {lease} with the token {token}, or \
+         may have, and it is not held so any more. Ask again if it is still wanted."
     );
     Problem::new(Kind::LockHeld, detail)
 }
@@ -299,6 +299,21 @@ fn held_by(holder: &Claim) -> Problem {
     Problem::new(Kind::LockHeld, detail)
 }
 
+/// Who holds what is not waited for. It is not claimed then: whoever asks for it again and again
+/// writes nothing.
+async fn held_already<R: Replica>(
+    context: &Context<R>,
+    wish: &Wish,
+    deadline: Deadline,
+) -> Result<Option<Claim>, Problem> {
+    // What is seen here may be over, which costs nothing to find out when it is free.
+    if !wish.wait.is_zero() || wish.office.line(context, None).await?.first.is_none() {
+        return Ok(None);
+    }
+    context.replica.read_barrier(deadline.replica).await.map_err(Problem::of_read)?;
+    Ok(wish.office.line(context, None).await?.first)
+}
+
 /// The lease for a claim, and how long it lives without being renewed.
 async fn lease_of<R: Replica>(
     context: &Context<R>,
@@ -307,7 +322,12 @@ async fn lease_of<R: Replica>(
 ) -> Result<(LeaseId, u64), Problem> {
     match wish.under {
         Under::Own { ttl_ms } => {
+            // Under a name it may be this request that holds it: the lease tells, and only the name
+            // tells the lease.
             let Some((name, kind, of)) = &wish.name else {
+                if let Some(holder) = held_already(context, wish, deadline).await? {
+                    return Err(held_by(&holder));
+                }
                 let granted = Granted::ask(context, ttl_ms, deadline).await?;
                 return granted.map(|granted| (granted.take(), ttl_ms)).map_err(refused);
             };
@@ -322,7 +342,14 @@ async fn lease_of<R: Replica>(
             barrier.map_err(Problem::of_read)?;
             let find = |map: &R::Map| leases::find(map, id).map_err(ReadError::Map);
             let found = context.replica.read(find)?.filter(|lease| !lease.is_ending);
-            found.map(|lease| (id, lease.ttl_ms)).ok_or_else(|| lease_not_found(id))
+            let lease = found.ok_or_else(|| lease_not_found(id))?;
+            // A claim of an earlier request under this lease may hold, or be to be taken back.
+            if context.replica.get(&wish.office.key(id))?.record.is_none()
+                && let Some(holder) = held_already(context, wish, deadline).await?
+            {
+                return Err(held_by(&holder));
+            }
+            Ok((id, lease.ttl_ms))
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use synod_kv::{LeaseId, Outcome, Revision, Taken};
+use synod_kv::{
+    Command, LeaseId, LeaseOperation, Operation, Outcome, Revision, Taken, lease as leases,
+};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -35,11 +37,20 @@ struct What<R> {
     since: Revision,
     /// Which one it is, once that is known.
     token: Option<Revision>,
-    /// The lease that was made for the claim alone.
-    own: Option<LeaseId>,
+    /// The lease, if it was made for the claim.
+    own: Option<Own>,
     /// The place of the call: as long as its claim is not removed nobody else has it, so there
     /// are never more claims to be removed than calls may wait.
     _place: OwnedSemaphorePermit,
+}
+
+/// A lease that was made for a claim.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Own {
+    /// Nobody else has it.
+    Alone(LeaseId),
+    /// Other attempts of the same request, under its name, have it as well.
+    Shared(LeaseId),
 }
 
 impl<R: Replica> Withdrawal<R> {
@@ -48,7 +59,7 @@ impl<R: Replica> Withdrawal<R> {
         replica: &R,
         key: Bytes,
         since: Revision,
-        own: Option<LeaseId>,
+        own: Option<Own>,
         place: OwnedSemaphorePermit,
     ) -> Self {
         let replica = replica.clone();
@@ -104,16 +115,20 @@ impl<R: Replica> What<R> {
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);
         };
-        if let Some(lease) = self.own
-            && claim::is_withdrawn(&outcome)
-        {
-            end_own(&self.replica, &self.key, lease, Instant::now() + ATTEMPT_MAX).await;
+        if !claim::is_withdrawn(&outcome) {
+            return;
+        }
+        let deadline = Instant::now() + ATTEMPT_MAX;
+        match self.own {
+            Some(Own::Alone(lease)) => end_own(&self.replica, &self.key, lease, deadline).await,
+            Some(Own::Shared(lease)) => end_shared(&self.replica, &self.key, lease, deadline).await,
+            None => {}
         }
     }
 }
 
-/// Ends a lease that was made for a claim alone, when that is gone. Attempts under one name share
-/// the lease: it stays if one of them has claimed again. If this fails the lease ends by itself.
+/// Ends a lease that was made for a claim, when that is gone, unless it is claimed under it again. If
+/// this fails the lease ends by itself.
 pub(crate) async fn end_own<R: Replica>(
     replica: &R,
     key: &Bytes,
@@ -126,6 +141,27 @@ pub(crate) async fn end_own<R: Replica>(
         if !is_claimed {
             let _ = replica.write(lease::revocation(lease), deadline).await;
         }
+    };
+    let _ = timeout_at(deadline, end).await;
+}
+
+/// Ends a lease that other attempts may have, if none of them claims under it. One that claims
+/// from now on renews it through the log before its client is told, and what ends it here is of no
+/// effect behind that; before that, the attempt learns that the lease is over, and makes it anew.
+async fn end_shared<R: Replica>(replica: &R, key: &Bytes, lease: LeaseId, deadline: Instant) {
+    let end = async {
+        replica.read_barrier(deadline).await.ok()?;
+        // Before the look for a claim: of a later one there is a later renewal.
+        let find = |map: &R::Map| {
+            Ok((leases::epoch(map)?, leases::find(map, lease)?.map(|lease| lease.renewals)))
+        };
+        let (epoch, renewals) = replica.read(find).ok()?;
+        let operation = LeaseOperation::Expire { id: lease, epoch, renewals: renewals? };
+        if replica.get(key).ok()?.record.is_none() {
+            let command = Command { idempotency: None, operation: Operation::Lease(operation) };
+            let _ = replica.write(command, deadline).await;
+        }
+        Some(())
     };
     let _ = timeout_at(deadline, end).await;
 }

@@ -116,61 +116,6 @@ async fn every_record_in_json_says_its_lease() {
 }
 
 #[tokio::test]
-async fn what_is_not_understood_changes_nothing() {
-    let (fake, server) = start().await;
-    for (line, body, kind) in [
-        ("POST /v1/lease", "", "bad-json"),
-        ("POST /v1/lease", "{}", "missing-member"),
-        ("POST /v1/lease", "{\"ttl\": 30}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30\"}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"999ms\"}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"99999999s\"}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 0}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": -1}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 4503599627370496}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"id\": 18446744073709551615}", "bad-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"idd\": 1}", "unknown-member"),
-        ("POST /v1/lease", "{\"ttl\": \"30s\", \"ttl\": \"30s\"}", "doubled-member"),
-        ("POST /v1/lease", "{\"ttl\": \"\u{0}\"}", "bad-json"),
-        ("POST /v1/lease?ttl=30s", "{\"ttl\": \"30s\"}", "unknown-parameter"),
-        ("POST /v1/lease/x/keepalive", "", "bad-id"),
-        ("POST /v1/lease/07/keepalive", "", "bad-id"),
-        ("POST /v1/lease/7/keepalive?id=7", "", "unknown-parameter"),
-        ("POST /v1/lease/keepalive", "[7]", "bad-member"),
-        ("POST /v1/lease/keepalive", "{\"ids\": [\"7\"]}", "bad-member"),
-        ("DELETE /v1/lease/7/8", "", "bad-id"),
-        ("DELETE /v1/lease/7?force=true", "", "unknown-parameter"),
-        ("GET /v1/lease?from=x", "", "bad-query"),
-        ("GET /v1/lease?limit=0", "", "bad-query"),
-        ("GET /v1/lease?limit=1&limit=1", "", "doubled-parameter"),
-        ("GET /v1/lease/7?start=a", "", "contradictory-parameters"),
-        ("GET /v1/lease/7?keys=maybe", "", "bad-query"),
-        ("PUT /v1/kv/a?lease=x", "v", "bad-query"),
-        ("PUT /v1/kv/a?lease=0", "v", "bad-query"),
-        ("PUT /v1/kv/a?lease=7&lease=7", "v", "doubled-parameter"),
-        ("PUT /v1/kv/a?lease=7&ttl=30s", "v", "contradictory-parameters"),
-        ("PUT /v1/kv/a?ttl=1", "v", "bad-query"),
-        ("PUT /v1/kv/a?ttl=", "v", "bad-query"),
-        ("DELETE /v1/kv/a?lease=7", "", "unknown-parameter"),
-    ] {
-        let answer = server.ask(line, "", body).await;
-        answer.assert_problem(400, kind, "not_applied");
-        assert_eq!(fake.operations(), [], "{line} {body}");
-    }
-    for line in ["PUT /v1/lease", "PUT /v1/lease/7", "GET /v1/lease/7/keepalive"] {
-        let answer = server.ask(line, "", "").await;
-        answer.assert_problem(405, "method-not-allowed", "not_applied");
-    }
-    let many = format!("{{\"ids\": [{}7]}}", "7,".repeat(4_096));
-    let answer = server.ask("POST /v1/lease/keepalive", "", &many).await;
-    answer.assert_problem(400, "bad-member", "not_applied");
-    let large = " ".repeat(200_000);
-    let answer = server.ask("POST /v1/lease/keepalive", "", &large).await;
-    answer.assert_problem(413, "body-too-large", "not_applied");
-    assert_eq!(fake.operations(), []);
-}
-
-#[tokio::test]
 async fn leases_are_refused_for_their_own_reasons() {
     let options = KvOptions { leases_max: 1, ..KvOptions::default() };
     let fake = Fake::new(options);

@@ -5,11 +5,8 @@ mod fake;
 mod raw;
 
 use fake::Fake;
-use raw::Server;
+use raw::{Case, Server};
 use synod_api::{Leader, Limits};
-
-/// Method and target, header lines, body; status, type, and words of the detail.
-type Case = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
 const CASES: &[Case] = &[
     // Keys.
@@ -177,16 +174,9 @@ async fn what_is_not_understood_is_refused_and_changes_nothing() {
     let server = Server::start(fake.clone(), limits).await;
     server.ask("PUT /v1/kv/a", "", "before").await;
     let writes = fake.writes_seen();
-    for (line, headers, body, status, kind, words) in CASES {
-        let answer = server.ask(line, headers, body).await;
-        println!("{line} {headers}: {answer:?}");
-        answer.assert_problem(*status, kind, "not_applied");
-        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(detail.contains(words), "{line}: '{detail}' does not say '{words}'");
-        if *status == 405 {
-            assert!(detail.contains(answer.header("allow")), "{line}: {answer:?}");
-        }
-        assert_eq!(answer.header("synod-leader"), "1 http://127.0.0.1:7001", "{line}");
+    for case in CASES {
+        let answer = server.assert_refused(case).await;
+        assert_eq!(answer.header("synod-leader"), "1 http://127.0.0.1:7001", "{}", case.0);
     }
     assert_eq!(fake.writes_seen(), writes, "a refused request reached the replica");
     assert_eq!(fake.value(b"a").unwrap(), b"before");

@@ -14,7 +14,7 @@ mod sim;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use bench::{Arena, Bench, BenchOutput, Compare, Failover, How, Throughput};
-pub(crate) use calls::{Backup, Delete, Get, List, Put, Reach, Transfer};
+pub(crate) use calls::{Backup, Delete, Fresh, Get, List, Put, Reach, Transfer};
 pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use data::{Batch, Compact, Completions, Export, Import, KeyRange, Txn};
@@ -139,6 +139,27 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    /// A node logs, and its settings say whether in JSON; a local cluster describes itself in
+    /// cluster.json; the rest is for a shell.
+    const WITHOUT_JSON: [&str; 3] = ["serve", "cluster", "completions"];
+
+    fn without_json(command: &clap::Command, found: &mut Vec<String>) {
+        for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+            let takes_json = below.get_arguments().any(|known| known.get_long() == Some("json"));
+            if !takes_json && !below.is_subcommand_required_set() {
+                found.push(below.get_name().to_owned());
+            }
+            without_json(below, found);
+        }
+    }
+
+    #[test]
+    fn every_command_that_tells_something_can_tell_it_to_programs() {
+        let mut found = Vec::new();
+        without_json(&Arguments::command(), &mut found);
+        assert_eq!(found, WITHOUT_JSON);
     }
 
     #[test]

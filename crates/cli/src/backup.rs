@@ -5,13 +5,14 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Context;
+use serde::Serialize;
 use synod_client::ClientError;
 use synod_kv::ANOTHER_CLUSTER_STEP;
 use synod_node::{BackupAbout, Settings, check_backup};
 
 use crate::arguments::{Backup, Restore};
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, print_json};
 use crate::partial::{Partial, cannot_write};
 use crate::progress::Progress;
 use crate::serve::founds_by_mistake;
@@ -27,7 +28,58 @@ pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
     let about = about.map_err(|error| Failure::failed(error.to_string()))?;
     partial.publish()?;
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
+    if arguments.reach.json {
+        return print_json(&Made { file, bytes, backup: Contents::of(&about) });
+    }
     print(&format!("{}: {bytes} bytes, {}", file.display(), describe(&about)))
+}
+
+/// A backup that was made, as JSON.
+#[derive(Serialize)]
+struct Made<'a> {
+    file: &'a Path,
+    bytes: u64,
+    #[serde(flatten)]
+    backup: Contents<'a>,
+}
+
+/// A backup that was checked, as JSON.
+#[derive(Serialize)]
+struct Checked<'a> {
+    file: &'a Path,
+    #[serde(flatten)]
+    backup: Contents<'a>,
+}
+
+/// A node that was made of a backup, as JSON.
+#[derive(Serialize)]
+struct Restored<'a> {
+    node: u32,
+    /// In hexadecimal.
+    cluster: String,
+    data_dir: &'a Path,
+    /// Its revisions go on above this one.
+    revision: u64,
+    backup: Contents<'a>,
+}
+
+/// What a backup holds, as JSON.
+#[derive(Serialize)]
+struct Contents<'a> {
+    /// The cluster that it is of, in hexadecimal.
+    cluster: &'a str,
+    /// The node that made it, and the release that this ran.
+    node: u32,
+    version: &'a str,
+    slot: u64,
+    revision: u64,
+}
+
+impl<'a> Contents<'a> {
+    fn of(about: &'a BackupAbout) -> Self {
+        let BackupAbout { version, cluster, node, slot, revision, files: _ } = about;
+        Contents { cluster, node: *node, version, slot: *slot, revision: *revision }
+    }
 }
 
 fn receive(arguments: &Backup, mut out: File, path: &Path) -> Result<(), Failure> {
@@ -50,10 +102,14 @@ fn receive(arguments: &Backup, mut out: File, path: &Path) -> Result<(), Failure
 pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
     let mut progress = Progress::new("read");
     if arguments.check {
-        let about = check_backup(&arguments.file, |bytes| progress.set(bytes));
+        let file = &arguments.file;
+        let about = check_backup(file, |bytes| progress.set(bytes));
         let about = about.map_err(|error| Failure::failed(error.to_string()))?;
         progress.end();
-        return print(&format!("{} is whole: {}", arguments.file.display(), describe(&about)));
+        if arguments.json {
+            return print_json(&Checked { file, backup: Contents::of(&about) });
+        }
+        return print(&format!("{} is whole: {}", file.display(), describe(&about)));
     }
     let Some(config) = &arguments.config else {
         return Err(Failure::usage("say --config, the settings of the node to be made"));
@@ -70,13 +126,18 @@ pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
     let restored = synod_node::restore(&arguments.file, &settings, |bytes| progress.set(bytes));
     let about = restored.map_err(|error| Failure::failed(error.to_string()))?;
     progress.end();
+    let (node, data_dir) = (settings.node_id, settings.data_dir.as_path());
+    let cluster = format!("{:032x}", settings.cluster_id());
+    let revision = about.revision + ANOTHER_CLUSTER_STEP;
+    if arguments.json {
+        let backup = Contents::of(&about);
+        return print_json(&Restored { node, cluster, data_dir, revision, backup });
+    }
     print(&format!(
-        "node {} of cluster {:032x} is ready to serve from {}, with {}. Its revisions go on above {}",
-        settings.node_id,
-        settings.cluster_id(),
-        settings.data_dir.display(),
+        "node {node} of cluster {cluster} is ready to serve from {}, with {}. Its revisions go on \
+         above {revision}",
+        data_dir.display(),
         describe(&about),
-        about.revision + ANOTHER_CLUSTER_STEP
     ))
 }
 

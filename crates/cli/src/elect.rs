@@ -1,5 +1,6 @@
 //! `synod elect`: an office that one at a time holds.
 
+use serde_json::json;
 use synod_client::{Holder, Revision};
 
 use crate::arguments::{Campaign, Elect, Observe, Resign, ShowElected};
@@ -7,7 +8,7 @@ use crate::failure::Failure;
 use crate::hold::{Hold, run as run_while_held, unless_lost};
 use crate::keys::{bytes_of, shown};
 use crate::lock::{HolderJson, leave, options, show, taken};
-use crate::output::{print, print_on, tell};
+use crate::output::{print, print_json, print_on, tell};
 use crate::talk::with_client;
 
 pub(crate) fn run(arguments: &Elect) -> Result<(), Failure> {
@@ -84,6 +85,9 @@ fn resign(arguments: &Resign) -> Result<(), Failure> {
         with_client(&arguments.reach, |client| async move { client.depose(&name, token).await })?;
     if !done {
         return Err(Failure::refused(format!("nobody is elected with the token {token}")));
+    }
+    if arguments.reach.json {
+        return print_json(&json!({"resigned": true, "token": token.0}));
     }
     print("the office is free")
 }

@@ -15,7 +15,7 @@ use synod_client::{
 };
 use synod_kv::http::{DeleteBody, Encoding, KeyText, ListEntry, PutBody, RecordBody, ValueText};
 
-use crate::arguments::{Delete, Get, Put};
+use crate::arguments::{Delete, Fresh, Get, Put};
 use crate::failure::Failure;
 use crate::input::read_whole;
 use crate::output::{print, print_bytes, print_json};
@@ -42,7 +42,8 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
         (None, Some(ttl)) => Attach::Own { ttl },
         (None, None) => Attach::Nothing,
     };
-    let options = PutOptions { attach, ..PutOptions::only_if(condition) };
+    let want_previous = arguments.previous;
+    let options = PutOptions { attach, want_previous, ..PutOptions::only_if(condition) };
     let key = bytes_of(&arguments.key);
     let stored =
         with_client(
@@ -55,12 +56,19 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
             revision: stored.revision.0,
             create_revision: stored.create_revision.0,
             version: stored.version,
-            previous: None,
+            previous: stored.previous.as_ref().map(record_body),
         };
         return print_json(&PutJson { body, lease: stored.lease.map(|lease| lease.0) });
     }
     let verb = if stored.version == 1 { "created" } else { "replaced" };
-    print(&format!("{verb} at revision {}", stored.revision))
+    print(&format!("{verb} at revision {}{}", stored.revision, before(stored.previous.as_ref())))
+}
+
+/// What was there before, as a line below another one.
+fn before(previous: Option<&Record>) -> String {
+    let Some(record) = previous else { return String::new() };
+    let value = shown(record.value.as_deref().unwrap_or_default());
+    format!("\nbefore, of revision {}: {value}", record.mod_revision)
 }
 
 /// What a put came to, and what the key lives under.
@@ -73,9 +81,7 @@ struct PutJson {
 }
 
 pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
-    let consistency = if arguments.stale { Consistency::Stale } else { Consistency::Linearizable };
-    let revision = arguments.revision.map(Revision);
-    let options = ReadOptions { consistency, revision, ..ReadOptions::default() };
+    let options = read_options(arguments.fresh, arguments.revision);
     let key = bytes_of(&arguments.key);
     let name = key.clone();
     let found =
@@ -105,6 +111,16 @@ pub(crate) fn get(arguments: &Get) -> Result<(), Failure> {
     })
 }
 
+/// What a read asks for.
+pub(crate) fn read_options(fresh: Fresh, revision: Option<u64>) -> ReadOptions {
+    let Fresh { stale, min_revision } = fresh;
+    ReadOptions {
+        consistency: if stale { Consistency::Stale } else { Consistency::Linearizable },
+        min_revision: min_revision.map(Revision),
+        revision: revision.map(Revision),
+    }
+}
+
 pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
     let Some(key) = &arguments.key else {
         return delete_range(arguments);
@@ -114,16 +130,20 @@ pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
         None => Condition::Always,
     };
     let name = bytes_of(key);
-    let deleted = with_client(&arguments.reach, |client| async move {
-        client.delete(&name, &DeleteOptions::only_if(condition)).await
-    })?;
+    let want_previous = arguments.previous;
+    let options = DeleteOptions { want_previous, ..DeleteOptions::only_if(condition) };
+    let deleted =
+        with_client(
+            &arguments.reach,
+            |client| async move { client.delete(&name, &options).await },
+        )?;
     let Some(deleted) = deleted else {
         return Err(no_such_key(key));
     };
     if arguments.reach.json {
-        return print_deleted(deleted.revision, 1);
+        return print_deleted(deleted.revision, 1, deleted.previous.as_ref());
     }
-    print(&format!("deleted at revision {}", deleted.revision))
+    print(&format!("deleted at revision {}{}", deleted.revision, before(deleted.previous.as_ref())))
 }
 
 fn delete_range(arguments: &Delete) -> Result<(), Failure> {
@@ -135,13 +155,18 @@ fn delete_range(arguments: &Delete) -> Result<(), Failure> {
         }
     })?;
     if arguments.reach.json {
-        return print_deleted(removed.revision, removed.deleted);
+        return print_deleted(removed.revision, removed.deleted, None);
     }
     print(&format!("{} keys deleted, revision {}", removed.deleted, removed.revision))
 }
 
-fn print_deleted(revision: Revision, deleted: u64) -> Result<(), Failure> {
-    print_json(&DeleteBody { revision: revision.0, deleted, more: false, previous: None })
+fn print_deleted(
+    revision: Revision,
+    deleted: u64,
+    previous: Option<&Record>,
+) -> Result<(), Failure> {
+    let previous = previous.map(record_body);
+    print_json(&DeleteBody { revision: revision.0, deleted, more: false, previous })
 }
 
 /// Bytes as one short line.

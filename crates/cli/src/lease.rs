@@ -46,9 +46,14 @@ fn keep(arguments: &KeepLease) -> Result<(), Failure> {
         }
         return print(&format!("lease {id} lives for {} from now on", time_text(ttl)));
     }
+    let is_json = arguments.reach.json;
     let lost = with_client(&arguments.reach, |client| async move {
         let Some(keeper) = client.keep(id).await? else { return Ok(None) };
-        tell(&format!("lease {id} of {} is kept alive until Ctrl-C", time_text(keeper.ttl())));
+        let ttl = keeper.ttl();
+        tell(&match is_json {
+            true => format!("{{\"id\":{id},\"ttl_ms\":{}}}", millis(ttl)),
+            false => format!("lease {id} of {} is kept alive until Ctrl-C", time_text(ttl)),
+        });
         Ok(Some(keeper.lost().await))
     })?;
     let lost = lost.ok_or_else(|| no_such_lease(id))?;

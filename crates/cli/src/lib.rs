@@ -70,10 +70,7 @@ pub fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<(), Failure> {
     match command {
-        Command::Init(arguments) => {
-            let identity = serve::init_by_hand(arguments)?;
-            output::print(&identity)
-        }
+        Command::Init(arguments) => serve::init_by_hand(arguments),
         Command::Serve(arguments) => serve::serve(arguments),
         Command::Cluster(arguments) => cluster::run(arguments),
         Command::Put(arguments) => keys::put(arguments),

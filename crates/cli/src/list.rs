@@ -8,7 +8,7 @@ use synod_kv::http::ListPage;
 
 use crate::arguments::List;
 use crate::failure::Failure;
-use crate::keys::{bytes_of, list_entry, shown};
+use crate::keys::{bytes_of, list_entry, read_options, shown};
 use crate::output::{columns, print, print_bytes, print_json, warn};
 use crate::talk::{with_client, with_patient_client};
 
@@ -18,14 +18,15 @@ const PAGE_KEYS: u32 = 1_000;
 const LIMIT: u32 = 1_000;
 
 pub(crate) fn run(arguments: &List) -> Result<(), Failure> {
+    let prefix = arguments.prefix.as_ref().or(arguments.prefix_named.as_ref());
     let mut query = ListOptions {
         start: arguments.start.as_ref().map(bytes_of),
         end: arguments.end.as_ref().map(bytes_of),
         reverse: arguments.reverse,
         keys_only: arguments.keys_only,
-        ..ListOptions::prefix(bytes_of(&arguments.prefix))
+        read: read_options(arguments.fresh, arguments.revision),
+        ..ListOptions::prefix(prefix.map(bytes_of).unwrap_or_default())
     };
-    query.read.revision = arguments.revision.map(Revision);
     if arguments.count {
         return count(arguments, query);
     }

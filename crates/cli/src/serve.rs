@@ -1,13 +1,14 @@
 //! `synod init` and `synod serve`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use synod_node::{ServeError, Settings, StartError, logging};
 
 use crate::arguments::{Init, Serve};
 use crate::failure::Failure;
 use crate::follower::die_with;
-use crate::output::warn;
+use crate::output::{print, print_json, warn};
 
 /// Overrides the level of the settings.
 const LEVEL_VARIABLE: &str = "SYNOD_LOG";
@@ -16,7 +17,7 @@ const FIRST_ID: u32 = 1;
 
 /// Writes the data folder of a new node, unless it looks as if that was a member of a cluster and
 /// lost its folder.
-pub(crate) fn init_by_hand(arguments: &Init) -> Result<String, Failure> {
+pub(crate) fn init_by_hand(arguments: &Init) -> Result<(), Failure> {
     let settings = load(&arguments.settings.config)?;
     if !arguments.alone && founds_by_mistake(&settings) {
         let id = settings.node_id;
@@ -27,7 +28,24 @@ pub(crate) fn init_by_hand(arguments: &Init) -> Result<String, Failure> {
              {id} is to be a cluster of its own, add --alone"
         )));
     }
-    init(&arguments.settings.config)
+    let made = init(&arguments.settings.config)?;
+    if arguments.json {
+        return print_json(&made);
+    }
+    let NewNode { node, cluster, data_dir } = &made;
+    print(&format!(
+        "node {node} of cluster {cluster} is ready to serve from {}",
+        data_dir.display()
+    ))
+}
+
+/// A node whose data folder was written.
+#[derive(Debug, Serialize)]
+pub(crate) struct NewNode {
+    pub(crate) node: u32,
+    /// In hexadecimal.
+    pub(crate) cluster: String,
+    pub(crate) data_dir: PathBuf,
 }
 
 /// Whether the settings look like those of a node that joined others. They may name it alone, and
@@ -38,16 +56,15 @@ pub(crate) fn founds_by_mistake(settings: &Settings) -> bool {
 }
 
 /// Writes the data folder of a new node.
-pub(crate) fn init(config: &Path) -> Result<String, Failure> {
+pub(crate) fn init(config: &Path) -> Result<NewNode, Failure> {
     let settings = load(config)?;
     let identity =
         synod_node::init(&settings).map_err(|error| Failure::failed(error.to_string()))?;
-    Ok(format!(
-        "node {} of cluster {:032x} is ready to serve from {}",
-        identity.node.0,
-        identity.cluster,
-        settings.data_dir.display()
-    ))
+    Ok(NewNode {
+        node: identity.node.0,
+        cluster: format!("{:032x}", identity.cluster),
+        data_dir: settings.data_dir,
+    })
 }
 
 /// Runs one node until SIGINT or SIGTERM.

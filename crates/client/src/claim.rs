@@ -140,6 +140,10 @@ impl Client {
                 Some(until.ok_or_else(|| ClientError::invalid("so long a wait has no end"))?)
             }
         };
+        // No lease is taken for what would not be waited for.
+        if options.wait == Some(Duration::ZERO) && self.holder(office, name).await?.is_some() {
+            return Ok(None);
+        }
         // Asked for under a lease that is there, it can be asked for again as often as it takes.
         let mut keeper = self.grant_kept(options.ttl).await?;
         loop {

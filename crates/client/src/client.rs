@@ -21,8 +21,11 @@ use crate::target::Target;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// So many range deletes in a row that remove nothing and say that there is more.
+/// So many range deletes in a row that do not get on and say that there is more.
 const IDLE_DELETES_MAX: u32 = 16;
+/// So many range deletes for one range. A node that says that there is more was at it for the time
+/// of a request, and each of its commands removed 10,000 keys unless it is set otherwise.
+const DELETES_MAX: u32 = 100_000;
 
 /// A client of one cluster. A clone shares connections and what is known about the
 /// nodes. Its calls need a tokio runtime with time and IO.
@@ -184,8 +187,8 @@ impl Client {
     }
 
     async fn delete_range(&self, target: &Target) -> Result<Removed, ClientError> {
-        let (mut deleted, mut idle) = (0, 0);
-        loop {
+        let (mut deleted, mut idle, mut reached) = (0, 0, 0);
+        for _ in 0..DELETES_MAX {
             let options = PutOptions::default();
             let (message, repeat) = self.write(Method::DELETE, target, &options, Bytes::new())?;
             let called = self.shared.retrier.call(&message, &repeat).await;
@@ -200,12 +203,16 @@ impl Client {
             if !body.more {
                 return Ok(Removed { revision: Revision(body.revision), deleted });
             }
-            // A node may pass by what others removed, but not for ever.
-            idle = if body.deleted == 0 { idle + 1 } else { 0 };
+            // A node may pass by what others removed, but not for ever. What removes something is
+            // a new revision.
+            let gets_on = body.deleted > 0 && body.revision > reached;
+            reached = reached.max(body.revision);
+            idle = if gets_on { 0 } else { idle + 1 };
             if idle == IDLE_DELETES_MAX {
-                return Err(in_part(garbled(), deleted));
+                break;
             }
         }
+        Err(in_part(garbled(), deleted))
     }
 
     /// A page of keys.

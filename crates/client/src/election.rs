@@ -11,6 +11,7 @@ use crate::claimed::Claimed;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::retry::Repeat;
+use crate::underway::Underway;
 use crate::watch::{Watch, WatchOptions, WatchStep};
 
 /// An office that was won, and is kept until it is [resigned](Leadership::resign), lost or
@@ -35,6 +36,10 @@ pub struct Observer {
     told: Option<Option<Holder>>,
     /// Something happened since the last look.
     must_look: bool,
+    /// The look that is being taken.
+    looking: Option<Underway<Result<Option<Holder>, ClientError>>>,
+    /// A watch that takes the place of the one that came too late.
+    rewatching: Option<Underway<Result<Watch, ClientError>>>,
 }
 
 impl Client {
@@ -85,6 +90,8 @@ impl Client {
             watch,
             told: None,
             must_look: true,
+            looking: None,
+            rewatching: None,
         })
     }
 }
@@ -156,7 +163,7 @@ impl Deref for Leadership {
 impl Observer {
     /// Who is elected at first, and then whenever somebody else is, nobody is any more, or who
     /// is says something else. Who was it only in between may not be told. Nothing is lost when
-    /// this is dropped before it is ready.
+    /// this is dropped before it is ready: so it may stand in a `select!` in a loop.
     ///
     /// # Errors
     /// As [`Client::leader_of`]; the next call goes on.
@@ -166,7 +173,7 @@ impl Observer {
                 self.something_happens().await?;
                 self.must_look = true;
             }
-            let holder = self.client.leader_of(&self.name).await?;
+            let holder = self.look().await?;
             self.must_look = false;
             let is_news = !self.told.as_ref().is_some_and(|told| is_same(told, &holder));
             self.told = Some(holder.clone());
@@ -176,21 +183,49 @@ impl Observer {
         }
     }
 
+    /// Who is elected. A look that was dropped goes on.
+    async fn look(&mut self) -> Result<Option<Holder>, ClientError> {
+        let looking = self.looking.get_or_insert_with(|| {
+            let (client, name) = (self.client.clone(), self.name.clone());
+            Underway::begin(async move { client.leader_of(&name).await })
+        });
+        let holder = looking.end().await;
+        self.looking = None;
+        holder.unwrap_or_else(|| Err(runtime_ended()))
+    }
+
+    /// Watches from now on. What was dropped goes on.
+    async fn watch_anew(&mut self) -> Result<(), ClientError> {
+        let rewatching = self.rewatching.get_or_insert_with(|| {
+            let (client, options) = (self.client.clone(), claims_of(&self.name));
+            Underway::begin(async move { client.watch(options).await })
+        });
+        let watch = rewatching.end().await;
+        self.rewatching = None;
+        self.watch = watch.unwrap_or_else(|| Err(runtime_ended()))?;
+        Ok(())
+    }
+
     /// Waits for a change of the claims.
     async fn something_happens(&mut self) -> Result<(), ClientError> {
+        // What happened is not known any more, but how it is now.
+        if self.rewatching.is_some() {
+            return self.watch_anew().await;
+        }
         loop {
             match self.watch.step().await {
                 Ok(WatchStep::Changes(_)) => return Ok(()),
                 Ok(WatchStep::Progress(_)) => {}
-                Err(ClientError::Compacted { .. }) => {
-                    // What happened is not known any more, but how it is now.
-                    self.watch = self.client.watch(claims_of(&self.name)).await?;
-                    return Ok(());
-                }
+                Err(ClientError::Compacted { .. }) => return self.watch_anew().await,
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+fn runtime_ended() -> ClientError {
+    let last = "the runtime of the observer has ended".to_owned();
+    ClientError::Unreachable { attempts: 1, last }
 }
 
 /// Whether the same one says the same.

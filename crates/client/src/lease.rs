@@ -170,7 +170,8 @@ impl Client {
         }
     }
 
-    /// A page of leases, from this id on.
+    /// A page of leases, from this id on, as they are when it is asked for: no older state of
+    /// leases is kept, so pages are not of one moment.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -55,6 +55,7 @@ mod scan;
 mod silence;
 mod target;
 mod transaction;
+mod underway;
 mod watch;
 
 pub use answer::{Deleted, Entry, Found, Page, Record, Removed, Stored};

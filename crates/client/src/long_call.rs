@@ -241,14 +241,26 @@ impl Effort {
         setback: Setback,
         retrier: &Retrier,
     ) -> Result<(), Setback> {
+        sleep(self.pause(setback, retrier)?).await;
+        Ok(())
+    }
+
+    /// How long to wait for the next attempt, which counts as made.
+    ///
+    /// # Errors
+    /// As [`Effort::rest`].
+    pub(crate) fn pause(
+        &mut self,
+        setback: Setback,
+        retrier: &Retrier,
+    ) -> Result<Duration, Setback> {
         let now = Instant::now();
         let deadline = *self.deadline.get_or_insert(now + retrier.options.call_timeout);
         let pause = retrier.pause(self.attempts.max(1), &mut self.tried, &setback);
         if setback.is_final || now + pause >= deadline || !retrier.spend() {
             return Err(setback);
         }
-        sleep(pause).await;
-        Ok(())
+        Ok(pause)
     }
 
     /// What a read becomes that does not get on any more.

@@ -1,11 +1,14 @@
 //! All keys of a range, one after the other.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Request;
 use http::header::{ACCEPT, HeaderValue};
 use http_body_util::Empty;
 use synod_kv::Revision;
 use synod_kv::http::ListEntry;
+use tokio::time::sleep;
 
 use crate::answer::Entry;
 use crate::attempt::timeout_header;
@@ -14,6 +17,7 @@ use crate::error::ClientError;
 use crate::long_call::{Effort, LongAnswer};
 use crate::options::ListOptions;
 use crate::retry::Setback;
+use crate::underway::Underway;
 
 /// A walk through all keys of a range as they were at one revision.
 ///
@@ -30,9 +34,16 @@ pub struct Scan {
     left: Option<u32>,
     revision: Option<Revision>,
     answer: Option<LongAnswer>,
+    /// A node that is being asked.
+    asking: Option<Underway<Asked>>,
     is_over: bool,
     effort: Effort,
+    /// Before the next attempt.
+    pause: Duration,
 }
+
+/// What became of an attempt, and of what is done to get on.
+type Asked = (Effort, Result<LongAnswer, Setback>);
 
 impl Client {
     /// Begins a walk through all keys of a range. The options mean the same as for
@@ -51,14 +62,17 @@ impl Client {
             options: ListOptions { limit: None, ..options },
             revision: None,
             answer: None,
+            asking: None,
             is_over: false,
             effort: Effort::default(),
+            pause: Duration::ZERO,
         })
     }
 }
 
 impl Scan {
-    /// The revision that it shows.
+    /// The revision that it shows. Nothing is lost if the future is dropped before: a node that
+    /// is being asked is asked on.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -68,13 +82,13 @@ impl Scan {
                 return Ok(revision);
             }
             if let Err(setback) = self.open().await {
-                self.recover(setback).await?;
+                self.recover(setback)?;
             }
         }
     }
 
-    /// The next key; none at the end. Nothing is lost if the future is dropped before, and
-    /// after an error it may be called again and goes on.
+    /// The next key; none at the end. Nothing is lost if the future is dropped before, so it may
+    /// stand in a `select!` in a loop, and after an error it may be called again and goes on.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -93,7 +107,7 @@ impl Scan {
                     self.effort.succeeded();
                     return Ok(Some(entry));
                 }
-                Err(setback) => self.recover(setback).await?,
+                Err(setback) => self.recover(setback)?,
             }
         }
     }
@@ -112,8 +126,23 @@ impl Scan {
         Ok(Some(entry))
     }
 
-    /// Asks a node for what is left.
+    /// Has a node asked for what is left.
     async fn open(&mut self) -> Result<(), Setback> {
+        if self.asking.is_none() {
+            self.asking = Some(self.ask()?);
+        }
+        let Some(asking) = &mut self.asking else { unreachable!("it was begun") };
+        let asked = asking.end().await;
+        self.asking = None;
+        let Some((effort, answer)) = asked else {
+            return Err(Setback::ending("the runtime of the scan has ended".to_owned()));
+        };
+        self.effort = effort;
+        self.take(answer?)
+    }
+
+    /// Begins to ask a node, after a pause.
+    fn ask(&mut self) -> Result<Underway<Asked>, Setback> {
         let retrier = self.client.retrier();
         let target = self.options.target();
         let mut request = Request::new(Empty::<Bytes>::new());
@@ -127,7 +156,20 @@ impl Scan {
         request.headers_mut().insert("synod-timeout", timeout_header(time));
         // A node may have to pass by many keys that were removed.
         let silence_max = 5 * time;
-        let answer = retrier.begin(&mut self.effort, request, silence_max).await?;
+        let (mut effort, pause) =
+            (std::mem::take(&mut self.effort), std::mem::take(&mut self.pause));
+        let client = self.client.clone();
+        Ok(Underway::begin(async move {
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
+            let answer = client.retrier().begin(&mut effort, request, silence_max).await;
+            (effort, answer)
+        }))
+    }
+
+    /// Takes the head of an answer.
+    fn take(&mut self, answer: LongAnswer) -> Result<(), Setback> {
         let text = answer.headers.get("synod-revision").and_then(|value| value.to_str().ok());
         let revision = text.and_then(|text| text.parse().ok()).map(Revision);
         let is_expected =
@@ -143,16 +185,15 @@ impl Scan {
         Ok(())
     }
 
-    /// Leaves the node, and waits for the next attempt.
-    async fn recover(&mut self, setback: Setback) -> Result<(), ClientError> {
+    /// Leaves the node, if there is to be another attempt.
+    fn recover(&mut self, setback: Setback) -> Result<(), ClientError> {
         let retrier = self.client.retrier();
         if let Some(answer) = self.answer.take() {
             retrier.endpoints.failed(answer.node);
         }
-        match self.effort.rest(setback, retrier).await {
-            Ok(()) => Ok(()),
-            Err(setback) => Err(self.effort.give_up(setback)),
-        }
+        let pause = self.effort.pause(setback, retrier);
+        self.pause = pause.map_err(|setback| self.effort.give_up(setback))?;
+        Ok(())
     }
 
     /// Reads a line; none unless it is one of those that are to come.

@@ -13,7 +13,6 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use synod_kv::Revision;
 use synod_kv::http::{EventKind, ProblemKind, ProgressBody, WatchEnd, WatchEndBody};
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Record;
@@ -22,6 +21,7 @@ use crate::error::ClientError;
 use crate::event_stream::RawEvent;
 use crate::retry::{Repeat, Setback, give_up};
 use crate::target::Target;
+use crate::underway::Underway;
 use crate::watch::stream::{Cut, Stream, parse, parse_change};
 use crate::watch::trouble::Trouble;
 
@@ -155,20 +155,11 @@ pub struct Watch {
     /// What of the revision behind that was handed out already.
     told: Option<(Revision, usize)>,
     stream: Option<Stream>,
-    connecting: Option<Connecting>,
+    /// A connection that is being made.
+    connecting: Option<Underway<Result<Stream, Setback>>>,
     /// A step that was taken before somebody asked for it.
     early: Option<WatchStep>,
     trouble: Trouble,
-}
-
-/// A connection that is being made, also when nobody waits for it at the moment.
-#[derive(Debug)]
-struct Connecting(JoinHandle<Result<Stream, Setback>>);
-
-impl Drop for Connecting {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
 }
 
 impl Client {
@@ -297,35 +288,17 @@ impl Watch {
 
     /// Waits for a connection. Dropped it goes on with the same one the next time.
     async fn connected(&mut self) -> Result<Stream, Setback> {
-        if self.connecting.is_none() {
-            self.connecting = Some(self.connect());
-        }
-        let Some(Connecting(task)) = &mut self.connecting else { unreachable!("it was begun") };
-        let connected = task.await;
-        self.connecting = None;
-        connected.unwrap_or_else(|error| match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Setback::passing("the runtime of the watch has ended".to_owned())),
-        })
-    }
-
-    /// Begins to ask the next node, after a pause.
-    fn connect(&self) -> Connecting {
-        let (client, node) = (self.client.clone(), self.trouble.node());
-        let pause = self.trouble.pause(&client.retrier().options);
-        let mut message = read_message(&self.target);
-        if let Some(position) = self.position {
-            message.headers.insert(LAST_EVENT_ID, HeaderValue::from(position.0));
-        }
-        Connecting(tokio::spawn(async move {
-            let retrier = client.retrier();
-            if !pause.is_zero() {
-                sleep(pause).await;
+        let connecting = match &mut self.connecting {
+            Some(connecting) => connecting,
+            none => {
+                none.insert(connect(&self.client, &self.trouble, (&self.target, self.position)))
             }
-            let time = retrier.options.attempt_timeout;
-            let body = retrier.open(node, &message, time).await?;
-            Ok(Stream::new(body, retrier.options.answer_bytes_max))
-        }))
+        };
+        let connected = connecting.end().await;
+        self.connecting = None;
+        connected.unwrap_or_else(|| {
+            Err(Setback::passing("the runtime of the watch has ended".to_owned()))
+        })
     }
 
     /// What becomes of the watch when a node does not tell.
@@ -411,4 +384,27 @@ impl Watch {
         }
         self.trouble.reached(is_forward);
     }
+}
+
+/// Begins to ask the next node for what is behind the position, after a pause.
+fn connect(
+    client: &Client,
+    trouble: &Trouble,
+    (target, position): (&Target, Option<Revision>),
+) -> Underway<Result<Stream, Setback>> {
+    let (client, node) = (client.clone(), trouble.node());
+    let pause = trouble.pause(&client.retrier().options);
+    let mut message = read_message(target);
+    if let Some(position) = position {
+        message.headers.insert(LAST_EVENT_ID, HeaderValue::from(position.0));
+    }
+    Underway::begin(async move {
+        let retrier = client.retrier();
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        let time = retrier.options.attempt_timeout;
+        let body = retrier.open(node, &message, time).await?;
+        Ok(Stream::new(body, retrier.options.answer_bytes_max))
+    })
 }

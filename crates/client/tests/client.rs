@@ -208,6 +208,35 @@ async fn a_range_that_was_removed_in_part_is_not_called_refused() {
     assert!(last.starts_with("3 keys were removed, then: No."), "{last}");
 }
 
+#[tokio::test]
+async fn a_range_delete_that_never_gets_on_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let calls = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&calls);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                assert_ne!(stream.read_buf(&mut request).await.unwrap(), 0);
+            }
+            assert!(seen.fetch_add(1, Ordering::Relaxed) < 50, "it goes on and on");
+            // It says that it removed a key, and again at the same revision.
+            let body = r#"{"revision":7,"deleted":1,"more":true}"#;
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    let error = frugal(&url).delete_prefix(b"a").await.unwrap_err();
+    let ClientError::Ambiguous { last, .. } = error else { panic!("{error:?}") };
+    assert!(last.starts_with("17 keys were removed"), "{last}");
+    assert_eq!(calls.load(Ordering::Relaxed), 17);
+}
+
 fn fake_revision(fake: &Fake) -> u64 {
     synod_api::Replica::revision(fake).0
 }

@@ -12,7 +12,7 @@ use synod_client::{
 };
 use synod_kv::{LeaseOperation, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use world::fake::{Fake, Mode};
 use world::{Script, answer, client, cutting, serve, write};
 
@@ -196,7 +196,11 @@ async fn a_lock_is_held_by_one_at_a_time_with_rising_tokens() {
     assert!(first.is_held());
     let holder = client.lock_holder(b"a/b \xff").await.unwrap().unwrap();
     assert_eq!((holder.token, holder.lease, holder.waiters), (first.token(), first.lease(), 0));
+    let writes = fake.writes_seen();
     assert!(client.lock(b"a/b \xff", &ClaimOptions::default()).await.unwrap().is_none());
+    assert_eq!(fake.writes_seen(), writes, "nothing was waited for, so nothing was claimed");
+    let short = wait(Some(Duration::from_millis(1)));
+    assert!(client.lock(b"a/b \xff", &short).await.unwrap().is_none());
     // The lease of the one that was not served is gone, and so is its claim.
     assert_eq!(client.leases(LeaseId(0), 9).await.unwrap().leases.len(), 1);
     let waiting = tokio::spawn({
@@ -284,10 +288,47 @@ async fn an_election_is_won_observed_and_laid_down() {
     assert!(!second.proclaim("again").await.unwrap());
 }
 
+/// Between two waits of a few milliseconds, as `select!` makes them in a loop in which something else
+/// happens all the time, a node that takes longer to answer is not asked anew.
+#[tokio::test]
+async fn an_observer_gets_on_though_each_wait_is_short() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut node, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                let length = node.read(&mut request).await.unwrap_or(0);
+                let is_watch = request[..length].starts_with(b"GET /v1/watch");
+                if is_watch {
+                    node.write_all(BEGINS.as_bytes()).await.unwrap();
+                    return std::future::pending::<()>().await;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
+                let _ = node.write_all(&free).await;
+            });
+        }
+    });
+    let mut observer = client(&[&url]).observe(b"primary").await.unwrap();
+    for _ in 0..10_000 {
+        let step = Duration::from_millis(1);
+        if let Ok(told) = tokio::time::timeout(step, observer.next()).await {
+            return assert_eq!(told.unwrap(), None);
+        }
+    }
+    panic!("it does not get on");
+}
+
+const BEGINS: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n\
+                      id: 4\nevent: progress\ndata: {\"revision\":4}\n\n";
+
 /// A lease that is not renewed while a test runs, and the office that is held under it.
 fn elected() -> Vec<Vec<u8>> {
+    let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
     let granted = answer("201 Created", "", r#"{"id":7,"ttl_ms":600000,"revision":1}"#);
-    vec![granted, answer("200 OK", "", HELD)]
+    vec![free, granted, answer("200 OK", "", HELD)]
 }
 
 const HELD: &str = r#"{"lease":7,"token":5,"ttl_ms":600000}"#;
@@ -436,7 +477,8 @@ async fn a_claim_whose_lease_ends_during_the_wait_is_made_under_another() {
     let lock = client(&[&server.url]).lock(b"l", &wait(None)).await.unwrap().unwrap();
     assert_eq!((lock.lease(), lock.token()), (LeaseId(8), Revision(5)));
     // When the wait is over, it says so.
-    let server = Script::start(vec![granted(7), over(), over()]).await;
+    let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
+    let server = Script::start(vec![free, granted(7), over(), over()]).await;
     let error = client(&[&server.url]).lock(b"l", &ClaimOptions::default()).await.unwrap_err();
     let ClientError::Refused(problem) = error else { panic!("{error:?}") };
     assert_eq!(problem.kind(), Some(ProblemKind::LeaseNotFound));

@@ -250,6 +250,34 @@ async fn a_scan_goes_on_after_an_error_and_shows_no_other_revision() {
     assert!(error.to_string().contains("compacted"), "{error}");
 }
 
+/// Between two waits as short as those of a `select!` in a busy loop a node that takes longer to
+/// answer is asked on.
+#[tokio::test]
+async fn a_scan_gets_on_though_each_wait_is_short() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let line = r#"{"key":"a","value":"v","create_revision":1,"mod_revision":1,"version":1}"#;
+    tokio::spawn(async move {
+        loop {
+            let (mut node, _) = listener.accept().await.unwrap();
+            let answer = lines("7", &format!("{line}\n"));
+            tokio::spawn(async move {
+                let _ = node.read(&mut [0; 4096]).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                let _ = node.write_all(&answer).await;
+            });
+        }
+    });
+    let mut scan = client(&[&url]).scan(ListOptions::default()).unwrap();
+    for _ in 0..10_000 {
+        let step = Duration::from_millis(1);
+        if let Ok(next) = tokio::time::timeout(step, scan.next()).await {
+            return assert_eq!(next.unwrap().unwrap().key, "a");
+        }
+    }
+    panic!("it does not get on");
+}
+
 /// A whole answer with these lines.
 fn lines(revision: &str, lines: &str) -> Vec<u8> {
     let length = lines.len();

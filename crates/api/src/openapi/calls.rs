@@ -190,7 +190,13 @@ fn leases() -> Vec<Call> {
             .and_head()
             .takes(&[p::FROM_LEASE, p::LIMIT, p::CONSISTENCY, p::MIN_REVISION])
             .redirects()
-            .answers_json::<LeasesBody>(200, "A page of leases.", &[])
+            .answers_json::<LeasesBody>(
+                200,
+                "A page of leases, as they are when it is asked for. One that is there from the \
+                 first page to the last is on exactly one of them; one that is granted or ended \
+                 meanwhile may be on none.",
+                &[],
+            )
             .reads(),
         Call::new((Get, "/v1/lease/{id}"), ("leases", "lookAtLease"), "Shows a lease.")
             .and_head()

@@ -6,13 +6,15 @@
 mod stand_in;
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{FirstBody, LeaderHint, MembersBody, RoleName, StatusBody};
 use synod_kv::read::{self, ListQuery, Look, Page, ReadError};
 use synod_kv::{
-    Command, KvOptions, MapError, MemoryMap, Operation, Revision, ServerId, StateMachine, Taken,
+    Command, KvOptions, LeaseId, LeaseOperation, MapError, MemoryMap, Operation, Outcome, Revision,
+    ServerId, StateMachine, Taken, lease,
 };
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -49,6 +51,10 @@ struct Shared {
     /// How many calls wait now.
     waiting: watch::Sender<usize>,
     writes_seen: watch::Sender<u64>,
+    /// How many looks at the map there were.
+    reads: AtomicU64,
+    /// Leases are renewed without a command.
+    keeps_time: AtomicBool,
     revision: watch::Sender<u64>,
     leader: Mutex<Option<Leader>>,
     ready: Mutex<Result<(), String>>,
@@ -113,6 +119,8 @@ impl Fake {
                 barriers: watch::Sender::new(Mode::Serve),
                 waiting: watch::Sender::new(0),
                 writes_seen: watch::Sender::new(0),
+                reads: AtomicU64::new(0),
+                keeps_time: AtomicBool::new(false),
                 revision: watch::Sender::new(0),
                 leader: Mutex::new(Some(Leader::new(NODE, "http://127.0.0.1:7001/"))),
                 ready: Mutex::new(Ok(())),
@@ -190,6 +198,16 @@ impl Fake {
 
     pub fn writes_seen(&self) -> u64 {
         *self.shared.writes_seen.borrow()
+    }
+
+    /// From now on leases are renewed as by a leader, without a command.
+    pub fn keep_time(&self) {
+        self.shared.keeps_time.store(true, Relaxed);
+    }
+
+    /// How many looks at the map there were.
+    pub fn reads(&self) -> u64 {
+        self.shared.reads.load(Relaxed)
     }
 
     pub async fn saw_writes(&self, writes: u64) {
@@ -276,6 +294,23 @@ impl Replica for Fake {
         }
     }
 
+    async fn keep_alive(
+        &self,
+        ids: Vec<LeaseId>,
+        deadline: Instant,
+    ) -> Result<Vec<Option<u64>>, Refused> {
+        if self.shared.keeps_time.load(Relaxed) {
+            let machine = self.shared.machine.lock().unwrap();
+            let ttl_ms = |id| lease::find(machine.map(), id).unwrap().map(|lease| lease.ttl_ms);
+            return Ok(ids.into_iter().map(ttl_ms).collect());
+        }
+        let operation = Operation::Lease(LeaseOperation::KeepAlive { ids });
+        match self.write(Command { idempotency: None, operation }, deadline).await? {
+            Taken::Applied { outcome: Outcome::LeasesKept { ttls_ms, .. }, .. } => Ok(ttls_ms),
+            _ => Err(Refused::Lost),
+        }
+    }
+
     async fn wait_revision(&self, revision: Revision, _: Instant) -> Result<(), Refused> {
         let _waiting = Waiting::new(&self.shared.waiting);
         let mut reached = self.shared.revision.subscribe();
@@ -328,6 +363,7 @@ impl Replica for Fake {
         read: impl FnOnce(&MemoryMap) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         self.check()?;
+        self.shared.reads.fetch_add(1, Relaxed);
         read(self.shared.machine.lock().unwrap().map())
     }
 

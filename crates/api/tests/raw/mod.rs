@@ -52,7 +52,25 @@ impl Server {
         description::check(line, &answer);
         answer
     }
+
+    /// Checks that a request is refused as it must be, without an effect.
+    pub async fn assert_refused(&self, case: &Case) -> Answer {
+        let (line, headers, body, status, kind, words) = case;
+        let answer = self.ask(line, headers, body).await;
+        println!("{line} {headers} {body}: {answer:?}");
+        answer.assert_problem(*status, kind, "not_applied");
+        let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains(words), "{line} {body}: '{detail}' does not say '{words}'");
+        if *status == 405 {
+            assert!(detail.contains(answer.header("allow")), "{line}: {answer:?}");
+        }
+        answer
+    }
 }
+
+/// A request that is refused: method and target, header lines, body; status, type, and words of the
+/// detail.
+pub type Case = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
 /// The bytes of a request.
 pub fn request(line: &str, headers: &str, body: &str) -> String {

@@ -30,6 +30,17 @@ pub(crate) struct Reach {
     pub(crate) timeout_ms: u64,
 }
 
+/// How new what is read must be.
+#[derive(Args, Debug, Clone, Copy)]
+pub(crate) struct Fresh {
+    /// Read what the node has, which may be old.
+    #[arg(long)]
+    pub(crate) stale: bool,
+    /// Wait until the node has this revision, such as that of a write of yours.
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) min_revision: Option<u64>,
+}
+
 /// `synod put`.
 #[derive(Args, Debug)]
 pub(crate) struct Put {
@@ -53,6 +64,9 @@ pub(crate) struct Put {
     /// The key lives so long, such as 30s: under a lease of its own, which --json tells.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(crate) ttl: Option<Duration>,
+    /// Show the record that was replaced.
+    #[arg(long, visible_alias = "prev")]
+    pub(crate) previous: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -62,9 +76,8 @@ pub(crate) struct Put {
 pub(crate) struct Get {
     /// The key.
     pub(crate) key: OsString,
-    /// Read what the node has, which may be old.
-    #[arg(long)]
-    pub(crate) stale: bool,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
     /// The value that the key had at this revision.
     #[arg(long)]
     pub(crate) revision: Option<u64>,
@@ -88,8 +101,11 @@ pub(crate) struct Delete {
     #[arg(long)]
     pub(crate) all: bool,
     /// Only if the key was last changed at this revision.
-    #[arg(long, value_name = "REVISION", requires = "key")]
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["prefix", "all"])]
     pub(crate) if_revision: Option<u64>,
+    /// Show the record that was removed.
+    #[arg(long, visible_alias = "prev", conflicts_with_all = ["prefix", "all"])]
+    pub(crate) previous: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -98,8 +114,10 @@ pub(crate) struct Delete {
 #[derive(Args, Debug)]
 pub(crate) struct List {
     /// Only keys that begin with this.
-    #[arg(default_value = "", hide_default_value = true)]
-    pub(crate) prefix: OsString,
+    pub(crate) prefix: Option<OsString>,
+    /// The same.
+    #[arg(long = "prefix", value_name = "KEY", conflicts_with = "prefix")]
+    pub(crate) prefix_named: Option<OsString>,
     /// The first key.
     #[arg(long, value_name = "KEY")]
     pub(crate) start: Option<OsString>,
@@ -115,6 +133,8 @@ pub(crate) struct List {
     /// Print at most this many keys [default: 1000; with --ndjson all].
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: Option<u32>,
+    #[command(flatten)]
+    pub(crate) fresh: Fresh,
     /// The keys as they were at this revision [default: the newest].
     #[arg(long)]
     pub(crate) revision: Option<u64>,

@@ -21,6 +21,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("synod put picture --file cat.png", "the bytes of a file"),
             ("tar c dir | synod put archive", "the bytes of standard input"),
             ("synod put owner me --if-absent", "only if there is no such key; else exit code 3"),
+            ("synod put greeting hi --previous", "and show what was there before"),
         ],
     ),
     (
@@ -30,6 +31,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("synod get picture --file cat.png", "into a file"),
             ("synod get greeting --revision 7", "as it was then"),
             ("synod get greeting --json", "with its revisions"),
+            ("synod get greeting --stale --min-revision 7", "from any node, once it has that"),
         ],
     ),
     (
@@ -44,6 +46,7 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         "list",
         &[
             ("synod list jobs/", "keys that begin so, as a table"),
+            ("synod list --prefix jobs/ --json", "the same, for programs"),
             ("synod list --start a --end b --keys-only", "the names in a range"),
             ("synod list --reverse --limit 10", "the last ten"),
             ("synod list --count", "how many there are"),

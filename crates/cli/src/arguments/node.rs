@@ -20,6 +20,9 @@ pub(crate) struct Init {
     /// Found a cluster of this node alone, though its id is not 1.
     #[arg(long)]
     pub(crate) alone: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `synod serve`.
@@ -51,6 +54,9 @@ pub(crate) struct Restore {
     /// Make a cluster of this node alone, though its id is not 1.
     #[arg(long)]
     pub(crate) alone: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `synod inspect`.

@@ -106,7 +106,8 @@ pub struct LeaseBody {
 pub struct LeasesBody {
     /// The leases.
     pub leases: Vec<LeaseBody>,
-    /// Where the next page begins.
+    /// Where the next page begins. It shows the leases that are there when it is asked for, not
+    /// those of the time of this page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<u64>,
 }

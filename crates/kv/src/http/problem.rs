@@ -51,178 +51,142 @@ pub struct LeaderHint {
     pub url: Option<String>,
 }
 
-/// Every problem that a node reports.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum ProblemKind {
+/// Makes [`ProblemKind`] of a table: each kind with the end of its `type`, its status and its title.
+macro_rules! problem_kinds {
+    ($($(#[$doc:meta])+ $kind:ident = $name:literal, $status:literal, $title:literal;)+) => {
+        /// Every problem that a node reports.
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum ProblemKind {
+            $($(#[$doc])+ $kind,)+
+        }
+
+        impl ProblemKind {
+            /// All of them.
+            pub const ALL: [ProblemKind; [$(ProblemKind::$kind),+].len()] =
+                [$(ProblemKind::$kind),+];
+
+            /// The stable `type`, the status and the title.
+            const fn parts(self) -> (&'static str, u16, &'static str) {
+                match self {
+                    $(Self::$kind => (concat!("urn:synod:", $name), $status, $title),)+
+                }
+            }
+        }
+    };
+}
+
+problem_kinds! {
     /// The request is not well formed.
-    BadRequest,
+    BadRequest = "bad-request", 400, "Malformed request";
     /// No key in a path, or the key is not percent-encoded.
-    BadKey,
+    BadKey = "bad-key", 400, "Malformed key";
     /// An id in a path is not a number, or one that nothing has.
-    BadId,
+    BadId = "bad-id", 400, "Malformed id";
     /// A query parameter has a wrong value.
-    BadQuery,
+    BadQuery = "bad-query", 400, "Wrong value of a parameter";
     /// The call has no query parameter of this name.
-    UnknownParameter,
+    UnknownParameter = "unknown-parameter", 400, "Unknown parameter";
     /// A query parameter is given twice.
-    DoubledParameter,
+    DoubledParameter = "doubled-parameter", 400, "Parameter is given twice";
     /// The call needs a query parameter that is not there.
-    MissingParameter,
+    MissingParameter = "missing-parameter", 400, "Parameter is missing";
     /// Query parameters say what can't be together.
-    ContradictoryParameters,
+    ContradictoryParameters = "contradictory-parameters", 400, "Parameters contradict each other";
     /// A header that matters has a wrong value.
-    BadHeader,
+    BadHeader = "bad-header", 400, "Wrong value of a header";
     /// A header that may come once comes twice.
-    DoubledHeader,
+    DoubledHeader = "doubled-header", 400, "Header is given twice";
     /// Headers say what can't be together.
-    ContradictoryHeaders,
+    ContradictoryHeaders = "contradictory-headers", 400, "Headers contradict each other";
     /// What should be JSON is not.
-    BadJson,
+    BadJson = "bad-json", 400, "Malformed JSON";
     /// What should be JSON is not even UTF-8.
-    BadUtf8,
+    BadUtf8 = "bad-utf8", 400, "Malformed UTF-8";
     /// A member in JSON has a wrong type or value.
-    BadMember,
+    BadMember = "bad-member", 400, "Wrong value in JSON";
     /// There is no member of this name in JSON here.
-    UnknownMember,
+    UnknownMember = "unknown-member", 400, "Unknown member in JSON";
     /// A member in JSON is given twice.
-    DoubledMember,
+    DoubledMember = "doubled-member", 400, "Member is given twice in JSON";
     /// A member is missing in JSON.
-    MissingMember,
+    MissingMember = "missing-member", 400, "Member is missing in JSON";
     /// Members in JSON say what can't be together.
-    ContradictoryMembers,
+    ContradictoryMembers = "contradictory-members", 400, "Members in JSON contradict each other";
     /// Bytes in JSON are not in base64.
-    BadBase64,
+    BadBase64 = "bad-base64", 400, "Malformed base64";
     /// A transaction has too many operations or comparisons.
-    TooManyOperations,
+    TooManyOperations = "too-many-operations", 400, "Too many operations";
     /// A branch of a transaction writes a key twice.
-    WrittenTwice,
+    WrittenTwice = "written-twice", 400, "Two writes to one key";
     /// A transaction is too large for the log, or what it brings back for an answer.
-    TxnTooLarge,
+    TxnTooLarge = "transaction-too-large", 413, "Transaction too large";
     /// The key is longer than the node takes.
-    KeyTooLong,
+    KeyTooLong = "key-too-long", 414, "Key too long";
     /// The value or the whole body is longer than the node takes.
-    BodyTooLarge,
+    BodyTooLarge = "body-too-large", 413, "Body too large";
     /// The headers are longer than the node takes.
-    HeadersTooLarge,
+    HeadersTooLarge = "headers-too-large", 431, "Headers too large";
     /// The request did not arrive in time.
-    RequestTimeout,
+    RequestTimeout = "request-timeout", 408, "Request too slow";
     /// There is no such key.
-    KeyNotFound,
+    KeyNotFound = "key-not-found", 404, "Key not found";
     /// The revision is not kept any more.
-    Compacted,
+    Compacted = "compacted", 410, "Revision is compacted";
     /// The revision is not here yet.
-    FutureRevision,
+    FutureRevision = "future-revision", 400, "No such revision yet";
     /// There is no such resource.
-    NotFound,
+    NotFound = "not-found", 404, "No such resource";
     /// The resource does not know the method.
-    MethodNotAllowed,
+    MethodNotAllowed = "method-not-allowed", 405, "Method not allowed";
     /// The revision was compacted before, so there is nothing to do.
-    AlreadyCompacted,
+    AlreadyCompacted = "already-compacted", 409, "Revision was compacted before";
     /// `If-Match` or `If-None-Match` does not hold.
-    PreconditionFailed,
+    PreconditionFailed = "precondition-failed", 412, "Precondition failed";
     /// The idempotency key was used for another request.
-    IdempotencyMismatch,
+    IdempotencyMismatch = "idempotency-mismatch", 422, "Idempotency key was used for another request";
     /// There is no such lease, or it is coming to its end.
-    LeaseNotFound,
+    LeaseNotFound = "lease-not-found", 404, "Lease not found";
     /// There is a lease with this id already.
-    LeaseExists,
+    LeaseExists = "lease-exists", 409, "Lease exists";
     /// There is no room for another lease.
-    LeasesFull,
+    LeasesFull = "leases-full", 503, "Too many leases";
     /// Somebody else holds the lock, or won the election.
-    LockHeld,
+    LockHeld = "lock-held", 409, "Held by another";
     /// The lock is not held with this token.
-    LockNotHeld,
+    LockNotHeld = "lock-not-held", 409, "Not held with this token";
     /// No member of the cluster has this id.
-    NoSuchMember,
+    NoSuchMember = "no-such-member", 404, "No such member";
     /// A change does not fit the members as they are.
-    MemberConflict,
+    MemberConflict = "member-conflict", 409, "Conflict with the members";
     /// A change of the members is still on its way.
-    ChangePending,
+    ChangePending = "change-pending", 409, "Another change of the members is on its way";
     /// A change of the members would stop the cluster, or leave it weaker than it seems.
-    ChangeUnsafe,
+    ChangeUnsafe = "change-unsafe", 409, "Change would not be safe now";
     /// Nobody took the leader's office over in time.
-    NotTransferred,
+    NotTransferred = "not-transferred", 503, "Nobody took over";
     /// No more idempotency keys can be remembered now.
-    IdempotencyFull,
+    IdempotencyFull = "idempotency-full", 503, "Too many idempotency keys";
     /// The attempt was under way for longer than its idempotency key may be remembered.
-    IdempotencyLate,
+    IdempotencyLate = "idempotency-late", 503, "Too late for its idempotency key";
     /// The disks of too many nodes are below their reserve.
-    NoRoom,
+    NoRoom = "no-room", 507, "No room on the disks";
     /// Too many requests wait already.
-    Overloaded,
+    Overloaded = "overloaded", 503, "Overloaded";
     /// No leader with a quorum was found in time.
-    NoLeader,
+    NoLeader = "no-leader", 503, "No leader";
     /// The node can't serve yet, or not any more.
-    NotReady,
+    NotReady = "not-ready", 503, "Not ready";
     /// The time for the answer is over.
-    Timeout,
+    Timeout = "timeout", 503, "No answer in time";
     /// The answer was lost: the node caught up by a way that skips it.
-    OutcomeUnknown,
+    OutcomeUnknown = "outcome-unknown", 503, "Outcome unknown";
     /// The node stops.
-    ShuttingDown,
+    ShuttingDown = "shutting-down", 503, "Shutting down";
     /// The node has failed.
-    Internal,
+    Internal = "internal", 500, "Internal error";
 }
 
 impl ProblemKind {
-    /// All of them.
-    pub const ALL: [ProblemKind; 54] = [
-        ProblemKind::BadRequest,
-        ProblemKind::BadKey,
-        ProblemKind::BadId,
-        ProblemKind::BadQuery,
-        ProblemKind::UnknownParameter,
-        ProblemKind::DoubledParameter,
-        ProblemKind::MissingParameter,
-        ProblemKind::ContradictoryParameters,
-        ProblemKind::BadHeader,
-        ProblemKind::DoubledHeader,
-        ProblemKind::ContradictoryHeaders,
-        ProblemKind::BadJson,
-        ProblemKind::BadUtf8,
-        ProblemKind::BadMember,
-        ProblemKind::UnknownMember,
-        ProblemKind::DoubledMember,
-        ProblemKind::MissingMember,
-        ProblemKind::ContradictoryMembers,
-        ProblemKind::BadBase64,
-        ProblemKind::TooManyOperations,
-        ProblemKind::WrittenTwice,
-        ProblemKind::TxnTooLarge,
-        ProblemKind::KeyTooLong,
-        ProblemKind::BodyTooLarge,
-        ProblemKind::HeadersTooLarge,
-        ProblemKind::RequestTimeout,
-        ProblemKind::KeyNotFound,
-        ProblemKind::Compacted,
-        ProblemKind::FutureRevision,
-        ProblemKind::NotFound,
-        ProblemKind::MethodNotAllowed,
-        ProblemKind::AlreadyCompacted,
-        ProblemKind::PreconditionFailed,
-        ProblemKind::IdempotencyMismatch,
-        ProblemKind::LeaseNotFound,
-        ProblemKind::LeaseExists,
-        ProblemKind::LeasesFull,
-        ProblemKind::LockHeld,
-        ProblemKind::LockNotHeld,
-        ProblemKind::NoSuchMember,
-        ProblemKind::MemberConflict,
-        ProblemKind::ChangePending,
-        ProblemKind::ChangeUnsafe,
-        ProblemKind::NotTransferred,
-        ProblemKind::IdempotencyFull,
-        ProblemKind::IdempotencyLate,
-        ProblemKind::NoRoom,
-        ProblemKind::Overloaded,
-        ProblemKind::NoLeader,
-        ProblemKind::NotReady,
-        ProblemKind::Timeout,
-        ProblemKind::OutcomeUnknown,
-        ProblemKind::ShuttingDown,
-        ProblemKind::Internal,
-    ];
-
     /// The stable `type`.
     #[must_use]
     pub const fn as_type(self) -> &'static str {
@@ -245,91 +209,6 @@ impl ProblemKind {
     #[must_use]
     pub fn from_type(text: &str) -> Option<Self> {
         ProblemKind::ALL.into_iter().find(|kind| kind.as_type() == text)
-    }
-
-    const fn parts(self) -> (&'static str, u16, &'static str) {
-        match self {
-            Self::BadRequest => ("urn:synod:bad-request", 400, "Malformed request"),
-            Self::BadKey => ("urn:synod:bad-key", 400, "Malformed key"),
-            Self::BadId => ("urn:synod:bad-id", 400, "Malformed id"),
-            Self::BadQuery => ("urn:synod:bad-query", 400, "Wrong value of a parameter"),
-            Self::UnknownParameter => ("urn:synod:unknown-parameter", 400, "Unknown parameter"),
-            Self::DoubledParameter => {
-                ("urn:synod:doubled-parameter", 400, "Parameter is given twice")
-            }
-            Self::MissingParameter => ("urn:synod:missing-parameter", 400, "Parameter is missing"),
-            Self::ContradictoryParameters => {
-                ("urn:synod:contradictory-parameters", 400, "Parameters contradict each other")
-            }
-            Self::BadHeader => ("urn:synod:bad-header", 400, "Wrong value of a header"),
-            Self::DoubledHeader => ("urn:synod:doubled-header", 400, "Header is given twice"),
-            Self::ContradictoryHeaders => {
-                ("urn:synod:contradictory-headers", 400, "Headers contradict each other")
-            }
-            Self::BadJson => ("urn:synod:bad-json", 400, "Malformed JSON"),
-            Self::BadUtf8 => ("urn:synod:bad-utf8", 400, "Malformed UTF-8"),
-            Self::BadMember => ("urn:synod:bad-member", 400, "Wrong value in JSON"),
-            Self::UnknownMember => ("urn:synod:unknown-member", 400, "Unknown member in JSON"),
-            Self::DoubledMember => {
-                ("urn:synod:doubled-member", 400, "Member is given twice in JSON")
-            }
-            Self::MissingMember => ("urn:synod:missing-member", 400, "Member is missing in JSON"),
-            Self::ContradictoryMembers => {
-                ("urn:synod:contradictory-members", 400, "Members in JSON contradict each other")
-            }
-            Self::BadBase64 => ("urn:synod:bad-base64", 400, "Malformed base64"),
-            Self::TooManyOperations => {
-                ("urn:synod:too-many-operations", 400, "Too many operations")
-            }
-            Self::WrittenTwice => ("urn:synod:written-twice", 400, "Two writes to one key"),
-            Self::TxnTooLarge => ("urn:synod:transaction-too-large", 413, "Transaction too large"),
-            Self::KeyTooLong => ("urn:synod:key-too-long", 414, "Key too long"),
-            Self::BodyTooLarge => ("urn:synod:body-too-large", 413, "Body too large"),
-            Self::HeadersTooLarge => ("urn:synod:headers-too-large", 431, "Headers too large"),
-            Self::RequestTimeout => ("urn:synod:request-timeout", 408, "Request too slow"),
-            Self::KeyNotFound => ("urn:synod:key-not-found", 404, "Key not found"),
-            Self::Compacted => ("urn:synod:compacted", 410, "Revision is compacted"),
-            Self::FutureRevision => ("urn:synod:future-revision", 400, "No such revision yet"),
-            Self::NotFound => ("urn:synod:not-found", 404, "No such resource"),
-            Self::MethodNotAllowed => ("urn:synod:method-not-allowed", 405, "Method not allowed"),
-            Self::AlreadyCompacted => {
-                ("urn:synod:already-compacted", 409, "Revision was compacted before")
-            }
-            Self::PreconditionFailed => {
-                ("urn:synod:precondition-failed", 412, "Precondition failed")
-            }
-            Self::IdempotencyMismatch => (
-                "urn:synod:idempotency-mismatch",
-                422,
-                "Idempotency key was used for another request",
-            ),
-            Self::LeaseNotFound => ("urn:synod:lease-not-found", 404, "Lease not found"),
-            Self::LeaseExists => ("urn:synod:lease-exists", 409, "Lease exists"),
-            Self::LeasesFull => ("urn:synod:leases-full", 503, "Too many leases"),
-            Self::LockHeld => ("urn:synod:lock-held", 409, "Held by another"),
-            Self::LockNotHeld => ("urn:synod:lock-not-held", 409, "Not held with this token"),
-            Self::NoSuchMember => ("urn:synod:no-such-member", 404, "No such member"),
-            Self::MemberConflict => ("urn:synod:member-conflict", 409, "Conflict with the members"),
-            Self::ChangePending => {
-                ("urn:synod:change-pending", 409, "Another change of the members is on its way")
-            }
-            Self::ChangeUnsafe => ("urn:synod:change-unsafe", 409, "Change would not be safe now"),
-            Self::NotTransferred => ("urn:synod:not-transferred", 503, "Nobody took over"),
-            Self::IdempotencyFull => {
-                ("urn:synod:idempotency-full", 503, "Too many idempotency keys")
-            }
-            Self::IdempotencyLate => {
-                ("urn:synod:idempotency-late", 503, "Too late for its idempotency key")
-            }
-            Self::NoRoom => ("urn:synod:no-room", 507, "No room on the disks"),
-            Self::Overloaded => ("urn:synod:overloaded", 503, "Overloaded"),
-            Self::NoLeader => ("urn:synod:no-leader", 503, "No leader"),
-            Self::NotReady => ("urn:synod:not-ready", 503, "Not ready"),
-            Self::Timeout => ("urn:synod:timeout", 503, "No answer in time"),
-            Self::OutcomeUnknown => ("urn:synod:outcome-unknown", 503, "Outcome unknown"),
-            Self::ShuttingDown => ("urn:synod:shutting-down", 503, "Shutting down"),
-            Self::Internal => ("urn:synod:internal", 500, "Internal error"),
-        }
     }
 }
 
