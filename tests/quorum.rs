@@ -92,7 +92,7 @@ fn a_dead_voter_is_replaced_though_an_election_would_need_it() {
     wait_until("it is missed", || {
         let status = nodes.status(1).expect("it runs");
         let peers = status["peers"].as_array().expect("peers").iter();
-        peers.filter(|peer| peer["id"] == 3).all(|peer| peer["reachable"] == false)
+        peers.filter(|peer| peer["id"] == 3).any(|peer| peer["reachable"] == false)
     });
     nodes.replace(1, 3, 4);
     assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));

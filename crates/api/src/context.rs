@@ -213,14 +213,19 @@ impl<R: Replica> Context<R> {
         }
         let _place = self.admission.read()?;
         if !is_stale {
-            let barrier = self.replica.read_barrier(deadline.replica);
-            let confirmed = timeout_at(deadline.answer, barrier).await;
-            confirmed.unwrap_or(Err(Refused::Deadline)).map_err(Problem::of_read)?;
+            self.confirm(deadline).await?;
         }
         if let Some(revision) = revision_min {
             self.wait_revision(revision, deadline).await?;
         }
         Ok(at)
+    }
+
+    /// What this node sees from now on has all that was acknowledged before.
+    pub(crate) async fn confirm(&self, deadline: Deadline) -> Result<(), Problem> {
+        let barrier = self.replica.read_barrier(deadline.replica);
+        let confirmed = timeout_at(deadline.answer, barrier).await;
+        confirmed.unwrap_or(Err(Refused::Deadline)).map_err(Problem::of_read)
     }
 
     async fn wait_revision(&self, revision: Revision, deadline: Deadline) -> Result<(), Problem> {

@@ -14,11 +14,12 @@ use synod_kv::{Entry, KeyRecord, Revision};
 
 use crate::replica::Replica;
 
-/// Claims and changes that one look at the state passes by.
-const VISITS_MAX: usize = 2_000;
+/// Claims and changes that one look at the state passes by. Few, for what a listing costs is told by
+/// its looks.
+const VISITS_MAX: usize = 250;
 /// What is remembered at the most: so many offices, and of each claims of so many bytes.
 const OFFICES_MAX: usize = 256;
-const OFFICE_BYTES_MAX: usize = 64 << 10;
+const OFFICE_BYTES_MAX: usize = 256 << 10;
 
 /// The offices that were asked for lately.
 #[derive(Default, Debug)]
@@ -140,6 +141,11 @@ async fn catch_up<R: Replica>(
     let ListQuery { start, end, .. } = ListQuery::prefix(prefix);
     let since = ChangeQuery::since(Revision(remains.at.0 + 1)).of_keys(start, end);
     let mut query = ChangeQuery { visits_max: VISITS_MAX, ..since };
+    // Each revision changed something.
+    let least = replica.revision().0.saturating_sub(remains.at.0);
+    if least > (VISITS_MAX * remains.looks) as u64 {
+        return Ok(false);
+    }
     for _ in 0..remains.looks {
         let page = match replica.read(|map| read::changes(map, &query)) {
             Ok(page) => page,

@@ -310,7 +310,7 @@ async fn held_already<R: Replica>(
     if !wish.wait.is_zero() || wish.office.line(context, None).await?.first.is_none() {
         return Ok(None);
     }
-    context.replica.read_barrier(deadline.replica).await.map_err(Problem::of_read)?;
+    context.confirm(deadline).await?;
     Ok(wish.office.line(context, None).await?.first)
 }
 
@@ -338,8 +338,7 @@ async fn lease_of<R: Replica>(
             }
         }
         Under::Given(id) => {
-            let barrier = context.replica.read_barrier(deadline.replica).await;
-            barrier.map_err(Problem::of_read)?;
+            context.confirm(deadline).await?;
             let find = |map: &R::Map| leases::find(map, id).map_err(ReadError::Map);
             let found = context.replica.read(find)?.filter(|lease| !lease.is_ending);
             let lease = found.ok_or_else(|| lease_not_found(id))?;

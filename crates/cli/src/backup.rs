@@ -29,7 +29,11 @@ pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
     partial.publish()?;
     let bytes = fs::metadata(file).map_or(0, |found| found.len());
     if arguments.reach.json {
-        return print_json(&Made { file, bytes, backup: Contents::of(&about) });
+        return print_json(&Made {
+            file: file.display().to_string(),
+            bytes,
+            backup: Contents::of(&about),
+        });
     }
     print(&format!("{}: {bytes} bytes, {}", file.display(), describe(&about)))
 }
@@ -37,7 +41,7 @@ pub(crate) fn backup(arguments: &Backup) -> Result<(), Failure> {
 /// A backup that was made, as JSON.
 #[derive(Serialize)]
 struct Made<'a> {
-    file: &'a Path,
+    file: String,
     bytes: u64,
     #[serde(flatten)]
     backup: Contents<'a>,
@@ -46,7 +50,7 @@ struct Made<'a> {
 /// A backup that was checked, as JSON.
 #[derive(Serialize)]
 struct Checked<'a> {
-    file: &'a Path,
+    file: String,
     #[serde(flatten)]
     backup: Contents<'a>,
 }
@@ -57,7 +61,7 @@ struct Restored<'a> {
     node: u32,
     /// In hexadecimal.
     cluster: String,
-    data_dir: &'a Path,
+    data_dir: String,
     /// Its revisions go on above this one.
     revision: u64,
     backup: Contents<'a>,
@@ -107,7 +111,10 @@ pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
         let about = about.map_err(|error| Failure::failed(error.to_string()))?;
         progress.end();
         if arguments.json {
-            return print_json(&Checked { file, backup: Contents::of(&about) });
+            return print_json(&Checked {
+                file: file.display().to_string(),
+                backup: Contents::of(&about),
+            });
         }
         return print(&format!("{} is whole: {}", file.display(), describe(&about)));
     }
@@ -131,6 +138,7 @@ pub(crate) fn restore(arguments: &Restore) -> Result<(), Failure> {
     let revision = about.revision + ANOTHER_CLUSTER_STEP;
     if arguments.json {
         let backup = Contents::of(&about);
+        let data_dir = data_dir.display().to_string();
         return print_json(&Restored { node, cluster, data_dir, revision, backup });
     }
     print(&format!(

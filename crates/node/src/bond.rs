@@ -26,11 +26,15 @@ pub(crate) enum Bond {
 /// Has the journal in a data folder say whose it is, if it does not.
 ///
 /// # Errors
-/// As [`check`], and when the disk refuses.
+/// As [`check`].
 pub(crate) fn keep(folder: &Folder, identity: &Identity) -> Result<(), IdentityError> {
     let journal = folder.journal();
     if check(&journal, identity)? == Bond::Unknown && folder::exists(&journal)? {
-        make(&journal, identity)?;
+        // Without it the node only is as safe as before there was such a file; a disk that is full
+        // shall not end it.
+        if let Err(error) = make(&journal, identity) {
+            tracing::warn!(%error, "cannot say in the journal whose it is");
+        }
     }
     Ok(())
 }
@@ -45,11 +49,15 @@ pub(crate) fn make(journal: &Path, identity: &Identity) -> Result<(), FolderErro
 /// # Errors
 /// When the journal is another node's.
 pub(crate) fn check(journal: &Path, identity: &Identity) -> Result<Bond, IdentityError> {
-    let Some(content) = folder::read(journal, FILE)? else { return Ok(Bond::Unknown) };
-    let Some((format, node, store)) = decode(&content) else { return Ok(Bond::Unknown) };
-    if format != FORMAT {
-        return Err(IdentityError::Later { file: journal.join(FILE), format });
-    }
+    // What the disk cannot read is no other than what rotted.
+    let Ok(Some(content)) = folder::read(journal, FILE) else { return Ok(Bond::Unknown) };
+    let (node, store) = match decode(&content) {
+        None => return Ok(Bond::Unknown),
+        Some(Said::Later(format)) => {
+            return Err(IdentityError::Later { file: journal.join(FILE), format });
+        }
+        Some(Said::Of(node, store)) => (node, store),
+    };
     if (node, store) == (identity.node, identity.store) {
         return Ok(Bond::Found);
     }
@@ -67,16 +75,30 @@ fn encode(format: u32, node: NodeId, store: u128) -> Vec<u8> {
     format!("{words} checksum {:08x}\n", crc32c::crc32c(words.as_bytes())).into_bytes()
 }
 
-fn decode(content: &[u8]) -> Option<(u32, NodeId, u128)> {
-    let words: Vec<&str> = std::str::from_utf8(content).ok()?.split_whitespace().collect();
+/// What stands in the file.
+enum Said {
+    Of(NodeId, u128),
+    Later(u32),
+}
+
+/// None if it is damaged.
+fn decode(content: &[u8]) -> Option<Said> {
+    let (said, checksum) = std::str::from_utf8(content).ok()?.rsplit_once(" checksum ")?;
+    if checksum != format!("{:08x}\n", crc32c::crc32c(said.as_bytes())) {
+        return None;
+    }
+    // A later format may say more.
+    let words: Vec<&str> = said.split_whitespace().collect();
     let after = |name: &str| {
         let at = words.iter().position(|word| *word == name)?;
         words.get(at + 1).copied()
     };
-    let (format, node) = (after("format")?.parse().ok()?, NodeId(after("node")?.parse().ok()?));
-    let store = parse_id(after("store")?).ok()?;
-    // Nothing but what was written, the checksum included.
-    (encode(format, node, store) == content).then_some((format, node, store))
+    let format = after("format")?.parse().ok()?;
+    if format != FORMAT {
+        return Some(Said::Later(format));
+    }
+    let (node, store) = (after("node")?.parse().ok()?, parse_id(after("store")?).ok()?);
+    Some(Said::Of(NodeId(node), store))
 }
 
 #[cfg(test)]
@@ -134,7 +156,9 @@ mod tests {
         fs::remove_file(&file).expect("removed");
         Node::start(&settings).expect("starts").stop().expect("stopped in order");
         assert_eq!(fs::read(&file).expect("written"), said);
-        fs::write(&file, encode(FORMAT + 1, identity.node, identity.store)).expect("written");
+        let words = "format 2 and what nobody knows yet";
+        let sum = crc32c::crc32c(words.as_bytes());
+        fs::write(&file, format!("{words} checksum {sum:08x}\n")).expect("written");
         let later = check(&journal, &identity).expect_err("nobody knows what it says");
         assert!(matches!(later, IdentityError::Later { format: 2, .. }), "{later}");
     }

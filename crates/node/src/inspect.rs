@@ -18,6 +18,7 @@ use crate::filled;
 use crate::folder::{self, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
 use crate::identity::Identity;
+use crate::identity_error::IdentityError;
 use crate::marks;
 use crate::outlook::{self, Looked, Outlook};
 use crate::rebuild;
@@ -255,13 +256,11 @@ impl Inspection {
         self.look_at_state(Some(identity));
         let is_state_damaged = self.damage.len() > before;
         let has_peers = !rebuild::known_peers(&self.folder, identity).is_empty();
-        let way = match bond::check(&self.folder.join(JOURNAL), identity) {
-            Ok(_) => outlook::way_of(&self.folder, looked, has_peers),
-            Err(error) => {
-                self.damage.push("the journal does not belong to this folder".to_owned());
-                Err(error.into())
-            }
-        };
+        let bond = bond::check(&self.folder.join(JOURNAL), identity);
+        if matches!(bond, Err(IdentityError::OtherJournal { .. })) {
+            self.damage.push("the journal does not belong to this folder".to_owned());
+        }
+        let way = outlook::way_of(&self.folder, bond, looked, has_peers);
         if outlook::is_misfit(&way) && self.damage.is_empty() {
             self.damage.push("the journal does not go on where the state ends".to_owned());
         }

@@ -13,7 +13,7 @@ use synod_kv::Revision;
 const REST_MIN: Duration = Duration::from_secs(5);
 /// And so many times as long as the last one took.
 const REST_TIMES: u32 = 10;
-/// At the most, unless one takes so long that the rest is longer.
+/// At the most, unless one takes longer than that itself.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// This part of the bytes, or of the records, is worth it.
 const WORTH_PART: u64 = 8;
@@ -77,7 +77,7 @@ impl Merges {
         let Some((begun_at, before)) = self.now.take() else { return };
         let took = Duration::from_secs(now.duration_since(begun_at).as_secs());
         self.ended_at = now;
-        self.rest = (took * REST_TIMES).max(REST_MIN);
+        self.rest = (took * REST_TIMES).min(PAUSE_MAX).max(took).max(REST_MIN);
         let is_worth_it = bytes <= before - before / WORTH_PART;
         let longer = if is_worth_it { self.rest } else { (self.pause * 2).min(PAUSE_MAX) };
         self.pause = longer.max(self.rest);

@@ -55,7 +55,7 @@ fn write_leases(page: &mut Page, shared: &Shared) {
     let (leases, counts) = *state.leases.lock().unwrap_or_else(PoisonError::into_inner);
     page.gauge("leases", "Leases there are.", leases);
     page.counter("leases_granted_total", "Leases granted.", counts.granted);
-    page.counter("leases_expired_total", "Leases whose time was over.", counts.expired);
+    page.counter("leases_expired_total", "Leases that ended by themselves: their time was over, or the wait that they were made for was in vain.", counts.expired);
     page.counter("leases_revoked_total", "Leases that somebody ended.", counts.revoked);
     page.counter("lease_renewals_total", "Renewals through the log.", counts.renewed);
     let unlogged = state.lease_renewals_unlogged.load(Relaxed);

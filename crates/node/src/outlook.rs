@@ -9,8 +9,10 @@ use synod_paxos::{Recovered, Slot};
 use synod_storage::Store;
 use synod_storage::snapshot::StateFolders;
 
+use crate::bond::Bond;
 use crate::filled::{Filled, Held};
 use crate::folder;
+use crate::identity_error::IdentityError;
 use crate::marks::{self, REBUILD};
 use crate::node::refuse_ended;
 use crate::rebuild;
@@ -120,8 +122,14 @@ fn asks_peers(reason: &str) -> Outlook {
 ///
 /// # Errors
 /// With what the start ends, or what makes it ask its peers ([`rebuild::is_of_state`]).
-pub(crate) fn way_of(data: &Path, looked: Looked, has_peers: bool) -> Result<Way, StartError> {
+pub(crate) fn way_of(
+    data: &Path,
+    bond: Result<Bond, IdentityError>,
+    looked: Looked,
+    has_peers: bool,
+) -> Result<Way, StartError> {
     refuse_ended(data)?;
+    bond?;
     // If nothing behind the damage is a journal, no state helps.
     let (found, damage) = looked?;
     let mut recovered = found.recovered;

@@ -20,6 +20,7 @@ use synod_storage::snapshot::{self, StateFolders, Verified};
 use synod_storage::{Store, StoreOptions, failpoint};
 
 use crate::apply_thread::Applier;
+use crate::bond;
 use crate::filled;
 use crate::folder::{self, Folder, JOURNAL, LOCK_FILE, MARKER_FILE, REMOVED_FILE};
 use crate::founding::Founding;
@@ -332,6 +333,9 @@ fn remains(
     doubts: &mut Vec<String>,
 ) -> Result<Option<Remains>, RecoverError> {
     let journal = data.join(JOURNAL);
+    if let Err(error) = bond::check(&journal, identity) {
+        doubts.push(format!("the journal may be another node's: {error}"));
+    }
     let remains = match Remains::read(&journal, identity.lineage(), applied) {
         Err(OpenError::Missing(path)) => {
             doubts.push(format!("{} holds no journal: only the state is left", path.display()));

@@ -246,8 +246,10 @@ impl Replica {
         }
         let votes =
             |c: &Configuration| (c.voters().to_vec(), c.promise_quorum(), c.accept_quorum());
-        // Where the same ones vote, this leader has the promises that it needs.
-        let needed = match votes(new) == votes(&newest.configuration) {
+        // Where the same ones vote, this leader has the promises that it needs, once it has those
+        // for the newest configuration.
+        let has_promises = leading.unprepared_from().is_none();
+        let needed = match has_promises && votes(new) == votes(&newest.configuration) {
             true => new.accept_quorum(),
             false => new.progress_quorum(),
         };
