@@ -155,7 +155,7 @@ impl World<'_> {
         }
         let applied = process.applied.clone();
         // A start that finds no mark takes the state for sound.
-        if node.doubt == Doubt::None && node.mistake != Some(Mistake::DoubtUnmarked) {
+        if node.doubt == Doubt::None {
             node.doubt = Doubt::Suspect;
         }
         self.hear(id, Event::Applied(applied))
