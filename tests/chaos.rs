@@ -1,6 +1,6 @@
 //! `synod chaos` as a user runs it. This is the part of the gate with real processes:
 //! so many kills, pauses and partitions in clusters of three and of five, members that change,
-//! files that decay and backups that become clusters, and everything
+//! files that decay or are in use twice, backups and survivors that become clusters, and everything
 //! that clients were told meanwhile is checked. What it prints is shown even when it
 //! passes.
 
@@ -15,18 +15,26 @@ use serde_json::Value;
 use support::cluster::{SYNOD, folder, output_of, synod};
 use support::skip::next_release;
 
-/// One cluster after the other: its nodes, how many faults, of which classes.
-const CLUSTERS: [(&str, &str, &str); 4] = [
-    ("3", "42", "kill,pause,partition"),
-    ("5", "18", "kill,pause,partition"),
-    ("3", "10", "kill"),
-    ("3", "15", "member,damage,backup"),
+/// One cluster after the other: its nodes, how many faults, of which classes, and what else is said.
+const CLUSTERS: [(&str, &str, &str, &[&str]); 5] = [
+    ("3", "42", "kill,pause,partition", &[]),
+    ("5", "9", "kill,pause,partition", &[]),
+    ("5", "9", "kill,pause,partition", &["--drawn-quorums"]),
+    ("3", "20", "kill,recover", &["--drawn-quorums"]),
+    ("3", "15", "member,damage,backup", &[]),
 ];
 /// One whose nodes go over to the next release and come back, in between: all of it at least once.
 const MIXED: (&str, &str, &str) = ("3", "12", "kill,partition,upgrade");
 /// What must have happened in all of them together.
-const FAULTS: [(&str, usize); 6] =
-    [("kill", 30), ("pause", 20), ("partition", 20), ("member", 5), ("damage", 5), ("backup", 5)];
+const FAULTS: [(&str, usize); 7] = [
+    ("kill", 30),
+    ("pause", 20),
+    ("partition", 20),
+    ("member", 5),
+    ("damage", 5),
+    ("backup", 5),
+    ("recover", 10),
+];
 const CHECKED_MIN: u64 = 50_000;
 /// For one cluster. Each fault takes some three seconds, and the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -56,21 +64,24 @@ fn run(
     assert_eq!(result["keys_lost"], 0);
     assert!(result["equal_at_slot"].as_u64() > Some(0));
     assert_eq!(result["backups_checked"], of_class(&result, "backup"), "{result}");
+    assert_eq!(result["recovered_checked"], of_class(&result, "recover"), "{result}");
     assert!(result["worst_recovery_ms"].as_f64() > Some(0.0));
     for made in [("leases", "granted"), ("transactions", "changed"), ("transactions", "seen")] {
         assert!(result[made.0][made.1].as_u64() > Some(0), "{made:?}: {result}");
     }
     println!(
         "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
-         members, {} damages, {} backups, {} changes of releases in {} s; operations {}, {} keys, 0 undecided, slowest recovery {} ms",
+         members, {} damages, {} backups, {} survivors, {} changes of releases in {} s; quorums {}, operations {}, {} keys, 0 undecided, slowest recovery {} ms",
         of_class(&result, "kill"),
         of_class(&result, "pause"),
         of_class(&result, "partition"),
         of_class(&result, "member"),
         of_class(&result, "damage"),
         of_class(&result, "backup"),
+        of_class(&result, "recover"),
         of_class(&result, "upgrade"),
         result["duration_s"],
+        result["quorums"],
         result["operations"],
         result["keys"],
         result["worst_recovery_ms"],
@@ -78,7 +89,10 @@ fn run(
     for fault in result["faults"].as_array().expect("faults") {
         let outcome = fault["outcome"].as_str().expect("an outcome");
         assert!(!outcome.is_empty(), "{fault}");
-        if ["member", "damage", "backup", "upgrade"].iter().any(|class| fault["class"] == *class) {
+        if ["member", "damage", "backup", "recover", "upgrade"]
+            .iter()
+            .any(|class| fault["class"] == *class)
+        {
             println!("  {}: {outcome}", fault["kind"].as_str().expect("a kind"));
         }
     }
@@ -101,8 +115,10 @@ fn read_history(folder: &Path) -> usize {
 fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
     let folder = folder();
     let mut results = Vec::new();
-    for (seed, cluster) in (3..).zip(CLUSTERS) {
-        results.push(run(folder.path(), cluster, seed, &[]));
+    for (seed, (nodes, faults, classes, more)) in (3..).zip(CLUSTERS) {
+        let result = run(folder.path(), (nodes, faults, classes), seed, more);
+        assert_eq!(result["quorums"].is_object(), more.contains(&"--drawn-quorums"), "{result}");
+        results.push(result);
         assert!(read_history(folder.path()) > 1_000);
         let left: Vec<_> = fs::read_dir(folder.path()).expect("the folder").flatten().collect();
         assert_eq!(left.len(), 1, "only the history stays: {left:?}");

@@ -2,7 +2,7 @@
 //! down what they ask for and what they are told, while nodes are killed, paused,
 //! cut off from each other and left without room on their disks, while others take their
 //! places or they go on as another release, and while their files decay. Backups are made
-//! meanwhile, and clusters of these. In the end everything is healed, and the history must be
+//! meanwhile, and clusters of these and of what a single node has. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, all nodes must have the same state,
 //! watches must have been told everything once and in order, leases must have lived for
 //! their time and not for ever, and transactions must have changed both of their keys at once.
@@ -21,6 +21,8 @@ mod links;
 mod load;
 mod member;
 mod pairs;
+mod quorums;
+mod recover;
 mod result;
 mod transactions;
 mod upgrade;
@@ -44,6 +46,7 @@ use history::{End, Operation};
 pub use leases::Leases;
 pub use links::Links;
 use load::Load;
+pub use quorums::Quorums;
 use result::worst_of;
 pub use result::{ChaosResult, FaultResult, Operations};
 pub use transactions::Transactions;
@@ -78,6 +81,8 @@ pub struct ChaosPlan {
     pub seed: u64,
     /// Which faults.
     pub classes: Vec<Class>,
+    /// How many nodes make a quorum, if not a majority.
+    pub quorums: Option<Quorums>,
     /// Where the history is written, as JSON lines.
     pub history: Option<PathBuf>,
 }
@@ -114,6 +119,7 @@ pub fn run(
         load,
         faults: Vec::new(),
         backups: Vec::new(),
+        recovered: Vec::new(),
         violations: Vec::new(),
         is_broken: false,
     };
@@ -133,6 +139,8 @@ struct Run<'a> {
     faults: Vec<FaultResult>,
     /// What each backup held.
     backups: Vec<Contents>,
+    /// What was recovered from one node each time.
+    recovered: Vec<Contents>,
     violations: Vec<String>,
     /// Something did not come to its end, so nothing more is begun.
     is_broken: bool,
@@ -219,6 +227,7 @@ impl Run<'_> {
             Class::Member => self.change_members(&fault, met[0])?,
             Class::Damage => self.damage(&fault, &met)?,
             Class::Backup => self.back_up(&fault, &met)?,
+            Class::Recover => self.recover(&fault, &met)?,
             Class::Upgrade => self.change_release(&fault, &met)?,
             _ => self.disturb_for_a_while(&fault, &met)?.to_owned(),
         };
@@ -397,6 +406,9 @@ impl Run<'_> {
     /// Holds what each backup had against all that clients were told, and adds that as reads of
     /// these keys.
     fn check_backups(&mut self, keys: &BTreeSet<u64>, operations: &mut Vec<Operation>) {
+        for contents in &self.recovered {
+            self.violations.extend(contents.check_recovered(operations));
+        }
         for contents in &self.backups {
             self.violations.extend(contents.check(operations));
         }
@@ -444,6 +456,7 @@ impl Run<'_> {
         ChaosResult {
             seed: self.plan.seed,
             nodes: self.nodes.len(),
+            quorums: self.plan.quorums,
             clients: self.plan.clients,
             duration_s: took.as_secs_f64(),
             operations: Operations { ok, failed, unknown, checked: findings.checked },
@@ -452,6 +465,7 @@ impl Run<'_> {
             keys_undecided: findings.undecided,
             equal_at_slot,
             backups_checked: self.backups.len() as u64,
+            recovered_checked: self.recovered.len() as u64,
             watches,
             leases,
             transactions,

@@ -2,8 +2,10 @@
 
 mod flip;
 mod life;
+mod recovered;
 mod release;
 mod restored;
+mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use rustix::process::Signal;
-use synod_bench::chaos::Links;
+use synod_bench::chaos::{Links, Quorums};
 use synod_bench::compare::ClusterStarter;
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
@@ -49,8 +51,10 @@ pub(crate) struct OwnCluster {
     releases: Releases,
     /// How many backups there were to make clusters of.
     backups: u32,
-    /// One that was made of the last of them.
+    /// One that was made of the last of them, or of what one node has.
     restored: Option<LocalCluster>,
+    /// A second process of some node, on a copy of its folder.
+    twin: Option<NodeProcess>,
     /// Deleted after the cluster.
     folder: Option<Scratch>,
 }
@@ -89,21 +93,28 @@ impl OwnCluster {
             releases: Releases::default(),
             backups: 0,
             restored: None,
+            twin: None,
             folder,
         }
     }
 
     /// Starts a new cluster on free ports whose nodes reach each other only over the
-    /// links that come with it, with these tables in their settings. If it can be, each has a
-    /// small disk of its own.
+    /// links that come with it, with these quorums, if not majorities, and these tables in their
+    /// settings. If it can be, each has a small disk of its own.
     pub(crate) fn start_linked(
         nodes: u32,
+        quorums: Option<Quorums>,
         has_disks: bool,
         tables: &str,
     ) -> Result<(Self, Arc<Links>), Failure> {
         let folder = Scratch::new()?;
         let shape = ClusterShape { nodes: Some(nodes), base_port: Some(free_base_port(nodes)?) };
-        let mut cluster = LocalCluster::open(&folder.path().join("cluster"), &shape, true)?;
+        let make = |settings: &Path| {
+            name_quorums(settings, quorums)?;
+            crate::serve::init(settings).map(drop)
+        };
+        let mut cluster =
+            LocalCluster::open_with(&folder.path().join("cluster"), &shape, true, &make)?;
         let id = |id: u32| NodeId(u64::from(id));
         let links = Arc::new(Links::start()?);
         for node in cluster.nodes() {
@@ -215,6 +226,15 @@ impl ClusterControl for OwnCluster {
     fn stops_for_space(&self) -> u64 {
         self.disks.stops
     }
+}
+
+/// Puts these quorums into the settings of which a data folder is made. It keeps them.
+fn name_quorums(settings: &Path, quorums: Option<Quorums>) -> Result<(), Failure> {
+    const CLUSTER: &str = "[cluster]\n";
+    let Some(Quorums { promise, accept }) = quorums else { return Ok(()) };
+    let text = fs::read_to_string(settings)?;
+    let named = format!("{CLUSTER}promise_quorum = {promise}\naccept_quorum = {accept}\n");
+    Ok(fs::write(settings, text.replacen(CLUSTER, &named, 1))?)
 }
 
 fn addresses(cluster: &LocalCluster) -> Vec<NodeAddress> {

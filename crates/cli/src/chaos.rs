@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use synod_bench::Progress;
-use synod_bench::chaos::{self, ChaosPlan, Class, Extent};
+use synod_bench::chaos::{self, ChaosPlan, Class, Extent, Quorums};
 
 use crate::arena::{OtherRelease, OwnCluster};
 use crate::arguments::{Chaos, FaultClass};
@@ -31,9 +31,21 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
              `member` and `damage`",
         ));
     }
+    if plan.quorums.is_some() && plan.classes.iter().any(changes) {
+        return Err(Failure::usage(
+            "--drawn-quorums: the only copy of a write may lie on one node, so `member` and `damage` \
+             do not go with it: leave them out with --faults-only",
+        ));
+    }
+    if [Class::Damage, Class::Recover].iter().all(|class| plan.classes.contains(class)) {
+        return Err(Failure::usage(
+            "--faults-only: a damaged folder is recovered only when an operator says so, so `recover` \
+             does not go with `damage`",
+        ));
+    }
     let has_disks = plan.classes.contains(&Class::Disk);
     let (mut cluster, links) =
-        OwnCluster::start_linked(arguments.nodes, has_disks, &tables(&plan))?;
+        OwnCluster::start_linked(arguments.nodes, plan.quorums, has_disks, &tables(&plan))?;
     if let Some(other) = other {
         cluster.know(other);
     }
@@ -91,6 +103,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Member => Class::Member,
         FaultClass::Damage => Class::Damage,
         FaultClass::Backup => Class::Backup,
+        FaultClass::Recover => Class::Recover,
         FaultClass::Upgrade => Class::Upgrade,
     };
     let mut classes = match &arguments.faults_only[..] {
@@ -100,14 +113,17 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
     if arguments.faults_only.is_empty() && arguments.other_release.is_some() {
         classes.push(Class::Upgrade);
     }
+    let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
+    let drawn = || Quorums::drawn(seed, arguments.nodes as usize);
     ChaosPlan {
         clients: arguments.clients as usize,
         extent: match arguments.faults {
             Some(faults) => Extent::Faults(faults),
             None => Extent::Time(Duration::from_secs(arguments.duration_s)),
         },
-        seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
+        seed,
         classes,
+        quorums: arguments.drawn_quorums.then(drawn),
         history: arguments.history.clone(),
     }
 }

@@ -112,7 +112,7 @@ pub enum Event {
 pub struct Applied {
     /// Every slot up to here is applied.
     pub upto: Slot,
-    /// Up to here the state survives a crash without the journal.
+    /// Up to here the state survives a crash without the journal; zero when it is doubted.
     pub durable: Slot,
     /// Cluster time of the last applied value, in milliseconds.
     pub cluster_time_ms: u64,

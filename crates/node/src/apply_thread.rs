@@ -379,7 +379,9 @@ impl ApplyThread {
         self.give_up_waiters();
         self.answers.send(&mut self.outcomes);
         let configurations = self.applier.configurations()?;
-        self.shared.state.leave_installed(self.applier.report(), configurations);
+        // Whatever is doubted by now, it came whole.
+        let applied = Applied { durable: self.installed, ..self.applier.report() };
+        self.shared.state.leave_installed(applied, configurations);
         let _ = self.reports.send(Report::Applied);
         Ok(())
     }

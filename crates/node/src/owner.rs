@@ -228,7 +228,9 @@ impl Owner {
             self.applied = applied.clone();
             self.host.receive(now, Event::Installed { applied, configurations });
         }
-        if let Some(applied) = applied {
+        if let Some(mut applied) = applied {
+            // It may be less by now.
+            applied.durable = self.shared.state.spare();
             self.applied = applied.clone();
             self.applied.own_gap = false;
             self.host.receive(now, Event::Applied(applied));
@@ -276,8 +278,8 @@ impl Owner {
             Report::Loaded { load, values } => Some(Event::Loaded { load, values }),
             Report::Applied => None, // It was taken at the beginning of the step.
 
-            Report::Spare(spare) => {
-                self.applied.durable = self.applied.durable.max(spare);
+            Report::Spare => {
+                self.applied.durable = self.shared.state.spare();
                 Some(Event::Applied(self.applied.clone()))
             }
             Report::Segment(segment) => Some(Event::Segment(segment)),

@@ -23,8 +23,8 @@ pub(crate) enum Report {
     Room(Room),
     /// The state machine has left a report.
     Applied,
-    /// The state does not need the journal up to here.
-    Spare(Slot),
+    /// The state needs the journal from another slot on than before.
+    Spare,
     /// Somebody else shall lead.
     HandOver,
     /// The node ends.

@@ -249,6 +249,11 @@ impl StateView {
         self.spare.fetch_max(slot.0, Relaxed);
     }
 
+    /// The state is doubted, so that the whole journal may be needed.
+    pub(crate) fn spare_nothing(&self) {
+        self.spare.store(0, Relaxed);
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         Revision(self.revision.load(std::sync::atomic::Ordering::Acquire))
     }

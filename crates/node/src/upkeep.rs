@@ -165,10 +165,16 @@ impl Upkeep {
         let kept = self.shared.journal.bytes_on_disk.load(Relaxed);
         let has_room = self.room == Room::Enough && kept <= self.doubted_bytes_max;
         let is_sure = !has_room || !self.fatal.doubts_state();
-        if durable > self.shared.state.spare() && is_sure {
-            self.shared.state.set_spare(durable);
+        let spare = self.shared.state.spare();
+        // Neither may what was spare before the damage was met.
+        let changed = if is_sure { durable > spare } else { spare > Slot::ZERO };
+        if changed {
+            match is_sure {
+                true => self.shared.state.set_spare(durable),
+                false => self.shared.state.spare_nothing(),
+            }
             // The owner ends before this thread only when the node stops.
-            let _ = self.reports.send(Report::Spare(durable));
+            let _ = self.reports.send(Report::Spare);
         }
         if durable < self.shared.state.applied() && self.flushed_at.elapsed() >= self.flush_interval
             // When it can't begin now it is due at the next look again.

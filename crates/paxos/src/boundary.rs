@@ -32,7 +32,8 @@ pub enum Input {
     /// Every record up to this position is durable.
     Persisted(Position),
     /// The state machine has applied every slot up to `upto`, and up to `durable`
-    /// its state survives a crash without the journal.
+    /// its state survives a crash without the journal; zero when it is doubted, so that
+    /// nothing more of the journal is dropped.
     Applied {
         /// Applied up to here.
         upto: Slot,

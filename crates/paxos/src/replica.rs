@@ -233,7 +233,8 @@ impl Replica {
             Input::Applied { upto, durable, state } => {
                 assert!(upto <= self.log.chosen_upto(), "applied what is not chosen");
                 self.applied = self.applied.max(upto);
-                self.durable = self.durable.max(durable.min(self.applied));
+                // Less than before when the state came to be doubted.
+                self.durable = durable.min(self.applied).max(self.log.truncated_upto());
                 self.state = state;
                 // What the journal's newest watermark does not cover cannot be read back.
                 let readable = self.applied.min(self.unsynced.recorded_upto());

@@ -14,7 +14,7 @@
 //! `connected NODE PEER` · `cut A B` ·
 //! `heal` · `filled NODE SLOT` (a segment of its journal, up to this slot; `tail=0` of the
 //! cluster keeps none, or `keep=MS` for those that were heard) · `sent NODE SLOT` (something of its
-//! snapshot) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
+//! snapshot) · `doubts NODE` (its state is damaged, and it goes on) · `installed NODE SLOT` (a snapshot) · `failed NODE PEER` (its
 //! snapshot does not come) · `room NODE enough|low|out` (on its disk) · `writable` · `handover NODE` · `route NODE` · `queue` · `log NODE` · `who`.
 //!
 //! Heartbeats are delivered at once, in the order in which they were sent, and not
@@ -71,6 +71,8 @@ struct Node {
     position: Position,
     replica: Option<Replica>,
     applied: Slot,
+    /// Its state needs nothing of its journal up to here.
+    flushed: Slot,
     /// Who votes, as the last snapshot said that it installed.
     snapshot: Option<Configurations>,
     joined_in: Option<Configuration>,
@@ -166,6 +168,7 @@ impl Runner for Stage {
             "restart" => self.start(node(first()?)),
             "died" => self.input(node(first()?), Input::PeerDied(node(names[1]))),
             "connected" => self.input(node(first()?), Input::Connected(node(names[1]))),
+            "doubts" => self.doubt(node(first()?)),
             "filled" => self.fill(node(first()?), Slot(names[1].parse()?)),
             "installed" => {
                 let slot = Slot(names[1].parse()?);
@@ -281,6 +284,7 @@ impl Stage {
         let recovered = node.recover();
         node.position = recovered.position;
         node.applied = recovered.chosen_upto;
+        node.flushed = recovered.truncated_upto;
         let mut configurations = node.configurations(first, node.applied);
         if let Some(joined_in) = node.joined_in.clone() {
             configurations = configurations.joined_in(joined_in);
@@ -321,10 +325,19 @@ impl Stage {
 
     /// The state is flushed, and a segment of the journal is full.
     fn fill(&mut self, id: NodeId, upto: Slot) {
-        let applied = self.nodes[&id].applied;
-        let state = (Slot::ZERO, 0);
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.flushed = node.applied;
+        let (applied, state) = (node.applied, (Slot::ZERO, 0));
         self.input(id, Input::Applied { upto: applied, durable: applied, state });
         self.input(id, Input::Segment(Segment { upto, bytes: 1 }));
+    }
+
+    /// The state is found damaged, and the node goes on.
+    fn doubt(&mut self, id: NodeId) {
+        let node = self.nodes.get_mut(&id).expect("a node");
+        node.flushed = Slot::ZERO;
+        let (upto, durable, state) = (node.applied, Slot::ZERO, (Slot::ZERO, 0));
+        self.input(id, Input::Applied { upto, durable, state });
     }
 
     fn propose(&mut self, id: NodeId, text: &str) {
@@ -388,7 +401,7 @@ impl Stage {
         }
         leave.extend(effects.send_now.into_iter().map(|e| (e.to, e.message)));
         if !effects.chosen.is_empty() {
-            let (upto, durable, state) = (node.applied, Slot::ZERO, (Slot::ZERO, 0));
+            let (upto, durable, state) = (node.applied, node.flushed, (Slot::ZERO, 0));
             self.step(id, Input::Applied { upto, durable, state });
         }
         for (to, message) in leave {
@@ -510,6 +523,7 @@ impl Node {
             position: Position::ZERO,
             replica: None,
             applied: Slot::ZERO,
+            flushed: Slot::ZERO,
             snapshot: None,
             joined_in: None,
         }

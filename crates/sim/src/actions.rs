@@ -341,7 +341,8 @@ impl World<'_> {
         }
         node.state.flush(&process.unflushed, slot);
         // What went into a damaged state is not there for sure: the journal keeps it.
-        if node.doubt != Doubt::Damaged || node.mistake == Some(Mistake::DamagedCounts) {
+        let doubts = process.doubts || node.doubt == Doubt::Damaged;
+        if !doubts || node.mistake == Some(Mistake::DamagedCounts) {
             process.applied.durable = Slot(slot);
         }
         let applied = process.applied.clone();

@@ -8,6 +8,7 @@
 //! for what is dropped with it. What the journal cannot notice by design (a last, unsealed
 //! group that was acknowledged and turned back into zeros) is not simulated.
 
+mod aside;
 mod record;
 mod shown;
 mod written;
@@ -85,6 +86,8 @@ pub(crate) struct Behind {
 pub(crate) struct Disk {
     base: Base,
     groups: VecDeque<Group>,
+    /// What came before them, as far as it is kept for what it shows.
+    aside: VecDeque<Group>,
     writing: Option<Group>,
     /// Handed over and not being written yet.
     queued: Vec<(Position, Record)>,
@@ -131,6 +134,7 @@ impl Disk {
         Disk {
             base,
             groups: VecDeque::new(),
+            aside: VecDeque::new(),
             writing: None,
             queued: Vec::new(),
             held: BTreeMap::new(),

@@ -25,7 +25,7 @@ use crate::fault::Fault;
 use crate::happening::Happening;
 use crate::lifecycle::kv_options;
 use crate::mistakes::Mistake;
-use crate::node::{Fate, Node, apply_value};
+use crate::node::{Doubt, Fate, Node, apply_value};
 use crate::planted;
 use crate::store::{Store, Unflushed};
 use crate::words;
@@ -393,16 +393,24 @@ impl World<'_> {
         self.stop_waiting(id)
     }
 
-    /// A state that was filled may be ahead of the journal, which says now that it begins behind it.
+    /// A state that was filled may be ahead of the journal, which says now that it begins behind it; unless
+    /// it knows all that as chosen by itself. What it needs no more is kept beside a state that is doubted.
     pub(crate) fn start_after_filled(&mut self, id: NodeId, recovered: &mut Recovered) {
         let node = self.node(id);
-        if !std::mem::take(&mut node.state.filled) || node.mistake == Some(Mistake::FilledForgotten)
+        let forgets = node.mistake == Some(Mistake::FilledForgotten);
+        let slot = Slot(node.state.slot);
+        if std::mem::take(&mut node.state.filled)
+            && !forgets
+            && recovered.chosen_upto < slot
+            && let Some(record) = recovered.start_after(slot)
         {
-            return;
-        }
-        if let Some(record) = recovered.start_after(Slot(node.state.slot)) {
             node.write_down(recovered.position, record);
             self.coverage.rare(Rare::FilledAhead);
+        }
+        let node = self.node(id);
+        match node.doubt {
+            Doubt::Damaged => node.disk.truncate_aside(recovered.truncated_upto),
+            Doubt::None | Doubt::Suspect => node.disk.drop_aside(),
         }
     }
 

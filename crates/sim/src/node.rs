@@ -70,7 +70,8 @@ pub(crate) struct Node {
     /// It runs on a copy.
     pub(crate) is_copy: bool,
     pub(crate) drift: Drift,
-    /// Its state is known to be damaged, or is to be read as a whole by the next start.
+    /// What a mark on its disk says of its state: that it is damaged, or is to be read as a whole by
+    /// the next start.
     pub(crate) doubt: Doubt,
     /// Its journal was mended since it was read last.
     pub(crate) is_mended: bool,
@@ -196,6 +197,8 @@ pub(crate) struct Process {
     pub(crate) is_woken: bool,
     pub(crate) tick_us: u64,
     pub(crate) paused: bool,
+    /// It met damage in its state, and goes on. Only a mark outlives it.
+    pub(crate) doubts: bool,
     /// What happened to it while it was paused.
     pub(crate) deferred: Vec<Happening>,
     /// It dies after so many more actions.
@@ -230,6 +233,7 @@ impl Process {
             is_woken: false,
             tick_us: 0,
             paused: false,
+            doubts: false,
             deferred: Vec::new(),
             dies_after: None,
             leads: false,

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use synod_host::Event;
 use synod_paxos::{NodeId, Slot};
 
 use crate::checkers::{Check, Violation};
@@ -106,7 +107,11 @@ impl World<'_> {
             node.doubt = Doubt::None;
         }
         if let Some(behind) = behind {
-            node.disk.mend(behind);
+            // What is missing in a state that is doubted may stand there and nowhere else.
+            match goes_on {
+                true => node.disk.mend_aside(behind),
+                false => node.disk.mend(behind),
+            }
             node.is_mended = true;
             self.coverage.rare(Rare::JournalMended);
             self.trace.note(now_us, [words::MENDS, u64::from(id.0), behind.upto.0, 0], || {
@@ -132,6 +137,28 @@ impl World<'_> {
         let delay_us = self.rng.u64(1_000..500_000);
         self.at(delay_us, Happening::Start { node: id });
         Ok(())
+    }
+
+    /// A process that is needed as it is meets damage in its state, and goes on: nobody can give it
+    /// another one now. It doubts its state as long as it lives, so that nothing more of its journal is
+    /// dropped, and leaves a mark for its next life.
+    fn note_damage(&mut self, id: NodeId) -> Check {
+        let now_us = self.now_us;
+        self.trace.note(now_us, [words::STOPS, u64::from(id.0), 3, 0], || {
+            format!("{id} goes on with a damaged state")
+        });
+        let node = self.node(id);
+        let Some(process) = &mut node.process else { return Ok(()) };
+        process.doubts = true;
+        if node.mistake != Some(Mistake::DamagedCounts) {
+            process.applied.durable = Slot::ZERO;
+        }
+        let applied = process.applied.clone();
+        // A start that finds no mark takes the state for sound.
+        if node.doubt == Doubt::None {
+            node.doubt = Doubt::Suspect;
+        }
+        self.hear(id, Event::Applied(applied))
     }
 
     /// A scrub reads everything that is not written any more.
@@ -337,12 +364,33 @@ impl World<'_> {
         if !self.may_fall_ill(victim, needed) {
             return Ok(());
         }
+        if self.nodes[victim.0 as usize - 1].process.is_some()
+            && self.nemesis.rng(Fault::StateDamage).bool()
+        {
+            return self.damage_running(victim, share);
+        }
         self.fall_ill(Fault::StateDamage, victim, |node| {
             node.state.damage(share);
             if !node.state.damage.is_empty() {
                 node.doubt = Doubt::Suspect;
             }
         })
+    }
+
+    /// The state is damaged under a process that finds out and goes on, until it looks again.
+    fn damage_running(&mut self, victim: NodeId, share: usize) -> Check {
+        let node = self.node(victim);
+        node.state.damage(share);
+        if node.state.damage.is_empty() {
+            return Ok(());
+        }
+        if let Some(process) = &mut node.process {
+            process.machine.map().damage(&node.state);
+        }
+        self.coverage.fault(Fault::StateDamage);
+        let scrub_us = self.nemesis.rng(Fault::StateDamage).u64(500_000..10_000_000);
+        self.at(scrub_us, Happening::Scrub { node: victim });
+        self.note_damage(victim)
     }
 
     /// The machine dies, and a sealed group of its journal is damaged when it comes back, if

@@ -180,7 +180,10 @@ impl Run<'_> {
     }
 
     /// What the new cluster holds, if its nodes serve, agree, and say what the backup says.
-    fn look_into(&mut self, restored: &Restored) -> Result<Option<(Held, Store)>, BenchError> {
+    pub(super) fn look_into(
+        &mut self,
+        restored: &Restored,
+    ) -> Result<Option<(Held, Store)>, BenchError> {
         let begin = Instant::now();
         for node in &restored.nodes {
             while !probe::ready(Protocol::Synod, node, PROBE_TIMEOUT) {

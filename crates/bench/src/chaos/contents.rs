@@ -1,4 +1,4 @@
-//! What a backup held, against what clients asked for and were told.
+//! What a backup held, or what was recovered of one node, against what clients asked for and were told.
 //!
 //! A backup is the state at one revision, and was taken at one moment between the question
 //! and its end. Of the first follows that it has each known change up to its revision and none
@@ -17,12 +17,12 @@ const FINDINGS_MAX: usize = 5;
 /// Each key's value, and the revision of that.
 pub(super) type Held = BTreeMap<u64, (u64, u64)>;
 
-/// A backup as its restored cluster shows it.
+/// A backup, or what a survivor had left, as the cluster that was made of it shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Contents {
-    /// The node that made it.
+    /// The node that made it, or the survivor.
     pub(super) giver: NodeId,
-    /// When it was asked for.
+    /// When it was asked for, or the survivor was dead.
     pub(super) asked_us: u64,
     /// When it was there.
     pub(super) made_us: u64,
@@ -36,7 +36,30 @@ pub(super) struct Contents {
 impl Contents {
     /// What cannot be the state at its revision, or misses what it must have.
     pub(super) fn check(&self, operations: &[Operation]) -> Vec<String> {
-        let mut violations: Vec<String> = self.too_old(operations).into_iter().collect();
+        self.violations("the backup", operations, |_| true)
+    }
+
+    /// The same of what one node had left when all were killed. What it told clients itself it has,
+    /// and the others' writes up to its revision. Of what it had only accepted nobody was told, and the
+    /// nodes that went on may have chosen something else there: so what came later does not count.
+    pub(super) fn check_recovered(&self, operations: &[Operation]) -> Vec<String> {
+        let before = operations.iter().filter(|one| one.called_us <= self.asked_us);
+        let known = |one: &Operation| match one.returned_us <= self.asked_us {
+            true => *one,
+            false => Operation { end: End::Unknown, ..*one },
+        };
+        let known: Vec<Operation> = before.map(known).collect();
+        self.violations("what was recovered", &known, |one| one.node == self.giver)
+    }
+
+    /// It has all writes that were acknowledged before the question and `has` names.
+    fn violations(
+        &self,
+        what: &str,
+        operations: &[Operation],
+        has: impl Fn(&Operation) -> bool,
+    ) -> Vec<String> {
+        let mut violations: Vec<String> = self.too_old(operations, has).into_iter().collect();
         violations.extend(self.keys.iter().filter_map(|(key, held)| {
             self.strange(operations, *key, *held).map(|reason| format!("key {key}: {reason}"))
         }));
@@ -50,7 +73,7 @@ impl Contents {
         }
         let Contents { giver, asked_us, revision, .. } = self;
         let at_s = super::seconds(*asked_us);
-        let name = format!("the backup of node {giver} at {at_s:.1} s, revision {revision}");
+        let name = format!("{what} of node {giver} at {at_s:.1} s, revision {revision}");
         violations.iter().map(|violation| format!("{name}: {violation}")).collect()
     }
 
@@ -77,8 +100,12 @@ impl Contents {
     }
 
     /// A write that was acknowledged before the question is of an earlier revision.
-    fn too_old(&self, operations: &[Operation]) -> Option<String> {
-        let before = operations.iter().filter(|one| one.returned_us < self.asked_us);
+    fn too_old(
+        &self,
+        operations: &[Operation],
+        has: impl Fn(&Operation) -> bool,
+    ) -> Option<String> {
+        let before = operations.iter().filter(|one| one.returned_us < self.asked_us && has(one));
         let newest = before.filter_map(|one| Some((one.acknowledged_at()?, one.number))).max();
         let (revision, number) = newest.filter(|(revision, _)| *revision > self.revision)?;
         Some(format!("operation {number} was acknowledged before it, at revision {revision}"))
@@ -255,6 +282,28 @@ mod tests {
         assert_eq!(gone.check(&history), Vec::<String>::new());
         history.last_mut().expect("pushed above").called_us = 201;
         assert!(!gone.check(&history).is_empty(), "it was called when the backup was there");
+    }
+
+    #[test]
+    fn a_survivor_has_what_it_told_and_what_others_told_up_to_its_end() {
+        let held = [(0, (2, 2)), (2, (5, 5))];
+        let of = |revision: u64, keys: &[(u64, (u64, u64))]| {
+            let keys = keys.iter().copied().collect();
+            Contents { made_us: 100, keys, ..contents(revision, &[]) }
+        };
+        let mut history = history();
+        let found = |of: &Contents, history: &[Operation]| of.check_recovered(history).join("; ");
+        assert_eq!(found(&of(5, &held), &history), "");
+        // Others acknowledged more: that is lost. What it has is what was acknowledged.
+        assert_eq!(found(&of(3, &[(0, (2, 2)), (1, (3, 3))]), &history), "");
+        assert!(found(&of(4, &[]), &history).contains("value 2 of revision 2 is missing"));
+        // It had accepted what has no answer; at this revision the others chose something else then.
+        assert_eq!(found(&of(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
+        history.push(operation(11, 3, (150, 160), End::Stored(6)));
+        assert_eq!(found(&of(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
+        // What it told itself it has.
+        history.push(Operation { node: NodeId(2), ..operation(12, 5, (60, 70), End::Stored(6)) });
+        assert!(found(&of(5, &held), &history).contains("operation 12 was acknowledged before"));
     }
 
     #[test]

@@ -163,6 +163,31 @@ pub trait ChaosControl: ClusterControl {
     /// When it is not known which nodes have ended.
     fn has_ended(&mut self, node: NodeId) -> Result<bool, ControlError>;
 
+    /// Starts a second process of a node, on the copy of its folder and with ports of its own.
+    ///
+    /// # Errors
+    /// When there is no copy, or the process cannot be started.
+    fn start_twin(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// What that process said, if it has ended.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    fn twin_said(&mut self) -> Result<Option<String>, ControlError>;
+
+    /// Ends that process, if it runs, and deletes its folder.
+    ///
+    /// # Errors
+    /// When that is not possible.
+    fn end_twin(&mut self) -> Result<(), ControlError>;
+
+    /// Makes another cluster of one node, of the copy of this node's folder, and starts it. It is ended
+    /// like one that was restored, and the copy is gone then.
+    ///
+    /// # Errors
+    /// When that is not possible, or what is told of the folder does not fit what was made.
+    fn recover(&mut self, node: NodeId) -> Result<Restored, ControlError>;
+
     /// Makes another cluster, with an id of its own, of the backup that was made last, and starts
     /// it. One such cluster runs at a time.
     ///
@@ -177,10 +202,10 @@ pub trait ChaosControl: ClusterControl {
     fn end_restored(&mut self) -> Result<(), ControlError>;
 }
 
-/// A cluster that was made of a backup, and what the backup says of itself.
+/// A cluster that was made of a backup, or of one node, and what is said of that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restored {
-    /// The node that made the backup.
+    /// The node that made the backup, or of whose folder it is.
     pub giver: NodeId,
     /// Every slot up to here is in it.
     pub slot: u64,

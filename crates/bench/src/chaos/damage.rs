@@ -1,4 +1,4 @@
-//! Nodes whose files decay, are lost, or are put back from an older copy.
+//! Nodes whose files decay, are lost, are put back from an older copy, or are in use twice.
 
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +11,9 @@ use crate::{BenchError, NodeId, Protocol, probe};
 /// A node whose files were touched is well or says that it is not within this. The machine
 /// may be busy.
 const VERDICT_MAX: Duration = Duration::from_secs(180);
+
+/// What a process says of which there are two. Peers know one as the second, or as behind the other.
+const REFUSALS: [&str; 2] = ["two run with copies of it", "is in use twice"];
 
 /// What became of a node whose files were touched.
 enum Verdict {
@@ -27,6 +30,7 @@ impl Run<'_> {
         match fault.kind {
             Kind::Wipe => self.wipe(met[0]),
             Kind::PutBack => self.put_back(met[0], fault.lasts),
+            Kind::Twin => self.run_twice(met[0], fault),
             _ => self.flip(met, fault),
         }
     }
@@ -89,6 +93,53 @@ impl Run<'_> {
             _ => "was not refused".to_owned(),
         };
         Ok(format!("node {node} with an older folder: {told}"))
+    }
+
+    /// A node is started again, and another process on a copy of its folder, in either order. One of them
+    /// is refused, or both: each may have met another peer first.
+    fn run_twice(&mut self, node: NodeId, fault: &Fault) -> Result<String, BenchError> {
+        self.control.kill(node)?;
+        self.control.keep_copy(node)?;
+        if fault.seed.is_multiple_of(2) {
+            self.control.restart(node)?;
+            self.control.start_twin(node)?;
+        } else {
+            self.control.start_twin(node)?;
+            self.control.restart(node)?;
+        }
+        let begin = Instant::now();
+        while !self.control.has_ended(node)? && self.control.twin_said()?.is_none() {
+            if self.has_fallen()? || begin.elapsed() > VERDICT_MAX {
+                let waited_s = begin.elapsed().as_secs();
+                self.violations
+                    .push(format!("node {node} and a copy of it both run after {waited_s} s"));
+                self.is_broken = true;
+                return Ok("neither was refused".to_owned());
+            }
+            thread::sleep(POLL);
+        }
+        thread::sleep(fault.lasts);
+        let (said, has_ended) = (self.control.twin_said()?, self.control.has_ended(node)?);
+        self.control.end_twin()?;
+        let is_refusal = |said: &&String| REFUSALS.iter().any(|words| said.contains(words));
+        if let Some(said) = said.as_ref().filter(|said| !is_refusal(said)) {
+            self.violations.push(format!("the copy of node {node} ended by itself: {said}"));
+            self.is_broken = true;
+        }
+        let who = match (&said, has_ended) {
+            (Some(_), true) => "both were refused",
+            (Some(_), false) => "the copy was refused",
+            (None, _) => "the node itself was refused",
+        };
+        if has_ended && self.control.sentence(node)?.is_none() {
+            self.control.restart(node)?;
+        }
+        let outcome = match self.judge(node, true)? {
+            Verdict::Well => "it serves".to_owned(),
+            Verdict::Sentenced(sentence) => self.obey(node, &sentence)?,
+            Verdict::None => "it neither serves nor named the way out".to_owned(),
+        };
+        Ok(format!("node {node} and a copy of it: {who}, {outcome}"))
     }
 
     /// Does what the words say.

@@ -33,13 +33,15 @@ pub enum Class {
     Damage,
     /// A backup is made, mostly while something else goes wrong, and another cluster of it.
     Backup,
+    /// All nodes are killed, and another cluster is made of what one of them has.
+    Recover,
     /// A node goes on as another release, or all do, one after the other.
     Upgrade,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 8] = [
+    pub const ALL: [Class; 9] = [
         Class::Kill,
         Class::Pause,
         Class::Partition,
@@ -47,11 +49,12 @@ impl Class {
         Class::Member,
         Class::Damage,
         Class::Backup,
+        Class::Recover,
         Class::Upgrade,
     ];
     /// Those of a run that names none: they need nothing but processes.
-    pub const ANYWHERE: [Class; 5] =
-        [Class::Kill, Class::Pause, Class::Partition, Class::Member, Class::Backup];
+    pub const ANYWHERE: [Class; 6] =
+        [Class::Kill, Class::Pause, Class::Partition, Class::Member, Class::Backup, Class::Recover];
 
     /// Whether other nodes may be members after it.
     pub fn changes_nodes(self) -> bool {
@@ -60,7 +63,7 @@ impl Class {
 
     /// Whether it takes its own course, of which there is something to tell.
     pub(super) fn has_course(self) -> bool {
-        self.changes_nodes() || matches!(self, Class::Backup | Class::Upgrade)
+        self.changes_nodes() || matches!(self, Class::Backup | Class::Recover | Class::Upgrade)
     }
 
     fn kinds(self) -> &'static [Kind] {
@@ -74,7 +77,9 @@ impl Class {
             Class::Member => {
                 &[Kind::Transfer, Kind::ReplaceLeader, Kind::ReplaceAny, Kind::GrowAndShrink]
             }
-            Class::Damage => &[Kind::FlipAny, Kind::FlipMinority, Kind::Wipe, Kind::PutBack],
+            Class::Damage => {
+                &[Kind::FlipAny, Kind::FlipMinority, Kind::Wipe, Kind::PutBack, Kind::Twin]
+            }
             Class::Backup => &[
                 Kind::Backup,
                 Kind::BackupKillGiver,
@@ -82,6 +87,7 @@ impl Class {
                 Kind::BackupPauseLeader,
                 Kind::BackupIsolateLeader,
             ],
+            Class::Recover => &[Kind::RecoverAny, Kind::RecoverLeader],
             Class::Upgrade => {
                 &[Kind::UpgradeAny, Kind::UpgradeLeader, Kind::UpgradeKilled, Kind::UpgradeAll]
             }
@@ -99,6 +105,7 @@ impl fmt::Display for Class {
             Class::Member => "member",
             Class::Damage => "damage",
             Class::Backup => "backup",
+            Class::Recover => "recover",
             Class::Upgrade => "upgrade",
         })
     }
@@ -156,6 +163,8 @@ pub enum Kind {
     Wipe,
     /// Any node gets an older copy of its data folder.
     PutBack,
+    /// Any node is started again beside a copy of itself.
+    Twin,
     /// Any node makes a backup.
     Backup,
     /// The node is killed that was asked for a backup.
@@ -166,6 +175,10 @@ pub enum Kind {
     BackupPauseLeader,
     /// A backup is asked for when the leader hears nobody and nobody hears it.
     BackupIsolateLeader,
+    /// All are killed, any last, and another cluster is made of what that one has.
+    RecoverAny,
+    /// The same of the leader.
+    RecoverLeader,
     /// Any node ends in order and goes on as another release.
     UpgradeAny,
     /// The leader does.
@@ -203,11 +216,14 @@ impl fmt::Display for Kind {
             Kind::FlipMinority => "flip bytes of minority",
             Kind::Wipe => "wipe folder of any",
             Kind::PutBack => "put back older folder of any",
+            Kind::Twin => "copy of any beside it",
             Kind::Backup => "backup",
             Kind::BackupKillGiver => "backup, kill its node",
             Kind::BackupKillLeader => "backup, kill leader",
             Kind::BackupPauseLeader => "backup, pause leader",
             Kind::BackupIsolateLeader => "backup, isolate leader",
+            Kind::RecoverAny => "kill all, recover any",
+            Kind::RecoverLeader => "kill all, recover leader",
             Kind::UpgradeAny => "other release of any",
             Kind::UpgradeLeader => "other release of leader",
             Kind::UpgradeKilled => "kill any, other release",
@@ -232,6 +248,7 @@ impl Kind {
                 | Kind::BackupKillLeader
                 | Kind::BackupPauseLeader
                 | Kind::BackupIsolateLeader
+                | Kind::RecoverLeader
                 | Kind::UpgradeLeader
         )
     }
@@ -395,15 +412,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..40).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..45).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 33, "all kinds within forty faults");
-        let classes: Vec<_> = drawn(7)[..17].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 36, "all kinds within forty-five faults");
+        let classes: Vec<_> = drawn(7)[..19].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 

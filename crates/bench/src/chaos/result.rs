@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::fault::{Class, Kind};
 use super::leases::Leases;
+use super::quorums::Quorums;
 use super::transactions::Transactions;
 use super::watches::Watches;
 use crate::table::{self, Table, count, or_dash};
@@ -50,6 +51,8 @@ pub struct ChaosResult {
     pub seed: u64,
     /// How many nodes.
     pub nodes: usize,
+    /// How many of them make a quorum, if not a majority.
+    pub quorums: Option<Quorums>,
     /// How many clients.
     pub clients: usize,
     /// How long it took, in seconds.
@@ -66,6 +69,8 @@ pub struct ChaosResult {
     pub equal_at_slot: Option<u64>,
     /// Backups of which a cluster was made and held against all that clients were told.
     pub backups_checked: u64,
+    /// Clusters that were made of one node's folder, and held against the same.
+    pub recovered_checked: u64,
     /// What those saw who watched.
     pub watches: Watches,
     /// What became of leases.
@@ -129,6 +134,9 @@ impl ChaosResult {
         if self.faults.iter().any(|fault| fault.class == Class::Backup) {
             lines.row(["backups restored and checked", &count(self.backups_checked)]);
         }
+        if self.faults.iter().any(|fault| fault.class == Class::Recover) {
+            lines.row(["survivors recovered and checked", &count(self.recovered_checked)]);
+        }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
         for fault in self.faults.iter().filter(|fault| fault.class.has_course()) {
             let FaultResult { kind, at_s, outcome, .. } = fault;
@@ -136,6 +144,9 @@ impl ChaosResult {
         }
         for violation in &self.violations {
             text.push_str(&format!("VIOLATION: {violation}\n"));
+        }
+        if let Some(Quorums { promise, accept }) = self.quorums {
+            text.push_str(&format!("{promise} nodes promise a ballot, {accept} accept a value\n"));
         }
         let verdict = if self.passed { "passed" } else { "FAILED" };
         let ChaosResult { seed, nodes, clients, duration_s, .. } = self;

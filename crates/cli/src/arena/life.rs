@@ -21,6 +21,8 @@ const WAY_OUT: &str = "synod member replace";
 const AGAIN: &str = "start it again";
 /// What a node says that its peers do not want.
 const REFUSED: &str = "the peer refuses this node";
+/// What its peers say of one that runs twice.
+const TWICE: &str = "two run with copies of it";
 /// One that wants it more often than this will not be well by it.
 const STARTS_MAX: u32 = 20;
 /// As long as one request of a command may take: others may answer meanwhile.
@@ -78,7 +80,12 @@ impl OwnCluster {
             known.sentence = Some(words);
             return Ok(true);
         }
-        if words.contains(AGAIN) && known.starts < STARTS_MAX {
+        let is_refused = words.contains(TWICE);
+        if is_refused && self.twin.is_some() {
+            return Ok(true);
+        }
+        // When the other one is gone its peers may take it again.
+        if (words.contains(AGAIN) || is_refused) && known.starts < STARTS_MAX {
             known.starts += 1;
             self.note_start(id);
             self.cluster.start(id)?;
@@ -110,6 +117,12 @@ impl OwnCluster {
         let id = node_id(node)?;
         // Its process holds the files until it is seen dead.
         self.cluster.wait_for_death(id).map_err(control_error)?;
+        self.touch_running(node)
+    }
+
+    /// The same of one that may run: it may be refused.
+    fn touch_running(&mut self, node: NodeId) -> Result<Place, ControlError> {
+        let id = node_id(node)?;
         self.known.entry(id).or_default().is_touched = true;
         self.place(id).cloned().ok_or_else(|| ControlError(format!("there is no node {node}")))
     }
@@ -290,13 +303,36 @@ impl ChaosControl for OwnCluster {
         if let Some(words) = known.sentence.clone() {
             return Ok(Some(Sentence { words, has_ended: true, names_way_out: true }));
         }
+        // It may be taken again when the other process is gone, or is told the way out then.
         let words = self.words(id);
+        let words: String =
+            words.split_inclusive('\n').filter(|line| !line.contains(TWICE)).collect();
         let refused =
             line_with(&words, &[REFUSED, WAY_OUT]).or_else(|| line_with(&words, &[REFUSED]));
         Ok(refused.map(|words| {
             let names_way_out = words.contains(WAY_OUT);
             Sentence { words, has_ended: false, names_way_out }
         }))
+    }
+
+    fn start_twin(&mut self, node: NodeId) -> Result<(), ControlError> {
+        let place = self.touch_running(node)?;
+        self.try_start_twin(&place).map_err(control_error)
+    }
+
+    fn twin_said(&mut self) -> Result<Option<String>, ControlError> {
+        self.try_twin_said().map_err(control_error)
+    }
+
+    fn end_twin(&mut self) -> Result<(), ControlError> {
+        self.try_end_twin().map_err(control_error)
+    }
+
+    fn recover(&mut self, node: NodeId) -> Result<Restored, ControlError> {
+        let id = node_id(node)?;
+        let place = self.place(id).cloned();
+        let place = place.ok_or_else(|| ControlError(format!("no node {node}")))?;
+        self.try_recover(&place).map_err(control_error)
     }
 
     fn restore(&mut self) -> Result<Restored, ControlError> {

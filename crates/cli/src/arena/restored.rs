@@ -20,7 +20,7 @@ const NODES: u32 = 3;
 /// So far above its base port a cluster has ports.
 const PORTS: u16 = 20;
 /// It takes no writes, so that large files ahead would only cost time.
-const SMALL: &str = "\n[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n";
+pub(super) const SMALL: &str = "\n[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n";
 
 impl OwnCluster {
     /// Where the next backup is written. Those from which clusters were made are kept beside it.
@@ -28,7 +28,7 @@ impl OwnCluster {
         self.cluster.data_dir().join(format!("backup-{}.synod", self.backups + 1))
     }
 
-    fn restored_folder(&self) -> Result<PathBuf, Failure> {
+    pub(super) fn restored_folder(&self) -> Result<PathBuf, Failure> {
         let folder = self.folder.as_ref().context("the cluster has no folder of its own")?;
         Ok(folder.path().join("restored"))
     }
@@ -39,7 +39,8 @@ impl OwnCluster {
         let about =
             check_backup(&file, |_| {}).map_err(|error| Failure::failed(error.to_string()))?;
         self.backups += 1;
-        let shape = ClusterShape { nodes: Some(NODES), base_port: Some(self.other_base_port()?) };
+        let shape =
+            ClusterShape { nodes: Some(NODES), base_port: Some(self.other_base_port(NODES)?) };
         let make = |settings: &Path| {
             let text = fs::read_to_string(settings)?;
             fs::write(settings, text + SMALL)?;
@@ -55,12 +56,12 @@ impl OwnCluster {
     }
 
     /// Away from the ports of every node: one that was just started may not listen yet.
-    fn other_base_port(&self) -> Result<u16, Failure> {
+    pub(super) fn other_base_port(&self, nodes: u32) -> Result<u16, Failure> {
         let places = self.cluster.nodes().iter().map(NodeProcess::place);
         let taken: Vec<u16> =
             places.flat_map(|place| [place.client_addr.port(), place.peer_addr.port()]).collect();
         loop {
-            let base = free_base_port(NODES)?;
+            let base = free_base_port(nodes)?;
             if !taken.iter().any(|port| (base..=base + PORTS).contains(port)) {
                 return Ok(base);
             }

@@ -30,6 +30,10 @@ pub(crate) struct Chaos {
     /// class `upgrade`.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) other_release: Option<PathBuf>,
+    /// Draw from the seed how many nodes must promise a ballot and how many must accept a value, instead
+    /// of majorities. Not with member and damage: the only copy of a write may lie on one node.
+    #[arg(long)]
+    pub(crate) drawn_quorums: bool,
     /// Only these faults, with commas between them [default: all but disk and damage; upgrade only
     /// with --other-release].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
@@ -60,12 +64,15 @@ pub(crate) enum FaultClass {
     /// Another node leads; a new node takes the place of another; the cluster grows and shrinks. Half
     /// of the time a node is killed or paused meanwhile.
     Member,
-    /// Bytes of a node's files are flipped, or its data folder is emptied or put back from an older
-    /// copy. It must come back by itself, or be refused and replaced.
+    /// Bytes of a node's files are flipped, or its data folder is emptied, put back from an older
+    /// copy, or used by a second process as well. It must come back by itself, or be refused and replaced.
     Damage,
     /// A backup is made, mostly while a node is killed, paused or cut off, and another cluster of it. What
     /// that one holds is checked.
     Backup,
+    /// All nodes are killed, and another cluster is made of what one of them has, as if the others were
+    /// lost. What that one holds is checked. Not with damage.
+    Recover,
     /// A node ends or is killed and goes on as the other release, or all do one by one; later back
     /// again. Half of the time a node is killed or paused meanwhile. Needs --other-release.
     Upgrade,

@@ -122,6 +122,11 @@ impl LocalCluster {
         }
     }
 
+    /// A process of this program at a place that is no node's own.
+    pub(crate) fn process_at(&self, place: Place) -> NodeProcess {
+        NodeProcess::new(place, self.binary.clone(), self.spawner.clone())
+    }
+
     /// Takes one more node in, which others dial at `peer`; it has no folder of data yet and
     /// does not run.
     pub(crate) fn adopt(

@@ -1,6 +1,6 @@
 //! What a damaged journal still shows, and damage that leaves something to show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use fastrand::Rng;
 use synod_paxos::{Planted, Position, RecordBody, ShownSlots, Slot, Standing, Value};
@@ -32,7 +32,7 @@ impl Disk {
     /// The places of the values that are known as chosen, by the rules of the real journal.
     pub(crate) fn shown(&self, planted: Planted) -> BTreeMap<Slot, Position> {
         let mut shown = ShownSlots::new(planted);
-        for group in &self.groups {
+        for group in self.aside.iter().chain(&self.groups) {
             if group.damaged && group.headers_lost {
                 shown.interrupt();
                 continue;
@@ -78,7 +78,9 @@ impl Disk {
     /// The value of the record at a place, if it is whole.
     pub(crate) fn value_at(&self, place: Position) -> Option<Value> {
         let ends_before = |group: &Group| group.records.last().is_none_or(|(at, _)| *at < place);
-        let group = self.groups.get(self.groups.partition_point(ends_before))?;
+        let found = |groups: &VecDeque<Group>| groups.partition_point(ends_before);
+        let aside = self.aside.get(found(&self.aside));
+        let group = aside.or_else(|| self.groups.get(found(&self.groups)))?;
         let (_, record) = group.records.iter().find(|(at, _)| *at == place && !group.damaged)?;
         match &record.body {
             RecordBody::Accepted { value, .. } | RecordBody::Chosen { value, .. } => {
@@ -246,6 +248,23 @@ mod tests {
         assert_eq!((told(&disk, 5), told(&disk, 6), disk.damaged_groups), (0, 1, 2));
         assert!(disk.find_again() && !disk.find_again());
         assert_eq!((told(&disk, 1), disk.damaged_groups), (3, 1));
+    }
+
+    #[test]
+    fn what_is_kept_aside_is_shown_as_before() {
+        let mut disk = disk(7);
+        disk.lose(&[Loss { first: Position(3), headers: false }], false);
+        let behind = disk.behind_damage().expect("the newest is whole").expect("it is damaged");
+        disk.mend_aside(behind);
+        assert_eq!(
+            (told(&disk, 1), told(&disk, 3), told(&disk, 4), disk.damaged_groups),
+            (2, 0, 3, 0)
+        );
+        assert_eq!(disk.recover(None).truncated_upto, Slot(4));
+        disk.truncate_aside(Slot(6));
+        assert_eq!((disk.recover(None).truncated_upto, told(&disk, 4)), (Slot(6), 3));
+        disk.drop_aside();
+        assert_eq!((told(&disk, 1), told(&disk, 4)), (0, 0));
     }
 
     #[test]
