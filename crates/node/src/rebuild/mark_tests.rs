@@ -337,8 +337,9 @@ fn a_lone_node_with_a_damaged_state_stays_in_doubt_and_makes_it_again() {
     assert!(world.has(REBUILD) && !world.has(SUSPECT));
     assert!(Fatal::of(world.data()).doubts_state());
     drop(folder);
-    world.serve(&[]);
-    assert!(!world.has(REBUILD) && world.applied() >= applied);
+    // What the journal does not know as chosen yet comes before the next one.
+    world.serve(&["f"]);
+    assert!(!world.has(REBUILD) && world.applied() > applied);
 }
 
 /// A state that is put back later finds its place free.
