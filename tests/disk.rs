@@ -321,7 +321,9 @@ fn a_disk_of_64_mib_is_filled_and_freed_and_the_members_change_meanwhile() {
         nodes.configure(learner, &[learner]);
         succeeds(&nodes.member(1, &["add"], Some(learner)));
         succeeds(&nodes.member(1, &["remove", &learner.to_string()], None));
-        assert_eq!(put("still/full", &value()), 507);
+        // What the journals no longer need may have made some room meanwhile.
+        let is_full = |n: &u32| put(&format!("fill/{round}/more/{n:04}"), &value()) == 507;
+        (0..4_096).find(is_full).expect("they are still full, or are so again");
 
         // What is deleted can still be read as it was, so it takes room until it is forgotten.
         let removed = ask_leader(&nodes, "DELETE", "/v1/kv?prefix=fill/", "");
