@@ -21,6 +21,8 @@ pub(crate) enum Bond {
     Found,
     /// A release from before made the journal, or what stands there is damaged.
     Unknown,
+    /// It is there, and the disk does not give it.
+    Unreadable,
 }
 
 /// Has the journal in a data folder say whose it is, if it does not.
@@ -29,12 +31,16 @@ pub(crate) enum Bond {
 /// As [`check`].
 pub(crate) fn keep(folder: &Folder, identity: &Identity) -> Result<(), IdentityError> {
     let journal = folder.journal();
-    if check(&journal, identity)? == Bond::Unknown && folder::exists(&journal)? {
-        // Without it the node only is as safe as before there was such a file; a disk that is full
-        // shall not end it.
-        if let Err(error) = make(&journal, identity) {
-            tracing::warn!(%error, "cannot say in the journal whose it is");
+    // Without it the node only is as safe as before there was such a file: no disk that is full or
+    // damaged there shall end it. What cannot be read now may be another node's word, and stays.
+    match check(&journal, identity)? {
+        Bond::Unreadable => tracing::warn!("cannot read whose journal it is"),
+        Bond::Unknown if folder::exists(&journal)? => {
+            if let Err(error) = make(&journal, identity) {
+                tracing::warn!(%error, "cannot say in the journal whose it is");
+            }
         }
+        Bond::Found | Bond::Unknown => {}
     }
     Ok(())
 }
@@ -49,8 +55,11 @@ pub(crate) fn make(journal: &Path, identity: &Identity) -> Result<(), FolderErro
 /// # Errors
 /// When the journal is another node's.
 pub(crate) fn check(journal: &Path, identity: &Identity) -> Result<Bond, IdentityError> {
-    // What the disk cannot read is no other than what rotted.
-    let Ok(Some(content)) = folder::read(journal, FILE) else { return Ok(Bond::Unknown) };
+    let content = match folder::read(journal, FILE) {
+        Ok(Some(content)) => content,
+        Ok(None) => return Ok(Bond::Unknown),
+        Err(_) => return Ok(Bond::Unreadable),
+    };
     let (node, store) = match decode(&content) {
         None => return Ok(Bond::Unknown),
         Some(Said::Later(format)) => {
@@ -154,6 +163,10 @@ mod tests {
             assert_eq!(check(&journal, &identity).expect("no refusal"), Bond::Unknown, "{at}");
         }
         fs::remove_file(&file).expect("removed");
+        fs::create_dir(&file).expect("what cannot be read");
+        assert_eq!(check(&journal, &identity).expect("no refusal"), Bond::Unreadable);
+        Node::start(&settings).expect("starts").stop().expect("stopped in order");
+        fs::remove_dir(&file).expect("it stayed");
         Node::start(&settings).expect("starts").stop().expect("stopped in order");
         assert_eq!(fs::read(&file).expect("written"), said);
         let words = "format 2 and what nobody knows yet";

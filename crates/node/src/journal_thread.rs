@@ -85,21 +85,29 @@ impl JournalThread {
         self.publish();
         while !self.is_stopping {
             self.gather()?;
-            self.sync()?;
-            // One at a time: the next group must not wait for all of them.
-            if let Some(load) = self.loads.pop_front() {
-                self.load(load)?;
-            } else if let Some(upto) = self.truncate.take() {
-                self.journal.truncate(upto)?;
-            }
-            self.publish();
+            self.work()?;
         }
         self.journal.seal()
     }
 
+    /// What was gathered becomes durable, then the rest.
+    fn work(&mut self) -> Result<(), JournalError> {
+        self.sync()?;
+        // One at a time: the next group must not wait for all of them.
+        if let Some(load) = self.loads.pop_front() {
+            self.load(load)?;
+        } else if self.may_truncate()
+            && let Some(upto) = self.truncate.take()
+        {
+            self.journal.truncate(upto)?;
+        }
+        self.publish();
+        Ok(())
+    }
+
     /// Takes everything that is queued; waits only when there is nothing to do.
     fn gather(&mut self) -> Result<(), JournalError> {
-        if self.loads.is_empty() && self.truncate.is_none() {
+        if self.loads.is_empty() && !self.may_truncate() {
             match self.tasks.recv_timeout(SEAL_AFTER) {
                 Ok(task) => self.take(task)?,
                 Err(RecvTimeoutError::Timeout) => {
@@ -180,6 +188,13 @@ impl JournalThread {
             self.report_segments();
         }
         Ok(())
+    }
+
+    /// Whether there is something to drop, and the state is not doubted, of which that was asked for
+    /// before. Then it waits until the state is sound, or there is no room for it.
+    fn may_truncate(&self) -> bool {
+        let is_tight = || self.shared.journal.is_tight.load(Relaxed);
+        self.truncate.is_some() && (!self.fatal.doubts_state() || is_tight())
     }
 
     /// Reports the segments that are full since this was done last.
@@ -273,5 +288,49 @@ mod tests {
         // A start can tell what is owed, and mends the rest when the state has it.
         let mended = Journal::mend(&dir, CLUSTER, &SMALL, Slot(9)).expect("read");
         assert!(mended.is_some_and(|mended| mended.is_done));
+    }
+
+    /// It was asked for before anybody knew of the damage.
+    #[test]
+    fn nothing_is_dropped_beside_a_doubted_state_while_there_is_room() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = folder.path().join("journal");
+        Journal::create(&dir, CLUSTER).expect("made");
+        let mut journal = Journal::open(&dir, CLUSTER, &SMALL).expect("opened").journal;
+        let ballot = Ballot { round: 1, node: NodeId(1) };
+        for slot in 1..=20 {
+            let value = Value::Batch(Bytes::from(vec![7; 600]));
+            let body = RecordBody::Accepted { slot: Slot(slot), ballot, value };
+            let record = Record { promised: ballot, chosen_upto: Slot(slot - 1), body };
+            journal.append(&[record]).expect("appended");
+            journal.sync().expect("synced");
+        }
+        let files = || fs::read_dir(&dir).expect("a journal").count();
+        let (reports, _reported) = unbounded_channel();
+        let (fatal, shared) = (Fatal::of(folder.path()), Arc::<Shared>::default());
+        let (tasks, queue) = sync_channel(9);
+        let mut thread =
+            JournalThread::new(journal, queue, reports, Arc::clone(&shared), fatal.clone());
+        let before = files();
+        // Each round takes what is queued, and does one thing.
+        let mut round = |task| {
+            tasks.send(task).expect("room");
+            thread.gather().expect("taken");
+            thread.work().expect("done");
+        };
+        fatal.note_damage("a block is damaged");
+        round(JournalTask::Truncate(Slot(10)));
+        round(JournalTask::BeginNext);
+        assert!(files() >= before, "nothing was dropped");
+        let before = files();
+        shared.journal.is_tight.store(true, Relaxed);
+        round(JournalTask::BeginNext);
+        assert!(files() < before, "there is no room for it");
+        shared.journal.is_tight.store(false, Relaxed);
+        round(JournalTask::Truncate(Slot(19)));
+        let before = files();
+        fatal.note_other_state();
+        round(JournalTask::BeginNext);
+        assert!(files() < before, "it is not doubted any more");
     }
 }

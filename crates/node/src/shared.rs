@@ -153,6 +153,8 @@ pub(crate) struct JournalView {
     pub(crate) bytes: AtomicU64,
     pub(crate) records: AtomicU64,
     pub(crate) bytes_on_disk: AtomicU64,
+    /// There is no room for what only a doubted state needs.
+    pub(crate) is_tight: AtomicBool,
     /// The longest sync, in microseconds.
     pub(crate) sync_us_max: AtomicU64,
 }

@@ -164,6 +164,7 @@ impl Upkeep {
         // journal keeps it, from which others can have it who have no other source any more.
         let kept = self.shared.journal.bytes_on_disk.load(Relaxed);
         let has_room = self.room == Room::Enough && kept <= self.doubted_bytes_max;
+        self.shared.journal.is_tight.store(!has_room, Relaxed);
         let is_sure = !has_room || !self.fatal.doubts_state();
         let spare = self.shared.state.spare();
         // Neither may what was spare before the damage was met.

@@ -123,7 +123,9 @@ impl Run<'_> {
         self.control.end_twin()?;
         let is_refusal = |said: &&String| REFUSALS.iter().any(|words| said.contains(words));
         if let Some(said) = said.as_ref().filter(|said| !is_refusal(said)) {
-            self.violations.push(format!("the copy of node {node} ended by itself: {said}"));
+            let lines: Vec<&str> = said.lines().collect();
+            let end = lines[lines.len().saturating_sub(5)..].join("\n");
+            self.violations.push(format!("the copy of node {node} ended by itself: {end}"));
             self.is_broken = true;
         }
         let who = match (&said, has_ended) {

@@ -1,19 +1,21 @@
 //! Clusters that are made of one node's folder, as if all others were lost for good.
 
 use std::thread;
+use std::time::Instant;
 
-use super::Run;
 use super::contents::Contents;
 use super::control::Restored;
 use super::fault::Fault;
+use super::{PATIENCE, POLL, PROBE_TIMEOUT, Run};
 use crate::failover::ControlError;
-use crate::{BenchError, NodeId};
+use crate::{BenchError, NodeAddress, NodeId, probe};
 
 impl Run<'_> {
     /// Kills all nodes while clients write, the survivor last, and makes another cluster of a copy
     /// of its folder. Tells what is in that one; the nodes go on.
     pub(super) fn recover(&mut self, fault: &Fault, met: &[NodeId]) -> Result<String, BenchError> {
         let survivor = met[0];
+        self.wait_caught_up(survivor)?;
         let others: Vec<NodeId> =
             self.nodes.iter().map(|node| node.id).filter(|node| *node != survivor).collect();
         for node in &others {
@@ -48,5 +50,24 @@ impl Run<'_> {
         Ok(format!(
             "recovered from node {survivor} with {count} keys, revision {revision}, slot {slot}"
         ))
+    }
+
+    /// Waits until a node has applied what any other had, twice. One that was cut off before may hold
+    /// values that it accepted alone where the others have chosen something else since: they
+    /// would come back, as `recover` says, in place of what was acknowledged.
+    fn wait_caught_up(&mut self, node: NodeId) -> Result<(), BenchError> {
+        let applied = |of: &NodeAddress| probe::state(of, PROBE_TIMEOUT).map(|(slot, _)| slot);
+        let begin = Instant::now();
+        for _ in 0..2 {
+            let wanted = self.nodes.iter().filter_map(applied).max();
+            let one = self.nodes.iter().find(|one| one.id == node).cloned();
+            while one.as_ref().and_then(applied) <= wanted {
+                if begin.elapsed() > PATIENCE {
+                    return Err(BenchError::NotReady { node, waited_s: PATIENCE.as_secs() });
+                }
+                thread::sleep(POLL);
+            }
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::Context;
 
-use super::{OwnCluster, last_lines};
+use super::OwnCluster;
 use crate::cluster::Place;
 use crate::failure::Failure;
 
@@ -30,7 +30,7 @@ impl OwnCluster {
         Ok(())
     }
 
-    /// What it said last, if it has ended.
+    /// What it said, if it has ended.
     pub(super) fn try_twin_said(&mut self) -> Result<Option<String>, Failure> {
         let Some(twin) = &mut self.twin else { return Ok(None) };
         twin.reap()?;
@@ -38,7 +38,7 @@ impl OwnCluster {
             return Ok(None);
         }
         let log = fs::read(twin.place().log_path()).unwrap_or_default();
-        Ok(Some(last_lines(&log)))
+        Ok(Some(String::from_utf8_lossy(&log).into_owned()))
     }
 
     pub(super) fn try_end_twin(&mut self) -> Result<(), Failure> {
