@@ -11,11 +11,19 @@ use std::time::Instant;
 
 use support::{cores, draw, keep_panics_of_runs_quiet};
 use synod_sim::planted::{Bug, Search, search_all};
-use synod_sim::{Plan, Report, Summary, drawn_seeds, run, run_seeds};
+use synod_sim::{Plan, Rare, Report, Summary, drawn_seeds, run, run_seeds};
 
 /// Seeds that every commit is tested with, and as many that its id draws.
 const FIXED: u64 = 1_000;
 const DRAWN: u64 = 1_000;
+/// What happens in less than one of a hundred seeds, so that a thousand drawn ones may do without. The
+/// fixed seeds have it.
+const SELDOM: [Rare; 4] = [
+    Rare::AttemptLateTwin,
+    Rare::DamageRead,
+    Rare::FilledAhead,
+    Rare::SecondProcessRefused,
+];
 /// Seeds that are run twice.
 const TWICE: u64 = 100;
 /// After so many failures the rest says nothing new.
@@ -58,7 +66,7 @@ fn print(what: &str, seeds: &Range<u64>, summary: &Summary, began: Instant) {
     println!("what happened: {}", counts.join(", "));
 }
 
-fn hold(what: &str, seeds: Range<u64>) {
+fn hold(what: &str, seeds: Range<u64>, may_miss: &[Rare]) {
     keep_panics_of_runs_quiet();
     let began = Instant::now();
     for seed in seeds.clone() {
@@ -69,7 +77,9 @@ fn hold(what: &str, seeds: Range<u64>) {
     print(what, &seeds, &summary, began);
     assert!(summary.failed.is_empty(), "{}", describe(&summary));
     assert_eq!(summary.seeds, seeds.end - seeds.start);
-    assert_eq!(summary.missing(), Vec::<&str>::new(), "this never happened");
+    let mut missing = summary.missing();
+    missing.retain(|name| !may_miss.iter().any(|rare| rare.name() == *name));
+    assert_eq!(missing, Vec::<&str>::new(), "this never happened");
     assert!(summary.operations_min >= OPERATIONS_MIN, "{}", summary.operations_min);
     let simulated_us_min = summary.simulated_us_min;
     assert!(simulated_us_min >= FAULTS_US_MIN + HEALED_US_MIN, "{simulated_us_min}");
@@ -79,14 +89,14 @@ fn hold(what: &str, seeds: Range<u64>) {
 
 #[test]
 fn fixed_seeds_hold_and_reach_everything_worth_reaching() {
-    hold("fixed", 0..FIXED);
+    hold("fixed", 0..FIXED, &[]);
 }
 
 #[test]
 fn seeds_drawn_by_the_commit_hold_and_reach_everything_worth_reaching() {
     let by = draw();
     println!("drawn by {by:?}");
-    hold("drawn", drawn_seeds(&by, DRAWN));
+    hold("drawn", drawn_seeds(&by, DRAWN), &SELDOM);
 }
 
 #[test]
