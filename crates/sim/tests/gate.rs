@@ -18,12 +18,8 @@ const FIXED: u64 = 1_000;
 const DRAWN: u64 = 1_000;
 /// What happens in less than one of a hundred seeds, so that a thousand drawn ones may do without. The
 /// fixed seeds have it.
-const SELDOM: [Rare; 4] = [
-    Rare::AttemptLateTwin,
-    Rare::DamageRead,
-    Rare::FilledAhead,
-    Rare::SecondProcessRefused,
-];
+const SELDOM: [Rare; 4] =
+    [Rare::AttemptLateTwin, Rare::DamageRead, Rare::FilledAhead, Rare::SecondProcessRefused];
 /// Seeds that are run twice.
 const TWICE: u64 = 100;
 /// After so many failures the rest says nothing new.
