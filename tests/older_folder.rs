@@ -7,6 +7,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
+use serde_json::json;
 use support::cluster::TestCluster;
 use support::http;
 use support::nodes::{Nodes, Writers, all_are_there};
@@ -134,12 +135,28 @@ fn is_ready(nodes: &Nodes, id: u32) -> bool {
     http::request(nodes.client(id), "GET", "/readyz", &[], b"").is_ok_and(|r| r.status == 200)
 }
 
+/// Whether both peers listen to it.
+fn is_heard(nodes: &Nodes, id: u32) -> bool {
+    [1, 2].iter().all(|peer| {
+        let connected = format!("peer_connected{{peer=\"{peer}\"}}");
+        nodes.metric(id, &connected) == 1
+    })
+}
+
 /// What a peer says to the one of two that it does not listen to.
 fn is_refused(nodes: &mut Nodes, id: u32) {
     let said = nodes.ends(id, 1);
     let twice = said.contains("two run with copies of it, stop one of them");
     let behind = said.contains("It is an old copy or is in use twice");
     assert!(twice || behind, "{said}");
+}
+
+/// The copy is elsewhere than its peers look for their node, so they are told, as an operator
+/// would who keeps the copy.
+fn move_to_the_copy(nodes: &Nodes) {
+    let (peer, url) = (nodes.peer(COPY), nodes.url(COPY));
+    let moved = json!({ "peer": peer, "client_url": url });
+    nodes.change(HIT, &moved.to_string());
 }
 
 /// All that was acknowledged is there, also when the vote of this node is needed.
@@ -175,6 +192,19 @@ fn a_copy_that_is_started_beside_its_node_is_refused_for_good() {
     go_on_with(&mut nodes, HIT, writers);
 }
 
+/// The one that its peers heard first stays, be it the copy.
+#[test]
+fn a_node_that_is_started_beside_its_copy_is_refused() {
+    let (mut nodes, writers) = with_a_copy(|nodes| Writers::start(nodes.clients(&[1, 2])));
+    nodes.serve(COPY);
+    wait_until("both peers heard it", || is_heard(&nodes, COPY));
+    nodes.serve(HIT);
+    is_refused(&mut nodes, HIT);
+    assert!(!nodes.has_ended(COPY), "{}", nodes.log(COPY));
+    move_to_the_copy(&nodes);
+    go_on_with(&mut nodes, COPY, writers);
+}
+
 #[test]
 fn of_two_copies_that_are_started_together_one_goes_on_at_the_most() {
     let (mut nodes, writers) = with_a_copy(|nodes| Writers::start(nodes.clients(&[1, 2])));
@@ -182,12 +212,17 @@ fn of_two_copies_that_are_started_together_one_goes_on_at_the_most() {
         nodes.serve(id);
     }
     wait_until("one of them has ended", || [HIT, COPY].iter().any(|id| nodes.has_ended(*id)));
-    writers.more();
-    let both = [HIT, COPY].iter().all(|id| nodes.has_ended(*id));
     let first = if nodes.has_ended(HIT) { HIT } else { COPY };
     is_refused(&mut nodes, first);
     let other = if first == HIT { COPY } else { HIT };
-    if both {
+    if other == COPY {
+        move_to_the_copy(&nodes);
+    }
+    wait_until("the other one is ready, or has ended, too", || {
+        nodes.has_ended(other) || (is_heard(&nodes, other) && is_ready(&nodes, other))
+    });
+    writers.more();
+    if nodes.has_ended(other) {
         // Each met one of the peers first. Nobody is harmed, and nobody is left.
         is_refused(&mut nodes, other);
         writers.more();
