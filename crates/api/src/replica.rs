@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 use synod_kv::http::{MembersBody, ProblemKind, StatusBody};
-use synod_kv::read::{ListQuery, Look, Page, ReadError};
+use synod_kv::read::{ChangePage, ChangeQuery, ListQuery, Look, Page, ReadError};
 use synod_kv::{
     Command, LeaseId, LeaseOperation, MapError, Operation, OrderedMap, Outcome, Revision, Taken,
 };
@@ -109,6 +109,13 @@ pub trait Replica: Clone + Send + Sync + 'static {
         &self,
         read: impl FnOnce(&Self::Map) -> Result<T, ReadError>,
     ) -> Result<T, ReadError>;
+
+    /// A page of the newest changes, if they are at hand in memory: else they are to be read.
+    /// What is before the query's first revision is not asked for again.
+    fn recent(&self, query: &ChangeQuery, wants: impl Fn(&[u8]) -> bool) -> Option<ChangePage> {
+        let _ = (query, wants);
+        None
+    }
 
     /// A count of the keys that the query asks for, all in the local state as it was at a
     /// revision, or else as it is now. After about `visits_max` records others have their

@@ -36,7 +36,7 @@ pub struct WatchOptions {
     /// Tell what was before.
     pub want_previous: bool,
     /// A connection that says nothing for so long is given up. Nodes say how far they are when
-    /// nothing else happened for 10 s (their setting `limits.watch_progress_ms`): let this be
+    /// nothing else happened for 15 s (their setting `limits.watch_progress_ms`): let this be
     /// three times that.
     pub silence_max: Duration,
     /// For how long [`Watch::next`] goes on when no node can be watched at; none: for ever. An
@@ -84,7 +84,7 @@ impl WatchOptions {
             range,
             from: None,
             want_previous: false,
-            silence_max: Duration::from_secs(30),
+            silence_max: Duration::from_secs(45),
             outage_max: None,
             part_bytes_max: 8 << 20,
         }

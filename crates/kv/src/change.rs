@@ -138,7 +138,7 @@ impl ChangeQuery {
         ChangeQuery { start, end, ..self }
     }
 
-    fn asks_for(&self, key: &[u8]) -> bool {
+    pub(crate) fn asks_for(&self, key: &[u8]) -> bool {
         key >= &self.start[..] && self.end.as_ref().is_none_or(|end| key < &end[..])
     }
 }

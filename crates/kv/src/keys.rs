@@ -278,6 +278,9 @@ impl Stage {
             |out| record::write_value(out, &metadata, value),
         );
         self.changes.note(&mut self.batch, revision, key, true);
+        if let Some(noted) = &mut self.noted {
+            noted.note(revision, key, Some((metadata, value)));
+        }
         self.state.hash.bytes(key);
         self.state.hash.bytes(value);
         if metadata.lease != lease_before {
@@ -298,6 +301,9 @@ impl Stage {
         self.batch
             .put_with(|out| layout::write_data_key(out, key, revision), record::write_tombstone);
         self.changes.note(&mut self.batch, revision, key, false);
+        if let Some(noted) = &mut self.noted {
+            noted.note(revision, key, None);
+        }
         self.leases.detach(&mut self.batch, LeaseId(lease), key);
         self.state.hash.bytes(key);
         self.gaps.close(key);

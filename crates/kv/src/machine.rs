@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::planted::Bug;
 use crate::stage::Stage;
 use crate::{
-    Command, KvOptions, Lease, LeaseCounts, LeaseId, MapError, OrderedMap, Revision, ServerId,
-    Taken, walk::Finder,
+    Changes, Command, KvOptions, Lease, LeaseCounts, LeaseId, MapError, OrderedMap, Revision,
+    ServerId, Taken, walk::Finder,
 };
 
 /// Turns commands into changes of a map.
@@ -144,6 +144,20 @@ impl<M: OrderedMap> StateMachine<M> {
     /// When the map cannot be written: the node must stop.
     pub fn commit(&mut self) -> Result<(), MapError> {
         self.stage.commit(&mut self.map)
+    }
+
+    /// What the last commit changed, if that was [noted](Self::note_changes).
+    pub fn take_changes(&mut self) -> Option<Changes> {
+        self.stage.noted.as_mut().map(std::mem::take)
+    }
+
+    /// Whether to note what the next commit changes.
+    ///
+    /// # Panics
+    /// When something is not committed.
+    pub fn note_changes(&mut self, wanted: bool) {
+        assert!(self.staged_bytes() == 0, "changes are noted from one commit to the next");
+        self.stage.noted = wanted.then(Changes::default);
     }
 
     /// The last slot applied, committed or not.

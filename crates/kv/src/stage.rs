@@ -14,8 +14,8 @@ use crate::planted::{Bug, Planted};
 use crate::state::Sequence;
 use crate::walk::Finder;
 use crate::{
-    APPLIED_KEY, Command, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError, Operation,
-    OrderedMap, Outcome, Revision, ServerId, State, Taken, TxnResult, WriteSet,
+    APPLIED_KEY, Changes, Command, Expiry, IdempotencyKey, KeyRecord, KvOptions, MapError,
+    Operation, OrderedMap, Outcome, Revision, ServerId, State, Taken, TxnResult, WriteSet,
 };
 
 /// The state with everything applied, and the changes since the last commit.
@@ -27,6 +27,8 @@ pub(crate) struct Stage {
     /// How each key stands that changed since the last commit.
     pub(crate) records: BTreeMap<Bytes, Staged>,
     pub(crate) changes: ChangeLog,
+    /// The changes since the last commit once more, if somebody wants to be told them.
+    pub(crate) noted: Option<Changes>,
     pub(crate) samples: Samples,
     pub(crate) leases: Leases,
     pub(crate) gaps: Gaps,
@@ -64,6 +66,7 @@ impl Stage {
             state,
             samples,
             changes: ChangeLog::default(),
+            noted: None,
             leases: Leases::default(),
             gaps: Gaps::default(),
             cache: MetadataCache::new(options.metadata_cache_bytes_max),

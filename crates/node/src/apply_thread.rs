@@ -92,7 +92,7 @@ impl Applier {
         incarnation: u64,
         shared: Arc<Shared>,
     ) -> Self {
-        let applier = Applier {
+        let mut applier = Applier {
             machine,
             first: identity.configuration.clone(),
             origin: identity.node.0,
@@ -216,7 +216,10 @@ impl Applier {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let (changes, revision) = (self.machine.take_changes(), self.machine.revision());
+        let is_wanted = self.shared.state.recent().committed(changes, revision);
+        self.machine.note_changes(is_wanted);
         let machine = &self.machine;
         self.shared.state.committed(
             machine.applied_slot(),

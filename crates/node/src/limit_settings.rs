@@ -86,7 +86,7 @@ impl Default for LimitSettings {
             list_entries_max: 1_000,
             list_bytes_max: 1 << 20,
             watches_max: 10_000,
-            watch_progress_ms: 10_000,
+            watch_progress_ms: 15_000,
             range_delete_keys_max: 10_000,
             lease_ttl_ms_min: 1_000,
             lease_ttl_ms_max: 366 * 86_400_000,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use synod_api::{BackupParts, ChangeRefused, Leader, MemberChange, Refused, Replica};
 use synod_kv::http::{MembersBody, StatusBody};
-use synod_kv::read::{self, Counter, ListQuery, Look, Page, ReadError};
+use synod_kv::read::{self, ChangePage, ChangeQuery, Counter, ListQuery, Look, Page, ReadError};
 use synod_kv::{
     Command, LeaseId, LeaseOperation, MapError, Operation, Revision, Taken, TxnOperation,
 };
@@ -246,6 +246,10 @@ impl Replica for Handle {
 
     fn read<T>(&self, read: impl FnOnce(&Store) -> Result<T, ReadError>) -> Result<T, ReadError> {
         self.checked_read(read(&self.inner.store.get()))
+    }
+
+    fn recent(&self, query: &ChangeQuery, wants: impl Fn(&[u8]) -> bool) -> Option<ChangePage> {
+        self.inner.shared.state.recent().page(query, wants)
     }
 
     async fn count(

@@ -5,12 +5,12 @@ use std::sync::atomic::{
     AtomicBool, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
 use synod_host::{Applied, Queues};
 use synod_kv::http::ScrubBody;
-use synod_kv::{LeaseCounts, Revision};
+use synod_kv::{LeaseCounts, Recent, Revision};
 use synod_paxos::{Configurations, NodeId, Slot, Status};
 use synod_storage::StoreMetrics;
 use synod_transport::{PeerMetrics, TransportMetrics};
@@ -98,6 +98,8 @@ pub(crate) struct StateView {
     compaction_due: AtomicU64,
     state_hash: AtomicU64,
     revision_changed: Notify,
+    /// What the last commits changed.
+    recent: Mutex<Recent>,
     /// What the apply thread has to report and the owner has not taken yet.
     report: Mutex<Left>,
     /// Whether the owner wants to be woken for it; else it takes it when it is
@@ -190,6 +192,11 @@ pub(crate) struct Snapshot {
 }
 
 impl StateView {
+    /// What the last commits changed.
+    pub(crate) fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The state machine has committed everything up to here.
     pub(crate) fn committed(&self, slot: u64, revision: Revision, time_ms: u64, hash: u64) {
         self.applied.store(slot, Relaxed);

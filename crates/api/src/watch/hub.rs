@@ -303,7 +303,9 @@ impl Hub {
             }
             let begun = Instant::now();
             let look = |query: &ChangeQuery, wanted: &Wanted<'_>| {
-                replica.read(|map| read::changes_where(map, query, |key| wanted.has(key)))
+                let wants = |key: &[u8]| wanted.has(key);
+                let recent = replica.recent(query, wants).map(Ok);
+                recent.unwrap_or_else(|| replica.read(|map| read::changes_where(map, query, wants)))
             };
             while self.hand_out(look) {
                 tokio::task::yield_now().await;
