@@ -92,8 +92,8 @@ def cpu_s(processes):
 
 
 def write(cluster, leader, seconds):
-    nodes = cluster.running.values()
-    revision, cpu = cluster.status(leader)["revision"], cpu_s(nodes)
+    processes = cluster.running.values()
+    revision, cpu = cluster.status(leader)["revision"], cpu_s(processes)
     path = os.path.join(cluster.folder, "cluster.json")
     with open(path, "w") as file:
         nodes = [{"id": id, "pid": None, "client_url": cluster.url(id)} for id in cluster.running]
@@ -105,7 +105,7 @@ def write(cluster, leader, seconds):
         sys.exit(f"the load failed: {done.stderr.strip()}")
     writes = cluster.status(leader)["revision"] - revision
     return {"per_s": round(json.loads(done.stdout)["writes"]["per_s"]), "writes": writes,
-            "cpu_us_per_write": round((cpu_s(nodes) - cpu) / writes * 1e6, 1)}
+            "cpu_us_per_write": round((cpu_s(processes) - cpu) / writes * 1e6, 1)}
 
 
 def memory_kib(pid):

@@ -64,6 +64,18 @@ impl Activity {
         self.answers.fetch_add(1, Relaxed);
     }
 
+    /// Whether a request is being answered.
+    fn is_answered(&self) -> bool {
+        let answers = self.answers.load(Relaxed);
+        self.requests.load(Relaxed) > answers || answers > self.handed_over.load(Relaxed)
+    }
+
+    /// As if the socket took nothing more.
+    #[cfg(test)]
+    pub(crate) fn block(&self) {
+        self.write_blocked.store(true, Relaxed);
+    }
+
     /// The status of the answer that hyper gave on its own and that was withheld.
     pub(crate) fn withheld(&self) -> Option<u16> {
         Some(self.withheld.load(Relaxed)).filter(|status| *status != 0)
@@ -175,13 +187,18 @@ impl Watch {
         (shortest / 4).max(Duration::from_millis(5))
     }
 
+    /// Whether what the connection waits for now must come in time.
+    pub(crate) fn has_limit(&self) -> bool {
+        self.activity.write_blocked.load(Relaxed) || !self.activity.is_answered()
+    }
+
     /// What the connection has waited for longer than it may, if anything.
     pub(crate) fn look(&mut self, now: Instant) -> Option<Waiting> {
         let activity = &self.activity;
-        let (requests, answers) = (activity.requests.load(Relaxed), activity.answers.load(Relaxed));
+        let requests = activity.requests.load(Relaxed);
         let waiting = if activity.write_blocked.load(Relaxed) {
             Waiting::Client
-        } else if requests > answers || answers > activity.handed_over.load(Relaxed) {
+        } else if activity.is_answered() {
             Waiting::Handler
         } else if requests == 0
             || activity.bytes_read.load(Relaxed) > activity.bytes_before.load(Relaxed)

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -147,7 +148,9 @@ enum End {
     Stuck(Waiting),
 }
 
-/// Polls the connection to its end, with one slow timer beside it.
+/// Polls the connection to its end, with one slow timer beside it. While an answer is being made, as
+/// the stream of a watch is for hours, nothing has a limit, and ten thousand of them would wake for
+/// nothing: then there is no timer.
 async fn drive<C>(
     connection: &mut C,
     watch: &mut Watch,
@@ -159,6 +162,7 @@ where
 {
     let period = watch.period();
     let mut look = pin!(sleep_until(Instant::now() + period));
+    let mut looks = true;
     let mut ends_at =
         (*phase.borrow_and_update() != Phase::Running).then(|| Instant::now() + grace);
     loop {
@@ -170,12 +174,21 @@ where
         };
         tokio::select! {
             biased;
-            result = &mut *connection => return End::Closed(result),
-            () = &mut look => {
+            result = until(connection, || !looks && watch.has_limit()) => match result {
+                Some(result) => return End::Closed(result),
+                None => {
+                    look.as_mut().reset(Instant::now() + period);
+                    looks = true;
+                }
+            },
+            () = &mut look, if looks => {
                 if let Some(waiting) = watch.look(Instant::now()) {
                     return End::Stuck(waiting);
                 }
-                look.as_mut().reset(Instant::now() + period);
+                looks = watch.has_limit();
+                if looks {
+                    look.as_mut().reset(Instant::now() + period);
+                }
             }
             changed = phase.changed() => {
                 if changed.is_err() || *phase.borrow_and_update() == Phase::Cutting {
@@ -189,6 +202,18 @@ where
             }
         }
     }
+}
+
+/// How a connection ends; none when it has come so far that `is_far` holds.
+fn until<C: Future + Unpin>(
+    connection: &mut C,
+    mut is_far: impl FnMut() -> bool,
+) -> impl Future<Output = Option<C::Output>> {
+    std::future::poll_fn(move |task| match pin!(&mut *connection).poll(task) {
+        Poll::Ready(result) => Poll::Ready(Some(result)),
+        Poll::Pending if is_far() => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
 }
 
 /// A connection that can be asked to finish.
@@ -225,4 +250,64 @@ pub(crate) async fn linger(mut stream: TcpStream, last: &[u8]) {
     };
     // Whatever goes wrong here, there is nobody left to tell.
     let _ = timeout(LINGER_MAX, wind_up).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Context, Waker};
+
+    use super::*;
+
+    /// A connection on which nothing moves by itself.
+    #[derive(Clone, Default)]
+    struct Still {
+        polls: Arc<AtomicUsize>,
+        waker: Arc<Mutex<Option<Waker>>>,
+    }
+
+    impl Future for Still {
+        type Output = hyper::Result<()>;
+
+        fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Self::Output> {
+            self.polls.fetch_add(1, Relaxed);
+            *self.waker.lock().unwrap() = Some(task.waker().clone());
+            Poll::Pending
+        }
+    }
+
+    impl Graceful for Still {
+        fn drain(&mut self) {}
+    }
+
+    #[tokio::test]
+    async fn a_stream_is_looked_at_only_when_its_client_does_not_take_it() {
+        let limits =
+            Limits { header_timeout_ms: 3_600_000, send_stall_ms: 20, ..Limits::default() };
+        let (_phase, watched) = watch::channel(Phase::Running);
+        let start = |activity: &Arc<Activity>| {
+            let (still, activity) = (Still::default(), Arc::clone(activity));
+            let (mut connection, mut phase) = (still.clone(), watched.clone());
+            let mut watch = Watch::new(activity, &limits);
+            let end = tokio::spawn(async move {
+                drive(&mut connection, &mut watch, &mut phase, Duration::ZERO).await
+            });
+            (still, end)
+        };
+        let streams = Arc::new(Activity::default());
+        streams.request();
+        streams.answer();
+        let (stream, end) = start(&streams);
+        let (idle, _) = start(&Arc::default());
+        while idle.polls.load(Relaxed) < 50 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(stream.polls.load(Relaxed) <= 3, "{:?}", stream.polls);
+        assert!(!end.is_finished());
+        streams.block();
+        stream.waker.lock().unwrap().take().expect("it was polled").wake();
+        assert!(matches!(end.await, Ok(End::Stuck(Waiting::Client))));
+    }
 }
