@@ -81,11 +81,13 @@ pub enum Fault {
     LostSlots,
     /// Somebody takes a backup, in the middle of all that.
     Backup,
+    /// A new cluster is made of what one node has, as if all others were lost for good.
+    Recovery,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 38] = [
+    pub const ALL: [Fault; 39] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -124,6 +126,7 @@ impl Fault {
         Fault::Upgrade,
         Fault::LostSlots,
         Fault::Backup,
+        Fault::Recovery,
     ];
 
     /// Its name for people.
@@ -168,6 +171,7 @@ impl Fault {
             Fault::Upgrade => "upgrade",
             Fault::LostSlots => "lost slots",
             Fault::Backup => "backup",
+            Fault::Recovery => "recovery",
         }
     }
 
@@ -212,7 +216,7 @@ impl Fault {
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
             Fault::Membership | Fault::Upgrade | Fault::LostSlots => 2,
-            Fault::Backup => 4,
+            Fault::Backup | Fault::Recovery => 4,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves
             | Fault::OneWay

@@ -215,6 +215,7 @@ impl Plan {
             .with_releases()
             .with_lost_slots()
             .with_backups()
+            .with_recoveries()
             .with_guests()
     }
 
@@ -276,6 +277,15 @@ impl Plan {
         let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000c);
         if rng.u8(..6) == 0 {
             self.faults.insert(Fault::Backup, rng.u32(20..=100));
+        }
+        self
+    }
+
+    /// In every sixth seed new clusters are made of what one node has.
+    fn with_recoveries(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000d);
+        if rng.u8(..6) == 0 {
+            self.faults.insert(Fault::Recovery, rng.u32(20..=100));
         }
         self
     }
@@ -372,8 +382,8 @@ fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
     let drawn_apart = |fault: &Fault| {
-        matches!(fault, Fault::Membership | Fault::Upgrade | Fault::LostSlots | Fault::Backup)
-            || Fault::LATER.contains(fault)
+        let apart = [Fault::Membership, Fault::Upgrade, Fault::LostSlots, Fault::Backup];
+        apart.contains(fault) || *fault == Fault::Recovery || Fault::LATER.contains(fault)
     };
     for fault in Fault::ALL.into_iter().filter(|fault| !drawn_apart(fault)) {
         let on = rng.u8(..100) < share;
