@@ -83,11 +83,13 @@ pub enum Fault {
     Backup,
     /// A new cluster is made of what one node has, as if all others were lost for good.
     Recovery,
+    /// The states of all others are damaged while a node is away, and they start anew.
+    DamageWhileAway,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 39] = [
+    pub const ALL: [Fault; 40] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -127,6 +129,7 @@ impl Fault {
         Fault::LostSlots,
         Fault::Backup,
         Fault::Recovery,
+        Fault::DamageWhileAway,
     ];
 
     /// Its name for people.
@@ -172,6 +175,7 @@ impl Fault {
             Fault::LostSlots => "lost slots",
             Fault::Backup => "backup",
             Fault::Recovery => "recovery",
+            Fault::DamageWhileAway => "damage while away",
         }
     }
 
@@ -215,7 +219,8 @@ impl Fault {
             | Fault::SnapshotDamage => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
-            Fault::Membership | Fault::Upgrade | Fault::LostSlots => 2,
+            Fault::Membership | Fault::Upgrade => 2,
+            Fault::LostSlots | Fault::DamageWhileAway => 2,
             Fault::Backup | Fault::Recovery => 4,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves

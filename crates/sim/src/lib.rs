@@ -11,6 +11,7 @@
 //! iterates over a map of random order, and never touches a socket or a file.
 
 mod actions;
+mod away;
 mod backup;
 mod campaign;
 pub mod checkers;

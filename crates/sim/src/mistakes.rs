@@ -37,6 +37,7 @@ mistakes! {
     DamageServed = 28, "blocks of the state that do not fit their checksum are read all the same";
     RebuiltTooOld = 34, "a damaged state is replaced by one that ends before the journal begins";
     DamagedCounts = 34, "what went into a damaged state counts as durable there, so that the journal drops it";
+    DoubtUnmarked = 34, "a node that goes on with a damaged state leaves no mark of that for its next life";
     SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
     BackupTorn = 37, "what is read last of a backup is of a later revision";
     BackupOfFlushed = 37, "a backup is of the state that is flushed, and misses what was applied last";

@@ -282,6 +282,9 @@ impl<'t> World<'t> {
                     self.strike_down(Fault::OldCopy, node)?;
                 }
             }
+            Happening::StartsAnew { node, life, down_us } => {
+                self.start_anew(node, life, down_us)?;
+            }
             Happening::CopyStarts { node } => self.start_copy(node)?,
             Happening::CopyStops { node } => self.stop_copy(node)?,
             Happening::Scrub { node } => self.scrub(node)?,
