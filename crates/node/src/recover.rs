@@ -1,10 +1,8 @@
 //! Making a new cluster out of one node's folder, when a majority of its cluster is lost
 //! for good.
 //!
-//! What the node knows as chosen is kept, and what it accepted after that without a hole:
-//! whether such a slot was chosen nobody can tell any more. To keep one that was not brings
-//! a write that had no answer, which its client had to reckon with; to drop one that was
-//! would lose an acknowledged write.
+//! What the node knows as chosen is kept, and what it accepted after that without a hole: which
+//! slots these are [`KeptSlots`] says.
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -15,7 +13,7 @@ use serde::Serialize;
 use synod_host::configurations_of;
 use synod_journal::{OpenError, Remains};
 use synod_kv::{APPLIED_KEY, KvOptions, MapError, OrderedMap, State, StateMachine, WriteSet};
-use synod_paxos::{Configuration, Configurations, NodeId, Slot, Value};
+use synod_paxos::{Configuration, Configurations, KeptSlots, NodeId, Planted, Slot, Value};
 use synod_storage::snapshot::{self, StateFolders, Verified};
 use synod_storage::{Store, StoreOptions, failpoint};
 
@@ -383,23 +381,16 @@ fn findings(
     applied: Slot,
     remains: Option<&Remains>,
 ) -> Result<Findings, RecoverError> {
-    let (mut chosen, mut kept, mut last, mut dropped) = (applied, applied, applied, Vec::new());
-    if let Some(remains) = remains {
-        let truncated = remains.truncated_upto();
-        if applied < truncated {
-            return Err(RecoverError::StateLost { applied, truncated });
+    let kept = match remains {
+        Some(remains) => {
+            let truncated = remains.truncated_upto();
+            let known = (truncated, remains.chosen_upto());
+            KeptSlots::new(applied, known, remains.open_slots(), Planted::NONE)
+                .map_err(|_| RecoverError::StateLost { applied, truncated })?
         }
-        chosen = chosen.max(remains.chosen_upto());
-        kept = chosen;
-        for slot in remains.open_slots().filter(|slot| *slot > chosen) {
-            if slot == kept.next() {
-                kept = slot;
-            } else {
-                dropped.push(slot.0);
-            }
-        }
-        last = kept.max(remains.told_upto());
-    }
+        None => KeptSlots::of_state(applied),
+    };
+    let last = remains.map_or(kept.upto, |remains| kept.upto.max(remains.told_upto()));
     Ok(Findings {
         folder: data.to_owned(),
         cluster: format!("{:032x}", identity.cluster),
@@ -407,10 +398,10 @@ fn findings(
         voters: Vec::new(),
         alpha: identity.configuration.alpha(),
         applied_slot: applied.0,
-        chosen_slot: chosen.0,
-        kept_slot: kept.0,
-        first_missing_slot: kept.next().0,
-        dropped_slots: dropped,
+        chosen_slot: kept.chosen_upto.0,
+        kept_slot: kept.upto.0,
+        first_missing_slot: kept.first_missing().0,
+        dropped_slots: kept.dropped.iter().map(|slot| slot.0).collect(),
         last_slot: last.0,
         doubts: Vec::new(),
     })

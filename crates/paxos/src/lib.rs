@@ -17,6 +17,7 @@ mod boundary;
 mod catchup;
 mod configuration;
 mod invariants;
+mod kept;
 mod leader;
 mod learner;
 mod log;
@@ -44,6 +45,7 @@ pub use boundary::{
     RecordBody, Recovered, Role, Room, Segment, SnapshotWanted, Status,
 };
 pub use configuration::{Configuration, ConfigurationError};
+pub use kept::{KeptSlots, StateLost};
 pub use message::{
     Accept, Accepted, AcceptedSlot, Chosen, Fetch, Handover, Heartbeat, Message, Prepare, Promise,
     ReadEcho, ReadIndex, ReadIndexAnswer, Reject, RejectReason, Standing, Watermark,

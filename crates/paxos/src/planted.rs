@@ -39,6 +39,7 @@ planted_bugs! {
     NoopOverChosen = 17, "a new leader puts no-ops where it misses chosen values";
     OneReportIsEnough = 17, "a new leader judges gaps by one promise of its quorum";
     PageIsWholePromise = 17, "one page of a promise counts as all of it";
+    RecoveryPassesHole = 17, "`recover` keeps what was accepted behind a slot that is missing";
     PhaseOneToOwnLast = 18, "phase 1 adopts only up to the new leader's own last slot";
     NewBeforeReported = 18, "a new leader proposes new values before the reported ones";
     HoleAcknowledged = 19, "an accept acknowledges every open slot below it too";
@@ -69,6 +70,7 @@ planted_bugs! {
     SnapshotDropsAcceptances = 35, "acceptances above an installed snapshot are forgotten";
     SnapshotResetsPromise = 36, "the promise is taken from the snapshot, which has none";
     SnapshotKeepsVoters = 36, "who votes is not taken from the snapshot";
+    RecoveryDropsAccepted = 39, "`recover` drops what was accepted and is not known as chosen";
     AcceptancesForgotten = 39, "a restarted node has forgotten what it accepted";
     StoreNotCompared = 39, "a wiped disk is let in under its old id: store ids are not compared";
     OldCopyLetIn = 40, "an older copy of a node's folder is let in";

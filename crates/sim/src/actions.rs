@@ -181,6 +181,7 @@ impl World<'_> {
             return self.stop_by_disk(id, "a sync failed");
         }
         let is_member = node.is_member();
+        let is_telling = self.recoveries.wait_for_telling() && node.disk.is_telling();
         let records = node.disk.finish_group();
         let upto = records.last().expect("a group has records").0;
         let starts = records.iter().filter_map(|(_, record)| match record.body {
@@ -201,6 +202,9 @@ impl World<'_> {
         }
         let segments = node.disk.take_filled();
         self.begin_sync(id)?;
+        if is_telling {
+            self.recover_where_it_tells(id)?;
+        }
         for segment in segments {
             self.hear(id, Event::Segment(segment))?;
         }

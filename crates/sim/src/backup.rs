@@ -4,30 +4,23 @@
 //! answer a read, then another thread takes a checkpoint of what is applied by then, and that takes its
 //! time to leave; when the process dies meanwhile the backup has no end, and is none. At the
 //! end of the run each is compared with the history, and a new cluster is made of one of them, as
-//! `synod restore` does it. Its nodes must elect a leader, serve exactly what the
-//! backup held, and take writes.
+//! `synod restore` does it.
 
 use std::collections::BTreeMap;
 
 use synod_host::{Event, RequestId};
-use synod_kv::{APPLIED_KEY, MemoryMap, OrderedMap, Revision, State, WriteSet, read};
+use synod_kv::{APPLIED_KEY, MemoryMap, OrderedMap, Revision, State, WriteSet};
 use synod_paxos::NodeId;
 
 use crate::checkers::backups::{self, Contents};
 use crate::checkers::exactly_once::Settled;
-use crate::checkers::liveness::{Demand, Liveness};
 use crate::checkers::{Check, Checker, Violation, demand};
-use crate::client::Mode;
 use crate::coverage::Rare;
 use crate::drift::Drift;
 use crate::fault::Fault;
 use crate::happening::Happening;
-use crate::history::{Answer, key_bytes, value_name};
 use crate::mistakes::Mistake;
-use crate::plan::Plan;
-use crate::planted;
-use crate::store::Durable;
-use crate::trace::Trace;
+use crate::successor::{Successor, keys_in};
 use crate::world::World;
 
 /// The names of the questions for backups, which no client uses.
@@ -164,7 +157,14 @@ impl World<'_> {
             last = Some((backup, contents));
         }
         let Some((backup, contents)) = last else { return Ok(()) };
-        serves(&self.plan, backup, &contents)?;
+        Successor {
+            of: format!("the backup of {}", backup.node),
+            checker: Checker::Backups,
+            map: &backup.map,
+            slot: backup.slot,
+            keys: &contents.keys,
+        }
+        .serves(self.plan.clone())?;
         self.coverage.rare(Rare::RestoredServes);
         Ok(())
     }
@@ -182,13 +182,7 @@ impl World<'_> {
         demand(fits, Checker::Backups, || {
             format!("the backup of {node} is not the state of slot {slot}")
         })?;
-        let mut keys = BTreeMap::new();
-        for key in 0..self.plan.load.keys {
-            let record = read::get(map, &key_bytes(key)).map_err(damaged)?;
-            keys.extend(
-                record.map(|record| (key, (value_name(&record.value), record.mod_revision))),
-            );
-        }
+        let keys = keys_in(map, self.plan.load.keys).map_err(damaged)?;
         Ok(Contents { node: *node, floor: *floor, revision: state.revision, keys })
     }
 }
@@ -203,99 +197,4 @@ fn tear(map: &mut MemoryMap, later: &MemoryMap) {
         .filter(|(key, _)| **key >= *middle && *key != APPLIED_KEY)
         .for_each(|(key, value)| torn.put(key, value));
     map.write(&torn).expect("memory does not fail");
-}
-
-/// Makes a cluster of a backup, has it serve without faults, and compares.
-fn serves(plan: &Plan, backup: &Backup, contents: &Contents) -> Check {
-    let mut plan = Plan {
-        seed: plan.seed ^ 0x4e57_0e5e,
-        members: plan.members - plan.joiners,
-        joiners: 0,
-        faults: BTreeMap::new(),
-        // Whose leases are in the backup is another story than that of this run.
-        guests: None,
-        ..plan.clone()
-    };
-    // The new cluster knows the idempotency keys of the old one.
-    plan.load.keyed_percent = 0;
-    let in_it = |violation: Violation| Violation {
-        checker: Checker::Backups,
-        text: format!("of the cluster made of the backup of {}: {violation}", backup.node),
-    };
-    let (state, revision) = restored(backup, planted::model(plan.bug))?;
-    let mut world = World::beginning_with(plan, Trace::new(None), &state)?;
-    let nodes: Vec<NodeId> = (1..=world.plan.members).map(NodeId).collect();
-    let mut from = 0;
-    for (mode, wanted) in [(Mode::Sweep, Demand::Reads), (Mode::Probe, Demand::Progress)] {
-        let bound_us = world.progress_bound_us(&nodes);
-        let began_us = world.now_us;
-        world.clients.mode = mode;
-        world.checks.liveness = Some(Liveness::new(wanted, began_us, bound_us, &nodes));
-        while world.liveness().worst_us().is_none()
-            || mode == Mode::Sweep && !world.has_read_all(from)
-        {
-            world.step().map_err(in_it)?;
-            world.liveness().check(world.now_us).map_err(in_it)?;
-        }
-        if mode == Mode::Sweep {
-            world.compare(contents, revision).map_err(in_it)?;
-        }
-        from = world.clients.operations.len();
-    }
-    let outcomes = world.clients.operations.iter().filter_map(|one| match &one.returned {
-        Some((_, Answer::Outcome(outcome))) => Some(outcome.revision()),
-        _ => None,
-    });
-    let least = outcomes.min();
-    demand(least.is_some_and(|least| least >= revision), Checker::Backups, || {
-        format!("the cluster made of revision {} goes on with {least:?}", contents.revision)
-    })
-}
-
-/// The state of each node of the new cluster before its first start, and its revision.
-fn restored(backup: &Backup, mistake: Option<Mistake>) -> Result<(Durable, Revision), Violation> {
-    let mut map = backup.map.clone();
-    let refused = |error| Violation {
-        checker: Checker::Backups,
-        text: format!("a backup cannot be restored: {error:?}"),
-    };
-    let mut state = State::load(&map).map_err(refused)?;
-    let keeps = mistake == Some(Mistake::RestoredKeepsSequences);
-    if !keeps {
-        state = state.for_another_cluster().map_err(refused)?;
-        let mut record = WriteSet::new();
-        record.put(APPLIED_KEY, &state.record());
-        map.write(&record).expect("memory does not fail");
-    }
-    let mut durable = Durable::default();
-    durable.switch(&map, backup.slot);
-    Ok((durable, state.revision))
-}
-
-impl World<'_> {
-    /// Whether every key was read, by some operation from this one on.
-    fn has_read_all(&self, from: usize) -> bool {
-        let read = |key: u8| {
-            self.clients.operations[from..]
-                .iter()
-                .any(|one| one.key == key && matches!(one.returned, Some((_, Answer::Found(..)))))
-        };
-        (0..self.plan.load.keys).all(read)
-    }
-
-    /// Nothing was written yet: each read must have found what the backup holds.
-    fn compare(&self, contents: &Contents, now: Revision) -> Check {
-        for operation in &self.clients.operations {
-            let Some((_, Answer::Found(found, revision))) = &operation.returned else { continue };
-            let held = contents.keys.get(&operation.key).copied();
-            demand((*found, *revision) == (held, now), Checker::Backups, || {
-                format!(
-                    "key {} is {found:?} at revision {revision}, but the backup of revision {} held \
-                     {held:?}, and the cluster begins at {now}",
-                    operation.key, contents.revision
-                )
-            })?;
-        }
-        Ok(())
-    }
 }

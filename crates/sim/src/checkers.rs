@@ -9,6 +9,7 @@ pub mod linearizability;
 pub mod liveness;
 pub mod memory;
 pub mod promises;
+pub mod recovered;
 pub mod search;
 pub mod state_hash;
 pub mod story;
@@ -39,6 +40,8 @@ pub enum Checker {
     Transactions,
     /// A backup is the store of one revision, and a cluster made of it serves that.
     Backups,
+    /// What is made of one node has what that promises, and serves it.
+    Recovered,
     /// A healed quorum makes progress.
     Liveness,
     /// Nothing grows without bound.
@@ -72,6 +75,7 @@ impl Checker {
             Checker::Linearizability => "linearizability",
             Checker::Transactions => "transactions",
             Checker::Backups => "backups",
+            Checker::Recovered => "recovered",
             Checker::Liveness => "liveness",
             Checker::Memory => "memory",
             Checker::Story => "story",

@@ -10,6 +10,7 @@
 
 mod aside;
 mod record;
+mod remains;
 mod shown;
 mod written;
 
@@ -22,6 +23,7 @@ use synod_paxos::{
 
 use crate::mistakes::Mistake;
 use record::{reaches, size_of, slot_of};
+pub(crate) use remains::Remains;
 pub(crate) use shown::{Drawn, Loss};
 pub(crate) use written::Form;
 use written::Written;

@@ -81,11 +81,15 @@ pub enum Fault {
     LostSlots,
     /// Somebody takes a backup, in the middle of all that.
     Backup,
+    /// A new cluster is made of what one node has, as if all others were lost for good.
+    Recovery,
+    /// The states of all others are damaged while a node is away, and they start anew.
+    DamageWhileAway,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Fault; 38] = [
+    pub const ALL: [Fault; 40] = [
         Fault::Delay,
         Fault::Loss,
         Fault::Duplication,
@@ -124,6 +128,8 @@ impl Fault {
         Fault::Upgrade,
         Fault::LostSlots,
         Fault::Backup,
+        Fault::Recovery,
+        Fault::DamageWhileAway,
     ];
 
     /// Its name for people.
@@ -168,6 +174,8 @@ impl Fault {
             Fault::Upgrade => "upgrade",
             Fault::LostSlots => "lost slots",
             Fault::Backup => "backup",
+            Fault::Recovery => "recovery",
+            Fault::DamageWhileAway => "damage while away",
         }
     }
 
@@ -211,8 +219,9 @@ impl Fault {
             | Fault::SnapshotDamage => return None,
             Fault::Disconnect | Fault::FalseDeath | Fault::Pause => 2,
             Fault::Crash | Fault::CrashInStep | Fault::DiskStall | Fault::HandOver => 3,
-            Fault::Membership | Fault::Upgrade | Fault::LostSlots => 2,
-            Fault::Backup => 4,
+            Fault::Membership | Fault::Upgrade => 2,
+            Fault::LostSlots | Fault::DamageWhileAway => 2,
+            Fault::Backup | Fault::Recovery => 4,
             Fault::Clogging | Fault::SyncError | Fault::DiskFull | Fault::ClockJump => 4,
             Fault::Halves
             | Fault::OneWay

@@ -37,6 +37,8 @@ pub(crate) enum Happening {
     StateCame { node: NodeId, from: NodeId, life: u64, checkpoint: Checkpoint },
     /// A process dies, if it is this one.
     Dies { node: NodeId, life: u64 },
+    /// A process dies, if it is this one, and the next one begins so much later.
+    StartsAnew { node: NodeId, life: u64, down_us: u64 },
     /// What was copied of a node comes in its place.
     CopyStarts { node: NodeId },
     /// An operator switches that off.

@@ -11,6 +11,7 @@
 //! iterates over a map of random order, and never touches a socket or a file.
 
 mod actions;
+mod away;
 mod backup;
 mod campaign;
 pub mod checkers;
@@ -38,6 +39,7 @@ mod node;
 mod plan;
 pub mod planted;
 mod prospect;
+mod recovery;
 mod releases;
 mod repair;
 mod run;
@@ -45,6 +47,7 @@ mod schedule;
 mod snapshot;
 mod squeeze;
 mod store;
+mod successor;
 mod trace;
 mod watchers;
 mod words;

@@ -32,10 +32,12 @@ mistakes! {
     MendsBeyondState = 25, "damaged segments are dropped though the state lacks what they held";
     FilledForgotten = 26, "a state that was filled by peers is not told to the journal: what that holds counts on";
     MendForgetsPromise = 27, "a journal that was mended begins without a promise";
+    RecoveryTakesFirst = 8, "`recover` takes the first acceptance of a slot, not that of the highest ballot";
     SnapshotUnchecked = 28, "a snapshot is installed that does not fit its checksum";
     DamageServed = 28, "blocks of the state that do not fit their checksum are read all the same";
     RebuiltTooOld = 34, "a damaged state is replaced by one that ends before the journal begins";
     DamagedCounts = 34, "what went into a damaged state counts as durable there, so that the journal drops it";
+    DoubtUnmarked = 34, "a node that goes on with a damaged state leaves no mark of that for its next life";
     SnapshotOfEarlierSlot = 37, "a snapshot says a later slot than that of its data";
     BackupTorn = 37, "what is read last of a backup is of a later revision";
     BackupOfFlushed = 37, "a backup is of the state that is flushed, and misses what was applied last";

@@ -168,6 +168,8 @@ impl World<'_> {
             Fault::Upgrade => self.change_release(victim)?,
             Fault::LostSlots => self.lose_slots()?,
             Fault::Backup => self.ask_for_backup(victim)?,
+            Fault::DamageWhileAway => self.damage_while_away(victim)?,
+            Fault::Recovery => self.recover_now_and_then(victim)?,
         }
         Ok(())
     }

@@ -215,6 +215,8 @@ impl Plan {
             .with_releases()
             .with_lost_slots()
             .with_backups()
+            .with_recoveries()
+            .with_damage_while_away()
             .with_guests()
     }
 
@@ -276,6 +278,31 @@ impl Plan {
         let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000c);
         if rng.u8(..6) == 0 {
             self.faults.insert(Fault::Backup, rng.u32(20..=100));
+        }
+        self
+    }
+
+    /// In every sixth seed new clusters are made of what one node has.
+    fn with_recoveries(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000d);
+        if rng.u8(..6) == 0 {
+            self.faults.insert(Fault::Recovery, rng.u32(20..=100));
+        }
+        self
+    }
+
+    /// Every eighth seed has states that are damaged while a node is away, if its members stay what they
+    /// are and nobody loses slots. Journals keep nothing there that they need not.
+    fn with_damage_while_away(mut self) -> Plan {
+        let mut rng = Rng::with_seed(self.seed ^ 0x5eed_000e);
+        let (on, percent) = (rng.u8(..8) == 0, rng.u32(20..=100));
+        let apart = [Fault::Membership, Fault::Upgrade, Fault::LostSlots];
+        let goes_on = self.promise_quorum.max(self.accept_quorum) < self.members as usize;
+        if on && goes_on && !apart.iter().any(|fault| self.faults.contains_key(fault)) {
+            self.faults.insert(Fault::DamageWhileAway, percent);
+            self.sizes.segment_groups = [2, 4][rng.usize(..2)];
+            self.tail = Tail { bytes_max: 0, us_max: 0, keep_for_peers_us: 0 };
+            self.pace.flush_us = 300_000;
         }
         self
     }
@@ -372,8 +399,15 @@ fn draw_faults(rng: &mut Rng, members: u32) -> BTreeMap<Fault, u32> {
     let share = [10, 25, 25, 50][rng.usize(..4)];
     let mut faults = BTreeMap::new();
     let drawn_apart = |fault: &Fault| {
-        matches!(fault, Fault::Membership | Fault::Upgrade | Fault::LostSlots | Fault::Backup)
-            || Fault::LATER.contains(fault)
+        let apart = [
+            Fault::Membership,
+            Fault::Upgrade,
+            Fault::LostSlots,
+            Fault::Backup,
+            Fault::Recovery,
+            Fault::DamageWhileAway,
+        ];
+        apart.contains(fault) || Fault::LATER.contains(fault)
     };
     for fault in Fault::ALL.into_iter().filter(|fault| !drawn_apart(fault)) {
         let on = rng.u8(..100) < share;

@@ -25,7 +25,7 @@ use crate::words;
 use crate::world::World;
 
 /// The version that the newer of the two releases brings.
-const NEXT: u32 = version::OF_NEXT_RELEASE;
+pub(crate) const NEXT: u32 = version::OF_NEXT_RELEASE;
 
 /// What is installed on a machine: a release, and what its operator lets it write.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

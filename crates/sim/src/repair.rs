@@ -142,7 +142,7 @@ impl World<'_> {
     /// A process that is needed as it is meets damage in its state, and goes on: nobody can give it
     /// another one now. It doubts its state as long as it lives, so that nothing more of its journal is
     /// dropped, and leaves a mark for its next life.
-    fn note_damage(&mut self, id: NodeId) -> Check {
+    pub(crate) fn note_damage(&mut self, id: NodeId) -> Check {
         let now_us = self.now_us;
         self.trace.note(now_us, [words::STOPS, u64::from(id.0), 3, 0], || {
             format!("{id} goes on with a damaged state")
@@ -155,7 +155,7 @@ impl World<'_> {
         }
         let applied = process.applied.clone();
         // A start that finds no mark takes the state for sound.
-        if node.doubt == Doubt::None {
+        if node.doubt == Doubt::None && node.mistake != Some(Mistake::DoubtUnmarked) {
             node.doubt = Doubt::Suspect;
         }
         self.hear(id, Event::Applied(applied))
@@ -379,18 +379,24 @@ impl World<'_> {
 
     /// The state is damaged under a process that finds out and goes on, until it looks again.
     fn damage_running(&mut self, victim: NodeId, share: usize) -> Check {
-        let node = self.node(victim);
-        node.state.damage(share);
-        if node.state.damage.is_empty() {
+        if !self.damage_under(victim, share) {
             return Ok(());
-        }
-        if let Some(process) = &mut node.process {
-            process.machine.map().damage(&node.state);
         }
         self.coverage.fault(Fault::StateDamage);
         let scrub_us = self.nemesis.rng(Fault::StateDamage).u64(500_000..10_000_000);
         self.at(scrub_us, Happening::Scrub { node: victim });
         self.note_damage(victim)
+    }
+
+    /// Damages a state on the disk, and with it what its process reads. Says whether there was
+    /// anything to damage.
+    pub(crate) fn damage_under(&mut self, victim: NodeId, share: usize) -> bool {
+        let node = self.node(victim);
+        node.state.damage(share);
+        if let Some(process) = &mut node.process {
+            process.machine.map().damage(&node.state);
+        }
+        !node.state.damage.is_empty()
     }
 
     /// The machine dies, and a sealed group of its journal is damaged when it comes back, if

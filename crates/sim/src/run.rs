@@ -264,6 +264,7 @@ impl World<'_> {
         transactions::check(operations, &settled, self.checks.story.beside())?;
         self.checks.story.check()?;
         self.check_backups(&settled)?;
+        self.recover_at_the_end()?;
         let living: Vec<NodeId> = applied.iter().map(|(id, _)| *id).collect();
         self.checks.leases.ended(self.now_us, self.lease_bound_us(&living))?;
         self.end_watches(&living)?;

@@ -31,6 +31,7 @@ use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::node::{Fate, Node};
 use crate::plan::Plan;
+use crate::recovery::Recoveries;
 use crate::schedule::Schedule;
 use crate::squeeze::Squeeze;
 use crate::store::Durable;
@@ -93,6 +94,7 @@ pub(crate) struct World<'t> {
     pub(crate) nemesis: Nemesis,
     pub(crate) squeeze: Squeeze,
     pub(crate) backups: Backups,
+    pub(crate) recoveries: Recoveries,
     pub(crate) checks: Checks,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace<'t>,
@@ -143,6 +145,7 @@ impl<'t> World<'t> {
             nemesis: Nemesis::new(&plan),
             squeeze: Squeeze::new(&plan),
             backups: Backups::default(),
+            recoveries: Recoveries::new(&plan),
             coverage: Coverage::default(),
             actions: Vec::new(),
             rng,
@@ -278,6 +281,9 @@ impl<'t> World<'t> {
                 if self.nemesis.is_loose() && self.node(node).process(life).is_some() {
                     self.strike_down(Fault::OldCopy, node)?;
                 }
+            }
+            Happening::StartsAnew { node, life, down_us } => {
+                self.start_anew(node, life, down_us)?;
             }
             Happening::CopyStarts { node } => self.start_copy(node)?,
             Happening::CopyStops { node } => self.stop_copy(node)?,

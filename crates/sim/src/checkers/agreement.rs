@@ -181,6 +181,21 @@ impl Agreement {
         })
     }
 
+    /// What this node durably accepted in a slot, in its highest ballot.
+    #[must_use]
+    pub fn accepted_by(&self, node: NodeId, slot: Slot) -> Option<(Ballot, &Value)> {
+        let at = usize::try_from(slot.0).ok()?.checked_sub(1)?;
+        let own = self.slots.get(at)?.ballots.iter().filter(|vote| vote.voters >> node.0 & 1 == 1);
+        own.max_by_key(|vote| vote.ballot).map(|vote| (vote.ballot, &vote.value))
+    }
+
+    /// The lowest ballot that chose in a slot.
+    #[must_use]
+    pub fn chosen_in(&self, slot: Slot) -> Option<Ballot> {
+        let at = usize::try_from(slot.0).ok()?.checked_sub(1)?;
+        self.slots.get(at)?.chosen.as_ref().map(|(ballot, _)| *ballot)
+    }
+
     /// The chosen value of a slot.
     #[must_use]
     pub fn chosen(&self, slot: Slot) -> Option<&Value> {

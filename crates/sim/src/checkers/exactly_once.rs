@@ -135,6 +135,16 @@ impl ExactlyOnce {
         Ok(())
     }
 
+    /// A command is carried out under this name somewhere else than in this cluster.
+    ///
+    /// # Errors
+    /// When nobody gave it to the node that the name tells of, or it was refused.
+    pub fn asked(&self, id: ServerId, command: &Bytes) -> Check {
+        let submitted = self.submitted.get(&(id.origin, id.incarnation));
+        let is_asked = submitted.is_some_and(|all| all.iter().any(|one| one.command == *command));
+        demand(is_asked, Checker::ExactlyOnce, || format!("nobody asked for the command {id:?}"))
+    }
+
     /// The slot in which a node's command was taken.
     #[must_use]
     pub fn slot(&self, id: ServerId) -> Option<u64> {
@@ -290,5 +300,17 @@ mod tests {
         assert!(oracle.settle(&refused).is_err());
         let wrong = [operation(false, None), operation(false, Some(Answer::Outcome(stored(2))))];
         assert!(oracle.settle(&wrong).is_err());
+    }
+
+    #[test]
+    fn a_command_that_nobody_asked_for_or_that_was_refused_is_found() {
+        let mut oracle = ExactlyOnce::default();
+        let command = Bytes::from_static(b"put");
+        oracle.submitted(1, 1, RequestId(1), 0, command.clone());
+        assert_eq!(oracle.asked(id(1, 1), &command), Ok(()));
+        assert!(oracle.asked(id(2, 1), &command).is_err(), "another node was asked");
+        assert!(oracle.asked(id(1, 1), &Bytes::from_static(b"other")).is_err());
+        oracle.refused(1, 1, RequestId(1));
+        assert!(oracle.asked(id(1, 1), &command).is_err());
     }
 }
