@@ -97,7 +97,9 @@ impl Run<'_> {
         self.control.end_restored()?;
         let Restored { giver, revision, slot, .. } = restored;
         let count = keys.len() + pairs.len();
-        self.backups.push(Contents { giver, asked_us, made_us, revision, keys, pairs });
+        let certain_us = asked_us;
+        let made = Contents { giver, asked_us, made_us, certain_us, revision, keys, pairs };
+        self.backups.push(made);
         Ok(format!(
             "node {giver} made one at attempt {asked}, restored with {count} keys, revision \
              {revision}, slot {slot}"
