@@ -1,6 +1,6 @@
 //! `synod chaos` as a user runs it. This is the part of the gate with real processes:
 //! so many kills, pauses and partitions in clusters of three and of five, members that change,
-//! files that decay or are in use twice, backups and survivors that become clusters, and everything
+//! files that decay or are in use twice, states that drift, backups and survivors that become clusters, and everything
 //! that clients were told meanwhile is checked. What it prints is shown even when it
 //! passes.
 
@@ -16,17 +16,18 @@ use support::cluster::{SYNOD, folder, output_of, synod};
 use support::skip::next_release;
 
 /// One cluster after the other: its nodes, how many faults, of which classes, and what else is said.
-const CLUSTERS: [(&str, &str, &str, &[&str]); 5] = [
+const CLUSTERS: [(&str, &str, &str, &[&str]); 6] = [
     ("3", "42", "kill,pause,partition", &[]),
     ("5", "9", "kill,pause,partition", &[]),
     ("5", "9", "kill,pause,partition", &["--drawn-quorums"]),
     ("3", "20", "kill,recover", &["--drawn-quorums"]),
     ("3", "15", "member,damage,backup", &[]),
+    ("5", "4", "drift", &[]),
 ];
 /// One whose nodes go over to the next release and come back, in between: all of it at least once.
 const MIXED: (&str, &str, &str) = ("3", "12", "kill,partition,upgrade");
 /// What must have happened in all of them together.
-const FAULTS: [(&str, usize); 7] = [
+const FAULTS: [(&str, usize); 8] = [
     ("kill", 30),
     ("pause", 20),
     ("partition", 20),
@@ -34,6 +35,7 @@ const FAULTS: [(&str, usize); 7] = [
     ("damage", 5),
     ("backup", 5),
     ("recover", 10),
+    ("drift", 4),
 ];
 const CHECKED_MIN: u64 = 50_000;
 /// For one cluster. Each fault takes some three seconds, and the machine may be busy.
@@ -71,7 +73,7 @@ fn run(
     }
     println!(
         "{nodes} nodes, seed {seed}: {} kills, {} pauses, {} partitions, {} changes of the \
-         members, {} damages, {} backups, {} survivors, {} changes of releases in {} s; quorums {}, operations {}, {} keys, 0 undecided, slowest recovery {} ms",
+         members, {} damages, {} backups, {} survivors, {} changes of releases, {} drifts in {} s; quorums {}, operations {}, {} keys, 0 undecided, slowest recovery {} ms",
         of_class(&result, "kill"),
         of_class(&result, "pause"),
         of_class(&result, "partition"),
@@ -80,6 +82,7 @@ fn run(
         of_class(&result, "backup"),
         of_class(&result, "recover"),
         of_class(&result, "upgrade"),
+        of_class(&result, "drift"),
         result["duration_s"],
         result["quorums"],
         result["operations"],
@@ -89,7 +92,7 @@ fn run(
     for fault in result["faults"].as_array().expect("faults") {
         let outcome = fault["outcome"].as_str().expect("an outcome");
         assert!(!outcome.is_empty(), "{fault}");
-        if ["member", "damage", "backup", "recover", "upgrade"]
+        if ["member", "damage", "backup", "recover", "upgrade", "drift"]
             .iter()
             .any(|class| fault["class"] == *class)
         {
@@ -127,10 +130,24 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
         let count: usize = results.iter().map(|result| of_class(result, class)).sum();
         assert!(count >= wanted, "{count} of {class}");
     }
+    check_drifts(results.last().expect("that of drifts"));
     let checked = |result: &Value| result["operations"]["checked"].as_u64().expect("a count");
     let checked: u64 = results.iter().map(checked).sum();
     println!("{checked} operations checked, 0 violations");
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
+}
+
+/// At least five nodes were found out, and came back by either way that they are told.
+fn check_drifts(result: &Value) {
+    let faults = result["faults"].as_array().expect("faults");
+    let of = |words: &str| {
+        let outcomes = faults.iter().map(|fault| fault["outcome"].as_str().expect("an outcome"));
+        outcomes.map(|outcome| outcome.matches(words).count()).sum::<usize>()
+    };
+    assert!(of(" stopped, and") >= 5, "{result}");
+    for words in ["took over a peer's state", "took the place of", "the record is right again"] {
+        assert!(of(words) > 0, "{words:?}: {result}");
+    }
 }
 
 /// The next release speaks version 2, this one version 1.
@@ -149,6 +166,19 @@ fn nodes_that_go_on_as_another_release_and_come_back_keep_their_word() {
         ["came back as the other release, version 2", "came back as this release, version 1"]
     {
         assert!(outcomes.clone().any(|outcome| outcome.contains(words)), "{words:?}: {result}");
+    }
+}
+
+#[test]
+fn classes_that_do_not_go_together_are_refused() {
+    for (arguments, words) in [
+        (&["--faults-only", "drift,damage"][..], "`drift` does not go with `damage`"),
+        (&["--faults-only", "drift", "--drawn-quorums"], "leave them out with --faults-only"),
+    ] {
+        let output = synod(&[&["chaos", "--faults", "1"], arguments].concat());
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
     }
 }
 

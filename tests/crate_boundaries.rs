@@ -40,7 +40,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("client", &["kv"]),
     ("sim", &["paxos", "kv", "wire", "host"]),
     ("bench", &["client", "sim"]),
-    ("cli", &["client", "node", "sim", "bench", "kv"]),
+    ("cli", &["client", "node", "sim", "bench", "kv", "storage"]),
 ];
 
 /// What a crate must never contain, of other people's crates.

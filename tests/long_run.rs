@@ -30,6 +30,7 @@ case "$*" in
     *member,damage,backup*) fault member "${MEMBERS:-8}"; fault damage "${DAMAGES:-8}"
         backups="${BACKUPS:-8}" ;;
     *upgrade*) fault kill 8; fault member 8; fault upgrade "${UPGRADES:-8}" ;;
+    *drift*) fault drift "${DRIFTS:-6}" ;;
     *) fault kill 10 ;;
 esac
 echo "\"backups_checked\": $backups,"
@@ -68,7 +69,7 @@ fn a_long_run_that_did_all_it_was_asked_for_passes() {
     }
     let line = proof(&[]);
     let line = String::from_utf8_lossy(&line.stdout);
-    assert!(line.contains("| 0..5 | 900 simulated, 2800 real | 38 kills, 20 pauses"), "{line}");
+    assert!(line.contains("| 0..5 | 900 simulated, 3500 real | 38 kills, 20 pauses"), "{line}");
 }
 
 #[test]
@@ -87,7 +88,8 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("DAMAGES", "7")], "7 damaged nodes, asked for 8"),
         (&[("BACKUPS", "7")], "7 restored backups, asked for 8"),
         (&[("UPGRADES", "7")], "7 changes of releases, asked for 8"),
-        (&[("UNDECIDED", "1")], "4 undecided keys"),
+        (&[("DRIFTS", "5")], "5 drifts, asked for 6"),
+        (&[("UNDECIDED", "1")], "5 undecided keys"),
         (&[("UNSAID", "1")], "chaos-1-all does not say which keys were checked"),
     ] {
         let output = proof(variables);

@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use support::cluster::TestCluster;
 use support::http;
 use support::nodes::{Nodes, succeeds};
@@ -89,11 +90,42 @@ fn a_dead_voter_is_replaced_though_an_election_would_need_it() {
     nodes.set_quorums(1, "3", "1");
     nodes.lead(1);
     nodes.kill(3);
-    wait_until("it is missed", || {
-        let status = nodes.status(1).expect("it runs");
-        let peers = status["peers"].as_array().expect("peers").iter();
-        peers.filter(|peer| peer["id"] == 3).any(|peer| peer["reachable"] == false)
-    });
+    wait_until("it is missed", || is_missed(&nodes, 3));
     nodes.replace(1, 3, 4);
     assert_eq!(nodes.members(1), (vec![1, 2, 4], vec![]));
+}
+
+fn is_missed(nodes: &Nodes, id: u32) -> bool {
+    let status = nodes.status(1).expect("it runs");
+    let mut peers = status["peers"].as_array().expect("peers").iter();
+    peers.any(|peer| peer["id"] == id && peer["reachable"] == false)
+}
+
+/// A new node at the addresses of the dead one comes when that was removed: two voters have other quorums
+/// than three, and the operator is told.
+#[test]
+fn a_replacement_in_place_tells_that_quorums_set_by_hand_are_gone() {
+    for is_json in [false, true] {
+        let mut nodes = Nodes::three("");
+        nodes.set_quorums(1, "3", "1");
+        nodes.lead(1);
+        nodes.kill(3);
+        wait_until("it is missed", || is_missed(&nodes, 3));
+        nodes.configure(4, &[4]);
+        let text = fs::read_to_string(nodes.config(4)).expect("settings");
+        let text = text.replace(&nodes.client(4).to_string(), &nodes.client(3).to_string());
+        fs::write(nodes.config(4), text.replace(&nodes.peer(4), &nodes.peer(3))).expect("settings");
+        let more: &[&str] = if is_json { &["--json"] } else { &[] };
+        let replaced = nodes.replace_as_configured_with(1, 3, 4, more);
+        let said = String::from_utf8_lossy(&replaced.stderr);
+        assert!(said.contains("set by hand (3 promises, 1 acceptances)"), "{said}");
+        let again = "synod member quorums --promise 3 --accept 1";
+        assert!(said.contains(again), "{said}");
+        if is_json {
+            let told: Value = serde_json::from_slice(&replaced.stdout).expect("JSON");
+            let dropped = json!({"promise_quorum": 3, "accept_quorum": 1});
+            assert_eq!((&told["dropped_quorums"], &told["promise_quorum"]), (&dropped, &json!(2)));
+        }
+        nodes.set_quorums(1, "3", "1");
+    }
 }

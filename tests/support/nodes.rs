@@ -274,10 +274,22 @@ impl Nodes {
 
     /// The same with settings that are there.
     pub fn replace_as_configured(&mut self, ask: u32, old: u32, new: u32) -> Output {
+        self.replace_as_configured_with(ask, old, new, &[])
+    }
+
+    /// The same with more words.
+    pub fn replace_as_configured_with(
+        &mut self,
+        ask: u32,
+        old: u32,
+        new: u32,
+        more: &[&'static str],
+    ) -> Output {
         let (url, config) = (self.url(ask), self.config(new).display().to_string());
-        let old = old.to_string();
+        let (old, more) = (old.to_string(), more.to_vec());
         let replacing = std::thread::spawn(move || {
-            synod(&["member", "replace", &old, "--config", &config, "--endpoint", &url])
+            let words = ["member", "replace", &old, "--config", &config, "--endpoint", &url];
+            synod(&[&words[..], &more].concat())
         });
         let identity = self.data(new).join("identity.json");
         let lock = self.data(new).join("LOCK");

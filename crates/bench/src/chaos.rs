@@ -13,6 +13,7 @@ mod check;
 mod contents;
 mod control;
 mod damage;
+mod drift;
 mod fault;
 mod guests;
 mod history;
@@ -24,6 +25,7 @@ mod pairs;
 mod quorums;
 mod recover;
 mod result;
+mod rush;
 mod transactions;
 mod upgrade;
 mod watches;
@@ -39,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use crate::{BenchError, NodeAddress, NodeId, Progress, Protocol, probe};
 use contents::Contents;
-pub use control::{ChaosControl, Order, Release, Restored, Sentence, Told};
+pub use control::{ChaosControl, Copied, Order, Release, Restored, Sentence, Told};
 pub use fault::{Class, Kind};
 use fault::{Fault, Nemesis};
 use history::{End, Operation};
@@ -229,6 +231,7 @@ impl Run<'_> {
             Class::Backup => self.back_up(&fault, &met)?,
             Class::Recover => self.recover(&fault, &met)?,
             Class::Upgrade => self.change_release(&fault, &met)?,
+            Class::Drift => self.drift(&fault, &met)?,
             _ => self.disturb_for_a_while(&fault, &met)?.to_owned(),
         };
         if self.is_broken {
@@ -401,29 +404,6 @@ impl Run<'_> {
         }
         self.violations.push(format!("the nodes{whose} did not reach the same slot: {before:?}"));
         Ok(None)
-    }
-
-    /// Holds what each backup had against all that clients were told, and adds that as reads of
-    /// these keys.
-    fn check_backups(&mut self, keys: &BTreeSet<u64>, operations: &mut Vec<Operation>) {
-        for contents in &self.recovered {
-            self.violations.extend(contents.check_recovered(operations));
-        }
-        for contents in &self.backups {
-            self.violations.extend(contents.check(operations));
-        }
-        for contents in &self.backups {
-            let last_us = contents.made_us;
-            let called = operations.iter().filter(|one| one.called_us <= last_us);
-            let called: BTreeSet<u64> = called.map(|one| one.key).collect();
-            let known: BTreeSet<u64> = keys.intersection(&called).copied().collect();
-            operations.extend(contents.reads(&known, || self.load.next_numbers()));
-        }
-        let made = self.faults.iter().filter(|fault| fault.class == Class::Backup).count();
-        if made != self.backups.len() && self.violations.is_empty() {
-            let checked = self.backups.len();
-            self.violations.push(format!("{checked} of {made} backups could be checked"));
-        }
     }
 
     fn save(&self, operations: &[Operation]) -> Result<(), BenchError> {

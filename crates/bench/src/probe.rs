@@ -134,6 +134,36 @@ pub(crate) fn state(node: &NodeAddress, timeout: Duration) -> Option<(u64, Strin
     (answer.status == 200).then_some((state.applied_slot, state.state_hash))
 }
 
+/// How far a Synod node's state is on its disk.
+pub(crate) fn durable(node: &NodeAddress, timeout: Duration) -> Option<u64> {
+    status(node, timeout)?.get("durable_slot")?.as_u64()
+}
+
+/// Whether a Synod node says that its state differs from a peer's.
+pub(crate) fn differs(node: &NodeAddress, timeout: Duration) -> Option<bool> {
+    let status = status(node, timeout)?;
+    Some(status.get("differs_after_slot").is_some_and(|slot| !slot.is_null()))
+}
+
+/// What a Synod node has of a key whose value is text, when it has applied all that was acknowledged.
+pub(crate) fn value(node: &NodeAddress, key: &str, timeout: Duration) -> Option<String> {
+    let answer = get(node.socket().ok()?, &format!("/v1/kv/{key}"), timeout)?;
+    (answer.status == 200).then(|| String::from_utf8(answer.body).ok()).flatten()
+}
+
+/// Writes a key by a Synod node. Says whether that was acknowledged.
+pub(crate) fn put(node: &NodeAddress, key: &str, value: &str, timeout: Duration) -> bool {
+    let path = format!("/v1/kv/{key}");
+    let socket = node.socket().ok();
+    let answer = socket.and_then(|socket| ask(socket, "PUT", &path, value, timeout));
+    answer.is_some_and(|answer| matches!(answer.status, 200 | 201))
+}
+
+fn status(node: &NodeAddress, timeout: Duration) -> Option<serde_json::Value> {
+    let answer = get(node.socket().ok()?, "/v1/status", timeout)?;
+    (answer.status == 200).then(|| serde_json::from_slice(&answer.body).ok()).flatten()
+}
+
 /// When a Synod node has last read all that it has and found it whole, in seconds since 1970.
 pub(crate) fn scrubbed_at_s(node: &NodeAddress, timeout: Duration) -> Option<u64> {
     let answer = get(node.socket().ok()?, "/v1/status", timeout)?;
@@ -204,13 +234,29 @@ struct Answer {
     body: Vec<u8>,
 }
 
+fn get(socket: SocketAddr, path: &str, timeout: Duration) -> Option<Answer> {
+    ask(socket, "GET", path, "", timeout)
+}
+
 /// One request on a connection of its own. None for whatever goes wrong: to
 /// a probe, a node that answers badly is as good as one that does not answer.
-fn get(socket: SocketAddr, path: &str, timeout: Duration) -> Option<Answer> {
+fn ask(
+    socket: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+    timeout: Duration,
+) -> Option<Answer> {
     let deadline = Instant::now() + timeout;
     let mut stream = TcpStream::connect_timeout(&socket, timeout).ok()?;
     stream.set_write_timeout(Some(timeout)).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {socket}\r\nconnection: close\r\n\r\n").ok()?;
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("content-length: {length}\r\n"),
+    };
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nhost: {socket}\r\nconnection: close\r\n{length}");
+    write!(stream, "{head}\r\n{body}").ok()?;
     let mut bytes = Vec::new();
     let mut part = [0; 16 << 10];
     loop {

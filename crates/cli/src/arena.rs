@@ -1,5 +1,6 @@
 //! The clusters that benchmarks start for themselves.
 
+mod drift;
 mod flip;
 mod life;
 mod recovered;
@@ -149,7 +150,7 @@ impl OwnCluster {
     /// Takes notice of the nodes that ended.
     fn reap(&mut self) -> Result<(), Failure> {
         for (id, ending) in self.cluster.reap()? {
-            let may_end = self.may_end(id, ending.was_removed())?;
+            let may_end = self.may_end(id, &ending)?;
             let was_asked = self.releases.asked.remove(&id);
             if !may_end && (!self.killed.contains(&id) || was_asked && !ending.was_in_order()) {
                 let places = self.cluster.nodes().iter().map(NodeProcess::place);

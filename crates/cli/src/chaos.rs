@@ -14,6 +14,7 @@ use crate::small_disk::mount_for_oneself;
 const SMALL: &str = "[limits]\nsegment_bytes = 65536\nwrite_buffer_bytes = 1048576\n\n\
     [timing]\nflush_interval_ms = 100\n\n[snapshot]\ntail_bytes_max = 0\ntail_ms_max = 0\n\
     keep_for_peers_ms = 0\ndisk_reserve_bytes = 0\n\n";
+const NOT_FOR_PEERS: &str = "keep_for_peers_ms = 0\n";
 const SCRUBBED: &str = "[scrub]\ninterval_s = 1\nrate_bytes_per_s = 68719476736\n";
 
 /// Runs what was asked for. Fails, and leaves the nodes' data, when a check failed.
@@ -28,19 +29,25 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
     if plan.classes.contains(&Class::Disk) && plan.classes.iter().any(changes) {
         return Err(Failure::usage(
             "--faults-only: new nodes have no disk of their own, so `disk` does not go with \
-             `member` and `damage`",
+             `member`, `damage` and `drift`",
         ));
     }
     if plan.quorums.is_some() && plan.classes.iter().any(changes) {
         return Err(Failure::usage(
-            "--drawn-quorums: the only copy of a write may lie on one node, so `member` and `damage` \
-             do not go with it: leave them out with --faults-only",
+            "--drawn-quorums: the only copy of a write may lie on one node, so `member`, `damage` \
+             and `drift` do not go with it: leave them out with --faults-only",
         ));
     }
     if [Class::Damage, Class::Recover].iter().all(|class| plan.classes.contains(class)) {
         return Err(Failure::usage(
             "--faults-only: a damaged folder is recovered only when an operator says so, so `recover` \
              does not go with `damage`",
+        ));
+    }
+    if [Class::Damage, Class::Drift].iter().all(|class| plan.classes.contains(class)) {
+        return Err(Failure::usage(
+            "--faults-only: one node may stop by its files when another one has stopped by its state, so \
+             `drift` does not go with `damage`",
         ));
     }
     let has_disks = plan.classes.contains(&Class::Disk);
@@ -80,7 +87,10 @@ fn other_release(arguments: &Chaos, plan: &ChaosPlan) -> Result<Option<OtherRele
 /// are full files of both kinds and a new node gets a state; what is damaged is found at once.
 fn tables(plan: &ChaosPlan) -> String {
     let mut tables = String::new();
-    if plan.classes.iter().any(|class| class.changes_nodes()) {
+    if plan.classes.contains(&Class::Drift) {
+        // One that was dead for a while must not be given a peer's state before it is found out.
+        tables.push_str(&SMALL.replace(NOT_FOR_PEERS, ""));
+    } else if plan.classes.iter().any(|class| class.changes_nodes()) {
         tables.push_str(SMALL);
     }
     if plan.classes.contains(&Class::Damage) {
@@ -105,6 +115,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Backup => Class::Backup,
         FaultClass::Recover => Class::Recover,
         FaultClass::Upgrade => Class::Upgrade,
+        FaultClass::Drift => Class::Drift,
     };
     let mut classes = match &arguments.faults_only[..] {
         [] => Class::ANYWHERE.to_vec(),

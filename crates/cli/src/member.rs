@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use synod_client::{
     AddMemberBody, ChangeMemberBody, Client, ClientError, MemberBody, MemberRole, MembersBody,
     ProblemKind, QuorumsBody,
@@ -104,7 +105,7 @@ fn warn_unchanged() {
 fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
     let settings = load(&arguments.settings.config)?;
     let (id, old, reach) = (settings.node_id, arguments.old, &arguments.reach);
-    let (mut before, mut is_in_place) = (0, false);
+    let (mut before, mut is_in_place, mut dropped) = (0, false, None);
     let joined = with_cluster(reach, async |cluster| {
         cluster.ask_leader().await;
         before = cluster.members.configuration;
@@ -113,7 +114,12 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
             // What can be refused is refused before anybody is removed for it.
             let fits = cluster.begin(&settings)?.check_in_place(&settings, &cluster.members, old);
             fits.map_err(|why| Failure::refused(format!("{why} Nothing was changed")))?;
+            let by_hand = quorums_by_hand(&cluster.members);
             (is_in_place, before) = (true, cluster.make_way(id, old).await?);
+            dropped = by_hand.filter(|_| quorums_by_hand(&cluster.members) != by_hand);
+            if let Some(dropped) = dropped {
+                warn(&dropped.words(id));
+            }
         }
         cluster.join(&settings).await
     })?;
@@ -121,7 +127,7 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
         if before == joined.configuration {
             warn_unchanged();
         }
-        return tell(reach, &joined);
+        return tell_replaced(reach, &joined, dropped);
     }
     warn(&format!(
         "node {id} is a learner member. Start it now, if it does not run:\n  \
@@ -157,7 +163,53 @@ fn replace(arguments: &ReplaceMember) -> Result<(), Failure> {
             tokio::time::sleep(LOOK_EVERY).await;
         }
     })?;
-    tell(reach, &members)
+    tell_replaced(reach, &members, dropped)
+}
+
+/// Quorums that were set by hand, and that a replacement in place made majorities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+struct ByHand {
+    promise_quorum: u32,
+    accept_quorum: u32,
+}
+
+impl ByHand {
+    fn words(self, id: u32) -> String {
+        let ByHand { promise_quorum, accept_quorum } = self;
+        format!(
+            "the quorums that were set by hand ({promise_quorum} promises, {accept_quorum} \
+             acceptances) do not fit the voters that are left, and are majorities now; to set them again \
+             when node {id} votes: synod member quorums --promise {promise_quorum} --accept {accept_quorum}"
+        )
+    }
+}
+
+/// The quorums, if they are no majorities.
+fn quorums_by_hand(members: &MembersBody) -> Option<ByHand> {
+    let voters = members.members.iter().filter(|member| member.role == MemberRole::Voter).count();
+    let MembersBody { promise_quorum, accept_quorum, .. } = *members;
+    let is_majority = |quorum: u32| quorum as usize == voters / 2 + 1;
+    let by_hand = ByHand { promise_quorum, accept_quorum };
+    (!is_majority(promise_quorum) || !is_majority(accept_quorum)).then_some(by_hand)
+}
+
+/// As [`tell`]; `dropped` are the quorums that are majorities since this command.
+fn tell_replaced(
+    reach: &Reach,
+    members: &MembersBody,
+    dropped: Option<ByHand>,
+) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Replaced<'a> {
+        #[serde(flatten)]
+        members: &'a MembersBody,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        dropped_quorums: Option<ByHand>,
+    }
+    if reach.json {
+        return print_json(&Replaced { members, dropped_quorums: dropped });
+    }
+    tell(reach, members)
 }
 
 /// A replacement that cannot come to its end is not begun.
@@ -480,9 +532,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn only_a_leaders_members_of_after_it_joined_tell_what_became_of_a_node() {
-        let told = |ids: &[u32], configuration, pending| MembersBody {
+    fn told(ids: &[u32], configuration: u64, pending: bool) -> MembersBody {
+        MembersBody {
             cluster: String::new(),
             configuration,
             pending,
@@ -504,7 +555,11 @@ mod tests {
                 alpha: 8,
                 restored: None,
             },
-        };
+        }
+    }
+
+    #[test]
+    fn only_a_leaders_members_of_after_it_joined_tell_what_became_of_a_node() {
         let of = |ids: &[u32], configuration, pending| {
             standing(&told(ids, configuration, pending), true, 4, 3)
         };
@@ -515,5 +570,25 @@ mod tests {
         assert_eq!(of(&[1], 2, false), Standing::Unknown);
         assert_eq!(of(&[1], 4, true), Standing::Unknown);
         assert_eq!(of(&[1], 4, false), Standing::Removed);
+    }
+
+    #[test]
+    fn quorums_that_are_no_majorities_were_set_by_hand() {
+        let told = |voters: u32, promise_quorum, accept_quorum| MembersBody {
+            promise_quorum,
+            accept_quorum,
+            ..told(&Vec::from_iter(1..=voters), 1, false)
+        };
+        for (voters, majority) in [(1, 1), (2, 2), (3, 2), (4, 3), (5, 3)] {
+            assert_eq!(quorums_by_hand(&told(voters, majority, majority)), None);
+        }
+        for (voters, promise_quorum, accept_quorum) in [(3, 3, 1), (3, 1, 3), (4, 3, 2), (2, 2, 1)]
+        {
+            let by_hand = ByHand { promise_quorum, accept_quorum };
+            assert_eq!(
+                quorums_by_hand(&told(voters, promise_quorum, accept_quorum)),
+                Some(by_hand)
+            );
+        }
     }
 }

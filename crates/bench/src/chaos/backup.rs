@@ -1,16 +1,18 @@
 //! Backups that are made while clients write and something goes wrong, and the clusters that
 //! are made of them.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::contents::{Contents, Held};
 use super::control::{Order, Restored};
-use super::fault::{Fault, Kind};
-use super::leases;
+use super::fault::{Class, Fault, Kind};
+use super::history::Operation;
 use super::pairs::PairKey;
 use super::transactions::Store;
 use super::{PATIENCE, POLL, PROBE_TIMEOUT, Run};
+use super::{drift, leases};
 use crate::failover::ControlError;
 use crate::{BenchError, NodeAddress, NodeId, Protocol, probe};
 
@@ -95,7 +97,9 @@ impl Run<'_> {
         self.control.end_restored()?;
         let Restored { giver, revision, slot, .. } = restored;
         let count = keys.len() + pairs.len();
-        self.backups.push(Contents { giver, asked_us, made_us, revision, keys, pairs });
+        let certain_us = asked_us;
+        let made = Contents { giver, asked_us, made_us, certain_us, revision, keys, pairs };
+        self.backups.push(made);
         Ok(format!(
             "node {giver} made one at attempt {asked}, restored with {count} keys, revision \
              {revision}, slot {slot}"
@@ -179,6 +183,29 @@ impl Run<'_> {
         self.end_fault(&trouble.fault, &trouble.met)
     }
 
+    /// Holds what each backup had against all that clients were told, and adds that as reads of
+    /// these keys.
+    pub(super) fn check_backups(&mut self, keys: &BTreeSet<u64>, operations: &mut Vec<Operation>) {
+        for contents in &self.recovered {
+            self.violations.extend(contents.check_recovered(operations));
+        }
+        for contents in &self.backups {
+            self.violations.extend(contents.check(operations));
+        }
+        for contents in &self.backups {
+            let last_us = contents.made_us;
+            let called = operations.iter().filter(|one| one.called_us <= last_us);
+            let called: BTreeSet<u64> = called.map(|one| one.key).collect();
+            let known: BTreeSet<u64> = keys.intersection(&called).copied().collect();
+            operations.extend(contents.reads(&known, || self.load.next_numbers()));
+        }
+        let made = self.faults.iter().filter(|fault| fault.class == Class::Backup).count();
+        if made != self.backups.len() && self.violations.is_empty() {
+            let checked = self.backups.len();
+            self.violations.push(format!("{checked} of {made} backups could be checked"));
+        }
+    }
+
     /// What the new cluster holds, if its nodes serve, agree, and say what the backup says.
     pub(super) fn look_into(
         &mut self,
@@ -229,7 +256,7 @@ impl Run<'_> {
                     keys.insert(key, held);
                 } else if let Some(key) = name.and_then(|name| PairKey::of(&self.load, name)) {
                     pairs.insert(key, held);
-                } else if !name.is_some_and(leases::is_leased) {
+                } else if !name.is_some_and(|name| leases::is_leased(name) || drift::is_own(name)) {
                     self.violations.push(format!("a backup has a key of nobody's: {entry:?}"));
                     return None;
                 }

@@ -26,6 +26,8 @@ pub(super) struct Contents {
     pub(super) asked_us: u64,
     /// When it was there.
     pub(super) made_us: u64,
+    /// Of what was answered before this its node had applied everything then.
+    pub(super) certain_us: u64,
     /// The store's revision in it.
     pub(super) revision: u64,
     pub(super) keys: Held,
@@ -36,36 +38,51 @@ pub(super) struct Contents {
 impl Contents {
     /// What cannot be the state at its revision, or misses what it must have.
     pub(super) fn check(&self, operations: &[Operation]) -> Vec<String> {
-        self.violations("the backup", operations, |_| true)
+        self.violations("the backup", operations, self.revision)
     }
 
-    /// The same of what one node had left when all were killed. What it told clients itself it has,
-    /// and the others' writes up to its revision. Of what it had only accepted nobody was told, and the
-    /// nodes that went on may have chosen something else there: so what came later does not count.
+    /// The same of what one node had left when all were killed. Up to its [bound](Self::bound) it has what
+    /// all chose. Beyond that it has what it accepted, and others may have chosen something else
+    /// there, before they were killed or after: so what they told of that may not be there, may
+    /// be there at another revision, and what they refused there may have had effect here.
     pub(super) fn check_recovered(&self, operations: &[Operation]) -> Vec<String> {
-        let before = operations.iter().filter(|one| one.called_us <= self.asked_us);
-        let known = |one: &Operation| match one.returned_us <= self.asked_us {
-            true => *one,
-            false => Operation { end: End::Unknown, ..*one },
+        let bound = self.bound(operations);
+        let known = |one: &Operation| {
+            let is_fact = match one.end {
+                End::Found(_) | End::Stored(_) => true,
+                End::Deleted(revision) => revision <= bound,
+                _ => self.had_applied(one),
+            };
+            if is_fact { *one } else { Operation { end: End::Unknown, ..*one } }
         };
+        let before = operations.iter().filter(|one| one.called_us <= self.asked_us);
         let known: Vec<Operation> = before.map(known).collect();
-        self.violations("what was recovered", &known, |one| one.node == self.giver)
+        self.violations("what was recovered", &known, bound)
     }
 
-    /// It has all writes that were acknowledged before the question and `has` names.
-    fn violations(
-        &self,
-        what: &str,
-        operations: &[Operation],
-        has: impl Fn(&Operation) -> bool,
-    ) -> Vec<String> {
-        let mut violations: Vec<String> = self.too_old(operations, has).into_iter().collect();
+    /// Up to this revision what a survivor has is what all chose: the newest of a write that it had applied.
+    pub(super) fn bound(&self, operations: &[Operation]) -> u64 {
+        let applied = operations.iter().filter(|one| self.had_applied(one));
+        applied.filter_map(Operation::acknowledged_at).max().unwrap_or(0)
+    }
+
+    /// Whether its node had applied an operation that was answered so: it answered that itself, or
+    /// had come as far as all others after that.
+    fn had_applied(&self, one: &Operation) -> bool {
+        let is_own = one.node == self.giver && one.returned_us < self.asked_us;
+        one.returned_us < self.certain_us || is_own
+    }
+
+    /// Up to the revision `bound` it is what all chose.
+    fn violations(&self, what: &str, operations: &[Operation], bound: u64) -> Vec<String> {
+        let mut violations: Vec<String> = self.too_old(operations).into_iter().collect();
         violations.extend(self.keys.iter().filter_map(|(key, held)| {
-            self.strange(operations, *key, *held).map(|reason| format!("key {key}: {reason}"))
+            let strange = self.strange(operations, *key, *held, bound);
+            strange.map(|reason| format!("key {key}: {reason}"))
         }));
-        violations.extend(newest_changes(operations, self.revision).iter().filter_map(
-            |(key, newest)| self.missing(*key, newest).map(|lack| format!("key {key}: {lack}")),
-        ));
+        violations.extend(newest_changes(operations, bound).iter().filter_map(|(key, newest)| {
+            self.missing(*key, newest).map(|lack| format!("key {key}: {lack}"))
+        }));
         let more = violations.len().saturating_sub(FINDINGS_MAX);
         if more > 0 {
             violations.truncate(FINDINGS_MAX);
@@ -99,13 +116,9 @@ impl Contents {
         keys.iter().map(read).collect()
     }
 
-    /// A write that was acknowledged before the question is of an earlier revision.
-    fn too_old(
-        &self,
-        operations: &[Operation],
-        has: impl Fn(&Operation) -> bool,
-    ) -> Option<String> {
-        let before = operations.iter().filter(|one| one.returned_us < self.asked_us && has(one));
+    /// A write that its node had applied is of an earlier revision.
+    fn too_old(&self, operations: &[Operation]) -> Option<String> {
+        let before = operations.iter().filter(|one| self.had_applied(one));
         let newest = before.filter_map(|one| Some((one.acknowledged_at()?, one.number))).max();
         let (revision, number) = newest.filter(|(revision, _)| *revision > self.revision)?;
         Some(format!("operation {number} was acknowledged before it, at revision {revision}"))
@@ -117,6 +130,7 @@ impl Contents {
         operations: &[Operation],
         key: u64,
         (value, revision): (u64, u64),
+        bound: u64,
     ) -> Option<String> {
         if revision > self.revision {
             return Some(format!("its value {value} is of the later revision {revision}"));
@@ -133,7 +147,8 @@ impl Contents {
             return Some(format!("nobody wrote its value {value}"));
         }
         let told = writer.and_then(Operation::acknowledged_at);
-        told.filter(|told| *told != revision).map(|told| {
+        let told = told.filter(|told| *told != revision && revision.min(*told) <= bound);
+        told.map(|told| {
             format!("its value {value} has the revision {revision}, and was acknowledged at {told}")
         })
     }
@@ -222,7 +237,8 @@ mod tests {
     fn contents(revision: u64, keys: &[(u64, (u64, u64))]) -> Contents {
         let keys = keys.iter().copied().collect();
         let pairs = Store::new();
-        Contents { giver: NodeId(2), asked_us: 100, made_us: 200, revision, keys, pairs }
+        let (giver, asked_us, made_us, certain_us) = (NodeId(2), 100, 200, 100);
+        Contents { giver, asked_us, made_us, certain_us, revision, keys, pairs }
     }
 
     const RIGHT: [(u64, (u64, u64)); 3] = [(0, (2, 2)), (2, (5, 5)), (3, (6, 6))];
@@ -284,26 +300,56 @@ mod tests {
         assert!(!gone.check(&history).is_empty(), "it was called when the backup was there");
     }
 
+    /// What is recovered of node 2, which had applied by 35 us what was told until then, and died at 100.
+    fn survivor(revision: u64, keys: &[(u64, (u64, u64))]) -> Contents {
+        Contents { made_us: 100, certain_us: 35, ..contents(revision, keys) }
+    }
+
     #[test]
-    fn a_survivor_has_what_it_told_and_what_others_told_up_to_its_end() {
+    fn a_survivor_has_what_it_had_applied() {
         let held = [(0, (2, 2)), (2, (5, 5))];
-        let of = |revision: u64, keys: &[(u64, (u64, u64))]| {
-            let keys = keys.iter().copied().collect();
-            Contents { made_us: 100, keys, ..contents(revision, &[]) }
-        };
         let mut history = history();
         let found = |of: &Contents, history: &[Operation]| of.check_recovered(history).join("; ");
-        assert_eq!(found(&of(5, &held), &history), "");
+        assert_eq!(survivor(5, &held).bound(&history), 3);
+        assert_eq!(found(&survivor(5, &held), &history), "");
         // Others acknowledged more: that is lost. What it has is what was acknowledged.
-        assert_eq!(found(&of(3, &[(0, (2, 2)), (1, (3, 3))]), &history), "");
-        assert!(found(&of(4, &[]), &history).contains("value 2 of revision 2 is missing"));
+        assert_eq!(found(&survivor(3, &[(0, (2, 2)), (1, (3, 3))]), &history), "");
+        assert!(found(&survivor(4, &[]), &history).contains("value 2 of revision 2 is missing"));
+        assert!(found(&survivor(2, &[held[0]]), &history).contains("operation 3 was acknowledged"));
         // It had accepted what has no answer; at this revision the others chose something else then.
-        assert_eq!(found(&of(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
+        assert_eq!(found(&survivor(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
         history.push(operation(11, 3, (150, 160), End::Stored(6)));
-        assert_eq!(found(&of(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
+        assert_eq!(found(&survivor(6, &[held[0], held[1], (3, (6, 6))]), &history), "");
+        assert!(found(&survivor(6, &[held[0], (9, (77, 6))]), &history).contains("nobody wrote"));
         // What it told itself it has.
         history.push(Operation { node: NodeId(2), ..operation(12, 5, (60, 70), End::Stored(6)) });
-        assert!(found(&of(5, &held), &history).contains("operation 12 was acknowledged before"));
+        assert_eq!(survivor(5, &held).bound(&history), 6);
+        assert!(
+            found(&survivor(5, &held), &history).contains("operation 12 was acknowledged before")
+        );
+        assert!(found(&survivor(6, &held), &history).contains("key 5: value 12 of revision 6"));
+    }
+
+    /// In the slots behind what all chose it holds what it accepted, in another order or instead.
+    #[test]
+    fn a_survivor_may_hold_what_the_others_did_not_choose() {
+        let mut history = history();
+        history.push(operation(13, 5, (50, 60), End::Stored(5)));
+        let swap =
+            Operation { request: Request::Swap(2), ..operation(14, 0, (50, 60), End::Unknown) };
+        history.push(Operation { end: End::Mismatch(Some(9)), ..swap });
+        let found =
+            |keys: &[(u64, (u64, u64))]| survivor(6, keys).check_recovered(&history).join("; ");
+        // The others acknowledged the write of key 5, at revision 5; here there is another one.
+        assert_eq!(found(&[(0, (2, 2)), (2, (5, 5))]), "");
+        assert_eq!(found(&[(0, (2, 2)), (2, (5, 5)), (5, (13, 6))]), "");
+        // They refused a swap and a put whose conditions held here, and removed key 1.
+        assert_eq!(found(&[(0, (14, 5)), (1, (3, 3)), (4, (8, 6))]), "");
+        // But not what it had applied: that is the same everywhere.
+        assert!(found(&[(0, (2, 3)), (1, (3, 4))]).contains("was acknowledged at 2"));
+        history[9].returned_us = 34;
+        let found = survivor(6, &[(0, (14, 5))]).check_recovered(&history).join("; ");
+        assert!(found.contains("nobody wrote its value 14"), "{found}");
     }
 
     #[test]

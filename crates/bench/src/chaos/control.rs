@@ -120,6 +120,32 @@ pub trait ChaosControl: ClusterControl {
     /// When that is not possible.
     fn wipe(&mut self, node: NodeId) -> Result<(), ControlError>;
 
+    /// Makes the state of a dead node another one with checksums that are right: its running hash, and
+    /// the value of this key if one is named.
+    ///
+    /// # Errors
+    /// When it has no state on its disk, or not that key in it.
+    fn drift(&mut self, node: NodeId, key: Option<&str>) -> Result<(), ControlError>;
+
+    /// The words with which a node ended whose state drifted, if it did because most voters have
+    /// another one.
+    ///
+    /// # Errors
+    /// When it is not known which nodes have ended.
+    fn contradicted(&mut self, node: NodeId) -> Result<Option<String>, ControlError>;
+
+    /// Has a node that ended so take over a peer's state at its next start.
+    ///
+    /// # Errors
+    /// When it did not end so.
+    fn take_over(&mut self, node: NodeId) -> Result<(), ControlError>;
+
+    /// How much of a node's state is another node's work.
+    ///
+    /// # Errors
+    /// When its folder cannot be read.
+    fn copied(&mut self, node: NodeId) -> Result<Copied, ControlError>;
+
     /// Copies a dead node's folder.
     ///
     /// # Errors
@@ -215,6 +241,16 @@ pub struct Restored {
     pub begins_at: u64,
     /// The nodes of the new cluster.
     pub nodes: Vec<NodeAddress>,
+}
+
+/// How much of a node's state came from another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Every slot up to here; zero if it is all its own work.
+    pub upto: u64,
+    /// Whether its voice counts when states are compared: nothing came from another node, or it was
+    /// found right since.
+    pub is_found_right: bool,
 }
 
 /// Why a node must not go on.

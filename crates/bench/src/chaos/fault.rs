@@ -37,11 +37,13 @@ pub enum Class {
     Recover,
     /// A node goes on as another release, or all do, one after the other.
     Upgrade,
+    /// A node's state becomes another one, with checksums that are right.
+    Drift,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 9] = [
+    pub const ALL: [Class; 10] = [
         Class::Kill,
         Class::Pause,
         Class::Partition,
@@ -51,6 +53,7 @@ impl Class {
         Class::Backup,
         Class::Recover,
         Class::Upgrade,
+        Class::Drift,
     ];
     /// Those of a run that names none: they need nothing but processes.
     pub const ANYWHERE: [Class; 6] =
@@ -58,7 +61,7 @@ impl Class {
 
     /// Whether other nodes may be members after it.
     pub fn changes_nodes(self) -> bool {
-        matches!(self, Class::Member | Class::Damage)
+        matches!(self, Class::Member | Class::Damage | Class::Drift)
     }
 
     /// Whether it takes its own course, of which there is something to tell.
@@ -91,6 +94,7 @@ impl Class {
             Class::Upgrade => {
                 &[Kind::UpgradeAny, Kind::UpgradeLeader, Kind::UpgradeKilled, Kind::UpgradeAll]
             }
+            Class::Drift => &[Kind::DriftLeader, Kind::DriftMinority, Kind::DriftRecord],
         }
     }
 }
@@ -107,6 +111,7 @@ impl fmt::Display for Class {
             Class::Backup => "backup",
             Class::Recover => "recover",
             Class::Upgrade => "upgrade",
+            Class::Drift => "drift",
         })
     }
 }
@@ -187,6 +192,12 @@ pub enum Kind {
     UpgradeKilled,
     /// All nodes do one or the other, one by one.
     UpgradeAll,
+    /// The leader's state has another running hash.
+    DriftLeader,
+    /// The same of as many nodes as the cluster can lose.
+    DriftMinority,
+    /// The state of any has another hash and another value of a key that no client reads.
+    DriftRecord,
 }
 
 impl fmt::Display for Kind {
@@ -228,6 +239,9 @@ impl fmt::Display for Kind {
             Kind::UpgradeLeader => "other release of leader",
             Kind::UpgradeKilled => "kill any, other release",
             Kind::UpgradeAll => "other release of all, one by one",
+            Kind::DriftLeader => "drift of leader",
+            Kind::DriftMinority => "drift of minority",
+            Kind::DriftRecord => "drift of any and a record",
         })
     }
 }
@@ -250,6 +264,7 @@ impl Kind {
                 | Kind::BackupIsolateLeader
                 | Kind::RecoverLeader
                 | Kind::UpgradeLeader
+                | Kind::DriftLeader
         )
     }
 
@@ -271,6 +286,7 @@ impl Kind {
             | Kind::PauseMinority
             | Kind::FillMinority
             | Kind::FlipMinority
+            | Kind::DriftMinority
             | Kind::Halves => (nodes - 1) / 2,
             Kind::KillAll | Kind::FillAll | Kind::UpgradeAll => nodes,
             _ => 1,
@@ -412,15 +428,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..45).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..50).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 36, "all kinds within forty-five faults");
-        let classes: Vec<_> = drawn(7)[..19].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 39, "all kinds within fifty faults");
+        let classes: Vec<_> = drawn(7)[..21].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 

@@ -62,6 +62,11 @@ impl Run<'_> {
         let backups = self.backups.iter();
         let strange = backups.filter_map(|one| transactions::check_backup(one, events, key_of));
         self.violations.extend(strange);
+        let recovered = self.recovered.iter();
+        let strange = recovered.filter_map(|one| {
+            transactions::check_recovered(one, one.bound(operations), &made, events, key_of)
+        });
+        self.violations.extend(strange);
         Ok((watches, leases, transactions))
     }
 }

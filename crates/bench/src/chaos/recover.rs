@@ -15,7 +15,7 @@ impl Run<'_> {
     /// of its folder. Tells what is in that one; the nodes go on.
     pub(super) fn recover(&mut self, fault: &Fault, met: &[NodeId]) -> Result<String, BenchError> {
         let survivor = met[0];
-        self.wait_caught_up(survivor)?;
+        let certain_us = self.wait_caught_up(survivor)?;
         let others: Vec<NodeId> =
             self.nodes.iter().map(|node| node.id).filter(|node| *node != survivor).collect();
         for node in &others {
@@ -46,28 +46,40 @@ impl Run<'_> {
         let Restored { revision, slot, .. } = recovered;
         let count = keys.len() + pairs.len();
         let (giver, asked_us, made_us) = (survivor, killed_us, killed_us);
-        self.recovered.push(Contents { giver, asked_us, made_us, revision, keys, pairs });
+        let made = Contents { giver, asked_us, made_us, certain_us, revision, keys, pairs };
+        self.recovered.push(made);
         Ok(format!(
             "recovered from node {survivor} with {count} keys, revision {revision}, slot {slot}"
         ))
     }
 
-    /// Waits until a node has applied what any other had, twice. One that was cut off before may hold
-    /// values that it accepted alone where the others have chosen something else since: they
-    /// would come back, as `recover` says, in place of what was acknowledged.
-    fn wait_caught_up(&mut self, node: NodeId) -> Result<(), BenchError> {
+    /// Waits until a node has applied what any other had, twice, and says before which time all that
+    /// was answered is of that. One that was cut off before may hold values that it accepted alone
+    /// where the others have chosen something else since: they would come back, as `recover` says,
+    /// in place of what was acknowledged.
+    fn wait_caught_up(&mut self, node: NodeId) -> Result<u64, BenchError> {
         let applied = |of: &NodeAddress| probe::state(of, PROBE_TIMEOUT).map(|(slot, _)| slot);
         let begin = Instant::now();
+        let mut certain_us = 0;
         for _ in 0..2 {
-            let wanted = self.nodes.iter().filter_map(applied).max();
-            let one = self.nodes.iter().find(|one| one.id == node).cloned();
-            while one.as_ref().and_then(applied) <= wanted {
+            let mut wanted = None;
+            loop {
+                // Of one that does not answer nobody knows what it had applied.
+                if wanted.is_none() {
+                    certain_us = self.load.now_us();
+                    let all: Option<Vec<u64>> = self.nodes.iter().map(applied).collect();
+                    wanted = all.and_then(|slots| slots.into_iter().max());
+                }
+                let one = self.nodes.iter().find(|one| one.id == node);
+                if wanted.is_some() && one.and_then(applied) > wanted {
+                    break;
+                }
                 if begin.elapsed() > PATIENCE {
                     return Err(BenchError::NotReady { node, waited_s: PATIENCE.as_secs() });
                 }
                 thread::sleep(POLL);
             }
         }
-        Ok(())
+        Ok(certain_us)
     }
 }

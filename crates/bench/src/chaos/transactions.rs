@@ -91,6 +91,48 @@ pub(super) fn check_backup(
     })
 }
 
+/// What was recovered of one node, against the same. Up to the revision `bound` it has what all
+/// chose; what came later to a pair there is the whole of what somebody asked for, and may have come to something else where the
+/// others went on.
+pub(super) fn check_recovered(
+    contents: &Contents,
+    bound: u64,
+    transactions: &[Transaction],
+    events: &[Event],
+    key_of: impl Fn(&str) -> Option<PairKey>,
+) -> Option<String> {
+    let mut store = Store::new();
+    for (revision, change) in changes_of(events, key_of).range(..=bound) {
+        carry_out(&mut store, *revision, change);
+    }
+    let keys = store.keys().chain(contents.pairs.keys());
+    let pairs: BTreeSet<u64> = keys.map(|key| key.pair).collect();
+    pairs.into_iter().find_map(|pair| {
+        let (had, has) = (both(&store, pair), both(&contents.pairs, pair));
+        let is_later = || {
+            let (number, revision) = has[0].filter(|(_, revision)| *revision > bound)?;
+            let maker = transactions.iter().find(|one| one.number == number && one.pair == pair)?;
+            let Wish::Change { removes, .. } = maker.wish else { return None };
+            let may_be = match maker.told {
+                Told::Changed(at, _) => at > bound,
+                Told::Unknown => true,
+                // Had it been refused by then it would not have come to anything later.
+                Told::Seen(..) | Told::Refused => maker.returned_us >= contents.certain_us,
+            };
+            let second = (!removes).then_some((number, revision));
+            (may_be && maker.called_us <= contents.asked_us && has[1] == second).then_some(())
+        };
+        let is_right = has == had || is_later().is_some();
+        (!is_right).then(|| {
+            let Contents { giver, revision, .. } = contents;
+            format!(
+                "what was recovered of node {giver}, revision {revision}, has {has:?} in pair \
+                 {pair}, which was {had:?} at revision {bound}"
+            )
+        })
+    })
+}
+
 fn changes_of(events: &[Event], key_of: impl Fn(&str) -> Option<PairKey>) -> Changes {
     let mut changes = Changes::new();
     for event in events {
@@ -319,6 +361,7 @@ mod tests {
             giver: NodeId(1),
             asked_us: 0,
             made_us: 1,
+            certain_us: 0,
             revision: 4,
             keys: BTreeMap::new(),
             pairs: [(key(false), (1, 2)), (key(true), (1, 2))].into(),
@@ -328,5 +371,46 @@ mod tests {
         assert!(check_backup(&contents, &events, key_of).is_some());
         contents.pairs = [(key(false), (4, 5))].into();
         assert_eq!(check_backup(&contents, &events, key_of), None);
+    }
+
+    /// Node 1 had applied up to revision 2, and died when all seven were called.
+    #[test]
+    fn a_survivor_has_whole_changes_behind_what_all_chose() {
+        let (transactions, events) = good();
+        let died_us = transactions[6].called_us;
+        let found = |bound, certain_us, [first, second]: InBoth| {
+            let key = |is_second| PairKey { pair: 0, is_second };
+            let held = [(false, first), (true, second)];
+            let held =
+                held.into_iter().filter_map(|(is_second, held)| Some((key(is_second), held?)));
+            let contents = Contents {
+                giver: NodeId(1),
+                asked_us: died_us,
+                made_us: died_us,
+                certain_us,
+                revision: 9,
+                keys: BTreeMap::new(),
+                pairs: held.collect(),
+            };
+            check_recovered(&contents, bound, &transactions, &events, key_of).is_some()
+        };
+        let (is_right, is_wrong) = (false, true);
+        let at_2 = [Some((1, 2)), Some((1, 2))];
+        assert_eq!(found(2, 0, at_2), is_right);
+        // What others acknowledged is lost, or is there, at another revision perhaps.
+        assert_eq!(found(2, 0, [Some((4, 5)), None]), is_right);
+        assert_eq!(found(2, 0, [Some((4, 3)), None]), is_right);
+        // Half of it, and what all chose in part or not at all.
+        assert_eq!(found(2, 0, [Some((4, 5)), Some((1, 2))]), is_wrong);
+        assert_eq!(found(2, 0, [Some((1, 2)), None]), is_wrong);
+        assert_eq!(found(2, 0, [None, None]), is_wrong);
+        assert_eq!(found(5, 0, at_2), is_wrong);
+        // One that came too late there, but not if it had applied that; and none of nobody's.
+        assert_eq!(found(2, 0, [Some((3, 4)), Some((3, 4))]), is_right);
+        assert_eq!(found(2, u64::MAX, [Some((3, 4)), Some((3, 4))]), is_wrong);
+        assert_eq!(found(2, 0, [Some((2, 4)), Some((2, 4))]), is_wrong);
+        assert_eq!(found(2, 0, [Some((77, 4)), Some((77, 4))]), is_wrong);
+        // It had effect before.
+        assert_eq!(found(2, 0, [Some((1, 3)), Some((1, 3))]), is_wrong);
     }
 }

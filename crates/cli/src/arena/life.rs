@@ -7,12 +7,12 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use rustix::process::Signal;
-use synod_bench::chaos::{ChaosControl, Order, Release, Restored, Sentence, Told};
+use synod_bench::chaos::{ChaosControl, Copied, Order, Release, Restored, Sentence, Told};
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
 
-use super::{OwnCluster, control_error, flip, node_id};
-use crate::cluster::Place;
+use super::{OwnCluster, control_error, drift, flip, node_id};
+use crate::cluster::{Ending, Place};
 use crate::failure::Failure;
 
 /// The command by which another node takes the place of one that must not go on.
@@ -44,6 +44,18 @@ pub(super) struct Known {
     starts: u32,
     /// It ended and asked for another in its place.
     sentence: Option<String>,
+    drift: Drift,
+}
+
+/// Whether a node's state is that of the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Drift {
+    #[default]
+    None,
+    /// It was made another one.
+    Parted,
+    /// It ended because of that, with these words.
+    FoundOut(String),
 }
 
 /// A command that is being carried out.
@@ -66,12 +78,26 @@ impl OwnCluster {
     }
 
     /// Whether a node that ended by itself was allowed to. It is started when it wants that.
-    pub(super) fn may_end(&mut self, id: u32, was_removed: bool) -> Result<bool, Failure> {
+    pub(super) fn may_end(&mut self, id: u32, ending: &Ending) -> Result<bool, Failure> {
         let words = self.words(id);
+        let data = self.place(id).map(Place::data_dir);
         let known = self.known.entry(id).or_default();
-        if was_removed && known.may_leave {
+        if ending.was_removed() && known.may_leave {
             known.has_left = true;
             return Ok(true);
+        }
+        match &known.drift {
+            Drift::Parted => {
+                if let Some(words) = data.and_then(|data| drift::contradiction(&data)) {
+                    known.drift = Drift::FoundOut(words);
+                    return Ok(true);
+                }
+            }
+            Drift::FoundOut(_) if ending.was_refused() => {
+                known.sentence = line_with(&words, &[WAY_OUT]);
+                return Ok(known.sentence.is_some());
+            }
+            Drift::FoundOut(_) | Drift::None => {}
         }
         if !known.is_touched {
             return Ok(false);
@@ -112,6 +138,11 @@ impl OwnCluster {
         self.cluster.nodes().iter().map(|node| node.place()).find(|place| place.id == id)
     }
 
+    fn place_of(&self, node: NodeId) -> Result<Place, ControlError> {
+        let place = self.place(node_id(node)?).cloned();
+        place.ok_or_else(|| ControlError(format!("there is no node {node}")))
+    }
+
     /// A node that must be there, and whose files are touched now.
     fn touch(&mut self, node: NodeId) -> Result<Place, ControlError> {
         let id = node_id(node)?;
@@ -122,9 +153,8 @@ impl OwnCluster {
 
     /// The same of one that may run: it may be refused.
     fn touch_running(&mut self, node: NodeId) -> Result<Place, ControlError> {
-        let id = node_id(node)?;
-        self.known.entry(id).or_default().is_touched = true;
-        self.place(id).cloned().ok_or_else(|| ControlError(format!("there is no node {node}")))
+        self.known.entry(node_id(node)?).or_default().is_touched = true;
+        self.place_of(node)
     }
 
     fn try_prepare(&mut self) -> Result<NodeId, Failure> {
@@ -281,10 +311,38 @@ impl ChaosControl for OwnCluster {
         crate::serve::init(&place.settings_path()).map(drop).map_err(control_error)
     }
 
-    fn keep_copy(&mut self, node: NodeId) -> Result<(), ControlError> {
+    fn drift(&mut self, node: NodeId, key: Option<&str>) -> Result<(), ControlError> {
         let id = node_id(node)?;
         self.cluster.wait_for_death(id).map_err(control_error)?;
-        let place = self.place(id).ok_or_else(|| ControlError(format!("no node {node}")))?;
+        let place = self.place_of(node)?;
+        drift::drift(&place.data_dir(), key).map_err(control_error)?;
+        self.known.entry(id).or_default().drift = Drift::Parted;
+        Ok(())
+    }
+
+    fn contradicted(&mut self, node: NodeId) -> Result<Option<String>, ControlError> {
+        self.fallen()?;
+        Ok(match self.known.get(&node_id(node)?).map(|known| &known.drift) {
+            Some(Drift::FoundOut(words)) => Some(words.clone()),
+            _ => None,
+        })
+    }
+
+    fn take_over(&mut self, node: NodeId) -> Result<(), ControlError> {
+        let place = self.place_of(node)?;
+        drift::take_over(&place.data_dir())?;
+        let known = self.known.entry(place.id).or_default();
+        (known.drift, known.sentence) = (Drift::None, None);
+        Ok(())
+    }
+
+    fn copied(&mut self, node: NodeId) -> Result<Copied, ControlError> {
+        drift::copied(&self.place_of(node)?.data_dir()).map_err(control_error)
+    }
+
+    fn keep_copy(&mut self, node: NodeId) -> Result<(), ControlError> {
+        self.cluster.wait_for_death(node_id(node)?).map_err(control_error)?;
+        let place = self.place_of(node)?;
         copy(&place.data_dir(), &place.folder.join("copy"))
     }
 
@@ -297,11 +355,12 @@ impl ChaosControl for OwnCluster {
     fn sentence(&mut self, node: NodeId) -> Result<Option<Sentence>, ControlError> {
         self.fallen()?;
         let id = node_id(node)?;
-        let Some(known) = self.known.get(&id).filter(|known| known.is_touched) else {
-            return Ok(None);
-        };
+        let Some(known) = self.known.get(&id) else { return Ok(None) };
         if let Some(words) = known.sentence.clone() {
             return Ok(Some(Sentence { words, has_ended: true, names_way_out: true }));
+        }
+        if !known.is_touched {
+            return Ok(None);
         }
         // It may be taken again when the other process is gone, or is told the way out then.
         let words = self.words(id);
@@ -329,9 +388,7 @@ impl ChaosControl for OwnCluster {
     }
 
     fn recover(&mut self, node: NodeId) -> Result<Restored, ControlError> {
-        let id = node_id(node)?;
-        let place = self.place(id).cloned();
-        let place = place.ok_or_else(|| ControlError(format!("no node {node}")))?;
+        let place = self.place_of(node)?;
         self.try_recover(&place).map_err(control_error)
     }
 

@@ -31,11 +31,11 @@ pub(crate) struct Chaos {
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) other_release: Option<PathBuf>,
     /// Draw from the seed how many nodes must promise a ballot and how many must accept a value, instead
-    /// of majorities. Not with member and damage: the only copy of a write may lie on one node.
+    /// of majorities. Not with member, damage and drift: the only copy of a write may lie on one node.
     #[arg(long)]
     pub(crate) drawn_quorums: bool,
-    /// Only these faults, with commas between them [default: all but disk and damage; upgrade only
-    /// with --other-release].
+    /// Only these faults, with commas between them [default: all but disk, damage and drift;
+    /// upgrade only with --other-release].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
     pub(crate) faults_only: Vec<FaultClass>,
     /// Write what clients asked for and were told, as JSON lines.
@@ -76,4 +76,7 @@ pub(crate) enum FaultClass {
     /// A node ends or is killed and goes on as the other release, or all do one by one; later back
     /// again. Half of the time a node is killed or paused meanwhile. Needs --other-release.
     Upgrade,
+    /// The state of a node becomes another one that no checksum tells. When the nodes compare their states
+    /// it must stop; then it takes over a peer's, or another node takes its place. Not with damage.
+    Drift,
 }

@@ -14,5 +14,5 @@ pub(crate) use description::{Description, FILE_NAME};
 pub(crate) use layout::{NODES_DEFAULT, Place, free_base_port};
 pub(crate) use local::LocalCluster;
 pub(crate) use probe::statuses;
-pub(crate) use process::NodeProcess;
+pub(crate) use process::{Ending, NodeProcess};
 pub(crate) use runner::run;

@@ -138,6 +138,11 @@ impl Ending {
         self.status.success()
     }
 
+    /// Whether it failed with a message, as a start that is refused.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.status.code() == Some(1)
+    }
+
     /// Whether the node is of no use any more because it was removed from its cluster.
     pub(crate) fn was_removed(&self) -> bool {
         self.status.code() == Some(i32::from(REMOVED_CODE))
