@@ -50,7 +50,7 @@ pub use memory::{MemoryCursor, MemoryMap};
 pub use options::{IDEMPOTENCY_GRACE_MS, KvOptions};
 pub use outcome::{Expiry, KeyRecord, Outcome, Taken};
 pub use read::{Counter, Entry, ListQuery, Look, Page};
-pub use recent::{Changes, Recent};
+pub use recent::{Changes, Recent, Tail};
 pub use state::{ANOTHER_CLUSTER_STEP, State};
 pub use txn::{
     Compare, Relation, TXN_OPERATIONS_MAX, Target, Txn, TxnError, TxnOperation, TxnResult,

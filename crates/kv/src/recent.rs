@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -49,8 +50,9 @@ impl Changes {
         self.changes.push(Noted { revision, key_end, put });
     }
 
-    fn len(&self) -> usize {
-        self.changes.len()
+    /// Its changes by their numbers.
+    fn each(&self) -> impl Iterator<Item = (&Self, usize)> {
+        (0..self.changes.len()).map(move |number| (self, number))
     }
 
     /// What it takes.
@@ -76,7 +78,7 @@ impl Changes {
 /// The changes of the last commits without a hole.
 #[derive(Debug)]
 pub struct Recent {
-    commits: VecDeque<Changes>,
+    commits: VecDeque<Arc<Changes>>,
     /// Every change after this revision is here ...
     after: Revision,
     /// ... up to this one, the newest that is committed.
@@ -110,7 +112,7 @@ impl Recent {
         self.upto = upto;
         if !changes.changes.is_empty() {
             self.bytes += changes.bytes();
-            self.commits.push_back(changes);
+            self.commits.push_back(Arc::new(changes));
         }
         if self.bytes > self.bytes_max {
             self.forget_all(upto);
@@ -124,22 +126,46 @@ impl Recent {
         (self.after, self.upto, self.bytes) = (upto, upto, 0);
     }
 
-    /// A page of the changes that are wanted, as [`changes_where`](crate::read::changes_where)
-    /// reads it. What comes before is not kept any longer. None if it has to be read: not
+    /// What a page needs; what comes before is not kept any longer. None if it has to be read: not
     /// all of it is here, or more is asked for than what is here tells.
-    pub fn page(
-        &mut self,
-        query: &ChangeQuery,
-        wants: impl Fn(&[u8]) -> bool,
-    ) -> Option<ChangePage> {
+    pub fn since(&mut self, query: &ChangeQuery) -> Option<Tail> {
+        let is_plain = query.from.number == 0 && query.to.is_none() && !query.want_previous;
+        if !is_plain {
+            return None;
+        }
         self.is_wanted = true;
         let from = query.from.revision;
-        let is_here = from > self.after && from.0 <= self.upto.0.saturating_add(1);
-        let is_plain = query.from.number == 0 && query.to.is_none() && !query.want_previous;
-        if !is_here || !is_plain {
+        if from <= self.after || from.0 > self.upto.0.saturating_add(1) {
             return None;
         }
         self.forget_before(from);
+        Some(Tail { commits: self.commits.iter().cloned().collect(), upto: self.upto })
+    }
+
+    fn forget_before(&mut self, from: Revision) {
+        let is_before = |commit: &mut Arc<Changes>| {
+            commit.changes.last().is_some_and(|change| change.revision < from)
+        };
+        while let Some(commit) = self.commits.pop_front_if(is_before) {
+            self.bytes -= commit.bytes();
+        }
+        self.after = self.after.max(Revision(from.0 - 1));
+    }
+}
+
+/// The newest changes. To look through them keeps nobody from committing more.
+#[derive(Debug)]
+pub struct Tail {
+    commits: Vec<Arc<Changes>>,
+    upto: Revision,
+}
+
+impl Tail {
+    /// A page of the changes that are wanted, as [`changes_where`](crate::read::changes_where)
+    /// reads it. None if it has to be read: it begins with a revision that is more than a page.
+    #[must_use]
+    pub fn page(&self, query: &ChangeQuery, wants: impl Fn(&[u8]) -> bool) -> Option<ChangePage> {
+        let from = query.from.revision;
         let mut page = ChangePage {
             changes: Vec::new(),
             next: ChangePoint::at(Revision(self.upto.0.saturating_add(1))),
@@ -148,8 +174,8 @@ impl Recent {
         let (mut bytes, mut visits, mut at) = (0, 0, from);
         // How many changes there were when the last revision began.
         let mut whole = 0;
-        let each = |commit| (0..Changes::len(commit)).map(move |number| (commit, number));
-        for (commit, number) in self.commits.iter().flat_map(each) {
+        let commits = self.commits.iter().map(Arc::as_ref);
+        for (commit, number) in commits.flat_map(Changes::each) {
             let revision = commit.changes[number].revision;
             if revision < from {
                 continue;
@@ -179,16 +205,6 @@ impl Recent {
             page.changes.push(Change { revision, key, record, previous: None });
         }
         Some(page)
-    }
-
-    fn forget_before(&mut self, from: Revision) {
-        let is_before = |commit: &mut Changes| {
-            commit.changes.last().is_some_and(|change| change.revision < from)
-        };
-        while let Some(commit) = self.commits.pop_front_if(is_before) {
-            self.bytes -= commit.bytes();
-        }
-        self.after = self.after.max(Revision(from.0 - 1));
     }
 }
 
@@ -236,6 +252,10 @@ mod tests {
             };
             let success = keys.map(one).collect();
             self.apply(Operation::Txn(Txn { success, ..Txn::default() }));
+        }
+
+        fn page(&mut self, query: &ChangeQuery, wants: fn(&[u8]) -> bool) -> Option<ChangePage> {
+            self.recent.since(query)?.page(query, wants)
         }
 
         fn commit(&mut self) {
@@ -296,9 +316,9 @@ mod tests {
                     Step::Ask((bytes_max, visits_max), back) => {
                         let from = Revision(next.0.saturating_sub(back).max(1));
                         let query = ChangeQuery { bytes_max, visits_max, ..ChangeQuery::since(from) };
-                        let wants = |key: &[u8]| key != b"key 3";
+                        let wants: fn(&[u8]) -> bool = |key| key != b"key 3";
                         let read = changes_where(world.machine.map(), &query, wants).unwrap();
-                        if let Some(page) = world.recent.page(&query, wants) {
+                        if let Some(page) = world.page(&query, wants) {
                             prop_assert_eq!(&page, &read);
                         }
                         next = read.next.revision;
@@ -317,26 +337,26 @@ mod tests {
         let mut world = World::new(10_000);
         world.write(&[(1, true)]);
         world.commit();
-        assert!(world.recent.page(&since(1), |_| true).is_none(), "nobody had asked");
+        assert!(world.page(&since(1), |_| true).is_none(), "nobody had asked");
         for revision in 2..1_000 {
             world.write(&[(1, true)]);
             // The one that is noted from here on is the next.
             world.commit();
-            let page = world.recent.page(&since(revision), |_| true);
+            let page = world.page(&since(revision), |_| true);
             assert_eq!(page.is_some(), revision > 2, "{revision}");
             assert_eq!(page.map_or(1, |page| page.changes.len()), 1);
             assert!(world.recent.commits.len() <= 1, "what was asked for is not kept");
         }
         // Nothing new, and nothing that is not committed.
         world.write(&[(1, true)]);
-        assert_eq!(world.recent.page(&since(1_000), |_| true).unwrap().changes, []);
-        assert!(world.recent.page(&since(1_001), |_| true).is_none());
+        assert_eq!(world.page(&since(1_000), |_| true).unwrap().changes, []);
+        assert!(world.page(&since(1_001), |_| true).is_none());
     }
 
     #[test]
     fn what_nobody_asks_for_is_not_kept_for_long() {
         let mut world = World::new(2_000);
-        assert!(world.recent.page(&since(1), |_| true).is_some());
+        assert!(world.page(&since(1), |_| true).is_some());
         world.commit();
         for _ in 0..100 {
             world.write(&[(1, true)]);
@@ -351,12 +371,12 @@ mod tests {
     #[test]
     fn what_only_the_map_tells_is_not_told() {
         let mut world = World::new(10_000);
-        let _ = world.recent.page(&since(1), |_| true);
+        let _ = world.page(&since(1), |_| true);
         world.commit();
         world.write(&[(1, true), (2, true)]);
         world.write(&[(3, true)]);
         world.commit();
-        assert_eq!(world.recent.page(&since(1), |_| true).unwrap().changes.len(), 3);
+        assert_eq!(world.page(&since(1), |_| true).unwrap().changes.len(), 3);
         for query in [
             ChangeQuery { want_previous: true, ..since(1) },
             ChangeQuery { to: Some(Revision(1)), ..since(1) },
@@ -364,7 +384,7 @@ mod tests {
             // The first revision is more than that.
             ChangeQuery { bytes_max: 8, ..since(1) },
         ] {
-            assert!(world.recent.page(&query, |_| true).is_none(), "{query:?}");
+            assert!(world.page(&query, |_| true).is_none(), "{query:?}");
         }
     }
 }

@@ -249,7 +249,9 @@ impl Replica for Handle {
     }
 
     fn recent(&self, query: &ChangeQuery, wants: impl Fn(&[u8]) -> bool) -> Option<ChangePage> {
-        self.inner.shared.state.recent().page(query, wants)
+        // Whoever commits does not wait until it is looked through.
+        let tail = self.inner.shared.state.recent().since(query)?;
+        tail.page(query, wants)
     }
 
     async fn count(
