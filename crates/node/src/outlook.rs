@@ -166,14 +166,7 @@ pub(crate) fn way_of(
             _ => Err(StartError::NoState { why: "this node knows no peers".to_owned() }),
         };
     }
-    let is_in_journal = recovered.truncated_upto == Slot::ZERO && mark.is_none();
-    match applied {
-        // The start leaves a wish for another state then, and begins anew.
-        Err(error) if rebuild::is_of_state(&error) && is_in_journal && !has_peers => {
-            Ok(Way::StateAnew)
-        }
-        applied => goes_on(&mut recovered, applied?, damage.is_some(), mark, filled),
-    }
+    goes_on(&mut recovered, applied?, damage.is_some(), mark, filled)
 }
 
 /// Whether the journal goes on where the state ends, as it is or mended.

@@ -37,7 +37,6 @@ use std::time::{Duration, Instant};
 
 use asking::{Asking, Fetched, patience};
 use dismissal::Dismissals;
-use opening::is_in_journal;
 pub(crate) use opening::{open_journal, refuse_gone, tell_journal};
 use slots::{Filling, Slots};
 use synod_host::configurations_of;
@@ -72,8 +71,8 @@ use crate::upkeep::durable_slot;
 /// How long the last messages may take to leave.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// If a start failed because of the state, and peers or the journal may have a better one, this
-/// leaves the mark by which the next start takes that.
+/// If a start failed because of the state, and peers may have a better one, this leaves the
+/// mark by which the next start fetches it.
 pub(crate) fn instead_of(
     error: StartError,
     folder: &Folder,
@@ -93,8 +92,7 @@ pub(crate) fn instead_of(
     }
     let reason = error.to_string();
     Damages::open(folder.path()).meet(DamagedPart::State, &reason, Instant::now());
-    // A journal that goes back to the first slot needs no peer.
-    if peers_of(folder, settings, identity).is_empty() && !is_in_journal(folder, identity) {
+    if peers_of(folder, settings, identity).is_empty() {
         return StartError::Alone { reason };
     }
     match folder.replace(REBUILD, &marks::doubt_text(&reason)) {

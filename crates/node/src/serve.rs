@@ -80,7 +80,7 @@ pub fn serve(settings: Settings) -> Result<(), ServeError> {
             Err(StartError::Stopped | StartError::Rebuild { .. }) if is_asked => return Ok(()),
             Err(StartError::Rebuild { reason }) if restarts.is_one_more(Instant::now()) => {
                 tracing::error!("{reason}");
-                tracing::warn!("starting again, to put another state in its place");
+                tracing::warn!("starting again, to take over the state of a peer");
                 continue;
             }
             started => started?,

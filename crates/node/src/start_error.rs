@@ -58,8 +58,7 @@ pub enum StartError {
     /// The state is lost, and the next start fetches another one.
     #[error(
         "{reason}. What this node promised and accepted is safe in its journal: start it again, \
-         and it takes over the state of a peer, or makes it again of a journal that goes back to the \
-         first slot"
+         and it takes over the state of a peer"
     )]
     Rebuild {
         /// What is wrong with the state.

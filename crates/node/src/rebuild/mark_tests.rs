@@ -18,7 +18,7 @@ use crate::marks::{FILLED, REBUILD, SUSPECT, UNREPLACED, WHOLE, doubt_text};
 use crate::recover::Survivor;
 use crate::recovery::RecoveryError;
 use crate::test_node::{put, settings};
-use crate::{NextStart, Node, Settings, StartError, init, inspect, tuning};
+use crate::{Node, Settings, StartError, init, inspect, tuning};
 
 /// A node of one whose state is ahead of an older copy of its journal.
 struct World {
@@ -340,29 +340,6 @@ fn a_lone_node_with_a_damaged_state_stays_in_doubt_and_makes_it_again() {
     // What the journal does not know as chosen yet comes before the next one.
     world.serve(&["f"]);
     assert!(!world.has(REBUILD) && world.applied() > applied);
-}
-
-/// A state that does not even open is no worse than one with a damaged block.
-#[test]
-fn a_lone_node_whose_state_does_not_open_makes_it_again() {
-    let damage = |world: &World| {
-        let state = StateFolders::new(world.data()).current().expect("readable");
-        fs::remove_file(state.join("CURRENT")).expect("removed");
-        inspect(world.data()).expect("readable").outlook.expect("an outlook").next_start
-    };
-    let world = World::new();
-    let applied = world.applied();
-    assert_eq!(damage(&world), NextStart::Mends);
-    let refused = Node::start(&world.settings).expect_err("it begins anew");
-    assert!(matches!(refused, StartError::Rebuild { .. }), "{refused}");
-    assert!(world.has(REBUILD));
-    world.serve(&["f"]);
-    assert!(!world.has(REBUILD) && world.applied() > applied);
-    // Nobody has what was cut off.
-    cut(&world);
-    assert_eq!(damage(&world), NextStart::Fails);
-    let refused = Node::start(&world.settings).expect_err("there is no state");
-    assert!(matches!(refused, StartError::Alone { .. }) && !world.has(REBUILD), "{refused}");
 }
 
 /// A state that is put back later finds its place free.

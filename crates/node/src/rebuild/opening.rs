@@ -30,15 +30,6 @@ pub(crate) fn refuse_gone(folder: &Folder, identity: &Identity) -> Result<(), St
     }
 }
 
-/// Whether the journal gives all of the state: it goes back to the first slot, and no state came of
-/// which it does not know yet.
-pub(crate) fn is_in_journal(folder: &Folder, identity: &Identity) -> bool {
-    let states = folder.states();
-    let switched = states.current().and_then(|current| StateFolders::mark(&current));
-    let behind = Journal::look_behind_damage(&folder.journal(), identity.lineage());
-    matches!(switched, Ok(None)) && behind.is_ok_and(|behind| behind.upto == Slot::ZERO)
-}
-
 /// Opens the journal, and mends it where the state holds what is damaged, which is noted first. If
 /// slots were given to the state it must be the journal beside which that was done, as it was or
 /// longer.
