@@ -137,14 +137,16 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
 }
 
-/// At least five nodes were found out, and came back by either way that they are told.
+/// At least five nodes drifted, and those that were found out came back by either way that they
+/// are told. One that lagged far got a peer's state before.
 fn check_drifts(result: &Value) {
     let faults = result["faults"].as_array().expect("faults");
     let of = |words: &str| {
         let outcomes = faults.iter().map(|fault| fault["outcome"].as_str().expect("an outcome"));
         outcomes.map(|outcome| outcome.matches(words).count()).sum::<usize>()
     };
-    assert!(of(" stopped, and") >= 5, "{result}");
+    let met = of(" stopped, and") + of("got a peer's state before it was found out");
+    assert!(met >= 5, "{result}");
     for words in ["took over a peer's state", "took the place of", "the record is right again"] {
         assert!(of(words) > 0, "{words:?}: {result}");
     }

@@ -148,20 +148,26 @@ impl Run<'_> {
         met: &[NodeId],
         copied_before: &[u64],
     ) -> Result<Option<Vec<Course>>, BenchError> {
-        let mut last_slot = None;
+        let others: Vec<NodeAddress> =
+            self.nodes.iter().filter(|node| !met.contains(&node.id)).cloned().collect();
+        let farthest = || others.iter().filter_map(applied).max();
+        // They start first, and come up with their peers.
+        let (wanted, mut last_slot) = (farthest(), None);
         let (mut courses, mut is_late) = (Vec::new(), false);
         self.wait("a node that drifted did not stop", |run| {
             courses.clear();
+            let mut is_begun = true;
             for (node, before) in met.iter().zip(copied_before) {
                 if let Some(words) = run.control.contradicted(*node)? {
                     run.progress.say(format!("node {node} stopped: {}", words.trim()));
                     courses.push(Course::Stopped);
                 } else if run.control.copied(*node)?.upto > *before {
                     courses.push(Course::Overtaken);
+                } else {
+                    is_begun &= run.addresses(&[*node]).iter().all(|node| applied(node) >= wanted);
                 }
             }
-            let others = run.nodes.iter().filter(|node| !met.contains(&node.id));
-            if let Some(slot) = others.filter_map(applied).max() {
+            if let Some(slot) = farthest().filter(|_| is_begun || last_slot.is_some()) {
                 is_late = slot > *last_slot.get_or_insert(slot + SLOTS_MAX);
             }
             Ok(courses.len() == met.len() || is_late)
