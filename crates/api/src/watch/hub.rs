@@ -1,7 +1,7 @@
 //! Hands what happens to the watches of this node.
 //!
-//! Each change is read once, and only if somebody is interested in its key; then it lies in
-//! the queues of those. A queue is bounded in events and in bytes, and so is what lies in all of
+//! Each change is taken once, from what the last commits left in memory or else from the state, and
+//! only if somebody is interested in its key; then it lies in the queues of those. A queue is bounded in events and in bytes, and so is what lies in all of
 //! them: a watch whose queue has no room *falls behind*. It empties its queue, reads the list of changes by itself
 //! as fast as its client takes them, and comes back when it has caught up. So a slow
 //! client costs no memory, and a fast one costs no reading.
