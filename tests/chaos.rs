@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::cluster::{SYNOD, folder, output_of, synod};
-use support::skip::next_release;
+use support::skip::{Need, next_release, skip};
 
 /// One cluster after the other: its nodes, how many faults, of which classes, and what else is said.
 const CLUSTERS: [(&str, &str, &str, &[&str]); 6] = [
@@ -168,6 +168,22 @@ fn nodes_that_go_on_as_another_release_and_come_back_keep_their_word() {
         ["came back as the other release, version 2", "came back as this release, version 1"]
     {
         assert!(outcomes.clone().any(|outcome| outcome.contains(words)), "{words:?}: {result}");
+    }
+}
+
+#[test]
+fn clusters_whose_disks_stand_still_keep_their_word() {
+    let version = Command::new("strace").arg("-V").output();
+    if !version.is_ok_and(|output| output.status.success()) {
+        return skip(Need::Strace, "strace is not installed");
+    }
+    let folder = folder();
+    let result = run(folder.path(), ("3", "4", "stall"), 11, &[]);
+    assert!(read_history(folder.path()) > 500);
+    let faults = result["faults"].as_array().expect("faults");
+    let kinds: Vec<&str> = faults.iter().filter_map(|fault| fault["kind"].as_str()).collect();
+    for kind in ["stall-leader", "stall-any", "stall-minority"] {
+        assert!(kinds.contains(&kind), "{kind} in {kinds:?}");
     }
 }
 

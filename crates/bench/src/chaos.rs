@@ -265,6 +265,7 @@ impl Run<'_> {
             Class::Kill => "started again",
             Class::Pause => "continued",
             Class::Disk => "there is room again",
+            Class::Stall => "syncs return again",
             _ => "all directions work again",
         })
     }
@@ -275,6 +276,7 @@ impl Run<'_> {
                 Class::Kill => self.control.kill(*node)?,
                 Class::Pause => self.control.stop(*node)?,
                 Class::Disk => self.control.fill_disk(*node)?,
+                Class::Stall => self.control.stall_disk(*node)?,
                 _ => {}
             }
         }
@@ -290,6 +292,7 @@ impl Run<'_> {
                 Class::Kill => self.control.restart(*node)?,
                 Class::Pause => self.control.cont(*node)?,
                 Class::Disk => self.control.free_disk(*node)?,
+                Class::Stall => self.control.resume_disk(*node)?,
                 _ => {}
             }
         }

@@ -6,6 +6,7 @@ mod life;
 mod recovered;
 mod release;
 mod restored;
+mod stall;
 mod twin;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +28,8 @@ use crate::scratch::Scratch;
 use crate::small_disk::{Disks, Fate};
 
 use life::{Known, Running};
+pub(crate) use stall::holder_is_there;
+use stall::Stalled;
 pub(crate) use release::OtherRelease;
 use release::Releases;
 
@@ -56,6 +59,8 @@ pub(crate) struct OwnCluster {
     restored: Option<LocalCluster>,
     /// A second process of some node, on a copy of its folder.
     twin: Option<NodeProcess>,
+    /// Nodes whose syncs are held.
+    stalled: BTreeMap<u32, Stalled>,
     /// Deleted after the cluster.
     folder: Option<Scratch>,
 }
@@ -95,6 +100,7 @@ impl OwnCluster {
             backups: 0,
             restored: None,
             twin: None,
+            stalled: BTreeMap::new(),
             folder,
         }
     }
@@ -222,6 +228,20 @@ impl ClusterControl for OwnCluster {
             self.cluster.start(id).map_err(control_error)?;
         }
         Ok(())
+    }
+
+    fn stall_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        let id = node_id(node)?;
+        let of_id = |node: &&NodeProcess| node.place().id == id;
+        let pid = self.cluster.nodes().iter().find(of_id).and_then(NodeProcess::pid);
+        let pid = pid.ok_or_else(|| ControlError(format!("node {node} does not run")))?;
+        self.stalled.insert(id, Stalled::begin(pid).map_err(control_error)?);
+        Ok(())
+    }
+
+    fn resume_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        let stalled = self.stalled.remove(&node_id(node)?);
+        stalled.map(drop).ok_or_else(|| ControlError(format!("the disk of node {node} works")))
     }
 
     fn stops_for_space(&self) -> u64 {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use synod_bench::Progress;
 use synod_bench::chaos::{self, ChaosPlan, Class, Extent, Quorums};
 
-use crate::arena::{OtherRelease, OwnCluster};
+use crate::arena::{OtherRelease, OwnCluster, holder_is_there};
 use crate::arguments::{Chaos, FaultClass};
 use crate::failure::Failure;
 use crate::output::{print, print_json, warn};
@@ -48,6 +48,12 @@ pub(crate) fn run(arguments: &Chaos) -> Result<(), Failure> {
         return Err(Failure::usage(
             "--faults-only: one node may stop by its files when another one has stopped by its state, so \
              `drift` does not go with `damage`",
+        ));
+    }
+    if plan.classes.contains(&Class::Stall) && !holder_is_there() {
+        return Err(Failure::usage(
+            "--faults-only: `stall` holds the nodes' syncs with strace: install that, or leave the \
+             class out",
         ));
     }
     let has_disks = plan.classes.contains(&Class::Disk);
@@ -116,6 +122,7 @@ fn plan_of(arguments: &Chaos) -> ChaosPlan {
         FaultClass::Recover => Class::Recover,
         FaultClass::Upgrade => Class::Upgrade,
         FaultClass::Drift => Class::Drift,
+        FaultClass::Stall => Class::Stall,
     };
     let mut classes = match &arguments.faults_only[..] {
         [] => Class::ANYWHERE.to_vec(),

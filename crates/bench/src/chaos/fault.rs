@@ -39,11 +39,13 @@ pub enum Class {
     Upgrade,
     /// A node's state becomes another one, with checksums that are right.
     Drift,
+    /// No sync of a node returns, and none fails; later they do.
+    Stall,
 }
 
 impl Class {
     /// All of them, in the order in which they take turns.
-    pub const ALL: [Class; 10] = [
+    pub const ALL: [Class; 11] = [
         Class::Kill,
         Class::Pause,
         Class::Partition,
@@ -54,6 +56,7 @@ impl Class {
         Class::Recover,
         Class::Upgrade,
         Class::Drift,
+        Class::Stall,
     ];
     /// Those of a run that names none: they need nothing but processes.
     pub const ANYWHERE: [Class; 6] =
@@ -95,6 +98,7 @@ impl Class {
                 &[Kind::UpgradeAny, Kind::UpgradeLeader, Kind::UpgradeKilled, Kind::UpgradeAll]
             }
             Class::Drift => &[Kind::DriftLeader, Kind::DriftMinority, Kind::DriftRecord],
+            Class::Stall => &[Kind::StallLeader, Kind::StallAny, Kind::StallMinority],
         }
     }
 }
@@ -112,6 +116,7 @@ impl fmt::Display for Class {
             Class::Recover => "recover",
             Class::Upgrade => "upgrade",
             Class::Drift => "drift",
+            Class::Stall => "stall",
         })
     }
 }
@@ -198,6 +203,12 @@ pub enum Kind {
     DriftMinority,
     /// The state of any has another hash and another value of a key that no client reads.
     DriftRecord,
+    /// The leader's disk stands still.
+    StallLeader,
+    /// The disk of any node does.
+    StallAny,
+    /// The disks of as many nodes do as the cluster can lose.
+    StallMinority,
 }
 
 impl fmt::Display for Kind {
@@ -242,6 +253,9 @@ impl fmt::Display for Kind {
             Kind::DriftLeader => "drift of leader",
             Kind::DriftMinority => "drift of minority",
             Kind::DriftRecord => "drift of any and a record",
+            Kind::StallLeader => "stall disk of leader",
+            Kind::StallAny => "stall disk of any",
+            Kind::StallMinority => "stall disks of minority",
         })
     }
 }
@@ -265,6 +279,7 @@ impl Kind {
                 | Kind::RecoverLeader
                 | Kind::UpgradeLeader
                 | Kind::DriftLeader
+                | Kind::StallLeader
         )
     }
 
@@ -287,6 +302,7 @@ impl Kind {
             | Kind::FillMinority
             | Kind::FlipMinority
             | Kind::DriftMinority
+            | Kind::StallMinority
             | Kind::Halves => (nodes - 1) / 2,
             Kind::KillAll | Kind::FillAll | Kind::UpgradeAll => nodes,
             _ => 1,

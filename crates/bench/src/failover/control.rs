@@ -77,6 +77,22 @@ pub trait ClusterControl {
         Err(ControlError(format!("node {node} has no disk that was filled")))
     }
 
+    /// Has no sync of a node return, and none fail, until its disk is resumed.
+    ///
+    /// # Errors
+    /// When its syncs cannot be held.
+    fn stall_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        Err(ControlError(format!("node {node} has no disk that may be stalled")))
+    }
+
+    /// Has a node's syncs return again.
+    ///
+    /// # Errors
+    /// When they are not held.
+    fn resume_disk(&mut self, node: NodeId) -> Result<(), ControlError> {
+        Err(ControlError(format!("node {node} has no disk that was stalled")))
+    }
+
     /// How often a node ended because its disk was full.
     fn stops_for_space(&self) -> u64 {
         0

@@ -34,7 +34,7 @@ pub(crate) struct Chaos {
     /// of majorities. Not with member, damage and drift: the only copy of a write may lie on one node.
     #[arg(long)]
     pub(crate) drawn_quorums: bool,
-    /// Only these faults, with commas between them [default: all but disk, damage and drift;
+    /// Only these faults, with commas between them [default: all but disk, damage, drift and stall;
     /// upgrade only with --other-release].
     #[arg(long, value_enum, value_name = "CLASSES", value_delimiter = ',')]
     pub(crate) faults_only: Vec<FaultClass>,
@@ -79,4 +79,6 @@ pub(crate) enum FaultClass {
     /// The state of a node becomes another one that no checksum tells. When the nodes compare their states
     /// it must stop; then it takes over a peer's, or another node takes its place. Not with damage.
     Drift,
+    /// No sync of a node's disk returns for a while, and none fails. Needs strace.
+    Stall,
 }
