@@ -28,10 +28,10 @@ use crate::scratch::Scratch;
 use crate::small_disk::{Disks, Fate};
 
 use life::{Known, Running};
-pub(crate) use stall::holder_is_there;
-use stall::Stalled;
 pub(crate) use release::OtherRelease;
 use release::Releases;
+use stall::Stalled;
+pub(crate) use stall::holder_is_there;
 
 const LOG_LINES_SHOWN: usize = 5;
 

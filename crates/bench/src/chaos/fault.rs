@@ -444,15 +444,15 @@ mod tests {
     fn a_seed_gives_the_same_faults_and_every_kind_comes() {
         let drawn = |seed| {
             let mut nemesis = Nemesis::new(seed, 5, &Class::ALL);
-            (0..50).map(|_| nemesis.next()).collect::<Vec<_>>()
+            (0..55).map(|_| nemesis.next()).collect::<Vec<_>>()
         };
         assert_eq!(drawn(7), drawn(7));
         assert_ne!(drawn(7), drawn(8));
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 39, "all kinds within fifty faults");
-        let classes: Vec<_> = drawn(7)[..21].iter().map(|fault| fault.class).collect();
+        assert_eq!(kinds.len(), 42, "all kinds within fifty-five faults");
+        let classes: Vec<_> = drawn(7)[..23].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }
 
