@@ -16,8 +16,10 @@ FAILOVER_ARGS ?=
 # which of them, for example: make fuzz FUZZ_SECONDS=600 ONLY="http journal"
 FUZZ_SECONDS ?= 60
 ONLY ?=
-# Requests that `make openapi-check` makes up for each call of each node.
+# Requests that `make openapi-check` makes up for each call of each node, and a program that
+# was built already, if it is to ask that one.
 EXAMPLES ?= 10
+BUILT ?=
 # The tests draw seeds and planted mistakes by this text, so that each commit meets
 # others. Outside git it is a fixed one; each test prints it.
 SYNOD_DRAW ?= $(shell git rev-parse HEAD 2>/dev/null || echo "no commit")
@@ -87,8 +89,8 @@ verify: ## Check format, lints, docs and crate boundaries; changes nothing.
 
 .PHONY: openapi-check
 openapi-check: setup ## Ask a cluster all that /openapi.json describes (EXAMPLES=100).
-	@$(CARGO) build --locked --quiet --bin synod
-	@.ci/openapi-check $(TARGET_DIR)/debug/synod $(EXAMPLES)
+	@$(if $(BUILT),,$(CARGO) build --locked --quiet --bin synod)
+	@.ci/openapi-check $(or $(BUILT),$(TARGET_DIR)/debug/synod) $(EXAMPLES)
 
 .PHONY: planted
 planted: setup ## Plant known bugs in the nodes; each must be found (5 minutes).

@@ -12,7 +12,7 @@ mod mutation;
 mod peers;
 #[path = "../../crates/wire/tests/samples/mod.rs"]
 mod samples;
-#[path = "../../crates/api/tests/fake/stand_in.rs"]
+#[path = "../../crates/api/tests/it/fake/stand_in.rs"]
 mod stand_in;
 mod store;
 mod text;

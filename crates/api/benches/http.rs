@@ -7,7 +7,7 @@
 
 #![allow(missing_docs, reason = "a bench has no readers of its API")]
 
-#[path = "../tests/fake/stand_in.rs"]
+#[path = "../tests/it/fake/stand_in.rs"]
 mod stand_in;
 
 use std::collections::HashMap;

@@ -1,15 +1,12 @@
 //! Scans and batches over connections that break, and servers that misbehave.
 
-#[path = "../../api/tests/fake/mod.rs"]
-mod fake;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::world::fake::{Fake, Mode};
 use bytes::Bytes;
-use fake::{Fake, Mode};
 use synod_api::{Limits, Refused};
 use synod_client::{
     BatchOptions, BatchOutcome, BatchResult, Client, ClientError, ClientOptions, Entry,

@@ -1,10 +1,7 @@
 //! Old revisions: reading them, and forgetting them.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Server, request};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Server, request};
 use serde_json::{Value, json};
 use synod_api::{Leader, Limits, Refused};
 use synod_kv::{Command, Operation, Revision};
@@ -118,7 +115,7 @@ const LARGE_KEYS: usize = 48;
 const LARGE_BYTES: usize = 512 << 10;
 
 /// A stream of such a store that was begun and not read yet.
-async fn begun_stream(target: &str) -> (Fake, Server, raw::Raw) {
+async fn begun_stream(target: &str) -> (Fake, Server, crate::raw::Raw) {
     let (fake, server) = start(Limits { list_entries_max: 1, ..Limits::default() }).await;
     for number in 0..LARGE_KEYS {
         put(&server, &format!("{number:02}"), &"v".repeat(LARGE_BYTES)).await;

@@ -1,10 +1,7 @@
 //! Transactions: what they do, and every way in which one is refused.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Answer, Server};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Answer, Server};
 use serde_json::{Value, json};
 use synod_api::{Leader, Limits, Refused};
 use synod_kv::{Command, LeaseOperation, Operation};

@@ -1,10 +1,7 @@
 //! Listing and removing ranges, and what a node says about itself.
 
-mod fake;
-mod raw;
-
-use fake::Fake;
-use raw::Server;
+use crate::fake::Fake;
+use crate::raw::Server;
 use serde_json::{Value, json};
 use synod_api::Limits;
 use synod_kv::{KvOptions, Operation};
@@ -132,7 +129,7 @@ async fn a_count_goes_past_what_one_look_may_see() {
     let (_, server) = start(Limits::default()).await;
     let mut raw = server.connect().await;
     for key in 0..2_500 {
-        raw.send(raw::request(&format!("PUT /v1/kv/{key}"), "", "v")).await;
+        raw.send(crate::raw::request(&format!("PUT /v1/kv/{key}"), "", "v")).await;
         assert_eq!(raw.answer().await.status, 201);
     }
     let count = server.ask("GET /v1/kv?count_only", "", "").await.json();
@@ -232,9 +229,10 @@ async fn a_named_range_delete_is_remembered_as_a_whole() {
     let call = async || server.ask("DELETE /v1/kv?prefix=a", "idempotency-key: range", "").await;
     let first = call().await;
     // Of the node's clock, which knows nothing of the minutes that pass in the log.
-    let date =
-        |answer: &raw::Answer, name: &str| httpdate::parse_http_date(answer.header(name)).unwrap();
-    let expires = |answer: &raw::Answer| date(answer, "synod-idempotency-expires");
+    let date = |answer: &crate::raw::Answer, name: &str| {
+        httpdate::parse_http_date(answer.header(name)).unwrap()
+    };
+    let expires = |answer: &crate::raw::Answer| date(answer, "synod-idempotency-expires");
     let left = expires(&first).duration_since(date(&first, "date")).unwrap();
     assert!((9 * 60..=10 * 60).contains(&left.as_secs()), "{left:?}");
     // It is kept for one more than it says.
@@ -285,8 +283,8 @@ async fn a_node_tells_about_itself() {
     assert!(metrics.starts_with("synod_fake 1\n"), "{metrics}");
     assert!(metrics.contains("synod_http_answers_total{class=\"5xx\"} 1\n"), "{metrics}");
     let mut raw = server.connect().await;
-    raw.send(raw::request("HEAD /v1/status", "", "")).await;
+    raw.send(crate::raw::request("HEAD /v1/status", "", "")).await;
     assert_eq!(raw.answer_to_head().await.status, 200);
-    raw.send(raw::request("GET /livez", "", "")).await;
+    raw.send(crate::raw::request("GET /livez", "", "")).await;
     assert_eq!(raw.answer().await.body, b"ok\n");
 }

@@ -1,10 +1,10 @@
 //! Watches: each change once and in order, whatever becomes of the connection.
 
-mod world;
-
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use crate::world::fake::Fake;
+use crate::world::{Script, Then, answer, client, compact, cutting, serve, stream, write};
 use bytes::Bytes;
 use synod_api::Limits;
 use synod_client::{
@@ -14,8 +14,6 @@ use synod_kv::{Operation, Txn, TxnOperation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
-use world::fake::Fake;
-use world::{Script, Then, answer, client, compact, cutting, serve, stream, write};
 
 /// Progress is told often.
 fn limits() -> Limits {
@@ -347,7 +345,7 @@ async fn an_outage_is_told_when_it_lasts_and_the_watch_goes_on_behind_it() {
         Script::start(vec![stream(BEGINS), answer("502 Bad Gateway", "", "?"), good()]).await;
     let mut options = WatchOptions::key("a");
     options.outage_max = Some(Duration::ZERO);
-    let mut watch = world::client(&[&server.url]).watch(options).await.unwrap();
+    let mut watch = crate::world::client(&[&server.url]).watch(options).await.unwrap();
     let mut errors = 0;
     let changes = loop {
         match watch.next().await {

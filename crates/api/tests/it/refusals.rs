@@ -1,11 +1,8 @@
 //! Every request that is refused for what it says: a problem document, and nothing
 //! stored.
 
-mod fake;
-mod raw;
-
-use fake::Fake;
-use raw::{Case, Server};
+use crate::fake::Fake;
+use crate::raw::{Case, Server};
 use synod_api::{Leader, Limits};
 
 const CASES: &[Case] = &[

@@ -1,10 +1,7 @@
 //! The calls that change who does what in the cluster.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode, NODE, OTHER};
-use raw::Server;
+use crate::fake::{Fake, Mode, NODE, OTHER};
+use crate::raw::Server;
 use synod_api::{ChangeRefused, Leader, Limits, MemberChange, Refused, Wanted};
 use synod_kv::http::ProblemKind;
 

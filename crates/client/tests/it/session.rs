@@ -1,18 +1,16 @@
 //! What makes a write have effect once: the client's session, and what it does when time runs
 //! out.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::fake::{Fake, Mode, NODE};
+use crate::world::{Script, answer, client, compact, serve};
 use synod_api::{Leader, Limits, Refused, Replica};
 use synod_client::{
     Client, ClientError, ClientOptions, ProblemKind, PutOptions, ReadOptions, Revision,
 };
 use synod_kv::http::{Effect, Problem};
 use tokio::net::TcpListener;
-use world::fake::{Fake, Mode, NODE};
-use world::{Script, answer, client, compact, serve};
 
 fn revision(fake: &Fake) -> u64 {
     fake.revision().0
@@ -132,7 +130,7 @@ async fn a_change_of_members_or_leader_that_may_have_happened_is_not_told_as_wit
     for bad in [answer("200 OK", "", "{}"), Vec::new()] {
         let leads = answer("200 OK", "", &status);
         let server = Script::start(vec![leads.clone(), bad.clone(), leads, bad]).await;
-        let client = world::client(&[&server.url]);
+        let client = crate::world::client(&[&server.url]);
         let transfer = client.transfer(None).await.unwrap_err();
         let remove = client.remove_member(2, false).await.unwrap_err();
         for error in [transfer, remove] {

@@ -2,7 +2,7 @@
 //! and one that says what a test has written down.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses a part of it")]
 
-#[path = "../../../api/tests/fake/mod.rs"]
+#[path = "../../../../api/tests/it/fake/mod.rs"]
 pub mod fake;
 
 use std::sync::{Arc, Mutex};

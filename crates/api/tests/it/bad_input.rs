@@ -1,13 +1,10 @@
 //! Requests that make no sense, for the calls that tests/refusals.rs leaves out: each gets a
 //! problem of its own type, and nothing has changed.
 
-mod fake;
-mod raw;
-
 use std::fmt::Write;
 
-use fake::Fake;
-use raw::{Case, Server};
+use crate::fake::Fake;
+use crate::raw::{Case, Server};
 use synod_api::{Limits, Replica};
 
 const TXN: &[Case] = &[
@@ -486,13 +483,14 @@ async fn bytes_that_are_no_text_are_refused_where_text_must_be() {
     ];
     for (line, body, kind) in cases {
         // 0xff is nowhere in UTF-8.
-        let mut request = raw::request(line, "", body).into_bytes();
+        let mut request = crate::raw::request(line, "", body).into_bytes();
         request.iter_mut().filter(|byte| **byte == 1).for_each(|byte| *byte = 0xff);
         server.call(request).await.assert_problem(400, kind, "not_applied");
     }
     assert_eq!(fake.writes_seen(), writes);
     let mut batch =
-        raw::request("POST /v1/batch", "", "{\"op\": \"put\", \"key\": \"\u{1}\"}").into_bytes();
+        crate::raw::request("POST /v1/batch", "", "{\"op\": \"put\", \"key\": \"\u{1}\"}")
+            .into_bytes();
     batch.iter_mut().filter(|byte| **byte == 1).for_each(|byte| *byte = 0xff);
     let answer = server.call(batch).await;
     assert_eq!(

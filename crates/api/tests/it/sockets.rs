@@ -1,10 +1,7 @@
 //! Clients that do not keep to the rules of the connection.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Server, request};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Server, request};
 use synod_api::Limits;
 
 async fn start(limits: Limits) -> (Fake, Server) {

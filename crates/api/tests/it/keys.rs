@@ -1,11 +1,8 @@
 //! What the calls on one key do.
 
-mod fake;
-mod raw;
-
+use crate::fake::Fake;
+use crate::raw::{Server, request};
 use bytes::Bytes;
-use fake::Fake;
-use raw::{Server, request};
 use serde_json::json;
 use synod_api::Limits;
 use synod_kv::{Condition, Operation};

@@ -1,10 +1,10 @@
 //! Leases, locks and elections: what is kept, what is told when it is lost, and what is left
 //! behind.
 
-mod world;
-
 use std::time::Duration;
 
+use crate::world::fake::{Fake, Mode};
+use crate::world::{Script, answer, client, cutting, serve, write};
 use synod_api::{Limits, Refused};
 use synod_client::{
     Attach, ClaimOptions, Client, ClientError, ClientOptions, LeaseId, LeaseLost, ListOptions,
@@ -13,8 +13,6 @@ use synod_client::{
 use synod_kv::{LeaseOperation, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use world::fake::{Fake, Mode};
-use world::{Script, answer, client, cutting, serve, write};
 
 /// So short that a test sees the end of it, and so long that a loaded machine renews it in time.
 const SHORT: Duration = Duration::from_secs(2);
@@ -439,13 +437,13 @@ async fn pages_that_do_not_lead_on_are_not_asked_for_for_ever() {
     for options in [start, end] {
         let page = answer("200 OK", "", r#"{"revision":9,"count":0,"entries":[],"next":"b"}"#);
         let server = Script::start(vec![page]).await;
-        let error = world::client(&[&server.url]).list(&options).await.unwrap_err();
+        let error = crate::world::client(&[&server.url]).list(&options).await.unwrap_err();
         assert!(is_garbled(&error), "{error:?}");
     }
     // Nor are keys deleted for ever that are not there.
     let none = || answer("200 OK", "", r#"{"revision":9,"deleted":0,"more":true}"#);
     let server = Script::start((0..99).map(|_| none()).collect()).await;
-    let error = world::client(&[&server.url]).delete_all().await.unwrap_err();
+    let error = crate::world::client(&[&server.url]).delete_all().await.unwrap_err();
     assert!(is_garbled(&error) && server.heads().len() < 99, "{error:?}");
 }
 

@@ -1,10 +1,7 @@
 //! A replica that is slow, refuses, or breaks.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Server, request};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Server, request};
 use synod_api::{Limits, Refused};
 
 async fn start(limits: Limits) -> (Fake, Server) {

@@ -1,10 +1,7 @@
 //! What the calls about leases do, and what keys have of them.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::Server;
+use crate::fake::{Fake, Mode};
+use crate::raw::Server;
 use serde_json::{Value, from_slice, json};
 use synod_api::{Limits, Refused};
 use synod_kv::{KvOptions, LeaseEpoch, LeaseId, LeaseOperation, Operation};

@@ -1,13 +1,10 @@
 //! The description of the calls says what they do: each is asked for it.
 
-mod fake;
-mod raw;
-
 use std::collections::BTreeSet;
 
-use fake::Fake;
-use raw::Server;
-use raw::description::{DOCUMENT, fits};
+use crate::fake::Fake;
+use crate::raw::Server;
+use crate::raw::description::{DOCUMENT, fits};
 use serde_json::{Value, json};
 use synod_api::Limits;
 use synod_kv::http::ProblemKind;
@@ -65,7 +62,7 @@ impl Operation {
     }
 
     /// Asks it with its examples, but for what is given here.
-    async fn ask(&self, server: &Server, query: &str, headers: &str) -> raw::Answer {
+    async fn ask(&self, server: &Server, query: &str, headers: &str) -> crate::raw::Answer {
         let line = format!("{} {}", self.method, self.target(query));
         server.ask(&line, headers, &self.example_body()).await
     }

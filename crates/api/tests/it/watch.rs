@@ -1,10 +1,7 @@
 //! Watches over HTTP: what they answer, refuse, and say at their end.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Raw, Server, request};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Raw, Server, request};
 use serde_json::{Value, json};
 use synod_api::{Limits, Refused, Replica};
 use synod_kv::{Condition, KvOptions, Operation, Revision};

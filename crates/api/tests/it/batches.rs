@@ -1,10 +1,7 @@
 //! Batches: puts and deletes, a line each, and their results.
 
-mod fake;
-mod raw;
-
-use fake::{Fake, Mode};
-use raw::{Answer, Server, request};
+use crate::fake::{Fake, Mode};
+use crate::raw::{Answer, Server, request};
 use serde_json::{Value, json};
 use synod_api::{Limits, Refused};
 use synod_kv::Operation;

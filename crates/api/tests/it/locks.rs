@@ -1,11 +1,8 @@
 //! Locks and elections: one at a time, in the order of asking.
 
-mod fake;
-mod raw;
-
+use crate::fake::{Fake, Mode};
+use crate::raw::{Raw, Server, request};
 use bytes::Bytes;
-use fake::{Fake, Mode};
-use raw::{Raw, Server, request};
 use serde_json::{Value, json};
 use synod_api::{Limits, Refused, Replica};
 use synod_kv::{

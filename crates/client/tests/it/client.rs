@@ -1,15 +1,12 @@
 //! The client against the real server over a replica of one, and against servers
 //! that misbehave.
 
-#[path = "../../api/tests/fake/mod.rs"]
-mod fake;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::world::fake::{Fake, Mode, NODE};
 use bytes::Bytes;
-use fake::{Fake, Mode, NODE};
 use synod_api::{Leader, Limits, Refused};
 use synod_client::{
     Client, ClientError, ClientOptions, Condition, Consistency, ListOptions, ProblemKind,
@@ -159,7 +156,7 @@ async fn lists_ranges_and_status() {
     assert_eq!(client.delete_prefix(b"b/").await.unwrap().deleted, 4);
     assert!(matches!(client.delete_prefix(b"").await, Err(ClientError::Invalid { .. })));
     assert_eq!(client.delete_all().await.unwrap().deleted, 2);
-    assert_eq!(client.status().await.unwrap().node, fake::NODE);
+    assert_eq!(client.status().await.unwrap().node, crate::world::fake::NODE);
     assert_eq!(client.status_of(0).await.unwrap().revision, fake_revision(&fake));
     assert!(client.status_of(1).await.is_err());
 }

@@ -1,12 +1,9 @@
 //! Transactions and compactions against the real server over a replica of one.
 
-#[path = "../../api/tests/fake/mod.rs"]
-mod fake;
-
 use std::time::Duration;
 
+use crate::world::fake::{Fake, Mode};
 use bytes::Bytes;
-use fake::{Fake, Mode};
 use synod_client::{
     Client, ClientError, ClientOptions, Compare, Operation, OperationResult, ProblemKind,
     PutOptions, Relation, Revision, Transaction, TransactionOptions,
