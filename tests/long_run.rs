@@ -21,7 +21,7 @@ if [ "$1" = sim ]; then
     exit "${SIM_ENDS:-0}"
 fi
 echo "\"checked\": ${CHECKED:-700},"
-backups=0
+backups=0 recovered=0
 [ -n "${UNSAID:-}" ] || echo "\"keys_undecided\": ${UNDECIDED:-0},"
 case "$*" in
     *kill,pause*)
@@ -31,9 +31,12 @@ case "$*" in
         backups="${BACKUPS:-8}" ;;
     *upgrade*) fault kill 8; fault member 8; fault upgrade "${UPGRADES:-8}" ;;
     *drift*) fault drift "${DRIFTS:-6}" ;;
+    *recover*) fault kill 8; fault recover 8; recovered="${SURVIVORS:-8}" ;;
+    *stall,disk*) fault kill 4; fault stall "${STALLS:-4}"; fault disk "${FULL:-4}" ;;
+    *stall*) fault kill 4; fault stall 4 ;;
     *) fault kill 10 ;;
 esac
-echo "\"backups_checked\": $backups,"
+echo "\"backups_checked\": $backups,"; echo "\"recovered_checked\": $recovered,"
 exit "${CHAOS_ENDS:-0}"
 "#;
 
@@ -49,7 +52,11 @@ fn proof(variables: &[(&str, &str)]) -> Output {
         .env("SYNOD", &program)
         .env("SYNOD_NEXT", &program)
         .env("OUT", folder.path().join("out"));
-    command.env("SEEDS", "5").env("FIRST_SEED", "0").env("ROUNDS", "1");
+    command
+        .env("CAN", "strace mounts loops")
+        .env("SEEDS", "5")
+        .env("FIRST_SEED", "0")
+        .env("ROUNDS", "1");
     output_of(command.envs(variables.iter().copied()), PATIENCE)
 }
 
@@ -62,14 +69,16 @@ fn result_of(output: &Output) -> String {
 
 #[test]
 fn a_long_run_that_did_all_it_was_asked_for_passes() {
-    for variables in [&[][..], &[("ROUNDS", "2")], &[("ROUNDS", "0")], &[("SEEDS", "0")]] {
+    for variables in
+        [&[][..], &[("ROUNDS", "2")], &[("ROUNDS", "0")], &[("SEEDS", "0")], &[("CAN", "strace")]]
+    {
         let output = proof(variables);
         assert_eq!(result_of(&output), "passed", "{variables:?}: {output:?}");
         assert!(output.status.success());
     }
     let line = proof(&[]);
     let line = String::from_utf8_lossy(&line.stdout);
-    assert!(line.contains("| 0..5 | 900 simulated, 3500 real | 38 kills, 20 pauses"), "{line}");
+    assert!(line.contains("| 0..5 | 900 simulated, 4900 real | 50 kills, 20 pauses"), "{line}");
 }
 
 #[test]
@@ -81,7 +90,7 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("SIMULATED", "0")], "0 operations simulated"),
         (&[("CHAOS_ENDS", "1")], "chaos-1-all failed"),
         (&[("CHECKED", "0")], "0 operations checked in chaos-1-all"),
-        (&[("KILLS", "19")], "37 kills, asked for 38"),
+        (&[("KILLS", "19")], "49 kills, asked for 50"),
         (&[("PAUSES", "19")], "19 pauses, asked for 20"),
         (&[("PARTITIONS", "19")], "19 partitions, asked for 20"),
         (&[("MEMBERS", "7")], "15 changes of the members, asked for 16"),
@@ -89,7 +98,10 @@ fn a_long_run_that_did_less_fails_and_says_what_is_missing() {
         (&[("BACKUPS", "7")], "7 restored backups, asked for 8"),
         (&[("UPGRADES", "7")], "7 changes of releases, asked for 8"),
         (&[("DRIFTS", "5")], "5 drifts, asked for 6"),
-        (&[("UNDECIDED", "1")], "5 undecided keys"),
+        (&[("SURVIVORS", "7")], "7 survivors recovered, asked for 8"),
+        (&[("STALLS", "3")], "3 stalled disks, asked for 4"),
+        (&[("FULL", "3")], "3 full disks, asked for 4"),
+        (&[("UNDECIDED", "1")], "7 undecided keys"),
         (&[("UNSAID", "1")], "chaos-1-all does not say which keys were checked"),
     ] {
         let output = proof(variables);
