@@ -2,13 +2,16 @@
 
 mod support;
 
-use std::net::SocketAddr;
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use support::cluster::{TestCluster, synod};
 use support::http;
+use support::nodes::Nodes;
 use support::wait::wait_until;
 
 /// Writes one key after the other at one node until it is told to stop. Every answer
@@ -65,4 +68,32 @@ fn each_node_leads_in_turn_and_no_write_fails() {
     assert_eq!(output.status.code(), Some(1));
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(errors.contains("No member has the id 9"), "{errors}");
+}
+
+/// The node that shall lead by its settings gets the office back, and gives it away when it is to stop, while
+/// it still waits for a client: nobody has to miss it first.
+#[test]
+fn who_shall_lead_does_until_it_is_stopped() {
+    let mut nodes = Nodes::new();
+    for id in [1, 2, 3] {
+        nodes.init(id, &[1, 2, 3]);
+        let settings = fs::read_to_string(nodes.config(id)).expect("settings");
+        let timing = "[timing]\nshutdown_timeout_ms = 60000\n";
+        let priority = if id == 2 { "leader_priority = 7\n" } else { "" };
+        let settings = priority.to_owned() + &settings.replace("[timing]\n", timing);
+        fs::write(nodes.config(id), settings).expect("settings");
+        nodes.serve(id);
+    }
+    [1, 2, 3].into_iter().for_each(|id| nodes.wait_until_ready(id));
+    nodes.lead(1);
+    let leads = |nodes: &Nodes, id: u32| nodes.status(id).is_some_and(|s| s["role"] == "leader");
+    wait_until("the office back", || leads(&nodes, 2));
+
+    // It waits for a tenth of the minute for what this client may still ask.
+    let client = TcpStream::connect(nodes.client(2)).expect("a connection");
+    nodes.signal(2, Signal::TERM);
+    wait_until("another leader", || leads(&nodes, 1) || leads(&nodes, 3));
+    assert!(!nodes.has_ended(2), "the office was given away by nobody: {}", nodes.log(2));
+    drop(client);
+    nodes.ends(2, 0);
 }
