@@ -159,8 +159,15 @@ pub(crate) fn json(status: StatusCode, document: &impl Serialize) -> Response<Bo
 
 /// The bytes of a JSON document.
 pub(crate) fn to_json(document: &impl Serialize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(128);
+    write_json(&mut text, document);
+    text
+}
+
+/// Writes a document behind what is there.
+pub(crate) fn write_json(out: &mut Vec<u8>, document: &impl Serialize) {
     // Our documents have string keys and no fallible fields.
-    serde_json::to_vec(document).expect("a document of this crate is JSON")
+    serde_json::to_writer(out, document).expect("a document of this crate is JSON");
 }
 
 /// An answer with a stored value, which a browser must not take for a page.

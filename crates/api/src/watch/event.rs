@@ -1,5 +1,6 @@
 //! A change as watches tell it, written once for all that tell it alike.
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -56,10 +57,15 @@ impl Event {
         self.bytes
     }
 
+    /// About what one text of it takes.
+    pub(crate) fn text_bytes(&self) -> usize {
+        self.bytes / 2
+    }
+
     /// Writes it, as the last event of its revision or not.
     pub(crate) fn write(&self, out: &mut Vec<u8>, format: Format, is_last: bool) {
         let text = self.texts[format.index()].get_or_init(|| {
-            let mut text = Vec::new();
+            let mut text = Vec::with_capacity(self.text_bytes());
             write_change(&mut text, &self.change, format);
             text.into()
         });
@@ -105,7 +111,7 @@ fn write_change(out: &mut Vec<u8>, change: &Change, format: Format) {
 }
 
 fn write_id(out: &mut Vec<u8>, revision: Revision) {
-    out.extend_from_slice(format!("id: {revision}\n").as_bytes());
+    writeln!(out, "id: {revision}").expect("memory takes all");
 }
 
 /// Writes the rest of an event. JSON as we write it has no ends of lines.
@@ -113,6 +119,6 @@ fn write(out: &mut Vec<u8>, name: &str, body: &impl Serialize) {
     out.extend_from_slice(b"event: ");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\ndata: ");
-    out.extend_from_slice(&response::to_json(body));
+    response::write_json(out, body);
     out.extend_from_slice(b"\n\n");
 }

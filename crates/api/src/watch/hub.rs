@@ -1,10 +1,11 @@
 //! Hands what happens to the watches of this node.
 //!
-//! Each change is taken once, from what the last commits left in memory or else from the state, and
-//! only if somebody is interested in its key; then it lies in the queues of those. A queue is bounded in events and in bytes, and so is what lies in all of
-//! them: a watch whose queue has no room *falls behind*. It empties its queue, reads the list of changes by itself
-//! as fast as its client takes them, and comes back when it has caught up. So a slow
-//! client costs no memory, and a fast one costs no reading.
+//! Each change is taken once, from what the last commits left in memory or else from the state,
+//! and only if somebody is interested in its key; then it lies in the queues of those. A queue is
+//! bounded in events and in bytes, and so is what lies in all of them: a watch whose queue has no
+//! room *falls behind*. It empties its queue, reads the list of changes by itself as fast as its
+//! client takes them, and comes back when it has caught up. So a slow client costs no memory, and
+//! a fast one costs no reading.
 //!
 //! Why nothing is missed or told twice: `next` is the first change that was not handed out. A
 //! watch comes to the hub with the first change that it has not read. It is taken only if that

@@ -101,7 +101,8 @@ impl<R: Replica> Stream<R> {
             match follower.poll_turn(task, ANSWER_BYTES_FREE) {
                 Poll::Ready(Turn::Stop) => return self.end(stopping()),
                 Poll::Ready(Turn::Items(items)) => {
-                    let mut text = Vec::new();
+                    let bytes = items.iter().map(|item| item.event.text_bytes()).sum();
+                    let mut text = Vec::with_capacity(bytes);
                     for item in &items {
                         item.event.write(&mut text, self.format, item.is_last);
                     }
