@@ -87,6 +87,9 @@ impl Run<'_> {
         let drifted = self.faults.iter().filter(|fault| fault.class == Class::Drift).count();
         let mut told = Vec::new();
         for (at, (node, course)) in met.iter().zip(courses).enumerate() {
+            if matches!(course, Course::Stopped) && !self.is_refused(*node)? {
+                return Ok(None);
+            }
             let is_replaced = !(drifted + at).is_multiple_of(2);
             let healed = match course {
                 Course::Overtaken => {
@@ -196,9 +199,6 @@ impl Run<'_> {
         node: NodeId,
         told: &mut Vec<String>,
     ) -> Result<Option<NodeId>, BenchError> {
-        if !self.is_refused(node)? {
-            return Ok(None);
-        }
         self.control.take_over(node)?;
         self.control.restart(node)?;
         let serves = self.wait("a node does not serve with a peer's state", |run| {
@@ -214,9 +214,6 @@ impl Run<'_> {
         node: NodeId,
         told: &mut Vec<String>,
     ) -> Result<Option<NodeId>, BenchError> {
-        if !self.is_refused(node)? {
-            return Ok(None);
-        }
         let ids = |run: &Self| run.nodes.iter().map(|node| node.id).collect::<BTreeSet<_>>();
         let before = ids(self);
         let replaced = self.replace_dead(node)?;
