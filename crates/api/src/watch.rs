@@ -13,6 +13,7 @@ mod follower;
 mod frame;
 mod hub;
 mod index;
+mod pace;
 mod page;
 mod stream;
 #[cfg(test)]

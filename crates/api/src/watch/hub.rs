@@ -28,6 +28,7 @@ use crate::limits::Limits;
 use crate::replica::Replica;
 use crate::watch::event::Event;
 use crate::watch::index::{Index, Range, WatchId};
+use crate::watch::pace::pause;
 
 /// Changes that one look passes by at most. Between two looks others have their turn.
 pub(crate) const VISITS_MAX: usize = 2_000;
@@ -38,8 +39,6 @@ const LOOK_VISITS_MAX: usize = 20_000;
 const REVISION_VISITS_MAX: usize = 1 << 20;
 /// Keys and values that one look brings.
 const LOOK_BYTES_MAX: usize = 1 << 20;
-/// From one look to the next, so that a commit a moment does not cost a look each.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// After a look that was not told of anything new.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the replica is asked to wait for something new at a time.
@@ -294,6 +293,7 @@ impl Hub {
 
     /// Hands out what happens for as long as it is let.
     pub(crate) async fn run(&self, replica: impl Replica) {
+        let mut last = Instant::now();
         loop {
             let Some(next) = self.awaited() else {
                 self.joined.notified().await;
@@ -311,7 +311,9 @@ impl Hub {
             while self.hand_out(look) {
                 tokio::task::yield_now().await;
             }
-            sleep_until(begun + LOOK_EVERY).await;
+            let passed = self.awaited().map_or(0, |now| now.0.saturating_sub(next.0));
+            sleep_until(begun + pause(passed, begun - last)).await;
+            last = begun;
         }
     }
 

@@ -49,6 +49,7 @@ pub(crate) fn answer<R: Replica>(
         last_word: Bytes::new(),
         frames: Frames::new(context.watches.sending()),
         quiet,
+        told_at: Instant::now(),
         timer: Box::pin(sleep(quiet)),
         // The connection is cut after twice that: until then it may still say why.
         patience: Duration::from_millis(limits.send_stall_ms / 2),
@@ -76,6 +77,9 @@ struct Stream<R> {
     frames: Frames,
     /// For how long nothing may be said.
     quiet: Duration,
+    /// When something was said last.
+    told_at: Instant,
+    /// Ends no later than the quiet. It is not put off with each word, only when it ends.
     timer: Pin<Box<Sleep>>,
     /// For how long the client may be slow.
     patience: Duration,
@@ -158,10 +162,21 @@ impl<R: Replica> Stream<R> {
 
     /// What is said when nothing was for long: up to where everything was told.
     fn poll_quiet(&mut self, task: &mut Task<'_>) -> Option<Bytes> {
-        if self.timer.as_mut().poll(task).is_pending() {
-            return None;
+        while self.timer.as_mut().poll(task).is_ready() {
+            let now = Instant::now();
+            let due = self.told_at + self.quiet;
+            if due > now {
+                self.timer.as_mut().reset(due);
+                continue;
+            }
+            return self.say_progress(task, now);
         }
-        self.put_timer_off();
+        None
+    }
+
+    fn say_progress(&mut self, task: &mut Task<'_>, now: Instant) -> Option<Bytes> {
+        self.told_at = now;
+        self.timer.as_mut().reset(now + self.quiet);
         // It is to be woken also if nothing is said now.
         let _ = self.timer.as_mut().poll(task);
         let revision = self.follower.as_ref()?.progress()?;
@@ -171,7 +186,7 @@ impl<R: Replica> Stream<R> {
     }
 
     fn tell(&mut self, text: Vec<u8>, events: usize) -> Poll<Option<Bytes>> {
-        self.put_timer_off();
+        self.told_at = Instant::now();
         let bytes = match text.len() {
             ..=ANSWER_BYTES_FREE => Bytes::from(text),
             length => match self.context.admission.answer(length) {
@@ -192,10 +207,6 @@ impl<R: Replica> Stream<R> {
         }
         let length = self.rest.len().min(ANSWER_BYTES_FREE);
         (length > 0).then(|| self.rest.split_to(length))
-    }
-
-    fn put_timer_off(&mut self) {
-        self.timer.as_mut().reset(Instant::now() + self.quiet);
     }
 
     fn end(&mut self, body: WatchEndBody) -> Poll<Option<Bytes>> {
