@@ -130,6 +130,30 @@ fn a_watch_prints_each_change_once_though_nodes_are_killed() {
     assert_eq!((&last[0]["value"], &last[1]["value"]), (&"begun".into(), &"done".into()));
     assert_eq!(one.end().0, Some(0));
 
+    // A range, and what of it begins alike.
+    for key in ["jobs0", "jobs/3", "jobs/2"] {
+        printed(&cluster, &["put", key, "v"]);
+    }
+    let told = |range: &[&str], count| {
+        let more = ["--from", "1", "--count", count, "--json"];
+        let lines = printed(&cluster, &[&["watch"], range, &more].concat());
+        let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.map(|event| event["key"].as_str().expect("a key").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&["--start", "jobs/2", "--end", "jobs/3"], "1"), ["jobs/2"]);
+    assert_eq!(told(&["--start", "jobs/2"], "3"), ["jobs0", "jobs/3", "jobs/2"]);
+    assert_eq!(told(&["--end", "jobs/2"], "4"), ["jobs/1"; 4]);
+    let narrow = ["--prefix", "jobs/", "--start", "jobs/3", "--end", "k"];
+    assert_eq!(told(&narrow, "1"), ["jobs/3"]);
+    // A key is no range; and no range is refused as by a listing.
+    for bound in ["--prefix", "--start", "--end"] {
+        assert_eq!(run(&cluster, &["watch", "k", bound, "a"]).status.code(), Some(2), "{bound}");
+    }
+    for asked in ["watch", "list"] {
+        let nothing = run(&cluster, &[asked, "--start", "b", "--end", "a"]);
+        assert_eq!(nothing.status.code(), Some(1), "{asked}: {}", text(&nothing.stderr));
+    }
+
     // Nobody reads: it ends with the next change. What is forgotten is said.
     let mut unread = command(&cluster, &["watch", "--prefix", "", "--from", "1"]);
     let mut unread = unread.stdout(Stdio::piped()).spawn().expect("synod runs");

@@ -6,25 +6,29 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::calls::Reach;
+use super::data::KeyRange;
 
 const WATCH_EXAMPLES: &str = "Examples:
   synod watch greeting
       each change of a key from now on, until Ctrl-C
   synod watch --prefix jobs/ --from 1 --previous
       every change of these keys from the first on, with what was before
+  synod watch --start a --end b
+      the changes in a range of keys, from now on
   synod watch --prefix '' --json --count 10
       the next ten changes of any keys, a JSON document a line";
 
 /// `synod watch`.
 #[derive(Args, Debug)]
 #[command(after_help = WATCH_EXAMPLES)]
-#[command(group = ArgGroup::new("watched").required(true).args(["key", "prefix"]))]
+#[command(group = ArgGroup::new("watched").required(true).multiple(true)
+          .args(["key", "prefix", "start", "end"]))]
 pub(crate) struct Watch {
     /// The key.
+    #[arg(conflicts_with_all = ["prefix", "start", "end"])]
     pub(crate) key: Option<OsString>,
-    /// Every key that begins with this.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) prefix: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) range: KeyRange,
     /// The first revision to be told [default: what happens from now on].
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from: Option<u64>,
