@@ -10,7 +10,9 @@ use synod_client::{
 };
 use synod_node::MemberSettings;
 
-use crate::arguments::{AddMember, ChangeMember, Member, Quorums, Reach, ReplaceMember};
+use crate::arguments::{
+    AddMember, ChangeMember, Member, MoveMember, Quorums, Reach, ReplaceMember,
+};
 use crate::failure::Failure;
 use crate::member::cluster::{Again, own_addresses, role_of, with_cluster};
 use crate::output::{columns, print, print_json, warn};
@@ -28,6 +30,7 @@ pub(crate) fn run(command: &Member) -> Result<(), Failure> {
         Member::Promote(arguments) => promote(arguments),
         Member::Remove(arguments) => remove(arguments),
         Member::Replace(arguments) => replace(arguments),
+        Member::Move(arguments) => move_member(arguments),
         Member::Quorums(arguments) => quorums(arguments),
     }
 }
@@ -63,6 +66,42 @@ fn promote(arguments: &ChangeMember) -> Result<(), Failure> {
 fn remove(arguments: &ChangeMember) -> Result<(), Failure> {
     let (id, force) = (arguments.id, arguments.force);
     change(&arguments.reach, Again::Harmless, async |client| client.remove_member(id, force).await)
+}
+
+fn move_member(arguments: &MoveMember) -> Result<(), Failure> {
+    let (id, reach) = (arguments.id, &arguments.reach);
+    // As the cluster writes it.
+    let client_url = arguments.client_url.as_ref().map(|url| url.trim_end_matches('/').to_owned());
+    let body = ChangeMemberBody { peer: arguments.peer.clone(), client_url, ..Default::default() };
+    let is_so = |members: &MembersBody| is_at(members, id, &body) && !members.pending;
+    let mut before = None;
+    let members = with_cluster(reach, async |cluster| {
+        cluster.find_moved(reach).await;
+        match cluster.ask_leader().await {
+            true => before = Some(cluster.members.configuration),
+            false => warn(
+                "no leader answers where the members are said to be; if nodes have moved, name \
+                 with --endpoints where all of them are now",
+            ),
+        }
+        let ask = async |client: &Client| client.change_member(id, &body).await;
+        cluster.persist(Again::Not(&is_so), ask).await
+    })?;
+    if before == Some(members.configuration) {
+        warn_unchanged();
+    }
+    tell(reach, &members)
+}
+
+/// Whether a member is where it is said to be from now on.
+fn is_at(members: &MembersBody, id: u32, wanted: &ChangeMemberBody) -> bool {
+    let is =
+        |wanted: &Option<String>, is: &str| wanted.as_deref().is_none_or(|wanted| wanted == is);
+    members.members.iter().any(|member| {
+        member.id == id
+            && is(&wanted.peer, &member.peer)
+            && is(&wanted.client_url, &member.client_url)
+    })
 }
 
 fn quorums(arguments: &Quorums) -> Result<(), Failure> {

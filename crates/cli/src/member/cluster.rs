@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use synod_client::{
-    AddMemberBody, Client, ClientError, MemberRole, MembersBody, ProblemKind,
-};
+use synod_client::{AddMemberBody, Client, ClientError, MemberRole, MembersBody, ProblemKind};
+use synod_kv::http::RoleName;
 use synod_node::{Joining, MemberSettings, Settings};
 
 use crate::arguments::Reach;
@@ -18,7 +17,6 @@ use crate::talk;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(200);
 
-
 /// A cluster that was found.
 pub(super) struct Cluster {
     /// As of the newest configuration that anybody told.
@@ -26,6 +24,8 @@ pub(super) struct Cluster {
     /// Knows all members, so that the leader is among them.
     client: Client,
     urls: Vec<String>,
+    /// Where nodes answer that the members say to be elsewhere.
+    moved: Vec<String>,
     timeout_ms: u64,
 }
 
@@ -44,7 +44,8 @@ pub(super) fn with_cluster(
         let urls = urls_of(&members);
         let client = talk::client(&urls, reach.timeout_ms).map_err(failure)?;
         let timeout_ms = reach.timeout_ms;
-        conversation(&mut Cluster { members, client, urls, timeout_ms }).await
+        let moved = Vec::new();
+        conversation(&mut Cluster { members, client, urls, moved, timeout_ms }).await
     })
 }
 
@@ -140,12 +141,52 @@ impl Cluster {
         }
     }
 
+    /// From now on talks also to the nodes of this cluster that were named and answer where
+    /// the members don't say that a node is.
+    pub(super) async fn find_moved(&mut self, reach: &Reach) {
+        let named = talk::client(&endpoints::resolve(&reach.endpoints), self.timeout_ms);
+        let Ok(named) = named else { return };
+        for (place, url) in named.endpoints().iter().enumerate() {
+            if self.urls.contains(url) {
+                continue;
+            }
+            let status = named.status_of(place).await;
+            if status.is_ok_and(|status| status.cluster == self.members.cluster) {
+                self.moved.push(url.clone());
+            }
+        }
+        self.talk_to(&urls_of(&self.members));
+    }
+
+    /// Talks to these nodes, and first of all to those that have moved.
+    fn talk_to(&mut self, others: &[String]) {
+        let mut urls = self.moved.clone();
+        urls.extend(others.iter().filter(|url| !self.moved.contains(url)).cloned());
+        if urls != self.urls
+            && let Ok(client) = talk::client(&urls, self.timeout_ms)
+        {
+            (self.client, self.urls) = (client, urls);
+        }
+    }
+
+    /// Where the leader answers: one that has moved knows of itself that it leads, but says as
+    /// everybody that it is where it was.
+    async fn leader_url(&self) -> Option<String> {
+        for url in &self.moved {
+            let asked = talk::client(std::slice::from_ref(url), self.timeout_ms).ok()?;
+            let status = asked.status_of(0).await;
+            if status.is_ok_and(|status| status.role == RoleName::Leader) {
+                return Some(url.clone());
+            }
+        }
+        self.client.status().await.ok()?.leader?.url
+    }
+
     /// Who answered first may lag behind: asks the leader, too, and from then on talks to
     /// the members that it names, and to itself. Without a leader everything stays. Says
     /// whether the members are now those that a leader told.
     pub(super) async fn ask_leader(&mut self) -> bool {
-        let Ok(status) = self.client.status().await else { return false };
-        let Some(url) = status.leader.and_then(|leader| leader.url) else { return false };
+        let Some(url) = self.leader_url().await else { return false };
         let mut told = Err(());
         if let Ok(leader) = talk::client(std::slice::from_ref(&url), self.timeout_ms) {
             told = leader.members().await.map_err(drop);
@@ -161,11 +202,7 @@ impl Cluster {
         if !urls.contains(&url) {
             urls.push(url);
         }
-        if urls != self.urls
-            && let Ok(client) = talk::client(&urls, self.timeout_ms)
-        {
-            (self.client, self.urls) = (client, urls);
-        }
+        self.talk_to(&urls);
         is_newest
     }
 
