@@ -378,6 +378,32 @@ fn an_office_goes_to_the_next_who_stands_for_it() {
     let third = Running::start(&cluster, &["elect", "campaign", "primary", "c", "--ttl", "1s"]);
     assert!(third.line().contains("elected"));
     third.signal(Signal::KILL);
-    let fourth = Running::start(&cluster, &["elect", "campaign", "primary", "d", "--ttl", "1s"]);
+    let folder = folder();
+    let file = folder.path().join("about").display().to_string();
+    fs::write(&file, "d\n\u{e9}").expect("written");
+    let fourth =
+        Running::start(&cluster, &["elect", "campaign", "primary", "--file", &file, "--ttl", "1s"]);
     assert!(fourth.line().contains("elected"));
+    let shown = json(&cluster, &["elect", "show", "primary", "--json"]);
+    assert_eq!(shown["value"], "d\n\u{e9}");
+
+    // What is said may come from a pipe, and is text.
+    let urls = cluster.endpoints();
+    let show = [SYNOD, "elect", "show", "other", "--json", "--endpoints", &urls];
+    let campaign = |value: &[u8]| {
+        let words = [&["elect", "campaign", "other", "-", "--"][..], &show].concat();
+        fs::write(&file, value).expect("written");
+        let stdin = fs::File::open(&file).expect("a file");
+        command(&cluster, &words).stdin(stdin).output().expect("synod runs")
+    };
+    let piped = campaign(b"e\nf");
+    let shown: Value = serde_json::from_slice(&piped.stdout).expect("JSON");
+    assert_eq!((&shown["value"], piped.status.code()), (&"e\nf".into(), Some(0)));
+    let bytes = campaign(b"\xff");
+    assert_eq!(bytes.status.code(), Some(2));
+    assert!(text(&bytes.stderr).contains("not UTF-8"), "{}", text(&bytes.stderr));
+    for wrong in [&["primary"][..], &["primary", "v", "--file", &file]] {
+        let output = run(&cluster, &[&["elect", "campaign"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
 }

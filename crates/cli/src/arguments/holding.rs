@@ -1,6 +1,7 @@
 //! The grammar of what lasts: watches, leases, locks and elections.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
@@ -181,7 +182,9 @@ Examples:
   synod elect campaign primary 10.0.0.7:8080
       waits until it is elected, and holds the office until Ctrl-C
   synod elect campaign primary 10.0.0.7:8080 -- ./serve.sh
-      serves while it is elected"
+      serves while it is elected
+  synod elect campaign primary --file about.json
+      the value is the content of a file"
     )]
     Campaign(Campaign),
     /// Say who is elected.
@@ -203,8 +206,13 @@ Examples:
 pub(crate) struct Campaign {
     /// The name of the office.
     pub(crate) name: OsString,
-    /// What others see of who is elected, such as an address.
-    pub(crate) value: String,
+    /// What others see of who is elected, such as an address: text; `-` reads it from standard
+    /// input.
+    #[arg(required_unless_present = "file")]
+    pub(crate) value: Option<OsString>,
+    /// The value is the content of this file.
+    #[arg(long, conflicts_with = "value")]
+    pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) claim: Claim,
     #[command(flatten)]
