@@ -14,6 +14,7 @@ use synod_kv::{LeaseOperation, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use world::fake::{Fake, Mode};
+use world::held::Held;
 use world::{Script, answer, client, cutting, serve, write};
 
 /// So short that a test sees the end of it, and so long that a loaded machine renews it in time.
@@ -294,9 +295,12 @@ async fn an_election_is_won_observed_and_laid_down() {
 async fn an_observer_gets_on_though_each_wait_is_short() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut held = Held::default();
+    let of_node = held.clone();
     tokio::spawn(async move {
         loop {
             let (mut node, _) = listener.accept().await.unwrap();
+            let held = of_node.clone();
             tokio::spawn(async move {
                 let mut request = [0; 4096];
                 let length = node.read(&mut request).await.unwrap_or(0);
@@ -305,7 +309,7 @@ async fn an_observer_gets_on_though_each_wait_is_short() {
                     node.write_all(BEGINS.as_bytes()).await.unwrap();
                     return std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                held.until_let_go().await;
                 let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
                 let _ = node.write_all(&free).await;
             });
@@ -317,6 +321,7 @@ async fn an_observer_gets_on_though_each_wait_is_short() {
         if let Ok(told) = tokio::time::timeout(step, observer.next()).await {
             return assert_eq!(told.unwrap(), None);
         }
+        held.was_awaited();
     }
     panic!("it does not get on");
 }

@@ -2,6 +2,8 @@
 
 #[path = "../../api/tests/fake/mod.rs"]
 mod fake;
+#[path = "world/held.rs"]
+mod held;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fake::{Fake, Mode};
+use held::Held;
 use synod_api::{Limits, Refused};
 use synod_client::{
     BatchOptions, BatchOutcome, BatchResult, Client, ClientError, ClientOptions, Entry,
@@ -257,13 +260,15 @@ async fn a_scan_gets_on_though_each_wait_is_short() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let line = r#"{"key":"a","value":"v","create_revision":1,"mod_revision":1,"version":1}"#;
+    let mut held = Held::default();
+    let of_node = held.clone();
     tokio::spawn(async move {
         loop {
             let (mut node, _) = listener.accept().await.unwrap();
-            let answer = lines("7", &format!("{line}\n"));
+            let (answer, held) = (lines("7", &format!("{line}\n")), of_node.clone());
             tokio::spawn(async move {
                 let _ = node.read(&mut [0; 4096]).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                held.until_let_go().await;
                 let _ = node.write_all(&answer).await;
             });
         }
@@ -274,6 +279,7 @@ async fn a_scan_gets_on_though_each_wait_is_short() {
         if let Ok(next) = tokio::time::timeout(step, scan.next()).await {
             return assert_eq!(next.unwrap().unwrap().key, "a");
         }
+        held.was_awaited();
     }
     panic!("it does not get on");
 }
