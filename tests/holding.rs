@@ -130,6 +130,30 @@ fn a_watch_prints_each_change_once_though_nodes_are_killed() {
     assert_eq!((&last[0]["value"], &last[1]["value"]), (&"begun".into(), &"done".into()));
     assert_eq!(one.end().0, Some(0));
 
+    // A range, and what of it begins alike.
+    for key in ["jobs0", "jobs/3", "jobs/2"] {
+        printed(&cluster, &["put", key, "v"]);
+    }
+    let told = |range: &[&str], count| {
+        let more = ["--from", "1", "--count", count, "--json"];
+        let lines = printed(&cluster, &[&["watch"], range, &more].concat());
+        let events = lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+        events.map(|event| event["key"].as_str().expect("a key").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&["--start", "jobs/2", "--end", "jobs/3"], "1"), ["jobs/2"]);
+    assert_eq!(told(&["--start", "jobs/2"], "3"), ["jobs0", "jobs/3", "jobs/2"]);
+    assert_eq!(told(&["--end", "jobs/2"], "4"), ["jobs/1"; 4]);
+    let narrow = ["--prefix", "jobs/", "--start", "jobs/3", "--end", "k"];
+    assert_eq!(told(&narrow, "1"), ["jobs/3"]);
+    // A key is no range; and no range is refused as by a listing.
+    for bound in ["--prefix", "--start", "--end"] {
+        assert_eq!(run(&cluster, &["watch", "k", bound, "a"]).status.code(), Some(2), "{bound}");
+    }
+    for asked in ["watch", "list"] {
+        let nothing = run(&cluster, &[asked, "--start", "b", "--end", "a"]);
+        assert_eq!(nothing.status.code(), Some(1), "{asked}: {}", text(&nothing.stderr));
+    }
+
     // Nobody reads: it ends with the next change. What is forgotten is said.
     let mut unread = command(&cluster, &["watch", "--prefix", "", "--from", "1"]);
     let mut unread = unread.stdout(Stdio::piped()).spawn().expect("synod runs");
@@ -354,6 +378,32 @@ fn an_office_goes_to_the_next_who_stands_for_it() {
     let third = Running::start(&cluster, &["elect", "campaign", "primary", "c", "--ttl", "1s"]);
     assert!(third.line().contains("elected"));
     third.signal(Signal::KILL);
-    let fourth = Running::start(&cluster, &["elect", "campaign", "primary", "d", "--ttl", "1s"]);
+    let folder = folder();
+    let file = folder.path().join("about").display().to_string();
+    fs::write(&file, "d\n\u{e9}").expect("written");
+    let fourth =
+        Running::start(&cluster, &["elect", "campaign", "primary", "--file", &file, "--ttl", "1s"]);
     assert!(fourth.line().contains("elected"));
+    let shown = json(&cluster, &["elect", "show", "primary", "--json"]);
+    assert_eq!(shown["value"], "d\n\u{e9}");
+
+    // What is said may come from a pipe, and is text.
+    let urls = cluster.endpoints();
+    let show = [SYNOD, "elect", "show", "other", "--json", "--endpoints", &urls];
+    let campaign = |value: &[u8]| {
+        let words = [&["elect", "campaign", "other", "-", "--"][..], &show].concat();
+        fs::write(&file, value).expect("written");
+        let stdin = fs::File::open(&file).expect("a file");
+        command(&cluster, &words).stdin(stdin).output().expect("synod runs")
+    };
+    let piped = campaign(b"e\nf");
+    let shown: Value = serde_json::from_slice(&piped.stdout).expect("JSON");
+    assert_eq!((&shown["value"], piped.status.code()), (&"e\nf".into(), Some(0)));
+    let bytes = campaign(b"\xff");
+    assert_eq!(bytes.status.code(), Some(2));
+    assert!(text(&bytes.stderr).contains("not UTF-8"), "{}", text(&bytes.stderr));
+    for wrong in [&["primary"][..], &["primary", "v", "--file", &file]] {
+        let output = run(&cluster, &[&["elect", "campaign"], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
 }

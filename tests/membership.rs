@@ -65,7 +65,15 @@ fn a_cluster_grows_replaces_a_dead_node_and_shrinks_under_writes() {
         writers.more();
     }
     let moved = nodes.url(4).replace("127.0.0.1", "localhost");
-    nodes.change(4, &format!("{{\"client_url\": \"{moved}\"}}"));
+    let words = ["move", "4", "--client-url", &moved];
+    succeeds(&nodes.member(2, &words, None));
+    let again = nodes.member(1, &[&words[..], &["--json"]].concat(), None);
+    succeeds(&again);
+    assert!(errors(&again).contains("nothing was changed"), "{}", errors(&again));
+    let told: Value = serde_json::from_slice(&again.stdout).expect("JSON");
+    let at = told["members"].as_array().expect("members").iter().find(|member| member["id"] == 4);
+    let at = at.map(|member| (&member["peer"], &member["client_url"]));
+    assert_eq!(at, Some((&nodes.peer(4).into(), &moved.as_str().into())), "{told}");
     let everybody = format!("{},{},{moved}", nodes.url(1), nodes.url(2));
     succeeds(&nodes.run(&["transfer", "--to", "4", "--endpoints", &everybody], None));
     wait_until("clients are sent to the new address", || {
@@ -262,9 +270,14 @@ fn a_cluster_that_got_new_addresses_while_it_was_stopped_starts_again() {
     for id in [1, 2, 3] {
         nodes.wait_for_leader(id);
     }
+    // Whichever leads, all say that it is where nobody is any more.
+    let named = [1, 2, 3].map(|id| nodes.url(id)).join(",");
     for id in [1, 2, 3] {
-        let (peer, url) = (nodes.peer(id), nodes.url(id));
-        nodes.change(id, &format!("{{\"peer\": \"{peer}\", \"client_url\": \"{url}\"}}"));
+        let (id, peer, url) = (id.to_string(), nodes.peer(id), nodes.url(id));
+        let addresses = ["--peer", &peer, "--client-url", &url, "--endpoints", &named];
+        let moved = nodes.run(&[&["member", "move", &id][..], &addresses].concat(), None);
+        succeeds(&moved);
+        assert!(!errors(&moved).contains("nothing was changed"), "{}", errors(&moved));
     }
     // The commands reach everybody again, and nothing is left of where they were.
     nodes.set_quorums(3, "3", "1");
@@ -278,7 +291,7 @@ fn a_node_that_was_down_while_the_others_moved_finds_them_by_its_settings() {
     for id in [1, 2] {
         let old = nodes.peer(id);
         let new = format!("127.0.0.1:{}", u32::from(nodes.base_port) + 15 + id);
-        nodes.change(id, &format!("{{\"peer\": \"{new}\"}}"));
+        succeeds(&nodes.member(2, &["move", &id.to_string(), "--peer", &new], None));
         nodes.kill(id);
         for config in [1, 2, 3].map(|id| nodes.config(id)) {
             let text = fs::read_to_string(&config).expect("settings");
@@ -403,6 +416,13 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
     refused(&nodes.member(1, &["promote", "7"], None), 3, "No member has the id 7");
     refused(&nodes.member(1, &["remove", "7"], None), 3, "No member has the id 7");
     refused(&nodes.member(1, &["remove", "1"], None), 3, "last voter");
+    refused(
+        &nodes.member(1, &["move", "7", "--peer", "127.0.0.1:1"], None),
+        3,
+        "No member has the id 7",
+    );
+    refused(&nodes.member(1, &["move", "1", "--peer", "nowhere"], None), 3, "a host and a port");
+    refused(&nodes.member(1, &["move", "1"], None), 2, "--client-url");
     let wrong = ["quorums", "--promise", "2", "--accept", "1"];
     refused(&nodes.member(1, &wrong, None), 3, "each quorum is 1 to 1");
 
@@ -422,6 +442,9 @@ fn what_cannot_be_is_refused_and_nothing_is_changed() {
 
     // One that has not been started is not ready to vote.
     succeeds(&nodes.member(1, &["add"], Some(2)));
+    let taken = nodes.url(1);
+    let wrong = ["move", "2", "--client-url", &taken];
+    refused(&nodes.member(1, &wrong, None), 3, "Node 1 has the client URL");
     refused(&nodes.member(1, &["promote", "2"], None), 3, "the leader hears only node 1:");
     // Whoever lost the folder of a new node takes a new id.
     fs::remove_dir_all(nodes.data(2)).expect("wiped");

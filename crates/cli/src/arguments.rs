@@ -22,7 +22,7 @@ pub(crate) use holding::{
     Campaign, Claim, Elect, Follow, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
     ShowElected, Watch,
 };
-pub(crate) use member::{AddMember, ChangeMember, Member, Quorums, ReplaceMember};
+pub(crate) use member::{AddMember, ChangeMember, Member, MoveMember, Quorums, ReplaceMember};
 pub(crate) use node::{Init, Inspect, Recover, Restore, Serve};
 pub(crate) use sim::{Planted, Sim, SimCommand};
 

@@ -6,7 +6,7 @@ use synod_client::{Holder, Revision};
 use crate::arguments::{Campaign, Elect, Observe, Resign, ShowElected};
 use crate::failure::Failure;
 use crate::hold::{Hold, run as run_while_held, unless_lost};
-use crate::keys::{bytes_of, shown};
+use crate::keys::{bytes_of, shown, value_of};
 use crate::lock::{HolderJson, leave, options, show, taken};
 use crate::output::{print, print_json, print_on, tell};
 use crate::talk::with_client;
@@ -21,7 +21,11 @@ pub(crate) fn run(arguments: &Elect) -> Result<(), Failure> {
 }
 
 fn campaign(arguments: &Campaign) -> Result<(), Failure> {
-    let (name, value) = (bytes_of(&arguments.name), arguments.value.clone());
+    let name = bytes_of(&arguments.name);
+    let value = value_of(arguments.value.as_ref(), arguments.file.as_deref())?;
+    let value = String::from_utf8(value.into()).map_err(|_| {
+        Failure::usage("the value of an office is text, and this is not UTF-8: encode it first")
+    })?;
     let (options, command) = (options(arguments.claim), arguments.command.clone());
     let is_json = arguments.reach.json;
     let ended = with_client(&arguments.reach, |client| async move {

@@ -32,11 +32,7 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
         (None, true) => Condition::Absent,
         (None, false) => Condition::Always,
     };
-    let value = match (&arguments.file, &arguments.value) {
-        (Some(file), _) => read_whole(file, VALUE_BYTES_MAX)?,
-        (None, Some(value)) if value != "-" => bytes_of(value),
-        (None, _) => read_whole(Path::new("-"), VALUE_BYTES_MAX)?,
-    };
+    let value = value_of(arguments.value.as_ref(), arguments.file.as_deref())?;
     let attach = match (arguments.lease, arguments.ttl) {
         (Some(id), _) => Attach::To(LeaseId(id)),
         (None, Some(ttl)) => Attach::Own { ttl },
@@ -62,6 +58,15 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
     }
     let verb = if stored.version == 1 { "created" } else { "replaced" };
     print(&format!("{verb} at revision {}{}", stored.revision, before(stored.previous.as_ref())))
+}
+
+/// A value that is given, or what a file or standard input holds.
+pub(crate) fn value_of(given: Option<&OsString>, file: Option<&Path>) -> Result<Bytes, Failure> {
+    match (file, given) {
+        (Some(file), _) => read_whole(file, VALUE_BYTES_MAX),
+        (None, Some(value)) if value != "-" => Ok(bytes_of(value)),
+        (None, _) => read_whole(Path::new("-"), VALUE_BYTES_MAX),
+    }
 }
 
 /// What was there before, as a line below another one.

@@ -3,7 +3,7 @@
 use synod_client::{Record, Revision, WatchEvent, WatchOptions};
 use synod_kv::http::{Encoding, EventBody, KeyText};
 
-use crate::arguments::Watch;
+use crate::arguments::{KeyRange, Watch};
 use crate::failure::Failure;
 use crate::keys::{bytes_of, record_body, shown};
 use crate::output::print_on;
@@ -11,9 +11,11 @@ use crate::talk::with_client;
 
 /// Prints changes until there were enough, or nobody reads.
 pub(crate) fn run(arguments: &Watch) -> Result<(), Failure> {
-    let mut options = match (&arguments.key, &arguments.prefix) {
-        (Some(key), _) => WatchOptions::key(bytes_of(key)),
-        (None, prefix) => WatchOptions::prefix(prefix.as_ref().map(bytes_of).unwrap_or_default()),
+    let KeyRange { prefix, start, end } = &arguments.range;
+    let (start, end) = (start.as_ref().map(bytes_of), end.as_ref().map(bytes_of));
+    let mut options = match &arguments.key {
+        Some(key) => WatchOptions::key(bytes_of(key)),
+        None => WatchOptions::prefix_range(bytes_of(prefix), start, end),
     };
     options.from = arguments.from.map(Revision);
     options.want_previous = arguments.previous;

@@ -50,8 +50,7 @@ pub struct WatchOptions {
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Range {
     Key(Bytes),
-    Prefix(Bytes),
-    Between { start: Bytes, end: Option<Bytes> },
+    Keys { prefix: Bytes, start: Option<Bytes>, end: Option<Bytes> },
 }
 
 impl WatchOptions {
@@ -64,13 +63,23 @@ impl WatchOptions {
     /// Every key that begins with this; all keys, if it is empty.
     #[must_use]
     pub fn prefix(prefix: impl Into<Bytes>) -> Self {
-        Self::of(Range::Prefix(prefix.into()))
+        Self::of(Range::Keys { prefix: prefix.into(), start: None, end: None })
     }
 
     /// Every key from `start` on and before `end`.
     #[must_use]
     pub fn range(start: impl Into<Bytes>, end: Option<Bytes>) -> Self {
-        Self::of(Range::Between { start: start.into(), end })
+        Self::of(Range::Keys { prefix: Bytes::new(), start: Some(start.into()), end })
+    }
+
+    /// Every key that begins with `prefix`, but none before `start` and none from `end` on.
+    #[must_use]
+    pub fn prefix_range(
+        prefix: impl Into<Bytes>,
+        start: Option<Bytes>,
+        end: Option<Bytes>,
+    ) -> Self {
+        Self::of(Range::Keys { prefix: prefix.into(), start, end })
     }
 
     /// What happens from this revision on. After a listing: from behind the revision of that.
@@ -91,18 +100,23 @@ impl WatchOptions {
     }
 
     fn target(&self) -> Result<Target, ClientError> {
-        let target = Target::new("/v1/watch");
-        let target = match &self.range {
+        let mut target = Target::new("/v1/watch");
+        match &self.range {
             Range::Key(key) if key.is_empty() => {
                 return Err(ClientError::invalid("a key has at least one byte"));
             }
-            Range::Key(key) => target.with("key", key),
-            Range::Prefix(prefix) => target.with("prefix", prefix),
-            Range::Between { start, end: None } => target.with("start", start),
-            Range::Between { start, end: Some(end) } => {
-                target.with("start", start).with("end", end)
+            Range::Key(key) => target = target.with("key", key),
+            Range::Keys { prefix, start, end } => {
+                if !prefix.is_empty() {
+                    target = target.with("prefix", prefix);
+                }
+                for (name, bound) in [("start", start), ("end", end)] {
+                    if let Some(bound) = bound {
+                        target = target.with(name, bound);
+                    }
+                }
             }
-        };
+        }
         Ok(target.with_flag("prev", self.want_previous))
     }
 }

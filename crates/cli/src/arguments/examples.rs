@@ -108,6 +108,19 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
         &[("synod member replace 3 --config new.toml", "on the new machine, while it serves")],
     ),
     (
+        "member move",
+        &[
+            (
+                "synod member move 3 --peer 10.0.0.9:7011 --client-url http://10.0.0.9:7001",
+                "node 3 will be there",
+            ),
+            (
+                "synod member move 3 --peer 10.0.0.9:7011 --endpoints http://10.0.0.7:7001,http://10.0.0.8:7001",
+                "when the nodes moved already: where they are now",
+            ),
+        ],
+    ),
+    (
         "member quorums",
         &[("synod member quorums --promise 4 --accept 2", "of five voters, two choose a value")],
     ),

@@ -1,30 +1,35 @@
 //! The grammar of what lasts: watches, leases, locks and elections.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::calls::Reach;
+use super::data::KeyRange;
 
 const WATCH_EXAMPLES: &str = "Examples:
   synod watch greeting
       each change of a key from now on, until Ctrl-C
   synod watch --prefix jobs/ --from 1 --previous
       every change of these keys from the first on, with what was before
+  synod watch --start a --end b
+      the changes in a range of keys, from now on
   synod watch --prefix '' --json --count 10
       the next ten changes of any keys, a JSON document a line";
 
 /// `synod watch`.
 #[derive(Args, Debug)]
 #[command(after_help = WATCH_EXAMPLES)]
-#[command(group = ArgGroup::new("watched").required(true).args(["key", "prefix"]))]
+#[command(group = ArgGroup::new("watched").required(true).multiple(true)
+          .args(["key", "prefix", "start", "end"]))]
 pub(crate) struct Watch {
     /// The key.
+    #[arg(conflicts_with_all = ["prefix", "start", "end"])]
     pub(crate) key: Option<OsString>,
-    /// Every key that begins with this.
-    #[arg(long, value_name = "KEY")]
-    pub(crate) prefix: Option<OsString>,
+    #[command(flatten)]
+    pub(crate) range: KeyRange,
     /// The first revision to be told [default: what happens from now on].
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) from: Option<u64>,
@@ -177,7 +182,9 @@ Examples:
   synod elect campaign primary 10.0.0.7:8080
       waits until it is elected, and holds the office until Ctrl-C
   synod elect campaign primary 10.0.0.7:8080 -- ./serve.sh
-      serves while it is elected"
+      serves while it is elected
+  synod elect campaign primary --file about.json
+      the value is the content of a file"
     )]
     Campaign(Campaign),
     /// Say who is elected.
@@ -199,8 +206,13 @@ Examples:
 pub(crate) struct Campaign {
     /// The name of the office.
     pub(crate) name: OsString,
-    /// What others see of who is elected, such as an address.
-    pub(crate) value: String,
+    /// What others see of who is elected, such as an address: text; `-` reads it from standard
+    /// input.
+    #[arg(required_unless_present = "file")]
+    pub(crate) value: Option<OsString>,
+    /// The value is the content of this file.
+    #[arg(long, conflicts_with = "value")]
+    pub(crate) file: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) claim: Claim,
     #[command(flatten)]

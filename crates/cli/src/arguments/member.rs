@@ -1,6 +1,6 @@
 //! The grammar of `synod member`.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 
 use super::calls::Reach;
 use super::node::ConfigFile;
@@ -22,6 +22,10 @@ pub(crate) enum Member {
     /// machine. It adds the node, waits until it has caught up and nothing is risky about
     /// it, and swaps the two.
     Replace(ReplaceMember),
+    /// Tell the cluster where a member is reached from now on, best before it moves. Until it
+    /// answers there the others reach it where it was. When it is the leader that has moved
+    /// already, name with --endpoints where all nodes are now.
+    Move(MoveMember),
     /// Set how many nodes make a quorum. When after it no node may fail any more, this
     /// wants --force.
     Quorums(Quorums),
@@ -68,6 +72,24 @@ pub(crate) struct ReplaceMember {
     /// would stop the cluster is waited for all the same.
     #[arg(long)]
     pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod member move`.
+#[derive(Args, Debug)]
+#[command(group = ArgGroup::new("where").required(true).multiple(true)
+          .args(["peer", "client_url"]))]
+pub(crate) struct MoveMember {
+    /// The member.
+    #[arg(value_name = "ID")]
+    pub(crate) id: u32,
+    /// The host and port at which its peers reach it [default: as before].
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) peer: Option<String>,
+    /// The base URL at which clients reach it [default: as before].
+    #[arg(long, value_name = "URL")]
+    pub(crate) client_url: Option<String>,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

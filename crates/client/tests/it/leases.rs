@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::world::fake::{Fake, Mode};
+use crate::world::held::Held;
 use crate::world::{Script, answer, client, cutting, serve, write};
 use synod_api::{Limits, Refused};
 use synod_client::{
@@ -292,9 +293,12 @@ async fn an_election_is_won_observed_and_laid_down() {
 async fn an_observer_gets_on_though_each_wait_is_short() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut held = Held::default();
+    let of_node = held.clone();
     tokio::spawn(async move {
         loop {
             let (mut node, _) = listener.accept().await.unwrap();
+            let held = of_node.clone();
             tokio::spawn(async move {
                 let mut request = [0; 4096];
                 let length = node.read(&mut request).await.unwrap_or(0);
@@ -303,7 +307,7 @@ async fn an_observer_gets_on_though_each_wait_is_short() {
                     node.write_all(BEGINS.as_bytes()).await.unwrap();
                     return std::future::pending::<()>().await;
                 }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                held.until_let_go().await;
                 let free = answer("200 OK", "", r#"{"held":false,"waiters":0}"#);
                 let _ = node.write_all(&free).await;
             });
@@ -315,6 +319,7 @@ async fn an_observer_gets_on_though_each_wait_is_short() {
         if let Ok(told) = tokio::time::timeout(step, observer.next()).await {
             return assert_eq!(told.unwrap(), None);
         }
+        held.was_awaited();
     }
     panic!("it does not get on");
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::world::fake::{Fake, Mode};
+use crate::world::held::Held;
 use bytes::Bytes;
 use synod_api::{Limits, Refused};
 use synod_client::{
@@ -254,13 +255,15 @@ async fn a_scan_gets_on_though_each_wait_is_short() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let line = r#"{"key":"a","value":"v","create_revision":1,"mod_revision":1,"version":1}"#;
+    let mut held = Held::default();
+    let of_node = held.clone();
     tokio::spawn(async move {
         loop {
             let (mut node, _) = listener.accept().await.unwrap();
-            let answer = lines("7", &format!("{line}\n"));
+            let (answer, held) = (lines("7", &format!("{line}\n")), of_node.clone());
             tokio::spawn(async move {
                 let _ = node.read(&mut [0; 4096]).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                held.until_let_go().await;
                 let _ = node.write_all(&answer).await;
             });
         }
@@ -271,6 +274,7 @@ async fn a_scan_gets_on_though_each_wait_is_short() {
         if let Ok(next) = tokio::time::timeout(step, scan.next()).await {
             return assert_eq!(next.unwrap().unwrap().key, "a");
         }
+        held.was_awaited();
     }
     panic!("it does not get on");
 }

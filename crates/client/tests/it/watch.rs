@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::world::fake::Fake;
+use crate::world::held::Held;
 use crate::world::{Script, Then, answer, client, compact, cutting, serve, stream, write};
 use bytes::Bytes;
 use synod_api::Limits;
@@ -273,17 +274,21 @@ async fn a_silent_node_is_left_by_who_waits_a_little_at_a_time() {
 async fn a_connection_is_made_though_nobody_waits_for_it_to_its_end() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut held = Held::default();
+    let of_node = held.clone();
     tokio::spawn(async move {
-        for (pause, answer) in [(0, stream(BEGINS)), (100, good())] {
+        for (is_held, answer) in [(false, stream(BEGINS)), (true, good())] {
             let (mut node, _) = listener.accept().await.unwrap();
             let _ = node.read(&mut [0; 4096]).await;
-            tokio::time::sleep(Duration::from_millis(pause)).await;
+            if is_held {
+                of_node.until_let_go().await;
+            }
             node.write_all(&answer).await.unwrap();
         }
         std::future::pending::<()>().await;
     });
     let mut watch = client(&[&url]).watch(WatchOptions::key("a")).await.unwrap();
-    let changes = wait_in_small_steps(&mut watch, async || {}).await;
+    let changes = wait_in_small_steps(&mut watch, async || held.was_awaited()).await;
     assert_eq!(changes.revision, Revision(5));
 }
 

@@ -4,6 +4,7 @@
 
 #[path = "../../../../api/tests/it/fake/mod.rs"]
 pub mod fake;
+pub mod held;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
