@@ -26,6 +26,7 @@ mod quorums;
 mod recover;
 mod result;
 mod rush;
+mod stream;
 mod transactions;
 mod upgrade;
 mod watches;
