@@ -130,11 +130,22 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
         let count: usize = results.iter().map(|result| of_class(result, class)).sum();
         assert!(count >= wanted, "{count} of {class}");
     }
+    check_retries(&results);
     check_drifts(results.last().expect("that of drifts"));
     let checked = |result: &Value| result["operations"]["checked"].as_u64().expect("a count");
     let checked: u64 = results.iter().map(checked).sum();
     println!("{checked} operations checked, 0 violations");
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
+}
+
+/// Some were done before they were sent again, so the cluster had to remember that.
+fn check_retries(results: &[Value]) {
+    for count in ["with_key", "sent_again", "settled", "remembered"] {
+        let counts = results.iter().map(|result| result["retries"][count].as_u64());
+        let counts: Vec<u64> = counts.map(|count| count.expect("a count")).collect();
+        println!("operations under an idempotency key, {count}: {counts:?}");
+        assert!(counts.iter().sum::<u64>() > 0, "{count}");
+    }
 }
 
 /// At least five nodes drifted, and those that were found out came back by either way that they

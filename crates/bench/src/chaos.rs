@@ -5,11 +5,13 @@
 //! meanwhile, and clusters of these and of what a single node has. In the end everything is healed, and the history must be
 //! linearizable, no acknowledged write may be missing, all nodes must have the same state,
 //! watches must have been told everything once and in order, leases must have lived for
-//! their time and not for ever, and transactions must have changed both of their keys at once.
+//! their time and not for ever, transactions must have changed both of their keys at once, and what was sent
+//! again under an idempotency key must have had effect once.
 
 mod backup;
 mod caller;
 mod check;
+mod client;
 mod contents;
 mod control;
 mod damage;
@@ -25,7 +27,9 @@ mod pairs;
 mod quorums;
 mod recover;
 mod result;
+mod retries;
 mod rush;
+mod stream;
 mod transactions;
 mod upgrade;
 mod watches;
@@ -51,6 +55,7 @@ use load::Load;
 pub use quorums::Quorums;
 use result::worst_of;
 pub use result::{ChaosResult, FaultResult, Operations};
+pub use retries::Retries;
 pub use transactions::Transactions;
 pub use watches::Watches;
 
@@ -432,6 +437,13 @@ impl Run<'_> {
         if transactions.changed + transactions.seen == 0 {
             self.violations.push("no transaction was answered, so none was checked".to_owned());
         }
+        let retries = *self.load.retries();
+        if retries.mismatched > 0 {
+            let mismatched = retries.mismatched;
+            self.violations.push(format!(
+                "{mismatched} attempts were told that their key was used for another request"
+            ));
+        }
         let ended = |end: End| operations.iter().filter(|one| one.end == end).count() as u64;
         let (failed, unknown) = (ended(End::Failed), ended(End::Unknown));
         let ok = operations.len() as u64 - failed - unknown;
@@ -452,6 +464,7 @@ impl Run<'_> {
             watches,
             leases,
             transactions,
+            retries,
             stops_for_space: self.control.stops_for_space(),
             worst_recovery_ms: worst_of(self.faults.iter().map(|fault| fault.recovered_ms)),
             faults: self.faults,

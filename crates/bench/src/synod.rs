@@ -99,17 +99,18 @@ impl SynodConnection {
         self.exchange().await
     }
 
-    /// Any request, by its path and query.
+    /// Any request, by its path and query, with header lines of the caller's.
     pub(crate) async fn call(
         &mut self,
         method: &str,
         target: &str,
+        headers: &str,
         body: &[u8],
     ) -> Result<Response, RequestError> {
         self.outgoing.clear();
         // Writing into memory cannot fail.
         let _ = write!(self.outgoing, "{method} {target}{}", self.host);
-        let _ = write!(self.outgoing, "content-length: {}\r\n\r\n", body.len());
+        let _ = write!(self.outgoing, "{headers}content-length: {}\r\n\r\n", body.len());
         self.outgoing.extend_from_slice(body);
         self.exchange().await
     }

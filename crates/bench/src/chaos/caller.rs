@@ -34,8 +34,19 @@ impl Caller {
         target: &str,
         body: &[u8],
     ) -> Option<Response> {
+        self.ask_with(method, target, "", body).await
+    }
+
+    /// The same with header lines.
+    pub(super) async fn ask_with(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Option<Response> {
         let begin = Instant::now();
-        let answer = timeout(PATIENCE, self.exchange(method, target, body)).await;
+        let answer = timeout(PATIENCE, self.exchange(method, target, headers, body)).await;
         let answer = answer.ok().flatten();
         if answer.as_ref().is_none_or(|answer| answer.status >= 500) {
             self.connection = None;
@@ -44,7 +55,13 @@ impl Caller {
         answer
     }
 
-    async fn exchange(&mut self, method: &str, target: &str, body: &[u8]) -> Option<Response> {
+    async fn exchange(
+        &mut self,
+        method: &str,
+        target: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> Option<Response> {
         if self.connection.as_ref().is_none_or(|(_, connection)| !connection.is_open()) {
             let (_, address) = self.load.node(self.random.usize(..64));
             let stream = TcpStream::connect(address).await.ok()?;
@@ -53,7 +70,7 @@ impl Caller {
         }
         // One that does not come back is not used again.
         let (address, mut connection) = self.connection.take()?;
-        let answer = connection.call(method, target, body).await.ok();
+        let answer = connection.call(method, target, headers, body).await.ok();
         self.connection = answer.is_some().then_some((address, connection));
         answer
     }

@@ -68,6 +68,14 @@ impl Operation {
             _ => None,
         }
     }
+
+    /// The revision of the change that was made or seen.
+    pub(super) fn revision(&self) -> Option<u64> {
+        match self.end {
+            End::Found(found) => found.map(|(_, revision)| revision),
+            _ => self.acknowledged_at(),
+        }
+    }
 }
 
 /// A line of the file.

@@ -6,14 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::client::Client;
 use super::history::{End, Operation, Request};
+use super::retries::Retries;
 use crate::latency::micros;
-use crate::request_error::{Effect, ErrorKind, RequestError};
-use crate::synod::{Response, SynodConnection};
 use crate::{BenchError, NodeId};
 
 /// Keys in use at a time, and how long: with few operations on each, an order that
@@ -29,8 +28,6 @@ const PATIENCE_MAX: Duration = Duration::from_millis(2_000);
 const WANDER: u32 = 40;
 /// Some hours of full load.
 const OPERATIONS_MAX: usize = 20_000_000;
-/// Attempts at each read at the end.
-const FINAL_ATTEMPTS: u32 = 20;
 
 /// What the clients share with the one who disturbs the cluster.
 #[derive(Debug)]
@@ -47,6 +44,9 @@ pub(super) struct Load {
     processes: AtomicU64,
     log: Mutex<Vec<Operation>>,
     watch: Mutex<Watch>,
+    retries: Mutex<Retries>,
+    /// The newest revision that anybody was told.
+    newest: AtomicU64,
 }
 
 /// The first acknowledgement of a write that was called after some moment.
@@ -70,6 +70,8 @@ impl Load {
             processes: AtomicU64::new(0),
             log: Mutex::default(),
             watch: Mutex::default(),
+            retries: Mutex::default(),
+            newest: AtomicU64::new(0),
         }
     }
 
@@ -128,6 +130,21 @@ impl Load {
         std::mem::take(&mut *self.log())
     }
 
+    /// What became of operations with an idempotency key.
+    pub(super) fn retries(&self) -> MutexGuard<'_, Retries> {
+        self.retries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Somebody was told of this revision.
+    pub(super) fn learn(&self, revision: u64) {
+        self.newest.fetch_max(revision, Ordering::Relaxed);
+    }
+
+    /// The newest one that anybody was told of.
+    pub(super) fn newest_revision(&self) -> u64 {
+        self.newest.load(Ordering::Relaxed)
+    }
+
     fn log(&self) -> MutexGuard<'_, Vec<Operation>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +153,11 @@ impl Load {
         self.watch.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, operation: Operation) {
+    /// An operation has returned.
+    pub(super) fn note(&self, operation: Operation) {
+        if let Some(revision) = operation.revision() {
+            self.learn(revision);
+        }
         if operation.acknowledged_at().is_some() {
             let mut watch = self.watched();
             if operation.called_us >= watch.called_after_us && watch.first_us.is_none() {
@@ -150,7 +171,8 @@ impl Load {
         }
     }
 
-    fn name(&self, key: u64) -> String {
+    /// Of the key of this number, as the store knows it.
+    pub(super) fn name(&self, key: u64) -> String {
         format!("chaos/{:016x}/{key}", self.run)
     }
 
@@ -162,8 +184,15 @@ impl Load {
 
     /// The numbers of an operation and of a process that nobody else has.
     pub(super) fn next_numbers(&self) -> (u64, u64) {
-        let next = |numbers: &AtomicU64| numbers.fetch_add(1, Ordering::Relaxed);
-        (next(&self.numbers), next(&self.processes))
+        (self.next_number(), self.next_process())
+    }
+
+    pub(super) fn next_number(&self) -> u64 {
+        self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn next_process(&self) -> u64 {
+        self.processes.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -202,19 +231,18 @@ pub(super) fn read_all(load: &Arc<Load>, keys: &[u64]) -> Result<u64, BenchError
 }
 
 async fn run_client(load: Arc<Load>, index: usize) {
-    let mut random = fastrand::Rng::with_seed(load.seed ^ ((index as u64 + 1) << 32));
     let mut client = Client::new(load, index);
     // What this client knows of the keys in use.
     let mut known = [None; KEYS];
     let mut epoch = 0;
-    while !client.load.stopped.load(Ordering::Relaxed) {
+    while !client.load.is_stopped() {
         let now = client.load.now_us() / micros(KEYS_LAST);
         if now != epoch {
             (epoch, known) = (now, [None; KEYS]);
         }
-        let slot = random.usize(..known.len());
-        let request = draw(&mut random, known[slot]);
-        let patience = random.u64(micros(PATIENCE_MIN)..micros(PATIENCE_MAX));
+        let slot = client.random.usize(..known.len());
+        let request = draw(&mut client.random, known[slot]);
+        let patience = client.random.u64(micros(PATIENCE_MIN)..micros(PATIENCE_MAX));
         let key = epoch * KEYS as u64 + slot as u64;
         let end = client.operate(key, request, Duration::from_micros(patience)).await;
         match end {
@@ -224,10 +252,10 @@ async fn run_client(load: Arc<Load>, index: usize) {
             End::Deleted(_) | End::Absent => known[slot] = None,
             End::Failed | End::Unknown => client.move_on(),
         }
-        if random.u32(..WANDER) == 0 {
+        if client.random.u32(..WANDER) == 0 {
             client.move_on();
         }
-        sleep(THINK_MAX.mul_f64(random.f64())).await;
+        sleep(THINK_MAX.mul_f64(client.random.f64())).await;
     }
 }
 
@@ -238,169 +266,5 @@ fn draw(random: &mut fastrand::Rng, known: Option<u64>) -> Request {
         (65..75, _) => Request::Delete,
         (75..80, _) | (80.., None) => Request::Create,
         (80.., Some(revision)) => Request::Swap(revision),
-    }
-}
-
-/// One thread of control and its connection.
-struct Client {
-    load: Arc<Load>,
-    process: u64,
-    /// Which node it is with, counted round and round.
-    number: usize,
-    /// With whom it last spoke.
-    node: NodeId,
-    connection: Option<SynodConnection>,
-}
-
-impl Client {
-    fn new(load: Arc<Load>, number: usize) -> Self {
-        let process = load.processes.fetch_add(1, Ordering::Relaxed);
-        let (node, _) = load.node(number);
-        Self { load, process, number, node, connection: None }
-    }
-
-    fn move_on(&mut self) {
-        self.connection = None;
-        self.number += 1;
-    }
-
-    async fn operate(&mut self, key: u64, request: Request, patience: Duration) -> End {
-        let number = self.load.numbers.fetch_add(1, Ordering::Relaxed);
-        let name = self.load.name(key);
-        let called_us = self.load.now_us();
-        let answer = timeout(patience, self.ask(&name, number, request)).await;
-        let returned_us = self.load.now_us();
-        let answer = answer.unwrap_or(Err(RequestError::unknown(ErrorKind::Timeout)));
-        // An answer that came late would be taken for the next request's.
-        if answer.is_err() || !self.connection.as_ref().is_some_and(SynodConnection::is_open) {
-            self.connection = None;
-        }
-        let end = match answer {
-            Ok(response) => end_of(request, &response),
-            Err(error) => end_of_error(request, error),
-        };
-        let (process, node) = (self.process, self.node);
-        self.load.note(Operation {
-            number,
-            process,
-            node,
-            key,
-            request,
-            called_us,
-            returned_us,
-            end,
-        });
-        if end == End::Unknown {
-            self.process = self.load.processes.fetch_add(1, Ordering::Relaxed);
-        }
-        end
-    }
-
-    async fn ask(
-        &mut self,
-        name: &str,
-        number: u64,
-        request: Request,
-    ) -> Result<Response, RequestError> {
-        if self.connection.is_none() {
-            let (node, address) = self.load.node(self.number);
-            self.node = node;
-            let unsent = |_| RequestError::unsent(ErrorKind::Connect);
-            let stream = TcpStream::connect(address).await.map_err(unsent)?;
-            stream.set_nodelay(true).map_err(unsent)?;
-            self.connection = Some(SynodConnection::new(stream, address));
-        }
-        let connection = self.connection.as_mut().expect("it was opened above");
-        let (value, name) = (number.to_string(), name.as_bytes());
-        let value = value.as_bytes();
-        match request {
-            Request::Get => connection.ask("GET", name, "", b"").await,
-            Request::Delete => connection.ask("DELETE", name, "", b"").await,
-            Request::Put => connection.ask("PUT", name, "", value).await,
-            Request::Create => connection.ask("PUT", name, "if-none-match: *\r\n", value).await,
-            Request::Swap(revision) => {
-                let header = format!("if-match: \"{revision}\"\r\n");
-                connection.ask("PUT", name, &header, value).await
-            }
-        }
-    }
-
-    async fn read_finally(&mut self, key: u64) -> bool {
-        for _ in 0..FINAL_ATTEMPTS {
-            let end = self.operate(key, Request::Get, PATIENCE_MAX).await;
-            if matches!(end, End::Found(_)) {
-                return true;
-            }
-            sleep(PATIENCE_MIN).await;
-        }
-        false
-    }
-}
-
-fn end_of_error(request: Request, error: RequestError) -> End {
-    match error.effect {
-        Effect::Unknown if request != Request::Get => End::Unknown,
-        // A read has no effect whatever becomes of it.
-        _ => End::Failed,
-    }
-}
-
-/// What an answer says. One that makes no sense counts as not understood.
-fn end_of(request: Request, response: &Response) -> End {
-    let refused = || end_of_error(request, response.refusal());
-    match (request, response.status) {
-        (Request::Get, 200) => match (number_in(&response.body), response.revision) {
-            (Some(value), Some(revision)) => End::Found(Some((value, revision))),
-            // Nobody wrote such a value: the check will say so.
-            _ => End::Found(Some((u64::MAX, 0))),
-        },
-        (Request::Get, 404) => End::Found(None),
-        (Request::Delete, 200) => deleted_at(&response.body).map_or(End::Unknown, End::Deleted),
-        (Request::Delete, 404) => End::Absent,
-        (Request::Put | Request::Create | Request::Swap(_), 200 | 201) => {
-            response.revision.map_or(End::Unknown, End::Stored)
-        }
-        (Request::Create | Request::Swap(_), 412) => End::Mismatch(response.revision),
-        _ => refused(),
-    }
-}
-
-fn number_in(body: &[u8]) -> Option<u64> {
-    std::str::from_utf8(body).ok()?.parse().ok()
-}
-
-fn deleted_at(body: &[u8]) -> Option<u64> {
-    let document: serde_json::Value = serde_json::from_slice(body).ok()?;
-    document.get("revision")?.as_u64()
-}
-
-#[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-
-    use super::*;
-
-    fn end(request: Request, status: u16, revision: Option<u64>, body: &'static str) -> End {
-        end_of(request, &Response { status, revision, body: Bytes::from_static(body.as_bytes()) })
-    }
-
-    #[test]
-    fn answers_are_understood_by_their_request_and_status() {
-        assert_eq!(end(Request::Get, 200, Some(4), "17"), End::Found(Some((17, 4))));
-        assert_eq!(end(Request::Get, 404, None, ""), End::Found(None));
-        assert_eq!(end(Request::Put, 201, Some(4), "{}"), End::Stored(4));
-        assert_eq!(end(Request::Delete, 200, None, r#"{"revision":9}"#), End::Deleted(9));
-        assert_eq!(end(Request::Delete, 404, None, "{}"), End::Absent);
-        assert_eq!(end(Request::Swap(3), 412, Some(4), "{}"), End::Mismatch(Some(4)));
-        assert_eq!(end(Request::Create, 412, Some(4), "{}"), End::Mismatch(Some(4)));
-    }
-
-    #[test]
-    fn what_may_have_had_effect_is_unknown_and_a_strange_value_is_found() {
-        assert_eq!(end(Request::Put, 503, None, r#"{"outcome":"unknown"}"#), End::Unknown);
-        assert_eq!(end(Request::Put, 503, None, r#"{"outcome":"not_applied"}"#), End::Failed);
-        assert_eq!(end(Request::Get, 503, None, r#"{"outcome":"unknown"}"#), End::Failed);
-        assert_eq!(end(Request::Put, 200, None, "{}"), End::Unknown);
-        assert_eq!(end(Request::Get, 200, Some(4), "xyz"), End::Found(Some((u64::MAX, 0))));
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::caller::Caller;
 use super::load::Load;
+use super::retries::{Attempts, draw_header, note_status};
 use crate::BenchError;
 use crate::request_error::Effect;
 use crate::synod::Response;
@@ -128,10 +129,19 @@ async fn run(mut caller: Caller) -> Vec<Transaction> {
         let (number, _) = caller.load.next_numbers();
         let pair = pair as u64;
         let body = body(&caller.load, pair, number, wish).to_string();
+        let header = match wish {
+            Wish::Look => None,
+            Wish::Change { .. } => draw_header(&caller.load, number, &mut caller.random),
+        };
         let called_us = caller.load.now_us();
-        let answer = caller.ask("POST", "/v1/txn", body.as_bytes()).await;
+        let told = match header {
+            Some(header) => persist(&mut caller, wish, &header, &body).await,
+            None => attempt(&mut caller, wish, "", &body).await,
+        };
         let returned_us = caller.load.now_us();
-        let told = answer.map_or(Told::Unknown, |answer| told(wish, &answer));
+        if let Told::Changed(revision, _) | Told::Seen(revision, _) = told {
+            caller.load.learn(revision);
+        }
         match told {
             Told::Changed(revision, _) => *first = Some(revision),
             Told::Seen(_, [seen, _]) => *first = seen.map(|(_, revision)| revision),
@@ -141,6 +151,32 @@ async fn run(mut caller: Caller) -> Vec<Transaction> {
         sleep(THINK_MAX.mul_f64(caller.random.f64())).await;
     }
     all
+}
+
+/// Sends it until somebody says what became of it, or it is too late for that.
+async fn persist(caller: &mut Caller, wish: Wish, header: &str, body: &str) -> Told {
+    let mut told = attempt(caller, wish, header, body).await;
+    let mut attempts = Attempts::new(&caller.load);
+    while told == Told::Unknown && attempts.again(&mut caller.random).await {
+        told = match attempt(caller, wish, header, body).await {
+            // This attempt had no effect. Of those before it that says nothing.
+            Told::Refused => Told::Unknown,
+            told => told,
+        };
+    }
+    match told {
+        Told::Unknown => {}
+        Told::Changed(revision, _) => attempts.settle(Some(revision)),
+        Told::Seen(..) | Told::Refused => attempts.settle(None),
+    }
+    told
+}
+
+async fn attempt(caller: &mut Caller, wish: Wish, header: &str, body: &str) -> Told {
+    let answer = caller.ask_with("POST", "/v1/txn", header, body.as_bytes()).await;
+    let Some(answer) = answer else { return Told::Unknown };
+    note_status(&caller.load, answer.status);
+    told(wish, &answer)
 }
 
 fn draw(random: &mut fastrand::Rng, known: Option<u64>) -> Wish {

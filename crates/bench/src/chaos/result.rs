@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::fault::{Class, Kind};
 use super::leases::Leases;
 use super::quorums::Quorums;
+use super::retries::Retries;
 use super::transactions::Transactions;
 use super::watches::Watches;
 use crate::table::{self, Table, count, or_dash};
@@ -77,6 +78,8 @@ pub struct ChaosResult {
     pub leases: Leases,
     /// What became of transactions over two keys.
     pub transactions: Transactions,
+    /// What was sent again under an idempotency key.
+    pub retries: Retries,
     /// How often a node ended because its disk was full, which it may.
     pub stops_for_space: u64,
     /// The faults in their order.
@@ -128,6 +131,11 @@ impl ChaosResult {
         lines.row(["transactions that saw two keys", &count(seen)]);
         lines.row(["transactions without effect", &count(refused)]);
         lines.row(["transactions unknown", &count(unknown)]);
+        let Retries { with_key, sent_again, settled, remembered, .. } = self.retries;
+        lines.row(["changes under an idempotency key", &count(with_key)]);
+        lines.row(["of these sent again", &count(sent_again)]);
+        lines.row(["of these told what became of them", &count(settled)]);
+        lines.row(["of these done before they were sent again", &count(remembered)]);
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }

@@ -347,6 +347,22 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_sent_again_has_effect_once() {
+        let (transactions, mut events) = good();
+        let event = |revision, key: &str, put| Event { revision, key: key.to_owned(), put };
+        events.extend([event(7, "a", Some(8)), event(7, "b", Some(8)), event(8, "a", Some(5))]);
+        let mut other = transactions.clone();
+        other.push(transaction(8, change(Must::BeAnything, false), Told::Unknown));
+        assert_eq!(findings(&other, &events[..8]), 0);
+        events.push(event(8, "b", None));
+        assert_eq!(
+            findings(&other, &events),
+            1,
+            "number 5 nobody was told of, and it is there twice"
+        );
+    }
+
+    #[test]
     fn what_others_were_told_before_counts() {
         let (transactions, events) = good();
         let known = [(transactions[1].called_us - 1, 4)].into_iter();

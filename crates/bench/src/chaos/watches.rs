@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use super::history::{End, Operation, Request};
 use super::leases;
 use super::load::Load;
+use super::stream::{Body, Told};
 use crate::BenchError;
 
 /// Under load somebody writes all the time. A node that is silent for so long is left.
@@ -31,8 +31,6 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(60);
 /// More than this many of a watch say nothing new.
 const FINDINGS_MAX: usize = 5;
-/// A line of a stream that is longer is none of ours.
-const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// A change as a watch told it: the number that was put, or that the key was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,88 +242,6 @@ impl Said {
     }
 }
 
-/// What comes over a connection.
-#[derive(Debug, PartialEq, Eq)]
-enum Told {
-    Status(u16),
-    Event { name: String, id: Option<u64>, data: String },
-    End,
-}
-
-/// An answer in chunks, as far as it has come.
-#[derive(Default)]
-struct Body {
-    raw: BytesMut,
-    is_begun: bool,
-    /// Bytes of the chunk that are not here yet, with the line end behind it.
-    chunk_left: usize,
-    text: BytesMut,
-    name: String,
-    id: Option<u64>,
-    data: String,
-}
-
-impl Body {
-    /// The next part that is complete.
-    fn next(&mut self) -> Result<Option<Told>, String> {
-        if !self.is_begun {
-            return self.take_head();
-        }
-        loop {
-            while let Some(line) = take_line(&mut self.text)? {
-                if let Some(name) = line.strip_prefix("event: ") {
-                    self.name = name.to_owned();
-                } else if let Some(id) = line.strip_prefix("id: ") {
-                    self.id = id.parse().ok();
-                } else if let Some(data) = line.strip_prefix("data: ") {
-                    self.data = data.to_owned();
-                } else if line.is_empty() && !self.name.is_empty() {
-                    let (name, data) =
-                        (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
-                    return Ok(Some(Told::Event { name, id: self.id.take(), data }));
-                }
-            }
-            if self.chunk_left == 0 {
-                let Some(size) = take_line(&mut self.raw)? else { return Ok(None) };
-                let size = usize::from_str_radix(&size, 16)
-                    .map_err(|_| format!("{size:?} is no length of a chunk"))?;
-                if size == 0 {
-                    return Ok(Some(Told::End));
-                }
-                self.chunk_left = size + 2;
-            }
-            if self.raw.is_empty() {
-                return Ok(None);
-            }
-            // The line end behind a chunk is none of its text.
-            let length = self.raw.len().min(self.chunk_left);
-            let text = length.min(self.chunk_left.saturating_sub(2));
-            self.text.extend_from_slice(&self.raw[..text]);
-            self.raw.advance(length);
-            self.chunk_left -= length;
-        }
-    }
-
-    fn take_head(&mut self) -> Result<Option<Told>, String> {
-        let end = self.raw.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-        let Some(end) = end else { return Ok(None) };
-        let head = self.raw.split_to(end + 4);
-        let status = head.get(9..12).and_then(|status| std::str::from_utf8(status).ok());
-        let status = status.and_then(|status| status.parse().ok());
-        self.is_begun = true;
-        status.map(Told::Status).map(Some).ok_or_else(|| "an answer without status".to_owned())
-    }
-}
-
-fn take_line(text: &mut BytesMut) -> Result<Option<String>, String> {
-    let Some(end) = text.iter().position(|byte| *byte == b'\n') else {
-        let is_endless = text.len() > LINE_BYTES_MAX;
-        return if is_endless { Err("a line without end".to_owned()) } else { Ok(None) };
-    };
-    let line = text.split_to(end + 1);
-    Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()))
-}
-
 /// What the watches of a run were told that cannot be, or were not told.
 pub(super) fn check(
     seen: &[Seen],
@@ -337,6 +253,7 @@ pub(super) fn check(
         let mut own: Vec<String> = one.violations.clone();
         own.extend(out_of_order(&one.events));
         own.extend(not_as_asked(&one.events, operations, &key_of));
+        own.extend(had_effect_twice(&one.events, operations, &key_of));
         own.truncate(FINDINGS_MAX);
         found.extend(own.into_iter().map(|what| format!("watch {}: {what}", number + 1)));
     }
@@ -366,7 +283,7 @@ fn out_of_order(events: &[Event]) -> Option<String> {
     None
 }
 
-/// Each change is one that somebody asked for, and what was acknowledged is there.
+/// Each put is one that somebody asked for, and what was acknowledged is there.
 fn not_as_asked(
     events: &[Event],
     operations: &[Operation],
@@ -378,22 +295,14 @@ fn not_as_asked(
     let mut found = Vec::new();
     let writes: BTreeMap<u64, &Operation> =
         operations.iter().map(|operation| (operation.number, operation)).collect();
-    let mut deletes: BTreeMap<u64, Vec<End>> = BTreeMap::new();
-    for one in operations.iter().filter(|one| one.request == Request::Delete) {
-        deletes.entry(one.key).or_default().push(one.end);
-    }
     for ((key, revision), put) in &told {
-        let is_asked = match put {
-            Some(number) => writes.get(number).is_some_and(|one| {
-                let is_so = one.end == End::Unknown || one.end == End::Stored(*revision);
-                one.key == *key && one.writes_value() && is_so
-            }),
-            None => deletes.get(key).is_some_and(|ends| {
-                ends.contains(&End::Unknown) || ends.contains(&End::Deleted(*revision))
-            }),
-        };
+        let Some(number) = put else { continue };
+        let is_asked = writes.get(number).is_some_and(|one| {
+            let is_so = one.end == End::Unknown || one.end == End::Stored(*revision);
+            one.key == *key && one.writes_value() && is_so
+        });
         if !is_asked {
-            found.push(format!("key {key} had {put:?} at revision {revision}, nobody asked"));
+            found.push(format!("key {key} had {number} at revision {revision}, nobody asked"));
         }
     }
     for one in operations {
@@ -410,50 +319,49 @@ fn not_as_asked(
     found
 }
 
+/// However often it was sent: each value was put once at most. Deletes do not say whose they are, so
+/// those that nobody was told of are counted: no more than there are deletes of which nobody knows.
+fn had_effect_twice(
+    events: &[Event],
+    operations: &[Operation],
+    key_of: impl Fn(&str) -> Option<u64>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let deletes = operations.iter().filter(|one| one.request == Request::Delete);
+    let acknowledged: BTreeSet<(u64, u64)> =
+        deletes.clone().filter_map(|one| Some((one.key, one.acknowledged_at()?))).collect();
+    let mut unknown: BTreeMap<u64, u64> = BTreeMap::new();
+    for one in deletes.filter(|one| one.end == End::Unknown) {
+        *unknown.entry(one.key).or_default() += 1;
+    }
+    let mut puts: BTreeMap<u64, u64> = BTreeMap::new();
+    for event in events {
+        let Some(key) = key_of(&event.key) else { continue };
+        let revision = event.revision;
+        match event.put {
+            Some(number) => {
+                if let Some(before) = puts.insert(number, revision) {
+                    found.push(format!(
+                        "key {key} had {number} at revisions {before} and {revision}"
+                    ));
+                }
+            }
+            None if acknowledged.contains(&(key, revision)) => {}
+            None => match unknown.get_mut(&key).filter(|left| **left > 0) {
+                Some(left) => *left -= 1,
+                None => {
+                    found.push(format!("key {key} was deleted at revision {revision} by nobody"))
+                }
+            },
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::NodeId;
-
-    const STREAM: &[u8] = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
-        2c\r\nid: 1\nevent: progress\ndata: {\"revision\":1}\n\n\r\n\
-        10\r\nevent: put\ndata:\r\ne\r\n {\"a\":1}\n\nid: \r\n\
-        1f\r\n3\nevent: delete\ndata: {\"b\":2}\n\n\r\n0\r\n\r\n";
-
-    fn told(parts: impl Iterator<Item = &'static [u8]>) -> Vec<Told> {
-        let mut body = Body::default();
-        let mut all = Vec::new();
-        for part in parts {
-            body.raw.extend_from_slice(part);
-            while let Some(told) = body.next().expect("it can be read") {
-                let is_end = told == Told::End;
-                all.push(told);
-                if is_end {
-                    return all;
-                }
-            }
-        }
-        all
-    }
-
-    #[test]
-    fn a_stream_is_read_however_it_is_cut() {
-        let event = |name: &str, id, data: &str| Told::Event {
-            name: name.to_owned(),
-            id,
-            data: data.to_owned(),
-        };
-        let expected = [
-            Told::Status(200),
-            event("progress", Some(1), "{\"revision\":1}"),
-            event("put", None, "{\"a\":1}"),
-            event("delete", Some(3), "{\"b\":2}"),
-            Told::End,
-        ];
-        for length in 1..=STREAM.len() {
-            assert_eq!(told(STREAM.chunks(length)), expected, "parts of {length} bytes");
-        }
-    }
 
     fn event(revision: u64, key: &str, put: Option<u64>) -> Event {
         Event { revision, key: key.to_owned(), put }
@@ -515,6 +423,17 @@ mod tests {
         let mut strange = events.clone();
         strange[1].put = Some(4);
         assert!(findings(strange, &operations) > 0, "what was refused had effect");
+        let mut again = events.clone();
+        again.push(event(5, "7", Some(2)));
+        assert!(findings(again, &operations) > 0, "what nobody was told of was put twice");
+        let mut again = events.clone();
+        again.push(event(5, "7", None));
+        assert!(findings(again.clone(), &operations) > 0, "it was deleted twice");
+        let mut unknown = operations.clone();
+        unknown.push(operation(5, Request::Delete, End::Unknown));
+        assert_eq!(findings(again.clone(), &unknown), 0, "by one of whom nobody knows");
+        again.push(event(6, "7", None));
+        assert!(findings(again, &unknown) > 0, "that one deleted once");
         let mut untold = operations.clone();
         untold.push(operation(5, Request::Put, End::Stored(5)));
         assert!(findings(events, &untold) > 0, "what was acknowledged is not told");
