@@ -7,6 +7,7 @@
     bench/life.py away        a follower misses two million writes and comes back
     bench/life.py restart     each node in turn is stopped and started again, the leader, too
     bench/life.py stall       the leader's disk takes no more syncs (needs strace)
+    bench/life.py compact     a long history is forgotten at once
     bench/life.py all         all of these, one after the other
 
 Starts nodes of its own in a temporary folder in the current one, which should be on a
@@ -324,6 +325,53 @@ def away(arguments):
             "per_s_meanwhile": bench.per_s(times["started"], times["ready"])}
 
 
+def compact(arguments):
+    """1,000 keys are written again and again, and rounds in which nearly all of the history is forgotten in
+    the middle take turns with others. Nothing is forgotten by itself."""
+    seconds, count, rounds = (2, 1, []) if arguments.quick else (10, 8, [])
+    keep = "[history]\nkeep_ms = 86400000\nrevisions_max = 100000000\n"
+    with Cluster(arguments, [1, 2, 3], keep) as cluster:
+        leader = cluster.leader()
+        path = os.path.join(cluster.folder, "cluster.json")
+        with open(path, "w") as file:
+            nodes = [{"id": id, "pid": None, "client_url": cluster.url(id)} for id in cluster.running]
+            json.dump({"nodes": nodes}, file)
+        command = [cluster.synod, "bench", "throughput", "--cluster", path, "--to-node", str(leader), "--keys", "1000",
+                   "--duration-s", str(seconds), "--warm-up-s", "2", "--json"]
+
+        def write(forgets):
+            load = cluster.load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            forgotten = 0
+            if forgets:
+                time.sleep(2 + seconds / 2)
+                status = cluster.status(leader)
+                upto = status["revision"] - 1000
+                body = json.dumps({"revision": upto}).encode()
+                with urllib.request.urlopen(cluster.url(leader) + "/v1/compact", body, 10) as answer:
+                    forgotten = json.load(answer)["compacted_revision"] - write.kept_from
+                write.kept_from += forgotten
+            told, _ = load.communicate()
+            if load.returncode:
+                sys.exit("the load failed")
+            writes = json.loads(told)["writes"]
+            return {"per_s": round(writes["per_s"]), "forgotten": forgotten,
+                    **{f"{name}_ms": round(writes["latency"][f"{name}_us"] / 1000, 1) for name in ("p50", "p999", "max")}}
+
+        write.kept_from = 0
+        write(False)
+        for number in range(count):
+            for forgets in (False, True) if number % 2 == 0 else (True, False):
+                rounds.append(write(forgets))
+                say(f"compact {number + 1} of {count}: {rounds[-1]}")
+        cluster.load = None
+        equal = cluster.equal_states()
+    of = lambda forgets, name: statistics.median(row[name] for row in rounds if (row["forgotten"] > 0) == forgets)
+    return {"ratio_of_medians": round(of(True, "per_s") / of(False, "per_s"), 3),
+            "per_s_without_with": (of(False, "per_s"), of(True, "per_s")),
+            "p999_ms_without_with": (of(False, "p999_ms"), of(True, "p999_ms")),
+            "slowest_ms_without_with": (of(False, "max_ms"), of(True, "max_ms")), "equal_states": equal, "rounds": rounds}
+
+
 def show(name, answer):
     """Single figures first, then a line for each event."""
     print(f"\n{name}")
@@ -336,7 +384,8 @@ def show(name, answer):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    modes = {"transfer": transfer, "grow": grow, "snapshot": snapshot, "away": away, "restart": restart, "stall": stall}
+    modes = {"transfer": transfer, "grow": grow, "snapshot": snapshot, "away": away, "restart": restart, "stall": stall,
+             "compact": compact}
     parser.add_argument("mode", choices=[*modes, "all"])
     parser.add_argument("--synod", default="target/release/synod")
     parser.add_argument("--base-port", type=int, default=23200)

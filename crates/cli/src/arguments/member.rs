@@ -26,8 +26,9 @@ pub(crate) enum Member {
     /// answers there the others reach it where it was. When it is the leader that has moved
     /// already, name with --endpoints where all nodes are now.
     Move(MoveMember),
-    /// Set how many nodes make a quorum. When after it no node may fail any more, this
-    /// wants --force.
+    /// Set how many nodes make a quorum. Fewer acceptances make writes quicker and put what was
+    /// acknowledged on fewer disks; more promises let fewer nodes be down when a leader is
+    /// elected. When after it no node may fail any more, this wants --force.
     Quorums(Quorums),
 }
 
@@ -97,11 +98,11 @@ pub(crate) struct MoveMember {
 /// `synod member quorums`.
 #[derive(Args, Debug)]
 pub(crate) struct Quorums {
-    /// Promises that make a leader. Both together must be more than the voters: with
-    /// fewer for one, the cluster survives fewer failures for the other.
+    /// Promises that make a leader: so many voters must be up when it is elected. Both together
+    /// must be more than the voters.
     #[arg(long, value_name = "COUNT")]
     pub(crate) promise: u32,
-    /// Acceptances that choose a value.
+    /// Acceptances that choose a value: so many disks have it before it is acknowledged.
     #[arg(long, value_name = "COUNT")]
     pub(crate) accept: u32,
     /// Also when it is risky, as the refusal says.
