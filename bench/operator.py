@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""What docs/operations.md tells an operator, done to a cluster while 64 clients write.
+"""What docs/operations.md tells an operator, done to a cluster, most of it while 64 clients write.
 
     bench/operator.py [--synod target/release/synod] [--next target/debug/synod-next] [--flips 100]
 
 Each of three nodes is killed and replaced in turn; a node's folder is wiped and the node replaced
-where it was; bits of a dead node's state are flipped, as many as --flips, and then bits of all its
-files; every node goes over to the other release and back, if there is one; a backup is restored
-elsewhere; and all nodes are killed and one of them recovered. Each command is the one that the docs
+where it was; bits of all files of a dead node are flipped, as many as --flips, and then bits of
+another one's state; every node goes over to the other release and back, if there is one. When the clients are done a backup is restored
+elsewhere, and all nodes are killed and one of them recovered. Each command is the one that the docs
 name. Nothing that was acknowledged may be missing in the end, the states must be equal, and what
 was restored or recovered must be what was there. Says how long each step took.
 Needs Python 3.9, Linux and a real disk. Prints JSON.
@@ -48,6 +48,8 @@ class Operated(Cluster):
                 file.write(text)
 
     def kill(self, id):
+        if self.running[id].poll() is not None:
+            sys.exit(f"node {id} ended by itself: {self.log(id)[-2000:]}")
         self.running[id].kill()
         self.gone(id)
 
@@ -103,13 +105,12 @@ def one_is_wiped(cluster, load):
     cluster.step(f"the folder of node {old} was wiped, {new} is where it was", load, begin)
 
 
-def bits_are_flipped(cluster, load, flips, draw, part):
+def bits_are_flipped(cluster, load, flips, draw, id, part):
     """The node is started again as long as it asks for that; if it names a command, that is given."""
-    begin, id = now(), 5
+    begin = now()
     cluster.kill(id)
-    data = cluster.data(id)
-    files = [os.path.join(folder, name) for folder, _, names in os.walk(os.path.join(data, part)) for name in names
-             if folder != data]
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(os.path.join(cluster.data(id), part))
+             for name in names]
     files = [path for path in files if os.path.getsize(path)]
     sizes = [os.path.getsize(path) for path in files]
     for path in draw.choices(files, sizes, k=flips):
@@ -119,7 +120,7 @@ def bits_are_flipped(cluster, load, flips, draw, part):
             byte = file.read(1)[0]
             file.seek(at)
             file.write(bytes([byte ^ 1 << draw.randrange(8)]))
-    starts, way = 0, "it mended itself"
+    starts, way = 0, "it serves"
     while True:
         starts += 1
         cluster.serve(id)
@@ -130,6 +131,8 @@ def bits_are_flipped(cluster, load, flips, draw, part):
 
         wait_until("the node serves, or ends", over)
         if process.poll() is None:
+            damage = cluster.status(id)["damage"]
+            way += f", and tells: {damage}" if damage else ", and met none of it"
             break
         cluster.gone(id)
         last = cluster.log(id)[-3000:]
@@ -258,8 +261,10 @@ def main():
         load, begin = Load(cluster, [1, 2, 3]), now()
         each_is_replaced(cluster, load)
         one_is_wiped(cluster, load)
-        for part in ("state", ""):
-            bits_are_flipped(cluster, load, arguments.flips, random.Random(arguments.seed), part)
+        draw = random.Random(arguments.seed)
+        bits_are_flipped(cluster, load, arguments.flips, draw, 5, "")
+        # This one stays to the end, when the states are compared.
+        bits_are_flipped(cluster, load, arguments.flips, draw, 6, "state")
         if os.path.exists(arguments.next):
             goes_over(cluster, load, os.path.abspath(arguments.next), "the next release")
             goes_over(cluster, load, arguments.synod, "this release again")

@@ -138,7 +138,7 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
 }
 
-/// Some were done before they were sent again, so the cluster had to remember that.
+/// Some were done before their last attempt, so the cluster had to remember that.
 fn check_retries(results: &[Value]) {
     for count in ["with_key", "sent_again", "settled", "remembered"] {
         let counts = results.iter().map(|result| result["retries"][count].as_u64());

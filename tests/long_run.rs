@@ -34,6 +34,7 @@ case "$*" in
     *recover*) fault kill 8; fault recover 8; recovered="${SURVIVORS:-8}" ;;
     *stall,disk*) fault kill 4; fault stall "${STALLS:-4}"; fault disk "${FULL:-4}" ;;
     *stall*) fault kill 4; fault stall 4 ;;
+    *disk*) fault kill 4; fault disk 4 ;;
     *) fault kill 10 ;;
 esac
 echo "\"backups_checked\": $backups,"; echo "\"recovered_checked\": $recovered,"

@@ -11,6 +11,11 @@ use synod_kv::read::{Change, ChangePage};
 
 use crate::response;
 
+/// What the line with the number of an event takes at the most.
+const ID_BYTES_MAX: usize = 32;
+/// Room for the text of a small event.
+const TEXT_BYTES_MIN: usize = 512;
+
 /// How a watch wants to be told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Format {
@@ -57,22 +62,22 @@ impl Event {
         self.bytes
     }
 
-    /// About what one text of it takes.
-    pub(crate) fn text_bytes(&self) -> usize {
-        self.bytes / 2
-    }
-
     /// Writes it, as the last event of its revision or not.
     pub(crate) fn write(&self, out: &mut Vec<u8>, format: Format, is_last: bool) {
-        let text = self.texts[format.index()].get_or_init(|| {
-            let mut text = Vec::with_capacity(self.text_bytes());
-            write_change(&mut text, &self.change, format);
-            text.into()
-        });
+        let text = self.text(format);
+        out.reserve(text.len() + ID_BYTES_MAX);
         if is_last {
             write_id(out, self.change.revision);
         }
         out.extend_from_slice(text);
+    }
+
+    fn text(&self, format: Format) -> &[u8] {
+        self.texts[format.index()].get_or_init(|| {
+            let mut text = Vec::with_capacity(TEXT_BYTES_MIN);
+            write_change(&mut text, &self.change, format);
+            text.into()
+        })
     }
 }
 

@@ -28,7 +28,7 @@ use crate::limits::Limits;
 use crate::replica::Replica;
 use crate::watch::event::Event;
 use crate::watch::index::{Index, Range, WatchId};
-use crate::watch::pace::pause;
+use crate::watch::pace::{Found, pause};
 
 /// Changes that one look passes by at most. Between two looks others have their turn.
 pub(crate) const VISITS_MAX: usize = 2_000;
@@ -78,6 +78,8 @@ struct State {
     index: Index,
     live: Live,
     last_id: WatchId,
+    /// How full the fullest queue was since the last look, in percent.
+    fill: u64,
     is_stopping: bool,
 }
 
@@ -171,6 +173,13 @@ impl Queue {
         self.items.len() + events <= events_max && (is_one || self.bytes + bytes <= bytes_max)
     }
 
+    /// How full it is, in percent.
+    fn fill(&self, limits: (usize, usize)) -> u64 {
+        let (events_max, bytes_max) = limits;
+        let of = |part: usize, whole: usize| part.saturating_mul(100) / whole.max(1);
+        of(self.items.len(), events_max).max(of(self.bytes, bytes_max)) as u64
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -186,6 +195,7 @@ impl Hub {
             index: Index::default(),
             live: Live::default(),
             last_id: 0,
+            fill: 0,
             is_stopping: false,
         };
         Self {
@@ -311,8 +321,9 @@ impl Hub {
             while self.hand_out(look) {
                 tokio::task::yield_now().await;
             }
-            let passed = self.awaited().map_or(0, |now| now.0.saturating_sub(next.0));
-            sleep_until(begun + pause(passed, begun - last)).await;
+            let revisions = self.awaited().map_or(0, |now| now.0.saturating_sub(next.0));
+            let found = Found { revisions, since: begun - last, fill: self.take_fill() };
+            sleep_until(begun + pause(found)).await;
             last = begun;
         }
     }
@@ -321,6 +332,10 @@ impl Hub {
     fn awaited(&self) -> Option<Revision> {
         let state = lock(&self.state);
         (state.live.all > 0).then_some(state.next.revision)
+    }
+
+    fn take_fill(&self) -> u64 {
+        std::mem::take(&mut lock(&self.state).fill)
     }
 
     /// Reads a page and hands it out. Tells whether there is more.
@@ -438,7 +453,8 @@ impl Hub {
                 if let Some(watch) = state.watches.get(&id)
                     && let Some(events) = events
                 {
-                    self.put(watch, revision, events, &mut state.live);
+                    let fill = self.put(watch, revision, events, &mut state.live);
+                    state.fill = state.fill.max(fill);
                 }
             }
             visits += std::mem::take(&mut revision_visits);
@@ -458,25 +474,34 @@ impl Hub {
         }
     }
 
-    /// Puts all that a watch is told of a revision into its queue, or nothing of it.
-    fn put(&self, watch: &Watch, revision: Revision, events: Vec<Arc<Event>>, live: &mut Live) {
+    /// Puts all that a watch is told of a revision into its queue, or nothing of it. Tells how full
+    /// that is, in percent.
+    fn put(
+        &self,
+        watch: &Watch,
+        revision: Revision,
+        events: Vec<Arc<Event>>,
+        live: &mut Live,
+    ) -> u64 {
         let mut queue = watch.queue();
         match queue.mode {
             Mode::Live(from) if from <= revision => {}
-            Mode::Live(_) | Mode::Behind(_) => return,
+            Mode::Live(_) | Mode::Behind(_) => return 0,
         }
         let bytes = events.iter().map(|event| event.bytes()).sum();
         let limits = (self.queue_events_max, self.queue_bytes_max);
         let has_room = queue.has_room(events.len(), bytes, limits);
         if !has_room || self.held.load(Relaxed) > self.held_bytes_max {
             drop(queue);
-            return self.fall_behind(watch, revision, live);
+            self.fall_behind(watch, revision, live);
+            return 100;
         }
         let last = events.len() - 1;
         let items = events.into_iter().enumerate();
         queue.bytes += bytes;
         queue.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
         queue.wake();
+        queue.fill(limits)
     }
 
     /// Has a live watch read by itself from this revision on.

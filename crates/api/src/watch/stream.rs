@@ -105,8 +105,7 @@ impl<R: Replica> Stream<R> {
             match follower.poll_turn(task, ANSWER_BYTES_FREE) {
                 Poll::Ready(Turn::Stop) => return self.end(stopping()),
                 Poll::Ready(Turn::Items(items)) => {
-                    let bytes = items.iter().map(|item| item.event.text_bytes()).sum();
-                    let mut text = Vec::with_capacity(bytes);
+                    let mut text = Vec::new();
                     for item in &items {
                         item.event.write(&mut text, self.format, item.is_last);
                     }

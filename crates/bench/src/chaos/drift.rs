@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::control::Sentence;
+use super::control::{Copied, Sentence};
 use super::fault::{Class, Fault, Kind};
 use super::rush::Rush;
 use super::{POLL, PROBE_TIMEOUT, Run};
@@ -114,15 +114,27 @@ impl Run<'_> {
     /// or was found right. No other can tell a node that it is wrong.
     fn wait_witnesses(&mut self, met: &[NodeId]) -> Result<bool, BenchError> {
         let voters = self.nodes.len();
-        self.wait("the state of a node that copied it was not found right", |run| {
-            let mut witnesses = 0;
+        let mut others = Vec::new();
+        let is_so = self.wait("the state of a node that copied it was not found right", |run| {
+            others.clear();
             for node in run.nodes.clone().iter().filter(|node| !met.contains(&node.id)) {
                 let is_ready = run.control.ready(Protocol::Synod, node.id)?;
-                let is_witness = run.control.copied(node.id)?.is_found_right;
-                witnesses += usize::from(is_ready && is_witness);
+                others.push((node.id, is_ready, run.control.copied(node.id)?, applied(node)));
             }
-            Ok(witnesses > voters / 2)
-        })
+            let is_witness = |(_, is_ready, copied, _): &&(_, bool, Copied, _)| {
+                *is_ready && copied.is_found_right
+            };
+            Ok(others.iter().filter(is_witness).count() > voters / 2)
+        })?;
+        if !is_so {
+            for (node, is_ready, Copied { upto, is_found_right }, applied) in others {
+                self.violations.push(format!(
+                    "node {node}: ready {is_ready}, applied {applied:?}, copied up to slot {upto}, \
+                     found right {is_found_right}"
+                ));
+            }
+        }
+        Ok(is_so)
     }
 
     /// Writes a key that no client reads.

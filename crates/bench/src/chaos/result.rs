@@ -135,7 +135,7 @@ impl ChaosResult {
         lines.row(["changes under an idempotency key", &count(with_key)]);
         lines.row(["of these sent again", &count(sent_again)]);
         lines.row(["of these told what became of them", &count(settled)]);
-        lines.row(["of these done before they were sent again", &count(remembered)]);
+        lines.row(["of these done before their last attempt", &count(remembered)]);
         if self.faults.iter().any(|fault| fault.class == Class::Disk) {
             lines.row(["nodes ended by a full disk", &count(self.stops_for_space)]);
         }

@@ -155,7 +155,17 @@ impl Cluster {
                 self.moved.push(url.clone());
             }
         }
-        self.talk_to(&urls_of(&self.members));
+        // Where a member was, another cluster may be by now.
+        let Ok(known) = talk::client(&urls_of(&self.members), self.timeout_ms) else { return };
+        let mut others = Vec::new();
+        for (place, url) in known.endpoints().iter().enumerate() {
+            let status = known.status_of(place).await;
+            if status.is_ok_and(|status| status.cluster != self.members.cluster) {
+                continue;
+            }
+            others.push(url.clone());
+        }
+        self.talk_to(&others);
     }
 
     /// Talks to these nodes, and first of all to those that have moved.
