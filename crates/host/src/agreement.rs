@@ -43,6 +43,8 @@ pub(crate) struct Agreement {
     own: VecDeque<(Slot, u64)>,
     /// Up to here the state is another node's work.
     copied_upto: Slot,
+    /// Up to here it was another node's work, and was found right.
+    found_right_upto: Slot,
     told: BTreeMap<NodeId, Told>,
     found: Option<Disagreement>,
     /// What a majority of several voters said against this node.
@@ -70,6 +72,7 @@ impl Agreement {
             configuration,
             own: VecDeque::new(),
             copied_upto,
+            found_right_upto: Slot::ZERO,
             told: BTreeMap::new(),
             found: None,
             contradicted: None,
@@ -114,6 +117,12 @@ impl Agreement {
     /// Up to here the state is another node's work, and was not found right yet.
     pub(crate) fn copied_upto(&self) -> Slot {
         self.copied_upto
+    }
+
+    /// Up to here the state was another node's work and was found right in this life. It only
+    /// grows, so whoever looks now and then misses nothing.
+    pub(crate) fn found_right_upto(&self) -> Slot {
+        self.found_right_upto
     }
 
     /// The first difference that was found since a majority agreed with this node.
@@ -169,7 +178,8 @@ impl Agreement {
         if voters.len() > 1 && (is_majority(with_me) || alike == voters.len()) {
             self.agreed_upto = agreed_upto.max(slot);
             if self.copied_upto <= self.agreed_upto {
-                self.copied_upto = Slot::ZERO;
+                let found_right = std::mem::replace(&mut self.copied_upto, Slot::ZERO);
+                self.found_right_upto = self.found_right_upto.max(found_right);
             }
             self.found.take_if(|found| found.slot <= slot);
             return;
@@ -447,5 +457,21 @@ mod tests {
         agreement.installed(Slot(12), (Slot(12), 7));
         agreement.receive(PEER, (Slot(12), 7), Slot(5));
         assert_eq!(agreement.agreed_upto(), Slot(8), "one of the two is a copy again");
+    }
+
+    /// A state comes and is found right at once, by what the peers told before: who looks only later
+    /// sees that it was.
+    #[test]
+    fn that_a_copy_was_found_right_is_seen_by_whoever_looks_late() {
+        let mut agreement = new(ME, of(3, &[]));
+        for peer in [2, 3] {
+            agreement.receive(NodeId(peer), (Slot(8), 1), Slot::ZERO);
+        }
+        assert_eq!(agreement.found_right_upto(), Slot::ZERO);
+        agreement.installed(Slot(5), (Slot(4), 9));
+        agreement.applied((Slot(8), 1));
+        assert_eq!((agreement.copied_upto(), agreement.found_right_upto()), (Slot::ZERO, Slot(5)));
+        agreement.installed(Slot(12), (Slot(8), 1));
+        assert_eq!((agreement.copied_upto(), agreement.found_right_upto()), (Slot(12), Slot(5)));
     }
 }

@@ -329,11 +329,10 @@ impl Host {
         self.agreement.agreed_upto()
     }
 
-    /// Up to this slot the state came from another node, and nobody has found it right yet;
-    /// slot zero if it is as good as this node's own work.
+    /// Up to which slot the state was another node's work and was found right in this life.
     #[must_use]
-    pub fn state_copied_upto(&self) -> Slot {
-        self.agreement.copied_upto()
+    pub fn state_found_right_upto(&self) -> Slot {
+        self.agreement.found_right_upto()
     }
 
     /// What waits at this moment.

@@ -10,11 +10,12 @@ use crate::shared::OwnerView;
 use crate::upkeep::UpkeepTask;
 
 /// Has it kept that what came from a peer was found right: the next life need not find out
-/// anew. `copied_upto` is what the host said last.
-pub(crate) fn tell_found_right(host: &Host, copied_upto: &mut Slot, upkeep: &Sender<UpkeepTask>) {
-    let before = std::mem::replace(copied_upto, host.state_copied_upto());
-    if before > Slot::ZERO && *copied_upto == Slot::ZERO {
-        let _ = upkeep.send(UpkeepTask::FoundRight { slot: before });
+/// anew. `told` is what was kept last.
+pub(crate) fn tell_found_right(host: &Host, told: &mut Slot, upkeep: &Sender<UpkeepTask>) {
+    let slot = host.state_found_right_upto();
+    if slot > *told {
+        *told = slot;
+        let _ = upkeep.send(UpkeepTask::FoundRight { slot });
     }
 }
 

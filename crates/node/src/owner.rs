@@ -80,8 +80,8 @@ pub(crate) struct Owner {
     actions: Vec<Action>,
     answers: Vec<Answer>,
     snapshot_at: Instant,
-    /// As the host said last.
-    copied_upto: Slot,
+    /// Up to here it was kept that what came from a peer was found right.
+    found_right_upto: Slot,
     is_stopping: bool,
     /// The journal was last given a group that is soon written.
     is_lone: bool,
@@ -125,7 +125,7 @@ impl Owner {
     ) -> Self {
         let Core { host, applied, membership, written } = core;
         Owner {
-            copied_upto: host.state_copied_upto(),
+            found_right_upto: Slot::ZERO,
             host,
             clock,
             transport,
@@ -428,7 +428,7 @@ impl Owner {
             }
         }
         difference::tell(&self.host, &self.shared.owner, &self.workers.upkeep);
-        difference::tell_found_right(&self.host, &mut self.copied_upto, &self.workers.upkeep);
+        difference::tell_found_right(&self.host, &mut self.found_right_upto, &self.workers.upkeep);
         self.shared.owner.set_leader(leader);
         self.shared.owner.no_disk_room.store(!self.host.has_disk_room(), Relaxed);
         self.snapshot_at = Instant::now() + SNAPSHOT_EVERY;
