@@ -98,7 +98,7 @@ impl Default for Limits {
             batches_max: 16,
             watches_max: 10_000,
             watch_progress_ms: 15_000,
-            watch_queue_events_max: 256,
+            watch_queue_events_max: 1_024,
             watch_queue_bytes_max: 1024 * 1024,
             watch_held_bytes_max: 32 * 1024 * 1024,
             range_delete_keys_max: 10_000,

@@ -122,3 +122,29 @@ fn one_look_puts_so_much_into_queues_at_most() {
         assert_eq!(watch.queue().take(usize::MAX).len() as u64, revisions);
     }
 }
+
+/// What lies in queues counts for the node also where all of them share the events.
+#[test]
+fn many_watches_that_take_nothing_hold_no_more_than_all_may() {
+    let limits = Limits { watch_held_bytes_max: 300_000, ..Limits::default() };
+    let (watches, revisions) = (1_000, 100);
+    let machine = written_often(revisions);
+    let hub = Hub::new(&limits);
+    let all: Vec<_> = (0..watches)
+        .map(|_| {
+            let all = Range { start: Bytes::new(), end: None };
+            let watch = hub.open(all, false, ChangePoint::at(Revision(1)));
+            assert!(hub.join(&watch));
+            watch
+        })
+        .collect();
+    while hub.hand_out(|query, wanted| changes_where(machine.map(), query, |key| wanted.has(key))) {
+    }
+    let held = all.iter().map(|watch| watch.queue().len() * size_of::<usize>()).sum::<usize>();
+    assert!(held > 0 && held < limits.watch_held_bytes_max, "{held}");
+    assert!(hub.held_bytes() < limits.watch_held_bytes_max + 10_000, "{}", hub.held_bytes());
+    for watch in all {
+        hub.close(&watch);
+    }
+    assert_eq!(hub.held_bytes(), 0);
+}

@@ -39,6 +39,8 @@ const LOOK_VISITS_MAX: usize = 20_000;
 const REVISION_VISITS_MAX: usize = 1 << 20;
 /// Keys and values that one look brings.
 const LOOK_BYTES_MAX: usize = 1 << 20;
+/// What an item takes in a queue, beside its event.
+const ITEM_BYTES: usize = size_of::<Item>();
 /// After a look that was not told of anything new.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the replica is asked to wait for something new at a time.
@@ -105,8 +107,10 @@ pub(crate) struct Watch {
 #[derive(Debug)]
 pub(crate) struct Queue {
     items: VecDeque<Item>,
-    /// Bytes of the items.
+    /// Bytes of their events.
     bytes: usize,
+    /// What all queues hold: the items of this one, and each event once.
+    held: Arc<AtomicUsize>,
     pub(crate) mode: Mode,
     pub(crate) waker: Option<Waker>,
     pub(crate) is_stopping: bool,
@@ -150,6 +154,15 @@ impl Watch {
 }
 
 impl Queue {
+    /// Puts the events of a revision behind the others.
+    fn put(&mut self, events: Vec<Arc<Event>>, bytes: usize) {
+        self.held.fetch_add(events.len() * ITEM_BYTES, Relaxed);
+        self.bytes += bytes;
+        let last = events.len() - 1;
+        let items = events.into_iter().enumerate();
+        self.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
+    }
+
     /// Takes items of about so many bytes.
     pub(crate) fn take(&mut self, bytes_max: usize) -> Vec<Item> {
         let (mut items, before) = (Vec::new(), self.bytes);
@@ -159,11 +172,23 @@ impl Queue {
             self.bytes -= item.event.bytes();
             items.push(item);
         }
+        self.held.fetch_sub(items.len() * ITEM_BYTES, Relaxed);
         if self.items.is_empty() {
             // What was bought for a rush is not kept for the quiet.
             self.items.shrink_to(4);
         }
         items
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn clear(&mut self) {
+        self.held.fetch_sub(self.items.len() * ITEM_BYTES, Relaxed);
+        self.items.clear();
+        self.bytes = 0;
     }
 
     /// Whether so many more events of so many bytes fit. One always does.
@@ -184,6 +209,12 @@ impl Queue {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -216,8 +247,9 @@ impl Hub {
         state.last_id += 1;
         let is_stopping = state.is_stopping;
         let mode = Mode::Behind(at);
-        let (items, bytes) = (VecDeque::new(), 0);
-        let queue = Mutex::new(Queue { items, bytes, mode, waker: None, is_stopping });
+        let (items, bytes, held) = (VecDeque::new(), 0, Arc::clone(&self.held));
+        let queue = Queue { items, bytes, held, mode, waker: None, is_stopping };
+        let queue = Mutex::new(queue);
         let watch = Arc::new(Watch { id: state.last_id, range, previous, queue });
         state.index.insert(watch.id, watch.range.clone());
         state.watches.insert(watch.id, Arc::clone(&watch));
@@ -272,8 +304,7 @@ impl Hub {
     pub(crate) fn leave(&self, watch: &Watch, at: ChangePoint) {
         let mut state = lock(&self.state);
         let mut queue = watch.queue();
-        queue.items.clear();
-        queue.bytes = 0;
+        queue.clear();
         if let Mode::Live(_) = std::mem::replace(&mut queue.mode, Mode::Behind(at)) {
             state.live.count_out(watch);
         }
@@ -496,10 +527,7 @@ impl Hub {
             self.fall_behind(watch, revision, live);
             return 100;
         }
-        let last = events.len() - 1;
-        let items = events.into_iter().enumerate();
-        queue.bytes += bytes;
-        queue.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
+        queue.put(events, bytes);
         queue.wake();
         queue.fill(limits)
     }
