@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """What ten thousand watches at the leader cost the writes, on this machine.
 
-    bench/watches.py [--synod target/release/synod] [--watches 10000] [--rounds 20]
+    bench/watches.py [--synod target/release/synod] [--watches 10000] [--rounds 20] [--plain]
 
 Of the watches 100 are on keys that change, the others on keys that never do. 64 clients
 write to 1,000 keys at the leader, so a tenth of the writes is watched. The reader has
 the lowest priority. Rounds without and with the watches take turns on one cluster; the ratio of the medians counts, and the
 median of the ratios of each two is told beside it.
 History is kept for a second and not for five minutes: its compaction is most of what nodes do
-under such a load, and makes rounds that are alike differ by twice as much.
+under such a load, and makes rounds that are alike differ by twice as much. With --plain
+neither is done: history is kept as by default, and the reader has the priority of the nodes.
 The nodes' CPU time for a write is told as well, which varies less on a busy machine. Fails
 if the watches of changing keys saw another number of changes than the leader says it told,
 or one of the others saw any. Needs Python 3.9, Linux, a limit of open
@@ -37,11 +38,11 @@ def key(number):
     return b"k%031d" % number
 
 
-def read_all_day(pipe, port, count):
+def read_all_day(pipe, port, count, priority):
     """The watchers, in a process of their own: they take what comes and count events."""
     # They stand for clients on other machines, which take no core away from a node at the moment
     # when it sends. It is as in a network: what is not taken at once waits in the sockets.
-    os.nice(19)
+    os.nice(priority)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     poll, sockets, events, rests = select.epoll(), {}, {}, {}
     for number in range(count):
@@ -73,9 +74,9 @@ def read_all_day(pipe, port, count):
 
 
 class Watchers:
-    def __init__(self, port, count):
+    def __init__(self, port, count, priority):
         self.pipe, theirs = multiprocessing.Pipe()
-        self.process = multiprocessing.Process(target=read_all_day, args=(theirs, port, count), daemon=True)
+        self.process = multiprocessing.Process(target=read_all_day, args=(theirs, port, count, priority), daemon=True)
         self.process.start()
         if not self.pipe.poll(120) or self.pipe.recv() != "all have begun":
             sys.exit("not all watches began within 120 s")
@@ -119,13 +120,13 @@ def memory_kib(pid):
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def round_with_watches(cluster, leader, count, seconds):
-    pid, before = cluster.running[leader].pid, cluster.metrics(leader)
+def round_with_watches(cluster, leader, arguments):
+    pid, before, count = cluster.running[leader].pid, cluster.metrics(leader), arguments.watches
     kib = memory_kib(pid)
-    watchers = Watchers(cluster.port + leader, count)
+    watchers = Watchers(cluster.port + leader, count, 0 if arguments.plain else 19)
     kib = memory_kib(pid) - kib
     readers_cpu_s = cpu_s([watchers.process])
-    wrote = write(cluster, leader, seconds)
+    wrote = write(cluster, leader, arguments.seconds)
     # While the clients wrote: connecting is no part of it.
     readers_cpu_s = cpu_s([watchers.process]) - readers_cpu_s
     told = [0]
@@ -153,6 +154,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--base-port", type=int, default=23000)
+    parser.add_argument("--plain", action="store_true", help="history and the reader's priority as they come")
     parser.add_argument("--keep", action="store_true", help="keep the nodes' data and logs")
     arguments = parser.parse_args()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -160,7 +162,7 @@ def main():
     if not WATCHED <= arguments.watches <= limit - 100:
         sys.exit(f"--watches: {WATCHED} to {limit - 100} here (ulimit -n)")
     without, with_watches = [], []
-    with Cluster(arguments, [1, 2, 3], SHORT_HISTORY) as cluster:
+    with Cluster(arguments, [1, 2, 3], "" if arguments.plain else SHORT_HISTORY) as cluster:
         leader = cluster.leader()
         # A cluster is fastest before it has anything to compact: that is no round.
         write(cluster, leader, 30)
@@ -169,7 +171,7 @@ def main():
             # or warms up favours neither.
             for watched in (False, True) if number % 2 == 0 else (True, False):
                 if watched:
-                    with_watches.append(round_with_watches(cluster, leader, arguments.watches, arguments.seconds))
+                    with_watches.append(round_with_watches(cluster, leader, arguments))
                 else:
                     without.append(write(cluster, leader, arguments.seconds))
                 say(f"round {number + 1} of {arguments.rounds}: {with_watches[-1] if watched else without[-1]}")

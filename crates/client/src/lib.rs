@@ -76,8 +76,8 @@ pub use options::{
 };
 pub use scan::Scan;
 pub use synod_kv::http::{
-    AddMemberBody, ChangeMemberBody, DamageBody, DamagedPart, EventKind, LeaderHint, MemberBody,
-    MemberRole, MembersBody, Problem, ProblemKind, QuorumsBody, StatusBody,
+    AddMemberBody, ChangeMemberBody, DamageBody, DamagedPart, Encoding, EventKind, LeaderHint,
+    MemberBody, MemberRole, MembersBody, Problem, ProblemKind, QuorumsBody, RoleName, StatusBody,
 };
 pub use synod_kv::{Condition, LeaseId, Relation, Revision};
 pub use target::percent_encode;
