@@ -7,6 +7,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use synod_kv::http::ValueText;
 use synod_kv::read::{self, ChangeQuery, ReadError};
 use synod_kv::{
     Command, Compare, Entry, IdempotencyKey, KeyRecord, LeaseId, Operation, Outcome, Relation,
@@ -37,8 +38,8 @@ pub(crate) struct Paper {
     /// The lease was made for this claim alone.
     pub(crate) own: bool,
     /// What the holder says.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    pub(crate) value: Option<ValueText>,
 }
 
 /// A claim as it was found.

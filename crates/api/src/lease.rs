@@ -266,7 +266,11 @@ async fn renew_many<R: Replica>(
         let ttls_ms = keep_alive(context, asked, deadline).await?;
         leases.extend(ids.into_iter().zip(ttls_ms).map(|(id, ttl_ms)| KeptLease { id, ttl_ms }));
     }
-    context.hold(response::json(StatusCode::OK, &KeptBody { leases }))
+    context.hold(response::json(StatusCode::OK, &KeptBody { leases })).map_err(|problem| {
+        problem
+            .after("The leases were renewed; to renew them again does no harm.")
+            .with_effect_unknown()
+    })
 }
 
 /// Renews leases.

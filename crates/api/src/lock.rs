@@ -16,6 +16,7 @@ use crate::call::{self, Deadline, Name};
 use crate::claim::{self, Claim, Office, Paper, Turn};
 use crate::context::Context;
 use crate::lease::{self, decode, ttl_of};
+use crate::operation;
 use crate::problem::{Kind, Problem};
 use crate::refusal::{lease_not_found, refused};
 use crate::release;
@@ -70,9 +71,7 @@ async fn look<R: Replica>(
         lease: holder.as_ref().map(|claim| claim.lease.0),
         token: holder.as_ref().map(|claim| claim.token.0),
         remaining_ms: holder.as_ref().and_then(|c| context.replica.lease_left_ms(c.lease)),
-        value: holder
-            .and_then(|claim| claim.paper.value)
-            .map(|value| ValueText::new(value.as_bytes(), Encoding::Text)),
+        value: holder.and_then(|claim| claim.paper.value),
         waiters,
     };
     Ok(response::json(StatusCode::OK, &body))
@@ -91,7 +90,7 @@ enum Under {
 struct Wish {
     office: Office,
     under: Under,
-    value: Option<String>,
+    value: Option<ValueText>,
     wait: Duration,
     /// The name of the lease, if the request has one.
     name: Option<(Name, &'static str, Bytes)>,
@@ -148,14 +147,22 @@ async fn take<R: Replica>(
             return Err(Problem::new(kind, detail));
         }
     };
-    if asked.value.is_some() && kind == "lock" {
+    let has_value = asked.value.is_some() || asked.value_base64.is_some();
+    if has_value && kind == "lock" {
         let detail = "A lock has no \"value\"; an election has.";
         return Err(Problem::new(Kind::UnknownMember, detail));
     }
+    let value = has_value
+        .then(|| {
+            let given = ("value", asked.value, asked.value_base64);
+            operation::value(given, "The claim", &context.limits)
+        })
+        .transpose()?
+        .map(|value| ValueText::new(&value, Encoding::Text));
     let wait = Duration::from_millis(wait_ms);
     let deadline = Deadline::of_waiting(&head.headers, &context.limits, wait)?;
     let name = request_name.map(|of_request| (of_request, kind, name.clone()));
-    let wish = Wish { office, under, value: asked.value, wait, name };
+    let wish = Wish { office, under, value, wait, name };
     let held = hold(context, wish, deadline).await?;
     let revision = Revision(held.token);
     let mut response = response::json(StatusCode::OK, &held);

@@ -15,6 +15,7 @@ mod hub;
 mod index;
 mod pace;
 mod page;
+mod queue;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -70,7 +71,11 @@ pub(crate) async fn answer<R: Replica>(
     let Asked { range, format, wait, .. } = asked;
     let follower = Follower::open(&context.watches, range, format.previous, at);
     match wait {
-        Some(wait) => page::answer(context, follower, format, Instant::now() + wait).await,
+        Some(wait) => {
+            let deadline = Deadline::of_waiting(&head.headers, &context.limits, wait)?;
+            let until = deadline.replica.min(Instant::now() + wait);
+            page::answer(context, follower, format, until).await
+        }
         None => {
             let begin = Revision(at.revision.0.saturating_sub(1));
             Ok(stream::answer(context, follower, format, begin, place))

@@ -23,9 +23,6 @@ pub(crate) fn run(arguments: &Elect) -> Result<(), Failure> {
 fn campaign(arguments: &Campaign) -> Result<(), Failure> {
     let name = bytes_of(&arguments.name);
     let value = value_of(arguments.value.as_ref(), arguments.file.as_deref())?;
-    let value = String::from_utf8(value.into()).map_err(|_| {
-        Failure::usage("the value of an office is text, and this is not UTF-8: encode it first")
-    })?;
     let (options, command) = (options(arguments.claim), arguments.command.clone());
     let is_json = arguments.reach.json;
     let ended = with_client(&arguments.reach, |client| async move {
@@ -80,7 +77,7 @@ fn line(holder: Option<&Holder>, is_json: bool) -> String {
     }
     let Some(holder) = holder else { return format!("{:>8}  nobody", "-") };
     let value = holder.value.as_deref().unwrap_or_default();
-    format!("{:>8}  {}", holder.token.0, shown(value.as_bytes()))
+    format!("{:>8}  {}", holder.token.0, shown(value))
 }
 
 fn resign(arguments: &Resign) -> Result<(), Failure> {

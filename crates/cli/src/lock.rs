@@ -1,7 +1,8 @@
 //! `synod lock`: runs a command while nobody else does.
 
 use serde::Serialize;
-use synod_client::{ClaimOptions, Holder};
+use synod_client::{ClaimOptions, Holder, value_text};
+use synod_kv::http::ValueText;
 
 use crate::arguments::{Claim, Lock};
 use crate::failure::Failure;
@@ -56,24 +57,24 @@ pub(crate) fn leave(ended: End) -> Result<(), Failure> {
 
 /// A holder as JSON.
 #[derive(Serialize)]
-pub(crate) struct HolderJson<'a> {
+pub(crate) struct HolderJson {
     held: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    value: Option<ValueText>,
     waiters: u64,
 }
 
-impl<'a> HolderJson<'a> {
-    pub(crate) fn new(holder: Option<&'a Holder>) -> Self {
+impl HolderJson {
+    pub(crate) fn new(holder: Option<&Holder>) -> Self {
         Self {
             held: holder.is_some(),
             lease: holder.map(|holder| holder.lease.0),
             token: holder.map(|holder| holder.token.0),
-            value: holder.and_then(|holder| holder.value.as_deref()),
+            value: holder.and_then(|holder| holder.value.as_deref()).map(value_text),
             waiters: holder.map_or(0, |holder| holder.waiters),
         }
     }
@@ -91,7 +92,7 @@ pub(crate) fn show(holder: Option<&Holder>, is_json: bool) -> Result<(), Failure
         vec!["waiters".to_owned(), holder.waiters.to_string()],
     ];
     if let Some(value) = &holder.value {
-        rows.insert(0, vec!["value".to_owned(), shown(value.as_bytes())]);
+        rows.insert(0, vec!["value".to_owned(), shown(value)]);
     }
     if let Some(left) = holder.remaining {
         rows.push(vec!["left".to_owned(), time_text(left)]);

@@ -36,7 +36,10 @@ pub(crate) async fn run(url: String) -> Result<(), Box<dyn Error>> {
         return Err("somebody else let the office go".into());
     }
     let holder = observer.next().await?.ok_or("it is elected")?;
-    assert_eq!((holder.token, holder.value.as_deref()), (office.token(), Some("10.0.0.7:9090")));
+    assert_eq!(
+        (holder.token, holder.value.as_deref()),
+        (office.token(), Some(&b"10.0.0.7:9090"[..]))
+    );
 
     office.resign().await?;
     tell(observer.next().await?.as_ref());
@@ -50,7 +53,10 @@ async fn lead(token: Revision) {
 
 fn tell(holder: Option<&Holder>) {
     match holder {
-        Some(holder) => println!("{:?} leads", holder.value.as_deref().unwrap_or_default()),
+        Some(holder) => {
+            let value = holder.value.as_deref().unwrap_or_default();
+            println!("{} leads", String::from_utf8_lossy(value));
+        }
         None => println!("nobody leads"),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use synod_kv::http::{ClaimBody, HeldBody, HolderBody, ProblemKind, ReleasedBody};
+use synod_kv::http::{ClaimBody, HeldBody, HolderBody, ProblemKind, ReleasedBody, ValueText};
 use synod_kv::{LeaseId, Revision};
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use crate::answer_body::{document, garbled, refusal};
 use crate::claimed::Claimed;
 use crate::client::{Client, garbled_write};
 use crate::error::ClientError;
+use crate::json_text::value_text;
 use crate::lease::{post, to_json};
 use crate::options::PutOptions;
 use crate::retry::{Repeat, Times};
@@ -62,7 +63,7 @@ pub struct Holder {
     /// The fencing token.
     pub token: Revision,
     /// What the winner of an election says.
-    pub value: Option<String>,
+    pub value: Option<Bytes>,
     /// How long it is held at the least; only the leader of the cluster knows.
     pub remaining: Option<Duration>,
     /// How many wait for it.
@@ -72,7 +73,7 @@ pub struct Holder {
 /// What the winner of an election says, and the name under which it is said once.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Word<'a> {
-    pub(crate) value: &'a str,
+    pub(crate) value: &'a [u8],
     pub(crate) name: String,
 }
 
@@ -129,7 +130,7 @@ impl Client {
         &self,
         office: Office,
         name: &[u8],
-        value: Option<&str>,
+        value: Option<&[u8]>,
         options: &ClaimOptions,
     ) -> Result<Option<Claimed>, ClientError> {
         let target = office.target(name)?;
@@ -188,12 +189,13 @@ impl Client {
         wait: Duration,
         repeat: &Repeat,
     ) -> Result<Option<Revision>, ClientError> {
-        let body = ClaimBody {
-            ttl: None,
-            lease: Some(lease.0),
-            wait: Some(time_text(wait)?),
-            value: word.map(|word| word.value.to_owned()),
+        let (value, value_base64) = match word.map(|word| value_text(word.value)) {
+            None => (None, None),
+            Some(ValueText::Text(text)) => (Some(text), None),
+            Some(ValueText::Base64(text)) => (None, Some(text)),
         };
+        let (lease, wait_text) = (Some(lease.0), Some(time_text(wait)?));
+        let body = ClaimBody { ttl: None, lease, wait: wait_text, value, value_base64 };
         let message = match word {
             None => post(target.as_str().to_owned(), to_json(&body)),
             Some(Word { name, .. }) => {
@@ -235,11 +237,11 @@ impl Client {
         let (Some(lease), Some(token), true) = (body.lease, body.token, body.held) else {
             return Ok(None);
         };
-        let text = body.value.map(|value| value.to_bytes().and_then(|v| String::from_utf8(v).ok()));
+        let value = body.value.map(|value| value.to_bytes().ok_or_else(garbled)).transpose()?;
         Ok(Some(Holder {
             lease: LeaseId(lease),
             token: Revision(token),
-            value: text.map(|text| text.ok_or_else(garbled)).transpose()?,
+            value: value.map(Bytes::from),
             remaining: body.remaining_ms.map(Duration::from_millis),
             waiters: body.waiters,
         }))

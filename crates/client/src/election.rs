@@ -23,7 +23,7 @@ pub struct Leadership {
     name: Vec<u8>,
     claimed: Claimed,
     /// What was said last, and its name, while nobody knows whether it is.
-    unsettled: Mutex<Option<(String, String)>>,
+    unsettled: Mutex<Option<(String, Vec<u8>)>>,
 }
 
 /// Who leads, whenever that changes.
@@ -51,10 +51,10 @@ impl Client {
     pub async fn campaign(
         &self,
         name: &[u8],
-        value: &str,
+        value: impl AsRef<[u8]>,
         options: &ClaimOptions,
     ) -> Result<Option<Leadership>, ClientError> {
-        let claimed = self.claim(Office::Election, name, Some(value), options).await?;
+        let claimed = self.claim(Office::Election, name, Some(value.as_ref()), options).await?;
         let (client, name) = (self.clone(), name.to_vec());
         let unsettled = Mutex::default();
         Ok(claimed.map(|claimed| Leadership { client, name, claimed, unsettled }))
@@ -107,7 +107,8 @@ impl Leadership {
     /// # Errors
     /// See [`ClientError`]. `Ambiguous` when the value may be said all the same, or may still be:
     /// the next call of this settles that first, so that what is said later stays.
-    pub async fn proclaim(&self, value: &str) -> Result<bool, ClientError> {
+    pub async fn proclaim(&self, value: impl AsRef<[u8]>) -> Result<bool, ClientError> {
+        let value = value.as_ref();
         let mut unsettled = self.unsettled.lock().await;
         if let Some((name, value)) = unsettled.clone() {
             match self.say(name, &value).await {
@@ -119,7 +120,7 @@ impl Leadership {
         }
         let name = self.client.new_name();
         // It is sent for certain only if this future lives on.
-        *unsettled = Some((name.clone(), value.to_owned()));
+        *unsettled = Some((name.clone(), value.to_vec()));
         let said = self.say(name, value).await;
         if !said.as_ref().is_err_and(ClientError::outcome_unknown) {
             *unsettled = None;
@@ -127,7 +128,7 @@ impl Leadership {
         said
     }
 
-    async fn say(&self, name: String, value: &str) -> Result<bool, ClientError> {
+    async fn say(&self, name: String, value: &[u8]) -> Result<bool, ClientError> {
         let target = Office::Election.target(&self.name)?;
         let (word, repeat) = (Word { value, name: name.clone() }, Repeat::Named(name));
         let under = (&target, self.lease());

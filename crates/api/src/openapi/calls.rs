@@ -252,8 +252,10 @@ fn offices(
     ids: [&'static str; 3],
 ) -> Vec<Call> {
     let mut example = json!({"ttl": "30s", "wait": "1s"});
+    let mut of_value: &[Kind] = &[];
     if tag == "elections" {
         example["value"] = json!("10.0.0.7:8080");
+        of_value = &[Kind::BadBase64];
     }
     vec![
         Call::new((Post, path), (tag, ids[0]), "Waits for it, and takes it.")
@@ -266,6 +268,7 @@ fn offices(
             .fails(KEY)
             .fails(NO_LEASE)
             .fails(NO_MORE_LEASES)
+            .fails(of_value)
             .fails(&[Kind::LockHeld]),
         Call::new((Get, path), (tag, ids[1]), "Says who holds it.")
             .and_head()

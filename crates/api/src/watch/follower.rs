@@ -6,8 +6,9 @@ use std::task::{Context as Task, Poll};
 use synod_kv::Revision;
 use synod_kv::read::{ChangePage, ChangePoint, ChangeQuery, ReadError};
 
-use crate::watch::hub::{Hub, Item, Mode, VISITS_MAX, Watch};
+use crate::watch::hub::{Hub, VISITS_MAX, Watch};
 use crate::watch::index::Range;
+use crate::watch::queue::{Item, Mode};
 
 /// A watch, which is open as long as this lives.
 #[derive(Debug)]

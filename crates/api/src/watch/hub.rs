@@ -13,10 +13,9 @@
 //! under the lock that is held while a page is handed out.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::Duration;
 
 use synod_kv::Revision;
@@ -28,7 +27,8 @@ use crate::limits::Limits;
 use crate::replica::Replica;
 use crate::watch::event::Event;
 use crate::watch::index::{Index, Range, WatchId};
-use crate::watch::pace::{Found, pause};
+use crate::watch::pace::{Found, Pace};
+use crate::watch::queue::{Mode, Queue};
 
 /// Changes that one look passes by at most. Between two looks others have their turn.
 pub(crate) const VISITS_MAX: usize = 2_000;
@@ -39,8 +39,8 @@ const LOOK_VISITS_MAX: usize = 20_000;
 const REVISION_VISITS_MAX: usize = 1 << 20;
 /// Keys and values that one look brings.
 const LOOK_BYTES_MAX: usize = 1 << 20;
-/// What an item takes in a queue, beside its event.
-const ITEM_BYTES: usize = size_of::<Item>();
+/// A queue is long that is fuller than that, in percent.
+const LONG_FILL: u64 = 12;
 /// After a look that was not told of anything new.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long the replica is asked to wait for something new at a time.
@@ -80,9 +80,20 @@ struct State {
     index: Index,
     live: Live,
     last_id: WatchId,
-    /// How full the fullest queue was since the last look, in percent.
-    fill: u64,
+    /// What came of it since the pace was set last.
+    told: Told,
     is_stopping: bool,
+}
+
+/// What came of a look.
+#[derive(Default, Debug)]
+struct Told {
+    /// Its number.
+    look: u64,
+    /// How full the fullest queue was of those that had been empty, in percent.
+    fill: u64,
+    /// Watches that were woken.
+    woken: u64,
 }
 
 /// How many watches are handed what happens, and of those, how many want to know what was
@@ -101,36 +112,6 @@ pub(crate) struct Watch {
     /// It wants to know what was before.
     pub(crate) previous: bool,
     queue: Mutex<Queue>,
-}
-
-/// What is between the hub and a watch. The lock of the hub is taken before its lock.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    items: VecDeque<Item>,
-    /// Bytes of their events.
-    bytes: usize,
-    /// What all queues hold: the items of this one, and each event once.
-    held: Arc<AtomicUsize>,
-    pub(crate) mode: Mode,
-    pub(crate) waker: Option<Waker>,
-    pub(crate) is_stopping: bool,
-}
-
-/// How a watch gets what is not in its queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Mode {
-    /// It is handed what happens from this revision on.
-    Live(Revision),
-    /// It reads by itself from here on.
-    Behind(ChangePoint),
-}
-
-/// An event in a queue.
-#[derive(Clone, Debug)]
-pub(crate) struct Item {
-    pub(crate) event: Arc<Event>,
-    /// The last one of its revision for this watch.
-    pub(crate) is_last: bool,
 }
 
 /// The keys that a look is to bring.
@@ -153,71 +134,6 @@ impl Watch {
     }
 }
 
-impl Queue {
-    /// Puts the events of a revision behind the others.
-    fn put(&mut self, events: Vec<Arc<Event>>, bytes: usize) {
-        self.held.fetch_add(events.len() * ITEM_BYTES, Relaxed);
-        self.bytes += bytes;
-        let last = events.len() - 1;
-        let items = events.into_iter().enumerate();
-        self.items.extend(items.map(|(at, event)| Item { event, is_last: at == last }));
-    }
-
-    /// Takes items of about so many bytes.
-    pub(crate) fn take(&mut self, bytes_max: usize) -> Vec<Item> {
-        let (mut items, before) = (Vec::new(), self.bytes);
-        while before - self.bytes < bytes_max
-            && let Some(item) = self.items.pop_front()
-        {
-            self.bytes -= item.event.bytes();
-            items.push(item);
-        }
-        self.held.fetch_sub(items.len() * ITEM_BYTES, Relaxed);
-        if self.items.is_empty() {
-            // What was bought for a rush is not kept for the quiet.
-            self.items.shrink_to(4);
-        }
-        items
-    }
-
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    fn clear(&mut self) {
-        self.held.fetch_sub(self.items.len() * ITEM_BYTES, Relaxed);
-        self.items.clear();
-        self.bytes = 0;
-    }
-
-    /// Whether so many more events of so many bytes fit. One always does.
-    fn has_room(&self, events: usize, bytes: usize, limits: (usize, usize)) -> bool {
-        let (events_max, bytes_max) = limits;
-        let is_one = self.items.is_empty() && events == 1;
-        self.items.len() + events <= events_max && (is_one || self.bytes + bytes <= bytes_max)
-    }
-
-    /// How full it is, in percent.
-    fn fill(&self, limits: (usize, usize)) -> u64 {
-        let (events_max, bytes_max) = limits;
-        let of = |part: usize, whole: usize| part.saturating_mul(100) / whole.max(1);
-        of(self.items.len(), events_max).max(of(self.bytes, bytes_max)) as u64
-    }
-
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
-}
-
-impl Drop for Queue {
-    fn drop(&mut self) {
-        self.clear();
-    }
-}
-
 impl Hub {
     pub(crate) fn new(limits: &Limits) -> Self {
         let state = State {
@@ -226,7 +142,7 @@ impl Hub {
             index: Index::default(),
             live: Live::default(),
             last_id: 0,
-            fill: 0,
+            told: Told::default(),
             is_stopping: false,
         };
         Self {
@@ -246,9 +162,7 @@ impl Hub {
         let mut state = lock(&self.state);
         state.last_id += 1;
         let is_stopping = state.is_stopping;
-        let mode = Mode::Behind(at);
-        let (items, bytes, held) = (VecDeque::new(), 0, Arc::clone(&self.held));
-        let queue = Queue { items, bytes, held, mode, waker: None, is_stopping };
+        let queue = Queue::new(Arc::clone(&self.held), Mode::Behind(at), is_stopping);
         let queue = Mutex::new(queue);
         let watch = Arc::new(Watch { id: state.last_id, range, previous, queue });
         state.index.insert(watch.id, watch.range.clone());
@@ -287,7 +201,7 @@ impl Hub {
         let mut state = lock(&self.state);
         let mut queue = watch.queue();
         let Mode::Behind(at) = queue.mode else { return true };
-        if at.number != 0 || at < state.next || !queue.items.is_empty() {
+        if at.number != 0 || at < state.next || !queue.is_empty() {
             return false;
         }
         if state.live.all == 0 {
@@ -318,7 +232,7 @@ impl Hub {
             Mode::Live(from) => state.next.revision.max(from),
             Mode::Behind(at) => at.revision,
         };
-        queue.items.is_empty().then_some(Revision(next.0.saturating_sub(1)))
+        queue.is_empty().then_some(Revision(next.0.saturating_sub(1)))
     }
 
     /// Has all watches end, also those to come.
@@ -334,7 +248,7 @@ impl Hub {
 
     /// Hands out what happens for as long as it is let.
     pub(crate) async fn run(&self, replica: impl Replica) {
-        let mut last = Instant::now();
+        let mut pace = Pace::new(Instant::now());
         loop {
             let Some(next) = self.awaited() else {
                 self.joined.notified().await;
@@ -353,9 +267,8 @@ impl Hub {
                 tokio::task::yield_now().await;
             }
             let revisions = self.awaited().map_or(0, |now| now.0.saturating_sub(next.0));
-            let found = Found { revisions, since: begun - last, fill: self.take_fill() };
-            sleep_until(begun + pause(found)).await;
-            last = begun;
+            let Told { fill, woken, .. } = self.take_told();
+            sleep_until(pace.next_look(begun, Found { revisions, fill, woken })).await;
         }
     }
 
@@ -365,8 +278,11 @@ impl Hub {
         (state.live.all > 0).then_some(state.next.revision)
     }
 
-    fn take_fill(&self) -> u64 {
-        std::mem::take(&mut lock(&self.state).fill)
+    /// What came of a look; another one begins.
+    fn take_told(&self) -> Told {
+        let mut state = lock(&self.state);
+        let look = state.told.look + 1;
+        std::mem::replace(&mut state.told, Told { look, ..Told::default() })
     }
 
     /// Reads a page and hands it out. Tells whether there is more.
@@ -484,8 +400,7 @@ impl Hub {
                 if let Some(watch) = state.watches.get(&id)
                     && let Some(events) = events
                 {
-                    let fill = self.put(watch, revision, events, &mut state.live);
-                    state.fill = state.fill.max(fill);
+                    self.put(watch, revision, events, (&mut state.live, &mut state.told));
                 }
             }
             visits += std::mem::take(&mut revision_visits);
@@ -505,31 +420,42 @@ impl Hub {
         }
     }
 
-    /// Puts all that a watch is told of a revision into its queue, or nothing of it. Tells how full
-    /// that is, in percent.
+    /// Puts all that a watch is told of a revision into its queue, or nothing of it.
     fn put(
         &self,
         watch: &Watch,
         revision: Revision,
         events: Vec<Arc<Event>>,
-        live: &mut Live,
-    ) -> u64 {
+        (live, told): (&mut Live, &mut Told),
+    ) {
         let mut queue = watch.queue();
         match queue.mode {
             Mode::Live(from) if from <= revision => {}
-            Mode::Live(_) | Mode::Behind(_) => return 0,
+            Mode::Live(_) | Mode::Behind(_) => return,
         }
         let bytes = events.iter().map(|event| event.bytes()).sum();
         let limits = (self.queue_events_max, self.queue_bytes_max);
+        if queue.is_empty() {
+            queue.filled_by = told.look;
+        }
+        // To look more often helps those who take what comes, and not those who are slow.
+        let is_fast = queue.filled_by == told.look;
         let has_room = queue.has_room(events.len(), bytes, limits);
-        if !has_room || self.held.load(Relaxed) > self.held_bytes_max {
+        if !has_room && is_fast && !queue.is_empty() {
+            told.fill = 100;
+        }
+        // Half of all room is left to those who need little.
+        let is_long = queue.fill(limits) > LONG_FILL;
+        let held_max = if is_long { self.held_bytes_max / 2 } else { self.held_bytes_max };
+        if !has_room || self.held.load(Relaxed) > held_max {
             drop(queue);
-            self.fall_behind(watch, revision, live);
-            return 100;
+            return self.fall_behind(watch, revision, live);
         }
         queue.put(events, bytes);
-        queue.wake();
-        queue.fill(limits)
+        if is_fast {
+            told.fill = told.fill.max(queue.fill(limits));
+        }
+        told.woken += u64::from(queue.wake());
     }
 
     /// Has a live watch read by itself from this revision on.

@@ -16,8 +16,9 @@ use synod_kv::{
 use crate::limits::Limits;
 use crate::watch::event::{self, Format};
 use crate::watch::follower::{Follower, Turn};
-use crate::watch::hub::{Hub, Mode};
+use crate::watch::hub::Hub;
 use crate::watch::index::Range;
+use crate::watch::queue::Mode;
 
 const NODES: usize = 2;
 const CLIENTS: usize = 3;

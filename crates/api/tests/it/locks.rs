@@ -537,6 +537,10 @@ async fn what_a_winner_said_under_a_name_is_not_said_again() {
     assert_eq!(look["value"], "one");
 }
 
+async fn shown(server: &Server) -> Value {
+    server.ask("GET /v1/election/boss", "", "").await.json()
+}
+
 #[tokio::test]
 async fn an_election_has_one_winner_who_says_something() {
     let (fake, server) = start().await;
@@ -559,7 +563,13 @@ async fn an_election_has_one_winner_who_says_something() {
     let line = format!("DELETE /v1/election/boss?token={}", won["token"]);
     assert_eq!(server.ask(&line, "", "").await.status, 200);
     assert_eq!(raw.answer().await.status, 200);
-    let look = server.ask("GET /v1/election/boss", "", "").await.json();
-    assert_eq!(look["value"], "node 2");
+    let held = shown(&server).await;
+    assert_eq!(held["value"], "node 2");
+    // What is no text is said and shown in base64; what is, as text.
+    for (given, shown) in [("/w==", ("value_base64", "/w==")), ("bm9kZQ==", ("value", "node"))] {
+        let body = format!("{{\"lease\": {}, \"value_base64\": \"{given}\"}}", held["lease"]);
+        assert_eq!(server.ask("POST /v1/election/boss", "", &body).await.status, 200);
+        assert_eq!(shown(&server).await[shown.0], shown.1);
+    }
     assert_eq!(server.ask("GET /v1/lock/boss", "", "").await.json()["held"], false);
 }

@@ -206,8 +206,7 @@ Examples:
 pub(crate) struct Campaign {
     /// The name of the office.
     pub(crate) name: OsString,
-    /// What others see of who is elected, such as an address: text; `-` reads it from standard
-    /// input.
+    /// What others see of who is elected, such as an address; `-` reads it from standard input.
     #[arg(required_unless_present = "file")]
     pub(crate) value: Option<OsString>,
     /// The value is the content of this file.

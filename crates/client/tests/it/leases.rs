@@ -267,17 +267,17 @@ async fn an_election_is_won_observed_and_laid_down() {
     let options = ClaimOptions { ttl: SHORT, ..ClaimOptions::default() };
     let first = client.campaign(b"primary", "10.0.0.7", &options).await.unwrap().unwrap();
     let told = observer.next().await.unwrap().unwrap();
-    assert_eq!((told.token, told.value.as_deref()), (first.token(), Some("10.0.0.7")));
+    assert_eq!((told.token, told.value.as_deref()), (first.token(), Some(&b"10.0.0.7"[..])));
     assert!(client.campaign(b"primary", "10.0.0.8", &options).await.unwrap().is_none());
     assert!(first.proclaim("10.0.0.9").await.unwrap());
     let told = observer.next().await.unwrap().unwrap();
-    assert_eq!((told.token, told.value.as_deref()), (first.token(), Some("10.0.0.9")));
+    assert_eq!((told.token, told.value.as_deref()), (first.token(), Some(&b"10.0.0.9"[..])));
     assert_eq!(client.leader_of(b"primary").await.unwrap().unwrap().value, told.value);
     first.resign().await.unwrap();
     assert_eq!(observer.next().await.unwrap(), None);
     let second = client.campaign(b"primary", "", &options).await.unwrap().unwrap();
     assert!(second.token() > told.token);
-    assert_eq!(observer.next().await.unwrap().unwrap().value.as_deref(), Some(""));
+    assert_eq!(observer.next().await.unwrap().unwrap().value.as_deref(), Some(&b""[..]));
     assert!(client.depose(b"primary", second.token()).await.unwrap());
     // It is not taken back by who lost it.
     assert!(!second.proclaim("again").await.unwrap());
@@ -408,9 +408,11 @@ async fn a_word_that_comes_late_does_not_take_the_place_of_a_later_one() {
     assert!(office.proclaim("third").await.unwrap());
     say("once", "second").await;
     let said = || async { client.leader_of(b"e").await.unwrap().unwrap().value };
-    assert_eq!(said().await.as_deref(), Some("third"));
+    assert_eq!(said().await.as_deref(), Some(&b"third"[..]));
     say("twice", "fourth").await;
-    assert_eq!(said().await.as_deref(), Some("fourth"));
+    assert_eq!(said().await.as_deref(), Some(&b"fourth"[..]));
+    assert!(office.proclaim(b"\xff\0").await.unwrap());
+    assert_eq!(said().await.as_deref(), Some(&b"\xff\0"[..]));
 }
 
 #[tokio::test]

@@ -131,6 +131,9 @@ pub struct ClaimBody {
     /// What the winner of an election says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
+    /// The same in base64, for what is not text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value_base64: Option<String>,
 }
 
 /// A lock that is held, or an election that was won.
