@@ -131,11 +131,22 @@ fn clusters_that_are_killed_paused_and_cut_apart_keep_their_word() {
         assert!(count >= wanted, "{count} of {class}");
     }
     check_retries(&results);
+    check_watches(&results);
     check_drifts(results.last().expect("that of drifts"));
     let checked = |result: &Value| result["operations"]["checked"].as_u64().expect("a count");
     let checked: u64 = results.iter().map(checked).sum();
     println!("{checked} operations checked, 0 violations");
     assert!(checked >= CHECKED_MIN, "{checked} operations were checked");
+}
+
+/// Events were seen, also by watches that had to go on elsewhere.
+fn check_watches(results: &[Value]) {
+    for count in ["events", "resumed"] {
+        let counts = results.iter().map(|result| result["watches"][count].as_u64());
+        let count_all: u64 = counts.map(|count| count.expect("a count")).sum();
+        println!("watches, {count}: {count_all}");
+        assert!(count_all > 0, "{count}");
+    }
 }
 
 /// Some were done before their last attempt, so the cluster had to remember that.

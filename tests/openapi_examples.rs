@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use support::cluster::TestCluster;
@@ -113,21 +113,27 @@ fn each_example_is_answered_as_the_description_says() {
     let cluster = TestCluster::start(3);
     let document = cluster.request(1, "GET", "/openapi.json", &[], b"").json();
     let mut tokens = BTreeMap::new();
-    let (mut asked, mut went_well) = (0, 0);
+    let (mut asked, mut failing) = (0, BTreeSet::new());
     for operation in Operation::all(&document) {
         // Asked at each node, unless nothing more can come of it.
         let nodes = if operation.is("transfer") { 1 } else { 3 };
+        let mut went_well = false;
         for id in cluster.ids().take(nodes) {
             let answer = ask(&cluster, id, &operation, &operation.target(&tokens));
             asked += 1;
-            went_well += usize::from((200..300).contains(&answer.status));
+            went_well |= (200..300).contains(&answer.status);
             if operation.method == "POST" && answer.status == 200 {
                 let taken = serde_json::from_slice::<Value>(&answer.body).ok();
                 let token = taken.and_then(|taken| taken["token"].as_u64());
                 tokens.extend(token.map(|token| (operation.path, token)));
             }
         }
+        if !went_well {
+            failing.insert(format!("{} {}", operation.method, operation.path));
+        }
     }
     assert!(asked > 100, "{asked} calls");
-    assert!(4 * went_well > 3 * asked, "only {went_well} of {asked} examples came to something");
+    // What was removed by an example before, and a member that nobody has started.
+    let nothing = ["DELETE /v1/kv/{key}", "PUT /v1/cluster/members/{id}"].map(str::to_owned);
+    assert_eq!(failing, BTreeSet::from(nothing), "examples that come to nothing at any node");
 }

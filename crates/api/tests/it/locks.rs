@@ -566,10 +566,11 @@ async fn an_election_has_one_winner_who_says_something() {
     let held = shown(&server).await;
     assert_eq!(held["value"], "node 2");
     // What is no text is said and shown in base64; what is, as text.
-    for (given, shown) in [("/w==", ("value_base64", "/w==")), ("bm9kZQ==", ("value", "node"))] {
+    for (given, member, value) in [("/w==", "value_base64", "/w=="), ("bm9kZQ==", "value", "node")]
+    {
         let body = format!("{{\"lease\": {}, \"value_base64\": \"{given}\"}}", held["lease"]);
         assert_eq!(server.ask("POST /v1/election/boss", "", &body).await.status, 200);
-        assert_eq!(shown(&server).await[shown.0], shown.1);
+        assert_eq!(shown(&server).await[member], value);
     }
     assert_eq!(server.ask("GET /v1/lock/boss", "", "").await.json()["held"], false);
 }

@@ -318,6 +318,10 @@ async fn large_answers_that_nobody_takes_have_a_bound() {
     let put = server.ask("PUT /v1/kv/large?prev", "", &value[..100_000]).await;
     put.assert_problem(503, "overloaded", "unknown");
     assert_eq!(fake.value(b"large").unwrap().len(), 100_000);
+    let ids: Vec<_> = (1_000_000..1_001_000).collect();
+    let body = serde_json::json!({"ids": ids}).to_string();
+    let kept = server.ask("POST /v1/lease/keepalive", "", &body).await;
+    kept.assert_problem(503, "overloaded", "unknown");
     drop(lazy);
     // The room is free again as soon as the server has seen that.
     let mut ticks = tokio::time::interval(std::time::Duration::from_millis(10));

@@ -3,9 +3,10 @@
 use crate::fake::{Fake, Mode};
 use crate::raw::{Raw, Server, request};
 use serde_json::{Value, json};
+use std::time::Duration;
 use synod_api::{Limits, Refused, Replica};
 use synod_kv::{Condition, KvOptions, Operation, Revision};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 /// A watch whose silence does not last for long.
 fn limits() -> Limits {
@@ -435,8 +436,12 @@ async fn a_page_is_answered_as_soon_as_something_happened() {
     let event = json!({"type": "put", "revision": 1, "key": "a/1", "value": "v",
         "create_revision": 1, "mod_revision": 1, "version": 1});
     assert_eq!(page.json(), json!({"events": [event], "revision": 2, "next": "3"}));
-    let empty = server.ask("GET /v1/watch?prefix=a&from=3&wait=10ms", "", "").await;
-    assert_eq!(empty.json(), json!({"events": [], "revision": 2, "next": "3"}));
+    for (wait, header) in [("10ms", ""), ("60s", "Synod-Timeout: 10ms")] {
+        let line = format!("GET /v1/watch?prefix=a&from=3&wait={wait}");
+        let empty = timeout(Duration::from_secs(50), server.ask(&line, header, ""));
+        let empty = empty.await.expect("an answer in time");
+        assert_eq!(empty.json(), json!({"events": [], "revision": 2, "next": "3"}), "{wait}");
+    }
     let address = server.address;
     let waits = tokio::spawn(async move {
         let mut raw = Raw::connect(address).await;
