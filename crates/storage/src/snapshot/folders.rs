@@ -142,6 +142,14 @@ impl StateFolders {
         remove(&self.scrub())
     }
 
+    /// Removes the checkpoint of a backup.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_backup(&self) -> Result<(), SnapshotError> {
+        remove(&self.backup())
+    }
+
     /// The state: the one of the highest slot. It need not exist yet.
     ///
     /// # Errors
