@@ -265,6 +265,7 @@ fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
         "WHOLE gone",
         "REBUILD gone",
         "repair ended",
+        "journal told",
         "mark removed",
     ];
     let cluster = Cluster::with(2, SMALL);

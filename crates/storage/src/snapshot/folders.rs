@@ -313,6 +313,7 @@ impl StateFolders {
     /// # Errors
     /// When the disk refuses.
     pub fn remove_mark(&self, state: &Path) -> Result<(), SnapshotError> {
+        self.step("journal told")?;
         let mark = state.join(MARK);
         match fs::remove_file(&mark) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
