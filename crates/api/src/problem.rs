@@ -68,7 +68,8 @@ impl Problem {
             | Refused::NoLeader
             | Refused::Stopping
             | Refused::NoRoom
-            | Refused::Differs => {
+            | Refused::Differs
+            | Refused::Doubted => {
                 return Self::of(refused);
             }
         };
@@ -87,7 +88,8 @@ impl Problem {
             | Refused::NoLeader
             | Refused::Stopping
             | Refused::NoRoom
-            | Refused::Differs => Self::of(refused),
+            | Refused::Differs
+            | Refused::Doubted => Self::of(refused),
         }
     }
 
@@ -110,6 +112,11 @@ impl Problem {
                 Kind::NotReady,
                 "The state of this node differs from another node's, and one of the two is damaged: \
                  no backup is made of it. Ask another node, and look at the logs.",
+            ),
+            Refused::Doubted => Self::new(
+                Kind::NotReady,
+                "Something of this node's state was found damaged: no backup is made of it. Ask \
+                 another node, and look at the status and the logs.",
             ),
             Refused::NoLeader | Refused::Deadline | Refused::Lost => Self::new(
                 Kind::NoLeader,

@@ -213,6 +213,8 @@ pub enum Refused {
     NoRoom,
     /// The node's state differs from another's, so it gives no backup of it.
     Differs,
+    /// Something of the node's state was found damaged, so it gives no backup of it.
+    Doubted,
 }
 
 impl Refused {
@@ -221,9 +223,12 @@ impl Refused {
     pub fn outcome_unknown(self) -> bool {
         match self {
             Self::Deadline | Self::Lost => true,
-            Self::Overloaded | Self::NoLeader | Self::Stopping | Self::NoRoom | Self::Differs => {
-                false
-            }
+            Self::Overloaded
+            | Self::NoLeader
+            | Self::Stopping
+            | Self::NoRoom
+            | Self::Differs
+            | Self::Doubted => false,
         }
     }
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::backup::BackupError;
+use crate::backup::{BackupError, Taker};
 use crate::clock::Clock;
 use crate::current::CurrentStore;
 use crate::fatal::Fatal;
@@ -32,6 +32,7 @@ use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
 use crate::retirement::{READING, Retirement};
 use crate::roster::Roster;
+use crate::scrub::damage_in;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
 use crate::{backup, metrics, status};
@@ -177,23 +178,59 @@ impl Inner {
     /// Makes a backup for as long as somebody takes it and the node does not end.
     fn write_backup(&self, to: &Sender<Result<Bytes, String>>) {
         let store = self.store.get();
-        let mut pace = Pace::new(self.facts.snapshot_bytes_per_s, std::time::Instant::now());
-        let send = |part: Bytes| {
-            let now = std::time::Instant::now();
-            std::thread::sleep(pace.free_at().saturating_duration_since(now));
-            pace.moved(part.len(), std::time::Instant::now());
-            let differs = self.shared.owner.differs_after().is_some();
-            !differs && !self.shared.is_stopping() && to.blocking_send(Ok(part)).is_ok()
-        };
+        let pace = Pace::new(self.facts.snapshot_bytes_per_s, std::time::Instant::now());
         let origin = (self.facts.cluster, self.facts.node.0);
-        let mut written = backup::write(&store, &self.folders, origin, send);
-        if self.shared.owner.differs_after().is_some() {
-            written = written.and(Err(BackupError::Differs));
+        let mut client = BackupClient { inner: self, pace, to };
+        let mut written = backup::write(&store, &self.folders, origin, &mut client);
+        if let Err(BackupError::Snapshot(error)) = &written
+            && let Some(text) = damage_in(error)
+        {
+            self.retirement.met_damage(text);
+        } else if let Some(doubt) = self.doubt() {
+            written = written.and(Err(doubt));
         }
         if let Err(error) = written {
             tracing::warn!(%error, "a backup ends early");
             let _ = to.blocking_send(Err(error.to_string()));
         }
+    }
+
+    /// Why the state is none for a backup.
+    fn doubt(&self) -> Option<BackupError> {
+        if self.shared.owner.differs_after().is_some() {
+            return Some(BackupError::Differs);
+        }
+        self.fatal.doubts_state().then_some(BackupError::Doubted)
+    }
+}
+
+/// Whoever asked for a backup.
+struct BackupClient<'a> {
+    inner: &'a Inner,
+    /// Of all that is read and sent.
+    pace: Pace,
+    to: &'a Sender<Result<Bytes, String>>,
+}
+
+impl BackupClient<'_> {
+    fn moved(&mut self, bytes: usize) {
+        let now = std::time::Instant::now();
+        std::thread::sleep(self.pace.free_at().saturating_duration_since(now));
+        self.pace.moved(bytes, std::time::Instant::now());
+    }
+}
+
+impl Taker for BackupClient<'_> {
+    fn send(&mut self, part: Bytes) -> bool {
+        self.moved(part.len());
+        let inner = self.inner;
+        let may_go = inner.doubt().is_none() && !inner.shared.is_stopping();
+        may_go && self.to.blocking_send(Ok(part)).is_ok()
+    }
+
+    fn checked(&mut self, bytes: u64) -> bool {
+        self.moved(usize::try_from(bytes).unwrap_or(usize::MAX));
+        !self.inner.shared.is_stopping() && !self.to.is_closed()
     }
 }
 
@@ -272,8 +309,10 @@ impl Replica for Handle {
     fn backup(&self) -> Result<BackupParts, Refused> {
         let (sender, parts) = tokio::sync::mpsc::channel(BACKUP_PARTS_MAX);
         let inner = Arc::clone(&self.inner);
-        if inner.shared.owner.differs_after().is_some() {
-            return Err(Refused::Differs);
+        match inner.doubt() {
+            Some(BackupError::Differs) => return Err(Refused::Differs),
+            Some(_) => return Err(Refused::Doubted),
+            None => {}
         }
         // One at a time: each keeps files that the state does not need any more.
         if inner.backing_up.swap(true, Acquire) {

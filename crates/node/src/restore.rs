@@ -322,11 +322,7 @@ mod tests {
         }
         machine.commit().expect("committed");
         let mut bytes = Vec::new();
-        backup::write(machine.map(), &folders, (7, 1), |part| {
-            bytes.extend_from_slice(&part);
-            true
-        })
-        .expect("written");
+        backup::write(machine.map(), &folders, (7, 1), &mut bytes).expect("written");
         let file = folder.join(format!("{slots}.synod"));
         fs::write(&file, bytes).expect("written");
         file

@@ -310,7 +310,7 @@ impl Reading<'_> {
         match (verified, ended) {
             (_, Some(ended)) => Err(ended),
             (Ok(_), None) => Ok(()),
-            (Err(error), None) => Err(judge(error.to_string())),
+            (Err(error), None) => Err(judged(error.into())),
         }
     }
 
@@ -340,18 +340,19 @@ impl Reading<'_> {
 
 /// What an error in the state means.
 fn judged(error: SnapshotError) -> Ended {
-    match &error {
-        SnapshotError::Store(StoreError::Damaged { .. }) => {
-            Ended::StateDamaged(format!("the state is damaged: {error}"))
-        }
-        _ => judge(error.to_string()),
+    match damage_in(&error) {
+        Some(text) => Ended::StateDamaged(text),
+        None => Ended::NotNow(error.to_string()),
     }
 }
 
-fn judge(message: String) -> Ended {
-    match told_by(&message) {
-        Some(Told::Damage) => Ended::StateDamaged(message),
-        _ => Ended::NotNow(message),
+/// The damage that an error tells of, if it does, in words by which it is known as such.
+pub(crate) fn damage_in(error: &SnapshotError) -> Option<String> {
+    match error {
+        SnapshotError::Store(StoreError::Damaged { .. }) => {
+            Some(format!("the state is damaged: {error}"))
+        }
+        _ => Some(error.to_string()).filter(|text| told_by(text) == Some(Told::Damage)),
     }
 }
 
@@ -377,7 +378,7 @@ fn jitter(interval: Duration) -> Duration {
 }
 
 /// The bytes that this thread has read from files. None where the system does not tell.
-fn bytes_read() -> Option<u64> {
+pub(crate) fn bytes_read() -> Option<u64> {
     let told = fs::read_to_string(READ_SO_FAR).ok()?;
     told.lines().find_map(|line| line.strip_prefix("rchar: "))?.trim().parse().ok()
 }

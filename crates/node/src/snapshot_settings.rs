@@ -16,7 +16,7 @@ pub struct SnapshotSettings {
     /// A peer that was heard within this time does not lose what it still has to fetch.
     pub keep_for_peers_ms: u64,
     /// Bytes that move in a second: those that are sent, those that are fetched, and those
-    /// of a backup.
+    /// of a backup and of the check beside it.
     pub rate_bytes_per_s: u64,
     /// A snapshot that would leave less than this free on the disk is not taken, and
     /// while less is free no journal is kept for others.

@@ -265,6 +265,7 @@ fn a_state_from_a_peer_comes_though_the_node_dies_behind_any_step() {
         "WHOLE gone",
         "REBUILD gone",
         "repair ended",
+        "journal told",
         "mark removed",
     ];
     let cluster = Cluster::with(2, SMALL);
@@ -320,6 +321,38 @@ fn a_state_is_kept_or_made_anew_though_the_node_dies_behind_any_step() {
         dies_behind(settings, step);
         node = cluster.start(0);
         is_done(settings, step);
+        wait_for("a leader", || node.is_leader());
+        has(&node, 1);
+    }
+    stopped(node);
+}
+
+/// The process died while it removed what was set aside: the next start takes back what is left.
+#[test]
+fn a_state_that_was_removed_in_part_is_made_anew() {
+    let cluster = Cluster::new(1);
+    let settings = &cluster.settings[0];
+    let mut node = cluster.start(0);
+    wait_for("a leader", || node.is_leader());
+    put(&node, 0);
+    let (state, aside) = (mark(settings, "state"), mark(settings, "state.damaged"));
+    // In whatever order the folder names its files.
+    for gone in [&["CURRENT", ".sst"][..], &["CURRENT"], &["MANIFEST-"], &[".sst"], &[""]] {
+        stopped(node);
+        fs::rename(&state, &aside).expect("set aside");
+        fs::write(mark(settings, "REBUILD"), DOUBT).expect("written");
+        let mut removed = 0;
+        for file in fs::read_dir(&aside).expect("readable") {
+            let file = file.expect("readable").path();
+            let name = file.to_string_lossy();
+            if gone.iter().any(|part| name.contains(part)) {
+                fs::remove_file(&file).expect("removed");
+                removed += 1;
+            }
+        }
+        assert!(removed >= gone.len(), "{gone:?}");
+        node = cluster.start(0);
+        is_done(settings, gone[0]);
         wait_for("a leader", || node.is_leader());
         has(&node, 1);
     }

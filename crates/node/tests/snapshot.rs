@@ -108,7 +108,8 @@ fn a_snapshot_that_cannot_be_marked_is_fetched_again() {
 
 #[test]
 fn a_crash_at_any_step_of_the_switch_is_survived() {
-    let steps = ["mark written", "switched", "switch durable", "opened", "mark removed"];
+    let steps =
+        ["mark written", "switched", "switch durable", "opened", "journal told", "mark removed"];
     assert_eq!(steps, failpoint::INSTALL_STEPS[3..], "no step is left out");
     let cluster = Cluster::with(3, NO_TAIL);
     let mut nodes: Vec<Node> = cluster.start_all();

@@ -7,7 +7,7 @@ use std::io;
 use std::path::Path;
 
 /// The steps of an installation, in their order. See [`crate::snapshot`].
-pub const INSTALL_STEPS: [&str; 8] = [
+pub const INSTALL_STEPS: [&str; 9] = [
     "arrival begun",
     "file received",
     "arrival verified",
@@ -15,6 +15,7 @@ pub const INSTALL_STEPS: [&str; 8] = [
     "switched",
     "switch durable",
     "opened",
+    "journal told",
     "mark removed",
 ];
 

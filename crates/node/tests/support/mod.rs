@@ -63,6 +63,7 @@ impl Cluster {
         Node::start(&self.settings[index]).expect("the node starts")
     }
 
+    #[allow(dead_code, reason = "each test file uses its own part")]
     pub(crate) fn start_all(&self) -> Vec<Node> {
         (0..self.settings.len()).map(|index| self.start(index)).collect()
     }

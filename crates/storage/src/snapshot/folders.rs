@@ -142,6 +142,14 @@ impl StateFolders {
         remove(&self.scrub())
     }
 
+    /// Removes the checkpoint of a backup.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn remove_backup(&self) -> Result<(), SnapshotError> {
+        remove(&self.backup())
+    }
+
     /// The state: the one of the highest slot. It need not exist yet.
     ///
     /// # Errors
@@ -305,6 +313,7 @@ impl StateFolders {
     /// # Errors
     /// When the disk refuses.
     pub fn remove_mark(&self, state: &Path) -> Result<(), SnapshotError> {
+        self.step("journal told")?;
         let mark = state.join(MARK);
         match fs::remove_file(&mark) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

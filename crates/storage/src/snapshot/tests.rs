@@ -132,7 +132,7 @@ fn a_crash_at_any_step_leaves_the_old_state_or_the_new_one() {
         assert!(!left.is_empty(), "{step}");
         let names = fs::read_dir(&data).expect("readable").count();
         assert_eq!(names, 1, "{step}: one state, nothing else");
-        let is_new = ["switched", "switch durable", "mark removed"].contains(&step);
+        let is_new = ["switched", "switch durable", "journal told", "mark removed"].contains(&step);
         let found = machine(&state);
         assert_eq!(found.applied_slot(), if is_new { 900 } else { 50 }, "{step}");
         assert_eq!(listed(found.map()) == before, !is_new, "{step}");
