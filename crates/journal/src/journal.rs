@@ -235,6 +235,12 @@ impl Journal {
         self.begin_segment(0).or_else(|error| self.fail(error.into()))
     }
 
+    /// Whether something was written into the present segment since it was begun.
+    #[must_use]
+    pub fn newest_holds_anything(&self) -> bool {
+        self.active.used > 1 // The first sector is the header.
+    }
+
     /// The values of `first..=last` that are known as chosen, consecutive from `first`,
     /// up to the one with which `bytes_max` is reached. Fewer, or none, when they are
     /// gone or not recorded as chosen.

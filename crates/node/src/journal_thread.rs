@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use synod_journal::{Journal, JournalError};
@@ -31,6 +31,9 @@ pub(crate) enum JournalTask {
     Truncate(Slot),
     /// The file that is written is damaged: go on in another one.
     BeginNext,
+    /// All is to be read, and only what another file follows is: go on in another one if the
+    /// present one holds anything, and say when that is done.
+    FinishFile(Sender<()>),
     /// End, when everything before is done.
     Stop,
 }
@@ -141,10 +144,14 @@ impl JournalThread {
             }
             JournalTask::Load(load) => self.loads.push_back(load),
             JournalTask::Truncate(upto) => self.truncate = self.truncate.max(Some(upto)),
-            JournalTask::BeginNext => {
+            JournalTask::BeginNext => self.begin_next()?,
+            JournalTask::FinishFile(done) => {
                 self.sync()?;
-                self.journal.begin_next()?;
-                self.report_segments();
+                if self.journal.newest_holds_anything() {
+                    self.begin_next()?;
+                }
+                // Who does not wait any more is ending.
+                let _ = done.send(());
             }
             JournalTask::Stop => self.is_stopping = true,
         }
@@ -159,6 +166,13 @@ impl JournalThread {
         let took_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.shared.journal.sync_us_max.fetch_max(took_us, Relaxed);
         self.report(Report::Persisted(durable));
+        self.report_segments();
+        Ok(())
+    }
+
+    fn begin_next(&mut self) -> Result<(), JournalError> {
+        self.sync()?;
+        self.journal.begin_next()?;
         self.report_segments();
         Ok(())
     }
@@ -183,9 +197,7 @@ impl JournalThread {
         if !std::mem::replace(&mut self.has_left_damage, true) {
             let text = format!("a peer asked for what is damaged: {error}");
             self.fatal.report_damaged_journal(text);
-            self.sync()?;
-            self.journal.begin_next()?;
-            self.report_segments();
+            self.begin_next()?;
         }
         Ok(())
     }

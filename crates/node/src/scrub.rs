@@ -1,15 +1,15 @@
 //! The scrub thread: it reads everything that is not written any more, to find what the
 //! disk lost before it is needed.
 //!
-//! The journal's full files and a checkpoint of the state are read from the disk itself,
-//! at a bounded rate. What is damaged is never repaired in place: the node is told, ends in
+//! The journal's full files (the one that is written is ended first) and a checkpoint of the
+//! state are read from the disk itself, at a bounded rate. What is damaged is never repaired in place: the node is told, ends in
 //! an orderly way, and its next start mends it from the state or from a peer. A node whose state
 //! nobody could replace now goes on meanwhile, and says so.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -208,6 +208,7 @@ impl Scrub {
     /// What is in the way of the journal's reading is not in that of the state's.
     fn read_all(&self) -> Result<u64, Ended> {
         let mut reading = Reading { scrub: self, pace: None, bytes: 0 };
+        reading.finish_file();
         // The journal may be written where it is read; what is really damaged stays so.
         let journal = match reading.read_journal() {
             Err(Ended::JournalDamaged(_) | Ended::NewestDamaged(_)) => reading.read_journal(),
@@ -254,6 +255,20 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    /// Has the journal go on in another file, so that all that it holds until now is in files
+    /// which are read. The next file takes room, so where there is little the present one is
+    /// read when it is full, or at a start.
+    fn finish_file(&self) {
+        if self.has_no_room() {
+            return;
+        }
+        let (done, waits) = channel();
+        // A thread that is gone has reported why; the node is ending.
+        if self.scrub.journal_tasks.send(JournalTask::FinishFile(done)).is_ok() {
+            let _ = waits.recv();
+        }
+    }
+
     fn read_journal(&mut self) -> Result<(), Ended> {
         let Scrub { journal, lineage, .. } = self.scrub;
         drop_cached(journal).map_err(|error| Ended::NotNow(error.to_string()))?;
@@ -396,8 +411,6 @@ fn drop_cached(folder: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Sender, channel};
-
     use synod_kv::{KvOptions, StateMachine};
     use synod_storage::StoreOptions;
 

@@ -2,6 +2,8 @@
 //! chunk by chunk, beside live traffic. What is in no log any more comes with the
 //! state of a peer, a snapshot.
 
+use alloc::collections::BTreeMap;
+
 use crate::{Fetch, NodeId, Slot, Time};
 
 /// The state of a node that misses chosen slots.
@@ -11,14 +13,15 @@ pub(crate) struct Catchup {
     open: Option<Open>,
     /// Since when the chosen prefix has been behind without moving.
     behind: Option<(Slot, Time)>,
-    /// Peers that failed us go to the end of the line.
-    last_failed: Option<NodeId>,
+    /// Peers that failed us go to the end of the line: by the nonce of the last request that
+    /// each did not serve, until it serves one or nothing is missing.
+    failed: BTreeMap<NodeId, u64>,
     /// Nobody could be asked when this was last tried: heartbeats wake it.
     blocked: bool,
     /// The peer whose state is on its way.
     snapshot: Option<NodeId>,
-    /// The last peer whose state did not come, and when that was known.
-    no_snapshot: Option<(NodeId, Time)>,
+    /// The peers whose states did not come, and when that was known last, until one comes.
+    no_snapshot: BTreeMap<NodeId, Time>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -46,10 +49,10 @@ impl Catchup {
             nonce: incarnation << 32,
             open: None,
             behind: None,
-            last_failed: None,
+            failed: BTreeMap::new(),
             blocked: false,
             snapshot: None,
-            no_snapshot: None,
+            no_snapshot: BTreeMap::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Catchup {
     pub(crate) fn note(&mut self, now: Time, chosen_upto: Slot, known_chosen: Slot) {
         if chosen_upto >= known_chosen {
             self.behind = None;
+            self.failed.clear();
         } else if self.behind.is_none_or(|(at, _)| at != chosen_upto) {
             self.behind = Some((chosen_upto, now));
         }
@@ -80,8 +84,14 @@ impl Catchup {
     /// Gives up an answer that does not come.
     pub(crate) fn expire(&mut self, now: Time, timeout_us: u64) {
         if let Some(open) = self.open.take_if(|open| now.since_us(open.asked_at) >= timeout_us) {
-            self.last_failed = Some(open.from);
+            self.failed.insert(open.from, open.nonce);
         }
+    }
+
+    /// Other nodes belong to the cluster now: what others failed does not count any more.
+    pub(crate) fn set_everybody(&mut self, everybody: &[NodeId]) {
+        self.failed.retain(|node, _| everybody.contains(node));
+        self.no_snapshot.retain(|node, _| everybody.contains(node));
     }
 
     /// Whether a request can be made at all now.
@@ -103,8 +113,8 @@ impl Catchup {
             return None;
         }
         let able = sources.filter(|s| s.available_from <= first && first <= s.chosen_upto);
-        // A follower ships before the leader does, and whoever failed us goes last.
-        let best = able.min_by_key(|s| (Some(s.node) == self.last_failed, s.is_leader, s.node));
+        // A follower ships before the leader does, and whoever failed us last goes last.
+        let best = able.min_by_key(|s| (self.failed.get(&s.node), s.is_leader, s.node));
         self.blocked = best.is_none();
         let best = best?;
         self.nonce += 1;
@@ -123,7 +133,7 @@ impl Catchup {
         sources: &[Source],
     ) -> Option<NodeId> {
         let (_, since) = self.behind?;
-        let rests = self.no_snapshot.is_some_and(|(_, at)| now.since_us(at) < pause_us);
+        let rests = self.no_snapshot.values().any(|at| now.since_us(*at) < pause_us);
         if self.open.is_some() || self.snapshot.is_some() || rests {
             return None;
         }
@@ -132,8 +142,8 @@ impl Catchup {
         if is_shipped || now.since_us(since) < Self::PATIENCE_US {
             return None;
         }
-        let failed = self.no_snapshot.map(|(node, _)| node);
-        let best = ahead().min_by_key(|s| (Some(s.node) == failed, s.is_leader, s.node))?;
+        let failed_at = |node| self.no_snapshot.get(&node);
+        let best = ahead().min_by_key(|s| (failed_at(s.node), s.is_leader, s.node))?;
         // The leader has enough to do. A follower may only not have been heard yet.
         if best.is_leader && now.since_us(since) < pause_us {
             return None;
@@ -145,13 +155,13 @@ impl Catchup {
     /// The state of a peer was installed.
     pub(crate) fn installed(&mut self) {
         self.snapshot = None;
-        self.no_snapshot = None;
+        self.no_snapshot.clear();
     }
 
     /// The state of this peer does not come.
     pub(crate) fn snapshot_failed(&mut self, now: Time, from: NodeId) {
         if self.snapshot.take_if(|node| *node == from).is_some() {
-            self.no_snapshot = Some((from, now));
+            self.no_snapshot.insert(from, now);
         }
     }
 
@@ -159,16 +169,18 @@ impl Catchup {
     pub(crate) fn receive_chunk(&mut self, from: NodeId, nonce: u64, is_empty: bool) -> bool {
         let fits = |open: &mut Open| open.nonce == nonce && open.from == from;
         let answered = self.open.take_if(fits).is_some();
-        if answered {
-            self.last_failed = is_empty.then_some(from);
+        if answered && is_empty {
+            self.failed.insert(from, nonce);
+        } else if answered {
+            self.failed.remove(&from);
         }
         answered
     }
 
     /// The peer is gone: its answer will not come.
     pub(crate) fn receive_death(&mut self, node: NodeId) {
-        if self.open.take_if(|open| open.from == node).is_some() {
-            self.last_failed = Some(node);
+        if let Some(open) = self.open.take_if(|open| open.from == node) {
+            self.failed.insert(node, open.nonce);
         }
     }
 }
@@ -180,6 +192,9 @@ mod tests {
 
     const TIMEOUT_US: u64 = 300_000;
     const START: Time = Time(1_000_000);
+
+    /// Three followers and the leader.
+    const FOUR: [(u32, bool); 4] = [(1, false), (2, false), (3, false), (4, true)];
 
     fn source(node: u32, available_from: u64, chosen_upto: u64, is_leader: bool) -> Source {
         let (available_from, chosen_upto) = (Slot(available_from), Slot(chosen_upto));
@@ -206,7 +221,7 @@ mod tests {
         for code in 0..125_usize {
             for (leader, failed) in (0..=3).flat_map(|leader| (0..=3).map(move |f| (leader, f))) {
                 let (mut catchup, now) = behind();
-                catchup.last_failed = Some(NodeId(failed));
+                catchup.failed.insert(NodeId(failed), 1);
                 let of = |place: u32| holds[code / 5_usize.pow(place) % 5];
                 let sources: Vec<Source> = (1..=3_u32)
                     .map(|node| {
@@ -283,6 +298,28 @@ mod tests {
         assert_eq!(want(&mut catchup, now), Some(2), "it is behind again, and none has failed");
     }
 
+    /// Three followers and the leader, and no state comes: all are asked before anybody is
+    /// asked again.
+    #[test]
+    fn the_state_of_every_peer_is_asked_for_in_turn() {
+        let four = FOUR.map(|(node, is_leader)| source(node, 6, 9, is_leader));
+        let (mut catchup, mut now) = behind();
+        let mut asked = Vec::new();
+        for _ in 0..8 {
+            now = now.plus_us(TIMEOUT_US);
+            let node = catchup.next_snapshot(now, Slot(5), TIMEOUT_US, &four).expect("due");
+            catchup.snapshot_failed(now, node);
+            asked.push(node.0);
+        }
+        assert_eq!(asked, [1, 2, 3, 4, 1, 2, 3, 4]);
+        now = now.plus_us(TIMEOUT_US);
+        // Who is a member no more, and comes back, is as new.
+        catchup.set_everybody(&[NodeId(1), NodeId(3), NodeId(4)]);
+        assert_eq!(catchup.no_snapshot.len(), 3);
+        let next = catchup.next_snapshot(now, Slot(5), TIMEOUT_US, &four);
+        assert_eq!(next, Some(NodeId(2)));
+    }
+
     #[test]
     fn an_accept_on_its_way_is_not_a_gap() {
         let (mut catchup, due) = behind();
@@ -356,6 +393,35 @@ mod tests {
             }
             assert_eq!(asked, [2, 3, 2, 2, 2]);
             assert!(nonces.windows(2).all(|two| two[0] < two[1]), "never used twice");
+        }
+    }
+
+    /// Three followers and the leader, of whom only one ships values: it is asked before
+    /// anybody is asked again, and then for all the rest.
+    #[test]
+    fn the_only_peer_that_ships_is_found() {
+        for ships in 1..=4 {
+            let (mut catchup, mut now) = behind();
+            let four = FOUR.map(|(node, is_leader)| source(node, 1, 9, is_leader));
+            let mut asked = Vec::new();
+            for _ in 0..6 {
+                let (node, fetch) = ask(&mut catchup, now, &four).expect("it is still behind");
+                asked.push(node.0);
+                if node.0 == ships {
+                    assert!(catchup.receive_chunk(node, fetch.nonce, false));
+                } else {
+                    now = now.plus_us(TIMEOUT_US);
+                    catchup.expire(now, TIMEOUT_US);
+                }
+            }
+            let expected: Vec<u32> = (1..ships).chain(core::iter::repeat(ships)).take(6).collect();
+            assert_eq!(asked, expected);
+            // Only members are remembered, and nobody when nothing is missing.
+            assert_eq!(catchup.failed.len(), (1..ships).count());
+            catchup.set_everybody(&[NodeId(1), NodeId(4)]);
+            assert_eq!(catchup.failed.len(), usize::from(ships > 1));
+            catchup.note(now, Slot(9), Slot(9));
+            assert!(catchup.failed.is_empty());
         }
     }
 

@@ -86,6 +86,7 @@ impl Replica {
         let loading = |node: &NodeId| self.place_of(*node).and_then(|place| self.loading[place]);
         self.loading = everybody.iter().map(loading).collect();
         self.liveness.set_everybody(&everybody);
+        self.catchup.set_everybody(&everybody);
         self.everybody = everybody;
     }
 
