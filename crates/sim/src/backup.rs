@@ -2,7 +2,8 @@
 //!
 //! Any node is asked for a backup while everything goes wrong. As a real one it waits until it may
 //! answer a read, then another thread takes a checkpoint of what is applied by then, and that takes its
-//! time to leave; when the process dies meanwhile the backup has no end, and is none. At the
+//! time to leave; when the process dies meanwhile the backup has no end, and is none. Nor has it one
+//! when something of it is damaged, which is found before the end. At the
 //! end of the run each is compared with the history, and a new cluster is made of one of them, as
 //! `synod restore` does it.
 
@@ -50,6 +51,8 @@ struct Asked {
     floor: Revision,
     /// What is being sent.
     taken: Option<(u64, MemoryMap)>,
+    /// It is not what was written.
+    is_damaged: bool,
 }
 
 /// A whole backup.
@@ -76,7 +79,9 @@ impl World<'_> {
         self.coverage.fault(fault);
         self.backups.last += 1;
         let request = RequestId(REQUESTS + self.backups.last);
-        self.backups.open.insert(request, Asked { node: id, floor, taken: None });
+        self.backups
+            .open
+            .insert(request, Asked { node: id, floor, taken: None, is_damaged: false });
         if is_hasty {
             self.at(0, Happening::BackupTaken { node: id, life, request });
             return Ok(());
@@ -105,10 +110,11 @@ impl World<'_> {
         let node = self.node(id);
         let flushed = (node.state.slot, node.state.map.clone());
         let (mistake, drift) = (node.mistake, node.drift);
+        let is_doubted = node.is_doubted();
         let Some(process) = node.process(life) else { return self.cut_backup(request) };
         let (map, damage) = process.machine.map().checkpoint();
-        if !damage.is_empty() || drift != Drift::None {
-            // It does not open, or the hosts know that it differs.
+        if is_doubted || drift != Drift::None {
+            // The state is in doubt, or the hosts know that it differs.
             self.backups.open.remove(&request);
             return;
         }
@@ -116,20 +122,28 @@ impl World<'_> {
         let is_flushed = mistake == Some(Mistake::BackupOfFlushed);
         let taken = if is_flushed { flushed } else { applied };
         let Some(asked) = self.backups.open.get_mut(&request) else { return };
-        asked.taken = Some(taken);
+        (asked.taken, asked.is_damaged) = (Some(taken), !damage.is_empty());
         let sent_us = self.nemesis.rng(Fault::Backup).u64(1_000..SENT_US_MAX);
         self.at(sent_us, Happening::BackupSent { node: id, life, request });
     }
 
-    /// All of it has left.
-    pub(crate) fn end_backup(&mut self, id: NodeId, life: u64, request: RequestId) {
+    /// All of it has left, and was read to be checked: what is damaged, or doubted by now, gets no end.
+    pub(crate) fn end_backup(&mut self, id: NodeId, life: u64, request: RequestId) -> Check {
         let node = self.node(id);
         let is_torn = node.mistake == Some(Mistake::BackupTorn);
-        let Some(process) = node.process(life) else { return self.cut_backup(request) };
+        let is_doubted = node.is_doubted();
+        let Some(process) = node.process(life) else {
+            self.cut_backup(request);
+            return Ok(());
+        };
         let leads = process.leads;
         let later = is_torn.then(|| process.machine.map().checkpoint().0);
-        let Some(Asked { node, floor, taken }) = self.backups.open.remove(&request) else { return };
-        let Some((slot, mut map)) = taken else { return };
+        let Some(asked) = self.backups.open.remove(&request) else { return Ok(()) };
+        let Asked { node, floor, taken, is_damaged } = asked;
+        if is_damaged {
+            return self.note_damage(id);
+        }
+        let Some((slot, mut map)) = taken.filter(|_| !is_doubted) else { return Ok(()) };
         if let Some(later) = later {
             tear(&mut map, &later);
         }
@@ -140,6 +154,7 @@ impl World<'_> {
         if self.backups.made.len() < KEPT_MAX {
             self.backups.made.push(Backup { node, floor, slot, map });
         }
+        Ok(())
     }
 
     fn cut_backup(&mut self, request: RequestId) {

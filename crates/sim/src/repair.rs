@@ -45,6 +45,11 @@ impl Node {
         self.doubt != Doubt::None || !self.state.damage.is_empty() || self.disk.damaged_groups > 0
     }
 
+    /// Whether its process knows of damage in its state, by itself or by a mark.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubt != Doubt::None || self.process.as_ref().is_some_and(|process| process.doubts)
+    }
+
     /// The least slot of a state behind which the journal goes on, if this is all of it that
     /// is left.
     pub(crate) fn needed(&self, behind: Option<Behind>) -> Slot {

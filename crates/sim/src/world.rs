@@ -289,7 +289,9 @@ impl<'t> World<'t> {
             Happening::CopyStops { node } => self.stop_copy(node)?,
             Happening::Scrub { node } => self.scrub(node)?,
             Happening::BackupTaken { node, life, request } => self.take_backup(node, life, request),
-            Happening::BackupSent { node, life, request } => self.end_backup(node, life, request),
+            Happening::BackupSent { node, life, request } => {
+                self.end_backup(node, life, request)?
+            }
             Happening::LookForSlots { node, life } => self.look_for_slots(node, life)?,
             Happening::FoundAgain { node } => self.find_again(node),
             other => unreachable!("{other:?} happens to no files"),
