@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use support::{Cluster, request, status, wait_for};
 use synod_node::{Node, Settings, check_backup};
@@ -31,7 +31,7 @@ fn tables(of: &Settings) -> Vec<PathBuf> {
 }
 
 /// In place, as a disk would: links to the file have it, too.
-fn flip(file: &PathBuf, at: u64) {
+fn flip(file: &Path, at: u64) {
     let file = File::options().read(true).write(true).open(file).expect("a file");
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).expect("read");
@@ -50,7 +50,7 @@ fn a_damaged_state_gives_no_whole_backup() {
     for key in 0..40 {
         let value = |_| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            char::from(b' ' + (random >> 58) as u8)
+            char::from(b' ' + u8::try_from(random >> 58).expect("six bits"))
         };
         let value: String = (0..100_000).map(value).collect();
         let put = request(node.client_addr(), "PUT", &format!("/v1/kv/key-{key}"), &value);
