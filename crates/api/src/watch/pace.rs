@@ -67,13 +67,17 @@ impl Pace {
 mod tests {
     use super::*;
 
+    fn us(time: Duration) -> u64 {
+        u64::try_from(time.as_micros()).expect("a short time")
+    }
+
     /// Looks again and again that find the same in each millisecond, until the pace is steady.
     fn steady(per_s: u64, fill_per_ms: u64, woken: u64) -> Duration {
         let (mut pace, mut begun) = (Pace::new(Instant::now()), Instant::now());
         let mut pause = LOOK_EVERY;
         for _ in 0..1_000 {
             begun += pause;
-            let us = pause.as_micros() as u64;
+            let us = us(pause);
             let (revisions, fill) = (per_s * us / 1_000_000, fill_per_ms * us / 1_000);
             let found = Found { revisions, fill: fill.min(100), woken };
             pause = pace.next_look(begun, found) - begun;
@@ -97,7 +101,7 @@ mod tests {
     #[test]
     fn looks_come_before_a_queue_is_full() {
         for (fill_per_ms, wanted_ms) in [(1, 40), (4, 10), (10, 4), (20, 2), (100, 2)] {
-            let pause = steady(10_000, fill_per_ms, 10_000).as_micros() as u64;
+            let pause = us(steady(10_000, fill_per_ms, 10_000));
             let is_near = pause.abs_diff(wanted_ms * 1_000) <= wanted_ms * 1_000 / 5;
             assert!(is_near, "{pause} us when {fill_per_ms} % come in a millisecond");
         }
@@ -126,7 +130,7 @@ mod tests {
                     while begun < start + Duration::from_secs(60) {
                         // A timer is late by up to a millisecond.
                         begun += pause + Duration::from_millis(1);
-                        let since_ms = pause.as_millis() as u64 + 1;
+                        let since_ms = us(pause) / 1_000 + 1;
                         let revisions = per_s * since_ms / 1_000;
                         let is_away = begun < away_until;
                         let fill = if is_away { 0 } else { (revisions * 100 / room).min(101) };
