@@ -66,14 +66,16 @@ pub(crate) async fn answer<R: Replica>(
     let query = Query::parse(head.uri.query(), &PARAMETERS)?;
     let asked = Asked::parse(&query, head, &context.limits)?;
     let deadline = Deadline::of(&head.headers, &context.limits)?;
+    // A wait is not to begin when the node has caught up at last, if the call says how long it may take.
+    let waits = |wait| Deadline::of_waiting(&head.headers, &context.limits, wait);
+    let bound = asked.wait.map(waits).transpose()?;
     let place = context.admission.watch()?;
     let at = begin(context, asked.from, deadline).await?;
     let Asked { range, format, wait, .. } = asked;
     let follower = Follower::open(&context.watches, range, format.previous, at);
-    match wait {
-        Some(wait) => {
-            let deadline = Deadline::of_waiting(&head.headers, &context.limits, wait)?;
-            let until = deadline.replica.min(Instant::now() + wait);
+    match wait.zip(bound) {
+        Some((wait, bound)) => {
+            let until = bound.replica.min(Instant::now() + wait);
             page::answer(context, follower, format, until).await
         }
         None => {

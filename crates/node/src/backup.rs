@@ -10,8 +10,10 @@ use synod_storage::Store;
 use synod_storage::snapshot::{Checkpoint, SnapshotError, SnapshotFile, StateFolders};
 use synod_wire::backup::{BLOCK_BYTES_MAX, BlockHead, BlockKind, MAGIC, Tally};
 
-use crate::scrub::bytes_read;
+use crate::scrub::{bytes_read, damage_in};
 
+/// "Input/output error".
+const EIO: i32 = 5;
 /// More packs little better and takes much longer.
 const LEVEL: i32 = 1;
 
@@ -52,6 +54,20 @@ pub(crate) enum BackupError {
     Differs,
     #[error("something of the state was found damaged: take a backup of another node")]
     Doubted,
+}
+
+impl BackupError {
+    /// The damage that it tells of, if it does.
+    pub(crate) fn damage(&self) -> Option<String> {
+        match self {
+            Self::Snapshot(error) => damage_in(error),
+            // What the disk cannot read is lost.
+            Self::Io(error) if error.raw_os_error() == Some(EIO) => {
+                Some(format!("the state is damaged: {error}"))
+            }
+            Self::Io(_) | Self::Differs | Self::Doubted => None,
+        }
+    }
 }
 
 /// What there is to do with a part of a backup.

@@ -32,7 +32,6 @@ use crate::node::HANDOVER_EVERY;
 use crate::request::Request;
 use crate::retirement::{READING, Retirement};
 use crate::roster::Roster;
-use crate::scrub::damage_in;
 use crate::shared::Shared;
 use crate::snapshot::pace::Pace;
 use crate::{backup, metrics, status};
@@ -182,9 +181,10 @@ impl Inner {
         let origin = (self.facts.cluster, self.facts.node.0);
         let mut client = BackupClient { inner: self, pace, to };
         let mut written = backup::write(&store, &self.folders, origin, &mut client);
-        if let Err(BackupError::Snapshot(error)) = &written
-            && let Some(text) = damage_in(error)
-        {
+        let damage = written.as_ref().err().and_then(BackupError::damage);
+        // Of a state that another one replaced meanwhile, or of a life that ends, it says nothing.
+        let is_present = || self.store.get().path() == store.path() && !self.shared.is_stopping();
+        if let Some(text) = damage.filter(|_| is_present()) {
             self.retirement.met_damage(text);
         } else if let Some(doubt) = self.doubt() {
             written = written.and(Err(doubt));
