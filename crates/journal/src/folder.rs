@@ -1,7 +1,7 @@
 //! The folder: its lock, and the names in it.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ const LOCK_NAME: &str = "LOCK";
 const SUFFIX: &str = ".seg";
 /// Of a segment that is no part of the journal any more, and is kept for what it still shows.
 const KEPT_SUFFIX: &str = ".kept";
+/// A segment that is written as a whole, before it has its name.
+const NEW_NAME: &str = "new";
 const DIGITS: usize = 16;
 
 /// Segment numbers have at most 16 decimal digits, and fit into the index.
@@ -175,6 +177,21 @@ impl Folder {
     pub(crate) fn open_segment_for_writing(&self, number: u64) -> Result<File, IoFailure> {
         let path = self.segment_path(number);
         OpenOptions::new().read(true).write(true).open(&path).during("open", &path)
+    }
+
+    /// Makes segment `number` of these bytes, as a whole or not at all, durably. A file that was made
+    /// ready for it goes.
+    pub(crate) fn put_segment(&self, number: u64, bytes: &[u8]) -> Result<(), IoFailure> {
+        let (path, new) = (self.segment_path(number), self.path.join(NEW_NAME));
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let written = options.open(&new).and_then(|mut file| {
+            file.write_all(bytes)?;
+            file.sync_all()
+        });
+        written.during("write", &new)?;
+        std::fs::rename(&new, &path).during("rename to", &path)?;
+        self.sync()
     }
 
     /// Removes segment `number`.

@@ -1,5 +1,6 @@
 //! What a folder holds after a restart.
 
+mod behind;
 mod shown;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::remains;
 use crate::scan::{Fault, InForce, Segment, SegmentScan};
 use crate::segments::{SegmentFacts, Segments};
 
+pub(crate) use behind::BehindDamage;
 pub(crate) use shown::shown;
 
 /// A segment larger than this was not written by us.
@@ -53,28 +55,6 @@ pub(crate) struct Recovery {
 /// Reads the journal in `folder`. Changes nothing.
 pub(crate) fn recover(folder: &Folder, cluster: ClusterId) -> Result<Recovery, OpenError> {
     Reader { folder, cluster }.recover(0)
-}
-
-/// Reads what stands behind the last damaged segment, if that is a journal of its own: one
-/// that was truncated there would look the same. Says what the first damage was; none when
-/// nothing is damaged. Changes nothing.
-pub(crate) fn recover_behind_damage(
-    folder: &Folder,
-    cluster: ClusterId,
-) -> Result<(Recovery, Option<Damage>), OpenError> {
-    let reader = Reader { folder, cluster };
-    let (mut from, mut first) = (0, None);
-    loop {
-        let damage = match reader.recover(from) {
-            Err(OpenError::Damaged(damage)) => damage,
-            recovered => return Ok((recovered?, first)),
-        };
-        let number = Folder::number_of(&damage.file).filter(|number| *number >= from);
-        let damage = &*first.get_or_insert(damage);
-        // Not before the newest segment either: there is nothing behind it.
-        let Some(number) = number else { return Err(OpenError::Damaged(damage.clone())) };
-        from = number + 1;
-    }
 }
 
 /// Reads every segment that another one follows, while the journal may be in use. Asks

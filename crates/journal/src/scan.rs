@@ -2,6 +2,8 @@
 
 mod known;
 
+pub(crate) use known::NewestKnown;
+
 use bytes::Bytes;
 use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, Seed};
@@ -41,7 +43,7 @@ impl InForce {
 pub(crate) struct SegmentScan {
     pub(crate) groups: Vec<GroupScan>,
     /// The number of the first of them.
-    first_number: u32,
+    pub(crate) first_number: u32,
     /// Sectors in use.
     pub(crate) sectors: u64,
     /// Whether a torn group was dropped.
@@ -58,7 +60,7 @@ impl SegmentScan {
 }
 
 /// A complete group.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct GroupScan {
     pub(crate) first_sector: u64,
     pub(crate) sectors: u64,
@@ -220,6 +222,9 @@ impl<'a> Segment<'a> {
     fn judge_tail(&self, scan: &SegmentScan, error: NoGroup) -> Result<bool, Fault> {
         let (first, number) = (scan.sectors, scan.next_number());
         let (mut torn, mut sealed, mut promise_known, mut damaged) = (false, false, false, None);
+        // Where the next group would begin nothing was written, so none was acknowledged; and what
+        // became of the room for it was no sector that belongs elsewhere.
+        let mut is_unused = self.inspect(first) == Sector::Zero;
         for at in first..self.sectors {
             match self.inspect(at) {
                 Sector::Zero => {}
@@ -230,11 +235,16 @@ impl<'a> Segment<'a> {
                     // It begins with the promise in force after it.
                     promise_known |= first;
                 }
-                Sector::Whole { .. } | Sector::Damaged => damaged = damaged.or(Some(at)),
+                Sector::Whole { .. } => (damaged, is_unused) = (damaged.or(Some(at)), false),
+                Sector::Damaged => {
+                    damaged = damaged.or(Some(at));
+                    is_unused &= !sector::is_marked(self.bytes_of(at, 1));
+                }
             }
         }
         let (sector, what) = match (error, damaged) {
             (NoGroup::Sector(sector), _) if sealed => (sector, ACKNOWLEDGED_DAMAGED),
+            (NoGroup::Sector(_), Some(_)) if is_unused => return Ok(true),
             (_, Some(sector)) => (sector, "the last group is neither as written nor torn"),
             (NoGroup::Contradiction(what), None) => (first, what),
             (NoGroup::Sector(_), None) => return Ok(torn),

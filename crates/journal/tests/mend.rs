@@ -1,7 +1,7 @@
 //! Damage in what is sealed: found while the journal is in use, and mended where the state
 //! has what is lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -22,11 +22,16 @@ fn value(slot: u64) -> Value {
 
 /// Appends values, each known as chosen two slots later, and a promise that rises.
 fn append(journal: &mut Journal, slots: std::ops::RangeInclusive<u64>) {
+    append_above(journal, Slot(0), slots);
+}
+
+/// The same when slots up to `chosen` are known as chosen already.
+fn append_above(journal: &mut Journal, chosen: Slot, slots: std::ops::RangeInclusive<u64>) {
     for slot in slots {
         let round = 1 + slot / 3;
         let body =
             RecordBody::Accepted { slot: Slot(slot), ballot: ballot(round), value: value(slot) };
-        let chosen_upto = Slot(slot.saturating_sub(2));
+        let chosen_upto = chosen.max(Slot(slot.saturating_sub(2)));
         let promised = ballot(round);
         journal.append(&[Record { promised, chosen_upto, body }]).unwrap();
         journal.sync().unwrap();
@@ -155,24 +160,148 @@ fn a_look_behind_damage_drops_nothing() {
     assert!(opened.incarnation > expected.incarnation + 3);
 }
 
-/// Nothing follows the newest segment.
+/// Nothing follows the newest segment. What its own groups leave open is not mended; what they
+/// do not, is, and then all that is owed stands.
 #[test]
 fn what_may_be_owed_is_not_mended() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("journal");
     written(&dir);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap();
     let whole = image(&dir);
     let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
+    let (mut refused, mut mended, mut uptos) = (0, 0, BTreeSet::new());
     for at in (0..4096).step_by(7) {
         put_back(&dir, &whole);
         let mut bytes = newest.1.clone();
         bytes[at] ^= 1;
         std::fs::write(newest.0, bytes).unwrap();
         let before = image(&dir);
-        let error = Journal::mend(&dir, CLUSTER, &SMALL, ALL).unwrap_err();
-        let is_refusal = matches!(error, OpenError::Damaged(_) | OpenError::PromiseNotProvable(_));
-        assert!(is_refusal && image(&dir) == before, "at {at}: {error}");
+        let upto = match Journal::mend(&dir, CLUSTER, &SMALL, Slot(0)) {
+            Err(OpenError::Damaged(_) | OpenError::PromiseNotProvable(_)) => {
+                assert!(image(&dir) == before, "at {at}");
+                assert!(Journal::mend(&dir, CLUSTER, &SMALL, ALL).is_err(), "at {at}");
+                refused += 1;
+                continue;
+            }
+            answer => {
+                let answer = answer.unwrap().unwrap();
+                assert!(!answer.is_done && image(&dir) == before, "at {at}: {answer:?}");
+                answer.upto
+            }
+        };
+        let looked = Journal::inspect_behind_damage(&dir, CLUSTER).unwrap().0.recovered;
+        let mut as_looked = expected.recovered.clone();
+        as_looked.open.retain(|open| open.slot > upto);
+        as_looked.chosen_upto = as_looked.chosen_upto.max(upto);
+        assert_eq!(owed(&looked), owed(&as_looked), "at {at}");
+        if at % 2 == 0 {
+            // The state is asked of others first.
+            let behind = Journal::look_behind_damage(&dir, CLUSTER).unwrap();
+            assert_eq!((behind.upto, behind.held), (upto, Slot(30)));
+            assert_eq!(behind.promised, expected.recovered.promised);
+            assert_eq!(behind.position, expected.recovered.position);
+            assert!(behind.incarnation > expected.incarnation);
+            let is_there = |(path, bytes): (&PathBuf, &Vec<u8>)| image(&dir)[path] == *bytes;
+            // The next one was made ready, and begins now.
+            assert!(before.iter().filter(|(_, bytes)| is_used(bytes)).all(is_there));
+        }
+        assert!(!Journal::mend(&dir, CLUSTER, &SMALL, Slot(upto.0 - 1)).unwrap().unwrap().is_done);
+        let answer = Journal::mend(&dir, CLUSTER, &SMALL, upto).unwrap().unwrap();
+        assert!(answer.is_done && answer.damage.file == *newest.0, "at {at}: {answer:?}");
+        let mut opened = Journal::open(&dir, CLUSTER, &SMALL).unwrap();
+        assert!(opened.incarnation > expected.incarnation);
+        assert_eq!(owed(&opened.recovered), owed_behind(&expected.recovered, upto), "at {at}");
+        let (first, last) = (upto.next(), expected.recovered.chosen_upto);
+        let values = opened.journal.read_chosen(first, last, usize::MAX).unwrap();
+        assert_eq!(values, (first.0..=last.0).map(value).collect::<Vec<_>>(), "at {at}");
+        append_above(&mut opened.journal, Slot(30), 31..=43);
+        drop(opened);
+        let again = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+        assert_eq!((again.chosen_upto, again.truncated_upto), (Slot(41), upto), "at {at}");
+        uptos.insert(upto);
+        mended += 1;
     }
+    assert!(refused > 50 && mended > 50 && uptos.len() > 1, "{refused}, {mended}, {uptos:?}");
+}
+
+/// Two damaged groups of the newest segment: between them must be a whole one, for it repeats the
+/// headers of the first one.
+#[test]
+fn damage_of_the_newest_file_is_mended_if_its_headers_stand_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let large = JournalOptions { segment_bytes: 1 << 16, format: 1 };
+    let mut journal = Journal::open(&dir, CLUSTER, &large).unwrap().journal;
+    append(&mut journal, 1..=12);
+    drop(journal);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    let whole = image(&dir);
+    let newest = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
+    // Each group has two sectors, of which the first one has all headers.
+    let mut seen = BTreeMap::new();
+    for (one, two) in (1..12).flat_map(|two| (0..two).map(move |one| (one, two))) {
+        put_back(&dir, &whole);
+        let mut bytes = newest.1.clone();
+        for group in [one, two] {
+            bytes[512 * (1 + 2 * group) + 40] ^= 4;
+        }
+        std::fs::write(newest.0, bytes).unwrap();
+        let is_mended = match Journal::mend(&dir, CLUSTER, &large, ALL) {
+            Ok(answer) => answer.unwrap().is_done,
+            Err(OpenError::Damaged(_) | OpenError::PromiseNotProvable(_)) => false,
+            Err(error) => panic!("{one} and {two}: {error}"),
+        };
+        // Nothing repeats the headers of the last one.
+        assert_eq!(is_mended, two - one > 1 && two < 11, "{one} and {two}");
+        *seen.entry(is_mended).or_insert(0) += 1;
+        if is_mended {
+            let found = Journal::open(&dir, CLUSTER, &large).unwrap().recovered;
+            let upto = Slot(two as u64 + 1);
+            assert_eq!(owed(&found), owed_behind(&expected, upto), "{one} and {two}");
+        }
+    }
+    assert!(seen[&true] > 20 && seen[&false] > 10, "{seen:?}");
+}
+
+/// A file is filled with zeros long before it is used. Damage of those is none of the journal, unless
+/// it bears a mark: then it may be a sector that was to stand elsewhere.
+#[test]
+fn damage_of_what_was_never_written_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let large = JournalOptions { segment_bytes: 1 << 14, format: 1 };
+    let mut journal = Journal::open(&dir, CLUSTER, &large).unwrap().journal;
+    append(&mut journal, 1..=5);
+    drop(journal);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    let whole = image(&dir);
+    let (newest, bytes) = whole.iter().rfind(|(_, bytes)| is_used(bytes)).unwrap();
+    let footer = bytes.len() - 512;
+    let unused = (1..).map(|sector| sector * 512).find(|at| !is_used(&bytes[*at..][..512]));
+    let (mut passed, mut refused) = (0, 0);
+    for at in (unused.unwrap()..bytes.len()).step_by(83) {
+        put_back(&dir, &whole);
+        let mut bytes = bytes.clone();
+        bytes[at] ^= 8;
+        std::fs::write(newest, bytes).unwrap();
+        // In the first sector it may be what is left of an acknowledged group.
+        let is_first = at < unused.unwrap() + 512;
+        if is_first || at >= footer || at % 512 >= 504 {
+            let refusal = Journal::open(&dir, CLUSTER, &large).unwrap_err();
+            assert!(matches!(refusal, OpenError::PromiseNotProvable(_)), "at {at}: {refusal}");
+            refused += 1;
+            continue;
+        }
+        for _ in 0..2 {
+            let opened = Journal::open(&dir, CLUSTER, &large).unwrap();
+            assert_eq!(owed(&opened.recovered), owed(&expected), "at {at}");
+        }
+        passed += 1;
+    }
+    assert!(passed > 50 && refused > 6, "{passed}, {refused}");
 }
 
 /// The last slots of the first segment are open still when the next one begins. The state

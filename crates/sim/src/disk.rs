@@ -329,7 +329,7 @@ impl Disk {
     /// damaged.
     ///
     /// # Errors
-    /// When the newest segment is damaged, behind which nothing is.
+    /// When the newest segment, behind which nothing is, is damaged in what nothing repeats.
     pub(crate) fn behind_damage(&self) -> Result<Option<Behind>, Damaged> {
         self.behind(self.groups.iter().rposition(|group| group.damaged))
     }
@@ -343,9 +343,15 @@ impl Disk {
 
     fn behind(&self, last: Option<usize>) -> Result<Option<Behind>, Damaged> {
         let Some(last) = last else { return Ok(None) };
-        let groups = (last / self.segment_groups + 1) * self.segment_groups;
+        let mut groups = (last / self.segment_groups + 1) * self.segment_groups;
         if groups >= self.groups.len() {
-            return Err(Damaged);
+            // Nothing follows the newest segment. Each group in it repeats the headers of the one before.
+            groups = self.groups.len();
+            let newest = (groups - 1) / self.segment_groups * self.segment_groups;
+            let is_lost = |at: usize| at == last || self.groups[at].damaged;
+            if (newest..groups).any(|at| is_lost(at) && (at + 1 == groups || is_lost(at + 1))) {
+                return Err(Damaged);
+            }
         }
         let records = self.groups.range(..groups).flat_map(|group| &group.records);
         let upto = records.filter_map(|(_, record)| reaches(record)).max();
@@ -360,7 +366,10 @@ impl Disk {
 
     /// Whether anything sealed is damaged that a scrub reads: it leaves the newest segment.
     pub(crate) fn has_scrubbable_damage(&self) -> bool {
-        matches!(self.behind_damage(), Ok(Some(_)))
+        let newest =
+            self.groups.len().saturating_sub(1) / self.segment_groups * self.segment_groups;
+        let last = self.groups.iter().rposition(|group| group.damaged);
+        last.is_some_and(|last| last < newest)
     }
 
     /// Drops whole segments that hold nothing above `upto`.
@@ -537,10 +546,24 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_behind_the_newest_segment() {
+    fn behind_a_damaged_newest_segment_is_what_its_groups_repeat() {
         let mut disk = disk(4);
         assert_eq!(disk.behind_share(0).map(|behind| behind.map(|b| b.upto)), Ok(Some(Slot(2))));
         assert!(disk.damage(999), "the third, in the same segment as the last");
+        assert!(!disk.has_scrubbable_damage());
+        let behind = disk.behind_damage().expect("the last is whole").expect("it is damaged");
+        assert_eq!(behind.upto, Slot(4));
+        disk.mend(behind);
+        let recovered = disk.recover(None);
+        assert_eq!((recovered.promised, recovered.position), (BALLOT, Position(4)));
+        assert_eq!((recovered.truncated_upto, recovered.chosen_upto), (Slot(4), Slot(4)));
+        assert!(recovered.open.is_empty());
+    }
+
+    #[test]
+    fn nothing_repeats_the_first_of_two_groups_that_are_lost() {
+        let mut disk = Disk { segment_groups: 4, ..disk(4) };
+        assert!(disk.damage(999) && disk.damage(400), "the third and the second");
         assert_eq!(disk.behind_damage(), Err(Damaged));
         assert_eq!(disk.behind_share(0), Err(Damaged));
     }

@@ -10,7 +10,8 @@ use crate::active::Active;
 use crate::folder::Folder;
 use crate::opened::{Behind, Inspected, Mended, inspected};
 use crate::options::JournalOptions;
-use crate::{Damage, JournalError, OpenError, recovery};
+use crate::recovery::{self, BehindDamage};
+use crate::{Damage, JournalError, OpenError};
 
 /// What becomes of the files up to the damage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,12 +84,13 @@ impl Journal {
         passed: Passed,
     ) -> Result<Option<Mended>, OpenError> {
         let folder = Folder::open(dir)?;
-        let (recovery, damage) = recovery::recover_behind_damage(&folder, cluster)?;
-        let Some(damage) = damage else { return Ok(None) };
-        let upto = recovery.index.truncated_upto();
+        let behind = BehindDamage::read(&folder, cluster)?;
+        let Some(damage) = behind.first_damage.clone() else { return Ok(None) };
+        let upto = behind.recovery.index.truncated_upto();
         if upto > state_upto {
             return Ok(Some(Mended { upto, damage, is_done: false }));
         }
+        let recovery = behind.begin(&folder, cluster)?;
         let passed_over = recovery.passed_over.clone();
         if passed == Passed::Kept {
             // What the journal does not need by its own word is removed by whoever opens it. Without
@@ -131,12 +133,12 @@ impl Journal {
         cluster: ClusterId,
     ) -> Result<(Inspected, Option<Damage>), OpenError> {
         let folder = Folder::open_to_read(dir)?;
-        let (recovery, damage) = recovery::recover_behind_damage(&folder, cluster)?;
+        let BehindDamage { recovery, first_damage, .. } = BehindDamage::read(&folder, cluster)?;
         let mut found = inspected(&folder, cluster, &recovery)?;
         // As it is when a state has all of them.
         let recovered = &mut found.recovered;
         recovered.chosen_upto = recovered.chosen_upto.max(recovered.truncated_upto);
-        Ok((found, damage))
+        Ok((found, first_damage))
     }
 
     /// What the journal would be if all up to its last damage were dropped, for whoever looks
@@ -147,7 +149,7 @@ impl Journal {
     /// See [`OpenError`]: damage of the newest segment, behind which nothing is.
     pub fn look_behind_damage(dir: &Path, cluster: ClusterId) -> Result<Behind, OpenError> {
         let folder = Folder::open(dir)?;
-        let (recovery, _) = recovery::recover_behind_damage(&folder, cluster)?;
+        let recovery = BehindDamage::read(&folder, cluster)?.begin(&folder, cluster)?;
         let incarnation = recovery.newest_header.incarnation + 1;
         // What others are told must not have been in memory only.
         let header = SegmentHeader { incarnation, ..recovery.newest_header };

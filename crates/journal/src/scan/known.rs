@@ -4,7 +4,7 @@
 //! its records were about, and where their values stand, as long as the next one is whole there.
 
 use synod_paxos::{Ballot, Position, Slot};
-use synod_wire::record::sector::{PAYLOAD_BYTES, Sector};
+use synod_wire::record::sector::{self, PAYLOAD_BYTES, Sector};
 use synod_wire::record::{
     GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentFooter,
     SegmentHeader,
@@ -30,6 +30,16 @@ impl Known {
     pub(crate) fn end(&self) -> (Position, u32) {
         (self.scan.in_force.position, self.scan.in_force.link)
     }
+}
+
+/// A newest segment of which all headers are known.
+#[derive(Debug)]
+pub(crate) struct NewestKnown {
+    pub(crate) scan: SegmentScan,
+    /// The first groups of it, of which the last one is damaged, and others may be.
+    pub(crate) damaged: usize,
+    /// What is in force after those.
+    pub(crate) behind: InForce,
 }
 
 impl Segment<'_> {
@@ -59,6 +69,33 @@ impl Segment<'_> {
         }
         all.push(known);
         all
+    }
+
+    /// The newest segment, damaged as it may be, if all headers in it are known from its beginning to
+    /// where a crash may have torn it. So the promise at its end is known, and the slots that it held
+    /// values of; the values of damaged groups may be gone.
+    pub(crate) fn scan_newest_known(&self) -> Option<NewestKnown> {
+        let mut scan = self.start();
+        let (mut damaged, mut behind) = (0, scan.in_force);
+        while scan.sectors < self.sectors {
+            if self.read_next(&mut scan, self.sectors).is_ok() {
+                continue;
+            }
+            if self.step_over(&mut scan, self.sectors).is_none()
+                && self.step_over_alone(&mut scan, self.sectors, false).is_none()
+            {
+                break;
+            }
+            (damaged, behind) = (scan.groups.len(), scan.in_force);
+        }
+        self.is_all(&mut scan).then_some(NewestKnown { scan, damaged, behind })
+    }
+
+    /// The payload of a whole group.
+    pub(crate) fn payload_of(&self, group: &GroupScan) -> Vec<u8> {
+        let mut payload = sector::payload(self.bytes_of(group.first_sector, group.sectors));
+        payload.truncate(in_memory(group.header.payload_bytes));
+        payload
     }
 
     /// Whether nothing follows what is known of this segment, if no other one follows it, but what a
@@ -153,8 +190,12 @@ impl Segment<'_> {
         let group = self.next_group(scan);
         let (number, first_sector) = (group.number, group.first_sector);
         let own = self.group_header(first_sector, number);
-        let copies = own.map_or(group.copies, |own| own.copies as usize);
+        let copies = own.as_ref().map_or(group.copies, |own| own.copies as usize);
         let mut now = scan.in_force;
+        if let Some(own) = &own {
+            now.truncated_upto = now.truncated_upto.max(own.truncated_upto);
+            now.oldest_segment = own.oldest_segment;
+        }
         let mut at = first_sector * PAYLOAD_BYTES as u64;
         at += (GROUP_HEADER_BYTES + copies * RECORD_HEADER_BYTES) as u64;
         let mut records = Vec::with_capacity(headers.len());

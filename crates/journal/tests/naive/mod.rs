@@ -298,6 +298,12 @@ fn groups_of_newest(
     });
     let sealed = highest.max().is_some_and(|highest| highest > number);
     let broken = rest.iter().position(|kind| *kind == Kind::Broken);
+    // Damage of zeros: no written sector ends with eight of them.
+    let is_zeros =
+        |at: usize| rest[at] != Kind::Broken || b[(begin + at) * 512 + 504..][..8] == [0; 8];
+    if !sealed && broken.is_some() && rest[0] == Kind::Zero && (0..rest.len()).all(is_zeros) {
+        return Ok((groups, true));
+    }
     let bad = match (sealed, broken) {
         (true, _) => stop,
         (false, Some(at)) => begin + at,

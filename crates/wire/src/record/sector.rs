@@ -76,6 +76,15 @@ pub fn inspect(seed: Seed, sector: u64, bytes: &[u8]) -> Sector {
     Sector::Whole { group: mark & !FIRST_BIT, first: mark & FIRST_BIT != 0 }
 }
 
+/// Whether a sector, damaged or not, bears the mark and the checksum of one that was written.
+///
+/// # Panics
+/// When `bytes` are fewer than a sector's trailer.
+#[must_use]
+pub fn is_marked(bytes: &[u8]) -> bool {
+    bytes[bytes.len() - TRAILER_BYTES..].iter().any(|byte| *byte != 0)
+}
+
 /// Appends payload to `sectors`, leaving room for each sector's trailer.
 pub(super) fn put_payload(sectors: &mut Vec<u8>, mut payload: &[u8]) {
     while !payload.is_empty() {
