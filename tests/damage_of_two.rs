@@ -10,7 +10,9 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 use support::cluster::TestCluster;
-use support::damage::{SCRUBBED, SMALL, cluster, data, equal, fill, number, sealed, tables};
+use support::damage::{
+    SCRUBBED, SMALL, cluster, data, equal, fill, newest, number, sealed, tables,
+};
 use support::wait::wait_until;
 use support::writers::{Writers, value};
 
@@ -127,6 +129,38 @@ const TOOK_OVER: &str = "took the place of the other one";
 const MENDED: &str = "the journal was damaged, and what was hit is in the state";
 const FILLED: &str = "the state has all slots that the journal lost";
 const LACKS: &str = "the journal is damaged in what the state lacks";
+
+/// The last byte that was written into the newest file of a journal, but for the footer's.
+fn written_upto(cluster: &TestCluster, id: u32) -> usize {
+    let bytes = fs::read(newest(&data(cluster, id))).expect("readable");
+    bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0)
+}
+
+/// One bit in the newest file of two journals: behind it nothing else stands, but what follows in the
+/// file proves what was promised.
+#[test]
+fn two_whose_newest_files_are_hit_are_mended_without_a_hand() {
+    let mut cluster =
+        cluster(&with_some_files().replace("segment_bytes = 65536", "segment_bytes = 4194304"));
+    let writers = Writers::default();
+    writers.during(&mut cluster, &[1, 2, 3, 1], |cluster| {
+        wait_until("much stands in the newest files", || {
+            [2, 3].iter().all(|id| written_upto(cluster, *id) > 200_000)
+        });
+    });
+    kill(&mut cluster, &[1, 2, 3]);
+    for id in [2, 3] {
+        let (path, at) = (newest(&data(&cluster, id)), written_upto(&cluster, id) / 2);
+        let mut bytes = fs::read(&path).expect("readable");
+        bytes[at] ^= 1;
+        fs::write(path, bytes).expect("written");
+    }
+    come_back(&mut cluster, &writers, &[]);
+    for id in [2, 3] {
+        let said = cluster.node_output(id);
+        assert!(said.contains(MENDED) || said.contains(LACKS), "node {id}: {said}");
+    }
+}
 
 /// Journals and states of two are hit, and the third is whole.
 #[test]

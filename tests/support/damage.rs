@@ -65,10 +65,21 @@ pub fn files(folder: &Path) -> Vec<PathBuf> {
 /// The journal's files that others follow and that hold something, and all but the last of
 /// them count as sealed.
 pub fn sealed(data: &Path) -> Vec<PathBuf> {
+    let mut segments = used(data);
+    segments.pop();
+    segments
+}
+
+/// The file of the journal in data that was written last.
+pub fn newest(data: &Path) -> PathBuf {
+    used(data).pop().expect("there is always one")
+}
+
+/// The files of the journal in data in which anything was written, oldest first.
+fn used(data: &Path) -> Vec<PathBuf> {
     let mut segments = files(&data.join("journal"));
     segments.retain(|path| path.extension().is_some_and(|end| end == "seg"));
     segments.retain(|path| fs::read(path).expect("readable").iter().any(|byte| *byte != 0));
-    segments.pop();
     segments
 }
 
