@@ -345,11 +345,13 @@ impl Disk {
         let Some(last) = last else { return Ok(None) };
         let mut groups = (last / self.segment_groups + 1) * self.segment_groups;
         if groups >= self.groups.len() {
-            // Nothing follows the newest segment. Each group in it repeats the headers of the one before.
-            groups = self.groups.len();
-            let newest = (groups - 1) / self.segment_groups * self.segment_groups;
+            // Nothing follows the newest segment. Each group in it repeats the headers of the one before,
+            // and what is behind the damage is written into the next one.
+            groups = last + 1;
+            let newest = last / self.segment_groups * self.segment_groups;
             let is_lost = |at: usize| at == last || self.groups[at].damaged;
-            if (newest..groups).any(|at| is_lost(at) && (at + 1 == groups || is_lost(at + 1))) {
+            let is_open = |at: usize| at + 1 == self.groups.len() || is_lost(at + 1);
+            if (newest..groups).any(|at| is_lost(at) && is_open(at)) {
                 return Err(Damaged);
             }
         }
@@ -552,12 +554,12 @@ mod tests {
         assert!(disk.damage(999), "the third, in the same segment as the last");
         assert!(!disk.has_scrubbable_damage());
         let behind = disk.behind_damage().expect("the last is whole").expect("it is damaged");
-        assert_eq!(behind.upto, Slot(4));
+        assert_eq!(behind.upto, Slot(3));
         disk.mend(behind);
         let recovered = disk.recover(None);
         assert_eq!((recovered.promised, recovered.position), (BALLOT, Position(4)));
-        assert_eq!((recovered.truncated_upto, recovered.chosen_upto), (Slot(4), Slot(4)));
-        assert!(recovered.open.is_empty());
+        assert_eq!((recovered.truncated_upto, recovered.chosen_upto), (Slot(3), Slot(3)));
+        assert_eq!(recovered.open.len(), 1);
     }
 
     #[test]
