@@ -465,6 +465,15 @@ impl Disk {
         true
     }
 
+    /// Damages the group behind the one that [`Disk::damage`] hits, the last one too.
+    pub(crate) fn damage_next(&mut self, share_permille: usize) {
+        let sealed = self.groups.len().saturating_sub(1);
+        if let Some(group) = self.groups.get_mut(share_permille * sealed / 1_000 + 1) {
+            self.damaged_groups += usize::from(!group.damaged);
+            group.damaged = true;
+        }
+    }
+
     /// Damages what would be dropped last to get behind it.
     pub(crate) fn damage_before(&mut self, behind: Behind) {
         let group = &mut self.groups[behind.groups - 1];

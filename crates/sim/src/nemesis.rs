@@ -318,6 +318,10 @@ impl World<'_> {
         if matches!(node.fate, Fate::Lost | Fate::Waits | Fate::Left) || !node.disk.damage(share) {
             return Ok(());
         }
+        // Of two groups that follow each other and are lost nothing repeats the first one's headers.
+        if share % 2 == 1 {
+            node.disk.damage_next(share);
+        }
         node.fate = Fate::Damaged;
         self.coverage.fault(fault);
         if self.nemesis.rng(fault).u8(..4) > 0 {
