@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::context::Context;
 use crate::limits::Limits;
 use crate::openapi::answer::Described;
+use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
@@ -41,6 +42,7 @@ pub(crate) async fn answer<R: Replica>(
         return Err(Problem::not_allowed("GET, HEAD"));
     }
     Query::parse(head.uri.query(), &[])?;
+    precondition::no_match(&head.headers)?;
     let document = context.document.get_or_init(|| Document::new(&context.limits));
     let mut response = Response::new(Body::empty());
     if document.is_known(head) {

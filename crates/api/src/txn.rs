@@ -18,7 +18,6 @@ use crate::context::Context;
 use crate::document;
 use crate::limits::Limits;
 use crate::operation::{self, wrong};
-use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
 use crate::replica::Replica;
@@ -41,7 +40,6 @@ pub(crate) async fn answer<R: Replica>(
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query(), &["encoding", "redirect"])?;
     let encoding = query.encoding()?;
-    precondition::none(&head.headers, "a transaction, which compares by itself")?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
