@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::calls::Reach;
+use super::calls::{Named, Reach};
 use super::data::KeyRange;
 
 const WATCH_EXAMPLES: &str = "Examples:
@@ -63,7 +63,7 @@ pub(crate) enum Lease {
     /// End a lease, and remove its keys.
     #[command(after_help = "Examples:
   synod lease revoke 7")]
-    Revoke(OneLease),
+    Revoke(RevokeLease),
     /// List all leases.
     #[command(after_help = "Examples:
   synod lease list --json")]
@@ -71,7 +71,7 @@ pub(crate) enum Lease {
     /// Show a lease and its keys.
     #[command(after_help = "Examples:
   synod lease show 7")]
-    Show(OneLease),
+    Show(ShowLease),
 }
 
 /// `synod lease grant`.
@@ -83,6 +83,8 @@ pub(crate) struct GrantLease {
     /// Its id, below 2^52 [default: one of its own from there on].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) id: Option<u64>,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -99,9 +101,20 @@ pub(crate) struct KeepLease {
     pub(crate) reach: Reach,
 }
 
-/// `synod lease revoke` and `synod lease show`.
+/// `synod lease revoke`.
 #[derive(Args, Debug)]
-pub(crate) struct OneLease {
+pub(crate) struct RevokeLease {
+    /// The lease.
+    pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) named: Named,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod lease show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowLease {
     /// The lease.
     pub(crate) id: u64,
     #[command(flatten)]
