@@ -96,7 +96,11 @@ pub(crate) fn paths() -> Vec<&'static str> {
 pub fn openapi(limits: &Limits) -> Value {
     let mut value = serde_json::to_value(describe(limits)).expect("the description is JSON");
     bound_numbers(&mut value);
-    value["components"]["schemas"]["ProblemType"] = problem_types();
+    let schemas = &mut value["components"]["schemas"];
+    for list in ["compare", "success", "failure"] {
+        schemas["TxnBody"]["properties"][list]["maxItems"] = json!(limits.txn_operations_max);
+    }
+    schemas["ProblemType"] = problem_types();
     value
 }
 

@@ -353,7 +353,12 @@ fn every_problem_is_described_with_its_status() {
 
 #[test]
 fn bounds_are_those_of_the_node() {
-    let limits = Limits { key_bytes_max: 17, list_entries_max: 19, ..Limits::default() };
+    let limits = Limits {
+        key_bytes_max: 17,
+        list_entries_max: 19,
+        txn_operations_max: 23,
+        ..Limits::default()
+    };
     let document = synod_api::openapi(&limits);
     let schema = |path: &str, name: &str| {
         let all = document["paths"][path]["get"]["parameters"].as_array().unwrap();
@@ -363,8 +368,11 @@ fn bounds_are_those_of_the_node() {
     assert_eq!(schema("/v1/kv", "end")["maxLength"], 18);
     assert_eq!(schema("/v1/kv", "limit")["maximum"], 19);
     assert_eq!(schema("/v1/kv", "revision")["maximum"], u64::MAX);
-    let revision = &document["components"]["schemas"]["CompactBody"]["properties"]["revision"];
-    assert_eq!(revision["maximum"], u64::MAX);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["CompactBody"]["properties"]["revision"]["maximum"], u64::MAX);
+    for list in ["compare", "success", "failure"] {
+        assert_eq!(schemas["TxnBody"]["properties"][list]["maxItems"], 23, "{list}");
+    }
 }
 
 #[test]
