@@ -153,12 +153,14 @@ Examples:
   synod lock backup --ttl 30s -- sh -c 'upload --fence $SYNOD_LOCK_TOKEN'
       the token goes to whatever the lock guards
   synod lock backup --show
-      who holds it";
+      who holds it
+  synod lock backup --release --token 17
+      lets it go that was taken with this token, whoever holds it";
 
 /// `synod lock`.
 #[derive(Args, Debug)]
 #[command(after_help = LOCK_HELP)]
-#[command(group = ArgGroup::new("doing").required(true).args(["show", "command"]))]
+#[command(group = ArgGroup::new("doing").required(true).args(["show", "release", "command"]))]
 pub(crate) struct Lock {
     /// The name of the lock.
     pub(crate) name: OsString,
@@ -167,6 +169,12 @@ pub(crate) struct Lock {
     /// Only say who holds it.
     #[arg(long)]
     pub(crate) show: bool,
+    /// Only let it go, whoever holds it, if it was taken with this token.
+    #[arg(long, requires = "token")]
+    pub(crate) release: bool,
+    /// The token that came with it; --show says it.
+    #[arg(long, requires = "release")]
+    pub(crate) token: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
     /// What to run while it is held.
