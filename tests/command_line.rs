@@ -137,6 +137,64 @@ fn preconditions_decide_the_exit_code() {
     assert_eq!(late.status.code(), Some(3));
 }
 
+/// What a command prints when it is asked for again under the name that it told when the answer
+/// to it was lost.
+fn ask_again(cluster: &TestCluster, lossy: &str, arguments: &[&str]) -> String {
+    let lost = synod(&[arguments, &["--endpoints", lossy, "--timeout-ms", "400"]].concat());
+    let said = text(&lost.stderr);
+    assert_eq!(lost.status.code(), Some(1), "{arguments:?} {said}");
+    let name = said.split("--idempotency-key ").nth(1).and_then(|rest| rest.split(' ').next());
+    let name = name.unwrap_or_else(|| panic!("{arguments:?} tells no name: {said}"));
+    let revision = || cluster.request(1, "GET", "/v1/status", &[], b"").json()["revision"].clone();
+    let before = revision();
+    let again = run(cluster, &[arguments, &["--idempotency-key", name]].concat());
+    assert_eq!(again.status.code(), Some(0), "{arguments:?} {}", text(&again.stderr));
+    assert_eq!(revision(), before, "{arguments:?} was carried out twice");
+    text(&again.stdout)
+}
+
+#[test]
+fn a_write_whose_outcome_is_unknown_tells_the_name_under_which_it_is_repeated() {
+    let cluster = TestCluster::start(1);
+    let lossy = script::lose_answers(cluster.client_addr(1));
+    let again = |arguments: &[&str]| ask_again(&cluster, &lossy, arguments);
+    let folder = folder();
+    let file = folder.path().join("transaction.json");
+    let document = "{\"compare\": [{\"key\": \"p/1\", \"target\": \"version\", \"op\": \"=\", \
+                    \"operand\": 0}], \"success\": [{\"op\": \"put\", \"key\": \"p/1\", \
+                    \"value\": \"1\"}]}";
+    fs::write(&file, document).expect("written");
+
+    assert_eq!(again(&["put", "k", "v"]), "created at revision 1\n");
+    assert_eq!(again(&["delete", "k"]), "deleted at revision 2\n");
+    let done = again(&["txn", file.to_str().expect("text")]);
+    assert!(done.starts_with("success at revision 3\n"), "{done}");
+    assert_eq!(again(&["delete", "--prefix", "p/"]), "1 keys deleted, revision 4\n");
+    assert!(run(&cluster, &["put", "a", "1"]).status.success());
+    assert_eq!(again(&["delete", "--all"]), "1 keys deleted, revision 6\n");
+    let compacted = again(&["compact", "3"]);
+    assert!(compacted.starts_with("revisions from 3 on"), "{compacted}");
+
+    let id = again(&["lease", "grant", "60s"]);
+    let leases = text(&run(&cluster, &["lease", "list", "--json"]).stdout);
+    let leases: serde_json::Value = serde_json::from_str(&leases).expect("JSON");
+    let ids: Vec<_> =
+        leases.as_array().expect("a list").iter().map(|l| l["id"].to_string()).collect();
+    assert_eq!(ids, [id.trim_end()], "it was granted once");
+    let ended = again(&["lease", "revoke", id.trim_end()]);
+    assert!(ended.starts_with(&format!("lease {} ended", id.trim_end())), "{ended}");
+
+    // What is no name is refused before it is sent, and one of another write by the cluster.
+    for wrong in ["", "a b", &"x".repeat(256)] {
+        let put = run(&cluster, &["put", "k", "v", "--idempotency-key", wrong]);
+        assert_eq!(put.status.code(), Some(2), "{wrong}");
+    }
+    assert!(run(&cluster, &["put", "k", "v", "--idempotency-key", "mine"]).status.success());
+    let other = run(&cluster, &["put", "k", "w", "--idempotency-key", "mine"]);
+    assert_eq!(other.status.code(), Some(1), "{}", text(&other.stdout));
+    assert_eq!(text(&run(&cluster, &["get", "k"]).stdout), "v");
+}
+
 #[test]
 fn status_names_the_leader_for_people_and_for_programs() {
     let mut cluster = TestCluster::start(3);

@@ -256,6 +256,37 @@ fn a_lock_is_held_while_its_command_runs() {
 }
 
 #[test]
+fn a_lock_is_let_go_by_its_token_whoever_holds_it() {
+    let cluster = TestCluster::start(1);
+    let held = cluster.request(1, "POST", "/v1/lock/l", &[], b"{\"ttl\": \"60s\"}").json();
+    let token = held["token"].to_string();
+    let waiting =
+        Running::start(&cluster, &["lock", "l", "--", "sh", "-c", "echo $SYNOD_LOCK_TOKEN"]);
+    let show = || json(&cluster, &["lock", "l", "--show", "--json"]);
+    wait_until("it waits", || show()["waiters"] == 1);
+    // With another token it stays whose it is.
+    let wrong = run(&cluster, &["lock", "l", "--release", "--token", "999"]);
+    assert_eq!(wrong.status.code(), Some(3), "{}", text(&wrong.stdout));
+    assert!(text(&wrong.stderr).contains("not held with the token 999"), "{}", text(&wrong.stderr));
+    assert_eq!(show()["token"], held["token"]);
+    let released = json(&cluster, &["lock", "--release", "l", "--token", &token, "--json"]);
+    assert_eq!((&released["released"], &released["token"]), (&true.into(), &held["token"]));
+    let next: u64 = waiting.line().parse().expect("a token");
+    assert!(Some(next) > held["token"].as_u64());
+    assert_eq!(waiting.end().0, Some(0));
+    let again = run(&cluster, &["lock", "l", "--release", "--token", &token]);
+    assert_eq!(again.status.code(), Some(3), "it was let go before");
+    for usage in [
+        &["lock", "l", "--release"][..],
+        &["lock", "l", "--token", "1"],
+        &["lock", "l", "--release", "--token", "1", "--show"],
+        &["lock", "l", "--release", "--token", "1", "--", "true"],
+    ] {
+        assert_eq!(run(&cluster, usage).status.code(), Some(2), "{usage:?}");
+    }
+}
+
+#[test]
 fn a_command_that_loses_its_lock_is_ended() {
     let cluster = TestCluster::start(3);
     // It does not want to end.

@@ -116,6 +116,40 @@ fn a_lease_that_is_kept_alive_outlives_its_leader_and_an_abandoned_one_goes() {
 }
 
 #[test]
+fn what_is_put_under_a_lease_whose_time_is_over_is_refused_and_changes_nothing() {
+    let nodes = Nodes::three("");
+    let all = nodes.clients(&[1, 2, 3]);
+    put_leased(&all, 71, "1s");
+    ask(&all, "PUT", "/v1/kv/kept", "before", 201);
+    wait_until("its time is over", || !is_there(&all, 71));
+    // Its end may still be on its way to another node than the one that was asked.
+    nodes.agree(&[1, 2, 3]);
+    let revision = || nodes.status(1).expect("it runs")["revision"].clone();
+    let before = revision();
+    let txn = r#"{"success": [{"op": "put", "key": "new", "value": "v"},
+                              {"op": "put", "key": "kept", "value": "v", "lease": 71}]}"#;
+    for node in &all {
+        for (method, target, body) in [
+            ("PUT", "/v1/kv/new?lease=71", "v"),
+            ("PUT", "/v1/kv/kept?lease=71", "v"),
+            ("POST", "/v1/txn", txn),
+        ] {
+            let refused = ask(&[*node], method, target, body, 404).json();
+            assert_eq!(refused["type"], "urn:synod:lease-not-found", "{refused}");
+            assert_eq!(refused["outcome"], "not_applied", "{refused}");
+            assert!(refused["detail"].to_string().contains("71"), "{refused}");
+        }
+    }
+    nodes.agree(&[1, 2, 3]);
+    assert_eq!(revision(), before);
+    for node in &all {
+        ask(&[*node], "GET", "/v1/kv/new", "", 404);
+        let kept = ask(&[*node], "GET", "/v1/kv/kept", "", 200);
+        assert_eq!((kept.text().as_str(), kept.header("synod-lease")), ("before", None));
+    }
+}
+
+#[test]
 fn a_leader_that_was_stopped_ends_no_lease_that_others_kept() {
     let nodes = Nodes::three("");
     let old = leader(&nodes, 1);

@@ -146,3 +146,21 @@ fn nothing_is_lost_or_done_twice_while_leaders_are_killed() {
         assert_eq!(get(*node, &format!("/v1/kv/counter?revision={}", last + 1)).status, 200);
     }
 }
+
+#[test]
+fn a_transaction_has_as_many_operations_as_the_settings_say() {
+    let mut nodes = Nodes::with("[limits]\ntxn_operations_max = 3\n");
+    nodes.init(1, &[1]);
+    nodes.serve(1);
+    nodes.wait_until_ready(1);
+    let ask = |count: usize| {
+        let puts = (0..count).map(|key| json!({"op": "put", "key": key.to_string(), "value": "v"}));
+        let body = json!({"success": puts.collect::<Vec<_>>()}).to_string();
+        let answer = http::request(nodes.client(1), "POST", "/v1/txn", &[], body.as_bytes());
+        answer.expect("an answer")
+    };
+    let refused = ask(4).json();
+    assert_eq!(refused["type"], "urn:synod:too-many-operations", "{refused}");
+    assert!(refused["detail"].to_string().contains("where 3 are allowed"), "{refused}");
+    assert_eq!(ask(3).json()["revision"], 1, "nothing was changed before");
+}

@@ -24,7 +24,6 @@ use crate::context::{Context, Wrote};
 use crate::document;
 use crate::limits::Limits;
 use crate::operation::{self, wrong};
-use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
 use crate::replica::Replica;
@@ -51,7 +50,6 @@ pub(crate) async fn answer<R: Replica>(
     }
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query(), &["redirect"])?;
-    precondition::none(&head.headers, "a batch")?;
     if head.headers.contains_key(IDEMPOTENCY_KEY) {
         return Err(Problem::new(
             Kind::BadHeader,

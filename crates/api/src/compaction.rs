@@ -7,7 +7,6 @@ use synod_kv::{Command, Condition, Operation, Outcome, Revision};
 
 use crate::call;
 use crate::context::Context;
-use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
 use crate::replica::Replica;
@@ -29,7 +28,6 @@ pub(crate) async fn answer<R: Replica>(
     }
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query(), &["redirect"])?;
-    precondition::none(&head.headers, "a compaction")?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use synod_kv::TXN_OPERATIONS_MAX;
+
 /// The bounds of everything that a client can make a node hold or wait for.
 /// Sizes are in bytes and times in milliseconds, as the names say.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -12,6 +14,9 @@ pub struct Limits {
     pub value_bytes_max: usize,
     /// The body of a transaction.
     pub txn_bytes_max: usize,
+    /// Comparisons of a transaction, and operations of a branch; no more than
+    /// [`TXN_OPERATIONS_MAX`], which every replica takes.
+    pub txn_operations_max: usize,
     /// Connections at a time; one more is answered 503 and closed.
     pub connections_max: usize,
     /// Header lines of one request.
@@ -79,6 +84,7 @@ impl Default for Limits {
             key_bytes_max: 4 * 1024,
             value_bytes_max: 1024 * 1024,
             txn_bytes_max: 4 * 1024 * 1024,
+            txn_operations_max: TXN_OPERATIONS_MAX,
             connections_max: 12_000,
             headers_max: 64,
             header_timeout_ms: 10_000,

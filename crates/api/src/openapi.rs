@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::context::Context;
 use crate::limits::Limits;
 use crate::openapi::answer::Described;
+use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::replica::Replica;
 use crate::response::{self, Body};
@@ -41,6 +42,7 @@ pub(crate) async fn answer<R: Replica>(
         return Err(Problem::not_allowed("GET, HEAD"));
     }
     Query::parse(head.uri.query(), &[])?;
+    precondition::no_match(&head.headers)?;
     let document = context.document.get_or_init(|| Document::new(&context.limits));
     let mut response = Response::new(Body::empty());
     if document.is_known(head) {
@@ -94,7 +96,11 @@ pub(crate) fn paths() -> Vec<&'static str> {
 pub fn openapi(limits: &Limits) -> Value {
     let mut value = serde_json::to_value(describe(limits)).expect("the description is JSON");
     bound_numbers(&mut value);
-    value["components"]["schemas"]["ProblemType"] = problem_types();
+    let schemas = &mut value["components"]["schemas"];
+    for list in ["compare", "success", "failure"] {
+        schemas["TxnBody"]["properties"][list]["maxItems"] = json!(limits.txn_operations_max);
+    }
+    schemas["ProblemType"] = problem_types();
     value
 }
 

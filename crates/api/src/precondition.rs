@@ -31,15 +31,33 @@ pub(crate) fn of_write(headers: &HeaderMap) -> Result<Condition, Problem> {
     }
 }
 
-/// Refuses preconditions where there is not one key for them.
+/// Refuses preconditions of a call that has not one key for them: somebody means something
+/// by them, and a write whose condition is not understood is not carried out.
 ///
 /// # Errors
 /// When there are any.
-pub(crate) fn none(headers: &HeaderMap, what: &str) -> Result<(), Problem> {
-    match of_write(headers)? {
-        Condition::Always => Ok(()),
-        _ => Err(malformed(format!("If-Match and If-None-Match are for one key, not for {what}."))),
+pub(crate) fn none(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(IF_NONE_MATCH) {
+        return Err(not_here());
     }
+    no_match(headers)
+}
+
+/// Refuses `If-Match`, for a call that has not one key and takes an `If-None-Match`.
+///
+/// # Errors
+/// When there is one.
+pub(crate) fn no_match(headers: &HeaderMap) -> Result<(), Problem> {
+    if headers.contains_key(IF_MATCH) { Err(not_here()) } else { Ok(()) }
+}
+
+fn not_here() -> Problem {
+    malformed(
+        "If-Match and If-None-Match are for one key (/v1/kv/{key}), not for this call, and nothing \
+         was done. What depends on several keys is a transaction (/v1/txn), which compares by \
+         itself."
+            .to_owned(),
+    )
 }
 
 /// The revisions that a reader has already, for which it wants 304.

@@ -9,8 +9,7 @@ use synod_kv::{Command, Condition, IDEMPOTENCY_GRACE_MS, Operation, Outcome, Rev
 
 use crate::call::{self, Deadline, Name};
 use crate::context::{Context, Expires, Wrote};
-use crate::precondition;
-use crate::problem::{Kind, Problem};
+use crate::problem::Problem;
 use crate::refusal::refused;
 use crate::replica::Replica;
 use crate::response::{self, Body, at};
@@ -35,12 +34,6 @@ pub(crate) async fn answer<R: Replica>(
 ) -> Result<Response<Body>, Problem> {
     let query = Query::parse(head.uri.query(), &PARAMETERS)?;
     let prefix = prefix_of(context, &query)?;
-    if precondition::of_write(&head.headers)? != Condition::Always {
-        return Err(Problem::new(
-            Kind::BadHeader,
-            "If-Match and If-None-Match are for one key, not for a range.",
-        ));
-    }
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }

@@ -20,7 +20,7 @@ use crate::replica::Replica;
 use crate::response::{self, Body};
 use crate::{
     backup, batch, cluster, compaction, key, lease, listing, lock, members, node, openapi,
-    range_delete, txn, watch,
+    precondition, range_delete, txn, watch,
 };
 
 /// The road that a request for one key takes.
@@ -116,11 +116,17 @@ type Routed = Response<axum::body::Body>;
 
 type Call<R> = MethodRouter<Shared<R>, Infallible>;
 
+// Preconditions are for one key. The calls that have one look at them themselves, and so
+// does the description, which has a tag; before all others stands their refusal.
+
 /// What this handler makes of a request, and of its body.
 macro_rules! whole {
     ($handler:path) => {
         any(|State(context): State<Shared<R>>, request: Asked| async move {
-            let result = $handler(&context, request).await;
+            let result = match precondition::none(request.headers()) {
+                Ok(()) => $handler(&context, request).await,
+                Err(problem) => Err(problem),
+            };
             response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
         })
     };
@@ -131,7 +137,10 @@ macro_rules! head {
     ($handler:path) => {
         any(|State(context): State<Shared<R>>, request: Asked| async move {
             let (head, _) = request.into_parts();
-            let result = $handler(&context, &head).await;
+            let result = match precondition::none(&head.headers) {
+                Ok(()) => $handler(&context, &head).await,
+                Err(problem) => Err(problem),
+            };
             response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
         })
     };
@@ -161,7 +170,7 @@ fn calls<R: Replica>() -> [(&'static str, Call<R>); 22] {
         ("/livez", to_node(node::livez)),
         ("/readyz", to_node(node::readyz)),
         ("/metrics", to_node(node::metrics)),
-        ("/openapi.json", head!(openapi::answer)),
+        ("/openapi.json", to_description()),
     ]
 }
 
@@ -178,6 +187,14 @@ fn to_key<R: Replica>() -> Call<R> {
     })
 }
 
+fn to_description<R: Replica>() -> Call<R> {
+    any(|State(context): State<Shared<R>>, request: Asked| async move {
+        let (head, _) = request.into_parts();
+        let result = openapi::answer(&context, &head).await;
+        response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
+    })
+}
+
 /// `/v1/kv`: the keys of a range.
 async fn keys<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response<Body>, Problem> {
     match head.method {
@@ -190,7 +207,8 @@ async fn keys<R: Replica>(context: &Context<R>, head: &Parts) -> Result<Response
 /// A route that is only read and takes no parameters.
 fn to_node<R: Replica>(handler: fn(&Context<R>) -> Result<Response<Body>, Problem>) -> Call<R> {
     any(move |State(context): State<Shared<R>>, request: Asked| async move {
-        let result = node::check(&request).and_then(|()| handler(&context));
+        let is_sound = precondition::none(request.headers()).and_then(|()| node::check(&request));
+        let result = is_sound.and_then(|()| handler(&context));
         response::into_routed(result.unwrap_or_else(|problem| context.refuse(problem)))
     })
 }

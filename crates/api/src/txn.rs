@@ -8,8 +8,8 @@ use synod_kv::http::{
     RelationName, TargetName, TxnAnswerBody, TxnBody, TxnResultBody,
 };
 use synod_kv::{
-    Command, Compare, Condition, Entry, KeyRecord, Operation, Outcome, Relation, Revision,
-    TXN_OPERATIONS_MAX, Target, Txn, TxnError, TxnOperation, TxnResult,
+    Command, Compare, Condition, Entry, KeyRecord, Operation, Outcome, Relation, Revision, Target,
+    Txn, TxnError, TxnOperation, TxnResult,
 };
 use synod_wire::command::{COMMAND_BYTES_MAX, encoded_bytes};
 
@@ -18,7 +18,6 @@ use crate::context::Context;
 use crate::document;
 use crate::limits::Limits;
 use crate::operation::{self, wrong};
-use crate::precondition;
 use crate::problem::{Kind, Problem};
 use crate::refusal::refused;
 use crate::replica::Replica;
@@ -41,7 +40,6 @@ pub(crate) async fn answer<R: Replica>(
     let (head, body) = request.into_parts();
     let query = Query::parse(head.uri.query(), &["encoding", "redirect"])?;
     let encoding = query.encoding()?;
-    precondition::none(&head.headers, "a transaction, which compares by itself")?;
     if let Some(redirected) = context.redirect(&head.uri, &query)? {
         return Ok(redirected);
     }
@@ -79,8 +77,12 @@ pub(crate) async fn answer<R: Replica>(
 fn read(bytes: &Bytes, limits: &Limits) -> Result<Txn, Problem> {
     let body: TxnBody = document::read(bytes, "The body is not a transaction")?;
     let counts = [body.compare.count, body.success.count, body.failure.count];
-    if let Some(count) = counts.into_iter().find(|count| *count > TXN_OPERATIONS_MAX) {
-        return Err(not_sound(&TxnError::TooMany { count }));
+    let most = limits.txn_operations_max;
+    if let Some(count) = counts.into_iter().find(|count| *count > most) {
+        let detail = format!(
+            "This is no transaction: {count} comparisons or operations where {most} are allowed."
+        );
+        return Err(Problem::new(Kind::TooManyOperations, detail));
     }
     let compares = body.compare.items.into_iter().enumerate();
     let compares = compares

@@ -19,8 +19,8 @@ pub(crate) use chaos::{Chaos, FaultClass};
 pub(crate) use cluster::{BASE_PORT_DEFAULT, Cluster, ClusterShape, DATA_DIR_DEFAULT};
 pub(crate) use data::{Batch, Compact, Completions, Export, Import, KeyRange, Txn};
 pub(crate) use holding::{
-    Campaign, Claim, Elect, Follow, GrantLease, KeepLease, Lease, Lock, Observe, OneLease, Resign,
-    ShowElected, Watch,
+    Campaign, Claim, Elect, Follow, GrantLease, KeepLease, Lease, Lock, Observe, Resign,
+    RevokeLease, ShowElected, ShowLease, Watch,
 };
 pub(crate) use member::{AddMember, ChangeMember, Member, MoveMember, Quorums, ReplaceMember};
 pub(crate) use node::{Init, Inspect, Recover, Restore, Serve};

@@ -10,8 +10,8 @@ use anyhow::Context;
 use bytes::Bytes;
 use serde::Serialize;
 use synod_client::{
-    Attach, Condition, Consistency, DeleteOptions, Entry, LeaseId, PutOptions, ReadOptions, Record,
-    Revision,
+    Attach, Client, Condition, Consistency, DeleteOptions, Entry, LeaseId, PutOptions, ReadOptions,
+    Record, Revision,
 };
 use synod_kv::http::{DeleteBody, Encoding, KeyText, ListEntry, PutBody, RecordBody, ValueText};
 
@@ -19,7 +19,7 @@ use crate::arguments::{Delete, Fresh, Get, Put};
 use crate::failure::Failure;
 use crate::input::read_whole;
 use crate::output::{print, print_bytes, print_json};
-use crate::talk::with_client;
+use crate::talk::{with_client, write_with_client};
 
 /// More than any cluster takes as a value; a longer input is refused here.
 const VALUE_BYTES_MAX: u64 = 16 << 20;
@@ -39,13 +39,11 @@ pub(crate) fn put(arguments: &Put) -> Result<(), Failure> {
         (None, None) => Attach::Nothing,
     };
     let want_previous = arguments.previous;
-    let options = PutOptions { attach, want_previous, ..PutOptions::only_if(condition) };
+    let named = PutOptions::from(&arguments.named.options());
+    let options = PutOptions { attach, want_previous, condition, ..named };
     let key = bytes_of(&arguments.key);
-    let stored =
-        with_client(
-            &arguments.reach,
-            |client| async move { client.put(&key, value, &options).await },
-        )?;
+    let asked = |client: Client| async move { client.put(&key, value, &options).await };
+    let stored = write_with_client(&arguments.reach, asked)?;
     if arguments.reach.json {
         let body = PutBody {
             key: None,
@@ -136,12 +134,10 @@ pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
     };
     let name = bytes_of(key);
     let want_previous = arguments.previous;
-    let options = DeleteOptions { want_previous, ..DeleteOptions::only_if(condition) };
-    let deleted =
-        with_client(
-            &arguments.reach,
-            |client| async move { client.delete(&name, &options).await },
-        )?;
+    let named = DeleteOptions::from(&arguments.named.options());
+    let options = DeleteOptions { want_previous, condition, ..named };
+    let asked = |client: Client| async move { client.delete(&name, &options).await };
+    let deleted = write_with_client(&arguments.reach, asked)?;
     let Some(deleted) = deleted else {
         return Err(no_such_key(key));
     };
@@ -153,10 +149,11 @@ pub(crate) fn delete(arguments: &Delete) -> Result<(), Failure> {
 
 fn delete_range(arguments: &Delete) -> Result<(), Failure> {
     let prefix = arguments.prefix.as_ref().map(bytes_of);
-    let removed = with_client(&arguments.reach, |client| async move {
+    let options = arguments.named.options();
+    let removed = write_with_client(&arguments.reach, |client| async move {
         match prefix {
-            Some(prefix) => client.delete_prefix(&prefix).await,
-            None => client.delete_all().await,
+            Some(prefix) => client.delete_prefix(&prefix, &options).await,
+            None => client.delete_all(&options).await,
         }
     })?;
     if arguments.reach.json {

@@ -6,11 +6,11 @@ use serde::Serialize;
 use synod_client::{Client, ClientError, LeaseId, LeaseInfo, ReadOptions};
 use synod_kv::http::{Encoding, KeptLease, KeyText, RevokedBody};
 
-use crate::arguments::{GrantLease, KeepLease, Lease, OneLease, Reach};
+use crate::arguments::{GrantLease, KeepLease, Lease, Reach, RevokeLease, ShowLease};
 use crate::failure::Failure;
 use crate::keys::shown;
 use crate::output::{columns, print, print_bytes, print_json, tell};
-use crate::talk::with_client;
+use crate::talk::{with_client, write_with_client};
 
 /// Leases asked for at once; the servers' own bound on a page.
 const PAGE_LEASES: u32 = 1_000;
@@ -27,8 +27,9 @@ pub(crate) fn run(arguments: &Lease) -> Result<(), Failure> {
 
 fn grant(arguments: &GrantLease) -> Result<(), Failure> {
     let (ttl, id) = (arguments.ttl, arguments.id.map(LeaseId));
-    let granted =
-        with_client(&arguments.reach, |client| async move { client.grant(ttl, id).await })?;
+    let options = arguments.named.options();
+    let asked = |client: Client| async move { client.grant(ttl, id, &options).await };
+    let granted = write_with_client(&arguments.reach, asked)?;
     if arguments.reach.json {
         return print_json(&KeptLease { id: granted.id.0, ttl_ms: Some(millis(granted.ttl)) });
     }
@@ -60,9 +61,11 @@ fn keep(arguments: &KeepLease) -> Result<(), Failure> {
     Err(Failure::refused(format!("lease {id} is lost: {lost}")))
 }
 
-fn revoke(arguments: &OneLease) -> Result<(), Failure> {
+fn revoke(arguments: &RevokeLease) -> Result<(), Failure> {
     let id = LeaseId(arguments.id);
-    let ended = with_client(&arguments.reach, |client| async move { client.revoke(id).await })?;
+    let options = arguments.named.options();
+    let asked = |client: Client| async move { client.revoke(id, &options).await };
+    let ended = write_with_client(&arguments.reach, asked)?;
     let ended = ended.ok_or_else(|| no_such_lease(id))?;
     if arguments.reach.json {
         let (revision, deleted) = (ended.revision.0, ended.deleted);
@@ -131,7 +134,7 @@ async fn all(client: &Client) -> Result<Vec<LeaseInfo>, ClientError> {
     }
 }
 
-fn show(arguments: &OneLease) -> Result<(), Failure> {
+fn show(arguments: &ShowLease) -> Result<(), Failure> {
     let id = LeaseId(arguments.id);
     let options = ReadOptions::default();
     let lease =

@@ -1,7 +1,9 @@
 //! `synod lock`: runs a command while nobody else does.
 
+use bytes::Bytes;
 use serde::Serialize;
-use synod_client::{ClaimOptions, Holder, value_text};
+use serde_json::json;
+use synod_client::{ClaimOptions, Client, Holder, Revision, value_text};
 use synod_kv::http::ValueText;
 
 use crate::arguments::{Claim, Lock};
@@ -9,15 +11,18 @@ use crate::failure::Failure;
 use crate::hold::{End, Hold, run as run_while_held, unless_lost};
 use crate::keys::{bytes_of, shown};
 use crate::lease::time_text;
-use crate::output::{columns, print_bytes, print_json};
+use crate::output::{columns, print, print_bytes, print_json};
 use crate::talk::with_client;
 
 pub(crate) fn run(arguments: &Lock) -> Result<(), Failure> {
     let name = bytes_of(&arguments.name);
     if arguments.show {
-        let asked = |client: synod_client::Client| async move { client.lock_holder(&name).await };
+        let asked = |client: Client| async move { client.lock_holder(&name).await };
         let holder = with_client(&arguments.reach, asked)?;
         return show(holder.as_ref(), arguments.reach.json);
+    }
+    if let Some(token) = arguments.token {
+        return release(arguments, name, Revision(token));
     }
     let options = options(arguments.claim);
     let what = format!("the lock {}", shown(&name));
@@ -33,6 +38,18 @@ pub(crate) fn run(arguments: &Lock) -> Result<(), Failure> {
         Ok(run_while_held(Hold::Lock(lock), &command).await)
     })??;
     leave(ended)
+}
+
+fn release(arguments: &Lock, name: Bytes, token: Revision) -> Result<(), Failure> {
+    let what = format!("the lock {}", shown(&name));
+    let asked = |client: Client| async move { client.unlock(&name, token).await };
+    if !with_client(&arguments.reach, asked)? {
+        return Err(Failure::refused(format!("{what} is not held with the token {token}")));
+    }
+    if arguments.reach.json {
+        return print_json(&json!({"released": true, "token": token.0}));
+    }
+    print(&format!("{what} is let go"))
 }
 
 pub(crate) fn options(claim: Claim) -> ClaimOptions {

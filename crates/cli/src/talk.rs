@@ -28,6 +28,24 @@ where
     })
 }
 
+/// The same for one write of a command that takes `--idempotency-key`.
+pub(crate) fn write_with_client<T, F>(
+    reach: &Reach,
+    conversation: impl FnOnce(Client) -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
+    let written = |client| async { Ok(conversation(client).await) };
+    with_client(reach, written)?.map_err(|error| match &error {
+        ClientError::Ambiguous { idempotency_key: Some(name), .. } => Failure::failed(format!(
+            "{error}.\nRepeat it with --idempotency-key {name} within ten minutes, and it is \
+             carried out once"
+        )),
+        error => failure(error, &endpoints::resolve(&reach.endpoints)),
+    })
+}
+
 /// The same for a conversation of many steps, each of which may need more patience than a
 /// single request: it goes on through an election, or the start of a node.
 pub(crate) fn with_patient_client<T, F>(

@@ -1,7 +1,7 @@
 //! `synod txn`: a transaction from a file.
 
 use serde_json::Value;
-use synod_client::{OperationResult, Record, Transacted, TransactionOptions};
+use synod_client::{OperationResult, Record, Transacted};
 use synod_kv::http::{Encoding, KeyText, TxnAnswerBody, TxnResultBody, base64};
 
 use crate::arguments::Txn;
@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::input::read_whole;
 use crate::keys::{list_entry, record_body, shown};
 use crate::output::{columns, print, print_bytes, print_json};
-use crate::talk::with_client;
+use crate::talk::write_with_client;
 
 /// More than any cluster takes as a transaction.
 const BYTES_MAX: u64 = 16 << 20;
@@ -19,8 +19,9 @@ const BYTES_MAX: u64 = 16 << 20;
 pub(crate) fn run(arguments: &Txn) -> Result<(), Failure> {
     let document = read_whole(&arguments.file, BYTES_MAX)?;
     let asked = document.clone();
-    let done = with_client(&arguments.reach, |client| async move {
-        client.transact_json(asked, &TransactionOptions::default()).await
+    let options = arguments.named.options();
+    let done = write_with_client(&arguments.reach, |client| async move {
+        client.transact_json(asked, &options).await
     })?;
     if arguments.reach.json {
         print_json(&body(&done))?;

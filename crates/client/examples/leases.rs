@@ -5,7 +5,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use synod_client::{Client, ClientOptions, PutOptions, ReadOptions};
+use synod_client::{Client, ClientOptions, PutOptions, ReadOptions, WriteOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -16,7 +16,7 @@ pub(crate) async fn run(url: String) -> Result<(), Box<dyn Error>> {
     let client = Client::new([url], ClientOptions::default())?;
     let mut sessions = Vec::new();
     for name in ["ann", "bob"] {
-        let id = client.grant(Duration::from_secs(30), None).await?.id;
+        let id = client.grant(Duration::from_secs(30), None, &WriteOptions::default()).await?.id;
         let key = format!("example/sessions/{name}");
         client.put(key.as_bytes(), "here", &PutOptions::under(id)).await?;
         sessions.push(id);
@@ -31,7 +31,7 @@ pub(crate) async fn run(url: String) -> Result<(), Box<dyn Error>> {
     for id in sessions {
         let lease = client.lease(id, &ReadOptions::default()).await?.ok_or("it is over")?;
         println!("the lease {id} has the keys {:?}", lease.keys);
-        let revoked = client.revoke(id).await?.ok_or("it is over")?;
+        let revoked = client.revoke(id, &WriteOptions::default()).await?.ok_or("it is over")?;
         println!("{} keys went with it at revision {}", revoked.deleted, revoked.revision);
         assert_eq!(client.keep_alive(id).await?, None);
     }

@@ -4,7 +4,7 @@
 
 use std::error::Error;
 
-use synod_client::{Client, ClientOptions, PutOptions};
+use synod_client::{Client, ClientOptions, PutOptions, WriteOptions};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -29,7 +29,7 @@ pub(crate) async fn run(urls: Vec<String>) -> Result<(), Box<dyn Error>> {
     println!("node {} leads now", leader.id);
 
     let stored = client.put(b"example/kept", "a value", &PutOptions::default()).await?;
-    let compacted = client.compact(stored.revision).await?;
+    let compacted = client.compact(stored.revision, &WriteOptions::default()).await?;
     println!("what was before revision {} is forgotten", compacted.oldest);
     Ok(())
 }

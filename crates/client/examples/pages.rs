@@ -4,7 +4,9 @@
 
 use std::error::Error;
 
-use synod_client::{Client, ClientOptions, ListOptions, PutOptions, ReadOptions, Revision};
+use synod_client::{
+    Client, ClientOptions, ListOptions, PutOptions, ReadOptions, Revision, WriteOptions,
+};
 
 const PREFIX: &[u8] = b"example/pages/";
 
@@ -31,7 +33,7 @@ pub(crate) async fn run(url: String) -> Result<(), Box<dyn Error>> {
     assert_eq!(keys.len(), 25);
 
     // Beyond 10,000 keys others may see it half done.
-    let removed = client.delete_prefix(PREFIX).await?;
+    let removed = client.delete_prefix(PREFIX, &WriteOptions::default()).await?;
     println!("{} keys removed at revision {}", removed.deleted, removed.revision);
 
     let count = ListOptions { count_only: true, ..ListOptions::prefix(PREFIX) };

@@ -213,7 +213,7 @@ impl Client {
                 let held = document::<HeldBody>(&answer);
                 let held = held.ok_or_else(|| match repeat {
                     Repeat::Freely => garbled(),
-                    repeat => garbled_write(attempts, repeat.clone()),
+                    repeat => garbled_write(attempts, repeat),
                 })?;
                 Ok(Some(Revision(held.token)))
             }
@@ -259,7 +259,7 @@ impl Client {
         match self.retrier().call(&message, &repeat).await {
             Ok((answer, attempts)) => document::<ReleasedBody>(&answer)
                 .map(|_| true)
-                .ok_or_else(|| garbled_write(attempts, repeat)),
+                .ok_or_else(|| garbled_write(attempts, &repeat)),
             Err(ClientError::Refused(problem))
                 if problem.kind() == Some(ProblemKind::LockNotHeld) =>
             {

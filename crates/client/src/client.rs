@@ -8,7 +8,7 @@ use http::{Method, StatusCode};
 use synod_kv::http::{DeleteBody, ListPage, PutBody, StatusBody};
 use synod_kv::{Condition, LeaseId, Revision};
 
-use crate::answer::{Deleted, Found, Page, Record, Removed, Stored};
+use crate::answer::{Deleted, Found, Page, Record, Stored};
 use crate::answer_body::{document, garbled, refusal};
 use crate::attempt::{Answer, Message};
 use crate::backup::Backup;
@@ -20,12 +20,6 @@ use crate::retry::{Repeat, Retrier, give_up};
 use crate::target::Target;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// So many range deletes in a row that do not get on and say that there is more.
-const IDLE_DELETES_MAX: u32 = 16;
-/// So many range deletes for one range. A node that says that there is more was at it for the time
-/// of a request, and each of its commands removed 10,000 keys unless it is set otherwise.
-const DELETES_MAX: u32 = 100_000;
 
 /// A client of one cluster. A clone shares connections and what is known about the
 /// nodes. Its calls need a tokio runtime with time and IO.
@@ -106,7 +100,7 @@ impl Client {
             })
         });
         // A success all the same, but one without its revision: not to be trusted.
-        stored.ok_or_else(|| garbled_write(attempts, repeat))
+        stored.ok_or_else(|| garbled_write(attempts, &repeat))
     }
 
     /// The value of a key; none when it does not exist.
@@ -157,62 +151,13 @@ impl Client {
         match answer.status {
             StatusCode::OK => {}
             StatusCode::NOT_FOUND => return Ok(None),
-            _ => return Err(unfit(&answer, attempts, repeat)),
+            _ => return Err(unfit(&answer, attempts, &repeat)),
         }
         let deleted = document::<DeleteBody>(&answer).and_then(|body| {
             let previous = previous(body.previous.as_ref())?;
             Some(Deleted { revision: Revision(body.revision), previous, attempts })
         });
-        deleted.map(Some).ok_or_else(|| garbled_write(attempts, repeat))
-    }
-
-    /// Removes every key that begins with `prefix`, which must not be empty. It is
-    /// atomic up to the number of keys that one command takes (10,000 by default).
-    ///
-    /// # Errors
-    /// See [`ClientError`]; `Ambiguous` when some may have been removed.
-    pub async fn delete_prefix(&self, prefix: &[u8]) -> Result<Removed, ClientError> {
-        if prefix.is_empty() {
-            return Err(ClientError::invalid("the empty prefix means all keys: see delete_all"));
-        }
-        self.delete_range(&Target::new("/v1/kv").with("prefix", prefix)).await
-    }
-
-    /// Removes every key there is.
-    ///
-    /// # Errors
-    /// As [`Client::delete_prefix`].
-    pub async fn delete_all(&self) -> Result<Removed, ClientError> {
-        self.delete_range(&Target::new("/v1/kv").with_flag("all", true)).await
-    }
-
-    async fn delete_range(&self, target: &Target) -> Result<Removed, ClientError> {
-        let (mut deleted, mut idle, mut reached) = (0, 0, 0);
-        for _ in 0..DELETES_MAX {
-            let options = PutOptions::default();
-            let (message, repeat) = self.write(Method::DELETE, target, &options, Bytes::new())?;
-            let called = self.shared.retrier.call(&message, &repeat).await;
-            let (answer, attempts) = called.map_err(|error| in_part(error, deleted))?;
-            if answer.status != StatusCode::OK {
-                return Err(in_part(unfit(&answer, attempts, repeat), deleted));
-            }
-            let Some(body) = document::<DeleteBody>(&answer) else {
-                return Err(garbled_write(attempts, repeat));
-            };
-            deleted += body.deleted;
-            if !body.more {
-                return Ok(Removed { revision: Revision(body.revision), deleted });
-            }
-            // A node may pass by what others removed, but not for ever. What removes something is
-            // a new revision.
-            let gets_on = body.deleted > 0 && body.revision > reached;
-            reached = reached.max(body.revision);
-            idle = if gets_on { 0 } else { idle + 1 };
-            if idle == IDLE_DELETES_MAX {
-                break;
-            }
-        }
-        Err(in_part(garbled(), deleted))
+        deleted.map(Some).ok_or_else(|| garbled_write(attempts, &repeat))
     }
 
     /// A page of keys.
@@ -333,35 +278,18 @@ fn previous(body: Option<&synod_kv::http::RecordBody>) -> Option<Option<Record>>
     body.map_or(Some(None), |body| Record::from_body(body).map(Some))
 }
 
-/// What the end of a range delete becomes when calls before it removed keys: even a
-/// refusal does not mean any more that there was no effect.
-fn in_part(error: ClientError, deleted: u64) -> ClientError {
-    match error {
-        ClientError::Ambiguous { .. } => error,
-        _ if deleted == 0 => error,
-        error => ClientError::Ambiguous {
-            attempts: 1,
-            last: format!("{deleted} keys were removed, then: {error}"),
-            idempotency_key: None,
-        },
-    }
-}
-
 fn not_found(answer: &Answer) -> Result<(), ClientError> {
     if answer.status == StatusCode::NOT_FOUND { Ok(()) } else { Err(refusal(answer)) }
 }
 
 /// What a write becomes that was answered otherwise than it should be.
-pub(crate) fn unfit(answer: &Answer, attempts: u32, repeat: Repeat) -> ClientError {
+pub(crate) fn unfit(answer: &Answer, attempts: u32, repeat: &Repeat) -> ClientError {
     if answer.status.is_success() { garbled_write(attempts, repeat) } else { refusal(answer) }
 }
 
 /// What a write becomes whose success can't be read: it may have had effect.
-pub(crate) fn garbled_write(attempts: u32, repeat: Repeat) -> ClientError {
-    let idempotency_key = match repeat {
-        Repeat::Named(name) | Repeat::Never(Some(name)) => Some(name),
-        Repeat::Freely | Repeat::Never(None) => None,
-    };
+pub(crate) fn garbled_write(attempts: u32, repeat: &Repeat) -> ClientError {
+    let idempotency_key = repeat.name().cloned();
     let last = "a success in a form that no node gives".to_owned();
     ClientError::Ambiguous { attempts, last, idempotency_key }
 }

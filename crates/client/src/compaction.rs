@@ -8,7 +8,7 @@ use synod_kv::http::{CompactBody, CompactedBody};
 use crate::answer_body::document;
 use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
-use crate::options::PutOptions;
+use crate::options::WriteOptions;
 use crate::target::Target;
 
 /// A compaction that was carried out.
@@ -27,17 +27,21 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; a refusal is `AlreadyCompacted` when there is nothing to do and
     /// `FutureRevision` when there is no such revision yet.
-    pub async fn compact(&self, revision: Revision) -> Result<Compacted, ClientError> {
+    pub async fn compact(
+        &self,
+        revision: Revision,
+        options: &WriteOptions,
+    ) -> Result<Compacted, ClientError> {
         let body = serde_json::to_vec(&CompactBody { revision: revision.0 }).expect("plain fields");
         let target = Target::new("/v1/compact");
-        let options = PutOptions::default();
-        let (message, repeat) = self.write(Method::POST, &target, &options, Bytes::from(body))?;
+        let body = Bytes::from(body);
+        let (message, repeat) = self.write(Method::POST, &target, &options.into(), body)?;
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         if answer.status != StatusCode::OK {
-            return Err(unfit(&answer, attempts, repeat));
+            return Err(unfit(&answer, attempts, &repeat));
         }
         let Some(body) = document::<CompactedBody>(&answer) else {
-            return Err(garbled_write(attempts, repeat));
+            return Err(garbled_write(attempts, &repeat));
         };
         let CompactedBody { revision, compacted_revision } = body;
         Ok(Compacted { revision: Revision(revision), oldest: Revision(compacted_revision) })

@@ -12,6 +12,7 @@ use crate::claim::Held;
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::moment::{Moment, before, sleep_until};
+use crate::options::WriteOptions;
 use crate::retry::Times;
 
 /// The longest pause between two attempts to renew a lease.
@@ -75,7 +76,7 @@ impl Client {
     /// As [`Client::grant`].
     pub async fn grant_kept(&self, ttl: Duration) -> Result<LeaseKeeper, ClientError> {
         let asked = Moment::now();
-        let granted = self.grant(ttl, None).await?;
+        let granted = self.grant(ttl, None, &WriteOptions::default()).await?;
         Ok(LeaseKeeper::start(self, granted.id, granted.ttl, asked, true))
     }
 
@@ -165,7 +166,7 @@ impl LeaseKeeper {
     pub async fn close(mut self) -> Result<(), ClientError> {
         self.is_owner = false;
         self.task.abort();
-        self.client.revoke(self.id).await.map(|_| ())
+        self.client.revoke(self.id, &WriteOptions::default()).await.map(|_| ())
     }
 
     /// Stops keeping the lease alive, and leaves it to end by itself or to be kept by another.
@@ -182,7 +183,9 @@ impl Drop for LeaseKeeper {
             let (client, id) = (self.client.clone(), self.id);
             // Without a runtime the lease ends by itself.
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                drop(runtime.spawn(async move { client.revoke(id).await }));
+                drop(
+                    runtime.spawn(async move { client.revoke(id, &WriteOptions::default()).await }),
+                );
             }
         }
     }

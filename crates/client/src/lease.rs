@@ -15,7 +15,7 @@ use crate::answer_body::{document, garbled, refusal};
 use crate::attempt::Message;
 use crate::client::{Client, garbled_write};
 use crate::error::ClientError;
-use crate::options::{PutOptions, ReadOptions};
+use crate::options::{ReadOptions, WriteOptions};
 use crate::retry::{Repeat, Times};
 use crate::target::{Target, decode, time_text};
 
@@ -74,14 +74,19 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; refused with `LeaseExists` when the id is taken, and `Ambiguous` when
     /// it may have been granted: it ends by itself then.
-    pub async fn grant(&self, ttl: Duration, id: Option<LeaseId>) -> Result<Granted, ClientError> {
+    pub async fn grant(
+        &self,
+        ttl: Duration,
+        id: Option<LeaseId>,
+        options: &WriteOptions,
+    ) -> Result<Granted, ClientError> {
         let body = GrantBody { ttl: time_text(ttl)?, id: id.map(|id| id.0) };
         let target = Target::new(LEASES);
-        let options = PutOptions::default();
-        let (message, repeat) = self.write(Method::POST, &target, &options, to_json(&body))?;
+        let (message, repeat) =
+            self.write(Method::POST, &target, &options.into(), to_json(&body))?;
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         let granted = document::<GrantedBody>(&answer);
-        let granted = granted.ok_or_else(|| garbled_write(attempts, repeat))?;
+        let granted = granted.ok_or_else(|| garbled_write(attempts, &repeat))?;
         Ok(Granted { id: LeaseId(granted.id), ttl: Duration::from_millis(granted.ttl_ms) })
     }
 
@@ -124,15 +129,19 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`]; `Ambiguous` when it may have been ended.
-    pub async fn revoke(&self, id: LeaseId) -> Result<Option<Revoked>, ClientError> {
+    pub async fn revoke(
+        &self,
+        id: LeaseId,
+        options: &WriteOptions,
+    ) -> Result<Option<Revoked>, ClientError> {
         let target = Target::new(&format!("{LEASES}/{id}"));
-        let options = PutOptions::default();
-        let (message, repeat) = self.write(Method::DELETE, &target, &options, Bytes::new())?;
+        let (message, repeat) =
+            self.write(Method::DELETE, &target, &options.into(), Bytes::new())?;
         let called = self.retrier().call(&message, &repeat).await;
         let Some((answer, attempts)) = unless_over(called)? else { return Ok(None) };
         let body = document::<RevokedBody>(&answer);
         let RevokedBody { revision, deleted, more, .. } =
-            body.ok_or_else(|| garbled_write(attempts, repeat))?;
+            body.ok_or_else(|| garbled_write(attempts, &repeat))?;
         Ok(Some(Revoked { revision: Revision(revision), deleted, more }))
     }
 

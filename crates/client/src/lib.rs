@@ -50,6 +50,7 @@ mod members;
 mod moment;
 mod name;
 mod options;
+mod range_delete;
 mod retry;
 mod scan;
 mod silence;
@@ -73,6 +74,7 @@ pub use lease::{Granted, LeaseInfo, LeasePage, Revoked};
 pub use lock::LockGuard;
 pub use options::{
     Attach, ClientOptions, Consistency, DeleteOptions, ListOptions, PutOptions, ReadOptions,
+    TransactionOptions, WriteOptions,
 };
 pub use scan::Scan;
 pub use synod_kv::http::{
@@ -81,7 +83,5 @@ pub use synod_kv::http::{
 };
 pub use synod_kv::{Condition, LeaseId, Relation, Revision};
 pub use target::percent_encode;
-pub use transaction::{
-    Compare, Operation, OperationResult, Transacted, Transaction, TransactionOptions,
-};
+pub use transaction::{Compare, Operation, OperationResult, Transacted, Transaction};
 pub use watch::{Changes, Watch, WatchEvent, WatchOptions, WatchStep};

@@ -115,7 +115,7 @@ impl Client {
                 let problem = document::<Problem>(&answer).ok_or_else(garbled)?;
                 Err(ClientError::Refused(Box::new(problem)))
             }
-            _ => Err(unfit(&answer, 1, UNNAMED)),
+            _ => Err(unfit(&answer, 1, &UNNAMED)),
         }
     }
 
@@ -165,5 +165,5 @@ impl Client {
 
 /// A success that can't be read: what was asked for may be done.
 fn garbled_change() -> ClientError {
-    garbled_write(1, UNNAMED)
+    garbled_write(1, &UNNAMED)
 }

@@ -46,7 +46,9 @@ impl Names {
     /// only whoever made it knows.
     pub(crate) fn expiry(&self, name: &str) -> Option<Moment> {
         let (_, made_ms) = name.strip_prefix(&self.session)?.strip_prefix('-')?.split_once('-')?;
-        let made = Duration::from_millis(made_ms.parse().ok()?);
+        // The further requests of a range delete have numbers behind its name.
+        let made_ms = made_ms.split('/').next()?.parse().ok()?;
+        let made = Duration::from_millis(made_ms);
         Some(self.begun.plus(made).plus(NAME_LIFE))
     }
 }
@@ -72,6 +74,7 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1_234)).await;
         let name = names.next();
         assert_eq!(names.expiry(&name), Some(Moment::now().plus(NAME_LIFE)));
+        assert_eq!(names.expiry(&format!("{name}/2")), names.expiry(&name));
         tokio::time::advance(NAME_LIFE / 2).await;
         suspend(NAME_LIFE / 2);
         assert_eq!(names.expiry(&name), Some(Moment::now()));

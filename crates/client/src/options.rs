@@ -148,6 +148,28 @@ pub enum Attach {
 /// What a delete may ask for.
 pub type DeleteOptions = PutOptions;
 
+/// How a write is sent that asks for nothing else: a range delete, a transaction, a compaction,
+/// the grant and the end of a lease.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct WriteOptions {
+    /// Its name; none: the client makes one, unless it only reads. As
+    /// [`PutOptions::idempotency_key`].
+    pub idempotency_key: Option<String>,
+    /// Send it without a name of the client's making, and again only if it certainly had no
+    /// effect.
+    pub no_retry: bool,
+}
+
+/// How a transaction is sent.
+pub type TransactionOptions = WriteOptions;
+
+impl From<&WriteOptions> for PutOptions {
+    fn from(options: &WriteOptions) -> Self {
+        let WriteOptions { idempotency_key, no_retry } = options.clone();
+        Self { idempotency_key, no_retry, ..Self::default() }
+    }
+}
+
 impl Default for PutOptions {
     fn default() -> Self {
         Self {

@@ -278,7 +278,7 @@ impl Retrier {
 
 impl Repeat {
     /// The name of the write.
-    fn name(&self) -> Option<&String> {
+    pub(crate) fn name(&self) -> Option<&String> {
         match self {
             Repeat::Freely => None,
             Repeat::Named(name) => Some(name),

@@ -12,7 +12,7 @@ use crate::attempt::Message;
 use crate::client::{Client, garbled_write, unfit};
 use crate::error::ClientError;
 use crate::json_text::value_text;
-use crate::options::PutOptions;
+use crate::options::TransactionOptions;
 use crate::retry::Repeat;
 use crate::target::Target;
 
@@ -62,16 +62,6 @@ pub struct Operation {
     bytes: Vec<(&'static str, Bytes)>,
     numbers: Vec<(&'static str, u64)>,
     flags: Vec<&'static str>,
-}
-
-/// How a transaction is sent.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
-pub struct TransactionOptions {
-    /// Its name; none: the client makes one, unless the transaction only reads.
-    pub idempotency_key: Option<String>,
-    /// Send it without a name of the client's making, and again only if it certainly had no
-    /// effect.
-    pub no_retry: bool,
 }
 
 /// What became of a transaction.
@@ -410,10 +400,8 @@ impl Client {
         options: &TransactionOptions,
         fits: impl FnOnce(&TxnAnswerBody) -> bool,
     ) -> Result<Transacted, ClientError> {
-        let TransactionOptions { idempotency_key, no_retry } = options.clone();
-        let options = PutOptions { idempotency_key, no_retry, ..PutOptions::default() };
         let target = Target::new("/v1/txn");
-        let (message, repeat) = self.write(Method::POST, &target, &options, body)?;
+        let (message, repeat) = self.write(Method::POST, &target, &options.into(), body)?;
         self.exchange_transaction(message, repeat, fits).await
     }
 
@@ -425,7 +413,7 @@ impl Client {
     ) -> Result<Transacted, ClientError> {
         let (answer, attempts) = self.retrier().call(&message, &repeat).await?;
         if answer.status != StatusCode::OK {
-            return Err(unfit(&answer, attempts, repeat));
+            return Err(unfit(&answer, attempts, &repeat));
         }
         let transacted = document::<TxnAnswerBody>(&answer).filter(fits).and_then(|body| {
             let results = body.results.iter().map(OperationResult::from_body);
@@ -436,7 +424,7 @@ impl Client {
                 attempts,
             })
         });
-        transacted.ok_or_else(|| garbled_write(attempts, repeat))
+        transacted.ok_or_else(|| garbled_write(attempts, &repeat))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bounds that an operator may set.
 
 use serde::Deserialize;
+use synod_kv::TXN_OPERATIONS_MAX;
 
 use crate::settings::{Wrong, within, wrong};
 
@@ -19,6 +20,8 @@ pub struct LimitSettings {
     pub value_bytes_max: usize,
     /// The body of a transaction.
     pub txn_bytes_max: usize,
+    /// Comparisons of a transaction, and operations of a branch.
+    pub txn_operations_max: usize,
     /// Client connections at a time.
     pub connections_max: usize,
     /// From the first byte of a request to the end of its headers.
@@ -77,6 +80,7 @@ impl Default for LimitSettings {
             key_bytes_max: 4 << 10,
             value_bytes_max: 1 << 20,
             txn_bytes_max: 4 << 20,
+            txn_operations_max: TXN_OPERATIONS_MAX,
             connections_max: 12_000,
             header_timeout_ms: 10_000,
             body_timeout_ms: 10_000,
@@ -113,6 +117,8 @@ impl LimitSettings {
             ("key_bytes_max", self.key_bytes_max as u64, 1, 16 * KIB),
             ("value_bytes_max", self.value_bytes_max as u64, 1, 8 * MIB),
             ("txn_bytes_max", self.txn_bytes_max as u64, 1, 8 * MIB),
+            // What is in the log every replica takes, whatever is set: up to the constant.
+            ("txn_operations_max", self.txn_operations_max as u64, 1, TXN_OPERATIONS_MAX as u64),
             ("connections_max", self.connections_max as u64, 1, 1_000_000),
             ("header_timeout_ms", self.header_timeout_ms, 10, 600_000),
             ("body_timeout_ms", self.body_timeout_ms, 10, 600_000),

@@ -533,6 +533,12 @@ client_url = "http://127.0.0.1:7003"
         ("[client]", "[timing]\nheartbeat = 5\n[client]", &["heartbeat", "unknown field"]),
         ("[client]", "[log]\nlevel = \"\"\n[client]", &["log.level"]),
         ("[client]", "[limits]\nkey_bytes_max = 0\n[client]", &["limits.key_bytes_max"]),
+        ("[client]", "[limits]\ntxn_operations_max = 0\n[client]", &["limits.txn_operations_max"]),
+        (
+            "[client]",
+            "[limits]\ntxn_operations_max = 1025\n[client]",
+            &["limits.txn_operations_max", "is not within 1 to 1024"],
+        ),
         (
             "[client]",
             "[limits]\nvalue_bytes_max = 99999999\n[client]",

@@ -96,6 +96,7 @@ pub(crate) fn api_limits(settings: &Settings, connections_max: usize) -> synod_a
         value_bytes_max: limits.value_bytes_max,
         // A larger one would never be let in.
         txn_bytes_max: limits.txn_bytes_max.min(limits.writes_waiting_bytes_max / 2),
+        txn_operations_max: limits.txn_operations_max,
         connections_max,
         header_timeout_ms: limits.header_timeout_ms,
         idle_timeout_ms: limits.idle_timeout_ms,

@@ -44,6 +44,8 @@ const ALWAYS: &[Kind] = &[
     Kind::UnknownParameter,
     Kind::DoubledParameter,
     Kind::MethodNotAllowed,
+    // Of conditions that a call does not take, if of nothing else.
+    Kind::BadHeader,
     Kind::RequestTimeout,
     Kind::KeyTooLong,
     Kind::HeadersTooLarge,

@@ -21,7 +21,7 @@ const CONDITION: &[Kind] = &[Kind::PreconditionFailed, Kind::ContradictoryHeader
 const OLD: &[Kind] = &[Kind::Compacted, Kind::FutureRevision];
 const NO_LEASE: &[Kind] = &[Kind::LeaseNotFound];
 const NO_MORE_LEASES: &[Kind] = &[Kind::LeasesFull];
-const HEADER: &[Kind] = &[Kind::BadHeader, Kind::DoubledHeader, Kind::ContradictoryHeaders];
+const HEADERS: &[Kind] = &[Kind::BadHeader, Kind::DoubledHeader];
 const ID: &[Kind] = &[Kind::BadId];
 const NEEDS_PARAMETER: &[Kind] = &[Kind::MissingParameter];
 const CONTRADICTION: &[Kind] = &[Kind::ContradictoryParameters];
@@ -120,7 +120,6 @@ fn ranges() -> Vec<Call> {
                 &["Synod-Commands", "Synod-Idempotency-Expires"],
             )
             .writes_named()
-            .fails(HEADER)
             .fails(NEEDS_PARAMETER)
             .fails(CONTRADICTION),
     ]
@@ -141,7 +140,6 @@ fn transactions() -> Vec<Call> {
             .redirects()
             .answers_json::<TxnAnswerBody>(200, "What became of each operation.", EXPIRES)
             .writes_named()
-            .fails(HEADER)
             .fails(OPERATIONS),
         Call::new((Post, "/v1/batch"), ("transactions", "batch"), "Puts and deletes, each a command of its own.")
             .text("Each line is an `OperationBody` with the `op` put or delete, and each line that was read has a result line, a \
@@ -151,7 +149,7 @@ fn transactions() -> Vec<Call> {
             .redirects()
             .answers(200, "One result a line.", &[Content::Lines(Described::of::<BatchResultBody>())], &[])
             .takes(&[p::TIMEOUT])
-            .fails(HEADER),
+            .fails(HEADERS),
     ]
 }
 
@@ -163,7 +161,6 @@ fn history() -> Vec<Call> {
             .redirects()
             .answers_json::<CompactedBody>(200, "The oldest revision that can be read from now on.", EXPIRES)
             .writes_named()
-            .fails(HEADER)
             .fails(&[Kind::AlreadyCompacted, Kind::FutureRevision]),
         Call::new((Get, "/v1/watch"), ("history", "watch"), "Tells what happens to keys.")
             .text("A stream of Server-Sent Events, each an `EventBody`; with `wait`, one page in JSON. Only the last event of a \

@@ -130,28 +130,203 @@ async fn every_header_is_described() {
     ];
     for operation in plain().filter(|operation| operation.id() != "describe") {
         for (name, value) in wrong {
-            // What must be there is there, so that the headers are looked at.
-            let query = match operation.id() {
-                "deleteKeys" => "prefix=a",
-                "letLockGo" | "resign" => "token=1",
-                "watch" => "wait=0s&from=1",
-                _ => "",
-            };
-            let answer = operation.ask(&server, query, &format!("{name}: {value}")).await;
+            let headers = format!("{name}: {value}");
+            let answer = operation.ask(&server, needed(&operation), &headers).await;
             let is_described = operation.names("header").contains(name);
             let is_refused =
                 answer.status == 400 && answer.json()["type"] == "urn:synod:bad-header";
-            // Conditions are for one key, and names for one write: elsewhere they are refused
-            // whatever they say, for somebody means something by them.
-            let is_strange = is_refused && !is_described;
-            let is_strict = !["Synod-Timeout", "Last-Event-ID"].contains(&name);
-            assert!(
-                is_refused == is_described || (is_strange && is_strict),
+            // Conditions are for one key: elsewhere they are refused, whatever they say.
+            let is_condition = name.starts_with("If-");
+            assert_eq!(
+                is_refused,
+                is_described || is_condition || (name, operation.id()) == NO_NAME,
                 "{} {name}: {answer:?}",
                 operation.id()
             );
         }
     }
+}
+
+/// A batch is of many writes, and refuses a name for them.
+const NO_NAME: (&str, &str) = ("Idempotency-Key", "batch");
+
+/// What a call may change.
+async fn everything(server: &Server) -> Vec<Value> {
+    let mut all = Vec::new();
+    for target in ["/v1/kv?prefix=", "/v1/lease", "/v1/cluster"] {
+        let answer = server.ask(&format!("GET {target}"), "", "").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        all.push(answer.json());
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_condition_is_refused_where_there_is_not_one_key() {
+    let server = Server::start(Fake::default(), Limits::default()).await;
+    let operations = Operation::all();
+    let of = |id: &str| operations.iter().find(|operation| operation.id() == id).unwrap();
+    for id in ["putKey", "grantLease"] {
+        assert_eq!(of(id).ask(&server, "", "").await.status, 201, "{id}");
+    }
+    let held = of("takeLock").ask(&server, "", "").await.json();
+    let before = everything(&server).await;
+    let conditions = [
+        "If-Match: *",
+        "If-Match: \"1\"",
+        "If-Match: \"99\"",
+        "If-Match: soon",
+        "If-None-Match: *",
+        "If-None-Match: \"1\"",
+        "If-Match: \"1\"\nIf-Match: \"1\"",
+        "If-Match: *\nIf-None-Match: *",
+    ];
+    let others = operations.iter().filter(|operation| operation.path != "/v1/kv/{key}");
+    for operation in others {
+        for condition in conditions {
+            let takes_it = operation.names("header").contains("If-None-Match");
+            if takes_it && !condition.contains("If-Match") {
+                continue;
+            }
+            let query = match operation.id() {
+                "deleteKeys" => "prefix=a".to_owned(),
+                "letLockGo" | "resign" => format!("token={}", held["token"]),
+                "watch" => "wait=0s&from=1".to_owned(),
+                _ => String::new(),
+            };
+            if operation.method == "HEAD" {
+                let mut raw = server.connect().await;
+                let line = format!("HEAD {}", operation.target(&query));
+                raw.send(crate::raw::request(&line, condition, "")).await;
+                let answer = raw.answer_to_head().await;
+                assert_eq!(answer.status, 400, "{} {condition}: {answer:?}", operation.id());
+                continue;
+            }
+            let answer = operation.ask(&server, &query, condition).await;
+            println!("{} {condition}", operation.id());
+            answer.assert_problem(400, "bad-header", "not_applied");
+            assert_eq!(everything(&server).await, before, "{} {condition}", operation.id());
+        }
+    }
+}
+
+/// A good value for a parameter or a header of the description.
+fn good_value(operation: &Operation, parameter: &Value) -> String {
+    match parameter["name"].as_str().unwrap() {
+        "Synod-Timeout" | "ttl" | "wait" => "2s".to_owned(),
+        "If-Match" => "\"1\"".to_owned(),
+        "If-None-Match" if operation.method == "PUT" => "*".to_owned(),
+        "consistency" => "stale".to_owned(),
+        "encoding" => "text".to_owned(),
+        _ => "1".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn no_parameter_may_come_twice() {
+    let server = Server::start(Fake::default(), Limits::default()).await;
+    let before = everything(&server).await;
+    for operation in plain() {
+        for parameter in operation.parameters("query") {
+            let (name, good) =
+                (parameter["name"].as_str().unwrap(), good_value(&operation, parameter));
+            for query in [format!("{name}={good}&{name}={good}"), format!("{name}&{name}={good}")] {
+                let answer = operation.ask(&server, &query, "").await;
+                println!("{} {query}", operation.id());
+                answer.assert_problem(400, "doubled-parameter", "not_applied");
+            }
+        }
+    }
+    assert_eq!(everything(&server).await, before);
+}
+
+/// What must be in the query so that the headers are looked at, and the values of it.
+fn needed(operation: &Operation) -> &'static str {
+    match operation.id() {
+        "deleteKeys" => "prefix=a",
+        "letLockGo" | "resign" => "token=1",
+        "watch" => "wait=0s&from=1",
+        "lookAtLease" => "keys",
+        _ => "",
+    }
+}
+
+#[tokio::test]
+async fn no_header_may_come_twice() {
+    let server = Server::start(Fake::default(), Limits::default()).await;
+    let before = everything(&server).await;
+    let mut tried = 0;
+    for operation in plain() {
+        for parameter in operation.parameters("header") {
+            let name = parameter["name"].as_str().unwrap();
+            if name == "If-None-Match" && operation.method == "GET" {
+                // That is a list, and lines of a list are one list.
+                continue;
+            }
+            let good = good_value(&operation, parameter);
+            let headers = format!("{name}: {good}\n{}: {good}", name.to_lowercase());
+            let answer = operation.ask(&server, needed(&operation), &headers).await;
+            println!("{} {name}", operation.id());
+            answer.assert_problem(400, "doubled-header", "not_applied");
+            tried += 1;
+        }
+    }
+    assert!(tried > 30, "{tried} headers");
+    assert_eq!(everything(&server).await, before);
+}
+
+#[tokio::test]
+async fn what_is_text_is_utf8() {
+    let server = Server::start(Fake::default(), Limits::default()).await;
+    let before = everything(&server).await;
+    for operation in plain() {
+        for parameter in operation.parameters("query") {
+            let name = parameter["name"].as_str().unwrap();
+            let others =
+                needed(&operation).split('&').filter(|pair| pair.split('=').next() != Some(name));
+            let others = others.map(|pair| format!("&{pair}")).collect::<String>();
+            let query = |value: &str| format!("{name}={value}{others}");
+            // Keys are bytes, and so is a bound or a beginning of them. Nothing else has a
+            // greatest length.
+            if parameter["schema"]["maxLength"].is_u64() {
+                let target = query("%ff%FE");
+                let answer = operation.ask(&server, &target, "").await;
+                let is_fine =
+                    answer.status == 200 || answer.json()["type"] == "urn:synod:lease-not-found";
+                assert!(
+                    is_fine || operation.id() == "watch",
+                    "{} {target}: {answer:?}",
+                    operation.id()
+                );
+                continue;
+            }
+            for value in ["%ff", "1%ff", "%C3%28", "true%ff"] {
+                let answer = operation.ask(&server, &query(value), "").await;
+                println!("{} {name}={value}", operation.id());
+                answer.assert_problem(400, "bad-query", "not_applied");
+            }
+        }
+        for parameter in operation.parameters("header") {
+            let name = parameter["name"].as_str().unwrap();
+            if operation.id() == "describe" {
+                // A tag may have such bytes (RFC 9110, 8.8.3), and this one is not ours.
+                continue;
+            }
+            let line = format!("{} {}", operation.method, operation.target(needed(&operation)));
+            let body = operation.example_body();
+            let mut bytes = crate::raw::request(&line, &format!("{name}: ?"), &body).into_bytes();
+            let mark = format!("{name}: ").len()
+                + bytes
+                    .windows(name.len() + 2)
+                    .position(|part| part == format!("{name}: ").as_bytes())
+                    .unwrap();
+            bytes[mark] = 0xff;
+            let answer = server.call(bytes).await;
+            println!("{} {name}", operation.id());
+            answer.assert_problem(400, "bad-header", "not_applied");
+        }
+    }
+    assert_eq!(everything(&server).await, before);
 }
 
 #[test]
@@ -178,7 +353,12 @@ fn every_problem_is_described_with_its_status() {
 
 #[test]
 fn bounds_are_those_of_the_node() {
-    let limits = Limits { key_bytes_max: 17, list_entries_max: 19, ..Limits::default() };
+    let limits = Limits {
+        key_bytes_max: 17,
+        list_entries_max: 19,
+        txn_operations_max: 23,
+        ..Limits::default()
+    };
     let document = synod_api::openapi(&limits);
     let schema = |path: &str, name: &str| {
         let all = document["paths"][path]["get"]["parameters"].as_array().unwrap();
@@ -188,8 +368,11 @@ fn bounds_are_those_of_the_node() {
     assert_eq!(schema("/v1/kv", "end")["maxLength"], 18);
     assert_eq!(schema("/v1/kv", "limit")["maximum"], 19);
     assert_eq!(schema("/v1/kv", "revision")["maximum"], u64::MAX);
-    let revision = &document["components"]["schemas"]["CompactBody"]["properties"]["revision"];
-    assert_eq!(revision["maximum"], u64::MAX);
+    let schemas = &document["components"]["schemas"];
+    assert_eq!(schemas["CompactBody"]["properties"]["revision"]["maximum"], u64::MAX);
+    for list in ["compare", "success", "failure"] {
+        assert_eq!(schemas["TxnBody"]["properties"][list]["maxItems"], 23, "{list}");
+    }
 }
 
 #[test]

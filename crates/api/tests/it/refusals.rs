@@ -144,7 +144,7 @@ const CASES: &[Case] = &[
     ("GET /v1/kvs", "", "", 404, "not-found", "no such resource"),
     ("GET /v1/batch", "", "", 405, "method-not-allowed", "POST"),
     ("POST /v1/batch?prev", "", "{}", 400, "unknown-parameter", "takes: redirect"),
-    ("POST /v1/batch", "if-none-match: *", "{}", 400, "bad-header", "not for a batch"),
+    ("POST /v1/batch", "if-none-match: *", "{}", 400, "bad-header", "not for this call"),
     ("POST /v1/batch", "idempotency-key: a", "{}", 400, "bad-header", "names one write"),
     ("POST /v1/batch", "synod-timeout: 1", "{}", 400, "bad-header", "2s or 500ms"),
     // Compactions.

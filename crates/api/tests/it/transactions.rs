@@ -247,6 +247,12 @@ async fn too_many_operations_and_too_many_bytes_are_refused() {
         assert_eq!(txn(&server, "", &body(1024)).await.status, 200);
         let refused = txn(&server, "", &body(1025)).await;
         refused.assert_problem(400, "too-many-operations", "not_applied");
+        let (_, few) = start(Limits { txn_operations_max: 3, ..Limits::default() }).await;
+        assert_eq!(txn(&few, "", &body(3)).await.status, 200);
+        let refused = txn(&few, "", &body(4)).await;
+        refused.assert_problem(400, "too-many-operations", "not_applied");
+        let detail = refused.json()["detail"].to_string();
+        assert!(detail.contains("4 comparisons or operations where 3 are allowed"), "{detail}");
     }
     let writes = fake.writes_seen();
     let body = json!({"success": [{"op": "put", "key": "a", "value": "v".repeat(100_000)}]});

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
+use synod_client::WriteOptions;
 
 use super::holding::time;
 
@@ -41,6 +42,23 @@ pub(crate) struct Fresh {
     pub(crate) min_revision: Option<u64>,
 }
 
+/// How a write is named.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Named {
+    /// Its name: asked for again under it within ten minutes, the same write is carried out once
+    /// and tells its first outcome [default: a new one].
+    #[arg(long, value_name = "KEY", value_parser = write_name)]
+    pub(crate) idempotency_key: Option<String>,
+}
+
+impl Named {
+    /// How such a write is sent.
+    pub(crate) fn options(&self) -> WriteOptions {
+        let idempotency_key = self.idempotency_key.clone();
+        WriteOptions { idempotency_key, ..WriteOptions::default() }
+    }
+}
+
 /// `synod put`.
 #[derive(Args, Debug)]
 pub(crate) struct Put {
@@ -67,6 +85,8 @@ pub(crate) struct Put {
     /// Show the record that was replaced.
     #[arg(long, visible_alias = "prev")]
     pub(crate) previous: bool,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -106,6 +126,8 @@ pub(crate) struct Delete {
     /// Show the record that was removed.
     #[arg(long, visible_alias = "prev", conflicts_with_all = ["prefix", "all"])]
     pub(crate) previous: bool,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -168,4 +190,27 @@ pub(crate) struct Backup {
     pub(crate) force: bool,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+/// A name as the cluster takes it.
+fn write_name(text: &str) -> Result<String, String> {
+    let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic());
+    match is_visible && (1..=255).contains(&text.len()) {
+        true => Ok(text.to_owned()),
+        false => Err("a name is 1 to 255 visible ASCII characters without spaces".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_and_visible() {
+        let longest = "x".repeat(255);
+        assert_eq!(write_name(&longest), Ok(longest.clone()));
+        for wrong in ["", "a b", "\u{e9}", "a\n", &format!("{longest}x")] {
+            assert!(write_name(wrong).is_err(), "{wrong}");
+        }
+    }
 }

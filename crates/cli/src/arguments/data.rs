@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_complete::Shell;
 
-use super::calls::Reach;
+use super::calls::{Named, Reach};
 
 /// Which keys.
 #[derive(Args, Debug, Clone)]
@@ -27,6 +27,8 @@ pub(crate) struct KeyRange {
 pub(crate) struct Txn {
     /// The transaction as JSON, as POST /v1/txn takes it; `-` reads it from standard input.
     pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -53,6 +55,8 @@ pub(crate) struct Batch {
 pub(crate) struct Compact {
     /// The oldest revision that shall stay readable.
     pub(crate) revision: u64,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

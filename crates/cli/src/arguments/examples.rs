@@ -22,6 +22,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
             ("tar c dir | synod put archive", "the bytes of standard input"),
             ("synod put owner me --if-absent", "only if there is no such key; else exit code 3"),
             ("synod put greeting hi --previous", "and show what was there before"),
+            (
+                "synod put order paid --idempotency-key order-17",
+                "once, however often it is asked for in ten minutes",
+            ),
         ],
     ),
     (

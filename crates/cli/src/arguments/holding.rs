@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::calls::Reach;
+use super::calls::{Named, Reach};
 use super::data::KeyRange;
 
 const WATCH_EXAMPLES: &str = "Examples:
@@ -63,7 +63,7 @@ pub(crate) enum Lease {
     /// End a lease, and remove its keys.
     #[command(after_help = "Examples:
   synod lease revoke 7")]
-    Revoke(OneLease),
+    Revoke(RevokeLease),
     /// List all leases.
     #[command(after_help = "Examples:
   synod lease list --json")]
@@ -71,7 +71,7 @@ pub(crate) enum Lease {
     /// Show a lease and its keys.
     #[command(after_help = "Examples:
   synod lease show 7")]
-    Show(OneLease),
+    Show(ShowLease),
 }
 
 /// `synod lease grant`.
@@ -83,6 +83,8 @@ pub(crate) struct GrantLease {
     /// Its id, below 2^52 [default: one of its own from there on].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) id: Option<u64>,
+    #[command(flatten)]
+    pub(crate) named: Named,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }
@@ -99,9 +101,20 @@ pub(crate) struct KeepLease {
     pub(crate) reach: Reach,
 }
 
-/// `synod lease revoke` and `synod lease show`.
+/// `synod lease revoke`.
 #[derive(Args, Debug)]
-pub(crate) struct OneLease {
+pub(crate) struct RevokeLease {
+    /// The lease.
+    pub(crate) id: u64,
+    #[command(flatten)]
+    pub(crate) named: Named,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `synod lease show`.
+#[derive(Args, Debug)]
+pub(crate) struct ShowLease {
     /// The lease.
     pub(crate) id: u64,
     #[command(flatten)]
@@ -140,12 +153,14 @@ Examples:
   synod lock backup --ttl 30s -- sh -c 'upload --fence $SYNOD_LOCK_TOKEN'
       the token goes to whatever the lock guards
   synod lock backup --show
-      who holds it";
+      who holds it
+  synod lock backup --release --token 17
+      lets it go that was taken with this token, whoever holds it";
 
 /// `synod lock`.
 #[derive(Args, Debug)]
 #[command(after_help = LOCK_HELP)]
-#[command(group = ArgGroup::new("doing").required(true).args(["show", "command"]))]
+#[command(group = ArgGroup::new("doing").required(true).args(["show", "release", "command"]))]
 pub(crate) struct Lock {
     /// The name of the lock.
     pub(crate) name: OsString,
@@ -154,6 +169,12 @@ pub(crate) struct Lock {
     /// Only say who holds it.
     #[arg(long)]
     pub(crate) show: bool,
+    /// Only let it go, whoever holds it, if it was taken with this token.
+    #[arg(long, requires = "token")]
+    pub(crate) release: bool,
+    /// The token that came with it; --show says it.
+    #[arg(long, requires = "release")]
+    pub(crate) token: Option<u64>,
     #[command(flatten)]
     pub(crate) reach: Reach,
     /// What to run while it is held.

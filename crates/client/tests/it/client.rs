@@ -10,7 +10,7 @@ use bytes::Bytes;
 use synod_api::{Leader, Limits, Refused};
 use synod_client::{
     Client, ClientError, ClientOptions, Condition, Consistency, ListOptions, ProblemKind,
-    PutOptions, ReadOptions, Revision,
+    PutOptions, ReadOptions, Revision, WriteOptions,
 };
 use synod_kv::KvOptions;
 use synod_kv::http::{Effect, Problem};
@@ -153,9 +153,12 @@ async fn lists_ranges_and_status() {
     };
     let page = client.list(&bare).await.unwrap();
     assert_eq!((page.entries.len(), &page.entries[0].record.value), (1, &None));
-    assert_eq!(client.delete_prefix(b"b/").await.unwrap().deleted, 4);
-    assert!(matches!(client.delete_prefix(b"").await, Err(ClientError::Invalid { .. })));
-    assert_eq!(client.delete_all().await.unwrap().deleted, 2);
+    assert_eq!(client.delete_prefix(b"b/", &WriteOptions::default()).await.unwrap().deleted, 4);
+    assert!(matches!(
+        client.delete_prefix(b"", &WriteOptions::default()).await,
+        Err(ClientError::Invalid { .. })
+    ));
+    assert_eq!(client.delete_all(&WriteOptions::default()).await.unwrap().deleted, 2);
     assert_eq!(client.status().await.unwrap().node, crate::world::fake::NODE);
     assert_eq!(client.status_of(0).await.unwrap().revision, fake_revision(&fake));
     assert!(client.status_of(1).await.is_err());
@@ -173,7 +176,7 @@ async fn a_range_that_was_removed_in_part_is_not_called_refused() {
     for key in ["a1", "a2", "a3"] {
         client.put(key.as_bytes(), "v", &once()).await.unwrap();
     }
-    let error = client.delete_prefix(b"a").await.unwrap_err();
+    let error = client.delete_prefix(b"a", &WriteOptions::default()).await.unwrap_err();
     assert!(error.outcome_unknown(), "{error:?}");
     assert_eq!(fake.value(b"a1"), None);
 
@@ -200,7 +203,7 @@ async fn a_range_that_was_removed_in_part_is_not_called_refused() {
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    let error = frugal(&url).delete_prefix(b"a").await.unwrap_err();
+    let error = frugal(&url).delete_prefix(b"a", &WriteOptions::default()).await.unwrap_err();
     let ClientError::Ambiguous { last, .. } = error else { panic!("{error:?}") };
     assert!(last.starts_with("3 keys were removed, then: No."), "{last}");
 }
@@ -228,7 +231,7 @@ async fn a_range_delete_that_never_gets_on_ends() {
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    let error = frugal(&url).delete_prefix(b"a").await.unwrap_err();
+    let error = frugal(&url).delete_prefix(b"a", &WriteOptions::default()).await.unwrap_err();
     let ClientError::Ambiguous { last, .. } = error else { panic!("{error:?}") };
     assert!(last.starts_with("17 keys were removed"), "{last}");
     assert_eq!(calls.load(Ordering::Relaxed), 17);

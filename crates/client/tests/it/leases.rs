@@ -9,7 +9,7 @@ use crate::world::{Script, answer, client, cutting, serve, write};
 use synod_api::{Limits, Refused};
 use synod_client::{
     Attach, ClaimOptions, Client, ClientError, ClientOptions, LeaseId, LeaseLost, ListOptions,
-    ProblemKind, PutOptions, ReadOptions, Revision,
+    ProblemKind, PutOptions, ReadOptions, Revision, WriteOptions,
 };
 use synod_kv::{LeaseOperation, Operation};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,12 +66,16 @@ fn wait(wait: Option<Duration>) -> ClaimOptions {
 async fn a_lease_goes_through_its_life_with_its_keys() {
     let (_, client) = start().await;
     let minute = Duration::from_secs(60);
-    let granted = client.grant(minute, Some(LeaseId(7))).await.unwrap();
+    let granted = client.grant(minute, Some(LeaseId(7)), &WriteOptions::default()).await.unwrap();
     assert_eq!((granted.id, granted.ttl), (LeaseId(7), minute));
-    let error = client.grant(minute, Some(LeaseId(7))).await.unwrap_err();
+    let error = client.grant(minute, Some(LeaseId(7)), &WriteOptions::default()).await.unwrap_err();
     let ClientError::Refused(problem) = error else { panic!("{error:?}") };
     assert_eq!(problem.kind(), Some(ProblemKind::LeaseExists));
-    let other = client.grant(Duration::from_millis(1_500), None).await.unwrap().id;
+    let other = client
+        .grant(Duration::from_millis(1_500), None, &WriteOptions::default())
+        .await
+        .unwrap()
+        .id;
 
     let under = PutOptions::under(LeaseId(7));
     assert_eq!(client.put(b"a", "v", &under).await.unwrap().lease, Some(LeaseId(7)));
@@ -104,9 +108,12 @@ async fn a_lease_goes_through_its_life_with_its_keys() {
     let ids = [own, LeaseId(99), LeaseId(7)];
     let kept = client.keep_alive_all(&ids).await.unwrap();
     assert_eq!(kept, [Some(minute), None, Some(minute)]);
-    assert_eq!(client.revoke(LeaseId(7)).await.unwrap().unwrap().deleted, 2);
+    assert_eq!(
+        client.revoke(LeaseId(7), &WriteOptions::default()).await.unwrap().unwrap().deleted,
+        2
+    );
     assert_eq!(client.get(b"a", &ReadOptions::default()).await.unwrap(), None);
-    assert_eq!(client.revoke(LeaseId(7)).await.unwrap(), None);
+    assert_eq!(client.revoke(LeaseId(7), &WriteOptions::default()).await.unwrap(), None);
     assert_eq!(client.keep_alive(LeaseId(7)).await.unwrap(), None);
     assert_eq!(client.lease(LeaseId(7), &ReadOptions::default()).await.unwrap(), None);
     let error = client.put(b"a", "v", &under).await.unwrap_err();
@@ -114,7 +121,7 @@ async fn a_lease_goes_through_its_life_with_its_keys() {
     assert_eq!(problem.kind(), Some(ProblemKind::LeaseNotFound));
     for wrong in [client.delete(b"c", &under).await.map(|_| ()).unwrap_err(), {
         let ttl = Duration::from_nanos(1_500_000_001);
-        client.grant(ttl, None).await.map(|_| ()).unwrap_err()
+        client.grant(ttl, None, &WriteOptions::default()).await.map(|_| ()).unwrap_err()
     }] {
         assert!(matches!(wrong, ClientError::Invalid { .. }), "{wrong:?}");
     }
@@ -239,7 +246,7 @@ async fn a_lock_that_somebody_else_let_go_is_told_as_lost() {
     assert_eq!(lock.lost().await, LeaseLost::LetGo);
     assert!(!lock.is_held());
     let lock = client.lock(b"l", &options).await.unwrap().unwrap();
-    client.revoke(lock.lease()).await.unwrap();
+    client.revoke(lock.lease(), &WriteOptions::default()).await.unwrap();
     assert_eq!(lock.lost().await, LeaseLost::Over);
 }
 
@@ -283,7 +290,7 @@ async fn an_election_is_won_observed_and_laid_down() {
     assert!(!second.proclaim("again").await.unwrap());
     assert_eq!(client.leader_of(b"primary").await.unwrap(), None);
     assert_eq!(second.lost().await, LeaseLost::LetGo);
-    client.revoke(second.lease()).await.unwrap();
+    client.revoke(second.lease(), &WriteOptions::default()).await.unwrap();
     assert!(!second.proclaim("again").await.unwrap());
 }
 
@@ -450,7 +457,10 @@ async fn pages_that_do_not_lead_on_are_not_asked_for_for_ever() {
     // Nor are keys deleted for ever that are not there.
     let none = || answer("200 OK", "", r#"{"revision":9,"deleted":0,"more":true}"#);
     let server = Script::start((0..99).map(|_| none()).collect()).await;
-    let error = crate::world::client(&[&server.url]).delete_all().await.unwrap_err();
+    let error = crate::world::client(&[&server.url])
+        .delete_all(&WriteOptions::default())
+        .await
+        .unwrap_err();
     assert!(is_garbled(&error) && server.heads().len() < 99, "{error:?}");
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use synod_api::{Limits, Refused};
 use synod_client::{
     BatchOptions, BatchOutcome, BatchResult, Client, ClientError, ClientOptions, Entry,
-    ListOptions, ProblemKind, PutOptions, ReadOptions, Revision,
+    ListOptions, ProblemKind, PutOptions, ReadOptions, Revision, WriteOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -242,7 +242,10 @@ async fn a_scan_goes_on_after_an_error_and_shows_no_other_revision() {
     let mut scan = weak(&cutter.url).scan(ListOptions::prefix("s/")).unwrap();
     while scan.next().await.is_ok() {}
     client.put(b"t", "more", &PutOptions::default()).await.unwrap();
-    assert_eq!(client.compact(Revision(22)).await.unwrap().oldest, Revision(22));
+    assert_eq!(
+        client.compact(Revision(22), &WriteOptions::default()).await.unwrap().oldest,
+        Revision(22)
+    );
     let error = scan.next().await.unwrap_err();
     assert!(!matches!(error, ClientError::Unreachable { .. }), "{error:?}");
     assert!(error.to_string().contains("compacted"), "{error}");

@@ -7,7 +7,8 @@ use crate::world::fake::{Fake, Mode, NODE};
 use crate::world::{Script, answer, client, compact, serve};
 use synod_api::{Leader, Limits, Refused, Replica};
 use synod_client::{
-    Client, ClientError, ClientOptions, ProblemKind, PutOptions, ReadOptions, Revision,
+    Client, ClientError, ClientOptions, LeaseId, ProblemKind, PutOptions, ReadOptions, Revision,
+    WriteOptions,
 };
 use synod_kv::http::{Effect, Problem};
 use tokio::net::TcpListener;
@@ -45,6 +46,67 @@ async fn a_name_of_the_session_is_not_sent_when_the_cluster_may_have_forgotten_i
     client.put(b"a", "x", &mine).await.unwrap();
 }
 
+/// Every call that takes a name has effect once under it.
+#[tokio::test]
+async fn a_lost_answer_comes_back_under_the_name_that_was_given() {
+    let fake = Fake::default();
+    let client = client(&[&serve(&fake, Limits::default()).await]);
+    for key in ["a/1", "a/2", "b"] {
+        client.put(key.as_bytes(), "v", &PutOptions::default()).await.unwrap();
+    }
+    let named = |name: &str| WriteOptions {
+        idempotency_key: Some(name.to_owned()),
+        ..WriteOptions::default()
+    };
+    let (minute, lease) = (Duration::from_secs(60), LeaseId(7));
+    for name in ["prefix", "all", "grant", "revoke", "compact"] {
+        let call = async |options: &WriteOptions| match name {
+            "prefix" => client.delete_prefix(b"a/", options).await.map(|done| done.deleted == 2),
+            "all" => client.delete_all(options).await.map(|done| done.deleted == 1),
+            "grant" => {
+                client.grant(minute, Some(lease), options).await.map(|done| done.id == lease)
+            }
+            "revoke" => client.revoke(lease, options).await.map(|done| done.is_some()),
+            _ => client.compact(Revision(2), options).await.map(|done| done.oldest == Revision(2)),
+        };
+        fake.set_writes(Mode::ServeAndLose);
+        let error = call(&WriteOptions { no_retry: true, ..named(name) }).await.unwrap_err();
+        let ClientError::Ambiguous { idempotency_key, .. } = error else { panic!("{error:?}") };
+        assert_eq!(idempotency_key.as_deref(), Some(name));
+        fake.set_writes(Mode::Serve);
+        let before = revision(&fake);
+        assert_eq!(call(&named(name)).await, Ok(true), "{name}");
+        assert_eq!(revision(&fake), before, "{name} had effect twice");
+    }
+}
+
+#[tokio::test]
+async fn each_request_of_a_long_range_delete_has_its_own_name_again() {
+    let more = answer("200 OK", "", r#"{"revision":7,"deleted":3,"more":true}"#);
+    let last = answer("200 OK", "", r#"{"revision":8,"deleted":1}"#);
+    let options = WriteOptions { idempotency_key: Some("mine".to_owned()), no_retry: false };
+    let server = Script::start(vec![more.clone(), last.clone(), more.clone(), last]).await;
+    for _ in 0..2 {
+        let removed = client(&[&server.url]).delete_prefix(b"a", &options).await.unwrap();
+        assert_eq!(removed.deleted, 4);
+    }
+    let name = |head: &String| {
+        let line = head.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
+        line.unwrap_or_default().to_owned()
+    };
+    let names: Vec<_> = server.heads().iter().map(name).collect();
+    assert_eq!(names, ["mine", "mine/2", "mine", "mine/2"]);
+    // What may have happened in part tells the name of the whole.
+    let server = Script::start(vec![more, Vec::new()]).await;
+    let once = WriteOptions { no_retry: true, ..options.clone() };
+    let error = client(&[&server.url]).delete_prefix(b"a", &once).await.unwrap_err();
+    let ClientError::Ambiguous { idempotency_key, .. } = error else { panic!("{error:?}") };
+    assert_eq!(idempotency_key.as_deref(), Some("mine"));
+    let long = WriteOptions { idempotency_key: Some("x".repeat(249)), no_retry: false };
+    let error = client(&[&server.url]).delete_prefix(b"a", &long).await.unwrap_err();
+    assert!(matches!(error, ClientError::Invalid { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_retry_ends_when_the_answer_says_that_the_name_expires() {
     let problem = Problem::new(ProblemKind::Overloaded, "No room.", Effect::Unknown);
@@ -74,8 +136,8 @@ async fn a_success_that_no_node_gives_is_not_told_as_without_effect() {
         let errors = [
             client.put(b"a", "v", &PutOptions::default()).await.map(drop).unwrap_err(),
             client.delete(b"a", &PutOptions::default()).await.map(drop).unwrap_err(),
-            client.delete_prefix(b"a").await.map(drop).unwrap_err(),
-            client.compact(Revision(7)).await.map(drop).unwrap_err(),
+            client.delete_prefix(b"a", &WriteOptions::default()).await.map(drop).unwrap_err(),
+            client.compact(Revision(7), &WriteOptions::default()).await.map(drop).unwrap_err(),
         ];
         for error in errors {
             assert!(matches!(error, ClientError::Ambiguous { attempts: 1, .. }), "{error:?}");

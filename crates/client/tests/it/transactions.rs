@@ -6,7 +6,7 @@ use crate::world::fake::{Fake, Mode};
 use bytes::Bytes;
 use synod_client::{
     Client, ClientError, ClientOptions, Compare, Operation, OperationResult, ProblemKind,
-    PutOptions, Relation, Revision, Transaction, TransactionOptions,
+    PutOptions, Relation, Revision, Transaction, TransactionOptions, WriteOptions,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -161,10 +161,10 @@ async fn old_revisions_are_forgotten() {
     for value in ["1", "2", "3"] {
         client.put(b"a", value, &PutOptions::default()).await.unwrap();
     }
-    let done = client.compact(Revision(2)).await.unwrap();
+    let done = client.compact(Revision(2), &WriteOptions::default()).await.unwrap();
     assert_eq!((done.revision, done.oldest), (Revision(3), Revision(2)));
     for (revision, kind) in [(2, ProblemKind::AlreadyCompacted), (9, ProblemKind::FutureRevision)] {
-        let error = client.compact(Revision(revision)).await.unwrap_err();
+        let error = client.compact(Revision(revision), &WriteOptions::default()).await.unwrap_err();
         let ClientError::Refused(problem) = error else { panic!("{error:?}") };
         assert_eq!(problem.kind(), Some(kind));
     }
