@@ -6,9 +6,11 @@ mod support;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 
-use support::cluster::{TestCluster, synod};
+use support::cluster::{SYNOD, TestCluster, synod};
 use support::http;
+use support::skip::{Need, skip};
 use support::wait::{wait_for, wait_until};
 
 /// Journals of small files of which none is kept.
@@ -155,6 +157,25 @@ fn a_snapshot_comes_though_the_node_that_sends_it_is_killed() {
     wait_until_equal(&cluster);
     let data = cluster.data_dir().join(format!("node-{sender}")).join("data");
     assert!(!data.join("checkpoint").exists(), "the start removed what was being sent");
+}
+
+#[test]
+fn a_state_that_comes_and_cannot_be_synced_stops_its_node() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip(Need::Strace, "strace is not installed");
+    }
+    let mut cluster = left_behind(3, RATE);
+    let data = cluster.settings_path(AWAY).with_file_name("data");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(data.join("state.new/CURRENT"));
+    command.args(["-e", "trace=fsync", "-e", "inject=fsync:error=EIO"]);
+    command.arg(SYNOD).arg("serve").arg("--config").arg(cluster.settings_path(AWAY));
+    cluster.start_by_hand_with(AWAY, command);
+    assert!(!cluster.wait_for_end(AWAY).success(), "a node whose disk fails ends with an error");
+    let output = cluster.node_output(AWAY);
+    assert!(output.contains("cannot sync") && output.contains("state.new/CURRENT"), "{output}");
+    cluster.start_by_hand(AWAY);
+    wait_until_equal(&cluster);
 }
 
 /// Has another node lead, and says once it does.

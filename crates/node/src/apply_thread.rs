@@ -343,8 +343,8 @@ impl ApplyThread {
         Ok(())
     }
 
-    /// Switches to a snapshot, between two commits. When the switch itself fails the node
-    /// stops: the next start finds out which state is the state.
+    /// Switches to a snapshot, between two commits. When the switch itself fails, or a sync before
+    /// it, the node stops: the next start finds out which state is the state.
     fn install(&mut self, from: NodeId, verified: Verified) -> Result<(), ApplyError> {
         self.commit()?;
         let (slot, before) = (verified.state().applied_slot, self.applier.applied());
@@ -359,6 +359,7 @@ impl ApplyThread {
         let Installer { folders, current, options, fatal } = &self.installer;
         let prepared = match folders.prepare(verified) {
             Ok(prepared) => prepared,
+            Err(error @ SnapshotError::Sync { .. }) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(peer = %from, slot, %error, "the snapshot cannot be installed");
                 let _ = self.reports.send(Report::SnapshotFailed { from });

@@ -77,7 +77,7 @@ impl SnapshotThread {
     /// Works until it is told to stop.
     ///
     /// # Errors
-    /// When what is no longer sent can't be removed.
+    /// When what is no longer sent can't be removed, or what came may not be on the disk.
     pub(crate) fn run(mut self) -> Result<(), SnapshotError> {
         loop {
             let due = self.fetch.deadline().into_iter().chain(self.source.deadline()).min();
@@ -96,7 +96,7 @@ impl SnapshotThread {
             }
             self.fetch.look(Instant::now());
             self.source.look(Instant::now())?;
-            self.carry_out();
+            self.carry_out()?;
         }
     }
 
@@ -116,7 +116,7 @@ impl SnapshotThread {
         }
     }
 
-    fn carry_out(&mut self) {
+    fn carry_out(&mut self) -> Result<(), SnapshotError> {
         // Whoever is gone ends the node, and this thread with it.
         if let Some(slot) = self.source.take_progress() {
             let _ = self.outlets.reports.send(Report::SnapshotSent { slot });
@@ -136,8 +136,10 @@ impl SnapshotThread {
                 FetchOut::Arrived { from, verified } => {
                     self.outlets.apply.send(ApplyTask::Install { from, verified }).is_ok()
                 }
+                FetchOut::Unsynced(error) => return Err(error),
             };
         }
         self.shared.snapshot.set(self.fetch.progress(), self.source.progress());
+        Ok(())
     }
 }

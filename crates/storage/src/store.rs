@@ -269,12 +269,31 @@ const BACKGROUND: &str = "the state could not be flushed or compacted";
 pub(crate) fn failed(error: rocksdb::Error) -> MapError {
     let kind = error.kind();
     let reason = error.into_string();
-    // A disk tells that it can't read what was written there by this error.
-    let is_unreadable = kind == ErrorKind::IOError && reason.contains("Input/output error");
-    match kind == ErrorKind::Corruption || is_unreadable {
+    match kind == ErrorKind::Corruption || kind == ErrorKind::IOError && is_unreadable(&reason) {
         true => MapError(format!("{DAMAGED}{reason}")),
         false => MapError(format!("the state cannot be used: {reason}")),
     }
+}
+
+/// By which words RocksDB tells that a write failed, or a sync.
+const WRITING: &[&str] = &[
+    "While appending",
+    "While clos",
+    "While fallocate",
+    "While fdatasync",
+    "While fsync",
+    "While ftruncat",
+    "While pwrite",
+    "While renaming",
+    "While sync_file_range",
+    "While write",
+];
+
+/// Whether a disk can't read what was written there. It tells a write that failed by the same
+/// error, after which the process has to stop.
+fn is_unreadable(reason: &str) -> bool {
+    let is_writing = || WRITING.iter().any(|text| reason.contains(text));
+    reason.contains("Input/output error") && !is_writing()
 }
 
 /// What a message that a store's error is part of says of its files.

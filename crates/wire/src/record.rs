@@ -25,7 +25,7 @@ mod header;
 pub mod sector;
 mod segment;
 
-pub use group::{GROUP_HEADER_BYTES, GroupBuilder, GroupHeader, GroupPlace, moved_to};
+pub use group::{GROUP_HEADER_BYTES, GroupBuilder, GroupHeader, GroupPlace};
 pub use header::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, ValueKind};
 pub use segment::{PreviousEnd, SegmentFooter, SegmentHeader};
 

@@ -25,12 +25,13 @@ impl Journal {
     /// more because the state machine durably holds every slot up to `state_upto`, so that
     /// all of them are known as chosen. Nothing else is taken from the journal by
     /// that than by a snapshot of the state: the promise in force, and all later slots, stand
-    /// in what is behind. Answers none when nothing is damaged. Interrupted anywhere, it can be
-    /// run again.
+    /// in what is behind. Where the newest segment is the damaged one, what is behind is begun
+    /// first: the next segment, with what the newest one shows of the promise and the later
+    /// slots. Answers none when nothing is damaged. Interrupted anywhere, it can be run again.
     ///
     /// # Errors
-    /// See [`OpenError`]: damage of the newest segment is none that this can mend. A
-    /// refused journal is left as it is.
+    /// See [`OpenError`]: also when the newest segment is damaged and does not show the promise
+    /// in force. A refused journal is left as it is.
     pub fn mend(
         dir: &Path,
         cluster: ClusterId,
@@ -142,11 +143,12 @@ impl Journal {
     }
 
     /// What the journal would be if all up to its last damage were dropped, for whoever looks
-    /// for a state that makes it so. Nothing is dropped. A new life begins, durably, in which
-    /// the node may be heard by others.
+    /// for a state that makes it so. Nothing is dropped; the next segment is begun if the newest
+    /// one is damaged. A new life begins, durably, in which the node may be heard by others.
     ///
     /// # Errors
-    /// See [`OpenError`]: damage of the newest segment, behind which nothing is.
+    /// See [`OpenError`]: also when the newest segment is damaged and does not show the promise
+    /// in force.
     pub fn look_behind_damage(dir: &Path, cluster: ClusterId) -> Result<Behind, OpenError> {
         let folder = Folder::open(dir)?;
         let recovery = BehindDamage::read(&folder, cluster)?.begin(&folder, cluster)?;

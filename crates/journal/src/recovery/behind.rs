@@ -8,7 +8,7 @@
 
 use synod_paxos::Slot;
 use synod_wire::record::sector::{SECTOR_BYTES, Seed};
-use synod_wire::record::{ClusterId, GroupPlace, PreviousEnd, SegmentHeader, moved_to};
+use synod_wire::record::{ClusterId, GroupPlace, PreviousEnd, SegmentHeader};
 
 use super::{Found, Reader, Recovery};
 use crate::OpenError;
@@ -145,7 +145,7 @@ fn with_groups(header: &SegmentHeader, segment: &Segment<'_>, known: &NewestKnow
     for (number, group) in (1..).zip(&known.scan.groups[known.damaged..]) {
         let first_sector = (bytes.len() / SECTOR_BYTES) as u64;
         let place = GroupPlace { seed, first_sector, number };
-        let moved = moved_to(place, &segment.payload_of(group)).expect("it was read as a group");
+        let moved = place.sectors_of(&segment.payload_of(group)).expect("it was read as a group");
         bytes.extend_from_slice(&moved);
     }
     bytes.resize(usize::try_from(header.file_bytes).expect("it is in memory"), 0);

@@ -193,6 +193,7 @@ impl<'a> Asking<'a> {
                     self.candidates.failed(from, "its state came too late".to_owned());
                 }
                 FetchOut::Arrived { verified, .. } => return Ok(Some(verified)),
+                FetchOut::Unsynced(error) => return Err(error.into()),
             }
         }
         Ok(None)

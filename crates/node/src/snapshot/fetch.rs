@@ -44,6 +44,8 @@ pub(crate) enum FetchOut {
         from: NodeId,
         verified: Verified,
     },
+    /// What came may not be on the disk: the node must stop.
+    Unsynced(SnapshotError),
 }
 
 /// What `/v1/status` tells of it.
@@ -329,7 +331,7 @@ impl Fetch {
                     least: LeastRate::new(self.settings.rate_bytes_per_s, now),
                 });
             }
-            Err(error) => self.fail(opening.from, &error.to_string(), now),
+            Err(error) => self.fail_by(opening.from, error, now),
         }
     }
 
@@ -370,7 +372,7 @@ impl Fetch {
         match written.and_then(|()| pull.finish_files()) {
             Ok(true) => self.phase = Phase::Complete(pull),
             Ok(false) => self.phase = Phase::Pulling(pull),
-            Err(error) => self.fail(from, &error.to_string(), now),
+            Err(error) => self.fail_by(from, error, now),
         }
     }
 
@@ -425,7 +427,7 @@ impl Fetch {
                 tracing::info!(peer = %from, slot, took_ms, "a snapshot is here and checked");
                 self.out.push(FetchOut::Arrived { from, verified });
             }
-            Err(error) => self.fail(from, &error.to_string(), Instant::now()),
+            Err(error) => self.fail_by(from, error, Instant::now()),
         }
     }
 
@@ -433,6 +435,13 @@ impl Fetch {
     fn remove_arriving(&self) {
         if let Err(error) = self.folders.remove_arriving() {
             tracing::warn!(%error, "it stays until the next start");
+        }
+    }
+
+    fn fail_by(&mut self, from: NodeId, error: SnapshotError, now: Instant) {
+        match error {
+            SnapshotError::Sync { .. } => self.out.push(FetchOut::Unsynced(error)),
+            error => self.fail(from, &error.to_string(), now),
         }
     }
 

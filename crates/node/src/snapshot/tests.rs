@@ -87,6 +87,7 @@ impl Pair {
                         assert_eq!(from, SENDER);
                         return End::Arrived(verified.state().applied_slot);
                     }
+                    FetchOut::Unsynced(error) => panic!("{error}"),
                 }
             }
             for (to, message) in self.source.take_out() {

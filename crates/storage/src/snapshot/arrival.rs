@@ -98,9 +98,10 @@ impl Arrival {
     /// # Errors
     /// [`SnapshotError::Damaged`] when it is another one; it may be written once more.
     /// [`SnapshotError::NoRoom`] when the others do not fit any more.
+    /// [`SnapshotError::Sync`] when it may not be on the disk: the node must stop.
     pub fn finish_file(&mut self, file: usize, checksum: u32) -> Result<(), SnapshotError> {
         let path = self.path_of(file);
-        self.opened(file, &path)?.sync_all().during("sync", &path)?;
+        self.opened(file, &path)?.sync_all().syncing(&path)?;
         self.open = None;
         let length = fs::metadata(&path).during("look at", &path)?.len();
         if length != self.files[file].bytes
@@ -119,10 +120,11 @@ impl Arrival {
     /// Checks the whole, every block of it. `go_on` is asked now and then.
     ///
     /// # Errors
-    /// When it is not the state that it should be, or `go_on` said no.
+    /// When it is not the state that it should be, or `go_on` said no. [`SnapshotError::Sync`]
+    /// when it may not be on the disk: the node must stop.
     pub fn verify(self, go_on: impl Fn() -> bool) -> Result<Verified, SnapshotError> {
         let damaged = |reason: String| SnapshotError::Damaged(reason);
-        file::sync_folder(&self.path).during("sync", &self.path)?;
+        file::sync_folder(&self.path).syncing(&self.path)?;
         let store =
             Store::open_read_only(&self.path).map_err(|error| damaged(error.to_string()))?;
         store.verify(go_on).map_err(|error| damaged(error.to_string()))?;

@@ -39,6 +39,15 @@ pub enum SnapshotError {
         /// The refusal.
         source: io::Error,
     },
+    /// What was written may not be on the disk, and a second try would not tell: the process has to
+    /// stop.
+    #[error("cannot sync {}: {source}", path.display())]
+    Sync {
+        /// Of which file or folder.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
     /// The state could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -50,10 +59,15 @@ pub enum SnapshotError {
 /// Names what was tried on what.
 pub(crate) trait During<T> {
     fn during(self, what: &'static str, path: &Path) -> Result<T, SnapshotError>;
+    fn syncing(self, path: &Path) -> Result<T, SnapshotError>;
 }
 
 impl<T> During<T> for io::Result<T> {
     fn during(self, what: &'static str, path: &Path) -> Result<T, SnapshotError> {
         self.map_err(|source| SnapshotError::Io { what, path: path.to_owned(), source })
+    }
+
+    fn syncing(self, path: &Path) -> Result<T, SnapshotError> {
+        self.map_err(|source| SnapshotError::Sync { path: path.to_owned(), source })
     }
 }

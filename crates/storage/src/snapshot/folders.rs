@@ -106,7 +106,7 @@ impl StateFolders {
             let current = self.data.join(name);
             fs::rename(&current, self.data.join(aside)).during("rename", &current)?;
         }
-        sync_folder(&self.data).during("sync", &self.data)
+        sync_folder(&self.data).syncing(&self.data)
     }
 
     /// Makes the state that was set aside the state again when nothing took its place. Says
@@ -122,7 +122,7 @@ impl StateFolders {
         let name = aside.file_name().and_then(|name| own_name(name.to_str()?));
         let current = self.data.join(name.expect("it was found by its name"));
         fs::rename(&aside, &current).during("rename", &aside)?;
-        sync_folder(&self.data).during("sync", &self.data)?;
+        sync_folder(&self.data).syncing(&self.data)?;
         Ok(true)
     }
 
@@ -199,7 +199,7 @@ impl StateFolders {
     /// # Errors
     /// When they cannot be removed.
     pub fn clean(&self) -> Result<Vec<String>, SnapshotError> {
-        sync_folder(&self.data).during("sync", &self.data)?;
+        sync_folder(&self.data).syncing(&self.data)?;
         self.step("start durable")?;
         let left = self.leftovers()?;
         for name in &left {
@@ -217,7 +217,7 @@ impl StateFolders {
     pub fn put_aside(&self, state: &Path) -> Result<(), SnapshotError> {
         self.remove_arriving()?;
         fs::rename(state, self.arriving()).during("rename", state)?;
-        sync_folder(&self.data).during("sync", &self.data)
+        sync_folder(&self.data).syncing(&self.data)
     }
 
     /// Removes what arrived of a snapshot that does not come.
@@ -250,7 +250,7 @@ impl StateFolders {
     ///
     /// # Errors
     /// When the disk refuses, for want of room perhaps. The snapshot is removed, and the
-    /// state is what it was.
+    /// state is what it was. After [`SnapshotError::Sync`] the node must stop.
     pub fn prepare(&self, verified: Verified) -> Result<Prepared, SnapshotError> {
         let (path, slot) = (verified.path, verified.state.applied_slot);
         match self.write_mark(&path, slot) {
@@ -270,8 +270,8 @@ impl StateFolders {
         let mut file = options.open(&mark).during("make", &mark)?;
         self.step("mark made")?;
         file.write_all(mark_text(slot).as_bytes()).during("write", &mark)?;
-        file.sync_all().during("sync", &mark)?;
-        sync_folder(arrived).during("sync", arrived)
+        file.sync_all().syncing(&mark)?;
+        sync_folder(arrived).syncing(arrived)
     }
 
     /// Makes a snapshot the state. When this returned it is so durably; when it failed,
@@ -285,7 +285,7 @@ impl StateFolders {
         let path = self.data.join(format!("{STATE}-{slot:0width$}", width = DIGITS));
         fs::rename(&arrived, &path).during("rename", &arrived)?;
         self.step("switched")?;
-        sync_folder(&self.data).during("sync", &self.data)?;
+        sync_folder(&self.data).syncing(&self.data)?;
         self.step("switch durable")?;
         Ok(Installed { path, slot })
     }
@@ -319,7 +319,7 @@ impl StateFolders {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             removed => removed.during("remove", &mark)?,
         }
-        File::open(state).and_then(|folder| folder.sync_all()).during("sync", state)?;
+        File::open(state).and_then(|folder| folder.sync_all()).syncing(state)?;
         self.step("mark removed")
     }
 

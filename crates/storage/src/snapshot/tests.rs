@@ -1,7 +1,7 @@
 //! Snapshots in real folders, with a crash at each step.
 
 use std::fs;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -252,6 +252,20 @@ fn a_disk_that_fills_meanwhile_ends_an_arrival() {
         arrival.finish_file(number, checksum).expect("there is room again");
     }
     arrival.verify(|| true).expect("whole");
+}
+
+/// What can be written and not be synced: the kernel's own device, which refuses that.
+#[test]
+fn a_file_that_cannot_be_synced_is_no_damage_and_no_refusal() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folders = StateFolders::new(dir.path());
+    let source = checkpoint(dir.path(), 100);
+    let files = source.files().to_vec();
+    let mut arrival = Arrival::begin(&folders, 100, files.clone(), 0).expect("begun");
+    symlink("/dev/null", folders.arriving().join(&files[0].name)).expect("made");
+    arrival.write(0, 0, b"bytes").expect("written");
+    let error = arrival.finish_file(0, 0).expect_err("not synced");
+    assert!(matches!(error, SnapshotError::Sync { .. }), "{error}");
 }
 
 #[test]

@@ -113,20 +113,6 @@ impl GroupHeader {
     }
 }
 
-/// The sectors of a group that is moved: `payload` is that of a whole one, and nothing in it but its
-/// number says where it stood.
-///
-/// # Errors
-/// When the payload does not begin with a group's header.
-pub fn moved_to(place: GroupPlace, payload: &[u8]) -> Result<Vec<u8>, RecordError> {
-    let header = GroupHeader { number: place.number, ..GroupHeader::decode(payload)? };
-    let mut sectors = Vec::new();
-    sector::put_payload(&mut sectors, &header.encode());
-    sector::put_payload(&mut sectors, &payload[GROUP_HEADER_BYTES..]);
-    sector::seal(&mut sectors, place.seed, place.first_sector, place.number);
-    Ok(sectors)
-}
-
 /// Where a group goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GroupPlace {
@@ -136,6 +122,22 @@ pub struct GroupPlace {
     pub first_sector: u64,
     /// Its number in the segment.
     pub number: u32,
+}
+
+impl GroupPlace {
+    /// The sectors of a group that is moved here: `payload` is that of a whole one, and nothing in
+    /// it but its number says where it stood.
+    ///
+    /// # Errors
+    /// When the payload does not begin with a group's header.
+    pub fn sectors_of(&self, payload: &[u8]) -> Result<Vec<u8>, RecordError> {
+        let header = GroupHeader { number: self.number, ..GroupHeader::decode(payload)? };
+        let mut sectors = Vec::new();
+        sector::put_payload(&mut sectors, &header.encode());
+        sector::put_payload(&mut sectors, &payload[GROUP_HEADER_BYTES..]);
+        sector::seal(&mut sectors, self.seed, self.first_sector, self.number);
+        Ok(sectors)
+    }
 }
 
 /// Encodes one group after another into one buffer, which it keeps.
