@@ -257,6 +257,31 @@ fn a_failed_fsync_stops_its_node_and_only_that() {
     comes_back(&mut cluster, 3);
 }
 
+/// The journal is synced by another call than the folder of a state.
+#[test]
+fn a_failed_fsync_of_the_state_stops_its_node_and_costs_it_nothing() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skip(Need::Strace, "strace is not installed");
+    }
+    let mut cluster = TestCluster::start(3);
+    let data = without_node(&mut cluster, 3);
+    let mut settings = fs::read_to_string(cluster.settings_path(3)).expect("settings");
+    settings.push_str("\n[timing]\nflush_interval_ms = 100\n");
+    fs::write(cluster.settings_path(3), settings).expect("written");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(data.join("state"));
+    // The start itself needs some.
+    command.args(["-e", "trace=fsync,fdatasync"]);
+    command.args(["-e", "inject=fsync,fdatasync:error=EIO:when=8+"]);
+    command.arg(SYNOD).arg("serve").arg("--config").arg(cluster.settings_path(3));
+    cluster.start_by_hand_with(3, command);
+    wait_until_ready(&mut cluster, 3);
+    let output = write_until_it_ends(&mut cluster, 3, 64);
+    let tells = ["could not be flushed", "cannot be used"].iter().any(|text| output.contains(text));
+    assert!(tells && !output.contains("starting again"), "{output}");
+    comes_back(&mut cluster, 3);
+}
+
 /// What docs/operations.md says for a disk of 64 MiB.
 const FOR_64_MIB: &str = "[limits]\nsegment_bytes = 262144\nwrite_buffer_bytes = 1048576\n\
     [snapshot]\ntail_bytes_max = 2097152\ndisk_reserve_bytes = 33554432\n\

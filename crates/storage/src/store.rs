@@ -358,3 +358,21 @@ impl OrderedMap for Store {
             .map_err(|error| self.fail(failed(error)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_written_is_no_damage() {
+        let of = |text: &str| is_unreadable(&format!("IO error: {text}: Input/output error"));
+        assert!(of("While pread offset 4096 len 5: state/000012.sst"));
+        assert!(of("While open a file for random read: state/000012.sst"));
+        for text in
+            ["While fdatasync", "While fsync", "While appending to file", "While fallocate offset"]
+        {
+            assert!(!of(&format!("{text}: state/000012.sst")), "{text}");
+        }
+        assert!(!is_unreadable("IO error: While pread: Too many open files"));
+    }
+}
