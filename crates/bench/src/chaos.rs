@@ -127,6 +127,7 @@ pub fn run(
         faults: Vec::new(),
         backups: Vec::new(),
         recovered: Vec::new(),
+        came_by_state: 0,
         violations: Vec::new(),
         is_broken: false,
     };
@@ -148,6 +149,8 @@ struct Run<'a> {
     backups: Vec<Contents>,
     /// What was recovered from one node each time.
     recovered: Vec<Contents>,
+    /// New nodes that got a state, and not all of the log.
+    came_by_state: u64,
     violations: Vec<String>,
     /// Something did not come to its end, so nothing more is begun.
     is_broken: bool,
@@ -461,6 +464,7 @@ impl Run<'_> {
             equal_at_slot,
             backups_checked: self.backups.len() as u64,
             recovered_checked: self.recovered.len() as u64,
+            came_by_state: self.came_by_state,
             watches,
             leases,
             transactions,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::quorums::Quorums;
 use crate::failover::{ClusterControl, ControlError};
 use crate::{NodeAddress, NodeId};
 
@@ -24,6 +25,8 @@ pub enum Order {
         /// The one that comes.
         new: NodeId,
     },
+    /// So many nodes make a quorum, also if then none may fail any more.
+    SetQuorums(Quorums),
     /// This node makes a backup.
     Backup(NodeId),
 }

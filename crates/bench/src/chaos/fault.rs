@@ -13,6 +13,8 @@ const CALM_MS: std::ops::Range<u64> = 500..1_500;
 /// How long after its begin a change of the members is surely not over yet, about.
 const CHANGE_MS: std::ops::Range<u64> = 0..500;
 const TRANSFER_MS: std::ops::Range<u64> = 0..30;
+/// Two changes, each of which takes no longer than its command.
+const QUORUMS_MS: std::ops::Range<u64> = 0..150;
 
 /// A class of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,9 +82,13 @@ impl Class {
                 &[Kind::Halves, Kind::IsolateLeader, Kind::OneWayIn, Kind::OneWayOut, Kind::Bridge]
             }
             Class::Disk => &[Kind::FillLeader, Kind::FillAny, Kind::FillMinority, Kind::FillAll],
-            Class::Member => {
-                &[Kind::Transfer, Kind::ReplaceLeader, Kind::ReplaceAny, Kind::GrowAndShrink]
-            }
+            Class::Member => &[
+                Kind::Transfer,
+                Kind::ReplaceLeader,
+                Kind::ReplaceAny,
+                Kind::GrowAndShrink,
+                Kind::OtherQuorums,
+            ],
             Class::Damage => {
                 &[Kind::FlipAny, Kind::FlipMinority, Kind::Wipe, Kind::PutBack, Kind::Twin]
             }
@@ -165,6 +171,8 @@ pub enum Kind {
     ReplaceAny,
     /// A new node comes in, and then any goes.
     GrowAndShrink,
+    /// Other quorums count, and then those of before.
+    OtherQuorums,
     /// Bytes of any node's files are flipped while it is dead.
     FlipAny,
     /// The same of as many nodes as the cluster can lose.
@@ -234,6 +242,7 @@ impl fmt::Display for Kind {
             Kind::ReplaceLeader => "replace leader",
             Kind::ReplaceAny => "replace any",
             Kind::GrowAndShrink => "grow and shrink",
+            Kind::OtherQuorums => "other quorums and back",
             Kind::FlipAny => "flip bytes of any",
             Kind::FlipMinority => "flip bytes of minority",
             Kind::Wipe => "wipe folder of any",
@@ -304,7 +313,7 @@ impl Kind {
             | Kind::DriftMinority
             | Kind::StallMinority
             | Kind::Halves => (nodes - 1) / 2,
-            Kind::KillAll | Kind::FillAll | Kind::UpgradeAll => nodes,
+            Kind::KillAll | Kind::FillAll | Kind::UpgradeAll | Kind::OtherQuorums => nodes,
             _ => 1,
         }
     }
@@ -395,7 +404,11 @@ impl Nemesis {
         };
         *changes += 1;
         let is_struck = changes.is_multiple_of(2);
-        let after_ms = if kind == Kind::Transfer { TRANSFER_MS } else { CHANGE_MS };
+        let after_ms = match kind {
+            Kind::Transfer => TRANSFER_MS,
+            Kind::OtherQuorums => QUORUMS_MS,
+            _ => CHANGE_MS,
+        };
         let blow = Blow {
             kills: self.random.bool(),
             after: Duration::from_millis(self.random.u64(after_ms)),
@@ -451,7 +464,7 @@ mod tests {
         let mut kinds: Vec<Kind> = drawn(7).iter().map(|fault| fault.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
-        assert_eq!(kinds.len(), 42, "all kinds within fifty-five faults");
+        assert_eq!(kinds.len(), 43, "all kinds within fifty-five faults");
         let classes: Vec<_> = drawn(7)[..23].iter().map(|fault| fault.class).collect();
         assert_eq!(classes.iter().filter(|class| **class == Class::Kill).count(), 3);
     }

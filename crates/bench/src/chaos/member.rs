@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::control::Order;
 use super::fault::{Blow, Fault, Kind};
+use super::quorums::Quorums;
 use super::{POLL, Run};
 use crate::{BenchError, NodeId};
 
@@ -65,9 +66,27 @@ impl Change {
     }
 
     fn transfer() -> Self {
-        let orders = VecDeque::from([Order::Transfer]);
-        let said = String::new();
+        Self::of_nobody([Order::Transfer])
+    }
+
+    fn other_quorums(other: Quorums, own: Quorums) -> Self {
+        Self::of_nobody([Order::SetQuorums(other), Order::SetQuorums(own)])
+    }
+
+    /// Nobody comes or goes.
+    fn of_nobody(orders: impl Into<VecDeque<Order>>) -> Self {
+        let (orders, said) = (orders.into(), String::new());
         Self { orders, newcomer: None, leaver: None, leaver_runs: false, said }
+    }
+
+    /// What counts between its first order and its last.
+    fn meanwhile(&self) -> String {
+        match self.orders.front() {
+            Some(Order::SetQuorums(Quorums { promise, accept })) => {
+                format!("; meanwhile {promise} promised and {accept} accepted")
+            }
+            _ => String::new(),
+        }
     }
 
     fn told(&self) -> String {
@@ -76,10 +95,22 @@ impl Change {
                 format!("node {new} came and node {old} went, with code 4")
             }
             (Some(new), Some(old)) => format!("node {new} took the place of node {old}"),
-            // Beside it stands where the node is reached.
-            _ => self.said.split("  ").next().unwrap_or_default().to_owned(),
+            // Beside it, and below it, stand the nodes.
+            _ => self
+                .said
+                .lines()
+                .next()
+                .and_then(|line| line.split("  ").next())
+                .unwrap_or_default()
+                .to_owned(),
         }
     }
+}
+
+/// Draws quorums that are not these.
+fn other_than(own: Quorums, seed: u64, nodes: usize) -> Quorums {
+    let drawn = Quorums::drawn(seed, nodes);
+    if drawn == own { Quorums::majorities(nodes) } else { drawn }
 }
 
 impl Run<'_> {
@@ -92,10 +123,16 @@ impl Run<'_> {
         let change = match fault.kind {
             Kind::Transfer => Change::transfer(),
             Kind::GrowAndShrink => Change::grow_and_shrink(self.control.prepare()?, met),
+            Kind::OtherQuorums => {
+                let nodes = self.nodes.len();
+                let own = self.plan.quorums.unwrap_or_else(|| Quorums::majorities(nodes));
+                Change::other_quorums(other_than(own, fault.seed, nodes), own)
+            }
             _ => Change::replace(met, self.control.prepare()?, true),
         };
         let strike = fault.blow.map(|blow| Strike::of(blow, fault.lasts));
-        self.carry_out(change, strike)
+        let meanwhile = change.meanwhile();
+        Ok(self.carry_out(change, strike)? + &meanwhile)
     }
 
     /// A new node takes the place of one that is dead.
@@ -126,6 +163,9 @@ impl Run<'_> {
             self.control.forget(leaver)?;
         }
         self.learn_nodes()?;
+        if let Some(newcomer) = change.newcomer {
+            self.came_by_state += u64::from(self.control.copied(newcomer)?.upto > 0);
+        }
         let mut told = change.told();
         if let Some(struck) = strike.and_then(|strike| strike.told()) {
             told.push_str(&format!("; {struck}"));

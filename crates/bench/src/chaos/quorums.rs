@@ -12,6 +12,12 @@ pub struct Quorums {
 }
 
 impl Quorums {
+    /// Two majorities of so many nodes.
+    #[must_use]
+    pub fn majorities(nodes: usize) -> Self {
+        Self { promise: nodes / 2 + 1, accept: nodes / 2 + 1 }
+    }
+
     /// Draws quorums of so many nodes that meet and are not two majorities.
     ///
     /// # Panics
@@ -20,7 +26,6 @@ impl Quorums {
     pub fn drawn(seed: u64, nodes: usize) -> Self {
         assert!(nodes > 1, "one node has majorities only");
         let mut random = fastrand::Rng::with_seed(seed);
-        let majority = nodes / 2 + 1;
         loop {
             let accept = random.usize(1..=nodes);
             // Mostly no node more than it takes.
@@ -28,8 +33,9 @@ impl Quorums {
                 0 => random.usize(nodes + 1 - accept..=nodes),
                 _ => nodes + 1 - accept,
             };
-            if (promise, accept) != (majority, majority) {
-                return Self { promise, accept };
+            let drawn = Self { promise, accept };
+            if drawn != Self::majorities(nodes) {
+                return drawn;
             }
         }
     }

@@ -72,6 +72,8 @@ pub struct ChaosResult {
     pub backups_checked: u64,
     /// Clusters that were made of one node's folder, and held against the same.
     pub recovered_checked: u64,
+    /// New nodes to which a peer sent its state, since the journals did not go back to the begin.
+    pub came_by_state: u64,
     /// What those saw who watched.
     pub watches: Watches,
     /// What became of leases.
@@ -144,6 +146,9 @@ impl ChaosResult {
         }
         if self.faults.iter().any(|fault| fault.class == Class::Recover) {
             lines.row(["survivors recovered and checked", &count(self.recovered_checked)]);
+        }
+        if self.faults.iter().any(|fault| fault.class.changes_nodes()) {
+            lines.row(["new nodes that came by a state", &count(self.came_by_state)]);
         }
         let mut text = format!("{}\n{}\n", faults.render(), lines.render());
         for fault in self.faults.iter().filter(|fault| fault.class.has_course()) {

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use rustix::process::Signal;
-use synod_bench::chaos::{ChaosControl, Copied, Order, Release, Restored, Sentence, Told};
+use synod_bench::chaos::{ChaosControl, Copied, Order, Quorums, Release, Restored, Sentence, Told};
 use synod_bench::failover::{ClusterControl, ControlError};
 use synod_bench::{NodeAddress, NodeId};
 
@@ -188,6 +188,11 @@ impl OwnCluster {
                 let (old, config) = (old.to_string(), config(new)?);
                 let words = vec!["member".into(), "replace".into(), old, "--config".into(), config];
                 (words, Some(new))
+            }
+            Order::SetQuorums(Quorums { promise, accept }) => {
+                let (promise, accept) = (promise.to_string(), accept.to_string());
+                let words = ["member", "quorums", "--promise", &promise, "--accept", &accept];
+                (words.into_iter().chain(["--force"]).map(str::to_owned).collect(), None)
             }
             Order::Backup(_) => {
                 let file = self.backup_file().display().to_string();

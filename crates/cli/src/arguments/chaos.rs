@@ -61,8 +61,8 @@ pub(crate) enum FaultClass {
     /// The disk is full; later there is room again. Needs root, who may mount a
     /// small file system for each node's data.
     Disk,
-    /// Another node leads; a new node takes the place of another; the cluster grows and shrinks. Half
-    /// of the time a node is killed or paused meanwhile.
+    /// Another node leads; a new node takes the place of another; the cluster grows and shrinks;
+    /// other quorums count for a while. Half of the time a node is killed or paused meanwhile.
     Member,
     /// Bytes of a node's files are flipped, or its data folder is emptied, put back from an older
     /// copy, or used by a second process as well. It must come back by itself, or be refused and replaced.
