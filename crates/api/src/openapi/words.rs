@@ -1,7 +1,7 @@
 //! What the description says about the whole.
 
-pub(super) const OVERVIEW: &str = "A replicated key-value store. Any node answers any call. \
-     Keys and values are bytes: raw in paths and bodies, and in JSON text where they are UTF-8, \
+pub(super) const OVERVIEW: &str = "A replicated key-value store. Any node answers any call; one \
+     that changes the members or hands over the leader's office it answers with a 307 to the leader. Keys and values are bytes: raw in paths and bodies, and in JSON text where they are UTF-8, \
      else base64 (`key_base64`, `value_base64`).\n\n\
      Every refusal is an `application/problem+json` document (RFC 9457) with a stable `type` \
      (`ProblemType` lists all of them) and an `outcome`: `not_applied`, or `unknown`, and then \
