@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use synod_paxos::{Slot, Standing};
-use synod_wire::record::sector::SECTOR_BYTES;
+use synod_wire::record::sector::{self, SECTOR_BYTES};
 use synod_wire::record::{ClusterId, RecordError, RecordKind, SegmentHeader};
 
 use crate::OpenError;
@@ -26,6 +26,8 @@ pub(crate) use shown::shown;
 
 /// A segment larger than this was not written by us.
 const FILE_BYTES_MAX: u64 = 2 << 30;
+/// Read at a time of a file that is not kept in memory.
+const CHUNK_BYTES: usize = 128 * SECTOR_BYTES;
 
 /// Everything that was found.
 #[derive(Debug)]
@@ -128,17 +130,47 @@ pub(crate) fn is_used(folder: &Folder) -> Result<bool, OpenError> {
 }
 
 fn is_zero(folder: &Folder, number: u64) -> Result<bool, OpenError> {
+    all_chunks(folder, number, |_, chunk| is_all_zero(chunk))
+}
+
+/// Whether nothing was written to a segment that was filled with zeros. A segment begins with its
+/// header, and every sector that is written bears a mark: so flipped bits elsewhere say nothing.
+fn is_unwritten(folder: &Folder, number: u64) -> Result<bool, OpenError> {
+    all_chunks(folder, number, |at, chunk| {
+        let mut sectors = chunk.chunks(SECTOR_BYTES);
+        let is_first_zero = at > 0 || sectors.next().is_none_or(is_all_zero);
+        is_first_zero
+            && sectors.all(|bytes| match bytes.len() {
+                SECTOR_BYTES => !sector::is_marked(bytes),
+                _ => is_all_zero(bytes),
+            })
+    })
+}
+
+fn is_all_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+/// Whether `holds` for each chunk of a segment's file, all of which but the last are whole sectors.
+/// It is told where the chunk begins.
+fn all_chunks(
+    folder: &Folder,
+    number: u64,
+    holds: impl Fn(u64, &[u8]) -> bool,
+) -> Result<bool, OpenError> {
     let path = folder.segment_path(number);
     let mut file = folder.open_segment(number)?;
-    let mut buffer = vec![0; 1 << 16];
+    let (mut at, mut chunk) = (0, Vec::with_capacity(CHUNK_BYTES));
     loop {
-        let count = file.read(&mut buffer).during("read", &path)?;
-        if count == 0 {
+        chunk.clear();
+        let read = (&mut file).take(CHUNK_BYTES as u64).read_to_end(&mut chunk);
+        if read.during("read", &path)? == 0 {
             return Ok(true);
         }
-        if buffer[..count].iter().any(|byte| *byte != 0) {
+        if !holds(at, &chunk) {
             return Ok(false);
         }
+        at += chunk.len() as u64;
     }
 }
 
@@ -283,8 +315,9 @@ impl Reader<'_> {
         Ok(salvaged)
     }
 
+    /// Whether the segment was made ready and never used.
     fn unused(&self, number: u64) -> Result<bool, OpenError> {
-        is_zero(self.folder, number)
+        is_unwritten(self.folder, number)
     }
 
     /// The headers from segment `oldest` to the newest, none missing.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::sector::{self, PAYLOAD_BYTES, SECTOR_BYTES, Sector, Seed};
 use synod_wire::record::{
-    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentFooter,
-    SegmentHeader,
+    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordError, RecordHeader, RecordKind,
+    SegmentFooter, SegmentHeader,
 };
 
 /// What is in force at some place of the journal.
@@ -161,13 +161,23 @@ impl<'a> Segment<'a> {
         sector::inspect(self.seed, sector, self.bytes_of(sector, 1))
     }
 
+    /// What the last sector says; none if no footer was written. Flipped bits in what was never
+    /// written bear no mark.
+    fn footer(&self) -> Result<Option<SegmentFooter>, RecordError> {
+        let bytes = self.bytes_of(self.sectors, 1);
+        match SegmentFooter::decode(self.seed, self.sectors, bytes) {
+            Err(_) if !sector::is_marked(bytes) => Ok(None),
+            footer => footer,
+        }
+    }
+
     /// Reads a segment that another one follows: all of it is sealed.
     pub(crate) fn scan_sealed(&self, next: &SegmentHeader) -> Result<SegmentScan, Fault> {
         let end = next.previous.sectors;
         if !(1..=self.sectors).contains(&end) {
             return Err(Fault::new(0, "the next segment claims an impossible end", true));
         }
-        match SegmentFooter::decode(self.seed, self.sectors, self.bytes_of(self.sectors, 1)) {
+        match self.footer() {
             Ok(None) => {}
             Ok(Some(footer)) if footer.sectors == end && footer.next == next.number => {}
             _ => return Err(Fault::new(self.sectors, "the footer is damaged", true)),
@@ -189,7 +199,7 @@ impl<'a> Segment<'a> {
 
     /// Reads the newest segment, whose last group may be torn.
     pub(crate) fn scan_newest(&self) -> Result<SegmentScan, Fault> {
-        match SegmentFooter::decode(self.seed, self.sectors, self.bytes_of(self.sectors, 1)) {
+        match self.footer() {
             Ok(None) => {}
             Ok(Some(_)) => return Err(Fault::new(self.sectors, "the next segment is lost", false)),
             Err(_) => return Err(Fault::new(self.sectors, "the footer is damaged", false)),

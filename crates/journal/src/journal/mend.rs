@@ -153,7 +153,9 @@ impl Journal {
         let folder = Folder::open(dir)?;
         let recovery = BehindDamage::read(&folder, cluster)?.begin(&folder, cluster)?;
         let incarnation = recovery.newest_header.incarnation + 1;
-        // What others are told must not have been in memory only.
+        // What others are told must not have been in memory only: neither the new life, nor the
+        // name of the file that it is written to, which a process that ended may have given it.
+        folder.sync()?;
         let header = SegmentHeader { incarnation, ..recovery.newest_header };
         Active::resume(&folder, &header, &recovery)?;
         let mut held = recovery.index.chosen_upto();

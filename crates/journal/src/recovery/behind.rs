@@ -81,7 +81,9 @@ impl Reader<'_> {
         let header = self.header(newest, false)?;
         let bytes = self.read(&header, false)?;
         let segment = Segment::new(&bytes, header);
-        let Some(known) = segment.scan_newest_known().filter(|_| newest < SEGMENT_NUMBER_MAX)
+        let Some(known) = segment
+            .scan_newest_known()
+            .filter(|known| known.damaged > 0 && newest < SEGMENT_NUMBER_MAX)
         else {
             return Ok(None);
         };

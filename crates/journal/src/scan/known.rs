@@ -6,8 +6,7 @@
 use synod_paxos::{Ballot, Position, Slot};
 use synod_wire::record::sector::{self, PAYLOAD_BYTES, Sector};
 use synod_wire::record::{
-    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentFooter,
-    SegmentHeader,
+    GROUP_HEADER_BYTES, GroupHeader, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader,
 };
 
 use super::{GroupScan, InForce, NoGroup, RecordScan, Segment, SegmentScan, in_memory};
@@ -101,7 +100,7 @@ impl Segment<'_> {
     /// Whether nothing follows what is known of this segment, if no other one follows it, but what a
     /// crash tore there.
     pub(crate) fn is_all(&self, scan: &mut SegmentScan) -> bool {
-        match SegmentFooter::decode(self.seed, self.sectors, self.bytes_of(self.sectors, 1)) {
+        match self.footer() {
             Ok(None) => {}
             _ => return false,
         }

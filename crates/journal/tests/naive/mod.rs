@@ -65,6 +65,11 @@ fn ends_in_crc(b: &[u8]) -> bool {
     crc32c::crc32c(&b[..b.len() - 4]) == u32_at(b, b.len() - 4)
 }
 
+/// A sector that was written does not end with eight zeros.
+fn ends_in_mark(sector: &[u8]) -> bool {
+    sector[sector.len().max(8) - 8..].iter().any(|byte| *byte != 0)
+}
+
 pub(crate) fn sector_kind(
     cluster: u128,
     segment: u64,
@@ -100,7 +105,11 @@ pub(crate) fn read(files: &Files, cluster: u128) -> Verdict {
 }
 
 fn read_or_refuse(files: &Files, cluster: u128) -> Result<Content, Verdict> {
-    let used = |b: &Vec<u8>| b.iter().any(|byte| *byte != 0);
+    let used = |b: &Vec<u8>| {
+        let mut sectors = b.chunks(512);
+        sectors.next().is_some_and(|head| head.iter().any(|byte| *byte != 0))
+            || sectors.any(ends_in_mark)
+    };
     let Some((&newest, _)) = files.iter().rev().find(|(_, b)| used(b)) else {
         return Err(Verdict::Missing);
     };
@@ -233,7 +242,7 @@ fn sealed_groups(
         && u64_at(b, last * 512 + 8) == segment + 1
         && u64_at(b, last * 512 + 16) == next.previous_sectors;
     let offset = |sector: usize| sector as u64 * 512;
-    if table[last] != Kind::Zero && (table[last] == Kind::Broken || !footer_fits) {
+    if ends_in_mark(&b[last * 512..]) && (table[last] == Kind::Broken || !footer_fits) {
         return Err(Verdict::Damaged { segment, offset: offset(last) });
     }
     match cut(b, &table, 1, next.previous_sectors as usize) {
@@ -284,7 +293,7 @@ fn groups_of_newest(
     let table = table(b, segment, cluster);
     let last = table.len() - 1;
     let offset = |sector: usize| sector as u64 * 512;
-    if table[last] != Kind::Zero {
+    if ends_in_mark(&b[last * 512..]) {
         return Err(Verdict::PromiseNotProvable { segment, offset: offset(last) });
     }
     let (groups, stop) = cut(b, &table, 1, last);
@@ -300,7 +309,7 @@ fn groups_of_newest(
     let broken = rest.iter().position(|kind| *kind == Kind::Broken);
     // Damage of zeros: no written sector ends with eight of them.
     let is_zeros =
-        |at: usize| rest[at] != Kind::Broken || b[(begin + at) * 512 + 504..][..8] == [0; 8];
+        |at: usize| rest[at] != Kind::Broken || !ends_in_mark(&b[(begin + at) * 512..][..512]);
     if !sealed && broken.is_some() && rest[0] == Kind::Zero && (0..rest.len()).all(is_zeros) {
         return Ok((groups, true));
     }
