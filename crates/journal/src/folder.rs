@@ -183,6 +183,8 @@ impl Folder {
     /// ready for it goes.
     pub(crate) fn put_segment(&self, number: u64, bytes: &[u8]) -> Result<(), IoFailure> {
         let (path, new) = (self.segment_path(number), self.path.join(NEW_NAME));
+        // On a full disk its room is what there is.
+        remove_if_there(&path)?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let written = options.open(&new).and_then(|mut file| {
@@ -192,6 +194,11 @@ impl Folder {
         written.during("write", &new)?;
         std::fs::rename(&new, &path).during("rename to", &path)?;
         self.sync()
+    }
+
+    /// Removes what a crash left of a segment that was to be put.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), IoFailure> {
+        remove_if_there(&self.path.join(NEW_NAME))
     }
 
     /// Removes segment `number`.
@@ -228,6 +235,13 @@ fn open_folder(path: &Path) -> Result<File, OpenError> {
             Err(OpenError::Missing(path.to_owned()))
         }
         opened => Ok(opened.during("open folder", path)?),
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), IoFailure> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.during("remove", path),
     }
 }
 

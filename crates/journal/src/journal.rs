@@ -132,7 +132,15 @@ impl Journal {
             && recovery.newest_header.file_bytes >= segment_bytes
             && recovery.newest_header.format == format;
         let header = match goes_on {
-            true => SegmentHeader { incarnation, ..recovery.newest_header },
+            true => {
+                let mut previous = recovery.newest_header.previous;
+                if recovery.newest_groups == 0 {
+                    // What the first group is going to repeat, which is nothing if the segment
+                    // before was passed over. Damage of that group is measured by it.
+                    previous.last_records = records_in(&recovery.last_headers);
+                }
+                SegmentHeader { incarnation, previous, ..recovery.newest_header }
+            }
             false => recovery.newest_header,
         };
         let newest = Active::resume(&folder, &header, &recovery)?;
@@ -140,6 +148,7 @@ impl Journal {
         for number in &recovery.leftover {
             folder.remove_segment(*number)?;
         }
+        folder.remove_unfinished()?;
         folder.sync()?;
         let mut journal = Journal {
             preparer: Preparer::new(folder.path()),
@@ -456,7 +465,7 @@ impl Journal {
                 sectors: self.active.used,
                 position: self.durable.position,
                 link: self.durable.link,
-                last_records: narrow((self.last_headers.len() / RECORD_HEADER_BYTES) as u64),
+                last_records: records_in(&self.last_headers),
             },
         };
         let active = Active::begin(&self.folder, file, &header)?;
@@ -488,6 +497,11 @@ impl Journal {
 
 /// What is done with a segment before it is not needed any more.
 type Leave = fn(&Folder, u64) -> Result<(), IoFailure>;
+
+/// How many records' headers these bytes are.
+fn records_in(headers: &[u8]) -> u32 {
+    narrow((headers.len() / RECORD_HEADER_BYTES) as u64)
+}
 
 /// An offset or length in a segment, or a segment's number: both are bounded.
 fn narrow(value: u64) -> u32 {

@@ -97,6 +97,17 @@ fn a_footer_that_a_crash_kept_from_being_written_is_written_by_the_next_life() {
 }
 
 #[test]
+fn what_a_crash_left_of_a_file_goes_with_the_next_life() {
+    let (_folder, dir) = created();
+    let left = dir.join("new");
+    std::fs::write(&left, [1; 700]).unwrap();
+    Journal::inspect(&dir, CLUSTER).unwrap();
+    assert!(left.exists());
+    drop(open(&dir));
+    assert!(!left.exists());
+}
+
+#[test]
 fn a_folder_that_is_missing_or_empty_or_taken_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("journal");

@@ -443,6 +443,59 @@ fn a_damaged_newest_file_is_mended_when_another_one_was_begun_in_time() {
     assert!(recovered.chosen_upto >= Slot(20), "{}", recovered.chosen_upto);
 }
 
+/// The process ended when it had begun a file and written nothing into it. Its first group repeats
+/// nothing then if the file before is damaged, and is known by its headers nevertheless.
+#[test]
+fn the_first_group_behind_damage_is_mended_as_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("journal");
+    Journal::create(&dir, CLUSTER).unwrap();
+    let options = JournalOptions { segment_bytes: 1 << 14, format: 1 };
+    let mut journal = Journal::open(&dir, CLUSTER, &options).unwrap().journal;
+    let promised = ballot(1);
+    let append_eight = |journal: &mut Journal, first: u64| {
+        let records: Vec<Record> = (first..first + 8)
+            .map(|slot| {
+                let body =
+                    RecordBody::Accepted { slot: Slot(slot), ballot: promised, value: value(1) };
+                Record { promised, chosen_upto: Slot(first - 1), body }
+            })
+            .collect();
+        journal.append(&records).unwrap();
+        journal.sync().unwrap();
+    };
+    let used = |dir: &Path| image(dir).into_iter().filter(|(_, bytes)| is_used(bytes)).collect();
+    let mut first = 1;
+    let mut whole: Vec<(PathBuf, Vec<u8>)> = used(&dir);
+    let begun = whole.len();
+    while whole.len() == begun {
+        append_eight(&mut journal, first);
+        first += 8;
+        whole = used(&dir);
+    }
+    drop(journal);
+    let (newest, bytes) = whole.pop().unwrap();
+    std::fs::write(&newest, [&bytes[..512], &vec![0; bytes.len() - 512]].concat()).unwrap();
+    let (sealed, mut bytes) = whole.pop().unwrap();
+    bytes[700] ^= 1;
+    std::fs::write(&sealed, bytes).unwrap();
+    let mended = Journal::mend(&dir, CLUSTER, &options, ALL).unwrap().unwrap();
+    assert!(mended.is_done && mended.damage.file == sealed, "{mended:?}");
+
+    let mut journal = Journal::open(&dir, CLUSTER, &options).unwrap().journal;
+    append_eight(&mut journal, mended.upto.0 + 1);
+    append_eight(&mut journal, mended.upto.0 + 9);
+    drop(journal);
+    let expected = Journal::inspect(&dir, CLUSTER).unwrap().recovered;
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[512 + 40] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let again = Journal::mend(&dir, CLUSTER, &options, mended.upto).unwrap().unwrap();
+    assert!(again.is_done && again.damage.file == newest, "{again:?}");
+    let found = Journal::open(&dir, CLUSTER, &options).unwrap().recovered;
+    assert_eq!(owed(&found), owed(&expected));
+}
+
 /// What a journal shows to hold, beside a damage that it goes on behind.
 #[test]
 fn a_look_behind_damage_tells_what_is_held() {
